@@ -32,6 +32,8 @@ pub enum Purpose {
     Derived = 16,
     /// Numbers that the run itself finds.
     Learned = 17,
+    /// Completions by which prompts are chosen.
+    Measure = 18,
     /// Which records are in a private step, and its noise.
     Privacy = 20,
 }

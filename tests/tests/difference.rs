@@ -170,6 +170,39 @@ fn a_share_that_is_learned() {
     );
 }
 
+/// Which prompts come, and in which order.
+#[test]
+fn a_choice_of_prompts() {
+    let text = "experiment \"t\" { seed = 1 }\n\
+                domain d { prompts = \"d.jsonl\", reward = exact_match }\n\
+                model base = llama { layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }\n\
+                teacher one = base\n\
+                objective o { term a = live kl(student || teacher)\n reduce = mean(token) then mean(sequence) }\n\
+                rollout tried = from(one, n: 4, temperature: 1, max_tokens: 6)\n\
+                model student = distill(base) {\n\
+                  objective = o, prompts = 5, steps = 10, lr = 1e-3\n\
+                  rollout = sample(n: 2, temperature: 1, max_tokens: 6)\n\
+                  route { else -> one }\n\
+                  filter = mean(reward, over: group, on: tried) >= 0.5\n\
+                  priority = mean(reward, over: group, on: tried) - mean(reward, over: group)\n\
+                  refresh = 4\n\
+                }\n";
+    let said = |old: &str, new: &str| -> Vec<String> {
+        assert!(text.contains(old), "{old}");
+        let found = difference(&plan(text), &plan(&text.replace(old, new)));
+        assert_eq!(found.reruns, ["student"]);
+        found.items.iter().map(ToString::to_string).collect()
+    };
+    let of = |changes: &str| vec![format!("`student`: choice of prompts.{changes}")];
+    assert_eq!(said("refresh = 4", "refresh = 5"), of("refresh 4 -> 5"));
+    assert_eq!(said(">= 0.5", ">= 0.25"), of("filter (measured[0] >= 0.5) -> (measured[0] >= 0.25)"));
+    assert_eq!(said("n: 4", "n: 8"), of("measured[0].n 4 -> 8"));
+    assert_eq!(
+        said(" - mean(reward, over: group)\n", "\n"),
+        of("priority (measured[0] - mean(reward)) -> measured[0]")
+    );
+}
+
 #[test]
 fn an_early_stage_takes_those_behind_it_along() {
     let found = edited(&[("steps  = 700", "steps  = 600")]);

@@ -139,15 +139,19 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
             ValueRange::at(0.0)
         }
         FormulaKind::Apply { function, operands } => apply(*function, operands, given),
-        FormulaKind::Reduce { reduction, .. } => match reduction {
-            Reduction::Sum => given[0].sum(),
-            Reduction::Any if given[0].is_zero() => NEVER,
-            Reduction::All if given[0].is_true() => ALWAYS,
-            Reduction::Any | Reduction::All => TRUTH,
-            Reduction::Count if given[0].is_zero() => NEVER,
-            Reduction::Count => POSITIVE,
-            _ => none(given[0]),
-        },
+        FormulaKind::Reduce { reduction, operand, on, .. } => {
+            // Other completions have lengths of their own.
+            let of = if on.is_some() && reads_length(operand) { ALL } else { given[0] };
+            match reduction {
+                Reduction::Sum => of.sum(),
+                Reduction::Any if of.is_zero() => NEVER,
+                Reduction::All if of.is_true() => ALWAYS,
+                Reduction::Any | Reduction::All => TRUTH,
+                Reduction::Count if of.is_zero() => NEVER,
+                Reduction::Count => POSITIVE,
+                _ => none(of),
+            }
+        }
         FormulaKind::Statistic { statistic, .. } => match statistic {
             Statistic::Zscore { .. } | Statistic::Center if given[0].low == given[0].high => {
                 ValueRange::at(0.0)
@@ -187,6 +191,14 @@ pub(super) fn of_formula(formula: &Formula, facts: &RunFacts, given: &[ValueRang
         }
         None => range,
     }
+}
+
+fn reads_length(formula: &Formula) -> bool {
+    let of_length = |signal: &Signal| matches!(signal, Signal::Length | Signal::Position | Signal::Remaining);
+    formula
+        .parts()
+        .iter()
+        .any(|part| matches!(&part.0.kind, FormulaKind::Signal(signal) if of_length(signal)))
 }
 
 /// One part of the formula, or one signal written twice. Larger parts are not compared: shared ones stand for

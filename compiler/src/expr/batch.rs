@@ -156,6 +156,9 @@ pub struct Batch {
     /// What memory nodes carry over from the step before, see [`super::graph::Graph::carried`]; nothing at
     /// the first step.
     pub carried: HashMap<NodeId, f64>,
+    /// What was measured of each group's prompt, measure by measure ([`Signal::Measured`]): formulas that choose
+    /// prompts are interpreted, and compare means with bounds that single precision would move.
+    pub measured: Vec<Vec<f64>>,
 }
 
 impl Batch {
@@ -213,6 +216,18 @@ impl Batch {
             Signal::Progress => vec![(f64::from(self.step) / f64::from(self.steps.max(1))) as f32],
             _ => return Err(missing()),
         }))
+    }
+
+    /// What was measured of each group's prompt.
+    pub fn measured(&self, measure: u32) -> Result<&[f64], EvaluationError> {
+        let what = format!("measure {measure}");
+        let values = self.measured.get(measure as usize);
+        let values = values.ok_or(EvaluationError::MissingSignal { signal: what.clone() })?;
+        let (found, expected) = (values.len(), self.layout.len(Axis::Group));
+        if found != expected {
+            return Err(EvaluationError::Length { what, found, expected });
+        }
+        Ok(values)
     }
 
     /// The values of a live primitive, one per token.

@@ -256,6 +256,15 @@ impl Graph {
         signals
     }
 
+    /// Whether `roots` need a number that moves with the step, or that remembers the step before.
+    pub fn moves(&self, roots: &[NodeId]) -> bool {
+        let needed = self.reachable(roots);
+        self.nodes().any(|(id, node)| {
+            let moves = matches!(node.operation, Operation::Schedule { .. } | Operation::Memory { .. });
+            moves && needed[id.0 as usize]
+        })
+    }
+
     /// The memory nodes that `roots` need, each with the node whose value at one step is what it carries over
     /// to the next.
     pub fn carried(&self, roots: &[NodeId]) -> Vec<(NodeId, NodeId)> {

@@ -6,7 +6,7 @@ use super::aggregate;
 use super::batch::Batch;
 use super::graph::{Graph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
-use crate::expr::signals::Function;
+use crate::expr::signals::{Function, Signal};
 
 /// The values of `outputs` on `batch`. Fails where the batch lacks something that they read.
 pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Values<f64>, EvaluationError> {
@@ -40,6 +40,7 @@ pub(super) fn evaluate(
         let mut computed = match &node.operation {
             Operation::Constant { value } => vec![*value; layout.len(node.axis)],
             Operation::Schedule { schedule } => vec![schedule.at(batch.step, batch.steps)],
+            Operation::Signal { signal: Signal::Measured { measure } } => batch.measured(*measure)?.to_vec(),
             Operation::Signal { signal } => widen(&batch.values(signal)?),
             Operation::Live { live } => widen(batch.live_values(*live)?),
             Operation::Apply { function, operands } => {

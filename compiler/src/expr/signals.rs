@@ -76,6 +76,9 @@ pub enum Signal {
     /// Mean log-probability that the student gives, at temperature 1, to the tokens of a field of the prompts' rows:
     /// of the rows of the step's groups, before the step. Batch, logp.
     RecordedLogp { field: String },
+    /// Of completions that are drawn of each prompt before steps, for a choice of prompts: one of its measures. Group,
+    /// number.
+    Measured { measure: u32 },
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,
     /// A field of the prompt's row: a number, or a bool. Per sequence, real.
@@ -123,6 +126,7 @@ impl Signal {
             | Signal::ValidationLoss
             | Signal::VocabularySize => Axis::Run,
             Signal::RecordedLogp { .. } => Axis::Batch,
+            Signal::Measured { .. } => Axis::Group,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
@@ -165,6 +169,7 @@ impl Signal {
             | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::RecordedLogp { .. }
+            | Signal::Measured { .. }
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }

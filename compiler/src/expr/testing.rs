@@ -118,7 +118,7 @@ impl Random {
         let live = (0..live).map(|_| (0..layout.tokens()).map(|_| number(self)).collect()).collect();
         let carried =
             (0..64).step_by(1 + self.below(3)).map(|node| (NodeId(node), f64::from(number(self)))).collect();
-        Batch { layout, signals, live, step: 3, steps: 10, carried }
+        Batch { layout, signals, live, step: 3, steps: 10, carried, measured: Vec::new() }
     }
 
     /// A leaf of any kind.

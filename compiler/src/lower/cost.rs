@@ -178,8 +178,9 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 };
         frozen.saturating_add(trained.saturating_mul(each))
     });
-    // How many prompts judge what is extrapolated, and how many rows validate, only their files know.
-    let known = train.extrapolation.is_none() && train.validation.is_none();
+    // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are chosen, only
+    // their files know.
+    let known = train.extrapolation.is_none() && train.validation.is_none() && train.curriculum.is_none();
     let flops = train.objectives().map(flops_of).sum::<Option<f64>>().filter(|_| known);
     Cost { parameters, trained, sequences, tokens, flops, memory }
 }

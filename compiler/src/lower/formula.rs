@@ -12,7 +12,7 @@ use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
 use super::leaves::Leaf;
-use super::narrow::formula::{self as narrow, Kind};
+use super::narrow::formula::{self as narrow, Elsewhere, Kind};
 use super::narrow::sums;
 use super::parts::{operands, switched_off};
 use super::positions;
@@ -53,8 +53,7 @@ pub(super) struct Lowering<'a> {
     draws: HashMap<*const FormulaNode, u32>,
     /// Numbers and primitives whose names leave something out, with what they are.
     cut: Vec<(String, FormulaKind)>,
-    /// What is read is what a policy is paid.
-    of_gain: bool,
+    elsewhere: Elsewhere<'a>,
     supply: Supply,
     origins: Origins<'a>,
 }
@@ -86,7 +85,7 @@ impl<'a> Lowering<'a> {
             places: HashMap::new(),
             draws: HashMap::new(),
             cut: Vec::new(),
-            of_gain: false,
+            elsewhere: Elsewhere::Refused,
             supply,
             origins,
         }
@@ -109,9 +108,9 @@ impl<'a> Lowering<'a> {
         self.known.clear();
     }
 
-    /// From here on what is read is a gain: it may ask what the student thinks of recorded text.
-    pub fn gain(&mut self) {
-        self.of_gain = true;
+    /// What becomes of reductions over other rollouts from here on.
+    pub fn read(&mut self, elsewhere: Elsewhere<'a>) {
+        self.elsewhere = elsewhere;
     }
 
     fn loss(&self, of: &Signal) -> Option<NodeId> {
@@ -160,7 +159,7 @@ impl<'a> Lowering<'a> {
         match formula.kind {
             _ if self.given.contains_key(&std::ptr::from_ref(formula)) => Vec::new(),
             // It is a number of its own.
-            FormulaKind::Reduce { on: Some(_), .. } if self.of_gain => Vec::new(),
+            FormulaKind::Reduce { on: Some(_), .. } if self.elsewhere.is_read() => Vec::new(),
             FormulaKind::Signal(_) | FormulaKind::Live(_) if self.supply == Supply::Leaves => {
                 formula.operands()
             }
@@ -246,10 +245,7 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let kind = match self.supply {
-            Supply::Runtime if self.of_gain => {
-                narrow::kind_of_gain(formula, self.origins.at(formula.origin))?
-            }
-            Supply::Runtime => narrow::kind(formula, self.origins.at(formula.origin))?,
+            Supply::Runtime => narrow::kind_with(formula, self.origins.at(formula.origin), self.elsewhere)?,
             Supply::Anything | Supply::Leaves => {
                 match narrow::kind_of_anything(formula, self.origins.at(formula.origin))? {
                     Kind::Signal(Signal::Other { text, axis }) => {

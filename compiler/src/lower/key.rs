@@ -11,11 +11,11 @@ use crate::keys::{VERSION, hash, text};
 use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
-    Architecture, Comparison, Composition, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment,
-    Extrapolation, Feedback, FeedbackMeaning, Formula, Ladder, Learned, Learner, Length, Live, MergeMethod,
-    ModelId, Objective, OfStep, Optimizer, Panel, Pretrained, Private, PromptFormat, Recipe, Reward, Role,
-    Sampling, Stage, StudentCopy, TableColumn, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
-    Validation, WeightGroup,
+    Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
+    Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, Ladder, Learned, Learner,
+    Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer, Panel, PanelMeaning, Pretrained,
+    Private, PromptFormat, Recipe, Reward, Stage, StudentCopy, TableColumn, Teacher, TeacherChoice,
+    Tokenizer, Train, Trainable, Validation, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -102,6 +102,8 @@ struct TrainMeaning<'a> {
     prefixes: Fields,
     passes: u32,
     filter: &'a Option<Formula>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    curriculum: Option<CurriculumMeaning<'a>>,
     objective: ObjectiveMeaning<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     own_data: Vec<(Fields, ObjectiveMeaning<'a>)>,
@@ -118,22 +120,6 @@ struct TrainMeaning<'a> {
     validation: Option<ValidationMeaning<'a>>,
     /// It moves the rounding of sums; layers that are computed again give the same bits.
     micro_batch: Option<u32>,
-}
-
-/// A panel without its name. What its members see is said of them as scorers.
-#[derive(Serialize)]
-struct PanelMeaning<'a> {
-    members: &'a [Role],
-    rounds: u32,
-    sampling: &'a Sampling,
-    confidence: Option<(i64, i64)>,
-}
-
-impl<'a> PanelMeaning<'a> {
-    fn of(panel: &'a Panel) -> PanelMeaning<'a> {
-        let Panel { name: _, members, rounds, sampling, confidence } = panel;
-        PanelMeaning { members, rounds: *rounds, sampling, confidence: *confidence }
-    }
 }
 
 #[derive(Serialize)]
@@ -373,11 +359,12 @@ impl<'a> TrainMeaning<'a> {
                 .map(|(domain, reference)| (domain_of(experiment, train, domain, files), of(&reference)))
                 .collect(),
             scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
-            panels: train.panels.iter().map(PanelMeaning::of).collect(),
+            panels: train.panels.iter().map(Panel::meaning).collect(),
             feedback: train.feedback.iter().map(Feedback::meaning).collect(),
             prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
             passes: train.passes,
             filter: &train.filter,
+            curriculum: train.curriculum.as_ref().map(|known| known.meaning(&|id| Value::Text(of(&id)))),
             objective: ObjectiveMeaning::of(&train.objective),
             own_data: train
                 .own_data

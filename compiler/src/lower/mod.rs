@@ -337,6 +337,7 @@ fn trained(
         rollout,
         passes: train.passes,
         filter: train.filter,
+        curriculum: train.curriculum,
         trainable: train.trainable,
         optimizer: train.optimizer,
         private: train.private,

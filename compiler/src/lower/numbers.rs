@@ -76,7 +76,8 @@ pub(super) fn check<O>(
                 {
                     finite(&[("learning rate", f64::INFINITY)], &what, model.origin);
                 }
-                let samplings = train.producers().flat_map(|producer| producer.drawn());
+                let producers = train.producers().chain(train.measured());
+                let samplings = producers.flat_map(|producer| producer.drawn());
                 let temperatures: Vec<_> = samplings.map(|(_, sampling)| temperature(sampling)).collect();
                 finite(&temperatures, &what, model.origin);
             }),

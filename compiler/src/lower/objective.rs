@@ -7,6 +7,7 @@ use mopd_lang::source::Span;
 
 use super::formula::{Lowering, Primitive, Supply};
 use super::leaves::FormulaGraph;
+use super::narrow::formula::Elsewhere;
 use super::reduced::{Weighted, loss, only_where, term_loss};
 use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints_beside;
@@ -146,7 +147,7 @@ fn learned(
         unreachable!("the stage has looked for them")
     };
     lowering.end_of_step(losses);
-    lowering.gain();
+    lowering.read(Elsewhere::Recorded);
     let Some(gain) = detached(lowering, Some(gain), "gain", origins)? else {
         unreachable!("there is a formula")
     };

@@ -2,6 +2,7 @@
 //! source text but a table of places to point at when something fails.
 
 mod comparisons;
+mod curriculum;
 mod data;
 pub mod difference;
 pub mod events;
@@ -19,6 +20,8 @@ mod validation;
 pub mod views;
 
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
+pub use curriculum::{Curriculum, Measure};
+pub(crate) use curriculum::{CurriculumMeaning, is_of_run};
 pub use data::{DataFormula, DataNode, DataSource};
 pub use extrapolation::Extrapolation;
 pub use feedback::Feedback;
@@ -26,6 +29,7 @@ pub(crate) use feedback::FeedbackMeaning;
 pub use moving::{Ladder, Learned, Moving, OfStep};
 pub(crate) use moving::{moving, schedule};
 pub use panels::Panel;
+pub(crate) use panels::PanelMeaning;
 pub use producers::{Producer, Rollout};
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 use serde::{Deserialize, Serialize};

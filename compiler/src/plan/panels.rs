@@ -18,7 +18,21 @@ pub struct Panel {
     pub confidence: Option<(i64, i64)>,
 }
 
+/// A panel without its name. What its members see is said of them as scorers.
+#[derive(Serialize)]
+pub(crate) struct PanelMeaning<'a> {
+    members: &'a [Role],
+    rounds: u32,
+    sampling: &'a Sampling,
+    confidence: Option<(i64, i64)>,
+}
+
 impl Panel {
+    pub(crate) fn meaning(&self) -> PanelMeaning<'_> {
+        let Panel { name: _, members, rounds, sampling, confidence } = self;
+        PanelMeaning { members, rounds: *rounds, sampling, confidence: *confidence }
+    }
+
     /// Of all members together.
     pub fn turns(&self) -> u32 {
         self.rounds.saturating_mul(self.members.len() as u32)

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
-    Comparison, Composition, Extrapolation, Feedback, Formula, Moving, OfStep, Panel, Producer, Rollout,
-    Scorers, Validation, View,
+    Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, Moving, OfStep, Panel, Producer,
+    Rollout, Scorers, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -186,6 +186,8 @@ pub struct Train<O> {
     /// Per group: prompts whose rollouts it does not hold for are replaced by the next ones
     /// (arXiv:2503.14476, eq. 11).
     pub filter: Option<Formula>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curriculum: Option<Curriculum>,
     pub objective: O,
     /// Terms with completions of their own: their gradients are added to those of `objective`.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
@@ -274,6 +276,11 @@ impl<O> Train<O> {
         self.rollouts().map(|rollout| &rollout.producer)
     }
 
+    /// The producers of completions by which prompts are chosen.
+    pub fn measured(&self) -> impl Iterator<Item = &Producer> {
+        self.curriculum.iter().flat_map(|curriculum| &curriculum.rollouts)
+    }
+
     /// Changes all its rollouts.
     pub fn each_rollout(&mut self, mut change: impl FnMut(&mut Rollout)) {
         change(&mut self.rollout);
@@ -291,8 +298,11 @@ impl<O> Train<O> {
         let scorers = self.scorers.readers(domain).filter_map(|choice| choice.sees.as_ref());
         let feedback =
             self.feedback.iter().filter(move |feedback| feedback.is_written(&self.scorers, domain));
-        let of_writers =
-            self.producers().flat_map(Producer::views).chain(feedback.filter_map(Feedback::sees));
+        let of_writers = self
+            .producers()
+            .chain(self.measured())
+            .flat_map(Producer::views)
+            .chain(feedback.filter_map(Feedback::sees));
         self.sees.iter().chain(scorers).chain(of_writers)
     }
 

@@ -4,9 +4,26 @@ use super::{ModelId, Rollout, Teacher, TeacherId, TeacherWeights, TemplatePiece,
 use crate::experiment::formula::{Adaptive, Formula, FormulaKind, Role};
 
 impl Train {
-    /// Every rollout of the stage, those inside others included.
+    /// Every rollout of the stage, those by which prompts are chosen and those inside others included.
     pub fn rollouts(&self) -> Vec<&Rollout> {
-        self.objective.rollouts(&self.rollout)
+        let choose = self.measured().into_iter().flat_map(Rollout::all);
+        self.objective.rollouts(&self.rollout).into_iter().chain(choose).collect()
+    }
+
+    /// What is read of prompts beside the stage's own rollout, where they are chosen.
+    fn measured(&self) -> Vec<&Rollout> {
+        let parts = self.filter.iter().chain(&self.priority).flat_map(Formula::parts);
+        let on = parts.filter_map(|part| match &part.0.kind {
+            FormulaKind::Reduce { on, .. } => on.as_deref(),
+            _ => None,
+        });
+        on.collect()
+    }
+
+    /// Whether its prompts are chosen before steps, by completions that are drawn of every prompt: otherwise a
+    /// `filter` looks at those that a step has drawn.
+    pub fn chooses_prompts(&self) -> bool {
+        self.priority.is_some() || self.refresh.is_some() || !self.measured().is_empty()
     }
 
     /// The ladders by which its rollouts change, each once.

@@ -130,6 +130,8 @@ fn sequences(train: &Train) -> Option<u64> {
     let plain =
         matches!(source, RolloutSource::Sample(_) | RolloutSource::From { .. } | RolloutSource::Data { .. });
     let whole = edits.is_empty() && train.keep == Keep::All && train.filter.is_none();
+    // Of every prompt, more are drawn to choose by.
+    let whole = whole && train.priority.is_none();
     (plain && whole && train.parts().len() == 1).then(|| match train.size {
         BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
         BatchSize::Sequences(sequences) => u64::from(sequences),

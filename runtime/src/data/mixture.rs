@@ -1,6 +1,7 @@
 //! Which prompts a step trains on: every batch keeps to the domains' shares, and within a domain no prompt
 //! comes twice before each has come once. A stage that trains in epochs visits each prompt of each domain
-//! once an epoch: its shares are those of the prompts.
+//! once an epoch: its shares are those of the prompts. A stage that chooses its prompts visits those that were
+//! chosen, in the order in which they were.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,53 @@ pub struct Mixture {
     drawn: u64,
     /// So many are drawn in all, where the stage trains in epochs.
     end: Option<u64>,
+    /// The prompts that come instead of all.
+    choice: Option<Choice>,
+}
+
+/// The prompts that a stage has chosen, source by source, in the order in which they come: from the first to the last,
+/// and then again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Its number among those that the stage makes.
+    pub round: u32,
+    lists: Vec<ChosenPrompts>,
+}
+
+/// Those of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChosenPrompts {
+    records: Vec<u32>,
+    /// How many have come.
+    taken: u64,
+    /// What they are ordered by, on average, as bits: JSON has no infinity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    priority: Option<u64>,
+}
+
+impl Choice {
+    /// Of records of each source and the mean of what they are ordered by. No list is empty.
+    pub fn new(round: u32, lists: Vec<(Vec<u32>, Option<f64>)>) -> Choice {
+        let list = |(records, priority): (Vec<u32>, Option<f64>)| {
+            assert!(!records.is_empty(), "whoever chooses no prompt has said so");
+            ChosenPrompts { records, taken: 0, priority: priority.map(f64::to_bits) }
+        };
+        Choice { round, lists: lists.into_iter().map(list).collect() }
+    }
+
+    /// How many prompts of a source were chosen, and the mean of what they are ordered by.
+    pub fn of_source(&self, source: usize) -> (usize, Option<f64>) {
+        let ChosenPrompts { records, priority, .. } = &self.lists[source];
+        (records.len(), priority.map(f64::from_bits))
+    }
+
+    /// Whether it is of sources of these sizes.
+    fn fits(&self, sources: &[Domain]) -> bool {
+        let within = |(list, source): (&ChosenPrompts, &Domain)| {
+            !list.records.is_empty() && list.records.iter().all(|record| (*record as usize) < source.size)
+        };
+        self.lists.len() == sources.len() && self.lists.iter().zip(sources).all(within)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +86,15 @@ pub struct MixturePosition {
     drawn: u64,
     /// Of each source: prompts drawn, and prompts drawn in place of others.
     sources: Vec<(u64, u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    choice: Option<Choice>,
+}
+
+impl MixturePosition {
+    /// The same where prompts are to be chosen anew.
+    pub fn without_choice(self) -> MixturePosition {
+        MixturePosition { choice: None, ..self }
+    }
 }
 
 /// One prompt of a batch.
@@ -58,7 +115,7 @@ impl Mixture {
             assert!(size > 0, "a dataset has at least one record");
             Domain { share: share / whole, size, drawn: 0, replaced: 0, order: Vec::new() }
         };
-        Mixture { sources: sources.iter().map(source).collect(), drawn: 0, end: None }
+        Mixture { sources: sources.iter().map(source).collect(), drawn: 0, end: None, choice: None }
     }
 
     /// From the number of records of each source: every record exactly `epochs` times, then nothing.
@@ -97,6 +154,17 @@ impl Mixture {
         self.next_of(source, uniforms)
     }
 
+    /// From now on these prompts come; which domain has how many of a batch is decided as before.
+    pub fn choose(&mut self, choice: Choice) {
+        assert!(choice.fits(&self.sources), "a choice is among the prompts of the stage");
+        self.choice = Some(choice);
+    }
+
+    /// The prompts that come instead of all.
+    pub fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
+    }
+
     /// Records of each source.
     pub fn sizes(&self) -> Vec<usize> {
         self.sources.iter().map(|source| source.size).collect()
@@ -106,6 +174,7 @@ impl Mixture {
         MixturePosition {
             drawn: self.drawn,
             sources: self.sources.iter().map(|source| (source.drawn, source.replaced)).collect(),
+            choice: self.choice.clone(),
         }
     }
 
@@ -119,7 +188,10 @@ impl Mixture {
         if ours != theirs {
             return Err(format!("{theirs} sources of prompts, where the stage has {ours}"));
         }
-        self.drawn = position.drawn;
+        if position.choice.as_ref().is_some_and(|choice| !choice.fits(&self.sources)) {
+            return Err("it has chosen prompts that the stage does not have".to_owned());
+        }
+        (self.drawn, self.choice) = (position.drawn, position.choice.clone());
         for (index, (source, (drawn, replaced))) in self.sources.iter_mut().zip(&position.sources).enumerate()
         {
             (source.drawn, source.replaced) = (*drawn, *replaced);
@@ -134,6 +206,12 @@ impl Mixture {
 
     /// The next prompt of a source, which has been counted already.
     fn next_of(&mut self, index: usize, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Draw {
+        if let Some(choice) = &mut self.choice {
+            let ChosenPrompts { records, taken, .. } = &mut choice.lists[index];
+            let place = (*taken % records.len() as u64) as usize;
+            *taken += 1;
+            return Draw { source: index, record: records[place] as usize };
+        }
         let source = &mut self.sources[index];
         let visited = source.drawn + source.replaced - 1;
         let position = (visited % source.size as u64) as usize;
@@ -271,5 +349,31 @@ mod tests {
             assert_eq!(resumed.next_batch(5, keyed), through.next_batch(5, keyed), "batch {batch}");
         }
         assert!(Mixture::new(&[(1.0, 3)]).restore(&through.position(), keyed).is_err());
+    }
+
+    /// What was chosen comes in its order and then again; shares stay; a position has the choice, and how far it is.
+    #[test]
+    fn chosen_prompts_come_in_their_order() {
+        let whole = || Mixture::new(&[(0.5, 7), (0.5, 3)]);
+        let mut mixture = whole();
+        let _ = mixture.next_batch(4, keyed);
+        mixture.choose(Choice::new(2, vec![(vec![5, 0, 6], Some(0.5)), (vec![1], None)]));
+        let records =
+            |draws: Vec<Draw>| draws.iter().map(|draw| (draw.source, draw.record)).collect::<Vec<_>>();
+        assert_eq!(records(mixture.next_batch(4, keyed)), [(0, 5), (0, 0), (1, 1), (1, 1)]);
+        let mut resumed = whole();
+        let written = serde_json::to_string(&mixture.position()).unwrap();
+        resumed.restore(&serde_json::from_str(&written).unwrap(), keyed).unwrap();
+        assert_eq!(resumed.choice().map(|choice| choice.round), Some(2));
+        assert_eq!(resumed.choice().unwrap().of_source(0), (3, Some(0.5)));
+        for mut mixture in [mixture.clone(), resumed] {
+            assert_eq!(records(mixture.next_batch(4, keyed)), [(0, 6), (0, 5), (1, 1), (1, 1)]);
+        }
+        let mut anew = whole();
+        anew.restore(&mixture.position().without_choice(), keyed).unwrap();
+        assert!(anew.choice().is_none());
+        // Another stage's prompts.
+        let mut smaller = Mixture::new(&[(0.5, 6), (0.5, 3)]);
+        assert!(smaller.restore(&mixture.position(), keyed).is_err());
     }
 }

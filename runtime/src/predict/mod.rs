@@ -9,6 +9,7 @@
 //! where the trained model and its teachers differ in depth, each has its own difference. Where even one
 //! layer would take too long, these have fewer sequences, too.
 
+mod choosing;
 mod judging;
 mod machine;
 mod trial;
@@ -180,9 +181,13 @@ fn turn(
         None => 0.0,
         Some(of) => trial.validated(of, machine)? * f64::from(of.times(steps)),
     };
+    let chosen = match &train.curriculum {
+        None => 0.0,
+        Some(of) => trial.choosing(of, taken.rollout, steps),
+    };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
     let steps = f64::from(steps);
-    let rollout = taken.rollout * steps * part_written(train, domains, steps);
+    let rollout = taken.rollout * steps * part_written(train, domains, steps) + chosen;
     let [scoring, update] = [taken.scoring, taken.update].map(|each| each * steps);
     let seconds = taken.around + rollout + scoring + update + judged + validated + saved;
     let (memory, resting) = (memory as u64, taken.resting as u64);

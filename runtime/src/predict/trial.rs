@@ -316,7 +316,7 @@ impl Trial<'_> {
         // Nor is it unlike.
         train.filter = None;
         // What that takes is measured apart.
-        train.extrapolation = None;
+        (train.extrapolation, train.curriculum) = (None, None);
         if let Some(validation) = &mut train.validation {
             (validation.rows, validation.every) = (Some(1), u32::MAX);
         }

@@ -60,7 +60,8 @@ pub fn check_training(
         };
         let sees = train.sees.as_ref();
         let fields = || train.producers().flat_map(Producer::fields_of_data);
-        let drawn = || train.producers().flat_map(Producer::drawn);
+        let writing = || train.producers().chain(train.measured());
+        let drawn = || writing().flat_map(Producer::drawn);
         for field in fields().chain(train.objective.recorded()) {
             prompts.longest(tokenizer, sees, Some(field))?.fits(0, context(model))?;
         }
@@ -121,7 +122,7 @@ pub fn check_training(
             let longest = prompts.longest(tokenizer, Some(view), None)?.with_shown(shown);
             longest.fits(completion, writer.map_or(context(model), of_role))?;
         }
-        for (writer, sampling, view) in train.producers().flat_map(Producer::shown) {
+        for (writer, sampling, view) in writing().flat_map(Producer::shown) {
             let (Writer::Scorer(role) | Writer::Editor { editor: role, .. }) = writer else { continue };
             let longest = prompts.longest(tokenizer, Some(view), None)?;
             longest.fits(with_completions(view, sampling.max_tokens(data.limit)), of_role(role))?;

@@ -70,6 +70,12 @@ pub struct Row {
     /// Where prompts are derived from completions: the share of the completions that are of such a prompt.
     #[serde(default)]
     pub derived: Option<f64>,
+    /// Where the stage chooses its prompts: how many of the domain's, and the mean of their `priority`, as they were
+    /// measured last.
+    #[serde(default)]
+    pub chosen_prompts: Option<f64>,
+    #[serde(default)]
+    pub priority: Option<f64>,
     /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
@@ -129,6 +135,8 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         accepted_length,
         correct_of_others,
         derived,
+        chosen_prompts,
+        priority,
         expert_entropy,
         expert_largest_share,
         extrapolated,
@@ -183,6 +191,8 @@ mod tests {
             accepted_length: Some(2.5),
             correct_of_others: Some(0.25),
             derived: Some(0.125),
+            chosen_prompts: Some(12.0),
+            priority: Some(-0.25),
             expert_entropy: None,
             expert_largest_share: Some(0.5),
             extrapolated: Some(3.0),

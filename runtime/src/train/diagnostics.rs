@@ -28,6 +28,8 @@ pub struct Step {
     pub learning_rate: f64,
     /// What is learned, as it was in the step.
     pub learned: Option<f64>,
+    /// Of each source: how many prompts were chosen and the mean of their priority; none where none are chosen.
+    pub chosen: Vec<Option<(usize, Option<f64>)>>,
     pub gradient_norm: f64,
     pub seconds: Seconds,
     /// Of the student, where it has experts.
@@ -174,6 +176,7 @@ fn derived(stage: &Stage, own: &[Sequence]) -> Option<f64> {
 
 /// What the whole step has in common, without a sequence.
 fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step) -> Row {
+    let chosen = numbers.chosen[section.source];
     Row {
         seed: stage.seed,
         stage: stage.name.to_owned(),
@@ -199,6 +202,8 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         accepted_length: None,
         correct_of_others: None,
         derived: None,
+        chosen_prompts: chosen.map(|(prompts, _)| prompts as f64),
+        priority: chosen.and_then(|(_, priority)| priority),
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
         expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
         extrapolated: None,

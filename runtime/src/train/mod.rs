@@ -417,6 +417,8 @@ impl<'a> Trainer<'a> {
         };
         let experts = self.model.take_expert_load();
         let validation_loss = self.losses.validated_before(step);
+        let batches = &self.parts[0].batches;
+        let chosen = (0..self.stage.sources.len()).map(|source| batches.chosen(source)).collect();
         let numbers = Step {
             step,
             loss,
@@ -424,6 +426,7 @@ impl<'a> Trainer<'a> {
             states,
             learning_rate,
             learned,
+            chosen,
             gradient_norm: norm,
             seconds,
             experts,

@@ -95,7 +95,8 @@ impl Trainer<'_> {
         let all: Vec<&PartPosition> = std::iter::once(&position.first).chain(&position.own_data).collect();
         if mode == RestoreMode::Fork {
             // What another stage has none of goes on from where its first part stood.
-            let of = |part: usize| all.get(part).unwrap_or(&all[0]).data.clone();
+            // Which prompts come is chosen by what it goes on with.
+            let of = |part: usize| all.get(part).unwrap_or(&all[0]).data.clone().without_choice();
             return self.restore_positions(&(0..self.parts.len()).map(of).collect::<Vec<_>>());
         }
         if all.len() != self.parts.len() {
@@ -149,6 +150,7 @@ impl Part<'_> {
             carried,
             climbed: self.batches.climbed().to_vec(),
             policy: self.batches.policy(),
+            measured: self.batches.measured(),
             kept: self.batches.kept_groups(),
             rollouts,
         }
@@ -163,6 +165,7 @@ impl Part<'_> {
         self.batches.restore(&position.data, self.stage)?;
         self.batches.restore_climbed(&position.climbed, &self.stage.train.objective.ladders)?;
         self.batches.restore_policy(&position.policy)?;
+        self.batches.restore_measured(&position.measured)?;
         self.batches.restore_groups(&position.kept, self.stage)?;
         self.carried = position
             .carried

@@ -29,6 +29,7 @@ mod cached_scores;
 mod chosen;
 mod conversations;
 mod copies;
+mod curriculum;
 mod debate;
 mod derived;
 mod each_turn;
@@ -207,6 +208,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         rollout: Rollout::new(7, Producer::data("answer")),
         passes,
         filter: None,
+        curriculum: None,
         objective,
         own_data: Vec::new(),
         trainable: Trainable::default(),

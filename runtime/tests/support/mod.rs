@@ -114,6 +114,7 @@ impl Builder {
             rollout,
             passes: 1,
             filter: None,
+            curriculum: None,
             objective,
             own_data: Vec::new(),
             trainable: Trainable::default(),

@@ -20,7 +20,7 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 16] = [
+const OF_DOMAIN: [&str; 18] = [
     "reward",
     "dropped",
     "divergence",
@@ -37,6 +37,8 @@ const OF_DOMAIN: [&str; 16] = [
     "accepted_length",
     "correct_of_others",
     "derived",
+    "chosen_prompts",
+    "priority",
 ];
 const OF_STEP: [&str; 10] = [
     "loss",

@@ -11,7 +11,7 @@ use crate::metrics::{SHARES, STATE, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
-const OF_DOMAIN: [&str; 15] = [
+const OF_DOMAIN: [&str; 17] = [
     "reward",
     "dropped",
     "divergence",
@@ -24,6 +24,8 @@ const OF_DOMAIN: [&str; 15] = [
     "accepted_length",
     "correct_of_others",
     "derived",
+    "chosen_prompts",
+    "priority",
     "prompt_share",
     "token_share",
     "signal_share",

@@ -214,6 +214,8 @@
     accepted_length: ["Tokens of a completion per draft", "tokens"],
     correct_of_others: ["What other models got right of the prompts", "fraction"],
     derived: ["Completions of derived prompts", "fraction"],
+    chosen_prompts: ["Prompts chosen", "prompts"],
+    priority: ["Mean priority of the chosen prompts", "priority"],
     gradient_norm: ["Norm of the gradient before clipping", "norm"],
     learning_rate: ["Learning rate", "learning rate"],
     learned: ["What the run itself found (`learned`)", "fraction"],

@@ -74,6 +74,11 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
     for (name, condition) in [("trained on where", &train.filter), ("first by", &train.priority)] {
         rows.extend(condition.as_ref().map(|condition| (name, formula(condition))));
     }
+    if train.chooses_prompts() {
+        let again =
+            train.refresh.map(|steps| format!(", and again every {}", counted(steps as usize, "step")));
+        rows.push(("prompts chosen", format!("before the first step{}", again.unwrap_or_default())));
+    }
     let length = match train.length {
         Length::Steps(steps) => counted(steps as usize, "step"),
         Length::Epochs(epochs) if matches!(train.rollout.source, RolloutSource::From { .. }) => {

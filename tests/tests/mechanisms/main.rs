@@ -3,6 +3,7 @@
 
 mod agents;
 mod beyond;
+mod curricula;
 mod divergences;
 mod efforts;
 mod estimators;

@@ -14,6 +14,7 @@ use super::text;
 /// their tokenizer.
 fn short(program: &str) -> String {
     let program = program.replace("reward = exact_match", "reward = regex(\"[a-f]\")");
+    let program = program.replace("round: 10 steps", "round: 1 steps");
     let program = match program.replace("hf(\"Qwen/Qwen3-0.6B\")", "published") {
         replaced if replaced == program => program,
         replaced => replaced + PUBLISHED,

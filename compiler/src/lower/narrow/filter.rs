@@ -4,6 +4,7 @@
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
 
+use super::formula::Elsewhere;
 use super::{Narrowed, refused};
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Role, Signal};
@@ -12,13 +13,26 @@ use crate::refusal::Origins;
 /// A value for each element of an axis, of what is known before any model scores: rewards, lengths, the step. Of
 /// completions also what the student says of their tokens.
 pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Origins) -> Narrowed<Formula> {
+    with(formula, what, axis, origins, Elsewhere::Refused)
+}
+
+/// The same, where it may read what is known of other completions of the prompts.
+pub fn with(
+    formula: &formula::Formula,
+    what: &str,
+    axis: Axis,
+    origins: Origins,
+    elsewhere: Elsewhere,
+) -> Narrowed<Formula> {
     let at = origins.span(formula.0.origin);
     let mut lowering = Lowering::new(Supply::Runtime, origins);
+    lowering.read(elsewhere);
     let value = lowering.lower(formula)?;
     let known = |signal: &Signal| {
         let of_completions = matches!(signal, Signal::Length | Signal::Truncated | Signal::Position);
         of_completions
             || matches!(signal, Signal::Reward | Signal::Correct | Signal::Progress | Signal::Step)
+            || matches!(signal, Signal::Measured { .. })
             || (axis > Axis::Group && of_student(signal))
     };
     if !lowering.primitives.is_empty() || !lowering.graph.signals(&[value]).iter().all(known) {

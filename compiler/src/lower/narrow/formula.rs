@@ -116,11 +116,33 @@ pub fn kind(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
     kind_on_any_axis(formula, at)
 }
 
-/// The same in what a policy is paid: it may ask what the student thinks of recorded text.
-pub fn kind_of_gain(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
+/// What becomes of reductions over another rollout.
+#[derive(Clone, Copy)]
+pub enum Elsewhere<'a> {
+    Refused,
+    /// In what a policy is paid: it may ask what the student thinks of recorded text.
+    Recorded,
+    /// Where prompts are chosen, of whose completions anything may be asked.
+    Measured(&'a dyn Fn(&FormulaNode, At) -> Narrowed<Signal>),
+}
+
+impl Elsewhere<'_> {
+    /// They are numbers of their own.
+    pub fn is_read(self) -> bool {
+        !matches!(self, Elsewhere::Refused)
+    }
+}
+
+/// The same where reductions over another rollout may be read.
+pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Narrowed<Kind> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &formula.kind else {
         return kind(formula, at);
     };
+    match elsewhere {
+        Elsewhere::Refused => return kind(formula, at),
+        Elsewhere::Measured(measure) => return measure(formula, at).map(Kind::Signal),
+        Elsewhere::Recorded => {}
+    }
     let logp = wide::Signal::Of { role: wide::Role::Student, part: wide::Part::Logp };
     let is_logp = matches!(&operand.0.kind, FormulaKind::Signal(of) if *of == logp);
     match &rollout.source {

@@ -4,6 +4,7 @@
 //! it.
 
 mod comparisons;
+mod curriculum;
 mod data;
 mod derived;
 mod divergence;

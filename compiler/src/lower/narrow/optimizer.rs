@@ -36,6 +36,7 @@ impl Settings<'_> {
             (in_turns, "in a step of `train`"),
             (train.passes > 1, "with several `passes`"),
             (train.filter.is_some(), "with a `filter`"),
+            (train.priority.is_some(), "with a `priority`"),
             (!train.ladders().is_empty(), "where a `ladder` moves a rollout"),
             (learns, "where what a teacher sees is `learned`"),
             (train.parts().len() > 1, "beside terms with completions of their own"),

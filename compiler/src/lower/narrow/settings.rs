@@ -35,7 +35,7 @@ impl<'a> Settings<'a> {
     }
 
     /// The members of a family share what they ask for.
-    fn note(&mut self, refusals: impl IntoIterator<Item = Diagnostic>) {
+    pub(super) fn note(&mut self, refusals: impl IntoIterator<Item = Diagnostic>) {
         for refusal in refusals {
             if !self.refusals.contains(&refusal) {
                 self.refusals.push(refusal);
@@ -167,8 +167,8 @@ impl<'a> Settings<'a> {
             size: _,
             keep: _,
             filter,
-            priority,
-            refresh,
+            priority: _,
+            refresh: _,
             objective: _,
             optimizer,
             length,
@@ -200,12 +200,6 @@ impl<'a> Settings<'a> {
             Ok(view)
         });
         let sees = sees.transpose().map_err(|refusal| self.note([*refusal])).ok();
-        if let Some(formula) = priority {
-            self.refuse::<()>(formula.0.origin, "a choice of prompts by `priority`");
-        }
-        if refresh.is_some() {
-            self.refuse::<()>(origin, "`refresh`");
-        }
         let known = &self.experiment.teachers;
         let (found, ladders) = (roles::find(train, self.experiment), train.ladders());
         let origins = Origins { roles: &found.roles, ladders: &ladders, learners, ..self.origins };
@@ -224,8 +218,10 @@ impl<'a> Settings<'a> {
         let mut rollouts: Vec<Option<Rollout>> = rollouts.collect();
         let own_data = rollouts.split_off(1.min(rollouts.len()));
         let rollout = rollouts.pop().flatten();
+        let curriculum = self.curriculum(train, rollout.as_ref(), !learners.0.is_empty(), origins);
         let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
+            _ if train.chooses_prompts() => None,
             (Some(formula), Some(producer)) if producer.drawn_anew() => {
                 filter::formula(formula, "a `filter`", Axis::Group, self.origins)
                     .map_err(|refusal| self.note([*refusal]))
@@ -254,6 +250,13 @@ impl<'a> Settings<'a> {
                 let at = origins.span(part.rollout.origin);
                 let student = sees.as_ref().and_then(Option::as_ref);
                 self.note(roles::unfit_writer(rollout, scorers, student, at));
+            }
+        }
+        if let (Some(curriculum), Some(scorers)) = (&curriculum, &scorers) {
+            let student = sees.as_ref().and_then(Option::as_ref);
+            for producer in &curriculum.rollouts {
+                let rollout = Rollout::new(1, producer.clone());
+                self.note(roles::unfit_writer(&rollout, scorers, student, origins.span(origin)));
             }
         }
         let written = found.feedback(known, origins).map_err(|refusals| self.note(refusals)).ok();
@@ -289,6 +292,7 @@ impl<'a> Settings<'a> {
             rollout: rollout?,
             passes: *passes,
             filter,
+            curriculum,
             objective: train,
             own_data: own_data
                 .into_iter()

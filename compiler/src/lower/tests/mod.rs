@@ -2,6 +2,7 @@
 
 mod balance;
 mod comparisons;
+mod curriculum;
 mod derived;
 mod drafts;
 mod expressions;

@@ -857,11 +857,6 @@ fn choices() {
 #[test]
 fn stages() {
     let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
-    assert_eq!(
-        stage(&|train| train.priority = Some(signal(Signal::Reward))),
-        supported("a choice of prompts by `priority`")
-    );
-    assert_eq!(stage(&|train| train.refresh = Some(2)), supported("`refresh`"));
     let mean = |of: &Formula| reduce(Reduction::Mean, of, Axis::Group);
     let uncertain = apply(Function::Greater, [&mean(&mean_of(&entropy())), &number(1.0)]);
     let reads_more = "a `filter` that reads more than rewards and lengths";
@@ -896,10 +891,10 @@ fn stages() {
             let Stage::Train(train) = &mut experiment.models[model].stage else {
                 panic!("experts are trained")
             };
-            train.refresh = Some(2);
+            train.priority = Some(mean(&mean_of(&entropy())));
         }
     });
-    assert_eq!(family, supported("`refresh`"));
+    assert_eq!(family, supported("a `priority` that reads more than rewards and lengths"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! into the plan are replaced by the names of what they point to first.
 
 mod comparisons;
+mod curriculum;
 mod families;
 mod objective;
 mod scorers;
@@ -26,6 +27,7 @@ use super::{
 use mopd_lang::formula::text;
 
 use comparisons::comparison;
+use curriculum::{choice_of_prompts, of_formula};
 use scorers::{composed, feedback, name_writers, panels};
 
 /// What has to be said about the way from one plan to another.
@@ -396,7 +398,17 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 
 fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, validation, ema, .. } = train;
-    let Train { own_data, trainable, optimizer, private, length, learning_rate, extrapolation, .. } = train;
+    let Train {
+        curriculum,
+        own_data,
+        trainable,
+        optimizer,
+        private,
+        length,
+        learning_rate,
+        extrapolation,
+        ..
+    } = train;
     let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
@@ -426,8 +438,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         }
     };
     let name = |id: ModelId| producers::Value::Text(names.models[id.0 as usize].clone());
-    let of_rollout = |rollout: &Rollout| {
-        let mut rollout = written(&rollout.fields(&name));
+    let of_producer = |mut rollout: Value| {
         name_writers(&mut rollout, scorers);
         // `sampling` is where the plan keeps them, not how an author calls them.
         if let Value::Object(fields) = &mut rollout
@@ -437,6 +448,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         }
         rollout
     };
+    let of_rollout = |rollout: &Rollout| of_producer(written(&rollout.fields(&name)));
     let own = own_data.iter().map(|own| {
         let terms: Vec<&str> = own.objective.terms.iter().map(|term| term.name.as_str()).collect();
         (terms.join(", "), of_rollout(&own.rollout))
@@ -459,7 +471,8 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "rollout": of_rollout(rollout),
         "data": own.collect::<Map<String, Value>>(),
         "passes": passes,
-        "filter": filter.as_ref().map(|filter| objective::expression(&filter.graph, filter.value)),
+        "filter": filter.as_ref().map(of_formula),
+        "choice of prompts": curriculum.as_ref().map(|of| choice_of_prompts(of, &of_producer)),
         "trainable": written(trainable),
         "optimizer": written(optimizer),
         "private": private.as_ref().map(written),

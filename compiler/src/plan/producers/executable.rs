@@ -70,7 +70,7 @@ pub(super) fn other_edits(rollout: &checked::Rollout) -> impl Iterator<Item = &c
 }
 
 /// A rollout with its edits, from the first to the last.
-pub(super) fn producer(
+pub(crate) fn producer(
     rollout: &checked::Rollout,
     keep: Keep,
     origins: Origins,

@@ -48,8 +48,8 @@ pub use teacher::{Once, Teacher};
 pub use through::{Program, Through};
 pub use turns::{ExpertTurns, Turns};
 
-use self::executable::{OfCompletions, edit_name, editable, other_edits, producer, sampling_once};
-pub(crate) use self::executable::{rollout, sampling};
+use self::executable::{OfCompletions, edit_name, editable, other_edits, sampling_once};
+pub(crate) use self::executable::{producer, rollout, sampling};
 use super::views::Piece;
 use super::{Keep, ModelId, Moving, Role, Sampling, View};
 

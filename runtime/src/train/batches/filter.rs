@@ -85,17 +85,28 @@ pub fn of_completions(
     step: u32,
     what: &str,
 ) -> Result<Vec<f64>> {
+    let mut batch = judged(stage, sequences, step);
+    batch.signals.extend(known);
+    value_of(formula, &batch, what)
+}
+
+/// What is known of completions before any model scores.
+pub(super) fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> batch::Batch {
     let list = &sequences.list;
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
-    let batch = batch::Batch {
+    batch::Batch {
         layout: sequences.layout.clone(),
-        signals: [vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)], known].concat(),
+        signals: vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)],
         step,
         steps: stage.steps,
         ..batch::Batch::default()
-    };
-    let values = interpret(&formula.graph, &[formula.value], &batch)
+    }
+}
+
+/// Of each element of the formula's axis.
+pub(super) fn value_of(formula: &Formula, batch: &batch::Batch, what: &str) -> Result<Vec<f64>> {
+    let values = interpret(&formula.graph, &[formula.value], batch)
         .map_err(|error| Error::new(FailureKind::Runtime, format!("{what}: {error}")))?;
     Ok(values.get(formula.value).to_vec())
 }

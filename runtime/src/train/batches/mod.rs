@@ -3,6 +3,7 @@
 
 mod attempts;
 mod chosen;
+mod curriculum;
 pub mod data;
 mod debate;
 mod derived;
@@ -34,6 +35,7 @@ use std::rc::Rc;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Ladder, Length, Producer};
 
+use self::curriculum::Curriculum;
 use self::debate::Panels;
 pub use self::filter::of_completions;
 pub use self::refine::text_of_at_most;
@@ -164,6 +166,8 @@ impl Batch<'_> {
 pub struct Batches {
     mixture: Mixture,
     producer: Box<dyn Draws>,
+    /// What chooses prompts, where something does.
+    curriculum: Option<Curriculum>,
     panels: Panels,
     /// How often each ladder of the objective was.
     climbed: Vec<u32>,
@@ -175,10 +179,10 @@ impl Batches {
     /// Teachers whose rollouts are imitated write them here, before the first step, unless they are in the
     /// cache.
     pub fn new(stage: &Stage, models: &Models, cache: Option<&RolloutCache>) -> Result<Batches> {
-        let producer = make(
-            &stage.train.rollout.producer,
-            &Making { stage, models, cache, judged: true, editor: None, node: 0 },
-        )?;
+        let making = Making { stage, models, cache, judged: true, editor: None, node: 0 };
+        let producer = make(&stage.train.rollout.producer, &making)?;
+        let curriculum = stage.train.curriculum.as_ref();
+        let curriculum = curriculum.map(|settings| Curriculum::new(settings, &making)).transpose()?;
         if stage.train.rollout.groups == 0 {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
@@ -193,7 +197,8 @@ impl Batches {
         };
         let climbed = vec![0; stage.train.objective.ladders.len()];
         let policy = stage.train.objective.learned.as_ref().map(Policy::new);
-        Ok(Batches { mixture, producer, panels: Panels::of_stage(stage), climbed, policy })
+        let panels = Panels::of_stage(stage);
+        Ok(Batches { mixture, producer, curriculum, panels, climbed, policy })
     }
 
     pub fn position(&self) -> MixturePosition {
@@ -231,6 +236,25 @@ impl Batches {
             (None, []) => Ok(()),
             (None, _) => Err("it has learned what the stage does not learn".to_owned()),
         }
+    }
+
+    /// What stays as it was measured of prompts, as bits.
+    pub fn measured(&self) -> Vec<Vec<Vec<u64>>> {
+        self.curriculum.as_ref().map(Curriculum::bits).unwrap_or_default()
+    }
+
+    /// The same as it was when a state of the same stage was left.
+    pub fn restore_measured(&mut self, bits: &[Vec<Vec<u64>>]) -> Result<(), String> {
+        match (&mut self.curriculum, bits) {
+            (Some(curriculum), bits) => curriculum.restore(bits, &self.mixture.sizes()),
+            (None, []) => Ok(()),
+            (None, _) => Err("it has measured prompts, of which the stage chooses none".to_owned()),
+        }
+    }
+
+    /// How many prompts of a source were chosen, and the mean of their priority; none where none are chosen.
+    pub fn chosen(&self, source: usize) -> Option<(usize, Option<f64>)> {
+        self.mixture.choice().map(|choice| choice.of_source(source))
     }
 
     /// After `step`, whose numbers decide which ladders are climbed.
@@ -334,6 +358,11 @@ impl Batches {
     /// filter has replaced some.
     fn drawn(&mut self, batch: &Batch) -> Result<(Vec<Group>, Vec<Draw>)> {
         let stage = batch.stage;
+        if let Some(curriculum) = &mut self.curriculum
+            && let Some(choice) = curriculum.due(batch, &*self.producer, &self.mixture)?
+        {
+            self.mixture.choose(choice);
+        }
         let draws = match stage.train.private {
             Some(_) => privacy::draws(stage, batch.step),
             None => draw(&mut self.mixture, stage.train.rollout.groups, stage, Purpose::Shuffle),

@@ -7,6 +7,7 @@ use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::chosen::tiers;
+use super::curriculum::{self, curriculum};
 use super::derived::derived;
 use super::extrapolation::extrapolation;
 use super::guided::{guided, token_mix};
@@ -214,6 +215,17 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     std::fs::write(fixture.folder.path().join("heard.py"), HEARD).unwrap();
     case("turns behind an expert", ROUTED, &|train| train.rollout = Rollout::new(3, behind_an_expert()));
+    case("prompts that are chosen again", ROUTED, &|train| {
+        (train.objective, train.passes, train.rollout) = (ratio(), 2, sampled(2));
+        let writer = Producer::teacher(Sampling::new(4, 1.0, 6));
+        train.curriculum = Some(curriculum(writer, 0.25, Some(2)));
+    });
+    case("prompts that are chosen by what changes", [averages(0), averages(1)], &|train| {
+        train.rollout = sampled(1);
+        let writer = Producer::teacher(Sampling::new(4, 1.0, 6));
+        train.curriculum = Some(curriculum(writer, 0.25, Some(3)));
+        train.optimizer = adamw(0.1);
+    });
     case("some weights", ROUTED, &|train| {
         train.trainable =
             Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
@@ -306,6 +318,14 @@ fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
     let long = Rollout::new(5, Producer::student(Sampling::new(8, 1.0, 100)));
     train.rollout = long.clone();
     stopped_in_rollouts(&train);
+    // So does one in the middle of choosing prompts.
+    let mut choosing = train.clone();
+    choosing.rollout = Rollout::new(5, Producer::student(Sampling::new(1, 1.0, 6)));
+    let writer = Producer::teacher(Sampling::new(64, 1.0, 100));
+    let mut chosen = curriculum(writer, 0.0, Some(1));
+    chosen.measures[0].value = curriculum::moving();
+    choosing.curriculum = Some(chosen);
+    stopped_in_rollouts(&choosing);
     // What a part has kept of its rollouts by then is not kept: another part's are not there yet.
     let student = Producer::student(Sampling::new(1, 1.0, 6));
     train.rollout = Rollout::new(5, replay(student, Keeps::Rollouts, 9, None));

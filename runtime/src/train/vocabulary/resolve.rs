@@ -51,6 +51,7 @@ impl Parameters<'_> {
             | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::RecordedLogp { .. }
+            | Signal::Measured { .. }
             | Signal::VocabularySize
             | Signal::Data { .. }
             | Signal::DataIs { .. }

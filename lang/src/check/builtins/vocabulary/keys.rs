@@ -222,11 +222,15 @@ macro_rules! stage {
                 Takes::Condition,
                 "Trains only on prompts for which this holds, one boolean per prompt."
             ),
-            may("priority", Takes::Formula, "Prompts with larger numbers come first, one number per prompt."),
+            may(
+                "priority",
+                Takes::Formula,
+                "Prompts with larger numbers come first, one number per prompt, measured before steps."
+            ),
             may(
                 "refresh",
                 Takes::Count,
-                "Steps after which filter and priority are recomputed; never by default."
+                "Steps after which filter and priority are measured again of all prompts; never by default."
             ),
             may(
                 "adapter",

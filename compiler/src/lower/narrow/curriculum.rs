@@ -1,0 +1,144 @@
+//! A choice of prompts that is made before steps, by what completions of every prompt are like.
+
+use std::cell::RefCell;
+
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::experiment as wide;
+use mopd_lang::formula::{self, FormulaKind, FormulaNode};
+
+use super::formula::Elsewhere;
+use super::settings::Settings;
+use super::{Narrowed, filter, refused};
+use crate::expr::graph::Operation;
+use crate::plan::{
+    Axis, Curriculum, Formula, Keep, Length, Measure, Producer, Rollout, Signal, is_of_run, producers,
+};
+use crate::refusal::{At, Origins};
+
+/// As refusals call it.
+const CHOICE: &str = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";
+
+impl Settings<'_> {
+    /// None where the stage chooses none, or can't.
+    pub(super) fn curriculum(
+        &mut self,
+        train: &wide::Train,
+        rollout: Option<&Rollout>,
+        in_turns: bool,
+        origins: Origins,
+    ) -> Option<Curriculum> {
+        if !train.chooses_prompts() {
+            return None;
+        }
+        let place = train.priority.iter().chain(&train.filter).next()?.0.origin;
+        let drawn = rollout.is_none_or(|rollout| measurable(&rollout.producer));
+        for (unfit, beside) in [
+            (in_turns, "in a step of `train`"),
+            (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
+            (train.parts().len() > 1, "beside a term with completions of its own"),
+            (!drawn, "where the stage's completions are not `sample(...)` or `from(...)` of every step"),
+        ] {
+            if unfit {
+                self.refuse::<()>(place, format!("{CHOICE} {beside}"));
+            }
+        }
+        let (rollouts, measures) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let measure = |node: &FormulaNode, at: At| {
+            measured(node, at, origins, (&mut rollouts.borrow_mut(), &mut measures.borrow_mut()))
+        };
+        let mut lowered = |of: &Option<formula::Formula>, what: &str| {
+            let of = of.as_ref()?;
+            let elsewhere = Elsewhere::Measured(&measure);
+            let lowered = filter::with(of, what, Axis::Group, origins, elsewhere)
+                .and_then(|formula| fit(formula, what, origins.at(of.0.origin)));
+            match lowered {
+                Ok(formula) => Some(formula),
+                Err(refusal) => {
+                    self.note([*refusal]);
+                    None
+                }
+            }
+        };
+        let filter = lowered(&train.filter, "a `filter`");
+        let priority = lowered(&train.priority, "a `priority`");
+        let (rollouts, measures) = (rollouts.into_inner(), measures.into_inner());
+        Some(Curriculum { filter, priority, refresh: train.refresh, rollouts, measures })
+    }
+}
+
+/// Whether completions of any prompt can be drawn between steps.
+fn measurable(producer: &Producer) -> bool {
+    match producer {
+        Producer::Student(_) => true,
+        Producer::Teacher(teacher) => teacher.once.is_none(),
+        _ => false,
+    }
+}
+
+/// A reduction over another rollout: a number of each prompt. Rollouts and numbers that are the same are one.
+fn measured(
+    node: &FormulaNode,
+    at: At,
+    origins: Origins,
+    (rollouts, measures): (&mut Vec<Producer>, &mut Vec<Measure>),
+) -> Narrowed<Signal> {
+    let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &node.kind else {
+        unreachable!("only reductions are over another rollout")
+    };
+    let what = "a number of other completions";
+    if node.axis != Axis::Group {
+        let construct =
+            "a choice of prompts by a reduction over another rollout (`on`) that is not `over: group`";
+        return Err(refused(at, construct));
+    }
+    let of_completions =
+        |formula: &formula::Formula, what: &str, axis| filter::formula(formula, what, axis, origins);
+    let producer = producers::producer(rollout, Keep::All, origins, &of_completions)?;
+    if !measurable(&producer) {
+        let construct = format!("a choice of prompts by the rollout `{}`", rollout.source.name());
+        let help = "`sample(...)` and `from(..., n: ...)` are drawn whenever prompts are chosen";
+        return Err(Box::new((*refused(at, construct)).help(help)));
+    }
+    let (operand, among) = (operand.clone(), among.clone());
+    let kind = FormulaKind::Reduce { reduction: *reduction, operand, among, on: None };
+    let own = formula::Formula::new(kind, node.unit, node.axis, false, node.origin);
+    let value = fit(filter::formula(&own, what, Axis::Group, origins)?, what, at)?;
+    let rollout = place(rollouts, producer);
+    Ok(Signal::Measured { measure: place(measures, Measure { rollout, value }) })
+}
+
+/// Of an element in a list of different ones, where it is put if it was not there.
+fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
+    let known = list.iter().position(|known| *known == element);
+    let place = known.unwrap_or_else(|| {
+        list.push(element);
+        list.len() - 1
+    });
+    place as u32
+}
+
+/// Prompts are looked at some at a time, so that nothing may be of several; and what is the same for all chooses
+/// none.
+fn fit(formula: Formula, what: &str, at: At) -> Narrowed<Formula> {
+    let Formula { graph, value } = &formula;
+    let needed = graph.reachable(&[*value]);
+    let compares = graph.nodes().filter(|(id, _)| needed[id.0 as usize]).any(|(_, node)| {
+        let across = |over: Axis| over < Axis::Group;
+        match &node.operation {
+            Operation::Statistic { over, .. } | Operation::Scan { over, .. } => across(*over),
+            Operation::Memory { .. } => true,
+            _ => matches!(node.axis, Axis::Batch | Axis::Domain),
+        }
+    });
+    if compares {
+        let construct =
+            format!("{what} that compares prompts with each other, or with those of earlier steps,");
+        return Err(refused(at, construct));
+    }
+    if graph.signals(&[*value]).iter().all(is_of_run) {
+        let message = format!("{what} that is the same for every prompt chooses none");
+        let help = "read completions of the prompt, such as `mean(reward, over: group)`";
+        return Err(Diagnostic::error(Code::UnusedSetting, at.span, message).help(help).into());
+    }
+    Ok(formula)
+}
