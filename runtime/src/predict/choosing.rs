@@ -7,7 +7,7 @@ use super::trial::Trial;
 use crate::model::Weights;
 
 impl Trial<'_> {
-    /// Seconds, in so many steps. Completions of every prompt take as long as those of a step, which take `rollout`
+    /// Seconds, in so many steps. Completions of every prompt take as long as those of a batch, which take `rollout`
     /// seconds: each by the size of its writer and by the tokens that it may have.
     pub fn choosing(&self, of: &Curriculum, rollout: f64, steps: u32) -> f64 {
         let rows = |share: &Share| self.domains[share.domain.0 as usize].rows_of(self.train);

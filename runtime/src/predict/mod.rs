@@ -183,7 +183,7 @@ fn turn(
     };
     let chosen = match &train.curriculum {
         None => 0.0,
-        Some(of) => trial.choosing(of, taken.rollout, steps),
+        Some(of) => trial.choosing(of, taken.rollout * f64::from(train.passes.max(1)), steps),
     };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
     let steps = f64::from(steps);

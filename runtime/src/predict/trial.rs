@@ -279,9 +279,12 @@ impl Trial<'_> {
         let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
         // What disturbs a step only makes it longer, and layers multiply it.
         let least = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min).unwrap_or(0.0);
+        // Only the first of a rollout's steps has drawn it.
+        let drawn = warm.iter().filter(|row| row.step.is_multiple_of(passes)).map(|row| row.rollout_seconds);
+        let drawn = drawn.reduce(f64::min).unwrap_or(0.0);
         Ok(Taken {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
-            rollout: least(|row| row.rollout_seconds),
+            rollout: drawn / f64::from(passes),
             scoring: least(|row| row.scoring_seconds),
             update: least(|row| row.update_seconds),
             memory,
