@@ -691,8 +691,9 @@ def _(b):  # arXiv:2605.07725: the better a sample did, the less the teacher add
     return ppo(b.ratio, outcome + guidance * (b.lt - b.ls).detach(), 0.2, 0.28).mean()
 
 
-def uni_opd(b, lead):
-    """arXiv:2605.03677: what the right completions of a prompt lack of a lead of 0.4 over the wrong ones, half to each."""
+def uni_opd(b, lead, kept=slice(None)):
+    """arXiv:2605.03677: what the right completions of a prompt lack of a lead of 0.4 over the wrong ones, half to each; the mean
+    of those that are kept."""
     level = b.per_completion((b.lt - b.lb).detach())
     right, shift = b.reward_of_completion >= 1, torch.zeros(len(b.lengths))
     for g in range(len(LENGTHS)):
@@ -700,7 +701,7 @@ def uni_opd(b, lead):
         missing = max(0.0, 0.4 - lead(level[here & right], level[here & ~right]).item())
         shift[here & right], shift[here & ~right] = missing / 2, -missing / 2
     usable = (b.ls - b.lt).abs() < 10
-    return b.sequence_mean(usable * ppo(b.ratio, b.lt - b.lb + shift[b.of], 0.2, 0.28))
+    return b.per_completion(usable * ppo(b.ratio, b.lt - b.lb + shift[b.of], 0.2, 0.28))[kept].mean()
 
 
 @method("uni_opd.uni_opd", also={"available(teacher)": True})
@@ -1093,6 +1094,58 @@ def _(b):  # arXiv:2605.15113: right attempts above the middle of the right ones
 def _(b):  # arXiv:2402.12030: the distance of sorted probabilities, where a token of both begins
     apart = (b.s.exp().sort(-1, descending=True)[0] - b.t.exp().sort(-1, descending=True)[0]).abs().sum(-1)
     return apart[b.position > 0].mean()
+
+
+# What is drawn at random, from numbers between 0 and 1 that stand for the draw.
+DRAWN = torch.rand(max(sum(LENGTHS, [])), generator=torch.Generator().manual_seed(2604)).round(decimals=6)
+
+
+@method("tip.tip_drawn", also={"uniform 0": lambda position: DRAWN[position]}, unsure=0.7, disagree=1.3)
+def _(b):  # the sampler of the code of arXiv:2604.14084: half of the tokens, by h^0.7 (jsd / ln 2)^1.3, without replacement
+    chance = (entropy(b.s) / math.log(ENTRIES)) ** 0.7 * (jsd(b.t, b.s, 0.5) / math.log(2)) ** 1.3
+    # Those that come first, each after a time that is exponential with its chance as rate: as if drawn one by one.
+    arrival = -(1 - DRAWN[b.position]).log() / chance.detach()
+    return kl(b.s, b.t)[arrival.topk(len(arrival) // 2, largest=False).indices].mean()
+
+
+KEPT = [0.3, 0.2, 0.9, 0.6, 0.1, 0.8]
+
+
+@method("uni_opd.uni_opd_balanced", also={"available(teacher)": True, "uniform 0": KEPT})
+def _(b):  # arXiv:2605.03677: the side of a prompt with more completions is thinned to the other's size
+    right, kept = b.reward_of_completion >= 1, torch.zeros(len(b.lengths), dtype=torch.bool)
+    for g in range(len(LENGTHS)):
+        sides = [(b.group_of_completion == g) & side for side in [right, ~right]]
+        for side in sides:
+            score = torch.tensor(KEPT).masked_fill(~side, -1)
+            kept[score.topk(min(int(side.sum()) for side in sides)).indices] = True
+    assert kept.sum() == 4
+    return uni_opd(b, lambda right, wrong: right.mean() - wrong.mean(), kept)
+
+
+@method("many_faces.reverse_short", terms=["seek", "end"], ending=0.3, imitation=0.2, longest=4, k=3)
+def _(b):  # arXiv:2605.11182: minus 0.3 position / 4 log p(end), the end being the last entry; longer completions than 4
+    # tokens have no loss, and count in the mean as those of the authors' code do.
+    seek = kl_generalized(b.s, b.t, top(b.s, 3)) - 0.3 * b.position / 4 * b.s[:, -1]
+    return (b.per_completion(seek) * (b.lengths <= 4)).mean()
+
+
+@method("many_faces.reverse_short.imitate", terms=["imitate"], ending=0.3, imitation=0.2, longest=4, k=3)
+def _(b):  # on the teacher's completions, of any length
+    return b.sequence_mean(-0.2 * b.ls)
+
+
+ALIGNED = {"size(matched)": lambda position: (position != 1) * 4.0}
+
+
+@method("cross_tokenizer.gold", also=ALIGNED, run={"matched": [0, 2, 3, 6]}, beta=0.3)
+def _(b):  # catalogue B5, GOLD: both vocabularies have 4 of 7 entries; where a token of both begins, not at the second
+    same = torch.tensor([True, False, True, True, False, False, True])
+    t, s = b.t.exp(), b.s.exp()
+    m = 0.3 * t + 0.7 * s
+    matched = ((0.3 * t * (t / m).log() + 0.7 * s * (s / m).log()) * same).sum(-1)
+    ranked = lambda p: p[:, ~same].sort(-1, descending=True)[0]
+    return (4 / 7 * matched + 3 / 7 * (ranked(t) - ranked(s)).abs().sum(-1))[b.position != 1].mean()
 
 
 def main():

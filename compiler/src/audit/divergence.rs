@@ -120,7 +120,10 @@ impl TokenContext<'_> {
                 Ok(chosen(entries, &[token]))
             }
             Support::Matched | Support::Unmatched => {
-                Err("which entries two vocabularies share is not known here".into())
+                let matched = self.toy.matched.as_ref();
+                let matched = matched.ok_or("which entries two vocabularies share is not known here")?;
+                let wanted = *support == Support::Matched;
+                Ok((0..entries).map(|entry| matched.contains(&entry) == wanted).collect())
             }
             Support::Union(parts) => several(parts, |a, b| a || b, false),
             Support::Intersection(parts) => several(parts, |a, b| a && b, true),

@@ -39,7 +39,7 @@ pub use diagnostics::{diagnostics, diagnostics_while};
 pub(crate) use divergence::TokenContext;
 pub use sampler::Sampler;
 pub use teachers::Teachers;
-pub(crate) use token::{is_live_of_distributions, is_of_distributions};
+pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
 pub use toy_model::ToyModel;
 pub(crate) use toy_model::normalised;
 pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use mopd_lang::formula::{Divergence, Live, Part, Role, Signal, Support};
+use mopd_lang::formula::{FormulaKind, Live, Part, Role, Signal, Support};
 
 use super::divergence::{Refusal, TokenContext};
 use super::dual::Dual;
@@ -14,9 +14,11 @@ pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
         Signal::Of { part, .. } => {
             matches!(part, Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1 | Part::Rank)
         }
-        Signal::Divergence(divergence) => over_vocabulary(divergence),
-        Signal::Mass { support, .. } | Signal::SupportSize { support } => !is_matched(support),
-        Signal::Overlap { .. } | Signal::InNucleus { .. } => true,
+        Signal::Divergence(divergence) => divergence.kind.over_vocabulary(),
+        Signal::Mass { .. }
+        | Signal::SupportSize { .. }
+        | Signal::Overlap { .. }
+        | Signal::InNucleus { .. } => true,
         _ => false,
     }
 }
@@ -25,22 +27,26 @@ pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
 pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
     match live {
         Live::Part(part) => matches!(part, Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1),
-        Live::Divergence(divergence) => over_vocabulary(divergence),
-        Live::Likelihood { .. } => true,
-        Live::Ranking { order } => !is_matched(order),
+        Live::Divergence(divergence) => divergence.kind.over_vocabulary(),
+        Live::Likelihood { .. } | Live::Ranking { .. } => true,
         _ => false,
     }
 }
 
-fn over_vocabulary(divergence: &Divergence) -> bool {
-    divergence.kind.over_vocabulary() && !is_matched(&divergence.support)
-}
-
-/// Chosen by two vocabularies.
-fn is_matched(support: &Support) -> bool {
-    match support {
-        Support::Matched | Support::Unmatched => true,
-        Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(is_matched),
+/// Whether it is of entries that are chosen by two vocabularies.
+pub(crate) fn compares_vocabularies(kind: &FormulaKind) -> bool {
+    fn is_matched(support: &Support) -> bool {
+        match support {
+            Support::Matched | Support::Unmatched => true,
+            Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(is_matched),
+            _ => false,
+        }
+    }
+    match kind {
+        FormulaKind::Signal(Signal::Divergence(divergence))
+        | FormulaKind::Live(Live::Divergence(divergence)) => is_matched(&divergence.support),
+        FormulaKind::Signal(Signal::Mass { support, .. } | Signal::SupportSize { support })
+        | FormulaKind::Live(Live::Ranking { order: support }) => is_matched(support),
         _ => false,
     }
 }

@@ -112,6 +112,8 @@ pub struct ToyModel {
     pub(super) seed: u64,
     /// Step and steps of the run.
     pub(super) step: (u32, u32),
+    /// The entries that both of two vocabularies have; none where that is not known.
+    pub(super) matched: Option<Vec<usize>>,
     /// `top_k` of so many entries stands for one of so many here.
     pub(super) supports: Vec<(u32, usize)>,
     /// Of parameters that have none.
@@ -138,6 +140,7 @@ impl ToyModel {
             on_policy: true,
             seed: 1,
             step: (0, 1),
+            matched: None,
             supports: Vec::new(),
             values: Rc::default(),
             entry_graphs: EntryGraphs::default(),
@@ -171,11 +174,17 @@ impl ToyModel {
             on_policy: false,
             seed: 1,
             step,
+            matched: None,
             supports: Vec::new(),
             values: Rc::default(),
             entry_graphs: EntryGraphs::default(),
             before: None,
         }
+    }
+
+    /// The same, and which entries both of two vocabularies have, as far as that is known.
+    pub(crate) fn with_matched(self, matched: Option<Vec<usize>>) -> ToyModel {
+        ToyModel { matched, ..self }
     }
 
     /// The same with the probabilities of another role.
@@ -320,6 +329,7 @@ impl ToyModelSpec {
             on_policy: self.sampler.is_on_policy(self.temperature) && variation != Variation::OtherSampler,
             seed: seed + 1,
             step,
+            matched: None,
             supports: self.supports.clone(),
             values: self.values.clone(),
             entry_graphs: self.entry_graphs.clone(),

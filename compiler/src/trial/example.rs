@@ -4,6 +4,7 @@ use mopd_lang::formula::{Axis, FormulaKind, Role, Signal};
 use serde_json::{Map, Value, json};
 
 use super::supply::{given_as, random_choices, roles};
+use crate::audit::compares_vocabularies;
 use crate::lower::FormulaGraph;
 
 /// Entries that the tokens of the two completions are.
@@ -34,10 +35,14 @@ pub(super) fn of(formulas: &FormulaGraph) -> Value {
         prompt: Map::new(),
         completions: completions.collect(),
     };
+    if leaves.iter().any(|leaf| compares_vocabularies(&leaf.formula.0.kind)) {
+        example.run.insert("matched".to_owned(), json!([0, 1]));
+    }
     for leaf in leaves.iter().filter(|leaf| roles(leaf).is_empty()) {
         match &leaf.formula.0.kind {
             FormulaKind::Signal(Signal::VocabularySize) if !wanted.is_empty() => {}
             FormulaKind::Signal(signal) if follows(signal) => {}
+            kind if compares_vocabularies(kind) => {}
             // A parameter: arguments give it a value. (`star.w` is the weight of a composed teacher.)
             FormulaKind::Variable(name) if !name.contains('.') => {}
             FormulaKind::Signal(Signal::Correct) => example.add("reward", Axis::Sequence),

@@ -25,6 +25,8 @@ pub struct Numbers {
     /// The terms whose completions these are, where terms have completions of their own.
     #[serde(default)]
     pub terms: Vec<String>,
+    /// The entries that the vocabularies of student and teacher both have, counted from 0; none where nobody says.
+    pub matched: Option<Vec<usize>>,
     pub prompts: Vec<Prompt>,
     /// What should come out: see [`super::differences`].
     #[serde(default)]

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use mopd_lang::formula::{Axis, FormulaKind, Part, Role, Signal, text};
+use mopd_lang::formula::{Axis, FormulaKind, Part, Role, Signal, Support, text};
 
 use super::numbers::Numbers;
-use crate::audit::{TokenContext, ToyModel, is_live_of_distributions, is_of_distributions};
+use crate::audit::{
+    TokenContext, ToyModel, compares_vocabularies, is_live_of_distributions, is_of_distributions,
+};
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::graph::{LiveId, NodeId, Operation};
 use crate::expr::interpret::interpret;
@@ -181,13 +183,20 @@ impl<'a> Source<'a> {
                 ));
             }
         }
+        let beyond = numbers.matched.iter().flatten().find(|entry| entries > 0 && **entry >= entries);
+        if let Some(entry) = beyond {
+            faults.push(format!(
+                "`matched` has {entry}, which is none of the {entries} entries, which are counted from 0"
+            ));
+        }
         if !faults.is_empty() {
             return Err(faults);
         }
         let known = found.iter().map(|(role, _)| role.clone()).collect();
         let step = (numbers.step, numbers.steps);
         let distributions = (!found.is_empty())
-            .then(|| ToyModel::of_tokens((layout.tokens(), entries), found, temperature, step));
+            .then(|| ToyModel::of_tokens((layout.tokens(), entries), found, temperature, step))
+            .map(|known| known.with_matched(numbers.matched.clone()));
         Ok(Source { numbers, distributions, known, tokens, read: read.into() })
     }
 
@@ -225,6 +234,15 @@ impl<'a> Source<'a> {
                 return plain(vec![distributions.entries_in_all() as f64]);
             }
         }
+        let one_per = match axis {
+            Axis::Run | Axis::Batch => "one number".to_owned(),
+            axis => format!("one number per {}", axis.name()),
+        };
+        if compares_vocabularies(&leaf.formula.0.kind) && self.numbers.matched.is_none() {
+            return Err(format!(
+                "`{name}` is missing: {one_per}, or in `matched` the entries that both vocabularies have"
+            ));
+        }
         let roles = roles(leaf);
         let unknown: Vec<String> = roles
             .iter()
@@ -238,10 +256,6 @@ impl<'a> Source<'a> {
                 .of_distributions(leaf, distributions, inside)
                 .map_err(|fault| format!("`{name}`: {fault}"));
         }
-        let one_per = match axis {
-            Axis::Run | Axis::Batch => "one number".to_owned(),
-            axis => format!("one number per {}", axis.name()),
-        };
         Err(if unknown.is_empty() {
             format!("`{name}` is missing: {one_per}")
         } else {
@@ -249,7 +263,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// What follows from lengths, step and verdicts.
+    /// What follows from lengths, step, verdicts and vocabularies.
     fn of_layout(&self, signal: &Signal, layout: &Layout) -> Result<Option<Vec<f64>>, String> {
         let tokens = 0..layout.tokens();
         let first = |sequence: u32| layout.sequence_of_token.partition_point(|of| *of < sequence);
@@ -269,6 +283,10 @@ impl<'a> Source<'a> {
                     (turn(token) - turn(first(layout.sequence_of_token[token]))) as f64
                 })
                 .collect(),
+            Signal::SupportSize { support: Support::Matched } if self.numbers.matched.is_some() => {
+                let matched = self.numbers.matched.iter().flatten().collect::<BTreeSet<_>>();
+                tokens.map(|_| matched.len() as f64).collect()
+            }
             Signal::Step => vec![f64::from(self.numbers.step)],
             Signal::Progress => {
                 vec![f64::from(self.numbers.step) / f64::from(self.numbers.steps.max(1))]

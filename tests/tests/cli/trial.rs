@@ -170,6 +170,29 @@ fn numbers_that_do_not_fit_are_told_with_their_place() {
     place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(0, &["note: `reference.logp` is given and not read"]);
 }
 
+/// With a teacher of another tokenizer.
+#[test]
+fn the_entries_that_two_vocabularies_share_are_given() {
+    let place = Place::new();
+    let gold = ["try", "std.cross_tokenizer", "gold"];
+    let mut numbers = place.mopd(&gold).is(0, &[]).json();
+    let tried = |numbers: &Value| {
+        place.write("n.json", &numbers.to_string());
+        place.mopd(&[&gold[..], &["n.json"]].concat())
+    };
+    // All entries are shared: then the loss is the divergence alone, of a student that is its teacher.
+    numbers["matched"] = json!([0, 1, 2]);
+    for completion in numbers["prompts"][0]["completions"].as_array_mut().expect("a list") {
+        completion["teacher"] = completion["student"].clone();
+    }
+    assert_eq!(tried(&numbers).is(0, &[]).out.lines().next(), Some("loss = 0"));
+    numbers["matched"] = json!([0, 3]);
+    tried(&numbers).is(2, &["`matched` has 3, which is none of the 3 entries, which are counted from 0"]);
+    numbers.as_object_mut().expect("an object").remove("matched");
+    tried(&numbers)
+        .is(2, &["`size(matched)` is missing", "or in `matched` the entries that both vocabularies have"]);
+}
+
 #[test]
 fn terms_with_completions_of_their_own_are_tried_apart() {
     let objective = "\
