@@ -3,19 +3,24 @@
 
 mod agents;
 mod beyond;
+mod confidence;
 mod curricula;
 mod divergences;
 mod efforts;
 mod estimators;
+mod exposure;
 mod feedback;
+mod panels;
 mod pipelines;
 mod preferences;
 mod prefixes;
+mod reference;
 mod reverse;
 mod rewards;
 mod rewards_and_teachers;
 mod rollouts;
 mod run;
+mod subspace;
 mod tokenizers;
 mod tokens;
 mod tuning;
