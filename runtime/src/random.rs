@@ -34,6 +34,8 @@ pub enum Purpose {
     Learned = 17,
     /// Completions by which prompts are chosen.
     Measure = 18,
+    /// What teachers write that go on from where blocks begin.
+    Agreement = 19,
     /// Which records are in a private step, and its noise.
     Privacy = 20,
 }

@@ -41,7 +41,9 @@ class Batch:
     teacher, the policy that sampled and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
 
     def __init__(self, seed, also, panel, named):
-        self.also = also  # further numbers of every completion, of one after the other, or of each token by its position
+        # Further numbers of every completion, of one after the other, or of each token by its position; or what makes them of
+        # the batch.
+        self.also = also
         self.panel = panel  # whether two members of a panel judge as well
         draw = torch.Generator().manual_seed(seed)
         self.of = torch.tensor([c for c, n in enumerate(sum(LENGTHS, [])) for _ in range(n)])
@@ -94,6 +96,7 @@ class Batch:
 
     def json(self):
         prompts, token, completion = [], 0, 0
+        also = self.also(self) if callable(self.also) else self.also
         for g, lengths in enumerate(LENGTHS):
             completions = []
             for n in lengths:
@@ -107,7 +110,7 @@ class Batch:
                     "reference": rows(self.reference_logits),
                     "reward": self.reward_of_completion[completion].item(),
                     **{name: of(self.position[here]).tolist() if callable(of) else of[completion] if isinstance(of, list) else of
-                       for name, of in self.also.items()},
+                       for name, of in also.items()},
                 })
                 for m, (name, logits) in enumerate(zip(self.names, self.named_logits)):
                     completions[-1][name] = rows(logits)
@@ -1146,6 +1149,45 @@ def _(b):  # catalogue B5, GOLD: both vocabularies have 4 of 7 entries; where a 
     matched = ((0.3 * t * (t / m).log() + 0.7 * s * (s / m).log()) * same).sum(-1)
     ranked = lambda p: p[:, ~same].sort(-1, descending=True)[0]
     return (4 / 7 * matched + 3 / 7 * (ranked(t) - ranked(s)).abs().sum(-1))[b.position != 1].mean()
+
+
+# Of 4 continuations each, of the blocks of a completion's tokens; tokens outside of them have none.
+ALIKE = [[1.25, 3.5], [0.5, 4.0], [2.75, 0.0], [3.0, 1.5], [2.25, 0.75], [0.25, 2.0]]
+
+
+def blocks_of(b, most, width):
+    """Completion by completion: runs of tokens that lie less than `width` behind one of the `most` highest entropies."""
+    unsure, runs = entropy(b.s).tolist(), []
+    for c, n in enumerate(b.lengths.tolist()):
+        here = (b.of == c).nonzero()[:, 0].tolist()
+        first = sorted(range(n), key=lambda t: -unsure[here[t]])[:most]
+        inside = [t for t in range(n) if any(f <= t < f + width for f in first)]
+        runs.append([])
+        for t in inside:
+            if runs[-1] and runs[-1][-1][-1] == here[t] - 1:
+                runs[-1][-1].append(here[t])
+            else:
+                runs[-1].append([here[t]])
+    return runs
+
+
+def alike(b):
+    out = torch.full([len(b.y)], 0.125)
+    for c, runs in enumerate(blocks_of(b, 2, 2)):
+        for number, run in enumerate(runs):
+            out[run] = ALIKE[c][number]
+    return {"agreement(teacher, samples: 4, by: edit)": [out[b.of == c].tolist() for c in range(len(b.lengths))]}
+
+
+@method("omniopd.omniopd", also=alike, pieces=2, width=2, stay=0.3, samples=4, prior=2)
+def _(b):  # arXiv:2606.01476: the share of continuations that agree, smoothed by the student's own probability, weighs a block
+    loss, outside = 0.0, torch.ones(len(b.y), dtype=bool)
+    for c, runs in enumerate(blocks_of(b, 2, 2)):
+        for number, run in enumerate(runs):
+            prior = b.ls[run].detach().exp().prod() ** (1 / len(run))
+            loss = loss - (ALIKE[c][number] + 2 * prior) / (4 + 2) * b.ls[run].sum()
+            outside[run] = False
+    return (loss + 0.3 * kl(b.r, b.s)[outside].sum()) / len(b.lengths)
 
 
 def main():

@@ -39,6 +39,27 @@ pub struct Runs {
     pub parent: Vec<u32>,
 }
 
+impl Runs {
+    /// The division into blocks by which tokens are `chosen`, one number each, 0 where one is not: chosen tokens that
+    /// follow each other in a turn are a block. Those between are runs too, for every token is in one, but no objective
+    /// reads a number of theirs.
+    pub fn of_chosen(layout: &Layout, chosen: &[f32]) -> Runs {
+        assert_eq!(chosen.len(), layout.tokens(), "each token is chosen or not");
+        let (mut of_token, mut parent): (Vec<u32>, Vec<u32>) = Default::default();
+        let mut last = None;
+        for (token, chosen) in chosen.iter().enumerate() {
+            let turn = layout.parent(Axis::Token, Axis::Turn, token) as u32;
+            let run = (turn, *chosen != 0.0);
+            if last != Some(run) {
+                parent.push(turn);
+                last = Some(run);
+            }
+            of_token.push(parent.len() as u32 - 1);
+        }
+        Runs { of_token, parent }
+    }
+}
+
 impl Layout {
     pub fn tokens(&self) -> usize {
         self.sequence_of_token.len()
@@ -242,5 +263,31 @@ impl Batch {
             });
         }
         Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_runs_of_chosen_tokens_inside_a_turn() {
+        let layout = Layout {
+            sequence_of_token: vec![0, 0, 0, 0, 0, 1, 1],
+            group_of_sequence: vec![0, 0],
+            groups: 1,
+            ..Layout::default()
+        };
+        let chosen = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0];
+        let blocks = Runs::of_chosen(&layout, &chosen);
+        assert_eq!(blocks, Runs { of_token: vec![0, 1, 1, 2, 3, 4, 5], parent: vec![0, 0, 0, 0, 1, 1] });
+        assert_eq!(Layout { blocks: Some(blocks), ..layout.clone() }.check(), Ok(()));
+        // Turns divide them further.
+        let turns = Runs { of_token: vec![0, 0, 1, 1, 1, 2, 2], parent: vec![0, 0, 1] };
+        let layout = Layout { turns: Some(turns), ..layout };
+        let blocks = Runs::of_chosen(&layout, &chosen);
+        let parent = vec![0, 0, 1, 1, 1, 2, 2];
+        assert_eq!(blocks, Runs { of_token: vec![0, 1, 2, 3, 4, 5, 6], parent });
+        assert_eq!(Layout { blocks: Some(blocks), ..layout }.check(), Ok(()));
     }
 }

@@ -55,6 +55,9 @@ pub enum Signal {
     /// Whether a completion of a role's own is right: of the same prompt, by the same settings, and of the same place
     /// among those of the prompt. Per sequence, bool.
     CorrectOf { role: Role },
+    /// How much a role that goes on from where a block begins writes what stands there: of `samples` continuations, as
+    /// long as the block, the sum of 1 minus the edit distance over the longer text. Per block, number.
+    Agreement { role: Role, samples: u32 },
     /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
     /// real.
     StatedConfidence { role: Role },
@@ -127,6 +130,7 @@ impl Signal {
             | Signal::VocabularySize => Axis::Run,
             Signal::RecordedLogp { .. } => Axis::Batch,
             Signal::Measured { .. } => Axis::Group,
+            Signal::Agreement { .. } => Axis::Block,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
@@ -160,6 +164,7 @@ impl Signal {
             | Signal::Chosen
             | Signal::Available { .. }
             | Signal::CorrectOf { .. }
+            | Signal::Agreement { .. }
             | Signal::StatedConfidence { .. }
             | Signal::RewardPart { .. }
             | Signal::Progress

@@ -3,7 +3,7 @@
 
 use mopd_lang::diag::Diagnostic;
 
-use crate::plan::{Objective, Producer, Rollout, Scorers, View};
+use crate::plan::{Objective, Producer, Rollout, Scorers, TeacherChoice, View};
 use crate::refusal::{Origins, refused};
 
 pub fn unfit(
@@ -16,16 +16,8 @@ pub fn unfit(
     objective.attempts().into_iter().find_map(|role| {
         let signal = format!("`{}.correct`", scorers.name(role));
         let refuse = |of: &str| Some(*refused(at, format!("{signal}, {of},")));
-        for choice in scorers.choices(role) {
-            if choice.teacher.composition().is_some() {
-                return refuse("of a teacher that is no model of its own");
-            }
-            if choice.own_tokens {
-                return refuse("of a teacher with another tokenizer");
-            }
-            if choice.sees.as_ref().is_some_and(View::of_completions) {
-                return refuse("of a teacher whose template shows what becomes of a completion");
-            }
+        if let Some(why) = scorers.choices(role).iter().find_map(unable) {
+            return refuse(why);
         }
         // It writes by the settings of this rollout, sample for sample.
         let producer = &rollout.producer;
@@ -37,4 +29,16 @@ pub fn unfit(
         }
         None
     })
+}
+
+/// Why a teacher can write nothing of its own beside the completions, in a step.
+pub fn unable(choice: &TeacherChoice) -> Option<&'static str> {
+    if choice.teacher.composition().is_some() {
+        return Some("of a teacher that is no model of its own");
+    }
+    if choice.own_tokens {
+        return Some("of a teacher with another tokenizer");
+    }
+    let of_completions = choice.sees.as_ref().is_some_and(View::of_completions);
+    of_completions.then_some("of a teacher whose template shows what becomes of a completion")
 }

@@ -161,6 +161,14 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             rollouts * writer.map_or(0.0, |(_, parameters)| *parameters as f64)
         });
         let beside: f64 = beside.sum();
+        // What goes on from where blocks begin, behind what stands before each.
+        let continued = objective.agreements().into_iter().map(|agreement| {
+            let writer = scorers.iter().find(|(known, _)| *known == agreement.role);
+            let sequences = tokens / context? as f64;
+            let all = tokens * f64::from(agreement.blocks) + sequences * agreement.written();
+            Some(FORWARD * writer.map_or(0.0, |(_, parameters)| *parameters as f64) * all)
+        });
+        let continued: f64 = continued.sum::<Option<f64>>()?;
         // Of recorded text, one for each prompt of a step.
         let prompts = steps? as f64 * f64::from(rollout.groups) * context? as f64;
         let recorded = FORWARD * parameters as f64 * prompts * objective.recorded().len() as f64;
@@ -168,7 +176,7 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
         // The batch is looked at as a whole, then record by record.
         let times = if train.private.is_some() { 2.0 } else { 1.0 };
-        Some(times * (updates * tokens + scoring) + sampling + talk + beside + recorded)
+        Some(times * (updates * tokens + scoring + continued) + sampling + talk + beside + recorded)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);

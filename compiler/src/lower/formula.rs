@@ -18,7 +18,7 @@ use super::parts::{operands, switched_off};
 use super::positions;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
-use crate::refusal::Origins;
+use crate::refusal::{Origins, refused};
 
 /// A live primitive and the first place that reads it.
 pub(super) struct Primitive {
@@ -42,6 +42,8 @@ pub(super) struct Lowering<'a> {
     vocabulary: Option<u32>,
     /// What `loss` and `loss.<term>` are where they are those of this very step.
     losses: Vec<(Signal, NodeId)>,
+    /// Whether there may be numbers of blocks: those of an objective, which says what a block is.
+    pub blocks: bool,
     /// The mask of the objective's `select`, per token, once it is known.
     selected: Option<NodeId>,
     /// By address of a formula that the objective keeps alive.
@@ -80,6 +82,7 @@ impl<'a> Lowering<'a> {
             domain_weight: None,
             vocabulary: None,
             losses: Vec::new(),
+            blocks: false,
             selected: None,
             known: HashMap::new(),
             places: HashMap::new(),
@@ -245,6 +248,9 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let kind = match self.supply {
+            Supply::Runtime if formula.axis == Axis::Block && !self.blocks => {
+                return Err(refused(span, "one number per block in this place"));
+            }
             Supply::Runtime => narrow::kind_with(formula, self.origins.at(formula.origin), self.elsewhere)?,
             Supply::Anything | Supply::Leaves => {
                 match narrow::kind_of_anything(formula, self.origins.at(formula.origin))? {

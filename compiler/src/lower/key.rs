@@ -1,8 +1,7 @@
-//! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every
-//! model replaced by its own key and every domain by its content, and hashed. So renaming, comments and
-//! unrelated changes keep a key, and any number that enters the computation changes it. A stage has two keys:
-//! one that knows files by their paths, which tells texts apart, and one that does not know them ([`Files`]),
-//! for results, to which the content of the files is added at run time.
+//! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every model replaced by
+//! its own key and every domain by its content, and hashed. So renaming, comments and unrelated changes keep a key, and any
+//! number that enters the computation changes it. A stage has two keys: one that knows files by their paths, which tells
+//! texts apart, and one that does not know them ([`Files`]), for results, to which the files' content is added at run time.
 
 use serde::Serialize;
 
@@ -25,8 +24,7 @@ const STREAMS: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Files {
     ByPath,
-    /// Nothing here: where a file lies does not change what it holds. The content is added at run time, in
-    /// the order of a stage's mixture and of its inputs, so that a place in these stands for each.
+    /// Nothing here: the content is added at run time, in the order of a stage's mixture and inputs.
     ByContent,
 }
 
@@ -243,6 +241,8 @@ struct ObjectiveMeaning<'a> {
     signal: NodeId,
     clipped: Option<NodeId>,
     selected: Option<NodeId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chosen: Option<NodeId>,
     weight: Option<NodeId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     domain_weight: Option<NodeId>,
@@ -267,6 +267,7 @@ impl<'a> ObjectiveMeaning<'a> {
             signal: objective.signal,
             clipped: objective.clipped,
             selected: objective.selected,
+            chosen: objective.chosen,
             weight: objective.weight,
             domain_weight: objective.domain_weight,
             temperature: Some(objective.temperature).filter(|temperature| *temperature != 1.0),

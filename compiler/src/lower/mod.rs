@@ -1,8 +1,10 @@
 //! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives
 //! become graphs with their derivatives, stages get their keys and costs.
 
+mod agreement;
 mod attempts;
 mod balance;
+mod blocks;
 mod cost;
 mod drafts;
 mod expression;
@@ -314,6 +316,7 @@ fn trained(
             .or_else(|| partial::unfit(part, scorers, origins))
             .or_else(|| partial::without_confidence(part, &train.panels, origins))
             .or_else(|| attempts::unfit(part, rollout, scorers, origins))
+            .or_else(|| agreement::unfit(part, rollout, scorers, origins))
             .or_else(|| drafts::unfit(part, rollout, scorers, origins))
             .or_else(|| {
                 let student = train.sees.as_ref();

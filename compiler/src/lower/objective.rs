@@ -9,7 +9,7 @@ use super::formula::{Lowering, Primitive, Supply};
 use super::leaves::FormulaGraph;
 use super::narrow::formula::Elsewhere;
 use super::reduced::{Weighted, loss, only_where, term_loss};
-use super::{Expressions, TermExpressions};
+use super::{Expressions, TermExpressions, blocks};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{
@@ -27,9 +27,15 @@ pub(super) fn lower(
     fused: bool,
 ) -> Result<Objective, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
-    let Pieces { mut lowering, selected, weight, terms, weighted } =
-        pieces(objective, Lowering::new(Supply::Runtime, origins).with_vocabulary(vocabulary), origins)?;
+    let mut lowering = Lowering::new(Supply::Runtime, origins).with_vocabulary(vocabulary);
+    lowering.blocks = true;
+    let Pieces { mut lowering, selected, weight, mut terms, weighted } =
+        pieces(objective, lowering, origins)?;
     lowering.graph.set_fused(fused);
+    let chosen = blocks::chosen(&lowering.graph, objective, (&terms, &weighted), origins)?;
+    if let Some(chosen) = chosen {
+        blocks::report(&mut lowering.graph, terms.iter_mut().map(|term| &mut term.value), chosen);
+    }
     // Terms that are one number per token already are added up as such; a loss per pair has no token of its
     // own.
     let (of_tokens, coarser): (Vec<NodeId>, Vec<NodeId>) =
@@ -51,6 +57,10 @@ pub(super) fn lower(
     let everything: Vec<NodeId> = total.into_iter().chain(coarser.iter().copied()).collect();
     let signal = signal(&mut lowering, &everything, selected, origins, here)?;
     let clipped = clipped(&mut lowering.graph, &everything);
+    // Its bound would be looked for where there is no block too.
+    if clipped.is_some_and(|node| blocks::readers(&lowering.graph)[node.0 as usize]) {
+        return Err(refused(here, "`clip` of a number of a block"));
+    }
 
     let mut term_losses = Vec::new();
     for (term, weighted) in objective.terms.iter().zip(&weighted) {
@@ -97,6 +107,7 @@ pub(super) fn lower(
         signal,
         clipped,
         selected,
+        chosen,
         weight,
         domain_weight,
         temperature,
@@ -240,6 +251,8 @@ pub(crate) struct WholeObjective {
     /// Its roots are all nodes below.
     pub formulas: FormulaGraph,
     pub loss: NodeId,
+    /// As in [`Objective`].
+    pub chosen: Option<NodeId>,
     /// `let`s, `select`, weights and terms, as the author calls them.
     pub parts: Vec<(String, NodeId)>,
     /// By live leaf: the derivative of the loss.
@@ -269,6 +282,18 @@ pub(crate) fn whole(
         parts.extend(weighted.weight.map(|node| (format!("{}.weight", term.name), node)));
         parts.extend(weighted.when.map(|node| (format!("{}.when", term.name), node)));
     }
+    let chosen = blocks::chosen(&lowering.graph, objective, (&terms, &weighted), origins)?;
+    let of_block = lowering.graph.nodes().find(|(_, node)| node.axis == Axis::Block);
+    match (chosen, of_block) {
+        (Some(chosen), _) => {
+            blocks::report(&mut lowering.graph, parts.iter_mut().map(|(_, node)| node), chosen);
+        }
+        (None, Some((node, _))) => {
+            let place = lowering.place(node).map_or(here, |origin| origins.span(origin));
+            return Err(refused(place, "one number per block that no term reads, on given numbers,"));
+        }
+        (None, None) => {}
+    }
     let loss = loss(&mut lowering, &weighted, selected, objective, origins)?;
     let mut losses = vec![(Signal::Loss, loss)];
     for (term, weighted) in objective.terms.iter().zip(&weighted).filter(|_| !objective.states.is_empty()) {
@@ -290,9 +315,10 @@ pub(crate) fn whole(
     }
     let gradients = gradients(&mut lowering, loss, &live, origins, here)?;
     let gradients: Vec<(LiveId, NodeId)> = live.into_iter().zip(gradients).collect();
-    let roots = parts.iter().map(|(_, node)| *node).chain([loss]);
+    let roots = parts.iter().map(|(_, node)| *node).chain([loss]).chain(chosen);
     let roots = roots.chain(gradients.iter().map(|(_, node)| *node)).collect();
-    Ok(WholeObjective { formulas: FormulaGraph::new(lowering, None, roots), loss, parts, gradients })
+    let formulas = FormulaGraph::new(lowering, None, roots);
+    Ok(WholeObjective { formulas, loss, chosen, parts, gradients })
 }
 
 /// The node of `select` or `weight`, which carry no gradient.

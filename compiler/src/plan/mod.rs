@@ -1,6 +1,7 @@
 //! The plan: what the compiler makes and the runtime executes. Typed, versioned, serialisable; it knows no
 //! source text but a table of places to point at when something fails.
 
+mod agreement;
 mod comparisons;
 mod curriculum;
 mod data;
@@ -19,6 +20,7 @@ pub(crate) mod template;
 mod validation;
 pub mod views;
 
+pub use agreement::Agreement;
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
 pub use curriculum::{Curriculum, Measure};
 pub(crate) use curriculum::{CurriculumMeaning, is_of_run};
@@ -136,6 +138,10 @@ pub struct Objective {
     pub clipped: Option<NodeId>,
     /// Per token: 1 where the token is selected. Absent where the objective has no `select`.
     pub selected: Option<NodeId>,
+    /// Per token: 1 where the token is of a block. It reads no number of a block, and is evaluated first. Absent where
+    /// no number of a block is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<NodeId>,
     /// Per token: what `weight` says, times the term's own where there is one term. Absent where nothing is
     /// weighted.
     #[serde(default)]
@@ -190,6 +196,7 @@ impl Objective {
             .chain([self.signal])
             .chain(self.clipped)
             .chain(self.selected)
+            .chain(self.chosen)
             .chain(self.weight)
             .chain(self.domain_weight)
             .chain(self.ladders.iter().map(|ladder| ladder.advance_if))

@@ -91,6 +91,8 @@ impl Example {
                 for (index, completion) in self.completions.iter_mut().enumerate() {
                     let value = match axis {
                         Axis::Token => json!(&NUMBERS[index..index + TOKENS[index].len()]),
+                        // The same for all tokens of a block.
+                        Axis::Block => json!(vec![NUMBERS[index]; TOKENS[index].len()]),
                         _ if name == "reward" => json!(REWARDS[index]),
                         _ => json!(NUMBERS[index]),
                     };

@@ -6,6 +6,7 @@
 //! f32, on the same numbers, rounded to f32 as those of a run are. Through given distributions the derivative
 //! goes on to the student's logits, in f64.
 
+mod blocks;
 mod example;
 mod expected;
 mod numbers;
@@ -76,10 +77,10 @@ impl From<Box<Diagnostic>> for Failure {
 pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result<Trial, Failure> {
     let objective =
         &part::chosen(objective, &numbers.terms).map_err(|fault| Failure::Numbers(vec![fault]))?;
-    let WholeObjective { formulas, loss, parts, gradients } = whole(objective, origins)?;
+    let WholeObjective { formulas, loss, chosen, parts, gradients } = whole(objective, origins)?;
     let temperature = objective.temperature.unwrap_or(1.0);
     let Supplied { batch, by_logits, unread } =
-        supply(&formulas, numbers, temperature).map_err(Failure::Numbers)?;
+        supply(&formulas, chosen, numbers, temperature).map_err(Failure::Numbers)?;
     let graph = &formulas.graph;
     let fault = |error: &dyn std::fmt::Display| Failure::Numbers(vec![error.to_string()]);
     let exact = interpret(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;

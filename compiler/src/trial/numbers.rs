@@ -156,7 +156,8 @@ impl Numbers {
         places
     }
 
-    /// A number by its name, one per element of its axis; none where nobody gives it.
+    /// A number by its name, one per element of its axis; none where nobody gives it. Numbers of blocks are given per
+    /// token.
     ///
     /// Where one `may_lack`, `null` says so: the number is NaN then.
     ///
@@ -184,7 +185,7 @@ impl Numbers {
             Ok(())
         };
         match axis {
-            Axis::Token => {
+            Axis::Token | Axis::Block => {
                 for (place, completion) in self.completions() {
                     one(&place, &completion.given, Some(completion.len().unwrap_or(0)))?;
                 }
@@ -195,7 +196,7 @@ impl Numbers {
                     one(&place, &completion.given, Some(turns))?;
                 }
             }
-            Axis::Sequence | Axis::Block => {
+            Axis::Sequence => {
                 for (place, completion) in self.completions() {
                     one(&place, &completion.given, None)?;
                 }

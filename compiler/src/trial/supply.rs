@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use mopd_lang::formula::{Axis, FormulaKind, Part, Role, Signal, Support, text};
 
+use super::blocks::Blocks;
 use super::numbers::Numbers;
 use crate::audit::{
     TokenContext, ToyModel, compares_vocabularies, is_live_of_distributions, is_of_distributions,
@@ -34,6 +35,7 @@ struct Numbered {
 /// All that is missing or does not fit, a sentence each.
 pub(super) fn supply(
     formulas: &FormulaGraph,
+    chosen: Option<NodeId>,
     numbers: &Numbers,
     temperature: f64,
 ) -> Result<Supplied, Vec<String>> {
@@ -42,10 +44,26 @@ pub(super) fn supply(
     let mut batch = Batch { layout, step: numbers.step, steps: numbers.steps, ..Batch::default() };
     batch.live = vec![Vec::new(); formulas.leaves().len()];
     let (mut faults, mut by_logits) = (Vec::new(), Vec::new());
-    for leaf in formulas.leaves().iter().filter(|leaf| formulas.is_needed(leaf.node)) {
+    let needed = formulas.leaves().iter().filter(|leaf| formulas.is_needed(leaf.node));
+    let (of_blocks, others): (Vec<&Leaf>, Vec<&Leaf>) =
+        needed.partition(|leaf| leaf.formula.axis() == Axis::Block);
+    let mut blocks = None;
+    for leaf in others.into_iter().chain(of_blocks) {
+        let of_block = leaf.formula.axis() == Axis::Block;
+        if let (Some(chosen), None, true, true) = (chosen, &blocks, of_block, faults.is_empty()) {
+            blocks = Some(Blocks::of(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
+        }
         // Its own numbers come first: leaves are in this order.
         let inside = inside(formulas, leaf, &batch);
-        let of_leaf = match inside.and_then(|inside| source.leaf(leaf, &inside, &batch.layout)) {
+        let of_leaf = inside.and_then(|inside| source.leaf(leaf, &inside, &batch.layout));
+        let of_leaf = match (of_leaf, &blocks) {
+            (Ok(Numbered { values, .. }), Some(blocks)) if of_block => {
+                let numbers = blocks.numbers(&given_as(leaf), &values);
+                numbers.map(|values| Numbered { values, by_logits: None })
+            }
+            (of_leaf, _) => of_leaf,
+        };
+        let of_leaf = match of_leaf {
             Ok(numbers) => numbers,
             Err(fault) => {
                 faults.push(fault);
@@ -76,6 +94,10 @@ pub(super) fn supply(
         faults.dedup();
         return Err(faults);
     }
+    if let (Some(chosen), None) = (chosen, &blocks) {
+        blocks = Some(Blocks::of(formulas, chosen, &batch).map_err(|fault| vec![fault])?);
+    }
+    blocks.iter().for_each(|blocks| blocks.divide(&mut batch.layout));
     let read = source.read.into_inner();
     let unread: BTreeSet<&String> = numbers.names().filter(|name| !read.contains(*name)).collect();
     Ok(Supplied { unread: unread.into_iter().cloned().collect(), batch, by_logits })
@@ -236,6 +258,7 @@ impl<'a> Source<'a> {
         }
         let one_per = match axis {
             Axis::Run | Axis::Batch => "one number".to_owned(),
+            Axis::Block => "one number per token, that of its block".to_owned(),
             axis => format!("one number per {}", axis.name()),
         };
         if compares_vocabularies(&leaf.formula.0.kind) && self.numbers.matched.is_none() {

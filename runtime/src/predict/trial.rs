@@ -140,7 +140,9 @@ impl Trial<'_> {
         let beside: f64 = about.map(|tokens| tokens + self.length()).sum();
         let attempts = self.train.objective.attempts().len() as f64 * self.length();
         let derived: f64 = self.derived().map(|derived| self.beside_derived(derived)).sum();
-        completions * (beside + attempts + derived)
+        let continued = self.train.objectives().flat_map(|(_, objective)| objective.agreements());
+        let continued: f64 = continued.map(|of| f64::from(of.blocks) * self.length() + of.written()).sum();
+        completions * (beside + attempts + derived + continued)
     }
 
     fn derived(&self) -> impl Iterator<Item = &Derived> {
@@ -173,7 +175,11 @@ impl Trial<'_> {
             self.completion * (1 + derived.answering().len() as u32) + shorts
         };
         let derived: u32 = self.derived().map(derived).sum();
-        let reads = f64::from(written) + f64::from(spoken + about + attempted + derived) + 20.0;
+        // All blocks at once.
+        let continued = self.train.objectives().flat_map(|(_, objective)| objective.agreements());
+        let continued: u32 = continued.map(|of| of.width.min(self.completion)).sum();
+        let beside = f64::from(spoken + about + attempted + derived + continued);
+        let reads = f64::from(written) + beside + 20.0;
         // Of the passes that are counted at most, about this part is made.
         0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }

@@ -63,6 +63,9 @@ pub struct Row {
     pub accepted: Option<f64>,
     #[serde(default)]
     pub accepted_length: Option<f64>,
+    /// Where the objective reads `agreement`: the mean similarity of what teachers wrote to the blocks of the row.
+    #[serde(default)]
+    pub agreement: Option<f64>,
     /// Of the completions that others wrote of the same prompts, where the objective asks whether they are right: the
     /// share that is.
     #[serde(default)]
@@ -133,6 +136,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         unstated,
         accepted,
         accepted_length,
+        agreement,
         correct_of_others,
         derived,
         chosen_prompts,
@@ -189,6 +193,7 @@ mod tests {
             unstated: Some(2.0),
             accepted: None,
             accepted_length: Some(2.5),
+            agreement: Some(0.375),
             correct_of_others: Some(0.25),
             derived: Some(0.125),
             chosen_prompts: Some(12.0),

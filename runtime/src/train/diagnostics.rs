@@ -11,7 +11,7 @@ use super::objective::Outputs;
 use super::route::Section;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
-use super::{Stage, panels};
+use super::{Stage, agreement, panels};
 use crate::model::ExpertLoad;
 use crate::report::metrics::Row;
 use crate::rollout::{Sequence, Speculation};
@@ -121,6 +121,9 @@ pub fn diagnose(
             unstated: panels::unstated(stage, sequences, own),
             accepted: acceptance.map(|[accepted, _]| accepted),
             accepted_length: acceptance.map(|[_, length]| length),
+            agreement: objective
+                .chosen
+                .and_then(|chosen| agreement::mean(objective, batch, outputs.get(chosen), range.clone())),
             correct_of_others: correct_of_others(own),
             derived: derived(stage, own),
             ..row(stage, section, &terms, numbers)
@@ -200,6 +203,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         unstated: None,
         accepted: None,
         accepted_length: None,
+        agreement: None,
         correct_of_others: None,
         derived: None,
         chosen_prompts: chosen.map(|(prompts, _)| prompts as f64),

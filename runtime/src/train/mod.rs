@@ -6,6 +6,7 @@
 //! vocabulary carries that on into the student's last hidden states and LM head ([`vocabulary`]), and
 //! libtorch from there into the weights.
 
+mod agreement;
 mod batches;
 mod cached_scores;
 mod compose;

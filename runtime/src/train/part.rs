@@ -6,11 +6,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::expr::batch::{Batch, Runs};
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Ladder, Role};
 
+use super::agreement::{self, Agreements};
 use super::batches::{Batches, RolloutCache};
 use super::cached_scores::{CachedScores, ScoreCache};
 use super::losses::Losses;
@@ -34,6 +35,7 @@ pub struct Part<'a> {
     roles: Vec<Role>,
     program: Program<'a>,
     tags: Option<Tags>,
+    agreements: Option<Agreements>,
     pub batches: Batches,
     pub kept: Option<CachedScores<'a>>,
     recorded: Recorded,
@@ -98,11 +100,12 @@ impl<'a> Part<'a> {
         let roles = stage.train.scorers.scored(read);
         let program = Program::new(objective, stage.device, stage.control);
         let tags = Tags::of_stage(stage)?;
+        let agreements = Agreements::of_stage(stage)?;
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
         let recorded = Recorded::of_stage(stage)?;
         let (rollouts, carried) = (None, HashMap::new());
-        Ok(Part { stage, roles, program, tags, batches, kept, recorded, rollouts, carried })
+        Ok(Part { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
     }
 
     pub fn scoring<'t>(&'t self, model: &'t Decoder, models: &'t Models, losses: &'t Losses) -> Scoring<'t> {
@@ -137,6 +140,17 @@ impl<'a> Part<'a> {
         non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
         noise::add(self.stage, objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);
+        if let Some(chosen) = objective.chosen {
+            // Which tokens are a block: by the program itself, so that it is what its terms apply to.
+            agreement::stand_in(objective, &mut batch);
+            let outputs = self.program.run(&batch).map_err(plain)?;
+            let chosen = outputs.get(chosen);
+            batch.layout.blocks = Some(Runs::of_chosen(&batch.layout, chosen));
+            if let Some(agreements) = &self.agreements {
+                let asked = agreements.add(scoring, &rollouts.sequences, chosen, step, &mut batch);
+                asked.map_err(plain)?;
+            }
+        }
         let outputs = self.program.run(&batch).map_err(plain)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
         let gradient =

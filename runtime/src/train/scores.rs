@@ -199,7 +199,7 @@ pub struct ScoringRun {
     /// None where nobody asks the role.
     pub scored: Option<Scored>,
     sources: Range<usize>,
-    members: Range<usize>,
+    pub members: Range<usize>,
     /// Those trained on, among the tokens of the step.
     pub tokens: Range<usize>,
 }

@@ -25,6 +25,7 @@ use crate::model::{layout, to_vec};
 use crate::report::metrics::Row;
 use crate::tokenizer::Tokenizer;
 
+mod agreement;
 mod cached_scores;
 mod chosen;
 mod conversations;

@@ -36,6 +36,7 @@ pub fn objective(
         signal,
         clipped,
         selected: None,
+        chosen: None,
         weight: None,
         domain_weight: None,
         temperature: 1.0,

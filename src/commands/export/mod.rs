@@ -20,7 +20,7 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 18] = [
+const OF_DOMAIN: [&str; 19] = [
     "reward",
     "dropped",
     "divergence",
@@ -35,6 +35,7 @@ const OF_DOMAIN: [&str; 18] = [
     "domain_weight",
     "accepted",
     "accepted_length",
+    "agreement",
     "correct_of_others",
     "derived",
     "chosen_prompts",

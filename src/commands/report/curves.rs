@@ -11,7 +11,7 @@ use crate::metrics::{SHARES, STATE, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
-const OF_DOMAIN: [&str; 17] = [
+const OF_DOMAIN: [&str; 18] = [
     "reward",
     "dropped",
     "divergence",
@@ -22,6 +22,7 @@ const OF_DOMAIN: [&str; 17] = [
     "domain_weight",
     "accepted",
     "accepted_length",
+    "agreement",
     "correct_of_others",
     "derived",
     "chosen_prompts",

@@ -212,6 +212,7 @@
     clipped_fraction: ["Tokens at the bound of a clip", "fraction"],
     accepted: ["Drafted tokens that stood", "fraction"],
     accepted_length: ["Tokens of a completion per draft", "tokens"],
+    agreement: ["Agreement of teachers' continuations with the student's blocks", "fraction"],
     correct_of_others: ["What other models got right of the prompts", "fraction"],
     derived: ["Completions of derived prompts", "fraction"],
     chosen_prompts: ["Prompts chosen", "prompts"],

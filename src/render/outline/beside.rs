@@ -1,9 +1,9 @@
-//! What models write beside a stage's completions: feedback about them, and completions of their own.
+//! What models write beside a stage's completions: feedback about them, continuations of them, and completions of their own.
 
 use mopd_lang::experiment::{
     BatchSize, Experiment, GroupMember, RolloutSource, Sampling, Slot, TeacherId, Train,
 };
-use mopd_lang::formula::{Formula, FormulaKind, Part, Signal};
+use mopd_lang::formula::{Formula, FormulaKind, Part, Signal, Statistic};
 
 use super::Rows;
 use super::training::samples;
@@ -12,7 +12,7 @@ use crate::output::counted;
 
 pub fn rows(train: &Train, experiment: &Experiment) -> Rows {
     let feedback = feedback(train, experiment).map(|text| ("feedback", text));
-    let beside = attempts(train).into_iter().chain(derived(train));
+    let beside = attempts(train).into_iter().chain(agreements(train)).chain(derived(train));
     feedback.chain(beside.map(|text| ("beside", text))).collect()
 }
 
@@ -110,6 +110,29 @@ fn attempts(train: &Train) -> Vec<String> {
         format!("{role} answers each prompt itself, {}{}", samples(sampling), most(train, sampling))
     };
     roles.into_iter().map(one).collect()
+}
+
+/// Whoever goes on from where the student's blocks begin.
+fn agreements(train: &Train) -> Vec<String> {
+    let parts: Vec<&Formula> = train.objective.formulas().into_iter().flat_map(Formula::parts).collect();
+    let blocks = parts.iter().find_map(|part| match &part.0.kind {
+        FormulaKind::Statistic { statistic: Statistic::Chunks { most, width }, .. } => Some((*most, *width)),
+        _ => None,
+    });
+    let Some((most, width)) = blocks else { return Vec::new() };
+    let mut told: Vec<String> = Vec::new();
+    for part in parts {
+        let FormulaKind::Signal(Signal::Agreement { role, samples, .. }) = &part.0.kind else { continue };
+        let (role, tokens) = (role.name(), counted(most.saturating_mul(width) as usize, "token"));
+        let each = counted(*samples as usize, "time");
+        let text = format!(
+            "{role} goes on {each} from where each block of a completion begins, each time at most {tokens} in all"
+        );
+        if !told.contains(&text) {
+            told.push(text);
+        }
+    }
+    told
 }
 
 /// In all, where that is known: a text for each completion.

@@ -26,6 +26,7 @@ mod tokens;
 mod tuning;
 mod turns;
 mod views;
+mod writers;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use mopd_lang::experiment::{Objective, Reduce, RolloutSource, Schedule};
 use mopd_lang::formula::text;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedSpan};
+use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedSpan, Similarity};
 
 use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused, sums};
@@ -109,7 +109,10 @@ fn bare_confidence(formula: &Formula) -> Option<&Formula> {
 
 /// What a formula becomes in a plan that runs.
 pub fn kind(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
-    axis(formula.axis, at)?;
+    // What a block is, the objective says: see `lower/blocks.rs`.
+    if formula.axis != Axis::Block {
+        axis(formula.axis, at)?;
+    }
     if let FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } = &formula.kind {
         axis(*over, at)?;
     }
@@ -285,6 +288,9 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::VocabularySize => Signal::VocabularySize,
         Wide::Data { field } => Signal::Data { field: field.clone() },
         Wide::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
+        Wide::Agreement { role: of, samples, by: Similarity::Edit } => {
+            Signal::Agreement { role: role(of, at)?, samples: *samples }
+        }
         Wide::SpanScore { .. } | Wide::Agreement { .. } | Wide::Block | Wide::Head | Wide::Masked => {
             return unknown();
         }

@@ -1,6 +1,7 @@
 //! Experiments written by hand, from the types that the checker fills.
 
 mod balance;
+mod blocks;
 mod comparisons;
 mod curriculum;
 mod derived;

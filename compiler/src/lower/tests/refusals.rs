@@ -83,7 +83,10 @@ fn formulas() {
     );
     let learned = Adaptive::Learned { gain: number(1.0), hold: 10, discount: 1.0, lr: 0.1 };
     assert_refused(formula(FormulaKind::Adaptive(learned), Axis::Run, false), "a learned schedule");
-    assert_refused(reduce(Reduction::Mean, &entropy(), Axis::Block), "one number per block");
+    assert_refused(
+        reduce(Reduction::Mean, &entropy(), Axis::Block),
+        "one number per block, where no `chunks` says what a block is,",
+    );
     let unset = FormulaKind::Variable("beta".into());
     assert_refused(formula(unset, Axis::Run, false), "`beta` without a value");
 }

@@ -43,6 +43,7 @@ use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
 pub use self::teacher::{RolloutCache, Written, no_teacher};
 use self::through::Editor;
+pub use self::words::number;
 use super::first_epoch::FirstEpoch;
 use super::learned::Policy;
 use super::models::Models;

@@ -61,7 +61,7 @@ pub(super) fn texts(
 }
 
 /// Each prompt has a number of its own, whoever draws it.
-pub(super) fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
+pub fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
     let before: usize = stage.sources[..source].iter().map(|each| each.tokens.len()).sum();
     (before + record) as u32
 }

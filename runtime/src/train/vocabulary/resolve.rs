@@ -58,6 +58,7 @@ impl Parameters<'_> {
             | Signal::Uniform { .. }
             | Signal::Available { .. }
             | Signal::CorrectOf { .. }
+            | Signal::Agreement { .. }
             | Signal::StatedConfidence { .. }
             | Signal::RewardPart { .. }
             | Signal::Other { .. } => return Ok(None),

@@ -1,0 +1,35 @@
+//! `agreement(teacher, ...)`: continuations that a teacher writes from where the student's blocks begin. It reads the
+//! student's own tokens, and nothing of what becomes of the completion.
+
+use mopd_lang::diag::Diagnostic;
+
+use super::attempts::unable;
+use crate::plan::{Objective, Producer, Role, Rollout, Scorers};
+use crate::refusal::{Origins, refused};
+
+pub fn unfit(
+    objective: &Objective,
+    rollout: &Rollout,
+    scorers: &Scorers,
+    origins: Origins,
+) -> Option<Diagnostic> {
+    let at = origins.span(objective.origin);
+    objective.agreements().into_iter().find_map(|agreement| {
+        let refuse =
+            |of: &str| Some(*refused(at, format!("`agreement({})`, {of},", scorers.name(agreement.role))));
+        if !matches!(agreement.role, Role::Scorer(_)) {
+            return refuse("of the student with itself");
+        }
+        if agreement.samples == 0 {
+            return refuse("of no samples");
+        }
+        if let Some(why) = scorers.choices(agreement.role).iter().find_map(unable) {
+            return refuse(why);
+        }
+        // What was rejected of a draft is no completion.
+        if matches!(rollout.producer, Producer::Speculative(_)) {
+            return refuse("beside completions that are sampled with drafts");
+        }
+        None
+    })
+}

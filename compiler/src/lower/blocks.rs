@@ -1,0 +1,118 @@
+//! Numbers of blocks. A block is a run of tokens that the objective's `chunks` chooses, as long as it gets inside a
+//! turn: windows that overlap or touch are one. Which tokens those are is known when the step's signals are, so the
+//! runtime evaluates the choice first. Tokens that are not chosen belong to no block, so a number of blocks counts
+//! where they are chosen and nowhere else.
+
+use mopd_lang::experiment as checked;
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
+use mopd_lang::source::Span;
+
+use super::reduced::{Weighted, only_where};
+use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::plan::{Axis, Statistic, Term};
+use crate::refusal::{Narrowed, Origins, refused};
+
+/// Where tokens are chosen, per token, if a term reads numbers of blocks.
+pub(super) fn chosen(
+    graph: &Graph,
+    objective: &checked::Objective,
+    (terms, weighted): (&[Term], &[Weighted]),
+    origins: Origins,
+) -> Narrowed<Option<NodeId>> {
+    let at = origins.span(objective.origin);
+    outside_of_terms(objective, origins)?;
+    let reads = readers(graph);
+    let roots: Vec<NodeId> = weighted.iter().map(|term| term.value).collect();
+    if !roots.iter().any(|root| reads[root.0 as usize]) {
+        return Ok(None);
+    }
+    let chosen = the_choice(graph, &roots, at)?;
+    if reads[chosen.0 as usize] {
+        return Err(refused(at, "a number of a block that `chunks` itself reads"));
+    }
+    let needed = graph.reachable(&roots);
+    for (id, node) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
+        let of_blocks = graph.operands(id).iter().any(|operand| reads[operand.0 as usize]);
+        // Inside a block there are chosen tokens only.
+        let inside = |operand: NodeId| node.axis == Axis::Block && graph.axis(operand) == Axis::Token;
+        let taken_together = match node.operation {
+            Operation::Reduce { operand, .. } => !inside(operand),
+            Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => true,
+            _ => false,
+        };
+        if of_blocks && taken_together {
+            let construct = "one number of several blocks, or of tokens that may be outside of them,";
+            return Err(refused(at, construct));
+        }
+    }
+    for (term, weighted) in terms.iter().zip(weighted) {
+        if reads[weighted.value.0 as usize] && weighted.when != Some(chosen) {
+            let construct =
+                format!("a number of a block in the term `{}`, which others have too,", term.name);
+            return Err(Box::new(
+                (*refused(at, construct))
+                    .help("say that the term is of the chosen tokens: `{ when = chunks(...) }`"),
+            ));
+        }
+    }
+    Ok(Some(chosen))
+}
+
+/// Refuses numbers of blocks wherever they are read but in the value of a term.
+fn outside_of_terms(objective: &checked::Objective, origins: Origins) -> Narrowed<()> {
+    let of_terms = objective.terms.iter().flat_map(|term| term.when.iter().chain(&term.weight));
+    let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
+    let denominators = reduces.flatten().filter_map(|reduce| reduce.denominator.as_ref());
+    let states = objective.states.iter().map(|state| &state.next);
+    let moving = origins.ladders.iter().chain(&origins.roles.learned);
+    let moving = moving.filter_map(|formula| match &formula.0.kind {
+        FormulaKind::Adaptive(
+            Adaptive::Ladder { advance_if: read, .. } | Adaptive::Learned { gain: read, .. },
+        ) => Some(read),
+        _ => None,
+    });
+    let beside = objective.select.iter().chain(&objective.weight).chain(of_terms);
+    let of_blocks = |formula: &&Formula| formula.any(|node| node.axis == Axis::Block);
+    match beside.chain(denominators).chain(states).chain(moving).find(of_blocks) {
+        Some(formula) => {
+            Err(refused(origins.span(formula.0.origin), "a number of a block outside of the value of a term"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The one `chunks` that says what a block is.
+fn the_choice(graph: &Graph, roots: &[NodeId], at: Span) -> Narrowed<NodeId> {
+    let needed = graph.reachable(roots);
+    let choices = graph.nodes().filter(|(id, node)| {
+        let chunks =
+            matches!(node.operation, Operation::Statistic { statistic: Statistic::Chunks { .. }, .. });
+        needed[id.0 as usize] && chunks && node.axis == Axis::Token
+    });
+    let choices: Vec<NodeId> = choices.map(|(id, _)| id).collect();
+    match choices[..] {
+        [one] => Ok(one),
+        [] => Err(refused(at, "one number per block, where no `chunks` says what a block is,")),
+        _ => Err(refused(at, "one number per block, where several `chunks` say what a block is,")),
+    }
+}
+
+/// What is shown of values that read blocks is 0 where there is none.
+pub(super) fn report<'v>(graph: &mut Graph, values: impl Iterator<Item = &'v mut NodeId>, chosen: NodeId) {
+    let reads = readers(graph);
+    for value in values.filter(|value| reads[value.0 as usize]) {
+        let of_tokens = graph.broadcast(*value, Axis::Token);
+        (*value, _) = only_where(graph, of_tokens, Some(chosen));
+    }
+}
+
+/// By node: whether it is computed from numbers of blocks.
+pub(super) fn readers(graph: &Graph) -> Vec<bool> {
+    let mut reads: Vec<bool> = Vec::with_capacity(graph.len());
+    for (id, node) in graph.nodes() {
+        let operands = graph.operands(id);
+        let reads_them = operands.iter().any(|operand| reads[operand.0 as usize]);
+        reads.push(node.axis == Axis::Block || reads_them);
+    }
+    reads
+}

@@ -1,0 +1,48 @@
+//! `agreement(teacher, samples: 10, by: edit)`: what a role writes that goes on from where the student's blocks begin
+//! (arXiv:2606.01476).
+
+use super::{Objective, Operation, Role, Signal, Statistic};
+
+/// Continuations that an objective asks for, in every step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    pub role: Role,
+    /// Of each block.
+    pub samples: u32,
+    /// Blocks of a completion, at most, and the tokens of one, unless several are one.
+    pub blocks: u32,
+    pub width: u32,
+}
+
+impl Agreement {
+    pub fn signal(&self) -> Signal {
+        Signal::Agreement { role: self.role, samples: self.samples }
+    }
+
+    /// The most tokens of a completion that are in a block.
+    pub fn longest(&self) -> u32 {
+        self.blocks.saturating_mul(self.width)
+    }
+
+    /// The most tokens that are written about a completion.
+    pub fn written(&self) -> f64 {
+        f64::from(self.samples) * f64::from(self.longest())
+    }
+}
+
+impl Objective {
+    /// In the order of the graph.
+    pub fn agreements(&self) -> Vec<Agreement> {
+        let choice = self.chosen.map(|chosen| &self.graph.node(chosen).operation);
+        let Some(Operation::Statistic { statistic: Statistic::Chunks { most, width }, .. }) = choice else {
+            return Vec::new();
+        };
+        let agreement = |signal| match signal {
+            Signal::Agreement { role, samples } => {
+                Some(Agreement { role, samples, blocks: *most, width: *width })
+            }
+            _ => None,
+        };
+        self.graph.signals(&self.outputs()).into_iter().filter_map(agreement).collect()
+    }
+}

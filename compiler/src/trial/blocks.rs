@@ -1,0 +1,44 @@
+//! Numbers of blocks, which are given per token: what a block is follows from other numbers, so nobody counts them.
+
+use crate::expr::batch::{Batch, Layout, Runs};
+use crate::expr::graph::NodeId;
+use crate::expr::interpret::interpret;
+use crate::lower::FormulaGraph;
+
+/// The tokens that are in a block, as a run finds them.
+pub(super) struct Blocks {
+    chosen: Vec<f32>,
+    runs: Runs,
+}
+
+impl Blocks {
+    /// # Errors
+    /// If something is missing that `chosen` reads.
+    pub fn of(formulas: &FormulaGraph, chosen: NodeId, batch: &Batch) -> Result<Blocks, String> {
+        let values = interpret(&formulas.graph, &[chosen], batch).map_err(|error| error.to_string())?;
+        let chosen: Vec<f32> = values.get(chosen).iter().map(|value| *value as f32).collect();
+        let runs = Runs::of_chosen(&batch.layout, &chosen);
+        Ok(Blocks { chosen, runs })
+    }
+
+    pub fn divide(&self, layout: &mut Layout) {
+        layout.blocks = Some(self.runs.clone());
+    }
+
+    /// One number per run, where `values` are per token.
+    ///
+    /// # Errors
+    /// If two tokens of a block have different ones.
+    pub fn numbers(&self, name: &str, values: &[f64]) -> Result<Vec<f64>, String> {
+        let mut numbers: Vec<Option<f64>> = vec![None; self.runs.parent.len()];
+        for ((run, chosen), value) in self.runs.of_token.iter().zip(&self.chosen).zip(values) {
+            let number = numbers[*run as usize].get_or_insert(if *chosen == 0.0 { 0.0 } else { *value });
+            if *chosen != 0.0 && *number != *value {
+                return Err(format!(
+                    "`{name}` is {number} and {value} for tokens of one block, which has one number"
+                ));
+            }
+        }
+        Ok(numbers.into_iter().flatten().collect())
+    }
+}
