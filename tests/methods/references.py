@@ -40,16 +40,20 @@ class Batch:
     """Everything that a loss may read. Per token: `s`, `t`, `b`, `r` are log-probabilities of all entries by the student, the
     teacher, the policy that sampled and the reference; `y` is the entry taken; `of` the completion; `group`, `domain` its."""
 
-    def __init__(self, seed, also, panel, named):
+    def __init__(self, seed, also, panel, named, scores):
         # Further numbers of every completion, of one after the other, or of each token by its position; or what makes them of
         # the batch.
         self.also = also
         self.panel = panel  # whether two members of a panel judge as well
+        # Of the student's scalar head there may be a number for each token; a pair is two completions.
+        self.scores = scores
+        self.completions = [lengths[:2] for lengths in LENGTHS] if scores == "pairs" else LENGTHS
         draw = torch.Generator().manual_seed(seed)
-        self.of = torch.tensor([c for c, n in enumerate(sum(LENGTHS, [])) for _ in range(n)])
-        groups = [g for g, lengths in enumerate(LENGTHS) for _ in lengths]
+        self.of = torch.tensor([c for c, n in enumerate(sum(self.completions, [])) for _ in range(n)])
+        groups = [g for g, lengths in enumerate(self.completions) for _ in lengths]
         self.group_of_completion = torch.tensor(groups)
-        self.reward_of_completion = torch.tensor(sum(REWARDS, []))
+        rewards = [rewards[: len(lengths)] for rewards, lengths in zip(REWARDS, self.completions)]
+        self.reward_of_completion = torch.tensor(sum(rewards, []))
         self.group = self.group_of_completion[self.of]
         self.domain = self.group  # each prompt is of a domain of its own
         self.reward = self.reward_of_completion[self.of]
@@ -76,6 +80,7 @@ class Batch:
         self.named_logits = [logits(spread) for spread, _ in zip([1.1, 0.9], self.names)]
         self.named = [torch.log_softmax(logits, -1) for logits in self.named_logits]
         self.named_taken = [take(logp) for logp in self.named]
+        self.value = torch.randn(n, generator=draw).round(decimals=6).requires_grad_() if scores else None
 
     # Ways to one number.
     def per_completion(self, x, how="mean"):
@@ -97,7 +102,7 @@ class Batch:
     def json(self):
         prompts, token, completion = [], 0, 0
         also = self.also(self) if callable(self.also) else self.also
-        for g, lengths in enumerate(LENGTHS):
+        for g, lengths in enumerate(self.completions):
             completions = []
             for n in lengths:
                 here = slice(token, token + n)
@@ -112,6 +117,8 @@ class Batch:
                     **{name: of(self.position[here]).tolist() if callable(of) else of[completion] if isinstance(of, list) else of
                        for name, of in also.items()},
                 })
+                if self.scores:
+                    completions[-1]["student.value"] = self.value.detach()[here].tolist()
                 for m, (name, logits) in enumerate(zip(self.names, self.named_logits)):
                     completions[-1][name] = rows(logits)
                     if self.panel:
@@ -182,11 +189,12 @@ def minmax(x):
 METHODS = {}
 
 
-def method(name, also={}, panel=False, named=(), terms=(), run={}, **arguments):
-    """`terms`: those on the same completions, where terms have completions of their own. `run`: numbers of the run."""
+def method(name, also={}, panel=False, named=(), terms=(), run={}, scores=None, **arguments):
+    """`terms`: those on the same completions, where terms have completions of their own. `run`: numbers of the run. `scores`: what is
+    learned is a scalar head, on "completions" or on "pairs"."""
 
     def add(loss):
-        METHODS[name] = (loss, also, panel, named, terms, run, arguments)
+        METHODS[name] = (loss, also, panel, named, terms, run, scores, arguments)
         return loss
 
     return add
@@ -1190,15 +1198,95 @@ def _(b):  # arXiv:2606.01476: the share of continuations that agree, smoothed b
     return (loss + 0.3 * kl(b.r, b.s)[outside].sum()) / len(b.lengths)
 
 
+def estimated(b, value, trace):
+    """Generalised advantage estimation (arXiv:1506.02438, eq. 16) at discount 1: the reward comes with the last token."""
+    advantage, value = [0.0] * len(value), value.detach()
+    for i in reversed(range(len(value))):
+        if i + 1 == len(value) or b.of[i + 1] != b.of[i]:
+            advantage[i] = (b.reward[i] - value[i]).item()
+        else:
+            advantage[i] = (value[i + 1] - value[i]).item() + trace * advantage[i + 1]
+    return torch.tensor(advantage)
+
+
+expects = lambda position: 0.1 * position - 0.2
+
+
+@method("ppo.ppo", also={"critic.value": expects})
+def _(b):
+    advantage = estimated(b, expects(b.position), 0.95)
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-4)
+    return ppo(b.ratio, advantage, 0.2, 0.2).mean()
+
+
+@method("ppo.ppo_critic", scores="completions")
+def _(b):
+    seen = estimated(b, b.value, 0.95) + b.value.detach()
+    return (0.5 * (b.value - seen) ** 2).mean()
+
+
+SCORES = {
+    "reward.format": [1.0, 1.0, 0.0, 0.5, 1.0, 1.0],
+    "reward.accuracy": [1.0, 0.0, 1.0, 0.0, 1.0, 1.0],
+    "score(judge, on: span.caption)": [0.3, -1.2, 2.0, 0.7, 0.1, -0.4],
+    "score(judge, on: span.think)": [-0.6, 0.2, 0.9, 1.1, -0.3, 0.5],
+}
+
+
+def standard(b, x):
+    """In its group, by the sample's deviation."""
+    x = torch.tensor(x)
+    out = torch.zeros_like(x)
+    for g in range(len(LENGTHS)):
+        here = b.group_of_completion == g
+        out[here] = (x[here] - x[here].mean()) / (x[here].std() + 1e-4)
+    return out
+
+
+@method("prism.prism", also=SCORES)
+def _(b):  # catalogue B1.5: each part is standardised in its group by itself; a wrong form is below the worst of its group
+    advantage = 0
+    for part in ["caption", "think"]:
+        scores = list(SCORES[f"score(judge, on: span.{part})"])
+        form = [x > 0 for x in SCORES["reward.format"]]
+        for c in range(len(scores)):
+            group = [x for x, g, fits in zip(scores, b.group_of_completion, form) if fits and g == b.group_of_completion[c]]
+            scores[c] = scores[c] if form[c] else min(group) - 1
+        advantage = advantage + 0.5 * standard(b, scores)
+    return (-advantage[b.of] * b.ls).mean()
+
+
+@method("prism.prism_gated", also=SCORES, weight_of_judge=0.3)
+def _(b):  # the judge counts where form and answer are right
+    seen, reasoned = (standard(b, SCORES[f"score(judge, on: span.{part})"]) for part in ["caption", "think"])
+    right = (torch.tensor(SCORES["reward.format"]) > 0) & (b.reward_of_completion >= 1)
+    advantage = standard(b, SCORES["reward.accuracy"]) + right * 0.3 * (seen + reasoned)
+    return (-advantage[b.of] * b.ls).mean()
+
+
+# A caption is the first token; the thoughts are the next two, up to the end of a text that has no more.
+SPANS = {"span.caption": lambda position: position == 0, "span.think": lambda position: (position == 1) | (position == 2)}
+
+
+@method("prism.tell_apart", also=SPANS | {"reward.format": [1.0, 0.5, 1.0, 0.0]}, scores="pairs")
+def _(b):  # -log sigmoid(D(theirs) - D(ours)) for each of two parts, read at the token behind it; the second pair has a wrong form
+    loss = 0
+    for behind in [1, 3]:
+        scores = [b.value[b.of == c][min(behind, n - 1)] for c, n in enumerate(b.lengths.tolist())]
+        loss = loss - (scores[0] - scores[1]).sigmoid().log()
+    return loss
+
+
 def main():
     folder = pathlib.Path(__file__).parent / "numbers"
-    for seed, (name, (loss, also, panel, named, terms, run, arguments)) in enumerate(METHODS.items()):
-        batch = Batch(seed + 1, also, panel, named)
+    for seed, (name, (loss, also, panel, named, terms, run, scores, arguments)) in enumerate(METHODS.items()):
+        batch = Batch(seed + 1, also, panel, named, scores)
         prompts = batch.json()
         value, more = loss(batch), {}  # what comes out besides, by name
         if isinstance(value, tuple):
             value, more = value
-        (gradient,) = torch.autograd.grad(value, batch.student_logits)
+        by, of = ("student.value", batch.value) if scores else ("logits", batch.student_logits)
+        (gradient,) = torch.autograd.grad(value, of)
         numbers = {
             "step": 3,
             "steps": 10,
@@ -1206,7 +1294,7 @@ def main():
             **({"terms": terms} if terms else {}),
             **run,
             "prompts": prompts,
-            "expected": {"loss": value.item(), "d loss / d logits": gradient.tolist()} | more,
+            "expected": {"loss": value.item(), f"d loss / d {by}": gradient.tolist()} | more,
         }
         (folder / f"{name}.json").write_text(json.dumps(numbers) + "\n")
 

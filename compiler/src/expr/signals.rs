@@ -20,6 +20,8 @@ pub enum Signal {
     Rank { role: Role },
     /// Log-probability of ending here. Per token, logp.
     EndLogp { role: Role },
+    /// What the scalar head of a role says of the prefix: of all that stands before the token. Per token, real.
+    Value { role: Role },
     /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
     Overlap { left: Role, right: Role, k: u32 },
     /// Probability that `role` gives to a support. Per token, prob.
@@ -103,6 +105,7 @@ impl Signal {
                 Axis::Token
             }
             Signal::EndLogp { .. }
+            | Signal::Value { .. }
             | Signal::Overlap { .. }
             | Signal::Mass { .. }
             | Signal::InNucleus { .. } => Axis::Token,
@@ -148,6 +151,7 @@ impl Signal {
             | Signal::Top1 { role }
             | Signal::Rank { role }
             | Signal::EndLogp { role }
+            | Signal::Value { role }
             | Signal::InNucleus { role, .. } => vec![*role],
             Signal::Overlap { left, right, .. } => vec![*left, *right],
             Signal::Mass { role, support } => [vec![*role], support.roles()].concat(),
@@ -375,6 +379,8 @@ pub enum Live {
     Logp,
     /// `live student.end_logp`: log-probability of ending here.
     EndLogp,
+    /// `live student.value`: what the student's scalar head says of the prefix.
+    Value,
     /// `live kl(...)`: exact over its support.
     Divergence(Divergence),
     /// `live nll(role)`: minus the student's log-probability of the role's most probable token.
@@ -391,7 +397,7 @@ impl Live {
     /// The roles whose distributions must be known, the student's aside.
     pub fn roles(&self) -> Vec<Role> {
         match self {
-            Live::Logp | Live::EndLogp | Live::Other { .. } => Vec::new(),
+            Live::Logp | Live::EndLogp | Live::Value | Live::Other { .. } => Vec::new(),
             Live::Divergence(divergence) => divergence.roles(),
             Live::Likelihood { of: role } | Live::Ranking { role, .. } => vec![*role],
         }

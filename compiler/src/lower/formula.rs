@@ -17,7 +17,7 @@ use super::narrow::sums;
 use super::parts::{operands, switched_off};
 use super::positions;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
+use crate::plan::{Axis, Function, Live, Scan, Signal};
 use crate::refusal::{Origins, refused};
 
 /// A live primitive and the first place that reads it.
@@ -45,7 +45,7 @@ pub(super) struct Lowering<'a> {
     /// Whether there may be numbers of blocks: those of an objective, which says what a block is.
     pub blocks: bool,
     /// The mask of the objective's `select`, per token, once it is known.
-    selected: Option<NodeId>,
+    pub(super) selected: Option<NodeId>,
     /// By address of a formula that the objective keeps alive.
     known: HashMap<*const FormulaNode, NodeId>,
     /// Where the formula stands that a node was first made for.
@@ -56,7 +56,9 @@ pub(super) struct Lowering<'a> {
     /// Numbers and primitives whose names leave something out, with what they are.
     cut: Vec<(String, FormulaKind)>,
     elsewhere: Elsewhere<'a>,
-    supply: Supply,
+    pub(super) supply: Supply,
+    /// Losses on scores and on pairs are computed from leaves, not leaves themselves.
+    pub(super) opens_losses: bool,
     origins: Origins<'a>,
 }
 
@@ -90,6 +92,7 @@ impl<'a> Lowering<'a> {
             cut: Vec::new(),
             elsewhere: Elsewhere::Refused,
             supply,
+            opens_losses: false,
             origins,
         }
     }
@@ -97,6 +100,11 @@ impl<'a> Lowering<'a> {
     /// The same for a student whose tokenizer has so many tokens.
     pub fn with_vocabulary(self, vocabulary: Option<u32>) -> Lowering<'a> {
         Lowering { vocabulary, ..self }
+    }
+
+    /// The same with losses on scores and on pairs computed from given numbers.
+    pub fn opening_losses(self) -> Lowering<'a> {
+        Lowering { opens_losses: true, ..self }
     }
 
     /// What `selected` means from here on.
@@ -153,7 +161,7 @@ impl<'a> Lowering<'a> {
         Ok(self.lowered(formula))
     }
 
-    fn lowered(&self, formula: &Formula) -> NodeId {
+    pub(super) fn lowered(&self, formula: &Formula) -> NodeId {
         self.known[&Rc::as_ptr(&formula.0)]
     }
 
@@ -171,7 +179,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// A number that is taken as it is, whose parts are lowered. Equal ones are one.
-    fn leaf(&mut self, formula: &Formula) -> Option<NodeId> {
+    pub(super) fn leaf(&mut self, formula: &Formula) -> Option<NodeId> {
         if self.supply != Supply::Leaves {
             return None;
         }
@@ -189,6 +197,9 @@ impl<'a> Lowering<'a> {
             | FormulaKind::Variable(_)
             | FormulaKind::Entry(_) => {}
             _ => return None,
+        }
+        if let Some(made) = self.of_given(&formula.0) {
+            return Some(made);
         }
         let loss = match &formula.0.kind {
             FormulaKind::Signal(wide::Signal::Loss) => self.loss(&Signal::Loss),
@@ -304,10 +315,21 @@ impl<'a> Lowering<'a> {
                 )
             })?,
             Kind::Live(live) => self.live(live, formula.origin),
-            Kind::Preference => {
+            Kind::Score { of: Some(role), on } => {
+                let value = self.graph.signal(Signal::Value { role });
+                self.score(value, on, formula.origin)
+            }
+            Kind::Score { of: None, on } => self.live_score(on, formula.origin),
+            Kind::Dpo => {
                 let [beta] = operands(formula)[..] else { unreachable!("a preference has one operand") };
                 let beta = self.lowered(beta);
-                self.preference(beta, formula.origin)
+                self.dpo(beta, formula.origin)
+            }
+            Kind::BradleyTerry { on } => self.bradley_terry(on, formula.origin),
+            Kind::SquaredError { on } => {
+                let [target] = operands(formula)[..] else { unreachable!("an error has one target") };
+                let target = self.lowered(target);
+                self.squared_error(on, target, formula.origin)
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
             Kind::Apply(Function::Multiply) if switched_off(formula) => {
@@ -380,44 +402,13 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    fn live(&mut self, live: Live, origin: Origin) -> NodeId {
+    pub(super) fn live(&mut self, live: Live, origin: Origin) -> NodeId {
         let known = self.primitives.iter().position(|primitive| primitive.live == live);
         let index = known.unwrap_or_else(|| {
             self.primitives.push(Primitive { live, origin });
             self.primitives.len() - 1
         });
         self.graph.live(LiveId(index as u32))
-    }
-
-    /// -log sigmoid(beta * (S(chosen) - S(rejected))) of each pair, where S is the sum over a completion's
-    /// tokens of log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no
-    /// part.
-    fn preference(&mut self, beta: NodeId, origin: Origin) -> NodeId {
-        use Function::*;
-        let student = self.live(Live::Logp, origin);
-        let graph = &mut self.graph;
-        let reference = graph.signal(Signal::Logp { role: Role::REFERENCE });
-        let log_ratio = graph.apply(Subtract, &[student, reference]);
-        let log_ratio = graph.reduce(Reduction::Sum, log_ratio, Axis::Sequence, self.selected);
-        let chosen = graph.signal(Signal::Chosen);
-        let opposite = graph.apply(Negate, &[log_ratio]);
-        let signed = graph.apply(Where, &[chosen, log_ratio, opposite]);
-        let margin = graph.reduce(Reduction::Sum, signed, Axis::Group, None);
-        let x = graph.apply(Multiply, &[beta, margin]);
-        // log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the
-        // derivative must be -1/2: so no `abs`, and no tie between `min` and `max` in the branch that
-        // is taken.
-        let zero = graph.constant(Axis::Run, 0.0);
-        let below = graph.apply(Less, &[x, zero]);
-        let lower = graph.apply(Minimum, &[x, zero]);
-        let of_lower = graph.apply(Exp, &[lower]);
-        let of_lower = graph.apply(Log1p, &[of_lower]);
-        let of_lower = graph.apply(Subtract, &[of_lower, x]);
-        let upper = graph.apply(Maximum, &[x, zero]);
-        let upper = graph.apply(Negate, &[upper]);
-        let of_upper = graph.apply(Exp, &[upper]);
-        let of_upper = graph.apply(Log1p, &[of_upper]);
-        graph.apply(Where, &[below, of_lower, of_upper])
     }
 
     /// A name of its own: what is written is only so long, and two things of which it shows the same are

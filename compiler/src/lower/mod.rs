@@ -22,6 +22,8 @@ mod parts;
 mod positions;
 mod recorded;
 mod reduced;
+mod scalar_heads;
+mod scores;
 #[cfg(test)]
 mod tests;
 
@@ -84,6 +86,9 @@ pub fn compile(
             Ok(model) => lowered.push(model),
             Err(found) => findings.add([*found]),
         }
+    }
+    if findings.0.is_empty() {
+        findings.add(scalar_heads::unfit(&lowered, origins));
     }
     if !findings.0.is_empty() {
         findings.0.sort_by_key(|finding| (finding.primary.span, finding.code));

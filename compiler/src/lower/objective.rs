@@ -270,7 +270,7 @@ pub(crate) fn whole(
     let origins = Origins::new(origins);
     let here = origins.span(objective.origin);
     let Pieces { mut lowering, selected, weight, terms, weighted } =
-        pieces(objective, Lowering::new(Supply::Leaves, origins), origins)?;
+        pieces(objective, Lowering::new(Supply::Leaves, origins).opening_losses(), origins)?;
     let mut parts = Vec::new();
     for (name, formula) in &objective.lets {
         parts.push((name.clone(), lowering.lower(formula)?));

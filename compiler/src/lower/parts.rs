@@ -13,7 +13,7 @@ pub(super) fn operands(formula: &FormulaNode) -> Vec<&Formula> {
         | FormulaKind::Statistic { .. }
         | FormulaKind::Scan { .. }
         | FormulaKind::Memory { .. }
-        | FormulaKind::Live(wide::Live::Preference(_))
+        | FormulaKind::Live(wide::Live::Preference(_) | wide::Live::SquaredError { .. })
         | FormulaKind::Across { .. } => formula.operands(),
         FormulaKind::Number(_)
         | FormulaKind::Schedule(_)

@@ -13,6 +13,7 @@ mod moving;
 mod panels;
 pub mod producers;
 pub mod results;
+mod scalar_heads;
 mod scorers;
 mod settings;
 mod stages;
@@ -33,6 +34,7 @@ pub(crate) use moving::{moving, schedule};
 pub use panels::Panel;
 pub(crate) use panels::PanelMeaning;
 pub use producers::{Producer, Rollout};
+pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 use serde::{Deserialize, Serialize};
 pub use settings::{

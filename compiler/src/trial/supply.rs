@@ -80,6 +80,12 @@ pub(super) fn supply(
             _ => {}
         }
     }
+    if formulas.graph.signals(&formulas.roots).contains(&signals::Signal::Chosen) {
+        match chosen(&batch.layout) {
+            Ok(chosen) => batch.signals.push((signals::Signal::Chosen, chosen)),
+            Err(fault) => faults.push(fault),
+        }
+    }
     for (name, signal) in random_choices(formulas) {
         let axis = signal.axis();
         match source.given(&name, axis) {
@@ -101,6 +107,17 @@ pub(super) fn supply(
     let read = source.read.into_inner();
     let unread: BTreeSet<&String> = numbers.names().filter(|name| !read.contains(*name)).collect();
     Ok(Supplied { unread: unread.into_iter().cloned().collect(), batch, by_logits })
+}
+
+/// Of the two completions of each prompt the first.
+fn chosen(layout: &Layout) -> Result<Vec<f32>, String> {
+    let of_group = |group: u32| layout.group_of_sequence.iter().filter(|of| **of == group).count();
+    if (0..layout.groups).any(|group| of_group(group) != 2) {
+        return Err(
+            "a pair is two completions of one prompt, the chosen one and then the rejected".to_owned()
+        );
+    }
+    Ok((0..layout.group_of_sequence.len()).map(|sequence| (1 - sequence % 2) as f32).collect())
 }
 
 /// The random numbers that it reads, and what they are given under.

@@ -25,6 +25,10 @@ pub struct Config {
     pub context: usize,
     /// One matrix for embedding and output.
     pub tied: bool,
+    /// Beside the LM head there is a row that makes one number of the last hidden state: what a reward model, a
+    /// discriminator or a critic says of the prefix.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub scalar_head: bool,
     pub biases: Biases,
     /// Queries and keys are normalised per head before they are rotated.
     pub query_key_norm: bool,
@@ -195,6 +199,7 @@ impl Config {
             hidden: architecture.hidden as usize,
             context: architecture.context as usize,
             tied: architecture.tied,
+            scalar_head: false,
             biases: Biases {
                 query_key_value: architecture.family == plan::Family::Qwen2,
                 ..Biases::default()

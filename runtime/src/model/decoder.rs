@@ -58,6 +58,8 @@ pub struct Decoder {
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Tensor,
     pub(super) lm_head: Tensor,
+    /// `[1, width]`
+    pub(super) scalar_head: Option<Tensor>,
     /// By layer, how many tokens each expert took in forward passes so far; none where a layer has no
     /// experts.
     load: RefCell<Vec<Option<Tensor>>>,
@@ -131,6 +133,7 @@ impl Decoder {
         let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();
         let lm_head =
             if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
+        let scalar_head = config.scalar_head.then(|| parameters.outside("score.weight"));
         let norm = parameters.outside("model.norm.weight");
         let leaves = parameters.leaves();
         let decayed: usize =
@@ -149,6 +152,7 @@ impl Decoder {
             layers,
             norm,
             lm_head,
+            scalar_head,
         }
     }
 
@@ -181,6 +185,11 @@ impl Decoder {
     /// `[vocabulary, width]`
     pub fn lm_head(&self) -> &Tensor {
         &self.lm_head
+    }
+
+    /// `[1, width]`: what makes a number of each last hidden state, where the model has it.
+    pub fn scalar_head(&self) -> Option<&Tensor> {
+        self.scalar_head.as_ref()
     }
 
     /// How the experts were used in forward passes ([`Decoder::hidden`], [`Decoder::trace`]) since this was

@@ -7,6 +7,20 @@ use tch::{Device, Kind, Tensor};
 
 use mopd_kernels::tensor::{add_product, multiply};
 
+/// d loss / d what reads the last hidden states; nothing where it is absent.
+#[derive(Default)]
+pub struct HeadGrads {
+    pub lm_head: Option<LmHeadGrad>,
+    /// `[1, width]`
+    pub scalar: Option<Tensor>,
+}
+
+impl From<LmHeadGrad> for HeadGrads {
+    fn from(lm_head: LmHeadGrad) -> HeadGrads {
+        HeadGrads { lm_head: Some(lm_head), scalar: None }
+    }
+}
+
 /// The sum over tokens of d loss / d logits times the last hidden state.
 pub struct LmHeadGrad {
     /// Entries that logits were made for. The matrix may have more: they have no gradient.

@@ -30,7 +30,7 @@ pub use decoder::{Decoder, logits, to_vec};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;
 pub use layout::{Entry, EntryKind, layout};
-pub use lm_head_grad::LmHeadGrad;
+pub use lm_head_grad::{HeadGrads, LmHeadGrad};
 pub use packed_batch::PackedBatch;
 pub use paged::{PagedGenerator, page_layout};
 pub use saved_activations::SavedActivations;

@@ -11,7 +11,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use super::decoder::{Context, Decoder};
 use super::gradient::Gradient;
-use super::lm_head_grad::LmHeadGrad;
+use super::lm_head_grad::{HeadGrads, LmHeadGrad};
 use super::loops::Normalised;
 use super::packed_batch::PackedBatch;
 use super::parameters::{Block, Leaf};
@@ -172,16 +172,10 @@ impl Decoder {
     }
 
     /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `grad_hidden` is
-    /// d loss / d hidden; `grad_lm_head` d loss / d LM head beside what hidden states say of it, nothing
-    /// where absent.
-    pub fn gradient_of(
-        &self,
-        trace: SavedActivations,
-        grad_hidden: &Tensor,
-        grad_lm_head: Option<LmHeadGrad>,
-    ) -> Gradient {
+    /// d loss / d hidden; `heads` d loss / d the heads beside what hidden states say of them.
+    pub fn gradient_of(&self, trace: SavedActivations, grad_hidden: &Tensor, heads: HeadGrads) -> Gradient {
         let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.device);
-        self.write_gradient(trace, grad_hidden, grad_lm_head, &mut gradient);
+        self.write_gradient(trace, grad_hidden, heads, &mut gradient);
         gradient
     }
 
@@ -190,7 +184,7 @@ impl Decoder {
         &self,
         trace: SavedActivations,
         grad_hidden: &Tensor,
-        grad_lm_head: Option<LmHeadGrad>,
+        heads: HeadGrads,
         gradient: &mut Gradient,
     ) {
         let SavedActivations { hidden, context, layers, last } = trace;
@@ -221,7 +215,11 @@ impl Decoder {
                 }),
             };
         }
-        self.read_and_projected(&context.batch.tokens, &grad_stream, grad_lm_head, &mut gradient);
+        if let Some(head) = &self.scalar_head {
+            let zeros = || head.detach().zeros_like();
+            gradient.write(gradient.leaf_of(head), &heads.scalar.unwrap_or_else(zeros));
+        }
+        self.read_and_projected(&context.batch.tokens, &grad_stream, heads.lm_head, &mut gradient);
         assert!(
             gradient.written.iter().all(|written| *written),
             "every parameter is read by a layer or by the loss"

@@ -271,7 +271,7 @@ fn gradient_equals_finite_differences() {
             Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
         let (grad_hidden, grad_lm_head) =
             (grad_logits.mm(decoder.lm_head()).detach(), grad_logits.tr().mm(&hidden).detach());
-        let gradient = decoder.gradient_of(trace, &grad_hidden, Some(LmHeadGrad::whole(grad_lm_head)));
+        let gradient = decoder.gradient_of(trace, &grad_hidden, LmHeadGrad::whole(grad_lm_head).into());
         let gradient = to_vec(&gradient.part(0..gradient.parameters()));
         assert_eq!(gradient.len(), weights.values().len());
         for entry in layout(&weights.config) {

@@ -100,6 +100,27 @@ impl Weights {
         Weights::new(config, tokenizer, values)
     }
 
+    /// The same model with a scalar head of zeros, if it has none: at first it says 0 of everything.
+    pub fn with_scalar_head(self: &Arc<Weights>) -> Arc<Weights> {
+        if self.config.scalar_head {
+            return self.clone();
+        }
+        let config = Arc::new(Config { scalar_head: true, ..(*self.config).clone() });
+        let entries = layout(&config);
+        let head = entries.iter().find(|entry| entry.is_scalar_head()).expect("it has one");
+        let mut values = Vec::with_capacity(Weights::parameters(&config));
+        self.for_each_part(|part| {
+            let before = head.offset.saturating_sub(values.len()).min(part.len());
+            values.extend_from_slice(&part[..before]);
+            if values.len() == head.offset {
+                values.resize(head.offset + head.len(), 0.0);
+            }
+            values.extend_from_slice(&part[before..]);
+        });
+        self.release();
+        Arc::new(Weights::new(config, self.tokenizer.clone(), values))
+    }
+
     /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at
     /// is let go of.
     pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
@@ -113,6 +134,13 @@ impl Weights {
         let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an LM head");
         self.tensor(own, kind, device)
+    }
+
+    /// The scalar head alone, `[1, width]`, in a floating-point `kind`; none where there is none.
+    pub fn scalar_head(&self, kind: Kind, device: Device) -> Option<Tensor> {
+        let entries = layout(&self.config);
+        let own = entries.iter().find(|entry| entry.is_scalar_head())?;
+        Some(self.tensor(own, kind, device))
     }
 
     pub fn parameters(config: &Config) -> usize {

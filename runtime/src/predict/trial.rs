@@ -468,7 +468,7 @@ impl Trial<'_> {
             turn,
             steps,
             sources: self.sources(train, |data| trained(data, train), verifier)?,
-            start,
+            start: train::beginning(train, &start),
             models: teachers,
             models_fit: Some(self.models_fit()),
             budget: self.budget,

@@ -28,6 +28,7 @@ use crate::model::{Config, Weights};
 use crate::reward::Verifier;
 use crate::store::Store;
 use crate::tokenizer::{self, Tokenizer};
+use crate::zip::zip_equal;
 
 /// Where to look.
 #[derive(Clone, Copy)]
@@ -72,8 +73,9 @@ pub struct Form {
 /// The form of every model: that of the weights it descends from.
 pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
     let Places { base, notes, .. } = places;
+    let heads = plan::scalar_heads(&plan.experiment.models);
     let mut forms: Vec<Form> = Vec::new();
-    for model in &plan.experiment.models {
+    for (model, head) in zip_equal(&plan.experiment.models, heads) {
         let inherited = |from: &ModelId| {
             let form = forms.get(from.0 as usize).ok_or_else(|| {
                 Error::new(
@@ -108,7 +110,11 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
                 None => return Err(Error::new(FailureKind::Runtime, "a merge of no models").at(model.origin)),
             },
         };
-        forms.push(form);
+        let config = match head {
+            Some(true) => Arc::new(Config { scalar_head: true, ..(*form.config).clone() }),
+            Some(false) | None => form.config,
+        };
+        forms.push(Form { config, ..form });
     }
     Ok(forms)
 }

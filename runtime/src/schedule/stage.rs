@@ -217,7 +217,7 @@ impl Scheduler<'_> {
                 turn,
                 steps,
                 sources: self.sources(settings, |data| trained(data, settings))?,
-                start: self.input(job, settings.start),
+                start: train::beginning(settings, &self.input(job, settings.start)),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
                 models_fit: None,
                 budget: self.room.generation(self.widths[index] > 1),

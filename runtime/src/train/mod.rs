@@ -466,6 +466,11 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// What a stage's student begins with: a model that is to learn scores has a scalar head.
+pub fn beginning(train: &Train<Objective>, start: &Arc<Weights>) -> Arc<Weights> {
+    if train.trains_scalar_head() { start.with_scalar_head() } else { start.clone() }
+}
+
 /// What a model of a stage starts as.
 fn student(stage: &Stage) -> Rc<Decoder> {
     Rc::new(Decoder::trainable(&stage.start, stage.device, stage.kind))

@@ -317,6 +317,17 @@ impl Models {
         }
     }
 
+    /// The scalar head of a model beside the student, where it has one.
+    pub fn scalar_head(&self, model_ref: ModelRef, student: &Decoder) -> Option<Tensor> {
+        let of = |decoder: &Decoder| decoder.scalar_head().map(Tensor::detach);
+        match model_ref {
+            ModelRef::Student => of(student),
+            ModelRef::Copy(index) => of(&self.copies[index].decoder),
+            ModelRef::Learner(index) => of(&self.learners[index]),
+            ModelRef::Frozen(index) => self.frozen[index].scalar_head(self.kind, self.device),
+        }
+    }
+
     /// The part of a model's LM head that is compared with others', where its layers are in memory
     /// (`decoder`) or where they are not needed. Of a model that may not stay it is fetched when it is
     /// needed; `only` where nothing else is loaded before that: then what is there is taken.

@@ -14,7 +14,7 @@ use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{LivePrimitive, Objective, Role, Signal};
-use tch::{Device, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
 use super::cached_scores::Scorer;
@@ -28,7 +28,7 @@ use super::views::{Shown, available};
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use super::{Source, Stage, panels};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Gradient, SavedActivations, to_vec};
+use crate::model::{Decoder, Gradient, HeadGrads, SavedActivations, to_vec};
 use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.
@@ -139,6 +139,7 @@ fn logits_of(
         let Reader { model_ref, .. } = *reader;
         let sees = models.view(*reader);
         let softcap = models.softcap(model_ref, scoring.model);
+        let scalar_head = models.scalar_head(model_ref, scoring.model);
         let loaded = OnceCell::new();
         let decoder = || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
         if let (Some(other), Some(spans)) = (models.other_tokenizer(*reader), &mut spans) {
@@ -148,7 +149,7 @@ fn logits_of(
             let (hidden, targets) = reading.hidden(stage, decoder());
             let only = last && passes.len() == 1;
             let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
-            let logits = Logits::Projected { hidden, matrix, softcap };
+            let logits = Logits::Projected { hidden, matrix, softcap, scalar_head };
             let rest = rest_of(&stage.train.objective, role, &reading, other, &logits, &targets);
             spans.set(tokens.start, reading.tokens, &reading.spans, rest);
             let columns = other.columns(stage.device);
@@ -177,7 +178,7 @@ fn logits_of(
         // before the last one's.
         let only = last && passes.len() == 1;
         let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
-        let logits = Logits::Projected { hidden, matrix, softcap };
+        let logits = Logits::Projected { hidden, matrix, softcap, scalar_head };
         let mut first = 0;
         for run in pass {
             let tokens = runs[*run].tokens.len() as i64;
@@ -320,6 +321,7 @@ impl ScoringPass {
             hidden: hidden.detach(),
             matrix: Matrix::Held(scoring.models.compared(model)),
             softcap: model.config.logit_softcap,
+            scalar_head: model.scalar_head().map(Tensor::detach),
         };
         let mut sampler = sampler(scoring)?;
         if let Some((Role::Student, temperature)) = sampler
@@ -333,6 +335,7 @@ impl ScoringPass {
                     hidden: hidden.detach().copy(),
                     matrix,
                     softcap: model.config.logit_softcap,
+                    scalar_head: None,
                 }
             });
             others.push((Role::Sampler, vec![policy.share()]));
@@ -365,6 +368,7 @@ impl ScoringPass {
             }
             let given = match signal {
                 Signal::VocabularySize => Some(vec![self.tokens as f32]),
+                Signal::Value { role } => Some(self.scalars(*role, objective)?),
                 _ => given(signal, objective, sequences)?,
             };
             match given {
@@ -382,9 +386,11 @@ impl ScoringPass {
                 computed.push(signal.clone());
             }
         }
-        let primitives = live.iter().map(|live| parameters.primitive(&live.primitive));
-        let mut primitives: Vec<_> =
-            primitives.collect::<Result<_, _>>().map_err(|error| failed(error, objective))?;
+        let resolved = live.iter().map(|live| parameters.primitive(&live.primitive));
+        let resolved: Vec<Option<Primitive>> =
+            resolved.collect::<Result<_, _>>().map_err(|error| failed(error, objective))?;
+        let of_vocabulary: Vec<bool> = resolved.iter().map(Option::is_some).collect();
+        let mut primitives: Vec<Primitive> = resolved.into_iter().flatten().collect();
         let of_spans = if live.is_empty() { Vec::new() } else { self.of_spans(objective) };
         for (_, divergence, _) in &of_spans {
             let divergence = parameters.divergence(divergence).map_err(|error| failed(error, objective))?;
@@ -394,17 +400,32 @@ impl ScoringPass {
             // What follows in a span has a gradient too.
             primitives.push(Primitive::Logp);
         }
-        let (asked, live) = (computed.len(), live.len());
-        if quantities.is_empty() && primitives.is_empty() {
-            return Ok(());
-        }
-        let [of_signals, of_live] = self.vocabulary.read(&quantities, &primitives);
+        let asked = computed.len();
+        let [of_signals, of_live] = match quantities.is_empty() && primitives.is_empty() {
+            true => [Vec::new(), Vec::new()],
+            false => self.vocabulary.read(&quantities, &primitives),
+        };
         batch.signals.extend(zip_equal(computed, of_signals[..asked].iter().map(to_vec)));
-        batch.live.extend(of_live[..live].iter().map(to_vec));
+        let mut of_live = of_live.iter();
+        for of_vocabulary in of_vocabulary {
+            let values = match of_vocabulary {
+                true => to_vec(of_live.next().expect("one for each primitive")),
+                false => self.scalars(Role::Student, objective)?,
+            };
+            batch.live.push(values);
+        }
         if !of_spans.is_empty() {
             *self.by_rest.borrow_mut() = of_signals[asked..].iter().map(to_vec).collect();
         }
         Ok(())
+    }
+
+    /// What the scalar head of a role says at each token.
+    fn scalars(&self, role: Role, objective: &Objective) -> Result<Vec<f32>> {
+        let what = || format!("the scalar head of the {}", role.name());
+        let why = "it is a model without one";
+        let values = self.vocabulary.scalars(role).ok_or_else(|| missing(&what(), why, objective))?;
+        Ok(to_vec(&values))
     }
 
     /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive,
@@ -422,22 +443,38 @@ impl ScoringPass {
         let ScoringPass { hidden, trace, micro_batches, vocabulary, .. } = self;
         let device = hidden.device();
         let parameters = Parameters { batch, device };
-        let mut live = Vec::new();
+        let (mut live, mut of_head) = (Vec::new(), None);
         for (primitive, adjoint) in zip_equal(&objective.live, adjoints) {
-            let primitive =
+            let resolved =
                 parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
-            live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
+            let adjoint = Tensor::from_slice(adjoint).to_device(device);
+            match resolved {
+                Some(primitive) => live.push((primitive, adjoint)),
+                None => of_head = Some(adjoint),
+            }
         }
         live.extend(
             followed.map(|adjoint| (Primitive::Logp, Tensor::from_slice(&adjoint).to_device(device))),
         );
         let compared = scoring.models.compared(model);
-        let (grad_hidden, grad_lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared);
+        let mut heads = HeadGrads::default();
+        let mut grad_hidden = None;
+        if !live.is_empty() {
+            let (of_logits, lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared);
+            (grad_hidden, heads.lm_head) = (Some(of_logits), Some(lm_head));
+        }
+        if let Some(adjoint) = of_head {
+            let head = model.scalar_head().expect("what is live in the loss has a value");
+            let (of_scalars, grad) = through_scalar_head(&adjoint, &hidden, head);
+            grad_hidden =
+                Some(grad_hidden.map_or_else(|| of_scalars.shallow_clone(), |sum| sum + &of_scalars));
+            heads.scalar = Some(grad);
+        }
+        let grad_hidden = grad_hidden.expect("something in the loss is live");
         if let Some(trace) = trace {
-            return Ok(model.gradient_of(trace, &grad_hidden, Some(grad_lm_head)));
+            return Ok(model.gradient_of(trace, &grad_hidden, heads));
         }
         drop(hidden);
-        let mut grad_lm_head = Some(grad_lm_head);
         let mut sum = Gradient::sum(model.flat().numel(), model.kind(), device);
         for members in &micro_batches {
             let tokens: Vec<i64> = members
@@ -448,11 +485,21 @@ impl ScoringPass {
             let grad_hidden = grad_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
             let trace =
                 model.trace(&rollouts.sequences.packed(stage, members, &Shown::Own), stage.recomputed);
-            // The LM head has its share of all tokens already.
-            model.write_gradient(trace, &grad_hidden, grad_lm_head.take(), &mut sum);
+            // The heads have their share of all tokens already.
+            model.write_gradient(trace, &grad_hidden, std::mem::take(&mut heads), &mut sum);
         }
         Ok(sum)
     }
+}
+
+/// From d loss / d what a scalar head says, `[tokens]`: d loss / d hidden states, `[tokens, width]`, in single precision
+/// where they are in half, and d loss / d the head, `[1, width]`.
+fn through_scalar_head(adjoint: &Tensor, hidden: &Tensor, head: &Tensor) -> (Tensor, Tensor) {
+    let _guard = no_grad_guard();
+    let wide = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let (adjoint, hidden, head) =
+        (adjoint.to_kind(wide).unsqueeze(1), hidden.to_kind(wide), head.detach().to_kind(wide));
+    (adjoint.mm(&head), adjoint.tr().mm(&hidden))
 }
 
 /// Whose logits the completions were drawn from, and at which temperature; none where nobody asks for more

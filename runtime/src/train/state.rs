@@ -209,6 +209,7 @@ impl Part<'_> {
                 hidden: tensors.get(&self.name("policy.hidden"))?.to_device(device),
                 matrix: Matrix::Held(tensors.get(&self.name("policy.matrix"))?.to_device(device)),
                 softcap: model.config.logit_softcap,
+                scalar_head: None,
             }),
             false => None,
         };

@@ -56,6 +56,7 @@ mod retry;
 mod rewrite;
 mod routes;
 mod said;
+mod scalar_head;
 mod scorers;
 mod speculative;
 mod states;
@@ -256,6 +257,18 @@ impl Reference {
     /// Log-probabilities at the completion's places, `[tokens, vocabulary]`, over the rows that are the
     /// tokenizer's.
     fn logps(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
+        let matrix = self.part(if self.weights.config.tied { "model.embed_tokens" } else { "lm_head" });
+        let matrix = matrix.narrow(0, 0, self.weights.tokenizer.vocabulary() as i64);
+        self.hidden(prompt, completion).matmul(&matrix.tr()).log_softmax(-1, Kind::Double)
+    }
+
+    /// What the scalar head says before each token of the completion, `[tokens]`.
+    fn scalars(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
+        self.hidden(prompt, completion).matmul(&self.part("score").view([-1]))
+    }
+
+    /// The last hidden states that the completion's tokens are predicted from, `[tokens, width]`.
+    fn hidden(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
         let config = &*self.weights.config;
         let tokens: Vec<Token> = prompt.iter().chain(&completion[..completion.len() - 1]).copied().collect();
         let (length, heads) = (tokens.len() as i64, config.heads as i64);
@@ -297,15 +310,15 @@ impl Reference {
             x = &x + inner.matmul(&part("mlp.down_proj").tr());
         }
         let x = norm(&x, self.part("model.norm"));
-        let matrix = self.part(if config.tied { "model.embed_tokens" } else { "lm_head" });
-        let matrix = matrix.narrow(0, 0, self.weights.tokenizer.vocabulary() as i64);
         let first = prompt.len() as i64 - 1;
-        x.narrow(0, first, length - first).matmul(&matrix.tr()).log_softmax(-1, Kind::Double)
+        x.narrow(0, first, length - first)
     }
 
     /// d loss / d parameters, in the order of the layout.
     fn gradient(&self, loss: &Tensor) -> Vec<f64> {
         let leaves: Vec<&Tensor> = self.leaves.iter().map(|(_, leaf)| leaf).collect();
+        // Of what the loss does not read, the gradient is 0.
+        let loss = leaves.iter().fold(loss.shallow_clone(), |loss, leaf| loss + leaf.sum(Kind::Double) * 0.0);
         let gradients = Tensor::run_backward(&[loss], &leaves, false, false);
         let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
         Vec::try_from(&Tensor::cat(&flat, 0)).unwrap()

@@ -72,7 +72,8 @@ impl Trained {
                 let trains = |entry: &&Entry| {
                     let in_some =
                         |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, entry));
-                    only.as_deref().is_none_or(in_some) && !in_some(except)
+                    // Whoever freezes parts of a model that learns to score means those that it had before.
+                    entry.is_scalar_head() || only.as_deref().is_none_or(in_some) && !in_some(except)
                 };
                 let entries = layout(&start.config);
                 let chosen: Vec<&Entry> = entries.iter().filter(trains).collect();

@@ -30,6 +30,7 @@ pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &T
         hidden: student.hidden(&packed),
         matrix: Matrix::Held(lm_head.shallow_clone()),
         softcap: student.config.logit_softcap,
+        scalar_head: None,
     };
     let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
     let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])

@@ -10,6 +10,7 @@ mod efforts;
 mod estimators;
 mod exposure;
 mod feedback;
+mod judges;
 mod panels;
 mod pipelines;
 mod preferences;

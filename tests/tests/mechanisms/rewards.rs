@@ -12,6 +12,16 @@ const FIGURES: Figures = &[
             ),
         )
     }),
+    ("ppo", |run: &Run| {
+        let (before, after) = (run.score("start"), run.score("by_ppo"));
+        shown(
+            after > before + 0.08,
+            format!(
+                "{before:.2} to {after:.2} right in 48 updates with a critic, {:.2} by GRPO without one",
+                run.score("by_grpo")
+            ),
+        )
+    }),
     ("dapo", |run: &Run| {
         let norm = |stage| run.mean(stage, "gradient_norm");
         let (with, without) = (norm("filtered"), norm("unfiltered"));

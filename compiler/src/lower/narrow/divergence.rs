@@ -12,6 +12,7 @@ use super::{Narrowed, refused};
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::numbers::schedule_is_finite;
 use crate::lower::positions;
+use crate::lower::scores::Read;
 use crate::plan::{
     Axis, Distribution, Divergence, DivergenceKind, Formula, Parameter, Role, Signal, Summand, Support,
 };
@@ -185,8 +186,12 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Narrowed<NodeId> {
         Kind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
         Kind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
         Kind::Selected => return Err(refused(at, "`selected` inside a divergence")),
+        Kind::Score { of: Some(role), on: Read::EachToken } => graph.signal(Signal::Value { role }),
         Kind::Live(_)
-        | Kind::Preference
+        | Kind::Score { .. }
+        | Kind::Dpo
+        | Kind::BradleyTerry { .. }
+        | Kind::SquaredError { .. }
         | Kind::Apply(_)
         | Kind::Reduce(_)
         | Kind::Statistic { .. }

@@ -9,6 +9,7 @@ use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedS
 
 use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused, sums};
+use crate::lower::scores::{Read, read_of};
 use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 pub use crate::refusal::role;
 use crate::refusal::{At, Origins};
@@ -32,8 +33,21 @@ pub enum Kind {
     /// Where the objective's `select` holds.
     Selected,
     Live(Live),
+    /// What a scalar head says: a role's, or, where gradient flows, the student's.
+    Score {
+        of: Option<Role>,
+        on: Read,
+    },
     /// The loss of each pair by DPO, of `beta`.
-    Preference,
+    Dpo,
+    /// The loss of each pair by the scores of a scalar head.
+    BradleyTerry {
+        on: Read,
+    },
+    /// The square of what a scalar head says, less a target.
+    SquaredError {
+        on: Read,
+    },
     Apply(Function),
     Reduce(Reduction),
     Statistic {
@@ -196,12 +210,23 @@ fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
         }
         FormulaKind::Signal(of) => signal(of, at)?,
         FormulaKind::Live(wide::Live::Preference(preference)) => match preference.kind {
-            wide::PreferenceKind::Dpo { .. } if preference.on.is_none() => Kind::Preference,
+            wide::PreferenceKind::Dpo { .. } if preference.on.is_none() => Kind::Dpo,
             wide::PreferenceKind::Dpo { .. } => {
                 return Err(refused(at, "`live dpo` on one stretch of a completion"));
             }
-            wide::PreferenceKind::BradleyTerry => return Err(refused(at, "`live bradley_terry`")),
+            wide::PreferenceKind::BradleyTerry => {
+                let on = preference.on.as_ref().map_or(Ok(Read::Completion), |span| read_on(span, at))?;
+                Kind::BradleyTerry { on }
+            }
         },
+        FormulaKind::Live(wide::Live::SquaredError { part, dimensions: None, .. })
+            if let Some(on) = read_of(part) =>
+        {
+            Kind::SquaredError { on }
+        }
+        FormulaKind::Live(wide::Live::Part(part)) if let Some(on) = read_of(part) => {
+            Kind::Score { of: None, on }
+        }
         FormulaKind::Live(of) => live(of, at)?,
         FormulaKind::Entry(_) => return Err(refused(at, "a side of a divergence outside of it")),
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
@@ -217,6 +242,21 @@ fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
         FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
         FormulaKind::Across { index, .. } => Kind::Across { index: *index },
     })
+}
+
+fn read_on(span: &NamedSpan, at: At) -> Narrowed<Read> {
+    match span {
+        NamedSpan::Tag(tag) => Ok(Read::Span { tag: tag.clone() }),
+        NamedSpan::FinalTurn => Err(refused(at, "a score on `span.final_turn`")),
+    }
+}
+
+/// The role whose scalar head is asked.
+fn scored(of: &wide::Role, at: At) -> Narrowed<Role> {
+    match role(of, at)? {
+        Role::Sampler => Err(refused(at, "the scalar head of the sampler")),
+        role => Ok(role),
+    }
 }
 
 /// Refuses an axis that the runtime's batches do not have.
@@ -241,11 +281,13 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
                 wide::Part::Top1 => Signal::Top1 { role },
                 wide::Part::Rank => Signal::Rank { role },
                 wide::Part::EndLogp => Signal::EndLogp { role },
-                wide::Part::Mean
-                | wide::Part::Deviation
-                | wide::Part::Score
-                | wide::Part::Value
-                | wide::Part::Confidence => return unknown(),
+                wide::Part::Value => {
+                    return Ok(Kind::Score { of: Some(scored(of, at)?), on: Read::EachToken });
+                }
+                wide::Part::Score => {
+                    return Ok(Kind::Score { of: Some(scored(of, at)?), on: Read::Completion });
+                }
+                wide::Part::Mean | wide::Part::Deviation | wide::Part::Confidence => return unknown(),
                 wide::Part::Correct => Signal::CorrectOf { role },
                 wide::Part::StatedConfidence => Signal::StatedConfidence { role },
             }
@@ -291,9 +333,10 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::Agreement { role: of, samples, by: Similarity::Edit } => {
             Signal::Agreement { role: role(of, at)?, samples: *samples }
         }
-        Wide::SpanScore { .. } | Wide::Agreement { .. } | Wide::Block | Wide::Head | Wide::Masked => {
-            return unknown();
+        Wide::SpanScore { role: of, span } => {
+            return Ok(Kind::Score { of: Some(scored(of, at)?), on: read_on(span, at)? });
         }
+        Wide::Agreement { .. } | Wide::Block | Wide::Head | Wide::Masked => return unknown(),
     }))
 }
 

@@ -7,7 +7,7 @@ use crate::lower::expressions;
 use crate::plan::Live as Primitive;
 
 fn objective(select: Formula, weight: Formula) -> Objective {
-    let value = live(Live::Part(Part::Value));
+    let value = live(Live::Part(Part::Mean));
     let term =
         Term { name: "fit".into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE };
     Objective {
@@ -32,7 +32,7 @@ fn nothing_about_the_runtime_is_taken_for_granted() {
     let share = reduce(Reduction::Mean, &apply(Function::Divide, [&logp(Role::Student), &size]), Axis::Block);
     let (_, origins) = sources();
     let lowered = expressions(&objective(available, share), &origins).expect("all of it is the language's");
-    assert_eq!(lowered.live, [Primitive::Other { text: "live student.value".into() }]);
+    assert_eq!(lowered.live, [Primitive::Other { text: "live student.mean".into() }]);
     let (select, weight) = (lowered.select.expect("there is one"), lowered.weight.expect("there is one"));
     assert_eq!(lowered.graph.axis(weight), Axis::Block);
 
@@ -72,7 +72,7 @@ fn two_primitives_of_one_name_are_two() {
             on: None,
         };
         live(Live::SquaredError {
-            part: Part::Value,
+            part: Part::Mean,
             target: formula(among, Axis::Group, false),
             dimensions: None,
         })
@@ -83,6 +83,6 @@ fn two_primitives_of_one_name_are_two() {
     objective.terms[0].value = apply(Function::Add, [&doubled, &second]);
     let (_, origins) = sources();
     let lowered = expressions(&objective, &origins).expect("all of it is the language's");
-    let names = ["live mse(student.value, ...)", "live mse(student.value, ...) (number 2)"];
+    let names = ["live mse(student.mean, ...)", "live mse(student.mean, ...) (number 2)"];
     assert_eq!(lowered.live, names.map(|text| Primitive::Other { text: text.into() }));
 }

@@ -17,6 +17,7 @@ mod panels;
 mod plans;
 mod recorded;
 mod refusals;
+mod scores;
 mod states;
 mod validation;
 

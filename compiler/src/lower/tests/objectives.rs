@@ -9,7 +9,7 @@ use crate::expr::jit::Program;
 use crate::lower::normal_form::normal_form;
 
 /// Two groups of two sequences, of 3, 1, 2 and 2 tokens.
-const SEQUENCE: [usize; 8] = [0, 0, 0, 1, 2, 2, 3, 3];
+pub const SEQUENCE: [usize; 8] = [0, 0, 0, 1, 2, 2, 3, 3];
 const TOKENS: [f64; 4] = [3.0, 1.0, 2.0, 2.0];
 pub const STUDENT: [f32; 8] = [-1.0, -0.25, -7.0, -2.0, -0.5, -3.0, -1.5, -0.125];
 const TEACHER: [f32; 8] = [-0.5, -9.0, -0.75, -2.0, -1.5, -0.25, -1.25, -6.0];
@@ -17,10 +17,10 @@ const SAMPLER: [f32; 8] = [-1.25, -0.25, -6.5, -2.5, -0.5, -2.75, -1.5, -0.5];
 const ENTROPY: [f32; 8] = [0.5, 1.5, 2.0, 0.25, 1.25, 3.0, 0.75, 2.5];
 const REFERENCE: [f32; 8] = [-1.5, -0.5, -6.0, -2.25, -0.75, -2.0, -1.0, -0.25];
 /// The preferred sequence of each group.
-const CHOSEN: [f32; 4] = [1.0, 0.0, 0.0, 1.0];
+pub const CHOSEN: [f32; 4] = [1.0, 0.0, 0.0, 1.0];
 const REWARD: [f32; 4] = [1.0, 0.0, 0.25, 0.75];
 
-fn batch() -> Batch {
+pub fn batch() -> Batch {
     let layout = Layout {
         sequence_of_token: SEQUENCE.iter().map(|sequence| *sequence as u32).collect(),
         group_of_sequence: vec![0, 0, 1, 1],

@@ -133,7 +133,7 @@ fn divergences_and_losses() {
     let varies = "a parameter of the divergence `my` that varies within a step";
     assert_live_refused(of(own, Support::Full), varies);
     assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
-    assert_live_refused(Live::Part(Part::Value), "`live student.value`");
+    assert_live_refused(Live::Part(Part::Mean), "`live student.mean`");
     assert_live_refused(
         Live::BinaryCrossEntropy { part: Part::Confidence, target: number(1.0) },
         "`live bce`",
@@ -963,7 +963,10 @@ fn pairs() {
         pairs(&|pair, _| pair.chosen = from(Some(8))),
         supported("rollouts that are made once (`sequences`) as one side of a pair")
     );
-    assert_eq!(pairs(&|pair, _| pair.kind = PreferenceKind::BradleyTerry), supported("`live bradley_terry`"));
+    let on_the_final_turn = |pair: &mut Preference, _: &mut Train| {
+        (pair.kind, pair.on) = (PreferenceKind::BradleyTerry, Some(NamedSpan::FinalTurn));
+    };
+    assert_eq!(pairs(&on_the_final_turn), supported("a score on `span.final_turn`"));
     // What runs: data, the student, the routed teacher or one by name, a model that stays as it is.
     let mut sound = experiment();
     let train = distilled(&mut sound);
@@ -985,6 +988,37 @@ fn pairs() {
         plan::Producer::Pairs(pairs.clone()).drawn().iter().map(|drawn| drawn.0).collect();
     assert_eq!(drawn, [Writer::Scorer(plan::Role::TEACHER), Writer::Model(ModelId(3))]);
     assert_eq!(plan.experiment.models[4].stage.inputs(), [ModelId(1), ModelId(2), ModelId(3)]);
+}
+
+/// A score is asked of a model that some stage has trained a scalar head of.
+#[test]
+fn scalar_heads() {
+    let asked = |role: Role, part: Part| {
+        let read = signal(Signal::Of { role, part });
+        let weighed = apply(Function::Multiply, [&read, &live(Live::Part(Part::Logp))]);
+        refusals(|experiment| distilled(experiment).objective = super::objective(weighed, token_mean()))
+    };
+    let untrained = supported("a scalar head that nothing trains (`student.value`)");
+    assert_eq!(asked(Role::Student, Part::Value), untrained);
+    assert_eq!(asked(Role::Student, Part::Score), untrained);
+    let of_teacher = asked(Role::Teacher, Part::Score);
+    let [message] = of_teacher.as_slice() else { panic!("{of_teacher:?}") };
+    assert!(
+        message.starts_with("a score by `") && message.contains("which has no scalar head,"),
+        "{message}"
+    );
+    assert_eq!(asked(Role::Sampler, Part::Value), supported("the scalar head of the sampler"));
+
+    let fit = || {
+        let target = signal(Signal::Reward);
+        let fit = live(Live::SquaredError { part: Part::Value, target, dimensions: None });
+        super::objective(fit, token_mean())
+    };
+    let mut sound = experiment();
+    distilled(&mut sound).objective = fit();
+    let heads = plan::scalar_heads(&compiled(&sound).experiment.models);
+    assert_eq!(heads[4], Some(true), "the student is to learn one");
+    assert_eq!(heads[0], Some(false), "{heads:?}");
 }
 
 fn preference(objective: &Objective) -> Preference {

@@ -18,12 +18,12 @@ builtins! { Loss: LossName, LossCall {
     #[usage = "live ranking(order: top_k(teacher, 8))"]
     ranking => Ranking { order: Support },
 
-    /// A preference between the outputs of a scalar head for two completions.
+    /// A preference between the scores of two completions of one prompt (one number per group).
     #[usage = "live bradley_terry(chosen: from(teacher, ...), rejected: sample(...))"]
     bradley_terry => BradleyTerry { chosen: Rollout, rejected: Rollout, on: Option<TextSpan> },
 
-    /// The squared difference between a mean of the student's and a target.
-    #[usage = "live mse(student.mean, teacher.mean)"]
+    /// The squared difference between a number of the student's and a target.
+    #[usage = "live mse(student.value, reward)"]
     mse => SquaredError { x: Formula, target: Formula, dimensions: Option<Dimensions> },
 
     /// Binary cross-entropy between the student's confidence and a target from 0 to 1.

@@ -21,7 +21,7 @@ builtins! { Measure: Measure, MeasureCall {
     #[usage = "agreement(teacher, samples: 10, by: edit)"]
     agreement => Agreement { role: Role, samples: Count, by: Similarity },
 
-    /// The output of a role's scalar head for one span of the completion.
+    /// The output of a role's scalar head behind one span of the completion; 0 where there is none.
     #[usage = "score(judge, on: span.answer)"]
     score => Score { role: Role, on: TextSpan },
 

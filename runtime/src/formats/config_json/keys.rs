@@ -10,6 +10,11 @@ impl<'a> ConfigKeys<'a> {
         json.as_object().map(ConfigKeys).ok_or_else(|| "not a JSON object".to_owned())
     }
 
+    /// How many keys it has.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The value unless it is absent or null.
     pub fn present(&self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())

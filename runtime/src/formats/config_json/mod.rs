@@ -59,6 +59,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
         hidden: size("intermediate_size", defaults.hidden)?,
         context,
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
+        scalar_head: scalar_head(&keys)?,
         biases: biases(&keys, family)?,
         query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
         norm: Norm {
@@ -99,6 +100,26 @@ pub fn read(json: &Value) -> Result<Config, String> {
     }
     config.check()?;
     Ok(config)
+}
+
+/// How the reference calls what generates text, and what makes a number of it.
+const GENERATES: &str = "ForCausalLM";
+const SCORES: &str = "ForSequenceClassification";
+
+/// Whether it is a model that scores texts. What sorts them into several classes is refused.
+fn scalar_head(keys: &ConfigKeys) -> Result<bool, String> {
+    let class = |value: &Value| value.as_str().is_some_and(|class| class.ends_with(SCORES));
+    if !keys.array("architectures")?.unwrap_or_default().iter().any(class) {
+        return Ok(false);
+    }
+    let labels = match (keys.present("id2label"), keys.size("num_labels")?) {
+        (Some(_), _) => keys.nested("id2label")?.len(),
+        (None, given) => given.unwrap_or(2),
+    };
+    match labels {
+        1 => Ok(true),
+        _ => Err(format!("it sorts texts into {labels} classes: a model that scores them has one")),
+    }
 }
 
 fn family(keys: &ConfigKeys) -> Result<Family, String> {

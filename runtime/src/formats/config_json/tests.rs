@@ -252,7 +252,25 @@ fn what_is_written_is_read_as_the_same() {
         let written = write(&config, &ids);
         assert_eq!(parse(written.clone()), config, "{name} {more}");
         assert_eq!(TokenIds::read(&written), ids);
+        let scores = Config { scalar_head: true, ..config };
+        assert_eq!(parse(write(&scores, &ids)), scores, "{name} {more}");
     }
+}
+
+/// One label is a score; the reference's default is two, and what sorts texts makes no score.
+#[test]
+fn a_model_that_scores_has_one_label() {
+    let of = |labels: Value| {
+        let mut json = small("qwen3", json!({ "architectures": ["Qwen3ForSequenceClassification"] }));
+        labels.as_object().unwrap().iter().for_each(|(key, value)| json[key] = value.clone());
+        json
+    };
+    assert!(parse(of(json!({ "id2label": { "0": "LABEL_0" } }))).scalar_head);
+    assert!(parse(of(json!({ "num_labels": 1 }))).scalar_head);
+    assert!(!parse(small("qwen3", json!({ "architectures": ["Qwen3ForCausalLM"] }))).scalar_head);
+    let classes = "it sorts texts into 2 classes: a model that scores them has one";
+    assert_eq!(problem(&of(json!({}))), classes);
+    assert_eq!(problem(&of(json!({ "id2label": { "0": "no", "1": "yes" } }))), classes);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::families::NAMES;
+use super::{GENERATES, SCORES};
 use crate::model::{Activation, Config, Family, Rope, RopeScaling};
 
 /// The ids that `config.json` names, in the way it names them: a number, a list of numbers, or null.
@@ -30,7 +31,14 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
     let mut keys = Map::new();
     let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
-    put("architectures", json!([class]));
+    if config.scalar_head {
+        // One label: a score. The LM head is in the files too; the reference passes it over.
+        put("architectures", json!([class.replace(GENERATES, SCORES)]));
+        put("id2label", json!({ "0": "score" }));
+        put("label2id", json!({ "score": 0 }));
+    } else {
+        put("architectures", json!([class]));
+    }
     put("model_type", json!(name));
     put("vocab_size", json!(config.vocabulary));
     put("hidden_size", json!(config.width));

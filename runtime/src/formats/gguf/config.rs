@@ -136,6 +136,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         hidden: keys.required("feed_forward_length")?,
         context,
         tied: tensor("output.weight").is_none(),
+        scalar_head: false,
         biases: Biases {
             query_key_value: bias("attn_q"),
             output: bias("attn_output"),

@@ -309,7 +309,7 @@ pub fn loss_and_gradient(
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
     let [grad_hidden, grad_lm_head] =
         Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
-    let gradient = decoder.gradient_of(trace, &grad_hidden, Some(LmHeadGrad::whole(grad_lm_head)));
+    let gradient = decoder.gradient_of(trace, &grad_hidden, LmHeadGrad::whole(grad_lm_head).into());
     (loss.double_value(&[]), gradient.part(0..gradient.parameters()))
 }
 

@@ -111,7 +111,8 @@ fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result
     let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
     let hidden = hidden(stage, student, sequences, &micro_batches, &Shown::Own);
     let matrix = Matrix::Held(models.compared(student));
-    let logits = Logits::Projected { hidden, matrix, softcap: student.config.logit_softcap };
+    let logits =
+        Logits::Projected { hidden, matrix, softcap: student.config.logit_softcap, scalar_head: None };
     let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
     let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
         .without(student.tokenizer.absent())

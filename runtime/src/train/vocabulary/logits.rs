@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::composed::Composed;
 use super::mapped::Mapped;
@@ -16,7 +16,7 @@ pub enum Logits {
     Given(Tensor),
     /// The product of the last hidden states, `[tokens, width]`, and the LM head, `[vocabulary,
     /// width]`; with a `softcap` c, c * tanh(product / c).
-    Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64> },
+    Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64>, scalar_head: Option<Tensor> },
     /// Made of others', in single precision.
     Composed(Composed),
     /// Of a model with another vocabulary.
@@ -65,19 +65,25 @@ impl Matrix {
 
 impl Logits {
     pub fn projected(hidden: &Tensor, matrix: &Tensor) -> Logits {
-        Logits::Projected { hidden: hidden.detach(), matrix: Matrix::Held(matrix.detach()), softcap: None }
+        Logits::Projected {
+            hidden: hidden.detach(),
+            matrix: Matrix::Held(matrix.detach()),
+            softcap: None,
+            scalar_head: None,
+        }
     }
 
     /// The same numbers, not copied.
     pub fn share(&self) -> Logits {
         match self {
             Logits::Given(logits) => Logits::Given(logits.shallow_clone()),
-            Logits::Projected { hidden, matrix, softcap } => {
+            Logits::Projected { hidden, matrix, softcap, scalar_head } => {
                 let matrix = match matrix {
                     Matrix::Held(matrix) => Matrix::Held(matrix.shallow_clone()),
                     Matrix::Fetched(fetched) => Matrix::Fetched(fetched.clone()),
                 };
-                Logits::Projected { hidden: hidden.shallow_clone(), matrix, softcap: *softcap }
+                let scalar_head = scalar_head.as_ref().map(Tensor::shallow_clone);
+                Logits::Projected { hidden: hidden.shallow_clone(), matrix, softcap: *softcap, scalar_head }
             }
             Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
             Logits::Mapped(mapped) => Logits::Mapped(mapped.part(0, self.tokens())),
@@ -97,6 +103,19 @@ impl Logits {
             Logits::Absent(tokens) => *tokens = count,
         }
         part
+    }
+
+    /// What the model's scalar head says at each token, `[tokens]`, in single precision or in double; 0 where nobody
+    /// is asked. None for what has no such head.
+    pub(super) fn scalars(&self, device: Device) -> Option<Tensor> {
+        match self {
+            Logits::Projected { hidden, scalar_head: Some(head), .. } => {
+                let wide = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+                Some(hidden.to_kind(wide).mv(&head.to_kind(wide).view([-1])))
+            }
+            Logits::Absent(tokens) => Some(Tensor::zeros([*tokens], (Kind::Float, device))),
+            _ => None,
+        }
     }
 
     pub(super) fn softcap(&self) -> Option<f64> {
@@ -153,7 +172,7 @@ impl Logits {
     pub(super) fn rows(&self, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
         let logits = match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
-            Logits::Projected { hidden, matrix, softcap } => {
+            Logits::Projected { hidden, matrix, softcap, .. } => {
                 logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap)
             }
             Logits::Composed(composed) => composed.rows(first, count, absent),

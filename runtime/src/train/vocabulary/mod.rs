@@ -316,6 +316,19 @@ impl Vocabulary {
         (Tensor::cat(&grad_hidden, 0), grad_lm_head)
     }
 
+    /// What the scalar head of a role says at each token, `[tokens]`; none where one of its models has no such head.
+    pub fn scalars(&self, role: Role) -> Option<Tensor> {
+        let _guard = no_grad_guard();
+        let device = self.targets.device();
+        match role {
+            Role::Student => self.student.scalars(device),
+            _ => {
+                let parts = self.logits(role).iter().map(|logits| logits.scalars(device));
+                Some(Tensor::cat(&parts.collect::<Option<Vec<_>>>()?, 0))
+            }
+        }
+    }
+
     fn blocks(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
         let (tokens, most) = (self.tokens(), Sizes::rows(self.sizes.block, self.vocabulary()));
         // About equal ones: a product of a few rows takes as long to prepare as one of many.

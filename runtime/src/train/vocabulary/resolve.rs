@@ -37,6 +37,7 @@ impl Parameters<'_> {
             }
             Signal::Position
             | Signal::InSpan { .. }
+            | Signal::Value { .. }
             | Signal::Accepted
             | Signal::Offset
             | Signal::Length
@@ -65,15 +66,17 @@ impl Parameters<'_> {
         }))
     }
 
-    pub fn primitive<'p>(&self, live: &'p Live) -> Result<Primitive<'p>, EvaluationError> {
-        Ok(match live {
+    /// None for what does not come from distributions.
+    pub fn primitive<'p>(&self, live: &'p Live) -> Result<Option<Primitive<'p>>, EvaluationError> {
+        Ok(Some(match live {
             Live::Logp => Primitive::Logp,
+            Live::Value => return Ok(None),
             Live::EndLogp => Primitive::EndLogp,
             Live::Divergence(divergence) => Primitive::Divergence(self.divergence(divergence)?),
             Live::Likelihood { of } => Primitive::Likelihood { of: *of },
             Live::Ranking { role, k } => Primitive::Ranking { role: *role, k: *k },
             Live::Other { text } => return Err(EvaluationError::MissingSignal { signal: text.clone() }),
-        })
+        }))
     }
 
     pub fn divergence<'p>(

@@ -179,11 +179,11 @@ fn value_and_gradient(live: &Live, student: &[f64; 5], teacher: &[f64; 5]) -> (f
     let batch = batch(1);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let vocabulary = given(rows(&[*student]), Some(rows(&[*teacher])), &[TAKEN], None);
-    let value = &vocabulary.values(&[Quantity::Primitive(parameters.primitive(live).unwrap())])[0];
+    let value = &vocabulary.values(&[Quantity::Primitive(parameters.primitive(live).unwrap().unwrap())])[0];
     assert_eq!((value.size(), value.kind()), (vec![1], Kind::Float));
     let mut gradient = Vec::new();
     let adjoint = Tensor::from_slice(&[2.0f32]);
-    vocabulary.gradient(&[(parameters.primitive(live).unwrap(), adjoint)], |rows| {
+    vocabulary.gradient(&[(parameters.primitive(live).unwrap().unwrap(), adjoint)], |rows| {
         gradient = to_vec(&rows.whole().1)
     });
     (value.double_value(&[0]), gradient.into_iter().map(|g| f64::from(g) / 2.0).collect())

@@ -218,13 +218,17 @@ pub static PARTS: &[SignalName] = &[
     seen("end_logp", "logp[token]", "Log-probability of ending here."),
     seen("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
     seen("deviation", "real[token]", "Its standard deviation."),
-    seen("value", "real[token]", "The value estimate of a critic head."),
+    seen(
+        "value",
+        "real[token]",
+        "The output of a scalar head before the token: what a critic expects from there on.",
+    ),
     seen(
         "correct",
         "bool[sequence]",
         "Of a teacher by name, such as a model that is trained beside the student: whether a completion of its own is right.",
     ),
-    seen("score", "real[sequence]", "The output of a scalar head for the completion."),
+    seen("score", "real[sequence]", "The output of a scalar head at the end of the completion."),
     seen(
         "confidence",
         "prob[token]",

@@ -98,7 +98,7 @@ fn divergences_to_composed_teachers_equal_their_definitions() {
                     let (value, gradient) = reference::value_and_gradient(&spec, &DISTINCT, &teacher);
                     let scale = gradient.iter().fold(value.abs().max(1.0), |most, g| most.max(g.abs()));
                     let live = Live::Divergence(spec.clone());
-                    let of = || parameters.primitive(&live).unwrap();
+                    let of = || parameters.primitive(&live).unwrap().unwrap();
                     let got = &read(&made, per_token).values(&[Quantity::Primitive(of())])[0];
                     let got = got.double_value(&[0]);
                     assert!((got - value).abs() < 3e-6 * scale, "{made:?} {spec:?}: {got} {value}");
@@ -148,7 +148,7 @@ fn signals_of_composed_teachers_equal_their_definitions() {
         }
         let likeliest = p.iter().position(|other| *other == sorted[0]).unwrap();
         let live = Live::Likelihood { of: role };
-        let live = parameters.primitive(&live).unwrap();
+        let live = parameters.primitive(&live).unwrap().unwrap();
         let got = read(&made, false).values(&[Quantity::Primitive(live)])[0].double_value(&[0]);
         assert!((got + DISTINCT[likeliest].ln()).abs() < 1e-6, "{made:?}");
     }
@@ -174,6 +174,7 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
         hidden: hidden.shallow_clone(),
         matrix: Matrix::Fetched(matrix.clone()),
         softcap: None,
+        scalar_head: None,
     };
     let plus = |sign: f32, more: f32| {
         let weights: Vec<f32> = weights.iter().map(|weight| more + sign * weight).collect();

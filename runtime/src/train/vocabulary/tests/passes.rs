@@ -223,6 +223,7 @@ fn a_matrix_leaves_behind_its_last_token() {
             hidden: rows(7, 2),
             matrix: Matrix::Fetched(matrix.clone()),
             softcap: None,
+            scalar_head: None,
         })
         .collect();
     let held = || matrices.iter().map(|matrix| matrix.held.borrow().is_some()).collect::<Vec<bool>>();

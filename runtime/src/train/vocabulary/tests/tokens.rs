@@ -68,7 +68,10 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
         let live: Vec<_> = order
             .iter()
             .map(|index| {
-                (parameters.primitive(&live[*index].0).unwrap(), Tensor::from_slice(&[live[*index].1]))
+                (
+                    parameters.primitive(&live[*index].0).unwrap().unwrap(),
+                    Tensor::from_slice(&[live[*index].1]),
+                )
             })
             .collect();
         let mut gradient = Vec::new();

@@ -1,0 +1,190 @@
+//! What is asked of a scalar head, and losses on two completions of a prompt.
+
+use mopd_lang::experiment::Origin;
+use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
+
+use super::formula::{Lowering, Supply};
+use super::positions;
+use crate::expr::graph::{Graph, NodeId};
+use crate::plan::{Axis, Function, Live, Reduction, Role, Signal};
+
+/// Where a score is read off the values of a scalar head: a value stands before the token that it is of, so that of a
+/// text is the one before the token behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Read {
+    /// Each value by itself: no score.
+    EachToken,
+    /// At the last token of the completion, which is the end token of one that was not cut off.
+    Completion,
+    /// Behind `<tag>...</tag>`; 0 where there is no such text.
+    Span { tag: String },
+}
+
+impl Lowering<'_> {
+    /// `value`, per token, as it is read.
+    pub(super) fn score(&mut self, value: NodeId, on: Read, origin: Origin) -> NodeId {
+        let here = match on {
+            Read::EachToken => return value,
+            Read::Completion => {
+                let (remaining, none) = (self.remaining(origin), self.graph.constant(Axis::Run, 0.0));
+                self.graph.apply(Function::Equal, &[remaining, none])
+            }
+            Read::Span { tag } => self.behind(tag, origin),
+        };
+        self.graph.reduce(Reduction::Sum, value, Axis::Sequence, Some(here))
+    }
+
+    /// What the student's own head says, as it is read, with its gradient.
+    pub(super) fn live_score(&mut self, on: Read, origin: Origin) -> NodeId {
+        let value = self.live_part(wide::Part::Value, Live::Value, origin);
+        self.score(value, on, origin)
+    }
+
+    /// Whether the token is the one behind the last that is inside of a tag; where that is the last of all, that one.
+    fn behind(&mut self, tag: String, origin: Origin) -> NodeId {
+        use Function::*;
+        let inside = wide::Signal::InSpan(wide::NamedSpan::Tag(tag.clone()));
+        let inside = self.known(inside, Signal::InSpan { tag }, origin);
+        let position = self.known(wide::Signal::Position, Signal::Position, origin);
+        let remaining = self.remaining(origin);
+        let graph = &mut self.graph;
+        let (any, one) =
+            (graph.reduce(Reduction::Any, inside, Axis::Sequence, None), graph.constant(Axis::Run, 1.0));
+        let end = graph.reduce(Reduction::Maximum, position, Axis::Sequence, Some(inside));
+        let behind = graph.apply(Add, &[end, one]);
+        let last = graph.apply(Add, &[position, remaining]);
+        let place = graph.apply(Minimum, &[behind, last]);
+        let here = graph.apply(Equal, &[position, place]);
+        graph.apply(And, &[any, here])
+    }
+
+    fn remaining(&mut self, origin: Origin) -> NodeId {
+        match self.supply {
+            Supply::Leaves => self.known(wide::Signal::Remaining, Signal::Length, origin),
+            Supply::Runtime | Supply::Anything => positions::remaining(&mut self.graph),
+        }
+    }
+
+    /// A signal: the language's where it is given, the runtime's where it is computed.
+    fn known(&mut self, given: wide::Signal, computed: Signal, origin: Origin) -> NodeId {
+        let (unit, axis) = (given.unit(), given.axis());
+        self.given_or(FormulaKind::Signal(given), (unit, axis), origin, |lowering| {
+            lowering.graph.signal(computed)
+        })
+    }
+
+    /// The same of a number of the student's that has a gradient.
+    fn live_part(&mut self, given: wide::Part, computed: Live, origin: Origin) -> NodeId {
+        let (unit, axis) = (given.unit(), given.axis());
+        let given = FormulaKind::Live(wide::Live::Part(given));
+        self.given_or(given, (unit, axis), origin, |lowering| lowering.live(computed, origin))
+    }
+
+    fn given_or(
+        &mut self,
+        given: FormulaKind,
+        (unit, axis): (wide::Unit, Axis),
+        origin: Origin,
+        computed: impl FnOnce(&mut Self) -> NodeId,
+    ) -> NodeId {
+        match self.supply {
+            Supply::Leaves => {
+                let live = matches!(given, FormulaKind::Live(_));
+                let formula = Formula::new(given, unit, axis, live, origin);
+                self.leaf(&formula).expect("a signal is a leaf")
+            }
+            Supply::Runtime | Supply::Anything => computed(self),
+        }
+    }
+
+    /// A loss that is computed from given numbers, where the objective is; it would be a leaf otherwise.
+    pub(super) fn of_given(&mut self, formula: &FormulaNode) -> Option<NodeId> {
+        let FormulaKind::Live(live) = &formula.kind else { return None };
+        if !self.opens_losses {
+            return None;
+        }
+        let (origin, operands) = (formula.origin, formula.operands());
+        Some(match live {
+            wide::Live::Part(wide::Part::Score) => self.live_score(Read::Completion, origin),
+            wide::Live::SquaredError { part, dimensions: None, .. } => {
+                let (on, target) = (read_of(part)?, self.lowered(operands[0]));
+                self.squared_error(on, target, origin)
+            }
+            wide::Live::Preference(preference) => match (&preference.kind, &preference.on) {
+                (wide::PreferenceKind::Dpo { .. }, None) => {
+                    let beta = self.lowered(operands[0]);
+                    self.dpo(beta, origin)
+                }
+                (wide::PreferenceKind::BradleyTerry, None) => self.bradley_terry(Read::Completion, origin),
+                (wide::PreferenceKind::BradleyTerry, Some(wide::NamedSpan::Tag(tag))) => {
+                    self.bradley_terry(Read::Span { tag: tag.clone() }, origin)
+                }
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    /// -log sigmoid(beta * (S(chosen) - S(rejected))) of each pair, where S is the sum over a completion's
+    /// tokens of log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no
+    /// part.
+    pub(super) fn dpo(&mut self, beta: NodeId, origin: Origin) -> NodeId {
+        let student = self.live_part(wide::Part::Logp, Live::Logp, origin);
+        let reference = wide::Signal::Of { role: wide::Role::Reference, part: wide::Part::Logp };
+        let reference = self.known(reference, Signal::Logp { role: Role::REFERENCE }, origin);
+        let graph = &mut self.graph;
+        let log_ratio = graph.apply(Function::Subtract, &[student, reference]);
+        let log_ratio = graph.reduce(Reduction::Sum, log_ratio, Axis::Sequence, self.selected);
+        let margin = margin(graph, log_ratio);
+        let x = graph.apply(Function::Multiply, &[beta, margin]);
+        minus_log_sigmoid(graph, x)
+    }
+
+    /// -log sigmoid(score(chosen) - score(rejected)) of each pair (arXiv:2203.02155, eq. 1).
+    pub(super) fn bradley_terry(&mut self, on: Read, origin: Origin) -> NodeId {
+        let score = self.live_score(on, origin);
+        let margin = margin(&mut self.graph, score);
+        minus_log_sigmoid(&mut self.graph, margin)
+    }
+
+    /// The square of what is read off the head, less the target.
+    pub(super) fn squared_error(&mut self, on: Read, target: NodeId, origin: Origin) -> NodeId {
+        let read = self.live_score(on, origin);
+        let error = self.graph.apply(Function::Subtract, &[read, target]);
+        self.graph.apply(Function::Multiply, &[error, error])
+    }
+}
+
+/// What is read off a scalar head for a part of a role, if it is one's.
+pub(super) fn read_of(part: &wide::Part) -> Option<Read> {
+    match part {
+        wide::Part::Value => Some(Read::EachToken),
+        wide::Part::Score => Some(Read::Completion),
+        _ => None,
+    }
+}
+
+/// What the chosen completion of each pair has more than the rejected one, of one number per completion.
+fn margin(graph: &mut Graph, of: NodeId) -> NodeId {
+    let chosen = graph.signal(Signal::Chosen);
+    let opposite = graph.apply(Function::Negate, &[of]);
+    let signed = graph.apply(Function::Where, &[chosen, of, opposite]);
+    graph.reduce(Reduction::Sum, signed, Axis::Group, None)
+}
+
+/// log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the derivative must
+/// be -1/2: so no `abs`, and no tie between `min` and `max` in the branch that is taken.
+fn minus_log_sigmoid(graph: &mut Graph, x: NodeId) -> NodeId {
+    use Function::*;
+    let zero = graph.constant(Axis::Run, 0.0);
+    let below = graph.apply(Less, &[x, zero]);
+    let lower = graph.apply(Minimum, &[x, zero]);
+    let of_lower = graph.apply(Exp, &[lower]);
+    let of_lower = graph.apply(Log1p, &[of_lower]);
+    let of_lower = graph.apply(Subtract, &[of_lower, x]);
+    let upper = graph.apply(Maximum, &[x, zero]);
+    let upper = graph.apply(Negate, &[upper]);
+    let of_upper = graph.apply(Exp, &[upper]);
+    let of_upper = graph.apply(Log1p, &[of_upper]);
+    graph.apply(Where, &[below, of_lower, of_upper])
+}

@@ -1,0 +1,37 @@
+//! Which models have a scalar head: one number per prefix beside the distribution of the next token, as reward models,
+//! discriminators and critics have it.
+
+use super::{Live, Model, ModelId, Objective, Stage, Train};
+
+impl Train<Objective> {
+    /// Whether its objective is about the student's own scalar head. A student that has none yet begins with one of
+    /// zeros.
+    pub fn trains_scalar_head(&self) -> bool {
+        let mut live = self.objectives().flat_map(|(_, objective)| &objective.live);
+        live.any(|live| live.primitive == Live::Value)
+    }
+}
+
+/// By model, whether it has one; none where only its files know.
+pub fn scalar_heads(models: &[Model<Objective>]) -> Vec<Option<bool>> {
+    let mut found: Vec<Option<bool>> = Vec::with_capacity(models.len());
+    for model in models {
+        let of = |id: ModelId| found.get(id.0 as usize).copied().flatten();
+        let trained =
+            |train: &Train<Objective>| if train.trains_scalar_head() { Some(true) } else { of(train.start) };
+        found.push(match &model.stage {
+            Stage::Initialise(_) => Some(false),
+            Stage::Load(_) => None,
+            Stage::Train(train) => trained(train),
+            Stage::Joint(joint) => joint.learners.first().and_then(|learner| trained(&learner.train)),
+            Stage::Merge(_) => model.stage.start().and_then(of),
+            Stage::Learner { joint, learner, .. } => {
+                let Some(Model { stage: Stage::Joint(joint), .. }) = models.get(joint.0 as usize) else {
+                    unreachable!("a learner is one of a joint stage's")
+                };
+                joint.learners.get(*learner as usize).and_then(|learner| trained(&learner.train))
+            }
+        });
+    }
+    found
+}
