@@ -7,6 +7,7 @@
 //! libtorch from there into the weights.
 
 mod agreement;
+mod backward;
 mod batches;
 mod cached_scores;
 mod compose;

@@ -1,0 +1,88 @@
+//! From d loss / d primitive, per token, into the weights: through the heads into the last hidden states, and from there
+//! through the student's layers.
+
+use mopd_compiler::expr::batch::Batch;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::part::{Rollouts, Scoring};
+use super::scores::{ScoringPass, failed};
+use super::views::Shown;
+use super::vocabulary::{Parameters, Primitive};
+use crate::failure::Result;
+use crate::model::{Gradient, HeadGrads};
+use crate::zip::zip_equal;
+
+impl ScoringPass {
+    /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive,
+    /// per token, in the objective's order; `batch` is what [`score`] answered.
+    pub fn gradient(
+        self,
+        scoring: &Scoring,
+        rollouts: &Rollouts,
+        batch: &Batch,
+        adjoints: &[&[f32]],
+    ) -> Result<Gradient> {
+        let Scoring { stage, model, .. } = *scoring;
+        let objective = &stage.train.objective;
+        let followed = self.adjoint_of_rest(objective, adjoints);
+        let ScoringPass { hidden, trace, micro_batches, vocabulary, .. } = self;
+        let device = hidden.device();
+        let parameters = Parameters { batch, device };
+        let (mut live, mut of_head) = (Vec::new(), None);
+        for (primitive, adjoint) in zip_equal(&objective.live, adjoints) {
+            let resolved =
+                parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
+            let adjoint = Tensor::from_slice(adjoint).to_device(device);
+            match resolved {
+                Some(primitive) => live.push((primitive, adjoint)),
+                None => of_head = Some(adjoint),
+            }
+        }
+        live.extend(
+            followed.map(|adjoint| (Primitive::Logp, Tensor::from_slice(&adjoint).to_device(device))),
+        );
+        let compared = scoring.models.compared(model);
+        let mut heads = HeadGrads::default();
+        let mut grad_hidden = None;
+        if !live.is_empty() {
+            let (of_logits, lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared);
+            (grad_hidden, heads.lm_head) = (Some(of_logits), Some(lm_head));
+        }
+        if let Some(adjoint) = of_head {
+            let head = model.scalar_head().expect("what is live in the loss has a value");
+            let (of_scalars, grad) = through_scalar_head(&adjoint, &hidden, head);
+            grad_hidden =
+                Some(grad_hidden.map_or_else(|| of_scalars.shallow_clone(), |sum| sum + &of_scalars));
+            heads.scalar = Some(grad);
+        }
+        let grad_hidden = grad_hidden.expect("something in the loss is live");
+        if let Some(trace) = trace {
+            return Ok(model.gradient_of(trace, &grad_hidden, heads));
+        }
+        drop(hidden);
+        let mut sum = Gradient::sum(model.flat().numel(), model.kind(), device);
+        for members in &micro_batches {
+            let tokens: Vec<i64> = members
+                .iter()
+                .flat_map(|member| rollouts.sequences.tokens(*member))
+                .map(|token| token as i64)
+                .collect();
+            let grad_hidden = grad_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
+            let trace =
+                model.trace(&rollouts.sequences.packed(stage, members, &Shown::Own), stage.recomputed);
+            // The heads have their share of all tokens already.
+            model.write_gradient(trace, &grad_hidden, std::mem::take(&mut heads), &mut sum);
+        }
+        Ok(sum)
+    }
+}
+
+/// From d loss / d what a scalar head says, `[tokens]`: d loss / d hidden states, `[tokens, width]`, in single precision
+/// where they are in half, and d loss / d the head, `[1, width]`.
+fn through_scalar_head(adjoint: &Tensor, hidden: &Tensor, head: &Tensor) -> (Tensor, Tensor) {
+    let _guard = no_grad_guard();
+    let wide = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let (adjoint, hidden, head) =
+        (adjoint.to_kind(wide).unsqueeze(1), hidden.to_kind(wide), head.detach().to_kind(wide));
+    (adjoint.mm(&head), adjoint.tr().mm(&hidden))
+}
