@@ -29,16 +29,14 @@ fn cases() -> Vec<Case> {
 }
 
 /// Objectives without a reference, and why.
-const WITHOUT: &[(&str, &str)] = &[(
-    "prism.tell_apart",
-    "a loss of pairs of completions, which is no number of a token; it has no weight and no gate",
-)];
+const WITHOUT: &[(&str, &str)] = &[];
 
 /// Public functions: the objective of the library through which each is compared, or why none is.
 const FUNCTIONS: &[(&str, Result<&str, &str>)] = &[
     ("atesd.learned_exposure", Err("the run itself moves it, by a mean over another rollout")),
     ("drpo.smooth_region", Ok("drpo.drpo")),
     ("g_opd.safe_scale", Ok("g_opd.list_opd")),
+    ("ppo.advantage_over", Ok("ppo.ppo_critic")),
     ("rl.clipped", Ok("rl.dapo")),
 ];
 

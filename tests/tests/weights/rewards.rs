@@ -162,8 +162,8 @@ fn critics() -> Vec<Case> {
     ]
 }
 
-/// Card B1.5: A = alpha_c * zG(r_cap) + alpha_r * zG(r_cot); ill-formed outputs get the minimum of their
-/// group less 1.
+/// Card B1.5: A = alpha_c * zG(r_cap) + alpha_r * zG(r_cot); ill-formed outputs get the minimum of the others in
+/// their group less 1.
 fn judges() -> Vec<Case> {
     const CAPTION: &str = "score(judge, on: span.caption)";
     const THINK: &str = "score(judge, on: span.think)";
@@ -172,7 +172,9 @@ fn judges() -> Vec<Case> {
             if s.s("reward.format") > 0.0 {
                 s.s(part)
             } else {
-                smallest(&values(&s.samples(), |other| other.s(part))) - 1.0
+                let formed = s.samples().into_iter().filter(|other| other.s("reward.format") > 0.0);
+                let scores: Vec<f64> = formed.map(|other| other.s(part)).collect();
+                if scores.is_empty() { -1.0 } else { smallest(&scores) - 1.0 }
             }
         })
     };

@@ -45,8 +45,6 @@ fn settings() -> Vec<Setting> {
         setting("brts", "keep", |t| f64::from(t.s("reward") >= 1.0)),
         // Card A1.4: until correct.
         setting("d_opsd", "retry", |t| f64::from(t.s("reward") >= 1.0)),
-        // Card B1.5: only well-formed outputs.
-        setting("prism", "keep", |t| f64::from(t.s("reward.format") > 0.0)),
         // Card B2.2: the next length only where the mean token entropy is at least H_min.
         setting("decoupling", "ladder", |t| {
             f64::from(t.mean(Axis::Batch, |u| u.s("student.entropy")) >= 0.4)
