@@ -81,8 +81,8 @@ pub(super) fn supply(
         }
     }
     if formulas.graph.signals(&formulas.roots).contains(&signals::Signal::Chosen) {
-        match chosen(&batch.layout) {
-            Ok(chosen) => batch.signals.push((signals::Signal::Chosen, chosen)),
+        match preferred(&batch.layout) {
+            Ok(preferred) => batch.signals.push((signals::Signal::Chosen, preferred)),
             Err(fault) => faults.push(fault),
         }
     }
@@ -110,7 +110,7 @@ pub(super) fn supply(
 }
 
 /// Of the two completions of each prompt the first.
-fn chosen(layout: &Layout) -> Result<Vec<f32>, String> {
+fn preferred(layout: &Layout) -> Result<Vec<f32>, String> {
     let of_group = |group: u32| layout.group_of_sequence.iter().filter(|of| **of == group).count();
     if (0..layout.groups).any(|group| of_group(group) != 2) {
         return Err(

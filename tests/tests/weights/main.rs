@@ -28,9 +28,6 @@ fn cases() -> Vec<Case> {
         .collect()
 }
 
-/// Objectives without a reference, and why.
-const WITHOUT: &[(&str, &str)] = &[];
-
 /// Public functions: the objective of the library through which each is compared, or why none is.
 const FUNCTIONS: &[(&str, Result<&str, &str>)] = &[
     ("atesd.learned_exposure", Err("the run itself moves it, by a mean over another rollout")),
@@ -75,12 +72,7 @@ fn compared_whole() -> Vec<String> {
 fn everything_of_the_library_that_weighs_or_selects_has_a_reference() {
     let known: Vec<String> = cases().iter().map(Case::path).chain(compared_whole()).collect();
     for objective in public("objective") {
-        let excused = WITHOUT.iter().any(|(known, _)| *known == objective);
-        assert_ne!(
-            known.contains(&objective),
-            excused,
-            "{objective} has no reference, or has one and an excuse"
-        );
+        assert!(known.contains(&objective), "{objective} has no reference");
     }
     assert_eq!(public("fn"), FUNCTIONS.iter().map(|(path, _)| *path).collect::<Vec<_>>());
     for (_, through) in FUNCTIONS {
@@ -100,10 +92,6 @@ fn the_catalogue_says_what_is_compared() {
             lines.entry(case.module).or_default().push(format!("`{}` ({compared})", case.objective));
         }
         seen.push(case.path());
-    }
-    for (path, why) in WITHOUT {
-        let (module, name) = path.split_once('.').expect("a module and an objective");
-        lines.entry(module).or_default().push(format!("not `{name}`: {why}"));
     }
     let path = root().join("book/src/methods.md");
     let page = fs::read_to_string(&path).expect("the catalogue");
