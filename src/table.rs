@@ -10,8 +10,8 @@ use mopd_compiler::plan::{Comparison, Evaluation, Plan};
 use crate::figures::{bytes, duration};
 use crate::output::{Style, counted};
 
-/// Every table with its caption, and behind it one for each further metric. The best value of a column is bold
-/// on a terminal.
+/// Every table with its caption, and behind it one for each further metric. The best value of a column is
+/// bold on a terminal.
 pub fn show(results: &Results, plan: &Plan, style: Style) -> String {
     let tables = results.tables.iter().map(|table| {
         let comparison = plan.experiment.comparisons.iter().find(|comparison| comparison.name == table.name);

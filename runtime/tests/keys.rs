@@ -62,8 +62,8 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
 }
 
 /// Where this fails and no change of keys is meant, `#[serde(rename)]` holds what a field is called in them;
-/// where one is meant, raise `mopd_compiler::keys::VERSION`, or the version of one kind of result, as answers have
-/// one: the last four are evaluations.
+/// where one is meant, raise `mopd_compiler::keys::VERSION`, or the version of one kind of result, as answers
+/// have one: the last four are evaluations.
 #[test]
 fn the_keys_of_a_representative_plan_are_pinned() {
     let found: Vec<String> = keys(&plan(), 3).iter().map(|key| key[..16].to_owned()).collect();

@@ -83,8 +83,8 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 #[derive(Debug, Args)]
 pub struct Overrides {
-    /// Set the seed, a `param` of the file or a parameter of its objective, for this run: `--set seed=2`, `--set
-    /// mopd.clip_at=3`
+    /// Set the seed, a `param` of the file or a parameter of its objective, for this run: `--set seed=2`,
+    /// `--set mopd.clip_at=3`
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
 }

@@ -68,7 +68,8 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
     Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
 }
 
-/// What the programs of rewards and rollouts of an experiment are made of; `base` is the folder that they run in.
+/// What the programs of rewards and rollouts of an experiment are made of; `base` is the folder that they run
+/// in.
 fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     let mut programs = Programs::default();
     let of = |command: &str, depends: &[String], user: String| {

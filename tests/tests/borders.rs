@@ -144,3 +144,22 @@ fn a_file_has_one_idea() {
     }
     assert!(long.is_empty(), "{long:?}");
 }
+
+/// Comments are as wide as code, but for tables and commands, which have no place to break at.
+#[test]
+fn comments_are_as_wide_as_code() {
+    const WIDTH: usize = 110;
+    let mut wide = Vec::new();
+    for file in sources() {
+        let text = fs::read_to_string(&file).expect("UTF-8");
+        for (line, number) in text.lines().zip(1..) {
+            let comment = line.trim_start().strip_prefix("//");
+            let words = comment.map(|comment| comment.trim_start_matches(['/', '!']).trim_start());
+            let breaks = words.is_some_and(|words| !words.starts_with('|') && !words.starts_with("MOPD_"));
+            if breaks && line.chars().count() > WIDTH {
+                wide.push(format!("{}:{number}", file.display()));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "{wide:#?}");
+}

@@ -3,8 +3,8 @@
 //!
 //! A program stands in a fence tagged `mopd`. What it should be told stands in comments, on the line it
 //! belongs to or alone on the line above: `// error: [code]`, or more exactly `// warning: 12 [code] "part of
-//! the message"` with the column, from 1. A program must get exactly the diagnostics that it names. More words
-//! in the tag:
+//! the message"` with the column, from 1. A program must get exactly the diagnostics that it names. More
+//! words in the tag:
 //!
 //! - `mopd fragment`: no `experiment` is asked of it.
 //! - `mopd setup`: no case of its own; what a program tagged `mopd using setup` begins with, here and further

@@ -40,9 +40,9 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// The division into blocks by which tokens are `chosen`, one number each, 0 where one is not: chosen tokens that
-    /// follow each other in a turn are a block. Those between are runs too, for every token is in one, but no objective
-    /// reads a number of theirs.
+    /// The division into blocks by which tokens are `chosen`, one number each, 0 where one is not: chosen
+    /// tokens that follow each other in a turn are a block. Those between are runs too, for every token is in
+    /// one, but no objective reads a number of theirs.
     pub fn of_chosen(layout: &Layout, chosen: &[f32]) -> Runs {
         assert_eq!(chosen.len(), layout.tokens(), "each token is chosen or not");
         let (mut of_token, mut parent): (Vec<u32>, Vec<u32>) = Default::default();
@@ -177,8 +177,8 @@ pub struct Batch {
     /// What memory nodes carry over from the step before, see [`super::graph::Graph::carried`]; nothing at
     /// the first step.
     pub carried: HashMap<NodeId, f64>,
-    /// What was measured of each group's prompt, measure by measure ([`Signal::Measured`]): formulas that choose
-    /// prompts are interpreted, and compare means with bounds that single precision would move.
+    /// What was measured of each group's prompt, measure by measure ([`Signal::Measured`]): formulas that
+    /// choose prompts are interpreted, and compare means with bounds that single precision would move.
     pub measured: Vec<Vec<f64>>,
 }
 

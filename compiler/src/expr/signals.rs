@@ -20,7 +20,8 @@ pub enum Signal {
     Rank { role: Role },
     /// Log-probability of ending here. Per token, logp.
     EndLogp { role: Role },
-    /// What the scalar head of a role says of the prefix: of all that stands before the token. Per token, real.
+    /// What the scalar head of a role says of the prefix: of all that stands before the token. Per token,
+    /// real.
     Value { role: Role },
     /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
     Overlap { left: Role, right: Role, k: u32 },
@@ -36,10 +37,11 @@ pub enum Signal {
     Position,
     /// The token is between `<tag>` and `</tag>`. Per token, bool.
     InSpan { tag: String },
-    /// Of a trajectory that is sampled with drafts: 1 where the token is of it, 0 where it is of a draft, from the
-    /// first token that was rejected on. Per token, bool.
+    /// Of a trajectory that is sampled with drafts: 1 where the token is of it, 0 where it is of a draft,
+    /// from the first token that was rejected on. Per token, bool.
     Accepted,
-    /// Place in such a draft, from 1 at the first token that was rejected; 0 in the trajectory. Per token, count.
+    /// Place in such a draft, from 1 at the first token that was rejected; 0 in the trajectory. Per token,
+    /// count.
     Offset,
     /// Number of completion tokens. Per sequence, count.
     Length,
@@ -51,14 +53,15 @@ pub enum Signal {
     Correct,
     /// 1 for the preferred completion of a pair, 0 for the other. Per sequence, bool.
     Chosen,
-    /// 1 where a role has something to read for the completion; where it is of a panel, where it answered. Per
-    /// sequence, bool.
+    /// 1 where a role has something to read for the completion; where it is of a panel, where it answered.
+    /// Per sequence, bool.
     Available { role: Role },
-    /// Whether a completion of a role's own is right: of the same prompt, by the same settings, and of the same place
-    /// among those of the prompt. Per sequence, bool.
+    /// Whether a completion of a role's own is right: of the same prompt, by the same settings, and of the
+    /// same place among those of the prompt. Per sequence, bool.
     CorrectOf { role: Role },
-    /// How much a role that goes on from where a block begins writes what stands there: of `samples` continuations, as
-    /// long as the block, the sum of 1 minus the edit distance over the longer text. Per block, number.
+    /// How much a role that goes on from where a block begins writes what stands there: of `samples`
+    /// continuations, as long as the block, the sum of 1 minus the edit distance over the longer text. Per
+    /// block, number.
     Agreement { role: Role, samples: u32 },
     /// The confidence that a member of a panel stated for the prompt; NaN where it stated none. Per sequence,
     /// real.
@@ -78,11 +81,11 @@ pub enum Signal {
     /// The loss on validation rows, as it was computed last: before this step, or before an earlier one. Run,
     /// number.
     ValidationLoss,
-    /// Mean log-probability that the student gives, at temperature 1, to the tokens of a field of the prompts' rows:
-    /// of the rows of the step's groups, before the step. Batch, logp.
+    /// Mean log-probability that the student gives, at temperature 1, to the tokens of a field of the
+    /// prompts' rows: of the rows of the step's groups, before the step. Batch, logp.
     RecordedLogp { field: String },
-    /// Of completions that are drawn of each prompt before steps, for a choice of prompts: one of its measures. Group,
-    /// number.
+    /// Of completions that are drawn of each prompt before steps, for a choice of prompts: one of its
+    /// measures. Group, number.
     Measured { measure: u32 },
     /// Number of tokens that the student's tokenizer has. Run, count.
     VocabularySize,

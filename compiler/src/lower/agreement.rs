@@ -1,5 +1,5 @@
-//! `agreement(teacher, ...)`: continuations that a teacher writes from where the student's blocks begin. It reads the
-//! student's own tokens, and nothing of what becomes of the completion.
+//! `agreement(teacher, ...)`: continuations that a teacher writes from where the student's blocks begin. It
+//! reads the student's own tokens, and nothing of what becomes of the completion.
 
 use mopd_lang::diag::Diagnostic;
 

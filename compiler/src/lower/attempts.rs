@@ -1,5 +1,5 @@
-//! `peer.correct`: whether completions that a teacher writes itself are right. It writes as many of each prompt as its
-//! group has, by the same settings.
+//! `peer.correct`: whether completions that a teacher writes itself are right. It writes as many of each
+//! prompt as its group has, by the same settings.
 
 use mopd_lang::diag::Diagnostic;
 

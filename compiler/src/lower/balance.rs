@@ -1,5 +1,5 @@
-//! `by domain`: tokens are weighed so that each domain has its share of the loss, however long its completions
-//! are, and more of it while its signal is still large (Open-MOPD, arXiv:2608.19098).
+//! `by domain`: tokens are weighed so that each domain has its share of the loss, however long its
+//! completions are, and more of it while its signal is still large (Open-MOPD, arXiv:2608.19098).
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{Balance, Reduce};

@@ -1,7 +1,7 @@
-//! Numbers of blocks. A block is a run of tokens that the objective's `chunks` chooses, as long as it gets inside a
-//! turn: windows that overlap or touch are one. Which tokens those are is known when the step's signals are, so the
-//! runtime evaluates the choice first. Tokens that are not chosen belong to no block, so a number of blocks counts
-//! where they are chosen and nowhere else.
+//! Numbers of blocks. A block is a run of tokens that the objective's `chunks` chooses, as long as it gets
+//! inside a turn: windows that overlap or touch are one. Which tokens those are is known when the step's
+//! signals are, so the runtime evaluates the choice first. Tokens that are not chosen belong to no block, so
+//! a number of blocks counts where they are chosen and nowhere else.
 
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};

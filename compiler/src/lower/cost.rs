@@ -13,8 +13,8 @@ const TRAINING_BYTES: u64 = 8;
 const MOMENT_BYTES: u64 = 4;
 /// The sum of records' gradients, in f32, beside that of the one at hand.
 const PRIVATE_BYTES: u64 = 4;
-/// Where the last extrapolation left it; and while candidates are judged, when there is no gradient, the weight as
-/// it is and the candidate's.
+/// Where the last extrapolation left it; and while candidates are judged, when there is no gradient, the
+/// weight as it is and the candidate's.
 const EXTRAPOLATED_BYTES: u64 = 8;
 /// A weight alone.
 const WEIGHT_BYTES: u64 = 4;
@@ -186,8 +186,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 };
         frozen.saturating_add(trained.saturating_mul(each))
     });
-    // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are chosen, only
-    // their files know.
+    // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are
+    // chosen, only their files know.
     let known = train.extrapolation.is_none() && train.validation.is_none() && train.curriculum.is_none();
     let flops = train.objectives().map(flops_of).sum::<Option<f64>>().filter(|_| known);
     Cost { parameters, trained, sequences, tokens, flops, memory }

@@ -1,6 +1,6 @@
-//! Objectives on trajectories that are sampled with drafts. What a teacher rejected of a draft is a row beside the
-//! trajectory: its tokens count among those of the batch, but the row is no completion, so nothing is averaged over
-//! completions, and none of their numbers is read.
+//! Objectives on trajectories that are sampled with drafts. What a teacher rejected of a draft is a row
+//! beside the trajectory: its tokens count among those of the batch, but the row is no completion, so nothing
+//! is averaged over completions, and none of their numbers is read.
 
 use mopd_lang::diag::Diagnostic;
 

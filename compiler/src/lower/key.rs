@@ -1,7 +1,8 @@
-//! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every model replaced by
-//! its own key and every domain by its content, and hashed. So renaming, comments and unrelated changes keep a key, and any
-//! number that enters the computation changes it. A stage has two keys: one that knows files by their paths, which tells
-//! texts apart, and one that does not know them ([`Files`]), for results, to which the files' content is added at run time.
+//! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every
+//! model replaced by its own key and every domain by its content, and hashed. So renaming, comments and
+//! unrelated changes keep a key, and any number that enters the computation changes it. A stage has two keys:
+//! one that knows files by their paths, which tells texts apart, and one that does not know them ([`Files`]),
+//! for results, to which the files' content is added at run time.
 
 use serde::Serialize;
 

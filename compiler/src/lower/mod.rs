@@ -224,8 +224,8 @@ fn lowered(
     Ok(Model { name, stage, origin })
 }
 
-/// The terms whose losses somebody reads: the objective, what moves its rollouts or what teachers see, and the
-/// weights of composed teachers.
+/// The terms whose losses somebody reads: the objective, what moves its rollouts or what teachers see, and
+/// the weights of composed teachers.
 fn read_losses(train: &checked::Train, learned: &[Formula], scorers: &Scorers) -> Vec<String> {
     let ladders = train.ladders();
     let moving = ladders.iter().chain(learned);

@@ -1,5 +1,5 @@
-//! What a teacher with another tokenizer can be asked. It has a distribution where a token of both begins, and
-//! over its own vocabulary: it is compared by rank, or on the entries that both vocabularies have.
+//! What a teacher with another tokenizer can be asked. It has a distribution where a token of both begins,
+//! and over its own vocabulary: it is compared by rank, or on the entries that both vocabularies have.
 
 use mopd_lang::diag::Diagnostic;
 

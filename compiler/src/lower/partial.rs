@@ -1,4 +1,5 @@
-//! Teachers that have nothing to read for some completions: an objective asks `available` before it reads them.
+//! Teachers that have nothing to read for some completions: an objective asks `available` before it reads
+//! them.
 
 use mopd_lang::diag::Diagnostic;
 

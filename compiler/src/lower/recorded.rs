@@ -1,5 +1,5 @@
-//! Objectives on turns of recorded trajectories. Each turn is a completion of its own, and nobody judges it: what the
-//! domain's reward is about comes at the end of a trajectory, if at all.
+//! Objectives on turns of recorded trajectories. Each turn is a completion of its own, and nobody judges it:
+//! what the domain's reward is about comes at the end of a trajectory, if at all.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;

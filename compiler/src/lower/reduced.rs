@@ -22,7 +22,8 @@ pub struct Weighted {
     pub when: Option<NodeId>,
 }
 
-/// What a term adds to the loss, without its weights: one that is weighted by its own loss would follow itself.
+/// What a term adds to the loss, without its weights: one that is weighted by its own loss would follow
+/// itself.
 pub fn term_loss(
     lowering: &mut Lowering,
     term: &checked::Term,
@@ -154,8 +155,8 @@ fn reduced(
     Ok(lowering.graph.apply(Function::Divide, &[value, denominator]))
 }
 
-/// A term is 0 where it does not apply; whether such tokens are counted is said by each step of its reduction.
-/// Answers the condition on the term's axis too.
+/// A term is 0 where it does not apply; whether such tokens are counted is said by each step of its
+/// reduction. Answers the condition on the term's axis too.
 pub fn only_where(graph: &mut Graph, value: NodeId, when: Option<NodeId>) -> (NodeId, Option<NodeId>) {
     let Some(when) = when else { return (value, None) };
     // A loss per sequence stays one where the condition is one per sequence.

@@ -1,4 +1,5 @@
-//! Whom `value`, `score` and `bradley_terry` can be asked of: a model that some stage has trained a scalar head of.
+//! Whom `value`, `score` and `bradley_terry` can be asked of: a model that some stage has trained a scalar
+//! head of.
 
 use mopd_lang::diag::Diagnostic;
 

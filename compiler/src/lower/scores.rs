@@ -8,8 +8,8 @@ use super::positions;
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Live, Reduction, Role, Signal};
 
-/// Where a score is read off the values of a scalar head: a value stands before the token that it is of, so that of a
-/// text is the one before the token behind it.
+/// Where a score is read off the values of a scalar head: a value stands before the token that it is of, so
+/// that of a text is the one before the token behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Read {
     /// Each value by itself: no score.
@@ -40,7 +40,8 @@ impl Lowering<'_> {
         self.score(value, on, origin)
     }
 
-    /// Whether the token is the one behind the last that is inside of a tag; where that is the last of all, that one.
+    /// Whether the token is the one behind the last that is inside of a tag; where that is the last of all,
+    /// that one.
     fn behind(&mut self, tag: String, origin: Origin) -> NodeId {
         use Function::*;
         let inside = wide::Signal::InSpan(wide::NamedSpan::Tag(tag.clone()));
@@ -172,8 +173,8 @@ fn margin(graph: &mut Graph, of: NodeId) -> NodeId {
     graph.reduce(Reduction::Sum, signed, Axis::Group, None)
 }
 
-/// log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the derivative must
-/// be -1/2: so no `abs`, and no tie between `min` and `max` in the branch that is taken.
+/// log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the
+/// derivative must be -1/2: so no `abs`, and no tie between `min` and `max` in the branch that is taken.
 fn minus_log_sigmoid(graph: &mut Graph, x: NodeId) -> NodeId {
     use Function::*;
     let zero = graph.constant(Axis::Run, 0.0);

@@ -1,5 +1,5 @@
-//! `agreement(teacher, samples: 10, by: edit)`: what a role writes that goes on from where the student's blocks begin
-//! (arXiv:2606.01476).
+//! `agreement(teacher, samples: 10, by: edit)`: what a role writes that goes on from where the student's
+//! blocks begin (arXiv:2606.01476).
 
 use super::{Objective, Operation, Role, Signal, Statistic};
 

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::producers::{Fields, Producer, Value};
 use super::{Formula, ModelId, Scorers, Signal, View};
 
-/// Before the first step, and again after so many, completions are drawn of every prompt of the stage. Prompts that
-/// `filter` does not hold for do not come; the others come in the order of `priority`, until prompts are chosen again.
+/// Before the first step, and again after so many, completions are drawn of every prompt of the stage.
+/// Prompts that `filter` does not hold for do not come; the others come in the order of `priority`, until
+/// prompts are chosen again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curriculum {
     /// One truth per prompt; it holds for all where absent.
@@ -52,8 +53,8 @@ impl Curriculum {
         formulas.flat_map(|formula| formula.graph.signals(&[formula.value])).any(|signal| of_own(&signal))
     }
 
-    /// Whether a number is the same whenever prompts are chosen: its completions are a frozen teacher's, who reads and
-    /// writes the same during the whole run.
+    /// Whether a number is the same whenever prompts are chosen: its completions are a frozen teacher's, who
+    /// reads and writes the same during the whole run.
     pub fn is_fixed(&self, measure: &Measure, scorers: &Scorers) -> bool {
         let Some(Producer::Teacher(teacher)) = self.rollouts.get(measure.rollout as usize) else {
             return false;

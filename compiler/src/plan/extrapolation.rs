@@ -40,9 +40,9 @@ impl Extrapolation {
         u64::from(powers_up_to(self.powers_of, steps)) * (1 + u64::from(self.rounds))
     }
 
-    /// How far away a candidate is, in changes; 0 stands for the weights as they are. The paper multiplies what
-    /// the change has become by `1 + f`, with `f` the factor at first and `f / (1 + f)` after each candidate:
-    /// the product of the first `n` is `1 + n * factor`.
+    /// How far away a candidate is, in changes; 0 stands for the weights as they are. The paper multiplies
+    /// what the change has become by `1 + f`, with `f` the factor at first and `f / (1 + f)` after each
+    /// candidate: the product of the first `n` is `1 + n * factor`.
     pub fn multiple(&self, candidate: u32) -> f64 {
         1.0 + f64::from(candidate) * self.factor
     }

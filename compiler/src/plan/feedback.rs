@@ -11,14 +11,16 @@ pub struct Feedback {
     pub name: String,
     /// Which of the stage's scorers writes it.
     pub writer: Role,
-    /// What it reads while it writes, the completion in place of a draft; where absent, what it reads as a scorer.
+    /// What it reads while it writes, the completion in place of a draft; where absent, what it reads as a
+    /// scorer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sees: Option<View>,
     /// How it is drawn.
     pub sampling: Sampling,
 }
 
-/// Feedback as it enters a key: without the name of the teacher that it is for. What that sees is said of it as a scorer.
+/// Feedback as it enters a key: without the name of the teacher that it is for. What that sees is said of it
+/// as a scorer.
 #[derive(Serialize)]
 pub(crate) struct FeedbackMeaning<'a> {
     writer: Role,
@@ -57,7 +59,8 @@ impl<O> Train<O> {
         self.sees.iter().chain(scorers).chain(writers).any(View::has_feedback)
     }
 
-    /// What an objective needs of the stage's feedback, as places: what is shown to whomever it reads, or asks about.
+    /// What an objective needs of the stage's feedback, as places: what is shown to whomever it reads, or
+    /// asks about.
     pub fn feedback_for(&self, objective: &Objective) -> Vec<u32> {
         let mut readers = self.scorers.scored(|role| objective.reads(role));
         readers.extend(objective.signals().into_iter().filter_map(|signal| match signal {

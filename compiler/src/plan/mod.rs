@@ -140,8 +140,8 @@ pub struct Objective {
     pub clipped: Option<NodeId>,
     /// Per token: 1 where the token is selected. Absent where the objective has no `select`.
     pub selected: Option<NodeId>,
-    /// Per token: 1 where the token is of a block. It reads no number of a block, and is evaluated first. Absent where
-    /// no number of a block is read.
+    /// Per token: 1 where the token is of a block. It reads no number of a block, and is evaluated first.
+    /// Absent where no number of a block is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<NodeId>,
     /// Per token: what `weight` says, times the term's own where there is one term. Absent where nothing is
@@ -159,7 +159,8 @@ pub struct Objective {
     /// By which the stage's rollouts change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ladders: Vec<Ladder>,
-    /// The numbers that it carries from step to step. Its signals call them by name, in every part of the stage.
+    /// The numbers that it carries from step to step. Its signals call them by name, in every part of the
+    /// stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<State>,
     /// By which what its teachers see changes.

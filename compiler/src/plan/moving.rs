@@ -76,9 +76,9 @@ pub struct Ladder {
     pub values: u32,
 }
 
-/// A number between 0 and 1 that the run finds: drawn from Beta(a, b), where a = 1 + softplus(theta_a) and b = 1 +
-/// softplus(theta_b), held for some steps, and then both thetas go up the gradient of log Beta(a, b) at what was drawn,
-/// times how well it did (arXiv:2605.11458).
+/// A number between 0 and 1 that the run finds: drawn from Beta(a, b), where a = 1 + softplus(theta_a) and b
+/// = 1 + softplus(theta_b), held for some steps, and then both thetas go up the gradient of log Beta(a, b) at
+/// what was drawn, times how well it did (arXiv:2605.11458).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
     /// One number, read after a step: the losses in it are those of that step.

@@ -1,11 +1,11 @@
-//! Which models have a scalar head: one number per prefix beside the distribution of the next token, as reward models,
-//! discriminators and critics have it.
+//! Which models have a scalar head: one number per prefix beside the distribution of the next token, as
+//! reward models, discriminators and critics have it.
 
 use super::{Live, Model, ModelId, Objective, Stage, Train};
 
 impl Train<Objective> {
-    /// Whether its objective is about the student's own scalar head. A student that has none yet begins with one of
-    /// zeros.
+    /// Whether its objective is about the student's own scalar head. A student that has none yet begins with
+    /// one of zeros.
     pub fn trains_scalar_head(&self) -> bool {
         let mut live = self.objectives().flat_map(|(_, objective)| &objective.live);
         live.any(|live| live.primitive == Live::Value)

@@ -1,5 +1,5 @@
-//! Templates that scorers read: a plan knows those that a row of the data, a draft, what the verifier said and
-//! completions of the group fill.
+//! Templates that scorers read: a plan knows those that a row of the data, a draft, what the verifier said
+//! and completions of the group fill.
 
 use mopd_lang::experiment::{Slot as WideSlot, Template, TemplatePiece};
 
@@ -17,8 +17,8 @@ pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<
     Ok(View { name: template.name.clone(), pieces })
 }
 
-/// The same with numbers, which `number` lowers: one per sequence. Where a model writes feedback for it, that is one
-/// of the stage's.
+/// The same with numbers, which `number` lowers: one per sequence. Where a model writes feedback for it, that
+/// is one of the stage's.
 pub(crate) fn view_with_numbers(
     template: &Template,
     feedback: Option<u32>,

@@ -227,8 +227,8 @@ impl View {
         })
     }
 
-    /// Its text, `slot` being what a row has for a slot, and `numbers` what [`View::numbers`] are; nothing stands
-    /// where those are not known.
+    /// Its text, `slot` being what a row has for a slot, and `numbers` what [`View::numbers`] are; nothing
+    /// stands where those are not known.
     pub fn filled<'a>(
         &self,
         moment: Moment,

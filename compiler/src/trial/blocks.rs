@@ -1,4 +1,5 @@
-//! Numbers of blocks, which are given per token: what a block is follows from other numbers, so nobody counts them.
+//! Numbers of blocks, which are given per token: what a block is follows from other numbers, so nobody counts
+//! them.
 
 use crate::expr::batch::{Batch, Layout, Runs};
 use crate::expr::graph::NodeId;

@@ -25,7 +25,8 @@ pub struct Numbers {
     /// The terms whose completions these are, where terms have completions of their own.
     #[serde(default)]
     pub terms: Vec<String>,
-    /// The entries that the vocabularies of student and teacher both have, counted from 0; none where nobody says.
+    /// The entries that the vocabularies of student and teacher both have, counted from 0; none where nobody
+    /// says.
     pub matched: Option<Vec<usize>>,
     pub prompts: Vec<Prompt>,
     /// What should come out: see [`super::differences`].
@@ -156,8 +157,8 @@ impl Numbers {
         places
     }
 
-    /// A number by its name, one per element of its axis; none where nobody gives it. Numbers of blocks are given per
-    /// token.
+    /// A number by its name, one per element of its axis; none where nobody gives it. Numbers of blocks are
+    /// given per token.
     ///
     /// Where one `may_lack`, `null` says so: the number is NaN then.
     ///

@@ -1,5 +1,5 @@
-//! Terms with completions of their own: numbers are of one batch of completions, so of the terms on it. The loss of
-//! the objective is the sum over its batches.
+//! Terms with completions of their own: numbers are of one batch of completions, so of the terms on it. The
+//! loss of the objective is the sum over its batches.
 
 use mopd_lang::experiment::Objective;
 

@@ -12,11 +12,10 @@
 //! | `accuracy` | the error that tests hold the f32 program to, and the book's table |
 //!
 //! A `value` is a Rust function of `f64` numbers, one of the operands, or an [`Expr`] of other functions. In
-//! the last case no program in single precision is needed: machine code ([`f32_ops`]) and tensors evaluate the
-//! same expression.
-//! So a function that others can be put together to is added by its entry and its page of tests.
-//! One that needs a program of its own in single precision gets that in [`f32_ops`], and a line where the
-//! runtime names libtorch's kernels.
+//! the last case no program in single precision is needed: machine code ([`f32_ops`]) and tensors evaluate
+//! the same expression. So a function that others can be put together to is added by its entry and its page
+//! of tests. One that needs a program of its own in single precision gets that in [`f32_ops`], and a line
+//! where the runtime names libtorch's kernels.
 //!
 //! What goes along an axis has one entry each too ([`Entry`]): [`Reduction`]s, [`Statistic`]s, [`Scan`]s and
 //! [`Memory`], with the name, arguments and documentation that the checker, editors and the book read, and

@@ -20,8 +20,8 @@ impl Train {
         on.collect()
     }
 
-    /// Whether its prompts are chosen before steps, by completions that are drawn of every prompt: otherwise a
-    /// `filter` looks at those that a step has drawn.
+    /// Whether its prompts are chosen before steps, by completions that are drawn of every prompt: otherwise
+    /// a `filter` looks at those that a step has drawn.
     pub fn chooses_prompts(&self) -> bool {
         self.priority.is_some() || self.refresh.is_some() || !self.measured().is_empty()
     }

@@ -28,8 +28,8 @@ pub struct Objective {
     pub origin: Origin,
 }
 
-/// `state beta = 0.04 then clip(...)`: a number of the run. Formulas read it as [`Signal::State`], the value that
-/// the step began with; at the end of the step all states move at once.
+/// `state beta = 0.04 then clip(...)`: a number of the run. Formulas read it as [`Signal::State`], the value
+/// that the step began with; at the end of the step all states move at once.
 ///
 /// [`Signal::State`]: crate::experiment::formula::Signal::State
 #[derive(Clone, Debug, PartialEq)]
@@ -161,8 +161,8 @@ pub struct ReduceStep {
 
 /// `by domain { target = 1/3 }`: how much each domain's elements weigh in the loss (Open-MOPD,
 /// arXiv:2608.19098). Before it is reduced, every element of a domain is multiplied with
-/// target / share * clamp((mean signal of the domain / mean of all)^follow_gap), scaled so that the loss keeps
-/// its size.
+/// target / share * clamp((mean signal of the domain / mean of all)^follow_gap), scaled so that the loss
+/// keeps its size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Balance {
     /// The share of the loss that each domain should have; its share of the batch's prompts where absent.

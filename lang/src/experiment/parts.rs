@@ -4,8 +4,9 @@ use super::objectives::Completions;
 use super::{Keep, Objective, Train};
 
 impl Objective {
-    /// One for each set of completions that terms are trained on: the terms on the stage's rollout, then those with
-    /// completions of their own, in the order of the terms. States are moved by the first part's numbers.
+    /// One for each set of completions that terms are trained on: the terms on the stage's rollout, then
+    /// those with completions of their own, in the order of the terms. States are moved by the first part's
+    /// numbers.
     pub fn parts(&self) -> Vec<Objective> {
         let mut parts: Vec<(Completions<'_>, Objective)> = Vec::new();
         for term in &self.terms {
@@ -24,8 +25,8 @@ impl Objective {
 }
 
 impl Train {
-    /// The stage with each part of its objective. Where all terms have completions of their own, the stage's rollout is
-    /// that of the first.
+    /// The stage with each part of its objective. Where all terms have completions of their own, the stage's
+    /// rollout is that of the first.
     pub fn parts(&self) -> Vec<Train> {
         let parts = self.objective.parts().into_iter().map(|objective| {
             let data = objective.terms[0].data.clone();

@@ -1,7 +1,7 @@
 //! Which prompts a step trains on: every batch keeps to the domains' shares, and within a domain no prompt
 //! comes twice before each has come once. A stage that trains in epochs visits each prompt of each domain
-//! once an epoch: its shares are those of the prompts. A stage that chooses its prompts visits those that were
-//! chosen, in the order in which they were.
+//! once an epoch: its shares are those of the prompts. A stage that chooses its prompts visits those that
+//! were chosen, in the order in which they were.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,8 @@ pub struct Mixture {
     choice: Option<Choice>,
 }
 
-/// The prompts that a stage has chosen, source by source, in the order in which they come: from the first to the last,
-/// and then again.
+/// The prompts that a stage has chosen, source by source, in the order in which they come: from the first to
+/// the last, and then again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
     /// Its number among those that the stage makes.
@@ -351,7 +351,8 @@ mod tests {
         assert!(Mixture::new(&[(1.0, 3)]).restore(&through.position(), keyed).is_err());
     }
 
-    /// What was chosen comes in its order and then again; shares stay; a position has the choice, and how far it is.
+    /// What was chosen comes in its order and then again; shares stay; a position has the choice, and how far
+    /// it is.
     #[test]
     fn chosen_prompts_come_in_their_order() {
         let whole = || Mixture::new(&[(0.5, 7), (0.5, 3)]);

@@ -46,8 +46,8 @@ pub enum FieldKind {
     Text,
     /// A number, or a string that [`number`] can read.
     Number,
-    /// A list of messages. There is a row for each of the assistant's turns, whose prompt is what was said before it;
-    /// the row's own prompt is not read. At most one field is one.
+    /// A list of messages. There is a row for each of the assistant's turns, whose prompt is what was said
+    /// before it; the row's own prompt is not read. At most one field is one.
     Trajectory,
 }
 

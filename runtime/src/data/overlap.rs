@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::{Dataset, RowPlace};
 
-/// Held-out prompts that are also trained on. Not an error: the author may mean it, but no score should be read
-/// without knowing.
+/// Held-out prompts that are also trained on. Not an error: the author may mean it, but no score should be
+/// read without knowing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlap {
     /// Test rows whose prompt is in the training data.

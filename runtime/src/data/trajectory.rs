@@ -1,5 +1,5 @@
-//! Recorded trajectories: what users, tools and an assistant said in turn, and what was said before each of the
-//! assistant's turns.
+//! Recorded trajectories: what users, tools and an assistant said in turn, and what was said before each of
+//! the assistant's turns.
 
 use super::Problem;
 use crate::tokenizer::chat::{Conversation, Role};

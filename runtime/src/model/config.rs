@@ -25,8 +25,8 @@ pub struct Config {
     pub context: usize,
     /// One matrix for embedding and output.
     pub tied: bool,
-    /// Beside the LM head there is a row that makes one number of the last hidden state: what a reward model, a
-    /// discriminator or a critic says of the prefix.
+    /// Beside the LM head there is a row that makes one number of the last hidden state: what a reward model,
+    /// a discriminator or a critic says of the prefix.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub scalar_head: bool,
     pub biases: Biases,

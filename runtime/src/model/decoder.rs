@@ -1,5 +1,5 @@
-//! A decoder as tensors: the forward pass that training and scoring share. Decoding has two other definitions:
-//! [`super::cache`], and [`super::step`] with `mopd_kernels::decode`.
+//! A decoder as tensors: the forward pass that training and scoring share. Decoding has two other
+//! definitions: [`super::cache`], and [`super::step`] with `mopd_kernels::decode`.
 //!
 //! It asks the configuration for features, never for a family: RMSNorm (arXiv:1910.07467) before and, in
 //! some, behind each part, rotary positions ([`super::rope`]), grouped heads with windows and caps

@@ -38,12 +38,9 @@ impl Entry {
 
     /// Whether it is the row that makes scores.
     pub fn is_scalar_head(&self) -> bool {
-        self.layer.is_none() && self.name.strip_suffix(".weight") == Some(SCALAR_HEAD)
+        self.layer.is_none() && self.name == "score.weight"
     }
 }
-
-/// What checkpoints of models that score texts call the row that makes the score.
-pub(super) const SCALAR_HEAD: &str = "score";
 
 /// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are
 /// multiplied with the same input are neighbours, so that they are one matrix, and so are their biases. Of
@@ -94,7 +91,7 @@ pub fn layout(config: &Config) -> Vec<Entry> {
         add(None, "lm_head", embedding(), EntryKind::Matrix, Embedding);
     }
     if config.scalar_head {
-        add(None, SCALAR_HEAD, vec![1, config.width], EntryKind::Matrix, Embedding);
+        add(None, "score", vec![1, config.width], EntryKind::Matrix, Embedding);
     }
     for layer in 0..config.layers {
         let mut bias = |group: WeightGroup, part: &str, outputs: usize| {

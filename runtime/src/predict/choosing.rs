@@ -7,8 +7,8 @@ use super::trial::Trial;
 use crate::model::Weights;
 
 impl Trial<'_> {
-    /// Seconds, in so many steps. Completions of every prompt take as long as those of a batch, which take `rollout`
-    /// seconds: each by the size of its writer and by the tokens that it may have.
+    /// Seconds, in so many steps. Completions of every prompt take as long as those of a batch, which take
+    /// `rollout` seconds: each by the size of its writer and by the tokens that it may have.
     pub fn choosing(&self, of: &Curriculum, rollout: f64, steps: u32) -> f64 {
         let rows = |share: &Share| self.domains[share.domain.0 as usize].rows_of(self.train);
         let prompts: usize = self.train.mixture.iter().filter_map(rows).map(|rows| rows.dataset.len()).sum();

@@ -1,5 +1,5 @@
-//! What extrapolated weights take: the answers to the benchmark that they are judged by, and the weights that are
-//! kept beside them.
+//! What extrapolated weights take: the answers to the benchmark that they are judged by, and the weights that
+//! are kept beside them.
 
 use std::time::Instant;
 

@@ -172,7 +172,8 @@ fn turn(
         None => (0.0, taken.memory),
         Some(of) => {
             let judging = trial.judging(of, machine, most)?;
-            // Beside the weights, as they were and as a candidate, nothing of a step is there but the moments.
+            // Beside the weights, as they were and as a candidate, nothing of a step is there but the
+            // moments.
             let held = taken.resting + trial.needed() + judging.answers;
             (judging.seconds * of.evaluations(steps) as f64, taken.memory.max(held) + judging.base)
         }
@@ -194,7 +195,8 @@ fn turn(
     Ok(Prediction { seconds, rollout, scoring, update, memory, resting })
 }
 
-/// The part of the groups of so many steps that must be written, where a prompt has the same whenever it comes.
+/// The part of the groups of so many steps that must be written, where a prompt has the same whenever it
+/// comes.
 fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) -> f64 {
     if !train.producers().all(|producer| producer.kind().once_a_prompt()) {
         return 1.0;

@@ -133,8 +133,8 @@ impl Trial<'_> {
         self.train.mixture.iter().map(of).sum::<Option<f64>>().unwrap_or(1.0)
     }
 
-    /// Tokens that others read and write for so many completions: what they write about them, and completions of
-    /// their own.
+    /// Tokens that others read and write for so many completions: what they write about them, and completions
+    /// of their own.
     fn beside_completions(&self, completions: f64) -> f64 {
         let about = self.train.feedback.iter().map(|feedback| f64::from(feedback.tokens(self.completion)));
         let beside: f64 = about.map(|tokens| tokens + self.length()).sum();
@@ -149,8 +149,8 @@ impl Trial<'_> {
         self.train.producers().flat_map(Producer::derives)
     }
 
-    /// Tokens that are read and written for a completion of a derived prompt: an attempt, answers, and of each group
-    /// what is shortened.
+    /// Tokens that are read and written for a completion of a derived prompt: an attempt, answers, and of
+    /// each group what is shortened.
     fn beside_derived(&self, derived: &Derived) -> f64 {
         let whole = (1 + derived.answering().len()) as f64 * self.length();
         let shown = |view| f64::from(derived.shown(view, self.completion, 1));
@@ -231,8 +231,8 @@ impl Trial<'_> {
         self.train.producers().map(|producer| producer.kind().turns()).max().unwrap_or(1)
     }
 
-    /// Tokens of a prompt and its completion, on average: of each turn but the first one also what is said before
-    /// it.
+    /// Tokens of a prompt and its completion, on average: of each turn but the first one also what is said
+    /// before it.
     fn length(&self) -> f64 {
         let tokenizer = &self.shapes.tokenizers[self.model.0 as usize];
         let prompt = |share: &Share| {

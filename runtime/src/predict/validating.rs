@@ -8,8 +8,8 @@ use crate::failure::Result;
 use crate::prepare::validated;
 
 impl Trial<'_> {
-    /// Seconds of one pass over the rows: products at the rate of the machine. The rows go through the model in
-    /// batches, forward only, so that reading its weights hides behind them.
+    /// Seconds of one pass over the rows: products at the rate of the machine. The rows go through the model
+    /// in batches, forward only, so that reading its weights hides behind them.
     pub fn validated(&self, of: &Validation, machine: &Machine) -> Result<f64> {
         let tokenizer = self.form().tokenizer;
         let mut tokens = 0;

@@ -226,8 +226,8 @@ fn load(
     Ok(DomainData { id, name, origin, verifier, program, limit, train, turns, tests, validation })
 }
 
-/// The rows of a domain that some stages train on, with all that these read of them; in turns, where a field with
-/// trajectories is given. Nobody judges turns, so what the verifier reads is in none of those.
+/// The rows of a domain that some stages train on, with all that these read of them; in turns, where a field
+/// with trajectories is given. Nobody judges turns, so what the verifier reads is in none of those.
 fn trained_on(
     places: Places,
     (id, domain): (DomainId, &Domain),

@@ -64,7 +64,8 @@ pub struct Examples {
     rows: Arc<Lists<Token>>,
 }
 
-/// What a template shows of a completion: its draft, what the verifier said of it, others of its group, numbers.
+/// What a template shows of a completion: its draft, what the verifier said of it, others of its group,
+/// numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Said {
     pub slots: Vec<(Slot, String)>,
@@ -113,7 +114,8 @@ impl Prompts {
         self.lists("prompts", tokenizer, |row| self.prompt(tokenizer, row))
     }
 
-    /// What is read of the rows before there are completions: a template in place of the prompts, where there is one.
+    /// What is read of the rows before there are completions: a template in place of the prompts, where there
+    /// is one.
     pub fn seen(&self, tokenizer: &Tokenizer, sees: Option<&View>) -> Result<Arc<Lists<Token>>> {
         match sees {
             // What becomes of a completion is known when it is there.
@@ -371,8 +373,8 @@ impl Prompts {
     }
 
     /// # Errors
-    /// Besides what can be wrong with a row: where a conversation begins otherwise once it is answered, nothing
-    /// can stand in place of its prompt.
+    /// Besides what can be wrong with a row: where a conversation begins otherwise once it is answered,
+    /// nothing can stand in place of its prompt.
     fn longest_shown(&self, tokenizer: &Tokenizer, view: &View, field: Option<&str>) -> Result<Longest> {
         let shown = self.shown(tokenizer, view)?;
         let Some(field) = field else {

@@ -26,8 +26,8 @@ pub fn with_words<O>(train: &Train<O>, view: &View, tokenizer: &Tokenizer) -> Re
     Ok(feedback + panel.turns().saturating_mul(panel.sampling.max_tokens.saturating_add(before)))
 }
 
-/// Whoever writes feedback about completions of a domain: what it reads in place of the prompts, and how many tokens it
-/// reads and writes beside that at most. A verifier's words are counted when they are there.
+/// Whoever writes feedback about completions of a domain: what it reads in place of the prompts, and how many
+/// tokens it reads and writes beside that at most. A verifier's words are counted when they are there.
 pub fn for_feedback<O>(
     train: &Train<O>,
     domain: DomainId,

@@ -1,7 +1,7 @@
-//! The end of everything that programs of the author's start. A group of processes is not enough: a child may leave it
-//! (`setsid`), and who kills it may be killed. All processes of a program are told by a variable in their
-//! environment, wherever they went; and a guard, a process of its own, sees to those that are left when this
-//! process is gone, however it ended.
+//! The end of everything that programs of the author's start. A group of processes is not enough: a child may
+//! leave it (`setsid`), and who kills it may be killed. All processes of a program are told by a variable in
+//! their environment, wherever they went; and a guard, a process of its own, sees to those that are left when
+//! this process is gone, however it ended.
 
 use std::fs;
 use std::os::unix::process::CommandExt;

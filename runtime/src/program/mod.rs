@@ -1,5 +1,5 @@
-//! Programs of the author's that read JSON lines and write JSON lines: rewards, environments, edits. How one is
-//! started, asked, restarted, and ended for sure.
+//! Programs of the author's that read JSON lines and write JSON lines: rewards, environments, edits. How one
+//! is started, asked, restarted, and ended for sure.
 
 mod descendants;
 mod worker;
@@ -158,9 +158,9 @@ impl Pool {
         }
     }
 
-    /// Asks for an answer to each of a batch, `what` it is a noun, which `read` takes from a reply or says what
-    /// is wrong with it. A batch that a process did not survive, or did not finish in time, goes to a fresh one
-    /// once.
+    /// Asks for an answer to each of a batch, `what` it is a noun, which `read` takes from a reply or says
+    /// what is wrong with it. A batch that a process did not survive, or did not finish in time, goes to a
+    /// fresh one once.
     pub fn batch<R: Serialize, T>(
         &self,
         slot: &mut Option<Worker>,

@@ -1,5 +1,5 @@
-//! What models answer to held-out prompts: what is kept of the completions of each, and the numbers that tables
-//! show of them.
+//! What models answer to held-out prompts: what is kept of the completions of each, and the numbers that
+//! tables show of them.
 
 use std::collections::HashSet;
 

@@ -57,24 +57,25 @@ pub struct Row {
     /// Members of panels, prompt by prompt, that stated no confidence, where they are to state one.
     #[serde(default)]
     pub unstated: Option<f64>,
-    /// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that stood;
-    /// and tokens of a completion per draft.
+    /// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that
+    /// stood; and tokens of a completion per draft.
     #[serde(default)]
     pub accepted: Option<f64>,
     #[serde(default)]
     pub accepted_length: Option<f64>,
-    /// Where the objective reads `agreement`: the mean similarity of what teachers wrote to the blocks of the row.
+    /// Where the objective reads `agreement`: the mean similarity of what teachers wrote to the blocks of the
+    /// row.
     #[serde(default)]
     pub agreement: Option<f64>,
-    /// Of the completions that others wrote of the same prompts, where the objective asks whether they are right: the
-    /// share that is.
+    /// Of the completions that others wrote of the same prompts, where the objective asks whether they are
+    /// right: the share that is.
     #[serde(default)]
     pub correct_of_others: Option<f64>,
     /// Where prompts are derived from completions: the share of the completions that are of such a prompt.
     #[serde(default)]
     pub derived: Option<f64>,
-    /// Where the stage chooses its prompts: how many of the domain's, and the mean of their `priority`, as they were
-    /// measured last.
+    /// Where the stage chooses its prompts: how many of the domain's, and the mean of their `priority`, as
+    /// they were measured last.
     #[serde(default)]
     pub chosen_prompts: Option<f64>,
     #[serde(default)]
@@ -83,8 +84,8 @@ pub struct Row {
     /// part of the most it can be, averaged over layers; and the largest share that any of them has.
     pub expert_entropy: Option<f64>,
     pub expert_largest_share: Option<f64>,
-    /// Where the weights were extrapolated after the step: how far, in changes since the last time, 1 where no
-    /// candidate was better; and what the benchmark says of them there.
+    /// Where the weights were extrapolated after the step: how far, in changes since the last time, 1 where
+    /// no candidate was better; and what the benchmark says of them there.
     #[serde(default)]
     pub extrapolated: Option<f64>,
     #[serde(default)]

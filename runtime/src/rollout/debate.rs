@@ -24,8 +24,8 @@ pub struct Stance {
     pub confidence: Option<i64>,
 }
 
-/// The whole number behind the last `confidence`, in capitals or not, that a number follows: between the two are
-/// neither letters nor digits. None where that number is not whole, or outside of the range.
+/// The whole number behind the last `confidence`, in capitals or not, that a number follows: between the two
+/// are neither letters nor digits. None where that number is not whole, or outside of the range.
 pub fn confidence((low, high): (i64, i64), text: &str) -> Option<i64> {
     const WORD: &str = "confidence";
     // Of as many bytes, so that places are the same.

@@ -95,8 +95,8 @@ impl<'a> Drawer<'a> {
         (self.tokens.rows + guide) * size_of::<f32>()
     }
 
-    /// The next token of every row, whose logits stand at its place, and those of a guide; none where they are
-    /// not finite.
+    /// The next token of every row, whose logits stand at its place, and those of a guide; none where they
+    /// are not finite.
     pub(super) fn draw(
         &mut self,
         rows: &mut [DrawRow],

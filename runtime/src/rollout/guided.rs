@@ -9,8 +9,8 @@ use mopd_compiler::plan::Sampling;
 /// What the second model decides, at a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Guidance {
-    /// A token is drawn from both: with so much of the second model's distribution (MiniLLM, arXiv:2306.08543,
-    /// section 2.2).
+    /// A token is drawn from both: with so much of the second model's distribution (MiniLLM,
+    /// arXiv:2306.08543, section 2.2).
     Mix { share: f64 },
     /// The first model proposes a token. Where that is not among the so many that the second finds most
     /// probable, the second draws one (arXiv:2410.11325, algorithm 1).
@@ -30,8 +30,8 @@ pub(super) struct GuidedScratch {
 }
 
 /// A token, and its log-probability under all of this: the distribution that it was drawn from. The settings
-/// shape the distribution of each model alone. None where logits are not finite. `verdicts` are those on the tokens
-/// before.
+/// shape the distribution of each model alone. None where logits are not finite. `verdicts` are those on the
+/// tokens before.
 pub(super) fn draw(
     logits: [&[f32]; 2],
     guidance: Guidance,
@@ -71,8 +71,8 @@ fn mixed(
 }
 
 /// A token comes from the proposals among the `top_k`, or from the second model after any of the others: with
-/// m the mass of these, its probability is that of the proposal where it is among the `top_k`, and m times the
-/// second model's beside.
+/// m the mass of these, its probability is that of the proposal where it is among the `top_k`, and m times
+/// the second model's beside.
 fn replaced(
     own: &Weighed,
     guide: &Weighed,

@@ -148,8 +148,8 @@ pub(super) fn summed(weights: &[f32], ends: &mut Vec<f64>) -> f64 {
     total
 }
 
-/// The first entry whose cumulative mass exceeds the threshold: an entry of no mass is never chosen. `ends` as
-/// [`summed`] has them.
+/// The first entry whose cumulative mass exceeds the threshold: an entry of no mass is never chosen. `ends`
+/// as [`summed`] has them.
 pub(super) fn pick(weights: &[f32], ends: &[f64], uniform: f64) -> Option<usize> {
     let threshold = uniform * ends.last()?;
     let piece = ends.partition_point(|&end| end <= threshold).min(ends.len() - 1);

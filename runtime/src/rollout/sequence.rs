@@ -44,7 +44,8 @@ pub struct Sequence {
     /// What models wrote about it: each of the stage's feedbacks, or nothing where none is shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub written_feedback: Vec<String>,
-    /// Of roles that the objective asks about it: whether the completion of its place among their own is right.
+    /// Of roles that the objective asks about it: whether the completion of its place among their own is
+    /// right.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub correct_of: Vec<(Role, bool)>,
     /// Whether its prompt was derived from completions of the record's own.
@@ -62,8 +63,8 @@ fn is_false(of: &bool) -> bool {
 pub enum Speculation {
     /// The trajectory itself.
     Trajectory(Counts),
-    /// What was rejected of a draft, which is no completion: behind the trajectory up to there, which is not trained
-    /// on here.
+    /// What was rejected of a draft, which is no completion: behind the trajectory up to there, which is not
+    /// trained on here.
     Rejected,
 }
 

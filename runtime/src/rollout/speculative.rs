@@ -1,8 +1,9 @@
-//! Speculative decoding (arXiv:2211.17192, algorithm 1): a student drafts some tokens, and a teacher verifies them.
-//! What stands is distributed as if the teacher had written it alone.
+//! Speculative decoding (arXiv:2211.17192, algorithm 1): a student drafts some tokens, and a teacher verifies
+//! them. What stands is distributed as if the teacher had written it alone.
 //!
-//! Both read the trajectory token by token: whether a drafted token stands depends on what was drafted before it, and
-//! that stood too. What a draft has behind its first rejected token decides about nothing, so it is drawn afterwards.
+//! Both read the trajectory token by token: whether a drafted token stands depends on what was drafted before
+//! it, and that stood too. What a draft has behind its first rejected token decides about nothing, so it is
+//! drawn afterwards.
 
 use mopd_compiler::plan::Sampling;
 use serde::{Deserialize, Serialize};
@@ -51,9 +52,9 @@ fn stood(verdicts: &[Verdict]) -> usize {
     verdicts.iter().rev().take_while(|verdict| **verdict == Verdict::Stood).count()
 }
 
-/// The next token of a trajectory, with the log-probability that the teacher gives it. A drafted token stands with
-/// probability min(1, p / q), for p the teacher's and q the student's; otherwise the teacher draws from what it has
-/// more than the student, max(0, p - q). Together that is p.
+/// The next token of a trajectory, with the log-probability that the teacher gives it. A drafted token stands
+/// with probability min(1, p / q), for p the teacher's and q the student's; otherwise the teacher draws from
+/// what it has more than the student, max(0, p - q). Together that is p.
 pub(super) fn verified(
     own: &Weighed,
     teacher: &Weighed,
@@ -100,7 +101,8 @@ struct Open {
     room: u32,
 }
 
-/// `sampling.n` completions of every prompt, those of a prompt adjacent, each with what was rejected of its drafts.
+/// `sampling.n` completions of every prompt, those of a prompt adjacent, each with what was rejected of its
+/// drafts.
 pub fn speculative(
     [student, teacher]: [&Decoder; 2],
     verification: Verification,

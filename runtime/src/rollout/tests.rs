@@ -119,8 +119,8 @@ fn completions_end_at_the_end_token_or_are_cut_off() {
     assert!(completions.iter().any(|completion| !completion.truncated));
 }
 
-/// From the whole forward pass over what a row had read, by definition: which tokens could be drawn, and their
-/// log-probability. By loops, and by tensors.
+/// From the whole forward pass over what a row had read, by definition: which tokens could be drawn, and
+/// their log-probability. By loops, and by tensors.
 #[test]
 fn what_is_drawn_from_is_what_the_settings_say() {
     let prompts = prompts();

@@ -373,7 +373,8 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// The tokenizers by which the prompts of a domain are read: the student's, and those of teachers with another.
+/// The tokenizers by which the prompts of a domain are read: the student's, and those of teachers with
+/// another.
 fn readers<'f>(
     train: &Train<Objective>,
     domain: DomainId,

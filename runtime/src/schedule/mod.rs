@@ -219,8 +219,8 @@ pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {
     stage.trains().first().map_or(0, |train| training_steps(train, domains))
 }
 
-/// An epoch is as many prompts as the domains have together, or trajectories, or as many sequences as the teachers are asked
-/// for.
+/// An epoch is as many prompts as the domains have together, or trajectories, or as many sequences as the
+/// teachers are asked for.
 fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
     let epochs = match train.length {
         Length::Steps(steps) => return steps,

@@ -97,8 +97,8 @@ pub struct PartPosition {
     /// What the policy of a `learned(...)` has learned, as bits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policy: Vec<u64>,
-    /// What stays as it was measured of prompts, measure by measure and domain by domain, as bits; nothing of a measure
-    /// that is taken whenever prompts are chosen.
+    /// What stays as it was measured of prompts, measure by measure and domain by domain, as bits; nothing of
+    /// a measure that is taken whenever prompts are chosen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measured: Vec<Vec<Vec<u64>>>,
     /// The groups that are kept for later steps, buffer by buffer, the oldest first.

@@ -107,8 +107,8 @@ impl Spelling {
     }
 }
 
-/// The byte that a letter of a byte-level vocabulary stands for: those that can be printed for themselves, the
-/// others for the letters from U+0100 on, in order.
+/// The byte that a letter of a byte-level vocabulary stands for: those that can be printed for themselves,
+/// the others for the letters from U+0100 on, in order.
 fn byte_of_letter(letter: char) -> Option<u8> {
     let printed = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     match u8::try_from(u32::from(letter)) {

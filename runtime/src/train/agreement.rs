@@ -1,8 +1,8 @@
-//! `agreement(teacher, samples: 10, by: edit)`: how much a model that goes on from where a block of the student's begins
-//! writes what stands there (arXiv:2606.01476). It reads what the student had before the block, and draws as many tokens
-//! as the block has from its own distribution, fewer where it ends the text. Both are compared as texts: of the characters,
-//! and of the bytes that belong to none, 1 minus the edit distance over the length of the longer text. Two empty texts
-//! are the same.
+//! `agreement(teacher, samples: 10, by: edit)`: how much a model that goes on from where a block of the
+//! student's begins writes what stands there (arXiv:2606.01476). It reads what the student had before the
+//! block, and draws as many tokens as the block has from its own distribution, fewer where it ends the text.
+//! Both are compared as texts: of the characters, and of the bytes that belong to none, 1 minus the edit
+//! distance over the length of the longer text. Two empty texts are the same.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -166,7 +166,8 @@ impl Agreements {
         Ok(())
     }
 
-    /// The characters of a text, up to a token that ends it; a byte that belongs to none is a unit of its own.
+    /// The characters of a text, up to a token that ends it; a byte that belongs to none is a unit of its
+    /// own.
     fn text(&self, tokens: &[Token]) -> Vec<u32> {
         let before_end = tokens.iter().take_while(|token| !self.tokenizer.is_end(**token));
         let bytes: Vec<u8> =
@@ -230,8 +231,8 @@ fn no_room(before: usize, block: usize, context: usize) -> Error {
         .help("give it a longer context, or the completions fewer `max_tokens`")
 }
 
-/// The mean similarity of the continuations to the blocks among the tokens in `range`; none where nobody was asked, or
-/// there is no block.
+/// The mean similarity of the continuations to the blocks among the tokens in `range`; none where nobody was
+/// asked, or there is no block.
 pub fn mean(objective: &Objective, batch: &Batch, chosen: &[f32], range: Range<usize>) -> Option<f64> {
     let of_token = &batch.layout.blocks.as_ref()?.of_token[range.clone()];
     let mut blocks: Vec<u32> = zip_equal(of_token, &chosen[range])

@@ -1,5 +1,5 @@
-//! From d loss / d primitive, per token, into the weights: through the heads into the last hidden states, and from there
-//! through the student's layers.
+//! From d loss / d primitive, per token, into the weights: through the heads into the last hidden states, and
+//! from there through the student's layers.
 
 use mopd_compiler::expr::batch::Batch;
 use tch::{Kind, Tensor, no_grad_guard};
@@ -77,8 +77,8 @@ impl ScoringPass {
     }
 }
 
-/// From d loss / d what a scalar head says, `[tokens]`: d loss / d hidden states, `[tokens, width]`, in single precision
-/// where they are in half, and d loss / d the head, `[1, width]`.
+/// From d loss / d what a scalar head says, `[tokens]`: d loss / d hidden states, `[tokens, width]`, in
+/// single precision where they are in half, and d loss / d the head, `[1, width]`.
 fn through_scalar_head(adjoint: &Tensor, hidden: &Tensor, head: &Tensor) -> (Tensor, Tensor) {
     let _guard = no_grad_guard();
     let wide = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };

@@ -95,7 +95,8 @@ impl<'a> CachedScores<'a> {
     ) -> Option<CachedScores<'a>> {
         let cache = cache.filter(|_| !stage.routes_by_data())?;
         let width = |role: Role, source: usize| {
-            // Rows that a view fills are not the data's own, nor are tokens of another tokenizer the student's.
+            // Rows that a view fills are not the data's own, nor are tokens of another tokenizer the
+            // student's.
             let scored = models.of_role(role)[source]?;
             let own = |reader: &Reader| reader.view.is_none() && !reader.own_tokens;
             let (model, config) = models.frozen(scored.reader().filter(own)?.model_ref)?;

@@ -28,7 +28,8 @@ pub struct Step {
     pub learning_rate: f64,
     /// What is learned, as it was in the step.
     pub learned: Option<f64>,
-    /// Of each source: how many prompts were chosen and the mean of their priority; none where none are chosen.
+    /// Of each source: how many prompts were chosen and the mean of their priority; none where none are
+    /// chosen.
     pub chosen: Vec<Option<(usize, Option<f64>)>>,
     pub gradient_norm: f64,
     pub seconds: Seconds,
@@ -132,8 +133,8 @@ pub fn diagnose(
     rows
 }
 
-/// The sequences for which some role that the objective asks about had nothing to read; none where it asks about
-/// nobody.
+/// The sequences for which some role that the objective asks about had nothing to read; none where it asks
+/// about nobody.
 fn unavailable(batch: &Batch, sequences: usize) -> Option<Vec<bool>> {
     let asked = batch.signals.iter().filter(|(signal, _)| matches!(signal, Signal::Available { .. }));
     let asked: Vec<&Vec<f32>> = asked.map(|(_, values)| values).collect();
@@ -146,8 +147,8 @@ fn completions(own: &[Sequence]) -> impl Iterator<Item = &Sequence> {
     own.iter().filter(|sequence| !sequence.is_rejected())
 }
 
-/// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that stood; and
-/// tokens of a completion per draft, those that stood and the teacher's own behind them.
+/// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that stood;
+/// and tokens of a completion per draft, those that stood and the teacher's own behind them.
 fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
     let (mut tokens, mut blocks, mut stood, mut verified) = (0, 0, 0, 0);
     for sequence in own {

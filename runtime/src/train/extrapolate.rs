@@ -1,10 +1,10 @@
 //! Weights that go on in the direction of their change while a benchmark improves (arXiv:2605.11739).
 //!
-//! It comes after the steps that it is asked for, before the next one begins. A candidate is computed in single
-//! precision as `base + multiple * (weights - base)`: from where the last extrapolation left the weights and
-//! what the updates since then made of them, not from the candidate before it, so that rounding does not add up
-//! and every candidate can be made again. Only weights move: the optimizer's moments, the places in the data and
-//! copies of the student are as the step left them.
+//! It comes after the steps that it is asked for, before the next one begins. A candidate is computed in
+//! single precision as `base + multiple * (weights - base)`: from where the last extrapolation left the
+//! weights and what the updates since then made of them, not from the candidate before it, so that rounding
+//! does not add up and every candidate can be made again. Only weights move: the optimizer's moments, the
+//! places in the data and copies of the student are as the step left them.
 
 use std::ops::Range;
 
@@ -84,8 +84,8 @@ impl<'a> Extrapolator<'a> {
         }
     }
 
-    /// Tries candidates, leaves the weights at the last one that is accepted, and goes on from there next time.
-    /// `place` writes numbers where they are moved; where a score fails, the weights are as they were.
+    /// Tries candidates, leaves the weights at the last one that is accepted, and goes on from there next
+    /// time. `place` writes numbers where they are moved; where a score fails, the weights are as they were.
     fn run(
         &mut self,
         updated: &Tensor,

@@ -65,7 +65,8 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
     }
 }
 
-/// One number for each token, by whether it is of a rejected draft, and its place in what is trained on of its row.
+/// One number for each token, by whether it is of a rejected draft, and its place in what is trained on of
+/// its row.
 fn drafted(
     objective: &Objective,
     sequences: &Sequences,

@@ -1,6 +1,7 @@
-//! `learned(...)`: a number between 0 and 1 that the run itself finds (arXiv:2605.11458). It is drawn from a Beta
-//! distribution, held for some steps, and then the distribution is moved by REINFORCE: up the gradient of the log of
-//! its density at what was drawn, times the discounted sum of the gains, standardised among those so far.
+//! `learned(...)`: a number between 0 and 1 that the run itself finds (arXiv:2605.11458). It is drawn from a
+//! Beta distribution, held for some steps, and then the distribution is moved by REINFORCE: up the gradient
+//! of the log of its density at what was drawn, times the discounted sum of the gains, standardised among
+//! those so far.
 //!
 //! Everything is in float64, and a draw follows from the seed, the stage and the step alone.
 
@@ -40,8 +41,8 @@ struct Returns {
 }
 
 impl Returns {
-    /// Adds one; answers its distance from the mean in standard deviations, both of all so far: 0 where there is one
-    /// alone, or where all are the same.
+    /// Adds one; answers its distance from the mean in standard deviations, both of all so far: 0 where there
+    /// is one alone, or where all are the same.
     fn standardised(&mut self, new: f64) -> f64 {
         self.count += 1.0;
         let before = new - self.mean;
@@ -165,8 +166,8 @@ mod tests {
         Policy::new(&Learned { gain: NodeId(0), hold, discount, learning_rate })
     }
 
-    /// Thetas, value, and the derivatives of log(x^(a - 1) (1 - x)^(b - 1) / B(a, b)), which mpmath has found with 40
-    /// digits from values of the function alone.
+    /// Thetas, value, and the derivatives of log(x^(a - 1) (1 - x)^(b - 1) / B(a, b)), which mpmath has found
+    /// with 40 digits from values of the function alone.
     const GRADIENTS: &[([f64; 2], f64, [f64; 2])] = &[
         ([0.0, 0.0], 0.5, [0.08431548081488648, 0.08431548081488648]),
         ([0.0, 0.0], 0.125, [-0.6088316997450588, 0.3641233747825978]),
@@ -187,7 +188,8 @@ mod tests {
         }
     }
 
-    /// Beta(2, 2) has the distribution function 3 x^2 - 2 x^3, Beta(1, 1) is uniform, Beta(1, 3) has 1 - (1 - x)^3.
+    /// Beta(2, 2) has the distribution function 3 x^2 - 2 x^3, Beta(1, 1) is uniform, Beta(1, 3) has 1 - (1 -
+    /// x)^3.
     #[test]
     fn quantiles_of_known_distributions() {
         for of in [0.001, 0.1, 0.3, 0.5, 0.77, 0.999] {

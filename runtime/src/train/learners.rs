@@ -1,6 +1,6 @@
-//! The steps of a stage, one after the other, with what is kept between them. Most stages train one model; where
-//! there are several, a step gives each of them its turn: it is the student then, and the others are as their
-//! turns left them.
+//! The steps of a stage, one after the other, with what is kept between them. Most stages train one model;
+//! where there are several, a step gives each of them its turn: it is the student then, and the others are as
+//! their turns left them.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

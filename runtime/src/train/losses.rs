@@ -1,4 +1,5 @@
-//! What objectives read of the steps before: `loss` and `loss.<term>` of the last one, `loss.validation`, states.
+//! What objectives read of the steps before: `loss` and `loss.<term>` of the last one, `loss.validation`,
+//! states.
 
 use mopd_compiler::plan::{Objective, Signal, TermLoss};
 

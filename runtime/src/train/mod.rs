@@ -339,8 +339,8 @@ impl<'a> Trainer<'a> {
         self.parts[part].scoring(&self.model, &self.models, &self.losses)
     }
 
-    /// A part's terms on its batch and their gradient, with the weights as they are. An error says whether the
-    /// numbers were finite so far.
+    /// A part's terms on its batch and their gradient, with the weights as they are. An error says whether
+    /// the numbers were finite so far.
     fn evaluate(&self, part: usize, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
         self.parts[part].evaluate(&self.scoring(part), rollouts, step)
     }

@@ -24,8 +24,8 @@ pub fn classify(error: Error) -> Classified {
     (error, finite)
 }
 
-/// Looks at every step's learning rate before the first: one that is computed may divide by 0, or fall below it
-/// where the number of steps follows from the data.
+/// Looks at every step's learning rate before the first: one that is computed may divide by 0, or fall below
+/// it where the number of steps follows from the data.
 pub fn check_learning_rate(stage: &Stage) -> Result<()> {
     let rate = |step| (step, stage.train.learning_rate.at(step, stage.steps));
     let unfit = (0..stage.steps).map(rate).find(|(_, rate)| !(rate.is_finite() && *rate >= 0.0));

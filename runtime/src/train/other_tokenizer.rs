@@ -1,5 +1,6 @@
 //! A teacher with another tokenizer: it reads the text of a step's completions as tokens of its own, and its
-//! distributions stand where a token of both begins (GOLD, spans by bytes; arXiv:2402.12030 compares by rank).
+//! distributions stand where a token of both begins (GOLD, spans by bytes; arXiv:2402.12030 compares by
+//! rank).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -168,7 +169,8 @@ impl Reading {
         self.list.push(read);
     }
 
-    /// The teacher's last hidden states at the tokens that it predicts, `[predicted, width]`, and these tokens.
+    /// The teacher's last hidden states at the tokens that it predicts, `[predicted, width]`, and these
+    /// tokens.
     pub fn hidden(&self, stage: &Stage, decoder: &Decoder) -> (Tensor, Vec<Token>) {
         let most = stage.micro_batch.map_or(self.list.len(), |size| size.max(1) as usize).max(1);
         let parts: Vec<Tensor> = self
@@ -206,8 +208,8 @@ impl Reading {
         rows
     }
 
-    /// The teacher's log-probability of what follows the first token in each span, `[tokens]`, 0 at tokens that
-    /// begin none; `logps` answers it for some of the tokens that are predicted.
+    /// The teacher's log-probability of what follows the first token in each span, `[tokens]`, 0 at tokens
+    /// that begin none; `logps` answers it for some of the tokens that are predicted.
     pub fn rest(&self, logps: impl Fn(&[i64]) -> Tensor) -> Tensor {
         let rows: Vec<i64> = self
             .spans

@@ -1,5 +1,5 @@
-//! What is known of the members of panels before a step is scored: whether they answered, and how sure they said
-//! they are.
+//! What is known of the members of panels before a step is scored: whether they answered, and how sure they
+//! said they are.
 
 use mopd_compiler::plan::{Role, Signal};
 
@@ -33,8 +33,8 @@ pub fn signal(stage: &Stage, signal: &Signal, sequences: &Sequences) -> Option<V
     Some(sequences.list.iter().map(|sequence| value(stance(sequence))).collect())
 }
 
-/// How often a member of a panel stated no confidence about the prompt of one of these sequences; none where nobody
-/// is to state any.
+/// How often a member of a panel stated no confidence about the prompt of one of these sequences; none where
+/// nobody is to state any.
 pub fn unstated(stage: &Stage, sequences: &Sequences, own: &[Sequence]) -> Option<f64> {
     let asked = |panel: u32| stage.train.panels[panel as usize].confidence.is_some();
     let here = |prompt| own.iter().any(|sequence| (sequence.source, sequence.record) == prompt);

@@ -1,5 +1,6 @@
-//! What the student thinks of recorded text: `mean(student.logp, over: batch, on: data(solution))`. Of a step it is asked
-//! about the rows of its groups, each as often as the batch has it, with the weights as they are before the step.
+//! What the student thinks of recorded text: `mean(student.logp, over: batch, on: data(solution))`. Of a step
+//! it is asked about the rows of its groups, each as often as the batch has it, with the weights as they are
+//! before the step.
 
 use mopd_compiler::plan::Signal;
 use tch::no_grad_guard;

@@ -117,9 +117,9 @@ fn availability(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<
 }
 
 /// The logits of a role at every completion token, each by the model that has it for the prompt, in the order
-/// of the batch; where its tokens and the student's begin together, if it has another tokenizer. What does not
-/// change while the student learns is kept for the next pass over the same rollouts. `last`: no other role
-/// comes after it.
+/// of the batch; where its tokens and the student's begin together, if it has another tokenizer. What does
+/// not change while the student learns is kept for the next pass over the same rollouts. `last`: no other
+/// role comes after it.
 fn logits_of(
     scoring: &Scoring,
     role: Role,

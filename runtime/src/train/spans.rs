@@ -13,9 +13,9 @@ use crate::failure::Result;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
-/// Whether a divergence counts entries with the probability of their whole span: that of the first token times
-/// those of what follows it. The whole vocabulary, and what is normalised anew, are distributions of the first
-/// token alone.
+/// Whether a divergence counts entries with the probability of their whole span: that of the first token
+/// times those of what follows it. The whole vocabulary, and what is normalised anew, are distributions of
+/// the first token alone.
 pub fn is_of_spans(divergence: &Divergence) -> bool {
     divergence.mass == Mass::Raw && divergence.support != Support::Full
 }
@@ -31,8 +31,8 @@ fn reads_spans(objective: &Objective, role: Role) -> bool {
             .any(|live| matches!(&live.primitive, Live::Divergence(divergence) if of_role(divergence)))
 }
 
-/// The role's log-probability of what follows the first token in each span, `[tokens]`; none where nobody asks.
-/// `logits` are of the `targets` that it reads.
+/// The role's log-probability of what follows the first token in each span, `[tokens]`; none where nobody
+/// asks. `logits` are of the `targets` that it reads.
 pub fn rest_of(
     objective: &Objective,
     role: Role,

@@ -67,8 +67,8 @@ impl Tags {
     }
 }
 
-/// By token of a completion. A tag that is never closed reaches to the end. Templates that make a model reason
-/// open the tag at the end of the prompt: then the completion begins inside.
+/// By token of a completion. A tag that is never closed reaches to the end. Templates that make a model
+/// reason open the tag at the end of the prompt: then the completion begins inside.
 fn inside(tag: &str, prompt: &[Vec<u8>], completion: &[Vec<u8>]) -> Vec<bool> {
     let (open, close) = (format!("<{tag}>").into_bytes(), format!("</{tag}>").into_bytes());
     let text = completion.concat();

@@ -110,8 +110,8 @@ impl Trained {
         }
     }
 
-    /// Where the weights of some groups, or of all where none is named, stand in that vector; nowhere where adapters
-    /// stand in it.
+    /// Where the weights of some groups, or of all where none is named, stand in that vector; nowhere where
+    /// adapters stand in it.
     pub fn ranges_of(&self, groups: &[WeightGroup]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         for entry in layout(&self.start.config) {

@@ -49,9 +49,9 @@ pub enum Shown {
 }
 
 impl Shown {
-    /// What a scorer that `sees` reads before some of the sequences of a step, in a context of so many tokens.
-    /// Where the group lacks what it is to be shown, it reads the plain prompt: it is not [`available`], and
-    /// nothing is made of what it says.
+    /// What a scorer that `sees` reads before some of the sequences of a step, in a context of so many
+    /// tokens. Where the group lacks what it is to be shown, it reads the plain prompt: it is not
+    /// [`available`], and nothing is made of what it says.
     pub fn new(
         stage: &Stage,
         (sees, context): (Option<&View>, usize),

@@ -117,7 +117,8 @@ fn ablation(number: usize) -> String {
     let share = 5 + number % 19 * 5;
     format!(
         r#"
-/// Ablation {number}: the advantage of the specialist, {share}% of it from the reward, clipped at {bound} nats.
+/// Ablation {number}: the advantage of the specialist, {share}% of it from the reward, clipped at {bound}
+/// nats.
 objective ablated_{number}(bound: nats = {bound}, share = {share}%) {{
   let gap      = clip(teacher.logp - student.logp, -bound, bound)
   let fair     = zscore(reward, over: group, deviation: sample)

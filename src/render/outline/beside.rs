@@ -1,4 +1,5 @@
-//! What models write beside a stage's completions: feedback about them, continuations of them, and completions of their own.
+//! What models write beside a stage's completions: feedback about them, continuations of them, and
+//! completions of their own.
 
 use mopd_lang::experiment::{
     BatchSize, Experiment, GroupMember, RolloutSource, Sampling, Slot, TeacherId, Train,

@@ -29,7 +29,8 @@ fn numbers() -> Value {
 }
 
 /// Each file holds what torch's autograd makes of the method's formula, in float64
-/// (`tests/methods/references.py`): the loss, and its gradient by the student's logits, or by what its scalar head says.
+/// (`tests/methods/references.py`): the loss, and its gradient by the student's logits, or by what its scalar
+/// head says.
 #[test]
 fn every_objective_with_a_reference_has_its_loss_and_its_gradient() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! Long sessions: whatever is typed, the diagnostics are those of a fresh check, and memory stays where it was.
+//! Long sessions: whatever is typed, the diagnostics are those of a fresh check, and memory stays where it
+//! was.
 //!
 //! `./x test` makes 2,000 random edits. `MOPD_EDITS=100000 ./x test` makes as many as that says; with
 //! `--nocapture` the test tells how long they took and what memory the server had at the beginning and at the

@@ -1,4 +1,5 @@
-//! Teachers that have learnt little: how far past them, how fast, and from how old rollouts: `tests/mechanisms/beyond.mopd`.
+//! Teachers that have learnt little: how far past them, how fast, and from how old rollouts:
+//! `tests/mechanisms/beyond.mopd`.
 
 use super::{Figures, shown, shows};
 

@@ -1,4 +1,5 @@
-//! The same student, prompts and steps under one divergence after another: `tests/mechanisms/divergences.mopd`.
+//! The same student, prompts and steps under one divergence after another:
+//! `tests/mechanisms/divergences.mopd`.
 
 use super::{Figures, shown, shows};
 

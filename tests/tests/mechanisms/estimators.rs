@@ -1,4 +1,5 @@
-//! The reverse divergence from one sampled token, by one estimator after another: `tests/mechanisms/estimators.mopd`.
+//! The reverse divergence from one sampled token, by one estimator after another:
+//! `tests/mechanisms/estimators.mopd`.
 
 use super::{Figures, shown, shows};
 

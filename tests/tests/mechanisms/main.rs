@@ -1,5 +1,6 @@
-//! What the published methods are for, seen on small models: the runs of `tests/mechanisms`, a line for each method of
-//! what its run shows. `tests/mechanisms/README.md` has the lines, and the book's table of methods takes them from there.
+//! What the published methods are for, seen on small models: the runs of `tests/mechanisms`, a line for each
+//! method of what its run shows. `tests/mechanisms/README.md` has the lines, and the book's table of methods
+//! takes them from there.
 
 mod agents;
 mod beyond;
@@ -41,7 +42,8 @@ use self::run::Run;
 
 /// What a run showed of a method.
 enum Figure {
-    /// What the paper says the mechanism is for, and whether the run bears it out: the test fails where it does not.
+    /// What the paper says the mechanism is for, and whether the run bears it out: the test fails where it
+    /// does not.
     Shown { holds: bool, line: String },
     /// What the paper says did not happen at this scale; the line says what did.
     NotAtThisScale(String),
@@ -54,8 +56,8 @@ fn shown(holds: bool, line: impl Into<String>) -> Figure {
 /// What a run showed of each method of `tests/methods` that is in it.
 type Figures = &'static [(&'static str, fn(&Run) -> Figure)];
 
-/// Where all experiments run, one after the other: they share a store, so that the start and the specialists are trained
-/// once. Nothing is left in it from an earlier run of the tests.
+/// Where all experiments run, one after the other: they share a store, so that the start and the specialists
+/// are trained once. Nothing is left in it from an earlier run of the tests.
 static FOLDER: LazyLock<Mutex<PathBuf>> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mechanisms");
     if folder.exists() {
@@ -100,8 +102,8 @@ fn shows(experiment: &str, figures: Figures) {
     assert!(faults.is_empty(), "\n{faults}");
 }
 
-/// Numbers differ in their last digits from one kind of machine to another. So a line that was written elsewhere is
-/// the same where all but its numbers is.
+/// Numbers differ in their last digits from one kind of machine to another. So a line that was written
+/// elsewhere is the same where all but its numbers is.
 fn words(line: &str) -> String {
     line.chars().filter(|letter| !letter.is_ascii_digit() && !".-".contains(*letter)).collect()
 }

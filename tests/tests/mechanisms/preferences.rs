@@ -1,4 +1,5 @@
-//! Preferences: as a teacher that is composed token by token, and for a teacher's text over one's own: `tests/mechanisms/preferences.mopd`.
+//! Preferences: as a teacher that is composed token by token, and for a teacher's text over one's own:
+//! `tests/mechanisms/preferences.mopd`.
 
 use super::{Figures, shown, shows};
 

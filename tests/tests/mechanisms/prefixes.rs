@@ -1,4 +1,5 @@
-//! The source of the prefixes: the student's own text, the teacher's, or both: `tests/mechanisms/prefixes.mopd`.
+//! The source of the prefixes: the student's own text, the teacher's, or both:
+//! `tests/mechanisms/prefixes.mopd`.
 
 use super::{Figures, shown, shows};
 

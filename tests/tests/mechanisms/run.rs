@@ -44,8 +44,8 @@ impl Run {
         }
     }
 
-    /// What one column of `metrics.parquet` says at each step of a stage: the mean over domains, by their shares of the
-    /// prompts. Steps without such a number are left out.
+    /// What one column of `metrics.parquet` says at each step of a stage: the mean over domains, by their
+    /// shares of the prompts. Steps without such a number are left out.
     pub fn steps(&self, stage: &str, column: &str) -> Vec<f64> {
         let of_stage: Vec<&Metrics> = self.metrics.iter().filter(|row| row.stage == stage).collect();
         assert!(!of_stage.is_empty(), "no stage is called {stage}");
@@ -86,7 +86,8 @@ impl Run {
         mean(&numbers)
     }
 
-    /// Of the tokens in the bins over `position` or `entropy` that are `asked`, the share in those that are `counted`.
+    /// Of the tokens in the bins over `position` or `entropy` that are `asked`, the share in those that are
+    /// `counted`.
     pub fn weights(
         &self,
         stage: &str,

@@ -2,7 +2,8 @@
 
 use super::{Figure, Figures, Run, shown, shows};
 
-/// Prompts of `shown` have the answer before them, as the teachers have: the start is the teacher of the others.
+/// Prompts of `shown` have the answer before them, as the teachers have: the start is the teacher of the
+/// others.
 fn learnt(run: &Run, student: &str) -> (bool, String) {
     let (view, before, after) =
         (run.score_in("start", "shown"), run.score_in("start", "sort"), run.score_in(student, "sort"));

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use super::text;
 
-/// The program with two steps in place of each number of steps, and a reward that models earn which have learnt
-/// nothing yet: some methods leave out prompts that nobody solves. Published weights become a small model with
-/// their tokenizer.
+/// The program with two steps in place of each number of steps, and a reward that models earn which have
+/// learnt nothing yet: some methods leave out prompts that nobody solves. Published weights become a small
+/// model with their tokenizer.
 fn short(program: &str) -> String {
     let program = program.replace("reward = exact_match", "reward = regex(\"[a-f]\")");
     let program = program.replace("round: 10 steps", "round: 1 steps");

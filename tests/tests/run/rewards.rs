@@ -49,7 +49,8 @@ fn an_objective_reads_one_part() {
     bench.write("tiny.mopd", &source(&parts, "reward"));
     bench.tables("sum", &[]);
     assert!(bench.student("sum") != of_part);
-    // Other weights of parts that nobody sums up are another verifier all the same: what is paid, its key says.
+    // Other weights of parts that nobody sums up are another verifier all the same: what is paid, its key
+    // says.
     bench.edit("tiny.mopd", "[0.75, 0.25]", "[0.5, 0.5]");
     let output = bench.run(&["--out", "other", "--format", "json"]);
     let said = text(&output);

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Bench, text};
 
-/// A model that copies three letters, and one that was never trained, on the domain's tests and on a benchmark.
+/// A model that copies three letters, and one that was never trained, on the domain's tests and on a
+/// benchmark.
 const TABLE: &str = r#"
 experiment "columns" { seed = 1 }
 

@@ -162,8 +162,8 @@ fn critics() -> Vec<Case> {
     ]
 }
 
-/// Card B1.5: A = alpha_c * zG(r_cap) + alpha_r * zG(r_cot); ill-formed outputs get the minimum of the others in
-/// their group less 1.
+/// Card B1.5: A = alpha_c * zG(r_cap) + alpha_r * zG(r_cot); ill-formed outputs get the minimum of the others
+/// in their group less 1.
 fn judges() -> Vec<Case> {
     const CAPTION: &str = "score(judge, on: span.caption)";
     const THINK: &str = "score(judge, on: span.think)";

@@ -106,7 +106,8 @@ impl Settings<'_> {
         metrics.iter().filter_map(executable).collect()
     }
 
-    /// That rows spent the same was checked where it can be known before the run: elsewhere nothing was compared.
+    /// That rows spent the same was checked where it can be known before the run: elsewhere nothing was
+    /// compared.
     fn refuse_unknown_budget(&mut self, comparison: &wide::Comparison, budget: wide::Budget) {
         let unit = match budget.unit {
             wide::BudgetUnit::Steps => "steps",

@@ -117,8 +117,8 @@ fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
     place as u32
 }
 
-/// Prompts are looked at some at a time, so that nothing may be of several; and what is the same for all chooses
-/// none.
+/// Prompts are looked at some at a time, so that nothing may be of several; and what is the same for all
+/// chooses none.
 fn fit(formula: Formula, what: &str, at: At) -> Narrowed<Formula> {
     let Formula { graph, value } = &formula;
     let needed = graph.reachable(&[*value]);

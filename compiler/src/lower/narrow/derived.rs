@@ -12,8 +12,8 @@ pub fn derives(rollout: &Rollout) -> bool {
     !rollout.producer.derives().is_empty()
 }
 
-/// Texts are drawn from a model, token by token, that reads the student's. Whoever scores completions reads the prompts
-/// that the student read.
+/// Texts are drawn from a model, token by token, that reads the student's. Whoever scores completions reads
+/// the prompts that the student read.
 pub fn unfit(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: Span) -> Option<Diagnostic> {
     if !derives(rollout) {
         return None;

@@ -1,5 +1,5 @@
-//! `feedback = from(peer, max_tokens: 64, sees: critique)`: what fills `{feedback}` in a teacher's template, written by
-//! another model about each completion.
+//! `feedback = from(peer, max_tokens: 64, sees: critique)`: what fills `{feedback}` in a teacher's template,
+//! written by another model about each completion.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as wide, RolloutSource, Slot, TeacherId, Template, TemplatePiece};

@@ -1,5 +1,5 @@
-//! A choice of prompts or completions, or their order, by what is known of completions before a step trains on
-//! them.
+//! A choice of prompts or completions, or their order, by what is known of completions before a step trains
+//! on them.
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
@@ -10,8 +10,8 @@ use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Role, Signal};
 use crate::refusal::Origins;
 
-/// A value for each element of an axis, of what is known before any model scores: rewards, lengths, the step. Of
-/// completions also what the student says of their tokens.
+/// A value for each element of an axis, of what is known before any model scores: rewards, lengths, the step.
+/// Of completions also what the student says of their tokens.
 pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Origins) -> Narrowed<Formula> {
     with(formula, what, axis, origins, Elsewhere::Refused)
 }

@@ -348,8 +348,8 @@ fn unfit_draft(rollout: &Rollout, scorers: &Scorers, at: Span) -> Option<Diagnos
     blind.then(|| (*refused(at, "`refine` by a teacher that sees no draft")).help(help))
 }
 
-/// Completions are drawn from a model, token by token: one that is composed of several writes none. Whoever has
-/// a say in the student's tokens reads what the student reads.
+/// Completions are drawn from a model, token by token: one that is composed of several writes none. Whoever
+/// has a say in the student's tokens reads what the student reads.
 pub fn unfit_writer(
     rollout: &Rollout,
     scorers: &Scorers,

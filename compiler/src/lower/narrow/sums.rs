@@ -1,5 +1,5 @@
-//! Teachers added up by `sum`: no distribution, but the divergence of each, times its weight. A divergence that
-//! reads them is as many divergences.
+//! Teachers added up by `sum`: no distribution, but the divergence of each, times its weight. A divergence
+//! that reads them is as many divergences.
 
 use mopd_lang::formula::{self as wide, Formula, FormulaKind};
 

@@ -202,8 +202,8 @@ fn agreements_in_a_plan() {
     let (few, many, wide) = (facts(4, 2), facts(8, 2), facts(4, 3));
     assert!(few.0 != many.0 && few.0 != wide.0 && many.0 != wide.0, "all of it is in the key");
     assert!(few.1 < many.1 && few.1 < wide.1, "{} {} {}", few.1, many.1, wide.1);
-    // 64 completions in each of 10 steps, 4 more continuations of 2 windows of 2 tokens, by a model with so many
-    // parameters.
+    // 64 completions in each of 10 steps, 4 more continuations of 2 windows of 2 tokens, by a model with so
+    // many parameters.
     let teacher = compiled(&agreeing_experiment(4, 2)).stages[3].cost.parameters.expect("it is known") as f64;
     let more = 2.0 * teacher * 64.0 * 10.0 * 4.0 * 4.0;
     assert!((many.1 - few.1 - more).abs() <= 1e-9 * many.1, "{} {more}", many.1 - few.1);

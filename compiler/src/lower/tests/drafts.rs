@@ -66,7 +66,8 @@ fn an_objective_counts_tokens() {
     assert_eq!(writers, [Writer::Guide(plan::Role::TEACHER), Writer::Student]);
     assert!(matches!(producer, Producer::Speculative(_)) && producer.fresh());
     assert_eq!(train.rollout.sequences(), 2 * train.rollout.groups);
-    // Another length of the drafts is another run, and costs no other number of rows: each may end after a token.
+    // Another length of the drafts is another run, and costs no other number of rows: each may end after a
+    // token.
     let key = |plan: &Plan| (plan.stages[4].key.clone(), plan.stages[4].cost);
     let (one, of_one) = key(&compiled(&sound));
     let RolloutSource::Speculative { block, .. } = &mut distilled(&mut sound).rollout.source else {
@@ -179,7 +180,8 @@ fn offsets_are_of_drafts() {
     }
 }
 
-/// Whoever verifies drafts reads what the student reads, with its tokens; no template shows what became of them.
+/// Whoever verifies drafts reads what the student reads, with its tokens; no template shows what became of
+/// them.
 #[test]
 fn a_teacher_that_verifies() {
     let with = |change: &dyn Fn(&mut Experiment)| {

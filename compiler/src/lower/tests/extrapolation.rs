@@ -1,5 +1,5 @@
-//! Weights that are extrapolated: what becomes of them and of their benchmark in a plan, in keys and in costs, and
-//! what is refused.
+//! Weights that are extrapolated: what becomes of them and of their benchmark in a plan, in keys and in
+//! costs, and what is refused.
 
 use mopd_lang::diag::Code;
 

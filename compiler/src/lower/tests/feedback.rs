@@ -1,5 +1,5 @@
-//! Feedback that another model writes, and what it gets right itself: what a stage's plan has of them, what enters its
-//! key, and what is refused.
+//! Feedback that another model writes, and what it gets right itself: what a stage's plan has of them, what
+//! enters its key, and what is refused.
 
 use std::rc::Rc;
 

@@ -1,4 +1,5 @@
-//! A share of a slot that the run itself finds: what is in a plan, in keys and in costs, and where it may not stand.
+//! A share of a slot that the run itself finds: what is in a plan, in keys and in costs, and where it may not
+//! stand.
 
 use std::rc::Rc;
 
@@ -79,7 +80,8 @@ fn it_is_in_the_plan() {
     assert_eq!((learned.hold, learned.discount, learned.learning_rate), (10, 0.9, 0.1));
     assert!(objective.outputs().contains(&learned.gain));
     assert_eq!(objective.recorded(), ["solution"]);
-    // The loss in it is that of the step after which it is read, and the one that is carried over the step before's.
+    // The loss in it is that of the step after which it is read, and the one that is carried over the step
+    // before's.
     let operation = |node| objective.graph.node(node).operation.clone();
     let Operation::Apply { function: Function::Add, operands } = operation(learned.gain) else { panic!() };
     let fall = operands.iter().find_map(|of| match operation(*of) {

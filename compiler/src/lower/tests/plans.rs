@@ -132,8 +132,8 @@ fn costs_are_counted_from_the_architecture() {
     assert_eq!(cost::parameters(&untied), Some(parameters + 259 * 96));
 }
 
-/// Two pieces, as the recipe of MAD-OPD has them (arXiv:2605.01347): up over the first twentieth, down by half a
-/// cosine.
+/// Two pieces, as the recipe of MAD-OPD has them (arXiv:2605.01347): up over the first twentieth, down by
+/// half a cosine.
 #[test]
 fn a_learning_rate_is_computed_from_the_step_in_float64() {
     let mut experiment = experiment();

@@ -416,7 +416,8 @@ fn edits_by_a_program() {
     assert_eq!(train.rollout.producer.programs().len(), 1);
 }
 
-/// What is written for the prompts of a step can be written anew; numbers are of rewards, lengths and the student.
+/// What is written for the prompts of a step can be written anew; numbers are of rewards, lengths and the
+/// student.
 #[test]
 fn rewritten_texts() {
     let template = |pieces| Rc::new(Template { name: "rewrite".into(), pieces, origin: HERE });
@@ -554,7 +555,8 @@ fn replays() {
     );
 }
 
-/// The run moves a length: the condition is part of the objective's graph, and the largest value is what fits.
+/// The run moves a length: the condition is part of the objective's graph, and the largest value is what
+/// fits.
 #[test]
 fn ladders() {
     let ladder = |advance_if: &Formula| {
@@ -649,7 +651,8 @@ fn templates() {
         undrafted,
         supported("the template `hint`, which shows a `{draft}`, for completions without one,")
     );
-    // Whoever writes reads a template of the rollout, its own, or the plain prompt beside a student that sees one.
+    // Whoever writes reads a template of the rollout, its own, or the plain prompt beside a student that sees
+    // one.
     let written = |change: &dyn Fn(&mut Experiment)| {
         let mut experiment = experiment();
         distilled(&mut experiment).rollout.source = from(None, None);
@@ -697,8 +700,8 @@ fn templates() {
     assert!(plan.stages.iter().zip(keys(None)).any(|(stage, known)| stage.key != known));
 }
 
-/// What a template shows of completions is there once they were drawn and judged; a group may lack a member, and an
-/// objective has to ask.
+/// What a template shows of completions is there once they were drawn and judged; a group may lack a member,
+/// and an objective has to ask.
 #[test]
 fn templates_of_completions() {
     let shown = |slot: &Slot| {

@@ -43,7 +43,8 @@ fn bradley_terry(on: Option<NamedSpan>) -> Objective {
     objective
 }
 
-/// -log sigmoid(score of the chosen - score of the rejected), of whole completions and of a span: arXiv:2203.02155, eq. 1.
+/// -log sigmoid(score of the chosen - score of the rejected), of whole completions and of a span
+/// (arXiv:2203.02155, eq. 1).
 #[test]
 fn bradley_terry_compares_scores() {
     let last = [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0];

@@ -1,4 +1,5 @@
-//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each prompt.
+//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each
+//! prompt.
 
 use mopd_lang::experiment::Edit;
 use serde::Deserialize;

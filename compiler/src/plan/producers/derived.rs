@@ -1,6 +1,6 @@
-//! `derived(two_candidates(guide), from: attempts)`: the student's attempts at a prompt, then its completions of a new
-//! prompt that a template makes of them, and of what teachers write for it (arXiv:2606.18216). A prompt for which the
-//! template has not all that it shows keeps its attempts.
+//! `derived(two_candidates(guide), from: attempts)`: the student's attempts at a prompt, then its completions
+//! of a new prompt that a template makes of them, and of what teachers write for it (arXiv:2606.18216). A
+//! prompt for which the template has not all that it shows keeps its attempts.
 
 use mopd_lang::experiment::{self as checked, GroupMember, RolloutSource, Slot as WideSlot, TemplatePiece};
 use mopd_lang::formula::Role as CheckedRole;
@@ -28,7 +28,8 @@ pub struct Derived {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Text {
-    /// The first such completion of the plain prompt, of as many as the student's group has, by the same settings.
+    /// The first such completion of the plain prompt, of as many as the student's group has, by the same
+    /// settings.
     Answer { writer: Role, member: GroupMember },
     /// What one writes in few words of what it is shown.
     Short { writer: Role, sees: View, max_tokens: u32 },

@@ -1,5 +1,5 @@
-//! `each_turn(data(trajectory), sample(...))`: the student's turn in place of each of the assistant's in a recorded
-//! trajectory, behind what was said before it there.
+//! `each_turn(data(trajectory), sample(...))`: the student's turn in place of each of the assistant's in a
+//! recorded trajectory, behind what was said before it there.
 
 use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::Deserialize;
@@ -68,7 +68,8 @@ impl<O> Train<O> {
     }
 }
 
-/// Of a stage's own rollout: what a step draws are trajectories then, not prompts, so nothing else draws beside it.
+/// Of a stage's own rollout: what a step draws are trajectories then, not prompts, so nothing else draws
+/// beside it.
 pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::EachTurn { history, of } = &rollout.source else {

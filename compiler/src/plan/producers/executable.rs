@@ -11,8 +11,8 @@ use super::{
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
 
-/// Lowers what is decided by completions before a step trains on them, one value for each element of an axis; the
-/// text says what it is, a noun phrase.
+/// Lowers what is decided by completions before a step trains on them, one value for each element of an axis;
+/// the text says what it is, a noun phrase.
 pub(crate) type OfCompletions<'a> = &'a dyn Fn(&mopd_lang::formula::Formula, &str, Axis) -> Narrowed<Formula>;
 
 /// What a stage trains on, with everything in it that can't be executed.
@@ -47,8 +47,8 @@ pub(super) fn edit_name(edit: &checked::Edit) -> String {
     format!("the edit `{}` of a rollout", edit.name())
 }
 
-/// Whether the texts of a rollout can be edited: a buffer would have what was drawn, an episode has the environment's
-/// tokens, and a pair two writers.
+/// Whether the texts of a rollout can be edited: a buffer would have what was drawn, an episode has the
+/// environment's tokens, and a pair two writers.
 pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Narrowed<()> {
     let written = matches!(
         rollout.source,

@@ -1,5 +1,5 @@
-//! `token_mix(0.2, sample(...))`, `interleave(top_k: 25, sample(...))`: the student's rollouts, where the routed
-//! teachers have a say in each token.
+//! `token_mix(0.2, sample(...))`, `interleave(top_k: 25, sample(...))`: the student's rollouts, where the
+//! routed teachers have a say in each token.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;

@@ -172,8 +172,8 @@ pub trait Kind {
         self.inner().first().map_or(1, |inner| inner.kind().group())
     }
 
-    /// Rows that a step trains on for each sequence of a group, at most: the sequence, and parts of others. None where
-    /// the data says how many.
+    /// Rows that a step trains on for each sequence of a group, at most: the sequence, and parts of others.
+    /// None where the data says how many.
     fn rows(&self) -> Option<u32> {
         Some(1)
     }
@@ -275,8 +275,8 @@ pub trait Kind {
         self.inner().into_iter().any(|inner| inner.kind().leaves_out())
     }
 
-    /// Takes it that conditions hold, or do not. Where one that does not leads to more that is drawn, it does not:
-    /// no step costs more.
+    /// Takes it that conditions hold, or do not. Where one that does not leads to more that is drawn, it does
+    /// not: no step costs more.
     fn settle(&mut self, holds: bool) {
         self.inner_mut().into_iter().for_each(|inner| inner.kind_mut().settle(holds));
     }
@@ -362,7 +362,8 @@ impl Producer {
         self.all().into_iter().filter_map(|producer| producer.kind().derives()).collect()
     }
 
-    /// Who reads something in place of the prompts while it writes, and what, beside what they read as scorers.
+    /// Who reads something in place of the prompts while it writes, and what, beside what they read as
+    /// scorers.
     pub fn shown(&self) -> impl Iterator<Item = (Writer, &Sampling, &View)> {
         self.all().into_iter().filter_map(|producer| {
             let (writer, sampling) = producer.kind().drawn()?;

@@ -1,5 +1,5 @@
-//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student's drafts, which a teacher writes anew
-//! with the draft before it.
+//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student's drafts, which a teacher writes
+//! anew with the draft before it.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;

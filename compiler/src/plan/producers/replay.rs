@@ -1,5 +1,5 @@
-//! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with probability
-//! `share`, where the buffer has one of the same domain, else from `of`.
+//! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with
+//! probability `share`, where the buffer has one of the same domain, else from `of`.
 
 use mopd_lang::experiment::{self as checked, Keeps, RolloutSource};
 use serde::Deserialize;

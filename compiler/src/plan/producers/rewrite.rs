@@ -1,5 +1,5 @@
-//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: in completions, one text
-//! becomes another.
+//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: in completions, one
+//! text becomes another.
 
 use mopd_lang::experiment::{self as checked, Edit, TemplatePiece};
 use serde::{Deserialize, Serialize};

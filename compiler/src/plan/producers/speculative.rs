@@ -1,5 +1,5 @@
-//! `speculative(block: 16, sample(...))`: what the routed teachers write, sampled with the student's drafts, and of
-//! each draft what a teacher rejected.
+//! `speculative(block: 16, sample(...))`: what the routed teachers write, sampled with the student's drafts,
+//! and of each draft what a teacher rejected.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -69,8 +69,8 @@ impl Kind for Speculative {
     }
 }
 
-/// Of a stage's own rollout, or a term's. A rejected draft is no completion: nothing chooses among those of a prompt,
-/// edits them or keeps them for later.
+/// Of a stage's own rollout, or a term's. A rejected draft is no completion: nothing chooses among those of a
+/// prompt, edits them or keeps them for later.
 pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::Speculative { block, of } = &rollout.source else {

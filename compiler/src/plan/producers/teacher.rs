@@ -1,6 +1,6 @@
 //! `from(teacher, ...)`: rollouts of the routed teachers, or of one by name, made once before the first step
-//! (`sequences`) or fresh every step (`n`). With `sees` it reads a template while it writes, otherwise what it
-//! reads as a scorer.
+//! (`sequences`) or fresh every step (`n`). With `sees` it reads a template while it writes, otherwise what
+//! it reads as a scorer.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;

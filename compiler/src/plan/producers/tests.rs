@@ -1,4 +1,5 @@
-//! The words in which plans have producers stay: those of earlier versions are read, and keys keep their bits.
+//! The words in which plans have producers stay: those of earlier versions are read, and keys keep their
+//! bits.
 
 use super::*;
 use crate::expr::graph::Graph;
@@ -121,7 +122,8 @@ fn a_refinement_says_who_writes_and_what_it_sees() {
     assert_eq!(rollout.producer.kind().parameters(&of), Some(1010.0));
 }
 
-/// So are those of a template behind which a teacher writes, and its tokens have no policy that others could ask.
+/// So are those of a template behind which a teacher writes, and its tokens have no policy that others could
+/// ask.
 #[test]
 fn a_teacher_says_what_it_sees_while_it_writes() {
     let pieces = vec![crate::plan::views::Piece::Slot(crate::plan::views::Slot::Prompt)];
@@ -138,7 +140,8 @@ fn a_teacher_says_what_it_sees_while_it_writes() {
     assert_eq!((rollout.producer.shown().count(), rollout.producer.kind().policy().is_err()), (1, true));
 }
 
-/// How long an answer may take and where the files of a program lie change no result: their content is in its key.
+/// How long an answer may take and where the files of a program lie change no result: their content is in its
+/// key.
 #[test]
 fn an_edit_says_what_it_edits() {
     let edited = |of| {
@@ -247,7 +250,8 @@ fn a_snapshot_says_that_it_is_written_once() {
     assert!(afresh.fresh() && !afresh.once_a_prompt());
 }
 
-/// How long a reply may take and where the files of a program lie change no result: their content is in its key.
+/// How long a reply may take and where the files of a program lie change no result: their content is in its
+/// key.
 #[test]
 fn turns_say_who_answers_and_their_key_what_matters() {
     let grows = Schedule::Linear { from: 1.0, to: 5.0, over: crate::plan::Over::Run };

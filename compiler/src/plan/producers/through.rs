@@ -1,4 +1,5 @@
-//! `... |> through("python3 edit.py")`: completions that a program of the author's may write anew, or leave out.
+//! `... |> through("python3 edit.py")`: completions that a program of the author's may write anew, or leave
+//! out.
 
 use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
@@ -30,7 +31,8 @@ pub struct Program<'a> {
 }
 
 impl Producer {
-    /// Whether somebody draws all of its completions, at a step or before: none is the data's or a side of a pair.
+    /// Whether somebody draws all of its completions, at a step or before: none is the data's or a side of a
+    /// pair.
     pub fn is_drawn(&self) -> bool {
         self.fields_of_data().is_empty() && !matches!(self, Producer::Pairs(_))
     }

@@ -31,8 +31,8 @@ pub struct Turns {
     pub sampling: Sampling,
 }
 
-/// How many of the turns that an expert had, in the data, are played before the student's. Numbers of the step
-/// alone.
+/// How many of the turns that an expert had, in the data, are played before the student's. Numbers of the
+/// step alone.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpertTurns {

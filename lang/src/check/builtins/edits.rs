@@ -25,15 +25,15 @@ builtins! { Edit: EditName, EditCall {
     #[usage = "first_turns(1 + floor(step / 5))"]
     first_turns => FirstTurns { turns: Whole },
 
-    /// The first turns, this many or `all_but` the last, are the expert's, from the field `expert_turns` of the
-    /// data, a list of texts; the student continues from there.
+    /// The first turns, this many or `all_but` the last, are the expert's, from the field `expert_turns` of
+    /// the data, a list of texts; the student continues from there.
     #[usage = "expert_turns(3)"]
     expert_turns => ExpertTurns { turns: Option<Whole>, all_but: Option<Whole> },
 
-    /// Passes completions through a program of yours, which answers each with another text, or leaves it out: one
-    /// JSON object per line in, one out. They are off-policy afterwards. `time_limit` is in seconds, for the
-    /// completions of a batch. Results are computed again when a source file in the script's folder changes, or a
-    /// file or folder of `depends`.
+    /// Passes completions through a program of yours, which answers each with another text, or leaves it out:
+    /// one JSON object per line in, one out. They are off-policy afterwards. `time_limit` is in seconds, for
+    /// the completions of a batch. Results are computed again when a source file in the script's folder
+    /// changes, or a file or folder of `depends`.
     #[usage = "through(\"python3 edit.py\")"]
     through => Through { command: Program, time_limit: Seconds = 600.0, depends: Option<Dependencies> },
 }}

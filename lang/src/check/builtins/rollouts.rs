@@ -77,15 +77,16 @@ builtins! { Rollout: RolloutName, RolloutCall {
         order: Option<Formula>,
     },
 
-    /// The student drafts `block` tokens at a time, the teacher accepts them up to the first that it rejects, and writes
-    /// the next one. A draft is a row of its own from the token that was rejected on: `accepted` and `offset` tell both
-    /// apart.
+    /// The student drafts `block` tokens at a time, the teacher accepts them up to the first that it rejects,
+    /// and writes the next one. A draft is a row of its own from the token that was rejected on: `accepted`
+    /// and `offset` tell both apart.
     #[usage = "speculative(block: 16, sample(...))"]
     speculative => Speculative { block: Count, of: Drawn },
 
-    /// A program of yours responds to each of the student's turns, `at_most` in an episode: one JSON object per
-    /// line in, one out. `max_tokens` is that of a turn. `time_limit` is in seconds, for one response. Results
-    /// are computed again when a source file in the script's folder changes, or a file or folder of `depends`.
+    /// A program of yours responds to each of the student's turns, `at_most` in an episode: one JSON object
+    /// per line in, one out. `max_tokens` is that of a turn. `time_limit` is in seconds, for one response.
+    /// Results are computed again when a source file in the script's folder changes, or a file or folder of
+    /// `depends`.
     #[usage = "turns(\"python3 env.py\", at_most: 30, sample(...))"]
     turns => Turns {
         environment: Program,
@@ -99,8 +100,8 @@ builtins! { Rollout: RolloutName, RolloutCall {
     #[usage = "denoise(steps: 4, block: 4, sample(...))"]
     denoise => Denoise { steps: Count, block: Count, of: Drawn },
 
-    /// New prompts, which the student completes: a template shows what it wrote of a prompt before, and what a teacher
-    /// answers. A prompt for which something of that is missing keeps the completions that it has.
+    /// New prompts, which the student completes: a template shows what it wrote of a prompt before, and what
+    /// a teacher answers. A prompt for which something of that is missing keeps the completions that it has.
     #[usage = "derived(compare_answers, from: sample(...))"]
     derived => Derived { template: Template, from: Drawn },
 

@@ -36,9 +36,9 @@ builtins! { Weights: WeightsName, WeightsCall {
         weights: Option<WeightGroups>,
     },
 
-    /// The loss on the `validation` rows of the domains, before a step and then every so many: the mean negative
-    /// log-probability of the tokens of the field `target`. `rows` are the first ones of each domain; all by
-    /// default.
+    /// The loss on the `validation` rows of the domains, before a step and then every so many: the mean
+    /// negative log-probability of the tokens of the field `target`. `rows` are the first ones of each
+    /// domain; all by default.
     #[usage = "validate(target: answer, every: 10 steps)"]
     validate => Validate { target: Field, every: Count, rows: Option<Count> },
 

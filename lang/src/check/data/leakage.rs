@@ -1,5 +1,5 @@
-//! Prompts that a model is trained on, or chosen by, and judged on: its score then says how well it remembers, or
-//! how lucky its choice was.
+//! Prompts that a model is trained on, or chosen by, and judged on: its score then says how well it
+//! remembers, or how lucky its choice was.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Benchmark, BenchmarkId, Comparison, DataSource, DomainId, Origin};

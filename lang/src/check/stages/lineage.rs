@@ -359,8 +359,8 @@ fn tokenizer_text(tokenizer: &Tokenizer) -> String {
     }
 }
 
-/// Whether the objective reads the distributions of a role, whatever it does with them: a teacher that reads the
-/// student's ids with another vocabulary has none that mean anything.
+/// Whether the objective reads the distributions of a role, whatever it does with them: a teacher that reads
+/// the student's ids with another vocabulary has none that mean anything.
 fn reads(train: &Train, role: &Role) -> bool {
     train.objective.formulas().into_iter().any(|formula| {
         formula.any(|node| match &node.kind {

@@ -181,9 +181,11 @@ pub enum Signal {
     Block,
     /// The output head that wrote the token, from 0. Per token, count.
     Head,
-    /// Place in a rejected draft, from 1 at its first token that did not stand; 0 in the trajectory. Per token, count.
+    /// Place in a rejected draft, from 1 at its first token that did not stand; 0 in the trajectory. Per
+    /// token, count.
     Offset,
-    /// The token is of the trajectory: a drafted one that the target kept, or the target's own. Per token, bool.
+    /// The token is of the trajectory: a drafted one that the target kept, or the target's own. Per token,
+    /// bool.
     Accepted,
     /// The denoiser has not filled this position yet. Per token, bool.
     Masked,

@@ -14,7 +14,8 @@ fn said(role: &str, text: &str) -> Value {
     json!({"role": role, "content": text})
 }
 
-/// One turn; three, of which the second is two messages; one behind a system's words, with a user's at the end.
+/// One turn; three, of which the second is two messages; one behind a system's words, with a user's at the
+/// end.
 fn lines() -> String {
     let [user, assistant, tool] = ["user", "assistant", "tool"];
     [

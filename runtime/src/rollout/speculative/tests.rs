@@ -28,8 +28,8 @@ fn softmax(logits: &[f32], temperature: f64, top: usize) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / total).collect()
 }
 
-/// The sum of (found - expected)^2 / expected over entries that can be; others must not be. Beside it, the degrees of
-/// freedom.
+/// The sum of (found - expected)^2 / expected over entries that can be; others must not be. Beside it, the
+/// degrees of freedom.
 fn chi_square(counts: &[u32], expected: &[f64]) -> (f64, usize) {
     let all: u32 = counts.iter().sum();
     let (mut sum, mut cells) = (0.0, 0);

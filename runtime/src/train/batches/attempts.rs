@@ -1,5 +1,5 @@
-//! `peer.correct`: whether completions that a teacher writes itself are right (arXiv:2606.14368). It writes as many of
-//! each prompt of a step as the prompt's group has, by the same settings.
+//! `peer.correct`: whether completions that a teacher writes itself are right (arXiv:2606.14368). It writes
+//! as many of each prompt of a step as the prompt's group has, by the same settings.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ use crate::train::sequences::Sequences;
 use crate::train::views::Shown;
 use crate::zip::zip_equal;
 
-/// Fills in for each sequence whether those that are right which have its place among the role's own completions of
-/// the prompt.
+/// Fills in for each sequence whether those that are right which have its place among the role's own
+/// completions of the prompt.
 pub(super) fn attempt(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     let stage = batch.stage;
     let prompts = prompts(sequences);

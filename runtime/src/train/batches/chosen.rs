@@ -1,4 +1,5 @@
-//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each prompt.
+//! `... |> keep(correct)`, `... |> best(reward, of: 1)`: some of the completions that are drawn of each
+//! prompt.
 
 use mopd_compiler::expr;
 use mopd_compiler::plan::events::FailureKind;
@@ -71,8 +72,8 @@ fn best(group: Vec<(Sequence, f64)>, count: usize) -> Group {
     chosen.map(|(_, (sequence, _))| sequence).collect()
 }
 
-/// What is computed of completions that no step trains on yet, a number for each sequence; judges those that are
-/// not, where it reads rewards.
+/// What is computed of completions that no step trains on yet, a number for each sequence; judges those that
+/// are not, where it reads rewards.
 pub(super) fn numbers(
     batch: &Batch,
     (formula, what): (&Formula, &str),

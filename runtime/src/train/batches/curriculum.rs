@@ -1,8 +1,8 @@
 //! Which prompts come, and in which order: chosen before steps by completions that are drawn of every prompt.
 //!
-//! Whenever prompts are chosen, completions have random numbers of their own: of the step, the prompt and the rollout.
-//! Numbers that a frozen teacher's completions have are measured once and kept, since they say the same of its
-//! distribution whenever they are drawn.
+//! Whenever prompts are chosen, completions have random numbers of their own: of the step, the prompt and the
+//! rollout. Numbers that a frozen teacher's completions have are measured once and kept, since they say the
+//! same of its distribution whenever they are drawn.
 
 use mopd_compiler::expr::batch::{self, Layout};
 use mopd_compiler::plan::events::FailureKind;
@@ -145,8 +145,8 @@ impl Curriculum {
         Ok(Choice::new(round, lists))
     }
 
-    /// Adds what is measured of some prompts, which stand behind `first` others of `all`, to the numbers that are not
-    /// known.
+    /// Adds what is measured of some prompts, which stand behind `first` others of `all`, to the numbers that
+    /// are not known.
     fn measure(
         &self,
         batch: &Batch,
@@ -179,8 +179,8 @@ impl Curriculum {
         Ok(())
     }
 
-    /// The records of a source that a filter holds for, those with the largest priority first, equals as they are
-    /// shuffled; and the mean of their priority.
+    /// The records of a source that a filter holds for, those with the largest priority first, equals as they
+    /// are shuffled; and the mean of their priority.
     fn list(
         &self,
         stage: &Stage,

@@ -1,5 +1,6 @@
-//! `debate`: before their members score a step's completions, panels talk about its prompts (arXiv:2605.01347). What is
-//! said of a prompt is the same for all of its completions, and nobody who speaks has seen one.
+//! `debate`: before their members score a step's completions, panels talk about its prompts
+//! (arXiv:2605.01347). What is said of a prompt is the same for all of its completions, and nobody who speaks
+//! has seen one.
 
 use std::rc::Rc;
 

@@ -1,6 +1,7 @@
-//! `derived(two_candidates(guide), from: attempts)`: the student attempts a prompt, and completes a new one that shows
-//! some of the attempts, and what teachers write for it (arXiv:2606.18216). Rewards judge these completions as answers
-//! to the prompt of the row. Where something is missing that the new prompt shows, the group are the attempts.
+//! `derived(two_candidates(guide), from: attempts)`: the student attempts a prompt, and completes a new one
+//! that shows some of the attempts, and what teachers write for it (arXiv:2606.18216). Rewards judge these
+//! completions as answers to the prompt of the row. Where something is missing that the new prompt shows, the
+//! group are the attempts.
 
 use std::collections::HashMap;
 
@@ -103,8 +104,8 @@ impl OfDerived {
         Err(Error::new(FailureKind::Context, message).help(help))
     }
 
-    /// What stands in each of the new prompts; none where something of it is missing. Teachers are asked for the others
-    /// only.
+    /// What stands in each of the new prompts; none where something of it is missing. Teachers are asked for
+    /// the others only.
     fn said(&self, batch: &Batch, prompts: &[Numbered], groups: &[Group]) -> Result<Vec<Option<Said>>> {
         let attempted = groups.iter().map(|group| self.attempted(batch.stage, group));
         let mut said: Vec<Option<Said>> = attempted.collect::<Result<_>>()?;

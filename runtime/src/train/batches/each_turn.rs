@@ -1,5 +1,5 @@
-//! `each_turn(...)`: the student writes each of the assistant's turns in a recorded trajectory, behind what was said
-//! before it there. What is drawn is a trajectory: its turns, and the samples of each, are a group.
+//! `each_turn(...)`: the student writes each of the assistant's turns in a recorded trajectory, behind what
+//! was said before it there. What is drawn is a trajectory: its turns, and the samples of each, are a group.
 
 use std::iter::zip;
 

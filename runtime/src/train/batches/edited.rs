@@ -38,8 +38,8 @@ impl Texts {
         Texts { writer, edit, most, cut: Cell::default() }
     }
 
-    /// A completion with another text, which is all of it: it ends there. Nobody drew its tokens, or has judged
-    /// them.
+    /// A completion with another text, which is all of it: it ends there. Nobody drew its tokens, or has
+    /// judged them.
     pub fn replaced(&self, stage: &Stage, sequence: Sequence, text: &str) -> Result<Sequence> {
         let Texts { writer, edit, .. } = self;
         let source = &stage.sources[sequence.source];

@@ -18,7 +18,8 @@ use crate::train::sequences::Sequences;
 use crate::train::views::{text, unsaid};
 use crate::zip::zip_equal;
 
-/// Fills in what is written about each sequence. Where a text is empty, or nobody is asked, there is nothing to show.
+/// Fills in what is written about each sequence. Where a text is empty, or nobody is asked, there is nothing
+/// to show.
 pub(super) fn write(batch: &Batch, sequences: &mut Sequences) -> Result<()> {
     let train = batch.stage.train;
     for place in train.feedback_for(&train.objective) {

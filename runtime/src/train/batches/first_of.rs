@@ -1,7 +1,7 @@
 //! `first_of(tried |> keep(correct), hinted)`: of each prompt the first rollout that has a completion.
 //!
-//! A choice is drawn for the prompts that none before it has a completion of. Choices that differ in what they leave
-//! of the same rollout choose from the same completions, which are drawn once.
+//! A choice is drawn for the prompts that none before it has a completion of. Choices that differ in what
+//! they leave of the same rollout choose from the same completions, which are drawn once.
 
 use mopd_compiler::plan::Producer;
 use mopd_compiler::plan::producers::{Choice, FirstOf};

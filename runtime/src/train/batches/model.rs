@@ -1,5 +1,5 @@
-//! `snapshot(model, sample(...))`: rollouts of a model that does not change, written before the first step, once
-//! for each prompt that the stage draws. A side of a pair is drawn at every step.
+//! `snapshot(model, sample(...))`: rollouts of a model that does not change, written before the first step,
+//! once for each prompt that the stage draws. A side of a pair is drawn at every step.
 
 use std::rc::Rc;
 

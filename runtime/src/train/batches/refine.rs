@@ -1,5 +1,5 @@
-//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student drafts as in `sample`, and a teacher that
-//! reads the draft writes what is trained on.
+//! `refine(by: editor, of: sample(...), sees: draft_shown)`: the student drafts as in `sample`, and a teacher
+//! that reads the draft writes what is trained on.
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::Refine;

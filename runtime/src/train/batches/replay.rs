@@ -1,8 +1,8 @@
-//! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with probability
-//! `share`, where the buffer has one of the same source, else from the producer inside.
+//! `replay(sample(...), capacity: 10_000, share: 0.25)`: each group from a buffer of earlier ones with
+//! probability `share`, where the buffer has one of the same source, else from the producer inside.
 //!
-//! What is replayed leaves the buffer and comes back as its newest; so does what was drawn in the step, in the
-//! order of the batch. Of more than `capacity` groups, the oldest leave.
+//! What is replayed leaves the buffer and comes back as its newest; so does what was drawn in the step, in
+//! the order of the batch. Of more than `capacity` groups, the oldest leave.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};

@@ -16,7 +16,8 @@ pub(super) struct Retried {
     of: Box<dyn Draws>,
 }
 
-/// Prompts of a step have numbers below it, and attempts others; what `first_of` draws beside has numbers above both.
+/// Prompts of a step have numbers below it, and attempts others; what `first_of` draws beside has numbers
+/// above both.
 const ATTEMPT: u32 = 1 << 20;
 
 pub(super) fn make_retried(retry: &Retry, making: &Making) -> Result<Retried> {
@@ -25,8 +26,8 @@ pub(super) fn make_retried(retry: &Retry, making: &Making) -> Result<Retried> {
 }
 
 impl Draws for Retried {
-    /// All completions of a prompt are drawn again, and those that missed are replaced: each has its random numbers by its
-    /// place in the group.
+    /// All completions of a prompt are drawn again, and those that missed are replaced: each has its random
+    /// numbers by its place in the group.
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let mut groups = self.of.draw(batch, draws, purpose)?;
         for attempt in 1..self.at_most {

@@ -1,5 +1,5 @@
-//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: in completions, one text
-//! becomes another.
+//! `... |> rewrite("Confidence: {_}" -> "Confidence: {mean(correct, over: group)}")`: in completions, one
+//! text becomes another.
 
 use mopd_compiler::plan::View;
 use mopd_compiler::plan::events::FailureKind;
@@ -77,8 +77,8 @@ impl Draws for Rewritten {
 }
 
 impl Rewritten {
-    /// The sampler's log-probabilities are dropped, also where the pattern is not found: those of a batch are known for
-    /// all of its completions or for none.
+    /// The sampler's log-probabilities are dropped, also where the pattern is not found: those of a batch are
+    /// known for all of its completions or for none.
     fn rewrite(&self, batch: &Batch, sequence: &mut Sequence, numbers: Vec<String>) -> Result<()> {
         let stage = batch.stage;
         sequence.logps = None;

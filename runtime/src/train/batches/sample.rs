@@ -33,8 +33,8 @@ pub(super) fn numbered(draws: &[Draw], first: usize) -> Vec<Numbered> {
     draws.iter().enumerate().map(number).collect()
 }
 
-/// What `draw` makes of the draws that have a key in common, key by key; all of them in the order of the draws
-/// again.
+/// What `draw` makes of the draws that have a key in common, key by key; all of them in the order of the
+/// draws again.
 pub(super) fn draw_by<K: Ord>(
     draws: &[Numbered],
     key: impl Fn(&Numbered) -> K,

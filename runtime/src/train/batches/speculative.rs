@@ -1,6 +1,7 @@
-//! `speculative(...)`: what the routed teachers write, sampled with the student's drafts. Prompts of a teacher are
-//! written together. Behind each trajectory come the drafts that were rejected, each a row of its own: the trajectory
-//! up to there, which is read only, and what was drafted from the first token that did not stand.
+//! `speculative(...)`: what the routed teachers write, sampled with the student's drafts. Prompts of a
+//! teacher are written together. Behind each trajectory come the drafts that were rejected, each a row of its
+//! own: the trajectory up to there, which is read only, and what was drafted from the first token that did
+//! not stand.
 
 use mopd_compiler::plan::producers::Speculative;
 use mopd_compiler::plan::{Role, Sampling};

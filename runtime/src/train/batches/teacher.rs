@@ -1,5 +1,5 @@
-//! `from(teacher, ...)`: rollouts that the routed teachers write, or one by name, once, before the first step,
-//! or fresh every step.
+//! `from(teacher, ...)`: rollouts that the routed teachers write, or one by name, once, before the first
+//! step, or fresh every step.
 
 use std::rc::Rc;
 

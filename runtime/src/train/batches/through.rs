@@ -1,5 +1,5 @@
-//! `... |> through("python3 edit.py")`: a program of the author's gets completions, and answers with the text that
-//! is trained on in their place, or leaves a completion out.
+//! `... |> through("python3 edit.py")`: a program of the author's gets completions, and answers with the text
+//! that is trained on in their place, or leaves a completion out.
 
 use std::cell::Cell;
 use std::rc::Rc;

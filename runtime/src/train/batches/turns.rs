@@ -1,5 +1,5 @@
-//! `turns(...)`: the student's own turns, with a program's observations between them. What it wrote is trained
-//! on, observations are read only.
+//! `turns(...)`: the student's own turns, with a program's observations between them. What it wrote is
+//! trained on, observations are read only.
 
 use mopd_compiler::expr::batch::{self, Layout};
 use mopd_compiler::expr::interpret::interpret;
@@ -81,8 +81,8 @@ impl Draws for OfTurns {
             played.iter().map(|one| dataset(one).object(one.record)).collect();
         let mut episodes: Vec<Episode> = zip_equal(&played, &records)
             .map(|(one, record)| {
-                // Samples of a prompt begin alike, so that a group compares what the student does. As many bits
-                // as every language's random numbers take.
+                // Samples of a prompt begin alike, so that a group compares what the student does. As many
+                // bits as every language's random numbers take.
                 let seed = seeds.row(one.number, 0).below(1 << 32) as u64;
                 let (domain, prompt) = (stage.sources[one.source].name, dataset(one).prompt(one.record));
                 Episode::new(Start { seed, domain, prompt, record })
@@ -152,8 +152,8 @@ impl OfTurns {
         Ok(())
     }
 
-    /// What the environment says to the starts, or to the actions of a turn, behind what is there: to those that
-    /// were `asked` now.
+    /// What the environment says to the starts, or to the actions of a turn, behind what is there: to those
+    /// that were `asked` now.
     fn answer(
         &self,
         played: &mut [Trajectory],
@@ -288,7 +288,8 @@ impl Trajectory {
         }
     }
 
-    /// Tokens that the context has room for, and tokens of the student's that the domain's limit has room for.
+    /// Tokens that the context has room for, and tokens of the student's that the domain's limit has room
+    /// for.
     fn room(&self, batch: &Batch) -> (usize, u32) {
         let own = self.written.iter().filter(|written| **written).count();
         let limit = batch.stage.sources[self.source].limit;

@@ -17,9 +17,9 @@ const fn orders() -> [u32; 72] {
     orders
 }
 
-/// Of one step, at a whole order: every record is in the batch with probability `rate`, by itself, and the sum of
-/// what they give, each of length 1 at most, gets normal noise of deviation `noise` (arXiv:1908.10530, section
-/// 3.3, equation 9).
+/// Of one step, at a whole order: every record is in the batch with probability `rate`, by itself, and the
+/// sum of what they give, each of length 1 at most, gets normal noise of deviation `noise` (arXiv:1908.10530,
+/// section 3.3, equation 9).
 fn divergence(rate: f64, noise: f64, order: u32) -> f64 {
     let of = f64::from(order);
     if rate >= 1.0 {
@@ -50,8 +50,8 @@ pub fn epsilon(rate: f64, noise: f64, steps: u32, delta: f64) -> f64 {
     ORDERS.into_iter().map(at).fold(f64::INFINITY, f64::min).max(0.0)
 }
 
-/// The least noise with which so many steps keep to `budget` at `delta`, in thousandths of the clip; none where
-/// even the most does not.
+/// The least noise with which so many steps keep to `budget` at `delta`, in thousandths of the clip; none
+/// where even the most does not.
 pub fn least_noise(rate: f64, steps: u32, budget: f64, delta: f64) -> Option<f64> {
     let noise = |parts: u32| f64::from(parts) / f64::from(PARTS);
     let keeps = |parts: u32| epsilon(rate, noise(parts), steps, delta) <= budget;

@@ -50,7 +50,8 @@ fn rates(train: &Train<Objective>, sources: &[(f64, usize)]) -> Vec<f64> {
 }
 
 impl Privacy {
-    /// Of a stage of so many steps, on `sources`: shares with numbers of records. None where it is not private.
+    /// Of a stage of so many steps, on `sources`: shares with numbers of records. None where it is not
+    /// private.
     ///
     /// # Errors
     /// If no noise keeps to the budget, or a batch is larger than the data.
@@ -83,8 +84,8 @@ impl Privacy {
         Privacy::new(stage.train, stage.steps, &sources(stage))
     }
 
-    /// The sum of what the records give, each clipped, with noise, divided by how many a batch has on average.
-    /// Each record is a batch of its own: no number of another enters what it gives.
+    /// The sum of what the records give, each clipped, with noise, divided by how many a batch has on
+    /// average. Each record is a batch of its own: no number of another enters what it gives.
     pub(super) fn gradient(
         &self,
         trainer: &Trainer,

@@ -8,8 +8,8 @@ use crate::tokenizer::Token;
 
 const SAMPLES: u32 = 3;
 
-/// `omniopd` of the library with a teacher that only writes: completions of 6 tokens at most, windows of `width` at two
-/// places.
+/// `omniopd` of the library with a teacher that only writes: completions of 6 tokens at most, windows of
+/// `width` at two places.
 fn omniopd(width: u32, samples: u32, temperature: f64) -> Train<Objective> {
     let plan = compiled::plan(format!(
         "use std.omniopd.omniopd\n\
@@ -126,8 +126,8 @@ fn agreements(batch: &Batch, samples: u32) -> Vec<f64> {
     batch.signal(&signal).unwrap().iter().map(|value| f64::from(*value)).collect()
 }
 
-/// A teacher that writes the most probable tokens agrees with a block to the same share in every sample; loss and
-/// gradient against float64, however the batch is divided.
+/// A teacher that writes the most probable tokens agrees with a block to the same share in every sample; loss
+/// and gradient against float64, however the batch is divided.
 #[test]
 fn a_teacher_goes_on_from_where_blocks_begin() {
     let (fixture, mut weights) = (Fixture::new(), roomy());
@@ -175,7 +175,8 @@ fn a_teacher_goes_on_from_where_blocks_begin() {
     }
 }
 
-/// Of blocks of one token, the share that agrees is the teacher's probability of that token: many samples say so.
+/// Of blocks of one token, the share that agrees is the teacher's probability of that token: many samples say
+/// so.
 #[test]
 fn continuations_are_drawn_from_the_teachers_own_distribution() {
     const MANY: u32 = 1500;
@@ -208,7 +209,8 @@ fn continuations_are_drawn_from_the_teachers_own_distribution() {
     assert!(squares / f64::from(checked) < 4.0, "{}", squares / f64::from(checked));
 }
 
-/// Each block, each completion and each step have random numbers of their own, and a run that was cut draws them again.
+/// Each block, each completion and each step have random numbers of their own, and a run that was cut draws
+/// them again.
 #[test]
 fn a_stage_that_was_cut_draws_the_same() {
     let (fixture, weights) = (Fixture::new(), roomy());

@@ -107,8 +107,8 @@ fn order(stage: &Stage, teacher: &[f64], own: &[f64], (source, round): (usize, u
     records
 }
 
-/// At the first step and at every second one the student's and the teacher's completions of all prompts are judged. The
-/// student is measured anew, the teacher once.
+/// At the first step and at every second one the student's and the teacher's completions of all prompts are
+/// judged. The student is measured anew, the teacher once.
 #[test]
 fn prompts_come_in_the_order_of_what_was_measured() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };

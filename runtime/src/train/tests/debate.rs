@@ -83,7 +83,8 @@ pub(super) fn greedy_tokens(model: &Reference, prompt: &str, most: usize) -> Vec
     written
 }
 
-/// In turns, each behind the prompt and all that was said before; of each prompt once, whatever its completions.
+/// In turns, each behind the prompt and all that was said before; of each prompt once, whatever its
+/// completions.
 #[test]
 fn a_panel_talks_in_turns() {
     let (fixture, models) = (Fixture::new(), roomy());
@@ -125,7 +126,8 @@ fn kl(
     (own.exp() * (&own - other)).sum_dim_intlist(-1, false, Kind::Double).mean(Kind::Double)
 }
 
-/// softmax of c / 100 over those who answered; alike where one of them stated none; nobody where none answered.
+/// softmax of c / 100 over those who answered; alike where one of them stated none; nobody where none
+/// answered.
 fn shares(stances: &[Stance]) -> Vec<f64> {
     let answered: Vec<&Stance> = stances.iter().filter(|stance| stance.answered).collect();
     let stated: Option<Vec<f64>> =

@@ -88,8 +88,8 @@ fn shown(completion: &Completion) -> String {
     begun(&Sequence::new(0, 0, completion.tokens.clone()))
 }
 
-/// Attempts are what the student alone would sample. A group of which one is wrong, and of which the teacher has a right
-/// answer, is of the new prompt; each of the others are its attempts.
+/// Attempts are what the student alone would sample. A group of which one is wrong, and of which the teacher
+/// has a right answer, is of the new prompt; each of the others are its attempts.
 #[test]
 fn a_new_prompt_shows_what_was_tried_and_answered() {
     const STEPS: u32 = 6;
@@ -165,8 +165,8 @@ fn a_new_prompt_shows_what_was_tried_and_answered() {
     assert!(seen.iter().all(|count| *count > 2), "{seen:?}, {silent}");
 }
 
-/// Whoever scores reads what the student read: loss and gradient against float64. What the student said of its tokens
-/// while it drew them is what it says of them then.
+/// Whoever scores reads what the student read: loss and gradient against float64. What the student said of
+/// its tokens while it drew them is what it says of them then.
 #[test]
 fn derived_prompts_are_scored() {
     let (fixture, weights) = (judged(), roomy());

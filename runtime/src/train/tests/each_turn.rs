@@ -61,8 +61,8 @@ fn drawn(stage: &Stage) -> Vec<Sequences> {
     (0..stage.steps).map(|step| batches.next(stage, &student, &models, step).unwrap()).collect()
 }
 
-/// A group is a trajectory with all its turns, in order, each as often as it is sampled; and every turn is what the
-/// student writes behind the history.
+/// A group is a trajectory with all its turns, in order, each as often as it is sampled; and every turn is
+/// what the student writes behind the history.
 #[test]
 fn a_group_has_the_turns_of_a_trajectory() {
     let (fixture, weights, train) = (trajectories(), models(true), trained(mopd(1.0), N));

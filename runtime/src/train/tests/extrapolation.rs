@@ -29,8 +29,8 @@ fn numbers(trainer: &Trainer) -> Vec<f64> {
     trainer.trained.numbers(&trainer.model).into_iter().map(f64::from).collect()
 }
 
-/// A step's update, then candidates with these scores: the weights as they are first. Answers the weights before
-/// the update, after it, those that were scored, and those at the end.
+/// A step's update, then candidates with these scores: the weights as they are first. Answers the weights
+/// before the update, after it, those that were scored, and those at the end.
 fn tried(
     trainer: &mut Trainer,
     step: u32,
@@ -51,9 +51,9 @@ fn tried(
     (updated, seen, numbers(trainer))
 }
 
-/// Candidate `n` stands `2 n + 1` changes away from where the last extrapolation left the weights (the formula in
-/// double precision); what is not named stays where the update left it; and the last candidate that was better
-/// is kept, to the bit.
+/// Candidate `n` stands `2 n + 1` changes away from where the last extrapolation left the weights (the
+/// formula in double precision); what is not named stays where the update left it; and the last candidate
+/// that was better is kept, to the bit.
 #[test]
 fn candidates_stand_at_odd_multiples_and_the_last_better_one_is_kept() {
     let fixture = Fixture::new();
@@ -114,8 +114,8 @@ fn candidates_stand_at_odd_multiples_and_the_last_better_one_is_kept() {
     }
 }
 
-/// Not after step 3, and not a second time after the same step; the optimizer's moments and the place in the data
-/// are as the step left them.
+/// Not after step 3, and not a second time after the same step; the optimizer's moments and the place in the
+/// data are as the step left them.
 #[test]
 fn only_weights_are_extrapolated_and_only_after_powers() {
     let fixture = Fixture::new();
@@ -159,8 +159,8 @@ fn only_weights_are_extrapolated_and_only_after_powers() {
     assert!(record.rows.iter().filter(|row| row.step == 2).all(|row| row.extrapolated.is_none()));
 }
 
-/// Candidates whose numbers overflow are no better; what the weights as they are can't answer is an error, and
-/// leaves them.
+/// Candidates whose numbers overflow are no better; what the weights as they are can't answer is an error,
+/// and leaves them.
 #[test]
 fn what_cannot_be_scored_is_not_kept() {
     let fixture = Fixture::new();

@@ -10,8 +10,8 @@ use super::*;
 use crate::compiled;
 use crate::rollout::Sequence;
 
-/// KL(student || tutor) where `writer` gets half of its own completions right, half of KL(student || writer) elsewhere,
-/// and nothing where the writer wrote nothing.
+/// KL(student || tutor) where `writer` gets half of its own completions right, half of KL(student || writer)
+/// elsewhere, and nothing where the writer wrote nothing.
 fn advised(tutor: Teacher, writer: Teacher, temperature: f64) -> Train<Objective> {
     let plan = compiled::plan(
         "experiment \"t\" { seed = 1 }\n\
@@ -80,8 +80,8 @@ fn is_by(writer: &Reference, stage: &Stage, sequence: &Sequence) {
     assert_eq!(*found, right(&Tokenizer::Bytes.decode(&own).unwrap()), "{prompt}");
 }
 
-/// Each completion has words of its own, behind the prompt and the completion; each prompt has as many completions of
-/// the writer's as of the student's.
+/// Each completion has words of its own, behind the prompt and the completion; each prompt has as many
+/// completions of the writer's as of the student's.
 #[test]
 fn a_model_writes_about_each_completion() {
     let (fixture, models) = (judged(), roomy());
@@ -133,7 +133,8 @@ fn a_gate_by_what_the_writer_gets_right() {
     }
 }
 
-/// What was written and judged belongs to the rollouts that later passes train on, by a tutor and a writer that move.
+/// What was written and judged belongs to the rollouts that later passes train on, by a tutor and a writer
+/// that move.
 #[test]
 fn a_stage_that_was_cut_read_the_same() {
     let (fixture, models) = (judged(), roomy());
@@ -187,7 +188,8 @@ fn feedback_needs_room() {
     assert!(told.contains("the template `critique`") && told.contains("more than a context of 32"), "{told}");
 }
 
-/// Where the terms of a part read nobody who is shown it, nobody writes; without a template, the writer reads the prompt.
+/// Where the terms of a part read nobody who is shown it, nobody writes; without a template, the writer reads
+/// the prompt.
 #[test]
 fn what_is_written_and_what_is_not() {
     let (fixture, models) = (judged(), roomy());

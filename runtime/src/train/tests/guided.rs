@@ -1,5 +1,5 @@
-//! `token_mix`, `interleave`: what a student writes whose teacher has a say in each token, and what is recorded
-//! of it.
+//! `token_mix`, `interleave`: what a student writes whose teacher has a say in each token, and what is
+//! recorded of it.
 
 use mopd_compiler::plan::producers::{Guidance, Guided};
 use mopd_compiler::plan::{Moving, Over};

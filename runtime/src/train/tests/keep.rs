@@ -22,8 +22,8 @@ pub(super) fn kept(rollout: Rollout) -> Rollout {
     Rollout { keep: Keep::Correct, ..rollout }
 }
 
-/// What is right of what would have been drawn otherwise, in the same order; loss and gradient are those of the
-/// formula on these sequences alone, in double precision.
+/// What is right of what would have been drawn otherwise, in the same order; loss and gradient are those of
+/// the formula on these sequences alone, in double precision.
 #[test]
 fn a_step_trains_on_what_is_right_alone() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };

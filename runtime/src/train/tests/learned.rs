@@ -1,4 +1,5 @@
-//! A share of a slot that the run itself finds: what its teachers read, what it is paid, and what is kept of it.
+//! A share of a slot that the run itself finds: what its teachers read, what it is paid, and what is kept of
+//! it.
 
 use mopd_compiler::plan::{Axis, Function, View};
 
@@ -9,8 +10,8 @@ use super::resume::ends_the_same_wherever_it_is_cut;
 use super::*;
 use crate::compiled;
 
-/// A policy that is paid for the fall of the loss and for what the student thinks of the answers, held for two steps.
-/// With what the teachers see.
+/// A policy that is paid for the fall of the loss and for what the student thinks of the answers, held for
+/// two steps. With what the teachers see.
 fn learning(passes: u32) -> (Train<Objective>, View) {
     let plan = compiled::plan(
         "experiment \"t\" { seed = 1 }\n\
@@ -57,8 +58,8 @@ fn stage<'a>(
     stage
 }
 
-/// The mean over completions of the mean over their tokens of KL(student || teacher), the teacher behind so much of
-/// the answers.
+/// The mean over completions of the mean over their tokens of KL(student || teacher), the teacher behind so
+/// much of the answers.
 fn loss(stage: &Stage, [student, teacher]: [&Reference; 2], sequences: &Sequences, share: f64) -> f64 {
     let each = sequences.list.iter().map(|sequence| {
         let answer = stage.sources[sequence.source].prompts.dataset.text(sequence.record, "answer").unwrap();
@@ -74,7 +75,8 @@ fn loss(stage: &Stage, [student, teacher]: [&Reference; 2], sequences: &Sequence
     each.sum::<f64>() / sequences.list.len() as f64
 }
 
-/// The mean over all tokens of the answers to the prompts of a step: each once, however many completions it has.
+/// The mean over all tokens of the answers to the prompts of a step: each once, however many completions it
+/// has.
 fn recorded(stage: &Stage, student: &Reference, sequences: &Sequences) -> f64 {
     let answers = all_examples(stage, "answer").unwrap();
     let (mut sum, mut count) = (0.0, 0);

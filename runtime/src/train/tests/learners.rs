@@ -4,7 +4,8 @@ use super::super::learners::{Learners, Place};
 use super::super::{Checkpoints, Finished, Pace, train_in_turns};
 use super::*;
 
-/// What two models learn from: the first from a frozen teacher, the other from the first, in every second step.
+/// What two models learn from: the first from a frozen teacher, the other from the first, in every second
+/// step.
 fn settings() -> [Train<Objective>; 2] {
     let of = |rate: f64| {
         let mut train = train(mopd(5.0), 1);

@@ -1,5 +1,5 @@
-//! Teachers with another tokenizer against double precision: spans, counterparts and losses are worked out here
-//! from the letters of byte-level vocabularies.
+//! Teachers with another tokenizer against double precision: spans, counterparts and losses are worked out
+//! here from the letters of byte-level vocabularies.
 
 use std::ops::Range;
 

@@ -124,9 +124,9 @@ fn a_part_draws_for_itself() {
 }
 
 /// DistiLLM-2 (arXiv:2503.07067) with its skew chosen for each sequence: of the catalogue's formula
-/// `(2 - beta) * KL(T || a T + (1 - a) S)` on the teacher's texts, `beta * KL(S || sg(b S + (1 - b) T))` on the
-/// student's, `a = clip(1 - (1 - most) * usual / (p_T - p_S), 0.01, most)` with the geometric means of the
-/// probabilities, `b` the same with the sides exchanged.
+/// `(2 - beta) * KL(T || a T + (1 - a) S)` on the teacher's texts, `beta * KL(S || sg(b S + (1 - b) T))` on
+/// the student's, `a = clip(1 - (1 - most) * usual / (p_T - p_S), 0.01, most)` with the geometric means of
+/// the probabilities, `b` the same with the sides exchanged.
 #[test]
 fn distillm2_equals_the_reference() {
     let text = r#"

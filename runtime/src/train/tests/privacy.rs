@@ -11,8 +11,8 @@ fn private(mut train: Train<Objective>) -> Train<Objective> {
     train
 }
 
-/// Without its noise: the sum of every prompt's own gradient in double precision, each as if the batch were it
-/// alone, clipped, over the expected number of prompts.
+/// Without its noise: the sum of every prompt's own gradient in double precision, each as if the batch were
+/// it alone, clipped, over the expected number of prompts.
 #[test]
 fn every_prompt_is_clipped_by_itself() {
     let (fixture, models) = (Fixture::new(), models(true));
@@ -45,8 +45,8 @@ fn every_prompt_is_clipped_by_itself() {
     }
 }
 
-/// Normal, of the deviation that is asked for, the same for the same step; and a record is drawn as often as the
-/// accountant has it.
+/// Normal, of the deviation that is asked for, the same for the same step; and a record is drawn as often as
+/// the accountant has it.
 #[test]
 fn noise_and_draws_are_as_the_accountant_has_them() {
     let (fixture, models) = (Fixture::new(), models(true));

@@ -30,7 +30,8 @@ fn right(list: &[Sequence]) -> usize {
     list.iter().filter(|sequence| sequence.reward == Some(1.0)).count()
 }
 
-/// What is right stays bit by bit; the others are other completions of the same prompts, the last where none is right.
+/// What is right stays bit by bit; the others are other completions of the same prompts, the last where none
+/// is right.
 #[test]
 fn what_is_wrong_is_drawn_again() {
     let rounds: Vec<Vec<Sequence>> =

@@ -32,8 +32,8 @@ model student = grpo(base, on: domains) {{
     ))
 }
 
-/// The loss of a group of completions, by what the head says of each, what the model says of each token that was taken, and
-/// rewards.
+/// The loss of a group of completions, by what the head says of each, what the model says of each token that
+/// was taken, and rewards.
 type OfGroup = fn(&[(Tensor, Tensor, f64)]) -> Tensor;
 
 fn last(values: &Tensor) -> Tensor {
@@ -44,8 +44,8 @@ fn mean(numbers: impl IntoIterator<Item = Tensor>) -> Tensor {
     Tensor::stack(&numbers.into_iter().collect::<Vec<_>>(), 0).mean(Kind::Double)
 }
 
-/// Every number that is read off a head, learned alone and beside the LM head, against double precision; tied and untied,
-/// however the batch is divided.
+/// Every number that is read off a head, learned alone and beside the LM head, against double precision; tied
+/// and untied, however the batch is divided.
 #[test]
 fn what_is_learned_equals_the_reference() {
     let cases: [(&str, OfGroup); 4] = [
@@ -158,7 +158,8 @@ fn a_model_without_a_head_is_said() {
     assert!(message.contains("the scalar head of the teacher, but it is a model without one"), "{message}");
 }
 
-/// A student without one begins with zeros behind its own numbers, learns, and ends the same wherever it was cut.
+/// A student without one begins with zeros behind its own numbers, learns, and ends the same wherever it was
+/// cut.
 #[test]
 fn a_head_begins_at_zero_and_survives_a_cut() {
     let (fixture, models) = (Fixture::new(), models(false));

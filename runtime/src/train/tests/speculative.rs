@@ -61,8 +61,8 @@ fn rejected_drafts_follow_their_trajectory() {
     }
 }
 
-/// Log-probabilities in double precision of all entries at the tokens that are trained on: the student's and its
-/// teacher's.
+/// Log-probabilities in double precision of all entries at the tokens that are trained on: the student's and
+/// its teacher's.
 fn both(sequence: &Sequence) -> [Tensor; 2] {
     let (fixture, weights) = (Fixture::new(), models(true));
     let train = train(mopd(1.0), 1);
@@ -75,8 +75,9 @@ fn both(sequence: &Sequence) -> [Tensor; 2] {
     })
 }
 
-/// How far the tokens are from what the first distribution says of them, in standard deviations: of the sum of
-/// log(first / second), which tells both apart best. Beside it, how far tokens of the second would be from it.
+/// How far the tokens are from what the first distribution says of them, in standard deviations: of the sum
+/// of log(first / second), which tells both apart best. Beside it, how far tokens of the second would be from
+/// it.
 fn deviations(rows: &[([Tensor; 2], Vec<Token>)]) -> (f64, f64) {
     let (mut sum, mut other, mut variance) = (0.0, 0.0, 0.0);
     for ([first, second], tokens) in rows {

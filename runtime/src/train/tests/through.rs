@@ -1,4 +1,5 @@
-//! Completions that pass through a program: real processes that answer with other texts, leave some out, or fail.
+//! Completions that pass through a program: real processes that answer with other texts, leave some out, or
+//! fail.
 
 use mopd_compiler::plan::producers::{Model, Through};
 

@@ -292,7 +292,8 @@ fn the_first_turns_alone_are_trained_on() {
     assert!(shorter > 10, "{shorter}");
 }
 
-/// The expert's turns and what the environment says to them stand before the student's; nobody is trained on them.
+/// The expert's turns and what the environment says to them stand before the student's; nobody is trained on
+/// them.
 #[test]
 fn a_student_goes_on_where_an_expert_was() {
     let of_run = lists(HEARD, behind_an_expert());

@@ -78,8 +78,8 @@ fn it_is_the_mean_over_all_tokens() {
     }
 }
 
-/// The objective reads the last one that was computed, and before it the one of the step before; the record has
-/// each where it was computed; a checkpoint between two of them keeps it.
+/// The objective reads the last one that was computed, and before it the one of the step before; the record
+/// has each where it was computed; a checkpoint between two of them keeps it.
 #[test]
 fn an_objective_reads_the_last_one() {
     let fixture = Fixture::new();

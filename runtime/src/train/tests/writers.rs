@@ -78,7 +78,8 @@ fn what_a_writer_sees_may_change() {
     }
 }
 
-/// KL(teacher || student), the student behind its template, and the teacher, who wrote, behind the plain prompt.
+/// KL(teacher || student), the student behind its template, and the teacher, who wrote, behind the plain
+/// prompt.
 #[test]
 fn a_student_that_sees_a_template_learns_from_one_that_sees_none() {
     let (fixture, weights) = (Fixture::new(), models(true));

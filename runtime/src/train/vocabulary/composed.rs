@@ -1,5 +1,5 @@
-//! Logits that are made of several scorers', some tokens at a time: hidden states of all of them are there, and
-//! their layers are not.
+//! Logits that are made of several scorers', some tokens at a time: hidden states of all of them are there,
+//! and their layers are not.
 
 use mopd_compiler::plan::Pool;
 use tch::{Kind, Tensor};

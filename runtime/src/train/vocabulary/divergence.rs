@@ -88,7 +88,8 @@ impl Divergence<'_> {
         parts.filter_map(|(_, role)| rows.spans(*role)).next()
     }
 
-    /// d divergence / d log of what follows by the student, `[rows]`: all entries of the student count with it.
+    /// d divergence / d log of what follows by the student, `[rows]`: all entries of the student count with
+    /// it.
     pub fn by_rest(&self, rows: &Rows) -> Tensor {
         let one = Tensor::ones([rows.len(), 1], (Kind::Float, rows.targets.device()));
         let mut grad = LogpGrad::default();
@@ -254,8 +255,8 @@ impl Divergence<'_> {
         Compared { entries, outside, tail, renormalized, closed, left, right }
     }
 
-    /// How many columns both sides are compared in: the vocabulary, and behind it what only a role with another
-    /// has, where that can take part.
+    /// How many columns both sides are compared in: the vocabulary, and behind it what only a role with
+    /// another has, where that can take part.
     fn columns(&self, rows: &Rows, entries: &Entries) -> i64 {
         match entries {
             Entries::Masked(inside) => inside.size()[1],

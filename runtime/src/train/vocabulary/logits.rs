@@ -105,8 +105,8 @@ impl Logits {
         part
     }
 
-    /// What the model's scalar head says at each token, `[tokens]`, in single precision or in double; 0 where nobody
-    /// is asked. None for what has no such head.
+    /// What the model's scalar head says at each token, `[tokens]`, in single precision or in double; 0 where
+    /// nobody is asked. None for what has no such head.
     pub(super) fn scalars(&self, device: Device) -> Option<Tensor> {
         match self {
             Logits::Projected { hidden, scalar_head: Some(head), .. } => {

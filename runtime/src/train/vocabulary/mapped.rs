@@ -1,5 +1,5 @@
-//! Logits over another vocabulary, at other tokens: as columns of the student's vocabulary, in the rows of the
-//! student's tokens. See [`super::super::other_tokenizer`].
+//! Logits over another vocabulary, at other tokens: as columns of the student's vocabulary, in the rows of
+//! the student's tokens. See [`super::super::other_tokenizer`].
 
 use std::rc::Rc;
 

@@ -316,7 +316,8 @@ impl Vocabulary {
         (Tensor::cat(&grad_hidden, 0), grad_lm_head)
     }
 
-    /// What the scalar head of a role says at each token, `[tokens]`; none where one of its models has no such head.
+    /// What the scalar head of a role says at each token, `[tokens]`; none where one of its models has no
+    /// such head.
     pub fn scalars(&self, role: Role) -> Option<Tensor> {
         let _guard = no_grad_guard();
         let device = self.targets.device();
