@@ -74,7 +74,8 @@ impl Checker {
         if let (Some(metrics), Some(place)) = (&metrics, settings.key_span("metrics")) {
             // Where there is no domain, the first one's samples are those of the table.
             let known = usize::from(columns.domains.is_empty());
-            self.check_metrics_of_benchmarks(metrics, &columns.benchmarks[known..], place);
+            let benchmarks = columns.benchmarks.get(known..).unwrap_or_default();
+            self.check_metrics_of_benchmarks(metrics, benchmarks, place);
         }
         let budget = self.budget(&settings);
         for &domain in &columns.domains {
