@@ -48,9 +48,9 @@ fn two_teachers_by_name_are_scored_in_one_objective() {
 }
 
 /// One step of an objective that reads a teacher who is composed of two others in the first domain,
-/// `one + w * (one - other)` with w from how far these are apart at the token, and is a mixture of them in the
-/// second: loss and gradient against double precision. The weights are signals of the step, computed on the
-/// way.
+/// `one + w * (one - other)` with w from how far these are apart at the token, and is a mixture of them in
+/// the second: loss and gradient against double precision. The weights are signals of the step, computed on
+/// the way.
 #[test]
 fn a_composed_teacher_is_made_of_scored_ones() {
     let (fixture, weights) = (Fixture::new(), models(true));
