@@ -14,7 +14,8 @@ use crate::zip::zip_equal;
 
 impl ScoringPass {
     /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive,
-    /// per token, in the objective's order; `batch` is what [`score`] answered.
+    /// per token, in the objective's order; `batch` is what [`super::scores::score`]
+    /// answered.
     pub fn gradient(
         self,
         scoring: &Scoring,

@@ -81,8 +81,8 @@ pub struct Models {
     /// LM heads of models that may stay, but of which nothing else was needed so far.
     matrices: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
-    /// Rows of the student's LM head that tokens have. Some checkpoints are padded beyond the tokenizer's ids,
-    /// and not alike; padding is never drawn, and no probability is given to it.
+    /// Rows of the student's LM head that tokens have. Some checkpoints are padded beyond the tokenizer's
+    /// ids, and not alike; padding is never drawn, and no probability is given to it.
     entries: i64,
     /// By index into the frozen models: those with another tokenizer, beside the student's.
     other_tokenizers: HashMap<usize, OtherTokenizer>,
