@@ -263,6 +263,7 @@ mod tests {
             seeds: vec![1],
             versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
             stages: Vec::new(),
+            guards: Vec::new(),
             before_stages: 0.0,
             predicted_memory: None,
             tables: vec![Table {

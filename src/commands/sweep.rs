@@ -318,6 +318,7 @@ fn together(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
         plan: good.iter().map(|(_, _, results)| results.plan.as_str()).collect::<Vec<_>>().join(","),
         tables: first.tables.iter().enumerate().map(|(index, table)| of_table(index, table)).collect(),
         stages: good.iter().flat_map(|(_, _, results)| results.stages.clone()).collect(),
+        guards: good.iter().flat_map(|(_, _, results)| results.guards.clone()).collect(),
         seconds: good.iter().map(|(_, _, results)| results.seconds).sum(),
         before_stages: good.iter().map(|(_, _, results)| results.before_stages).sum(),
         peak_memory: good.iter().map(|(_, _, results)| results.peak_memory).max().unwrap_or(0),

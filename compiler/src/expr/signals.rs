@@ -1,6 +1,8 @@
 //! What graphs are made of: the signals, divergences and statistics that the runtime can compute.
 
-pub use mopd_lang::formula::{Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic};
+pub use mopd_lang::formula::{
+    Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic, StepNumber, StepWindow,
+};
 use serde::{Deserialize, Serialize};
 
 use super::graph::{Graph, NodeId};
@@ -81,6 +83,8 @@ pub enum Signal {
     /// The loss on validation rows, as it was computed last: before this step, or before an earlier one. Run,
     /// number.
     ValidationLoss,
+    /// What a guard reads of the steps so far; no objective has one. Run, each in its unit.
+    OfSteps { number: StepNumber, window: StepWindow },
     /// Mean log-probability that the student gives, at temperature 1, to the tokens of a field of the
     /// prompts' rows: of the rows of the step's groups, before the step. Batch, logp.
     RecordedLogp { field: String },
@@ -133,6 +137,7 @@ impl Signal {
             | Signal::TermLoss { .. }
             | Signal::State { .. }
             | Signal::ValidationLoss
+            | Signal::OfSteps { .. }
             | Signal::VocabularySize => Axis::Run,
             Signal::RecordedLogp { .. } => Axis::Batch,
             Signal::Measured { .. } => Axis::Group,
@@ -180,6 +185,7 @@ impl Signal {
             | Signal::TermLoss { .. }
             | Signal::State { .. }
             | Signal::ValidationLoss
+            | Signal::OfSteps { .. }
             | Signal::RecordedLogp { .. }
             | Signal::Measured { .. }
             | Signal::VocabularySize

@@ -12,10 +12,10 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
-    Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, Ladder, Learned, Learner,
-    Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer, Panel, PanelMeaning, Pretrained,
-    Private, PromptFormat, Recipe, Reward, Stage, StudentCopy, TableColumn, Teacher, TeacherChoice,
-    Tokenizer, Train, Trainable, Validation, WeightGroup,
+    Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, Guard, GuardMeaning, Ladder,
+    Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer, Panel, PanelMeaning,
+    Pretrained, Private, PromptFormat, Recipe, Reward, Stage, StudentCopy, TableColumn, Teacher,
+    TeacherChoice, Tokenizer, Train, Trainable, Validation, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -113,6 +113,9 @@ struct TrainMeaning<'a> {
     length: Length,
     learning_rate: &'a OfStep,
     ema: Option<f64>,
+    /// Those that change a result.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    guards: Vec<GuardMeaning<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     extrapolation: Option<ExtrapolationMeaning<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -382,6 +385,7 @@ impl<'a> TrainMeaning<'a> {
             length: train.length,
             learning_rate: &train.learning_rate,
             ema: train.ema,
+            guards: train.guards.iter().filter_map(Guard::meaning).collect(),
             extrapolation: train
                 .extrapolation
                 .as_ref()

@@ -9,6 +9,7 @@ mod cost;
 mod drafts;
 mod expression;
 mod formula;
+mod guards;
 mod key;
 mod leaves;
 mod narrow;
@@ -332,6 +333,11 @@ fn trained(
     if let Some(refusal) = parts.find_map(unfit) {
         return Err(refusal.into());
     }
+    let (scorers, validation) = (&train.scorers, train.validation.as_ref());
+    let steps = guards::Steps { objective: &objective, rollout: &rollout, scorers, validation };
+    if let Some(refusal) = guards::unfit(&train.guards, &steps, origins) {
+        return Err(refusal.into());
+    }
     Ok(Train {
         recipe: train.recipe,
         start: train.start,
@@ -352,6 +358,7 @@ fn trained(
         length: train.length,
         learning_rate: train.learning_rate,
         ema: train.ema,
+        guards: train.guards,
         extrapolation: train.extrapolation,
         validation: train.validation,
         execution: train.execution,

@@ -425,6 +425,8 @@ pub enum FailureKind {
     Model,
     /// A loss, gradient or log-probability is not finite.
     NonFinite,
+    /// A guard of a stage stopped it.
+    Guard,
     /// Results could not be written.
     Storage,
     /// Libtorch, a device or the plan itself.
@@ -432,7 +434,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    pub const ALL: [FailureKind; 9] = [
+    pub const ALL: [FailureKind; 10] = [
         FailureKind::Data,
         FailureKind::Context,
         FailureKind::Reward,
@@ -440,6 +442,7 @@ impl FailureKind {
         FailureKind::Edit,
         FailureKind::Model,
         FailureKind::NonFinite,
+        FailureKind::Guard,
         FailureKind::Storage,
         FailureKind::Runtime,
     ];
@@ -453,6 +456,7 @@ impl FailureKind {
             FailureKind::Edit => "edit",
             FailureKind::Model => "model",
             FailureKind::NonFinite => "non-finite",
+            FailureKind::Guard => "guard",
             FailureKind::Storage => "storage",
             FailureKind::Runtime => "runtime",
         }

@@ -39,31 +39,52 @@ impl OfStep {
     pub fn at(&self, step: u32, steps: u32) -> f64 {
         match self {
             OfStep::Schedule(schedule) => schedule.at(step, steps),
-            OfStep::Formula(formula) => value(&formula.graph, formula.value, step, steps),
+            OfStep::Formula(formula) => value(&formula.graph, formula.value, (step, steps), &|_| None)
+                .expect("the compiler has looked that it follows from the step"),
         }
     }
 }
 
-fn value(graph: &Graph, of: NodeId, step: u32, steps: u32) -> f64 {
-    let mut values: Vec<f64> = Vec::with_capacity(graph.len());
+/// A number of a graph at a step of a stage with so many, in float64; `read` says what other signals are.
+/// None where one of them is absent.
+pub(super) fn value(
+    graph: &Graph,
+    of: NodeId,
+    (step, steps): (u32, u32),
+    read: &dyn Fn(&Signal) -> Option<f64>,
+) -> Option<f64> {
+    let mut values: Vec<Option<f64>> = Vec::with_capacity(graph.len());
     for (_, node) in graph.nodes() {
         let known = |id: &NodeId| values[id.0 as usize];
         values.push(match &node.operation {
-            Operation::Constant { value } => *value,
-            Operation::Schedule { schedule } => schedule.at(step, steps),
-            Operation::Signal { signal: Signal::Step } => f64::from(step),
-            Operation::Signal { signal: Signal::Progress } => f64::from(step) / f64::from(steps.max(1)),
+            Operation::Constant { value } => Some(*value),
+            Operation::Schedule { schedule } => Some(schedule.at(step, steps)),
+            Operation::Signal { signal: Signal::Step } => Some(f64::from(step)),
+            Operation::Signal { signal: Signal::Progress } => Some(f64::from(step) / f64::from(steps.max(1))),
+            Operation::Signal { signal } => read(signal),
             Operation::Broadcast { operand } => known(operand),
             Operation::Apply { function, operands } => {
-                let operands: Vec<f64> = operands.iter().map(known).collect();
-                function.value(&operands)
+                let operands: Option<Vec<f64>> = operands.iter().map(known).collect();
+                operands.map(|operands| function.value(&operands))
             }
             other => {
-                unreachable!("{other:?} does not follow from the step, which the compiler has looked at")
+                unreachable!("{other:?} is no number of a step, which the compiler has looked at")
             }
         });
     }
     values[of.0 as usize]
+}
+
+/// Whether [`value`] knows all that a graph does.
+pub(crate) fn is_of_steps(graph: &Graph, known: impl Fn(&Signal) -> bool) -> bool {
+    graph.nodes().all(|(_, node)| match &node.operation {
+        Operation::Constant { .. }
+        | Operation::Schedule { .. }
+        | Operation::Broadcast { .. }
+        | Operation::Apply { .. } => true,
+        Operation::Signal { signal } => known(signal),
+        _ => false,
+    })
 }
 
 /// When a ladder is climbed.

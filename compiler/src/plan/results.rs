@@ -18,6 +18,9 @@ pub struct Results {
     /// Of every stage that this run computed, in the order in which they ended.
     #[serde(default)]
     pub stages: Vec<StageRecord>,
+    /// What guards of stages did, those of stages from the store among them.
+    #[serde(default)]
+    pub guards: Vec<GuardActed>,
     /// Wall time of the run, in seconds, stages taken from the store not counted.
     pub seconds: f64,
     /// Of that, what passed before the first stage: models and data were opened, stages tried.
@@ -44,6 +47,19 @@ pub struct StageRecord {
     /// None where none are kept.
     #[serde(default)]
     pub scores_found: Option<ScoresFound>,
+}
+
+/// A guard of a stage that acted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardActed {
+    pub stage: String,
+    pub seed: u64,
+    /// After which it did.
+    pub step: u32,
+    /// As it would be written: `warn(entropy < 0.1, for: 10 steps)`.
+    pub guard: String,
+    /// What it had read: `entropy = 0.082`.
+    pub numbers: String,
 }
 
 /// What frozen models say of a stage's data: of how many sequences it was in the store, each time one came,

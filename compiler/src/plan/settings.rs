@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
-    Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, Moving, OfStep, Panel, Producer,
-    Rollout, Scorers, Validation, View,
+    Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, Guard, Moving, OfStep, Panel,
+    Producer, Rollout, Scorers, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -202,6 +202,9 @@ pub struct Train<O> {
     /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
     /// step. The weights after the last step where absent.
     pub ema: Option<f64>,
+    /// In the order in which they look at a step.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<Guard>,
     /// Longer steps, where they help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extrapolation: Option<Extrapolation>,

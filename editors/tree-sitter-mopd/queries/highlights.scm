@@ -85,6 +85,8 @@
     "served" "logits" "mixture" "geometric" "debate" "integer" "env"
     ; optimisers, comparisons, evaluations
     "dataset" "columns" "lora" "dora" "layers" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "validate" "powers_of"
+    ; guards
+    "warn" "stop" "lower_lr" "initial" "recent"
     ; models and stages
     "hf" "gguf" "checkpoint" "llama" "qwen2" "qwen3" "gemma" "sft" "grpo" "distill" "merge" "train"))
 ((application constructor: (identifier) @function.builtin)

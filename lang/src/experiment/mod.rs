@@ -7,6 +7,7 @@
 mod asked;
 mod data;
 pub mod formula;
+mod guards;
 mod objectives;
 mod optimizers;
 mod parts;
@@ -19,6 +20,7 @@ mod teachers;
 use serde::{Deserialize, Serialize};
 
 pub use data::*;
+pub use guards::*;
 pub use objectives::*;
 pub use optimizers::*;
 pub use rollouts::*;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::optimizers::{Extrapolation, Optimizer, Validation, WeightGroup};
-use super::{DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
+use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
 use crate::experiment::formula::Formula;
 use serde::{Deserialize, Serialize};
 
@@ -199,6 +199,8 @@ pub struct Train {
     /// The stage's answer is the exponential moving average of its weights: so much of what it was at every
     /// step. The weights after the last step where absent.
     pub ema: Option<f64>,
+    /// In the order in which they look at a step.
+    pub guards: Vec<Guard>,
 }
 
 /// Which weights a stage changes.

@@ -7,7 +7,7 @@ use super::place::CompletionPlace;
 use super::scope::{self, LocalName};
 use super::{ENTRY, Library, describe, hover};
 use crate::check::builtins::{
-    self, Builtin, BuiltinParameter, DataName, Kind, SupportName, TeacherName, WeightsName,
+    self, Builtin, BuiltinParameter, DataName, GuardName, Kind, SupportName, TeacherName, WeightsName,
 };
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
@@ -402,6 +402,7 @@ fn values(list: &mut List, context: &CompletionContext, takes: Takes) {
         }
         Takes::Rollout => return list.builtins(|builtin| matches!(builtin.kind, Kind::Rollout(_)), 0),
         Takes::Optimizer => return list.builtins(|builtin| matches!(builtin.kind, Kind::Optimizer(_)), 0),
+        Takes::Guards => return list.builtins(|builtin| guards(builtin.kind), 0),
         Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Normalized), 0),
         Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
         Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
@@ -426,6 +427,10 @@ fn values(list: &mut List, context: &CompletionContext, takes: Takes) {
         }
     }
     list.scope(context, takes);
+}
+
+fn guards(kind: Kind) -> bool {
+    matches!(kind, Kind::Guard(GuardName::Warn | GuardName::Stop | GuardName::LowerLr))
 }
 
 fn belongs_in_formula(kind: Kind) -> bool {

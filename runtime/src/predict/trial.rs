@@ -464,6 +464,7 @@ impl Trial<'_> {
             seed: 0,
             stream: 0,
             part: 0,
+            guards_from: 0,
             train,
             turn,
             steps,

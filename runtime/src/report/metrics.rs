@@ -42,6 +42,9 @@ pub struct Row {
     pub entropy: Option<f64>,
     /// Mean tokens of a completion.
     pub length: Option<f64>,
+    /// Of the completions, the share that was cut off before its end token.
+    #[serde(default)]
+    pub truncated: Option<f64>,
     /// Fraction of completion tokens where a `clip` of the objective is at its bound.
     pub clipped_fraction: Option<f64>,
     /// What `by domain` multiplies the loss of the domain's tokens with, or would where it only observes.
@@ -129,6 +132,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         signal_mean,
         entropy,
         length,
+        truncated,
         clipped_fraction,
         domain_weight,
         reward,
@@ -186,6 +190,7 @@ mod tests {
             signal_mean: Some(-0.0),
             entropy: Some(0.3),
             length: Some(7.5),
+            truncated: Some(0.5),
             clipped_fraction: None,
             domain_weight: Some(1.25),
             reward: Some(1.0),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::results::{Intervals, Results, StageRecord, Table};
+use mopd_compiler::plan::results::{GuardActed, Intervals, Results, StageRecord, Table};
 use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
 
 use super::statistics::{Experiment, Scores, StatisticsError, table_rows};
@@ -26,6 +26,7 @@ fn first_seeds(plan: &Plan, count: u32) -> Vec<u64> {
 #[derive(Default)]
 pub struct RunCost {
     pub stages: Vec<StageRecord>,
+    pub guards: Vec<GuardActed>,
     pub seconds: f64,
     pub before_stages: f64,
     pub predicted_memory: Option<u64>,
@@ -37,7 +38,7 @@ pub struct RunCost {
 pub fn assemble(
     plan: &Plan,
     scores: &[Scores],
-    took: RunCost,
+    mut took: RunCost,
     versions: Versions,
 ) -> Result<(Results, Vec<String>), StatisticsError> {
     let experiment = &plan.experiment;
@@ -60,6 +61,9 @@ pub fn assemble(
         });
     }
     let most = experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1);
+    // Stages side by side end in any order.
+    took.guards
+        .sort_by(|one, next| (&one.stage, one.seed, one.step).cmp(&(&next.stage, next.seed, next.step)));
     let results = Results {
         schema: SCHEMA,
         experiment: experiment.name.clone(),
@@ -68,6 +72,7 @@ pub fn assemble(
         versions,
         tables,
         stages: took.stages,
+        guards: took.guards,
         seconds: took.seconds,
         before_stages: took.before_stages,
         peak_memory: peak_memory(),

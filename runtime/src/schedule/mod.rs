@@ -1,6 +1,7 @@
 //! What has to be done for a plan, and in which order: stages per seed, then evaluations.
 
 mod exclusive;
+mod guards;
 mod keys;
 mod locking;
 mod predicted;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
-use mopd_compiler::plan::results::StageRecord;
+use mopd_compiler::plan::results::{GuardActed, StageRecord};
 use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
 use mopd_store::Lock;
 use tch::{Device, Kind};
@@ -65,6 +65,8 @@ pub(super) struct Scheduler<'a> {
     running: Tasks,
     /// What stages took that this run computed.
     pub(super) records: Mutex<Vec<StageRecord>>,
+    /// What guards did.
+    pub(super) guards: Mutex<Vec<GuardActed>>,
     /// Keys of results that this run computed: also a fresh run computes nothing twice.
     pub(super) made: Mutex<HashSet<String>>,
     pub(super) said: Said,
@@ -240,6 +242,7 @@ pub fn run(
             Some(seconds) => Pace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
             None => Pace::Sparing,
         },
+        guards: Mutex::default(),
         made: Mutex::default(),
         said: Said::default(),
         device,
@@ -272,6 +275,7 @@ pub fn run(
     let records = std::mem::take(&mut *lock(&shared.records));
     let took = RunCost {
         stages: records,
+        guards: std::mem::take(&mut *lock(&shared.guards)),
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
         predicted_memory: state.predicted_memory,

@@ -104,6 +104,7 @@ impl Scheduler<'_> {
         };
         let Some(entry) = self.kept(job.index, guard, find)? else { return Ok(None) };
         self.drop_leftovers(key, guard.is_some());
+        self.look_back(job.index, job.id, &entry.record)?;
         let beside = matches!(self.plan.experiment.model(job.id).stage, Stage::Learner { .. });
         if beside && lock(&self.made).contains(key) {
             let stage = name.to_owned();
@@ -216,6 +217,7 @@ impl Scheduler<'_> {
                 train: settings,
                 turn,
                 steps,
+                guards_from: self.guards_from(index),
                 sources: self.sources(settings, |data| trained(data, settings))?,
                 start: train::beginning(settings, &self.input(job, settings.start)),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
@@ -314,6 +316,7 @@ impl Scheduler<'_> {
         if let Some(ScoresFound { found, of }) = scores_found {
             self.control.emit(&Event::ScoresFound { stage: stage.clone(), seed, found, of });
         }
+        self.keep_guards(job.index, job.id, &record);
         let predicted = self.predicted.stage(job.id);
         lock(&self.records).push(StageRecord {
             stage: stage.clone(),

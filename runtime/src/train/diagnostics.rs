@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use mopd_compiler::expr::batch::Batch;
-use mopd_compiler::plan::Signal;
 use mopd_compiler::plan::events::Seconds;
 use mopd_compiler::plan::producers::Writer;
+use mopd_compiler::plan::{Objective, Signal};
 
 use super::objective::Outputs;
 use super::route::Section;
@@ -48,13 +48,7 @@ pub fn diagnose(
     several: bool,
 ) -> Vec<Row> {
     let objective = &stage.train.objective;
-    let names = objective.terms.iter().map(|term| term.name.as_str());
-    let terms = several.then(|| names.collect::<Vec<&str>>().join(", "));
-    // Of several models that learn, whose turn it is.
-    let terms = match (stage.turn.name, terms) {
-        (Some(turn), Some(terms)) => Some(format!("{turn}: {terms}")),
-        (turn, terms) => terms.or(turn.map(str::to_owned)),
-    };
+    let terms = terms(objective, several, stage.turn.name);
     let sections = stage.sections();
     let dropped = |index: usize| Some(f64::from(sequences.dropped.as_ref()?[index]));
     let empty = |index: usize| {
@@ -92,6 +86,7 @@ pub fn diagnose(
         let own_signal: f64 = signal[range.clone()].iter().map(|value| f64::from(value.abs())).sum();
         let rewards: Option<Vec<f64>> = completions(own).map(|sequence| sequence.reward).collect();
         let written: usize = completions(own).map(Sequence::trained).sum();
+        let truncated = completions(own).filter(|sequence| sequence.truncated).count();
         let acceptance = acceptance(own);
         rows.push(Row {
             prompt_share: completions(own).count() as f64 / all_completions,
@@ -109,6 +104,7 @@ pub fn diagnose(
             signal_mean: Some(own_signal / tokens),
             entropy: entropies.map(|entropies| sum(entropies) / tokens),
             length: Some(written as f64 / completions(own).count() as f64),
+            truncated: Some(truncated as f64 / completions(own).count() as f64),
             clipped_fraction: clipped.map(|clipped| sum(clipped) / tokens),
             domain_weight: domain_weight
                 .and_then(|weights| weights.get(range.start))
@@ -131,6 +127,17 @@ pub fn diagnose(
         });
     }
     rows
+}
+
+/// What rows of these terms are called: nothing where there are no others. Of several models that learn, by
+/// whose turn it is.
+pub fn terms(objective: &Objective, several: bool, turn: Option<&str>) -> Option<String> {
+    let names = objective.terms.iter().map(|term| term.name.as_str());
+    let terms = several.then(|| names.collect::<Vec<&str>>().join(", "));
+    match (turn, terms) {
+        (Some(turn), Some(terms)) => Some(format!("{turn}: {terms}")),
+        (turn, terms) => terms.or(turn.map(str::to_owned)),
+    }
 }
 
 /// The sequences for which some role that the objective asks about had nothing to read; none where it asks
@@ -196,6 +203,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         signal_mean: None,
         entropy: None,
         length: None,
+        truncated: None,
         clipped_fraction: None,
         domain_weight: None,
         reward: None,

@@ -10,6 +10,7 @@ use mopd_compiler::plan::{Objective, Train};
 use tch::Tensor;
 
 use super::cached_scores::CachedScores;
+use super::guards::Acted;
 use super::non_finite::check_learning_rate;
 use super::state::RestoreMode;
 use super::trained::Trained;
@@ -23,6 +24,10 @@ use crate::store::adapter;
 use crate::store::state::{StateTensors, TrainState};
 use crate::zip::zip_equal;
 use mopd_kernels::os::trim_heap;
+
+/// What to do about a guard that stopped a stage.
+const STOPPED: &str =
+    "its checkpoint is kept: with the guard changed or removed, the next run goes on from there";
 
 /// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else
 /// of the next one.
@@ -61,6 +66,10 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
             }
             (Err(problem), RestoreMode::Fork) => return Err(stopped(no_fork(&state, &problem))),
         }
+    }
+    // They were said when the steps were done.
+    if let Some(stop) = learners.look_back(&record).into_iter().find(Acted::stops) {
+        return Err(Box::new(Stopped { error: stop.error(STOPPED), last_good: None, record }));
     }
     let seconds = || before + started.elapsed().as_secs_f64();
     let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
@@ -133,10 +142,17 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         if let Some(event) = of_step(events) {
             stage.control.emit(&event);
         }
+        let acted = learners.acted();
+        acted.iter().filter(|acted| !acted.stops()).for_each(|acted| stage.control.warn(acted.message()));
+        if let Some(stop) = acted.iter().find(|acted| acted.stops()) {
+            keep(&learners, Place { step: step + 1, turn: 0 }, &mut record, true);
+            return Err(Box::new(Stopped { error: stop.error(STOPPED), last_good: None, record }));
+        }
         if step + 1 < stage.steps {
             keep(&learners, Place { step: step + 1, turn: 0 }, &mut record, false);
         }
     }
+    learners.0.iter().flat_map(|trainer| trainer.guards.untested()).for_each(|text| stage.control.warn(text));
     let found = learners.0[0].parts[0].kept.as_ref().map(CachedScores::found);
     let answers = learners.answers();
     match answers {
@@ -200,6 +216,17 @@ impl<'a> Learners<'a> {
     /// What comes after so many steps.
     fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
         self.0.iter_mut().try_for_each(|trainer| trainer.extrapolate(steps, record))
+    }
+
+    /// What guards did after the steps that a record has.
+    fn look_back(&mut self, record: &Record) -> Vec<Acted<'a>> {
+        self.0.iter_mut().for_each(|trainer| trainer.guards.replay(&record.rows));
+        self.acted()
+    }
+
+    /// What guards did since the last time.
+    fn acted(&mut self) -> Vec<Acted<'a>> {
+        self.0.iter_mut().flat_map(|trainer| trainer.guards.take_acted()).collect()
     }
 
     pub(super) fn state(&self, Place { step, turn }: Place, seconds: f64, record: Record) -> TrainState {

@@ -15,6 +15,7 @@ mod diagnostics;
 mod extrapolate;
 mod first_epoch;
 mod given;
+pub mod guards;
 mod learned;
 mod learners;
 mod losses;
@@ -62,6 +63,7 @@ pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
 use self::diagnostics::{Step, diagnose};
 use self::extrapolate::Extrapolator;
+use self::guards::{Guards, Watched};
 pub use self::learners::{train, train_in_turns};
 use self::losses::Losses;
 use self::models::Models;
@@ -103,6 +105,8 @@ pub struct Stage<'a> {
     /// When the model learns.
     pub turn: Turn<'a>,
     pub steps: u32,
+    /// The first step that guards look at.
+    pub guards_from: u32,
     /// The domains trained on, in the order of the mixture.
     pub sources: Vec<Source<'a>>,
     pub start: Arc<Weights>,
@@ -153,6 +157,12 @@ impl Stage<'_> {
     fn parts<'p>(&'p self, own: &'p [Train<Objective>]) -> Vec<Stage<'p>> {
         let own = own.iter().zip(1..).map(|(train, part)| Stage { train, part, ..self.clone() });
         std::iter::once(self.clone()).chain(own).collect()
+    }
+
+    /// Whose steps its guards look at.
+    fn watched(&self) -> Watched<'_> {
+        let Stage { name, seed, steps, train, turn, guards_from: from, .. } = *self;
+        Watched { name, seed, steps, train, turn: turn.name, from }
     }
 
     /// Of random numbers of the part's own; `index` is below 2^48.
@@ -254,6 +264,7 @@ struct Trainer<'a> {
     /// It was said that a step had nothing to train on.
     said_nothing_left: bool,
     losses: Losses,
+    guards: Guards<'a>,
 }
 
 impl<'a> Trainer<'a> {
@@ -312,6 +323,7 @@ impl<'a> Trainer<'a> {
             parts,
             said_nothing_left: false,
             losses,
+            guards: Guards::new(stage.watched()),
         })
     }
 
@@ -446,6 +458,7 @@ impl<'a> Trainer<'a> {
         }
         // Progress is that on the first part's completions.
         let event = self.event(step, &rows[0], tokens, seconds, loss);
+        self.guards.look(step, &rows[0].iter().collect::<Vec<_>>());
         record.rows.extend(rows.into_iter().flatten());
         Ok(event)
     }
@@ -453,7 +466,7 @@ impl<'a> Trainer<'a> {
     /// Moves the weights and what follows them by a gradient of that norm; answers the learning rate. Without
     /// a gradient neither the weights nor the optimizer's moments change.
     fn apply(&mut self, gradient: Option<Gradient>, norm: f64, step: u32) -> f64 {
-        let learning_rate = self.stage.train.learning_rate.at(step, self.stage.steps);
+        let learning_rate = self.stage.train.learning_rate.at(step, self.stage.steps) * self.guards.factor;
         if let Some(gradient) = gradient {
             self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
             self.trained.apply(&self.model);

@@ -37,6 +37,7 @@ mod each_turn;
 mod extrapolation;
 mod feedback;
 mod given;
+mod guards;
 mod guided;
 mod half;
 mod keep;
@@ -145,6 +146,7 @@ impl Fixture {
             train,
             turn: Turn::ALONE,
             steps: 4,
+            guards_from: 0,
             sources: vec![source(0), source(1)],
             start: models[0].clone(),
             models: models
@@ -219,6 +221,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         learning_rate: Schedule::Constant { value: 1e-2 }.into(),
         private: None,
         ema: None,
+        guards: Vec::new(),
         extrapolation: None,
         validation: None,
         execution: Execution::default(),

@@ -129,6 +129,7 @@ impl Builder {
             learning_rate: Schedule::Constant { value: learning_rate }.into(),
             private: None,
             ema: None,
+            guards: Vec::new(),
             extrapolation: None,
             validation: None,
             execution: Execution::default(),

@@ -20,13 +20,14 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 19] = [
+const OF_DOMAIN: [&str; 20] = [
     "reward",
     "dropped",
     "divergence",
     "divergence_floor",
     "entropy",
     "length",
+    "truncated",
     "signal_mean",
     "signal_share",
     "token_share",

@@ -11,12 +11,13 @@ use crate::metrics::{SHARES, STATE, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
-const OF_DOMAIN: [&str; 18] = [
+const OF_DOMAIN: [&str; 19] = [
     "reward",
     "dropped",
     "divergence",
     "entropy",
     "length",
+    "truncated",
     "signal_mean",
     "clipped_fraction",
     "domain_weight",

@@ -208,6 +208,7 @@
     loss: ["Loss of the step", "loss"],
     entropy: ["Entropy of the student", "nats per token"],
     length: ["Length of completions", "tokens"],
+    truncated: ["Completions that were cut off", "fraction"],
     signal_mean: ["Size of the signal", "mean size per token"],
     clipped_fraction: ["Tokens at the bound of a clip", "fraction"],
     accepted: ["Drafted tokens that stood", "fraction"],

@@ -311,6 +311,13 @@ fn card(
     if found > 0 {
         facts.push(("scores found in the store".to_owned(), format!("{} of {}", count(found), count(of))));
     }
+    let guards = run.results.iter().flat_map(|results| &results.guards);
+    let several = records.len() > 1;
+    for acted in guards.filter(|acted| acted.stage == model.name) {
+        let of = if several { format!(", seed {}", acted.seed) } else { String::new() };
+        let text = format!("`{}` at step {}{of}: {}", acted.guard, acted.step, acted.numbers);
+        facts.push(("guard".to_owned(), text));
+    }
     for (_, text) in &mut facts {
         *text = printable(text);
     }

@@ -2,9 +2,9 @@
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Extrapolation, Keep, Length, ModelId, Optimizer,
-    Over, Panel, RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId,
-    TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
+    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Extrapolation, Guard, GuardAction, Keep, Length,
+    ModelId, Optimizer, Over, Panel, RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher,
+    TeacherChoice, TeacherId, TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 
@@ -124,10 +124,28 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
             format!("loss on `{target}` of {read}, every {}", counted(*every as usize, "step")),
         ));
     }
+    rows.extend(train.guards.iter().map(|guard| ("guard", self::guard(guard, experiment))));
     if let Some(extrapolation) = &train.extrapolation {
         rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
     }
     rows
+}
+
+/// `entropy < 0.1 on math, for 10 steps: a warning`
+fn guard(guard: &Guard, experiment: &Experiment) -> String {
+    let Guard { condition, steps, on, action, origin: _ } = guard;
+    let on = on.map(|domain| format!(" on {}", experiment.domain(domain).name)).unwrap_or_default();
+    let held = if *steps == 1 {
+        String::new()
+    } else {
+        format!(" for {} in a row", counted(*steps as usize, "step"))
+    };
+    let then = match action {
+        GuardAction::Warn => "a warning".to_owned(),
+        GuardAction::Stop => "the stage stops without a result".to_owned(),
+        GuardAction::LowerRate { by } => format!("the learning rate is multiplied by {}", setting(*by)),
+    };
+    format!("{}{on}{held}: {then}", formula(condition))
 }
 
 /// How much of a slot teachers see, where the run itself finds that.

@@ -137,6 +137,7 @@ fn takes(takes: Takes) -> String {
         Takes::Template => "a template",
         Takes::Reward => "a reward",
         Takes::Optimizer => "an optimizer",
+        Takes::Guards => "a list of guards",
         Takes::Adapter => "an adapter",
         Takes::Weights => "parts of a decoder",
         Takes::Range => "a range",
@@ -176,6 +177,7 @@ enum Group {
     Models,
     Teachers,
     Optimizers,
+    Guards,
     Tables,
 }
 
@@ -196,6 +198,7 @@ impl Group {
         Group::Models,
         Group::Teachers,
         Group::Optimizers,
+        Group::Guards,
         Group::Tables,
     ];
 
@@ -216,6 +219,7 @@ impl Group {
             Group::Models => "models",
             Group::Teachers => "teachers",
             Group::Optimizers => "optimisers",
+            Group::Guards => "guards",
             Group::Tables => "tables",
         }
     }
@@ -239,6 +243,7 @@ impl Group {
             Kind::Constructor(_) | Kind::Teacher(TeacherName::Environment) => Group::Models,
             Kind::Teacher(_) => Group::Teachers,
             Kind::Optimizer(_) | Kind::Weights(_) => Group::Optimizers,
+            Kind::Guard(_) => Group::Guards,
             Kind::Data(DataName::Normalized | DataName::PassAt) => Group::Tables,
             Kind::Loss(_) => unreachable!("losses have a table of their own"),
         }

@@ -1,6 +1,7 @@
 //! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
 
 mod disk;
+mod guards;
 mod keys;
 mod leftovers;
 mod methods;

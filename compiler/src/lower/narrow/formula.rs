@@ -327,6 +327,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::TermLoss { term } => Signal::TermLoss { term: term.clone() },
         Wide::State { name, .. } => Signal::State { name: name.clone() },
         Wide::ValidationLoss => Signal::ValidationLoss,
+        Wide::OfSteps { number, window } => Signal::OfSteps { number: *number, window: *window },
         Wide::VocabularySize => Signal::VocabularySize,
         Wide::Data { field } => Signal::Data { field: field.clone() },
         Wide::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },

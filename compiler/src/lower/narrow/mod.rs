@@ -12,6 +12,7 @@ mod extrapolation;
 pub(super) mod feedback;
 mod filter;
 pub(super) mod formula;
+mod guards;
 mod of_step;
 mod optimizer;
 pub(super) mod roles;

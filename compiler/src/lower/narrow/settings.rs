@@ -19,7 +19,7 @@ use crate::refusal::Origins;
 /// refusal, so that one look shows all of them.
 pub struct Settings<'a> {
     pub(super) experiment: &'a wide::Experiment,
-    origins: Origins<'a>,
+    pub(super) origins: Origins<'a>,
     pub refusals: Vec<Diagnostic>,
 }
 
@@ -178,6 +178,7 @@ impl<'a> Settings<'a> {
             trainable,
             execution,
             ema,
+            guards: _,
         } = train;
         let recipe = match recipe {
             wide::Recipe::Sft => Recipe::Sft,
@@ -271,6 +272,7 @@ impl<'a> Settings<'a> {
             self.refuse_unaccounted(train, rollout, !learners.0.is_empty());
         }
         let extrapolation = self.extrapolation(train, !learners.0.is_empty());
+        let guards = self.guards(train, !learners.0.is_empty());
         let (optimizer, private) = super::optimizer::executable(optimizer);
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
@@ -304,6 +306,7 @@ impl<'a> Settings<'a> {
             length: *length,
             learning_rate: learning_rate?,
             ema: *ema,
+            guards,
             extrapolation,
             validation: validation.as_ref().map(|wide::Validation { target, every, rows, origin: _ }| {
                 Validation { target: target.clone(), every: *every, rows: *rows }

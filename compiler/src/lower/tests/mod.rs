@@ -9,6 +9,7 @@ mod drafts;
 mod expressions;
 mod extrapolation;
 mod feedback;
+mod guards;
 mod keys;
 mod learned;
 mod objectives;
@@ -222,6 +223,7 @@ fn train(
         trainable: Trainable::default(),
         execution: Execution::default(),
         ema: None,
+        guards: Vec::new(),
     }
 }
 

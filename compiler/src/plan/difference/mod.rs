@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    DataFormula, Domain, DomainId, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout, Stage,
+    DataFormula, Domain, DomainId, Guard, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout, Stage,
     StageFacts, Teacher, TeacherChoice, Train, producers,
 };
 use mopd_lang::formula::text;
@@ -482,6 +482,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             OfStep::Formula(formula) => objective::expression(&formula.graph, formula.value),
         },
         "ema": ema,
+        "guards": train.guards.iter().map(Guard::written).collect::<Vec<_>>(),
         "extrapolate": extrapolation.as_ref().map(|extrapolation| {
             let mut settings = written(extrapolation);
             settings["judged_by"] = json!(names.domain(extrapolation.judged_by));

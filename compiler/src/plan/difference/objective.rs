@@ -364,6 +364,7 @@ fn signal_text(signal: &Signal) -> String {
         Signal::EndLogp { role: of } => role("end_logp", of),
         Signal::Other { text, .. } => text.clone(),
         Signal::State { name } => name.clone(),
+        Signal::OfSteps { number, window } => window.written(*number),
         Signal::Measured { measure } => format!("measured[{measure}]"),
         other => super::written(other)["signal"].as_str().unwrap_or("signal").to_owned(),
     }

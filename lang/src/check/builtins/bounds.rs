@@ -15,7 +15,7 @@ pub struct Bound {
 }
 
 pub const STEPS: Bound = Bound {
-    settings: &["steps", "over", "every", "hold", "refresh"],
+    settings: &["steps", "over", "every", "hold", "refresh", "for"],
     most: 1_000_000_000,
     because: "the longest published runs take a few million updates",
 };

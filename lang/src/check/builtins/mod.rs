@@ -8,6 +8,7 @@ pub(in crate::check) mod declare;
 pub(in crate::check) mod divergences;
 pub(in crate::check) mod edits;
 pub(in crate::check) mod formulas;
+pub(in crate::check) mod guards;
 pub(in crate::check) mod losses;
 pub(in crate::check) mod measures;
 pub(in crate::check) mod optimizers;
@@ -31,6 +32,7 @@ pub use data::DataName;
 pub use declare::BuiltinParameter;
 pub use divergences::DivergenceName;
 pub use edits::EditName;
+pub use guards::GuardName;
 pub use losses::LossName;
 pub use measures::Measure;
 pub use optimizers::OptimizerName;
@@ -80,6 +82,7 @@ pub enum Kind {
     Rollout(RolloutName),
     Edit(EditName),
     Optimizer(OptimizerName),
+    Guard(GuardName),
     Weights(WeightsName),
     Data(DataName),
     Constructor(Constructor),
@@ -141,6 +144,7 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
         rollouts::BUILTINS,
         edits::BUILTINS,
         optimizers::BUILTINS,
+        guards::BUILTINS,
         weights::BUILTINS,
         constructors::BUILTINS,
         teachers::BUILTINS,

@@ -48,6 +48,8 @@ pub enum Takes {
     Template,
     Reward,
     Optimizer,
+    /// A list of `warn(...)`, `stop(...)`, `lower_lr(...)`.
+    Guards,
     Adapter,
     /// Parts of a decoder: words and `layers(...)`.
     Weights,

@@ -91,7 +91,8 @@ impl Checker {
     }
 
     pub(in crate::check) fn outside_objective(&mut self, span: Span, env: &Env) -> bool {
-        let outside = matches!(env.context, Context::Constant | Context::Schedule | Context::Entry);
+        let outside =
+            matches!(env.context, Context::Constant | Context::Schedule | Context::Guard | Context::Entry);
         if outside {
             let text = "a divergence is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));

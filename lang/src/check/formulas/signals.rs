@@ -34,6 +34,9 @@ impl Checker {
             self.report(finding.help("give it a parameter, and the number where it is called"));
             return Some(Value::Error);
         }
+        if env.context == Context::Guard {
+            return self.step_number(name, span);
+        }
         let run = match name {
             "progress" => Some(Signal::Progress),
             "step" => Some(Signal::Step),
@@ -91,7 +94,10 @@ impl Checker {
             };
             if let Some(signal) = known {
                 let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
-                let before = matches!(env.context, Context::Constant | Context::Schedule | Context::Entry);
+                let before = matches!(
+                    env.context,
+                    Context::Constant | Context::Schedule | Context::Guard | Context::Entry
+                );
                 if before && !known_for_run {
                     let text = format!(
                         "`{name}.{}` differs from prompt to prompt: it can be read in an objective only",
@@ -111,7 +117,10 @@ impl Checker {
             Value::Student(SelfCopy::Current) => return self.student_copy(field, &[], span, env),
             Value::Model(model) => return self.joint_member(model, field),
             value @ (Value::Role(_) | Value::Teacher(_)) => {
-                if matches!(env.context, Context::Constant | Context::Schedule | Context::Entry) {
+                if matches!(
+                    env.context,
+                    Context::Constant | Context::Schedule | Context::Guard | Context::Entry
+                ) {
                     let text = "what a teacher says of a token is known inside an objective only";
                     self.report(Diagnostic::error(Code::TypeMismatch, span, text));
                     return Value::Error;
@@ -260,7 +269,7 @@ impl Checker {
     /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
     pub(in crate::check) fn measure_call(&mut self, call: MeasureCall, env: &Env) -> Option<Value> {
         let span = call.written().span;
-        if matches!(env.context, Context::Constant | Context::Schedule | Context::Entry) {
+        if matches!(env.context, Context::Constant | Context::Schedule | Context::Guard | Context::Entry) {
             let text = "this is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
             return None;

@@ -104,6 +104,10 @@ impl Checker {
             self.mark_uncacheable();
             return;
         }
+        if env.context == Context::Guard && self.wanted(span) != Wanted::Callable {
+            self.no_step_number(name, span);
+            return;
+        }
         let in_formula = matches!(env.context, Context::Objective | Context::Term);
         if builtins::find_loss(name).is_some() {
             let diagnostic = Diagnostic::error(

@@ -2,6 +2,7 @@
 //! as a whole can get wrong.
 
 pub mod constructors;
+pub mod guards;
 pub mod joint;
 pub mod lineage;
 pub mod optimizers;

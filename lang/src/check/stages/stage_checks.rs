@@ -141,6 +141,7 @@ impl Checker {
             self.check_reference(train, settings),
             self.check_settings_are_read(train, settings),
             self.check_privacy(train),
+            self.check_guards(train),
             self.check_reward_parts(train),
             self.check_validation(train, settings),
             self.check_numbers(train, settings),

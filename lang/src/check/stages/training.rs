@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, DomainId, Execution, Extrapolation, Length, ModelId, Objective, Optimizer, Recipe, Share,
-    Stage, Template, Train, Trainable, Validation,
+    BatchSize, DomainId, Execution, Extrapolation, Guard, Length, ModelId, Objective, Optimizer, Recipe,
+    Share, Stage, Template, Train, Trainable, Validation,
 };
 use crate::formula::{Axis, Formula};
 use crate::source::Span;
@@ -38,6 +38,7 @@ struct CommonSettings {
     trainable: Option<Trainable>,
     execution: Option<Execution>,
     ema: Option<Option<f64>>,
+    guards: Option<Vec<Guard>>,
 }
 
 impl Checker {
@@ -128,6 +129,7 @@ impl Checker {
             trainable: common.trainable?,
             execution: common.execution?,
             ema: common.ema?,
+            guards: common.guards?,
         };
         self.check_stage(&train, settings).then_some(train)
     }
@@ -163,6 +165,7 @@ impl Checker {
             other => Err(other),
         });
         let trainable = self.trainable(settings, env);
+        let guards = self.guards(settings, domains, env);
         let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
         CommonSettings {
             length,
@@ -179,6 +182,7 @@ impl Checker {
             trainable,
             execution,
             ema,
+            guards,
         }
     }
 

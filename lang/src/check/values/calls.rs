@@ -193,6 +193,7 @@ impl Checker {
             }
             Kind::Edit(name) => self.edit_call(name.call(call, &given)?, env).map(Value::Edit),
             Kind::Optimizer(name) => self.optimizer_call(name.call(call, &given)?, env).map(Value::Optimizer),
+            Kind::Guard(name) => self.guard_call(name.call(call, &given)?, env),
             Kind::Weights(name) => self.weights_call(name.call(call, &given)?, env),
             Kind::Data(name) => self.data_call(name.call(call, &given)?, env),
             Kind::Support(name) => self.support_call(name.call(call, &given)?, env),

@@ -32,6 +32,8 @@ pub enum Context {
     Constant,
     /// A number over training time: `step`, `progress` and what else the run as a whole has.
     Schedule,
+    /// In a guard: the numbers of steps.
+    Guard,
     /// In the summand of a divergence: its sides and parameters, nothing of the run.
     Entry,
     /// In an objective, outside its terms: signals, nothing live.

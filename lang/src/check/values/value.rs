@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use crate::experiment::{
-    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Metric, ModelId, Objective,
-    Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template, Validation,
+    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Guard, Metric, ModelId,
+    Objective, Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template, Validation,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -73,6 +73,8 @@ pub enum Value {
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
     Validation(Rc<Validation>),
+    /// One for each domain that it is on.
+    Guards(Rc<Vec<Guard>>),
     /// `powers_of(2)`
     PowersOf(u32),
     /// `integer(0..=100)`
@@ -178,6 +180,7 @@ impl Value {
             Value::Metric(_) => "a metric".into(),
             Value::Extrapolation(_) => "an extrapolation".into(),
             Value::Validation(_) => "a validation".into(),
+            Value::Guards(_) => "a guard".into(),
             Value::PowersOf(_) => "a list of steps".into(),
             Value::Integer { .. } => "a way to read a whole number".into(),
             Value::Item { kind, .. } => match kind {

@@ -6,6 +6,7 @@
 mod decided;
 mod divergences;
 mod signals;
+mod step_numbers;
 mod summand;
 pub mod text;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use divergences::*;
 pub use mopd_ops::{Deviation, Function, Memory, Reduction, Scan, Statistic, Unit};
 pub use signals::*;
+pub use step_numbers::*;
 pub use summand::*;
 
 use crate::experiment::{Origin, Rollout, Schedule};

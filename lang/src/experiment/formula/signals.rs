@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Axis, Divergence, Support, Unit};
+use super::{Axis, Divergence, StepNumber, StepWindow, Support, Unit};
 use crate::experiment::TeacherId;
 
 /// Whose probabilities.
@@ -236,6 +236,11 @@ pub enum Signal {
     },
     /// The loss on the domains' held-out prompts, when it was last computed. Run, number.
     ValidationLoss,
+    /// What a guard reads of the steps so far. Run, each in its unit.
+    OfSteps {
+        number: StepNumber,
+        window: StepWindow,
+    },
     /// Run, count.
     VocabularySize,
 }
@@ -275,6 +280,7 @@ impl Signal {
             | Signal::TermLoss { .. }
             | Signal::State { .. }
             | Signal::ValidationLoss
+            | Signal::OfSteps { .. }
             | Signal::VocabularySize => Axis::Run,
         }
     }
@@ -311,6 +317,7 @@ impl Signal {
                 Unit::Number
             }
             Signal::State { unit, .. } => *unit,
+            Signal::OfSteps { number, .. } => number.unit(),
         }
     }
 

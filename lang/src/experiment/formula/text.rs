@@ -79,6 +79,7 @@ pub fn signal(signal: &Signal) -> String {
         Signal::TermLoss { term } => format!("loss.{term}"),
         Signal::State { name, .. } => name.clone(),
         Signal::ValidationLoss => "loss.validation".into(),
+        Signal::OfSteps { number, window } => window.written(*number),
         Signal::VocabularySize => "vocab_size".into(),
     }
 }

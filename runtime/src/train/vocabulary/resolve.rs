@@ -51,6 +51,7 @@ impl Parameters<'_> {
             | Signal::TermLoss { .. }
             | Signal::State { .. }
             | Signal::ValidationLoss
+            | Signal::OfSteps { .. }
             | Signal::RecordedLogp { .. }
             | Signal::Measured { .. }
             | Signal::VocabularySize

@@ -271,6 +271,11 @@ macro_rules! stage {
                 Takes::Formula,
                 "Computes the validation loss as it trains: `validate(target: answer, every: 10 steps)`."
             ),
+            may(
+                "guards",
+                Takes::Guards,
+                "What to do when the numbers of steps go wrong: `[warn(entropy < 0.1, for: 10 steps)]`."
+            ),
         ]
     };
 }

@@ -1,0 +1,66 @@
+//! Guards on the numbers of a stage's steps.
+
+use mopd_lang::experiment as wide;
+use mopd_lang::formula::text;
+
+use super::settings::Settings;
+use super::{Narrowed, refused};
+use crate::lower::formula::{Lowering, Supply};
+use crate::plan::{Formula, Guard, GuardAction, Signal, WatchedDomain, is_of_steps};
+use crate::refusal::Origins;
+
+/// Longest condition that is kept as text.
+const LONGEST: usize = 200;
+
+impl Settings<'_> {
+    /// Notes what does not convert.
+    pub(super) fn guards(&mut self, train: &wide::Train, in_turns: bool) -> Vec<Guard> {
+        let mut found = Vec::with_capacity(train.guards.len());
+        for guard in &train.guards {
+            let wide::Guard { condition, steps, on, action, origin } = guard;
+            if let GuardAction::LowerRate { .. } = action {
+                if in_turns {
+                    self.refuse::<()>(*origin, "`lower_lr` in a step of `train`");
+                }
+                if train.parts().len() > 1 {
+                    self.refuse::<()>(*origin, "`lower_lr` beside a term with completions of its own");
+                }
+            }
+            let lowered = match self.condition(condition) {
+                Ok(lowered) => lowered,
+                Err(refusal) => {
+                    self.note([*refusal]);
+                    continue;
+                }
+            };
+            let on = on.map(|domain| WatchedDomain {
+                place: train.mixture.iter().position(|share| share.domain == domain).unwrap_or_default()
+                    as u32,
+                name: self.experiment.domain(domain).name.clone(),
+            });
+            let text = text::formula(condition, LONGEST);
+            found.push(Guard {
+                text,
+                condition: lowered,
+                steps: *steps,
+                on,
+                action: *action,
+                origin: *origin,
+            });
+        }
+        found
+    }
+
+    fn condition(&self, condition: &mopd_lang::formula::Formula) -> Narrowed<Formula> {
+        let origins: Origins = self.origins;
+        let mut lowering = Lowering::new(Supply::Runtime, origins);
+        let value = lowering.lower(condition)?;
+        let known =
+            |signal: &Signal| matches!(signal, Signal::OfSteps { .. } | Signal::Step | Signal::Progress);
+        if !is_of_steps(&lowering.graph, known) {
+            let at = origins.span(condition.0.origin);
+            return Err(refused(at, "a guard that does more than compare and compute with numbers of steps"));
+        }
+        Ok(Formula { graph: lowering.graph, value })
+    }
+}

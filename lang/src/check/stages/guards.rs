@@ -1,0 +1,256 @@
+//! `guards = [warn(entropy < 0.1, for: 10 steps)]`: what a stage does when the numbers of its steps go wrong.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{DomainId, Guard, GuardAction, Optimizer, Train};
+use crate::formula::{Formula, FormulaKind, Pooling, Signal, StepNumber, StepWindow, Unit};
+use crate::source::Span;
+
+use crate::check::Checker;
+use crate::check::builtins::declare::{Arg, ArgOr, Call};
+use crate::check::builtins::guards::{GuardCall, LowerLr};
+use crate::check::builtins::types::{self, Condition, Count, Domains};
+use crate::check::builtins::vocabulary;
+use crate::check::stages::settings::{Settings, open};
+use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::value::Value;
+
+/// How `guards` is written.
+const USAGE: &str =
+    "`guards` lists what to do: `[warn(entropy < 0.1, for: 10 steps)]`, `stop(...)`, `lower_lr(...)`";
+
+impl Checker {
+    /// The guards of a stage that is trained on these domains. `None` where some are faulty.
+    pub(in crate::check) fn guards(
+        &mut self,
+        settings: &Settings,
+        trained: &[DomainId],
+        env: &Env,
+    ) -> Option<Vec<Guard>> {
+        let Some(expr) = settings.get("guards") else { return Some(Vec::new()) };
+        let values = match self.evaluate(expr, &env.with_context(Context::Guard)) {
+            Value::List(values) => values,
+            other => vec![other],
+        };
+        let mut guards = Vec::new();
+        for value in values {
+            match value {
+                Value::Guards(found) => guards.extend(found.iter().cloned()),
+                other => {
+                    self.wrong_kind(expr.span, USAGE, &other);
+                    return None;
+                }
+            }
+        }
+        let stranger = |guard: &&Guard| guard.on.is_some_and(|domain| !trained.contains(&domain));
+        if let Some(Guard { on: Some(domain), origin, .. }) = guards.iter().find(stranger)
+            && !trained.is_empty()
+        {
+            let (name, span) = (self.domain(*domain).name.clone(), self.span(*origin));
+            let names: Vec<String> = trained.iter().map(|id| self.domain(*id).name.clone()).collect();
+            let text = format!("the stage is not trained on the domain `{name}`, which this guard watches");
+            let help = format!("it is trained on: {}", names.join(", "));
+            self.report(Diagnostic::error(Code::UnknownName, span, text).help(help));
+            return None;
+        }
+        Some(guards)
+    }
+
+    pub(in crate::check) fn guard_call(&mut self, call: GuardCall, env: &Env) -> Option<Value> {
+        let span = call.written().span;
+        match call {
+            GuardCall::Warn(given) => {
+                self.guard(GuardAction::Warn, given.condition, given.steps, given.on, (span, env))
+            }
+            GuardCall::Stop(given) => {
+                self.guard(GuardAction::Stop, given.condition, given.steps, given.on, (span, env))
+            }
+            GuardCall::LowerLr(LowerLr { condition, by, steps, on, .. }) => {
+                let place = by.expr.span;
+                let by = self.read(by, env);
+                if let Some(number) = by
+                    && (number <= 0.0 || number >= 1.0)
+                {
+                    let text = "a learning rate is lowered by a factor between 0 and 1, both excluded";
+                    self.report(
+                        Diagnostic::error(Code::OutOfRange, place, text).label(format!("this is {number}")),
+                    );
+                    return None;
+                }
+                // The condition is read all the same: all mistakes at once.
+                let action = GuardAction::LowerRate { by: by.unwrap_or(0.5) };
+                self.guard(action, condition, steps, on, (span, env)).filter(|_| by.is_some())
+            }
+            GuardCall::Initial(given) => {
+                let steps = self.read(given.steps, env)?;
+                self.over_steps(given.call, given.x, StepWindow::First { steps }, env)
+            }
+            GuardCall::Recent(given) => {
+                let steps = self.read(given.steps, env)?;
+                self.over_steps(given.call, given.x, StepWindow::Recent { steps }, env)
+            }
+        }
+    }
+
+    fn guard(
+        &mut self,
+        action: GuardAction,
+        condition: Arg<Condition>,
+        steps: ArgOr<Count>,
+        on: Option<Arg<Domains>>,
+        (span, env): (Span, &Env),
+    ) -> Option<Value> {
+        let place = condition.expr.span;
+        let condition = self.read(condition, env).filter(|condition| self.guarded(condition, place));
+        let steps = self.read(steps, env);
+        let domains = match on {
+            Some(on) => self.watched(on, env).map(|domains| domains.into_iter().map(Some).collect()),
+            None => Some(vec![None]),
+        };
+        let (condition, steps, domains): (Formula, u32, Vec<Option<DomainId>>) =
+            (condition?, steps?, domains?);
+        if !self.of_domains(&condition, on.is_some(), place) {
+            return None;
+        }
+        let origin = self.origin(span);
+        let guard = |on| Guard { condition: condition.clone(), steps, on, action, origin };
+        Some(Value::Guards(Rc::new(domains.into_iter().map(guard).collect())))
+    }
+
+    /// Whether this is a condition on numbers of steps.
+    fn guarded(&mut self, condition: &Formula, place: Span) -> bool {
+        if open(condition) {
+            return true;
+        }
+        if condition.unit() != Unit::Bool {
+            let help = "compare with a bound, such as `entropy < 0.1`";
+            self.unit_mismatch(place, "expected a condition", &[(place, condition)], Some(help));
+            return false;
+        }
+        if numbers(condition).is_empty() {
+            let text = "this guard reads no number of the steps";
+            let help = format!("it may read: {}", names());
+            self.report(Diagnostic::error(Code::UnusedSetting, place, text).help(help));
+            return false;
+        }
+        true
+    }
+
+    /// Whether each number is of what the guard is on.
+    fn of_domains(&mut self, condition: &Formula, on: bool, place: Span) -> bool {
+        let unfit = |number: &StepNumber| match number.pooling() {
+            Pooling::Step => on,
+            Pooling::Share => !on,
+            Pooling::Tokens | Pooling::Completions => false,
+        };
+        let Some(number) = numbers(condition).into_iter().find(unfit) else { return true };
+        let name = number.name();
+        let (text, help) = if on {
+            (format!("`{name}` is of the whole step: no domain has one"), "leave `on` out".to_owned())
+        } else {
+            (
+                format!("`{name}` is a domain's part of the step: all domains together have all of it"),
+                "name a domain, `on: math`, or watch each of them, `on: domains`".to_owned(),
+            )
+        };
+        self.report(Diagnostic::error(Code::AxisMismatch, place, text).help(help));
+        false
+    }
+
+    /// `on: math`, `on: [math, code]`, `on: domains`
+    fn watched(&mut self, on: Arg<Domains>, env: &Env) -> Option<Vec<DomainId>> {
+        let items = match self.evaluate(on.expr, env) {
+            Value::List(items) => items,
+            other => vec![other],
+        };
+        let mut domains = Vec::new();
+        for item in items {
+            match item {
+                Value::Domain(domain) => domains.push(domain),
+                other => {
+                    self.wrong_kind(on.expr.span, "expected a domain or a list of domains", &other);
+                    return None;
+                }
+            }
+        }
+        Some(domains)
+    }
+
+    /// `initial(entropy)`, `recent(entropy, steps: 10)`
+    fn over_steps(
+        &mut self,
+        call: Call,
+        x: Arg<types::Formula>,
+        window: StepWindow,
+        env: &Env,
+    ) -> Option<Value> {
+        let place = x.expr.span;
+        let number = self.read(x, env)?;
+        let FormulaKind::Signal(Signal::OfSteps { number, window: StepWindow::Now }) = &number.0.kind else {
+            if !open(&number) {
+                let text = format!("`{}` takes a number of the steps by its name", call.builtin.name);
+                let help = format!("one of: {}", names());
+                self.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
+            }
+            return None;
+        };
+        Some(self.signal(Signal::OfSteps { number: *number, window }, call.span))
+    }
+
+    /// A name in a guard, if it is a number of the steps.
+    pub(in crate::check) fn step_number(&mut self, name: &str, span: Span) -> Option<Value> {
+        let signal = match name {
+            "step" => Signal::Step,
+            "progress" => Signal::Progress,
+            _ => match StepNumber::find(name) {
+                Some(number) => Signal::OfSteps { number, window: StepWindow::Now },
+                None => {
+                    vocabulary::signal(name)?;
+                    self.no_step_number(name, span);
+                    return Some(Value::Error);
+                }
+            },
+        };
+        Some(self.signal(signal, span))
+    }
+
+    pub(in crate::check) fn no_step_number(&mut self, name: &str, span: Span) {
+        let text = format!("a guard reads numbers of whole steps, and `{name}` is none of them");
+        let diagnostic = Diagnostic::error(Code::UnknownName, span, text);
+        let known = StepNumber::ALL.map(StepNumber::name);
+        self.report(match nearest(name, known) {
+            Some(near) => diagnostic.did_you_mean(name, near),
+            None => diagnostic.help(format!("it may read: {}", names())),
+        });
+    }
+
+    /// What a private stage answers, or whether it answers, may not follow from numbers that its noise does
+    /// not cover.
+    pub(in crate::check) fn check_guards(&mut self, train: &Train) -> bool {
+        let Optimizer::Private { origin, .. } = train.optimizer else { return true };
+        let acts = |guard: &&Guard| guard.action != GuardAction::Warn;
+        let Some(guard) = train.guards.iter().find(acts) else { return true };
+        let (span, optimizer, name) = (self.span(guard.origin), self.span(origin), guard.action.name());
+        let text = format!("`{name}` would show something of the data that the noise does not cover");
+        self.report(
+            Diagnostic::error(Code::PrivateStatistics, span, text)
+                .note(optimizer, "promises that no example shows")
+                .help("a private stage may `warn(...)`: that changes nothing of what it answers"),
+        );
+        false
+    }
+}
+
+/// What a condition reads of the steps.
+fn numbers(condition: &Formula) -> Vec<StepNumber> {
+    let read = condition.parts().into_iter().filter_map(|part| match &part.0.kind {
+        FormulaKind::Signal(Signal::OfSteps { number, .. }) => Some(*number),
+        _ => None,
+    });
+    read.collect()
+}
+
+fn names() -> String {
+    StepNumber::ALL.map(StepNumber::name).join(", ")
+}

@@ -1,0 +1,125 @@
+//! The numbers of a stage's steps that guards read: columns of `metrics.parquet`.
+
+use serde::{Deserialize, Serialize};
+
+use super::Unit;
+
+/// A number of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepNumber {
+    Loss,
+    GradientNorm,
+    ValidationLoss,
+    Entropy,
+    Divergence,
+    ClippedFraction,
+    SignalMean,
+    Reward,
+    Length,
+    Truncated,
+    TokenShare,
+    SignalShare,
+}
+
+/// What a number of several rows of a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The same in all: it is of the whole step.
+    Step,
+    /// Their mean, by tokens.
+    Tokens,
+    /// Their mean, by completions.
+    Completions,
+    /// Their sum: a part of the step, so that all rows together are 1.
+    Share,
+}
+
+/// Of which steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepWindow {
+    /// The step that has just been done.
+    Now,
+    /// The mean of the first so many that have the number.
+    First { steps: u32 },
+    /// The mean of the last so many that have it.
+    Recent { steps: u32 },
+}
+
+impl StepNumber {
+    pub const ALL: [StepNumber; 12] = [
+        StepNumber::Loss,
+        StepNumber::GradientNorm,
+        StepNumber::ValidationLoss,
+        StepNumber::Entropy,
+        StepNumber::Divergence,
+        StepNumber::ClippedFraction,
+        StepNumber::SignalMean,
+        StepNumber::Reward,
+        StepNumber::Length,
+        StepNumber::Truncated,
+        StepNumber::TokenShare,
+        StepNumber::SignalShare,
+    ];
+
+    pub fn find(name: &str) -> Option<StepNumber> {
+        StepNumber::ALL.into_iter().find(|number| number.name() == name)
+    }
+
+    /// As the column is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            StepNumber::Loss => "loss",
+            StepNumber::GradientNorm => "gradient_norm",
+            StepNumber::ValidationLoss => "validation_loss",
+            StepNumber::Entropy => "entropy",
+            StepNumber::Divergence => "divergence",
+            StepNumber::ClippedFraction => "clipped_fraction",
+            StepNumber::SignalMean => "signal_mean",
+            StepNumber::Reward => "reward",
+            StepNumber::Length => "length",
+            StepNumber::Truncated => "truncated",
+            StepNumber::TokenShare => "token_share",
+            StepNumber::SignalShare => "signal_share",
+        }
+    }
+
+    pub fn unit(self) -> Unit {
+        match self {
+            StepNumber::Loss | StepNumber::SignalMean => Unit::Number,
+            StepNumber::GradientNorm | StepNumber::Reward => Unit::Real,
+            StepNumber::ValidationLoss | StepNumber::Entropy | StepNumber::Divergence => Unit::Nats,
+            StepNumber::Length => Unit::Count,
+            StepNumber::ClippedFraction
+            | StepNumber::Truncated
+            | StepNumber::TokenShare
+            | StepNumber::SignalShare => Unit::Fraction,
+        }
+    }
+
+    pub fn pooling(self) -> Pooling {
+        match self {
+            StepNumber::Loss | StepNumber::GradientNorm | StepNumber::ValidationLoss => Pooling::Step,
+            StepNumber::Entropy
+            | StepNumber::Divergence
+            | StepNumber::ClippedFraction
+            | StepNumber::SignalMean => Pooling::Tokens,
+            StepNumber::Reward | StepNumber::Length | StepNumber::Truncated => Pooling::Completions,
+            StepNumber::TokenShare | StepNumber::SignalShare => Pooling::Share,
+        }
+    }
+}
+
+impl StepWindow {
+    /// `entropy`, `initial(entropy)`, `recent(entropy, steps: 10)`
+    pub fn written(self, number: StepNumber) -> String {
+        let name = number.name();
+        match self {
+            StepWindow::Now => name.to_owned(),
+            StepWindow::First { steps: 1 } => format!("initial({name})"),
+            StepWindow::First { steps } => format!("initial({name}, steps: {steps})"),
+            StepWindow::Recent { steps } => format!("recent({name}, steps: {steps})"),
+        }
+    }
+}

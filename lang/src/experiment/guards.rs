@@ -1,0 +1,40 @@
+//! Guards: what watches the numbers of a stage's steps, and acts.
+
+use serde::{Deserialize, Serialize};
+
+use super::formula::Formula;
+use super::{DomainId, Origin};
+
+/// It acts when its condition has held for so many steps in a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guard {
+    /// One bool per step, of [`super::formula::Signal::OfSteps`].
+    pub condition: Formula,
+    pub steps: u32,
+    /// The domain whose numbers it reads; all together where absent.
+    pub on: Option<DomainId>,
+    pub action: GuardAction,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuardAction {
+    /// Says so.
+    Warn,
+    /// Ends the stage without a result.
+    Stop,
+    /// Multiplies the learning rate, from the next step on.
+    LowerRate { by: f64 },
+}
+
+impl GuardAction {
+    /// As the language calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            GuardAction::Warn => "warn",
+            GuardAction::Stop => "stop",
+            GuardAction::LowerRate { .. } => "lower_lr",
+        }
+    }
+}

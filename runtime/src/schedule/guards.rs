@@ -1,0 +1,58 @@
+//! What guards did in stages that are finished: of one that the store has, as of one that has just been
+//! trained.
+
+use mopd_compiler::plan::{Learner, ModelId, Stage};
+
+use super::run::{Scheduler, lock};
+use crate::failure::Result;
+use crate::report::Record;
+use crate::train::guards::{Acted, Guards, Watched};
+
+/// What to do about a guard that stops a stage whose result is in the store.
+const KEPT: &str =
+    "its result is in the store: with the guard changed or removed, the next run takes it from there";
+
+impl Scheduler<'_> {
+    /// The first step that a stage's guards look at.
+    pub(super) fn guards_from(&self, index: usize) -> u32 {
+        self.forked(index).map_or(0, |fork| fork.step)
+    }
+
+    /// Of a result from the store: says what its guards would have. A stage that they would have stopped has
+    /// no result, wherever it comes from.
+    pub(super) fn look_back(&self, index: usize, id: ModelId, record: &Record) -> Result<()> {
+        let acted = self.guarded(index, id, record);
+        if let Some(stop) = acted.iter().find(|acted| acted.stops()) {
+            return Err(stop.error(KEPT));
+        }
+        acted.iter().for_each(|acted| self.control.warn(acted.message()));
+        lock(&self.guards).extend(acted.iter().map(Acted::record));
+        Ok(())
+    }
+
+    /// Of a result that has just been computed.
+    pub(super) fn keep_guards(&self, index: usize, id: ModelId, record: &Record) {
+        lock(&self.guards).extend(self.guarded(index, id, record).iter().map(Acted::record));
+    }
+
+    /// What the guards of a stage did, by the rows that its steps left.
+    fn guarded(&self, index: usize, id: ModelId, record: &Record) -> Vec<Acted<'_>> {
+        let model = self.plan.experiment.model(id);
+        let trained = match &model.stage {
+            Stage::Train(train) => vec![(&**train, None)],
+            Stage::Joint(joint) => {
+                let learners = joint.learners.iter();
+                learners.map(|Learner { step, train, .. }| (train, Some(step.as_str()))).collect()
+            }
+            _ => Vec::new(),
+        };
+        let steps = super::steps(&model.stage, self.domains);
+        let (name, seed, from) = (model.name.as_str(), self.tasks[index].seed, self.guards_from(index));
+        let acted = trained.into_iter().flat_map(|(train, turn)| {
+            let mut guards = Guards::new(Watched { name, seed, steps, train, turn, from });
+            guards.replay(&record.rows);
+            guards.take_acted()
+        });
+        acted.collect()
+    }
+}

@@ -1,0 +1,264 @@
+//! Guards: they look at the numbers of each step, and act.
+//!
+//! What a guard has seen is in the rows that steps leave, which a checkpoint and a result have: whoever goes
+//! on from there looks at them again. So nothing of a guard is stored, and one that is changed, or new, sees
+//! the steps before it too.
+
+use std::collections::VecDeque;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::results::GuardActed;
+use mopd_compiler::plan::{Guard, GuardAction, Objective, Pooling, StepNumber, StepWindow, Train};
+
+use super::diagnostics::terms;
+use crate::failure::Error;
+use crate::report::metrics::Row;
+
+/// Whose steps are looked at.
+#[derive(Clone, Copy)]
+pub struct Watched<'a> {
+    pub name: &'a str,
+    pub seed: u64,
+    pub steps: u32,
+    pub train: &'a Train<Objective>,
+    /// Of several models that learn, whose turn it is.
+    pub turn: Option<&'a str>,
+    /// The first step that is looked at: those before a fork are of another stage.
+    pub from: u32,
+}
+
+/// The guards of a model that learns.
+pub struct Guards<'a> {
+    watched: Watched<'a>,
+    /// Of the rows that they read.
+    terms: Option<String>,
+    watches: Vec<Watch<'a>>,
+    /// What the learning rate is multiplied with.
+    pub factor: f64,
+    /// What they did since somebody asked.
+    acted: Vec<Acted<'a>>,
+}
+
+struct Watch<'a> {
+    guard: &'a Guard,
+    windows: Vec<Window>,
+    /// Steps in a row for which the condition has held.
+    held: u32,
+    tested: bool,
+}
+
+/// What is known of a number over some steps.
+struct Window {
+    number: StepNumber,
+    window: StepWindow,
+    values: VecDeque<f64>,
+}
+
+/// A guard that acted.
+pub struct Acted<'a> {
+    pub guard: &'a Guard,
+    stage: &'a str,
+    seed: u64,
+    pub step: u32,
+    numbers: String,
+}
+
+impl<'a> Guards<'a> {
+    pub fn new(watched: Watched<'a>) -> Guards<'a> {
+        let Watched { train, turn, .. } = watched;
+        let terms = terms(&train.objective, !train.own_data.is_empty(), turn);
+        let watches = train.guards.iter().map(Watch::new).collect();
+        Guards { watched, terms, watches, factor: 1.0, acted: Vec::new() }
+    }
+
+    /// After a step: its rows of the first terms.
+    pub fn look(&mut self, step: u32, rows: &[&Row]) {
+        if rows.is_empty() {
+            return;
+        }
+        let Watched { name: stage, seed, steps, .. } = self.watched;
+        for watch in &mut self.watches {
+            let Some(numbers) = watch.look(step, steps, rows) else { continue };
+            if let GuardAction::LowerRate { by } = watch.guard.action {
+                self.factor *= by;
+            }
+            self.acted.push(Acted { guard: watch.guard, stage, seed, step, numbers });
+        }
+    }
+
+    /// The same with all rows of the steps so far.
+    pub fn replay(&mut self, rows: &[Row]) {
+        let own = rows.iter().filter(|row| row.terms == self.terms && row.step >= self.watched.from);
+        let own: Vec<&Row> = own.collect();
+        for rows in own.chunk_by(|one, next| one.step == next.step) {
+            self.look(rows[0].step, rows);
+        }
+    }
+
+    /// What they did since the last time.
+    pub fn take_acted(&mut self) -> Vec<Acted<'a>> {
+        std::mem::take(&mut self.acted)
+    }
+
+    /// Of guards that no step had all numbers for.
+    pub fn untested(&self) -> impl Iterator<Item = String> {
+        self.watches.iter().filter(|watch| !watch.tested).map(|watch| {
+            let (guard, stage) = (watch.guard.written(), self.watched.name);
+            format!("`{stage}`: the guard `{guard}` was never tested, since no step had all that it reads")
+        })
+    }
+}
+
+impl<'a> Watch<'a> {
+    fn new(guard: &'a Guard) -> Watch<'a> {
+        let window = |(number, window)| Window { number, window, values: VecDeque::new() };
+        let windows = guard.reads().into_iter().map(window).collect();
+        Watch { guard, windows, held: 0, tested: false }
+    }
+
+    /// What it read, where it acts.
+    fn look(&mut self, step: u32, steps: u32, rows: &[&Row]) -> Option<String> {
+        let Watch { guard, windows, held, tested } = self;
+        let on = guard.on.as_ref().map(|domain| domain.name.as_str());
+        for window in &mut *windows {
+            window.push(pooled(rows, window.number, on));
+        }
+        let read = |number: StepNumber, of: StepWindow| {
+            windows.iter().find(|known| (known.number, known.window) == (number, of))?.value()
+        };
+        // A step without a number is none of those in a row, and does not break them off either.
+        let holds = guard.holds(step, steps, read)?;
+        *tested = true;
+        if !holds {
+            *held = 0;
+            return None;
+        }
+        *held = held.saturating_add(1);
+        if *held != guard.steps {
+            return None;
+        }
+        if let GuardAction::LowerRate { .. } = guard.action {
+            *held = 0;
+        }
+        Some(windows.iter().map(Window::written).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Window {
+    fn push(&mut self, value: Option<f64>) {
+        match (self.window, value) {
+            (StepWindow::Now, value) => self.values = value.into_iter().collect(),
+            (_, None) => {}
+            (StepWindow::First { steps }, Some(value)) => {
+                if self.values.len() < steps as usize {
+                    self.values.push_back(value);
+                }
+            }
+            (StepWindow::Recent { steps }, Some(value)) => {
+                self.values.push_back(value);
+                if self.values.len() > steps as usize {
+                    self.values.pop_front();
+                }
+            }
+        }
+    }
+
+    /// None until there are as many as it wants.
+    fn value(&self) -> Option<f64> {
+        let wanted = match self.window {
+            StepWindow::Now => 1,
+            StepWindow::First { steps } | StepWindow::Recent { steps } => steps as usize,
+        };
+        (self.values.len() == wanted).then(|| self.values.iter().sum::<f64>() / wanted as f64)
+    }
+
+    fn written(&self) -> String {
+        let name = self.window.written(self.number);
+        self.value().map_or_else(|| name.clone(), |value| format!("{name} = {value:.4}"))
+    }
+}
+
+impl Acted<'_> {
+    pub fn stops(&self) -> bool {
+        self.guard.action == GuardAction::Stop
+    }
+
+    /// What is said of it, without a place.
+    fn happened(&self) -> String {
+        let Guard { text, steps, on, .. } = self.guard;
+        let on = on.as_ref().map(|domain| format!(" on `{}`", domain.name)).unwrap_or_default();
+        let held = match steps {
+            1 => "holds".to_owned(),
+            steps => format!("has held for {steps} steps in a row"),
+        };
+        format!("`{text}`{on} {held} ({})", self.numbers)
+    }
+
+    /// One line.
+    pub fn message(&self) -> String {
+        let then = match self.guard.action {
+            GuardAction::LowerRate { by } => {
+                format!(", so the learning rate is multiplied by {by} from the next step on")
+            }
+            GuardAction::Warn | GuardAction::Stop => String::new(),
+        };
+        format!("`{}`, step {}: {}{then}", self.stage, self.step, self.happened())
+    }
+
+    /// Of one that stops the stage.
+    pub fn error(&self, help: &str) -> Error {
+        let message = format!("a guard stopped `{}`: {}", self.stage, self.happened());
+        Error::new(FailureKind::Guard, message).at(self.guard.origin).at_step(self.step).help(help)
+    }
+
+    pub fn record(&self) -> GuardActed {
+        GuardActed {
+            stage: self.stage.to_owned(),
+            seed: self.seed,
+            step: self.step,
+            guard: self.guard.written(),
+            numbers: self.numbers.clone(),
+        }
+    }
+}
+
+/// A number of a step, of a domain where one is named.
+fn pooled(rows: &[&Row], number: StepNumber, on: Option<&str>) -> Option<f64> {
+    let rows = || rows.iter().copied().filter(|row| on.is_none_or(|name| row.domain == name));
+    let mean = |weight: fn(&Row) -> f64| {
+        let known = rows().filter_map(|row| Some((finite(value(row, number)?)?, weight(row))));
+        let (sum, whole) =
+            known.fold((0.0, 0.0), |(sum, whole), (value, weight)| (sum + value * weight, whole + weight));
+        (whole > 0.0).then(|| sum / whole)
+    };
+    let pooled = match number.pooling() {
+        Pooling::Step => rows().next().and_then(|row| value(row, number)),
+        Pooling::Tokens => mean(|row| row.token_share),
+        Pooling::Completions => mean(|row| row.prompt_share),
+        Pooling::Share => rows().filter_map(|row| value(row, number)).reduce(|sum, share| sum + share),
+    };
+    pooled.and_then(finite)
+}
+
+/// JSON has no other numbers: in a checkpoint they are absent.
+fn finite(value: f64) -> Option<f64> {
+    Some(value).filter(|value| value.is_finite())
+}
+
+/// The column of the number.
+fn value(row: &Row, number: StepNumber) -> Option<f64> {
+    match number {
+        StepNumber::Loss => Some(row.loss),
+        StepNumber::GradientNorm => Some(row.gradient_norm),
+        StepNumber::ValidationLoss => row.validation_loss,
+        StepNumber::Entropy => row.entropy,
+        StepNumber::Divergence => row.divergence,
+        StepNumber::ClippedFraction => row.clipped_fraction,
+        StepNumber::SignalMean => row.signal_mean,
+        StepNumber::Reward => row.reward,
+        StepNumber::Length => row.length,
+        StepNumber::Truncated => row.truncated,
+        StepNumber::TokenShare => Some(row.token_share),
+        StepNumber::SignalShare => row.signal_share,
+    }
+}
