@@ -172,6 +172,14 @@ module.exports = grammar({
     _value: ($) => seq(runsOn($, "="), field("value", $.expression), optional(choice($.by_tail, $.where_tail))),
     _inner_value: ($) =>
       seq(runsOn($, "="), field("value", $.expression), optional(choice($.by_tail, alias($.one_where, $.where_tail)))),
+    _state_value: ($) =>
+      seq(
+        runsOn($, "="),
+        field("value", $.expression),
+        optional(choice($.by_tail, $.each_tail, alias($.one_where, $.where_tail))),
+      ),
+    each_tail: ($) =>
+      seq("by", field("by", $.identifier), optional(seq(runsOn($, "then"), field("next", $.expression)))),
     by_tail: ($) => seq("by", field("by", $.identifier), field("body", $.block)),
     where_tail: ($) => seq(runsOn($, "where"), $.where_binding, repeat(seq(",", repeat($._newline), $.where_binding))),
     one_where: ($) => seq(runsOn($, "where"), $.where_binding),
@@ -200,7 +208,7 @@ module.exports = grammar({
       ),
 
     let_statement: ($) => seq("let", field("name", $.identifier), optional($.family), $._inner_value),
-    state_statement: ($) => seq("state", field("name", $.identifier), $._inner_value),
+    state_statement: ($) => seq("state", field("name", $.identifier), $._state_value),
     term_statement: ($) => seq("term", field("name", $.identifier), optional($.family), $._inner_value),
     trains_statement: ($) => seq("trains", field("name", $.identifier), $._inner_value),
     step_statement: ($) => seq("step", field("name", $.identifier), field("body", $.block)),

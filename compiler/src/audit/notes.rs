@@ -91,8 +91,9 @@ impl Query<'_> {
         }
         let mut begun: Vec<String> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
-            if let FormulaKind::Signal(Signal::State { name, first, .. }) = &part.0.kind {
-                let taken = format!("{name} = {}", text::number(*first));
+            if let FormulaKind::Signal(Signal::State { name, axis, first, .. }) = &part.0.kind {
+                let each = if *axis == Axis::Domain { " for each domain" } else { "" };
+                let taken = format!("{name} = {}{each}", text::number(*first));
                 if !begun.contains(&taken) {
                     begun.push(taken);
                 }
@@ -103,7 +104,7 @@ impl Query<'_> {
         }
         for axis in [Axis::Turn, Axis::Block, Axis::Domain] {
             let over = |node: &FormulaNode| match &node.kind {
-                FormulaKind::Reduce { .. } => node.axis == axis,
+                FormulaKind::Reduce { .. } | FormulaKind::Signal(Signal::State { .. }) => node.axis == axis,
                 FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } => *over == axis,
                 _ => false,
             };

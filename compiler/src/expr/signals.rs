@@ -78,8 +78,12 @@ pub enum Signal {
     Loss,
     /// That of one term, before `weight`; 1 at the first step. Run, number.
     TermLoss { term: String },
-    /// A number that the objective carries from step to step, as the step began with it. Run.
-    State { name: String },
+    /// A number that the objective carries from step to step, as the step began with it. Run, or domain.
+    State {
+        name: String,
+        #[serde(default = "run", skip_serializing_if = "is_run")]
+        axis: Axis,
+    },
     /// The loss on validation rows, as it was computed last: before this step, or before an earlier one. Run,
     /// number.
     ValidationLoss,
@@ -103,6 +107,16 @@ pub enum Signal {
     /// A signal of the language, as it is written there, that the runtime does not supply: no plan that runs
     /// has one.
     Other { text: String, axis: Axis },
+}
+
+/// Of a state that is one number.
+pub(crate) fn run() -> Axis {
+    Axis::Run
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+pub(crate) fn is_run(axis: &Axis) -> bool {
+    *axis == Axis::Run
 }
 
 impl Signal {
@@ -135,14 +149,13 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
-            | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::OfSteps { .. }
             | Signal::VocabularySize => Axis::Run,
             Signal::RecordedLogp { .. } => Axis::Batch,
             Signal::Measured { .. } => Axis::Group,
             Signal::Agreement { .. } => Axis::Block,
-            Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
+            Signal::State { axis, .. } | Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
 

@@ -103,6 +103,8 @@ struct TrainMeaning<'a> {
     filter: &'a Option<Formula>,
     #[serde(skip_serializing_if = "Option::is_none")]
     curriculum: Option<CurriculumMeaning<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shares: Option<&'a Formula>,
     objective: ObjectiveMeaning<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     own_data: Vec<(Fields, ObjectiveMeaning<'a>)>,
@@ -370,6 +372,7 @@ impl<'a> TrainMeaning<'a> {
             passes: train.passes,
             filter: &train.filter,
             curriculum: train.curriculum.as_ref().map(|known| known.meaning(&|id| Value::Text(of(&id)))),
+            shares: train.shares.as_ref(),
             objective: ObjectiveMeaning::of(&train.objective),
             own_data: train
                 .own_data

@@ -352,6 +352,7 @@ fn trained(
         passes: train.passes,
         filter: train.filter,
         curriculum: train.curriculum,
+        shares: train.shares,
         trainable: train.trainable,
         optimizer: train.optimizer,
         private: train.private,

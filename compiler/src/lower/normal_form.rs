@@ -113,8 +113,9 @@ fn terms(objective: &Objective) -> String {
 
 /// Every state with its first value and what it is next.
 fn states(objective: &Objective) -> String {
-    let each = objective.states.iter().map(|State { name, first, next, .. }| {
-        format!("; state {name} = {} then {}", text::number(*first), exact(next))
+    let each = objective.states.iter().map(|State { name, axis, first, next, .. }| {
+        let by = if *axis == Axis::Domain { " by domain" } else { "" };
+        format!("; state {name} = {}{by} then {}", text::number(*first), exact(next))
     });
     each.collect()
 }

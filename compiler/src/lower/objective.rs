@@ -140,9 +140,10 @@ fn states(
         return Ok(Vec::new());
     }
     lowering.end_of_step(losses.to_vec());
-    let states = objective.states.iter().map(|checked::State { name, first, next, origin }| {
+    let states = objective.states.iter().map(|checked::State { name, axis, first, next, origin }| {
         let next = lowering.lower(next)?;
-        Ok(State { name: name.clone(), first: *first, next, origin: *origin })
+        let next = if *axis == Axis::Run { next } else { lowering.graph.broadcast(next, *axis) };
+        Ok(State { name: name.clone(), axis: *axis, first: *first, next, origin: *origin })
     });
     states.collect()
 }

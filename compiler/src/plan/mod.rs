@@ -57,6 +57,7 @@ pub use crate::expr::signals::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Live, Mass, Memory,
     Parameter, Reduction, Scan, Signal, Statistic, Summand, Support,
 };
+use crate::expr::signals::{is_run, run};
 
 /// Raised whenever the meaning of a field changes.
 pub const SCHEMA: u32 = 3;
@@ -288,13 +289,16 @@ impl Train<Objective> {
     }
 }
 
-/// A number that is the same for a whole step.
+/// A number that is the same for a whole step, or one for each domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub name: String,
+    /// The run, or the domain.
+    #[serde(default = "run", skip_serializing_if = "is_run")]
+    pub axis: Axis,
     /// In the first step.
     pub first: f64,
-    /// One number: what it is in the next step.
+    /// What it is in the next step: one number, or one for each domain.
     pub next: NodeId,
     pub origin: Origin,
 }

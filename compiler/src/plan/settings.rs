@@ -188,6 +188,10 @@ pub struct Train<O> {
     pub filter: Option<Formula>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<Curriculum>,
+    /// Per domain, of states: what the domains' shares of a step's prompts are proportional to, in place of
+    /// those of `mixture`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Formula>,
     pub objective: O,
     /// Terms with completions of their own: their gradients are added to those of `objective`.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]

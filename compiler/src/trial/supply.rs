@@ -264,8 +264,10 @@ impl<'a> Source<'a> {
             if let Some(values) = self.of_layout(signal, layout)? {
                 return plain(values);
             }
-            if let Signal::State { first, .. } = signal {
-                return plain(vec![*first]);
+            if let Signal::State { axis, first, .. } = signal {
+                // In the file it is one number, that of every domain.
+                let number = self.given(&name, Axis::Run)?.map_or(*first, |given| given[0]);
+                return plain(vec![number; layout.len(*axis)]);
             }
             if *signal == Signal::VocabularySize
                 && let Some(distributions) = &self.distributions

@@ -28,13 +28,16 @@ pub struct Objective {
     pub origin: Origin,
 }
 
-/// `state beta = 0.04 then clip(...)`: a number of the run. Formulas read it as [`Signal::State`], the value
-/// that the step began with; at the end of the step all states move at once.
+/// `state beta = 0.04 then clip(...)`: a number of the run, or with `by domain` one for each domain.
+/// Formulas read it as [`Signal::State`], the value that the step began with; at the end of the step all
+/// states move at once.
 ///
 /// [`Signal::State`]: crate::experiment::formula::Signal::State
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub name: String,
+    /// The run: one number. Or the domain: one for each.
+    pub axis: Axis,
     pub first: f64,
     /// Of the step's numbers, with the losses of this very step.
     pub next: Formula,

@@ -188,6 +188,9 @@ pub struct Train {
     pub priority: Option<Formula>,
     /// Steps after which filter and priority are computed again; never where absent.
     pub refresh: Option<u32>,
+    /// What the domains' shares of a step's prompts are proportional to, per domain; those of the mixture
+    /// where absent.
+    pub shares: Option<Formula>,
     pub objective: Objective,
     pub optimizer: Optimizer,
     pub length: Length,

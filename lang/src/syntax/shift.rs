@@ -159,7 +159,7 @@ enums! {
     Statement {
         Entry(entry),
         Let { name, index, value },
-        State { name, first, next },
+        State { name, first, by, next },
         Term { name, index, value, block },
         Trains { name, value },
         Step { name, block },

@@ -21,6 +21,8 @@ pub struct Mixture {
     end: Option<u64>,
     /// The prompts that come instead of all.
     choice: Option<Choice>,
+    /// Of each source, what it was owed after the last batch, where shares move: they sum to 0.
+    owed: Option<Vec<f64>>,
 }
 
 /// The prompts that a stage has chosen, source by source, in the order in which they come: from the first to
@@ -88,6 +90,9 @@ pub struct MixturePosition {
     sources: Vec<(u64, u64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     choice: Option<Choice>,
+    /// Of each source, where shares move, as bits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    owed: Vec<u64>,
 }
 
 impl MixturePosition {
@@ -115,7 +120,13 @@ impl Mixture {
             assert!(size > 0, "a dataset has at least one record");
             Domain { share: share / whole, size, drawn: 0, replaced: 0, order: Vec::new() }
         };
-        Mixture { sources: sources.iter().map(source).collect(), drawn: 0, end: None, choice: None }
+        Mixture {
+            sources: sources.iter().map(source).collect(),
+            drawn: 0,
+            end: None,
+            choice: None,
+            owed: None,
+        }
     }
 
     /// From the number of records of each source: every record exactly `epochs` times, then nothing.
@@ -123,6 +134,21 @@ impl Mixture {
         let sources: Vec<(f64, usize)> = sizes.iter().map(|size| (*size as f64, *size)).collect();
         let all: u64 = sizes.iter().map(|size| *size as u64).sum();
         Mixture { end: Some(all * u64::from(epochs)), ..Mixture::new(&sources) }
+    }
+
+    /// The same where shares are others at every batch: see [`Mixture::keep_to`].
+    pub fn with_moving_shares(self) -> Mixture {
+        Mixture { owed: Some(vec![0.0; self.sources.len()]), ..self }
+    }
+
+    /// The next batch has these shares, which need not sum to 1; none is negative, and some is not 0.
+    pub fn keep_to(&mut self, shares: &[f64]) {
+        assert!(self.owed.is_some(), "what rounding took of shares that move is carried over");
+        assert_eq!(shares.len(), self.sources.len(), "one share for each source");
+        let whole: f64 = shares.iter().sum();
+        for (source, share) in self.sources.iter_mut().zip(shares) {
+            source.share = share / whole;
+        }
     }
 
     /// The next `prompts` prompts, those of one source together, in the order of the sources; fewer where the
@@ -175,6 +201,7 @@ impl Mixture {
             drawn: self.drawn,
             sources: self.sources.iter().map(|source| (source.drawn, source.replaced)).collect(),
             choice: self.choice.clone(),
+            owed: self.owed.iter().flatten().map(|owed| owed.to_bits()).collect(),
         }
     }
 
@@ -192,6 +219,13 @@ impl Mixture {
             return Err("it has chosen prompts that the stage does not have".to_owned());
         }
         (self.drawn, self.choice) = (position.drawn, position.choice.clone());
+        if let Some(owed) = &mut self.owed {
+            // Where shares did not move before, nothing is owed.
+            *owed = match position.owed.len() == ours {
+                true => position.owed.iter().copied().map(f64::from_bits).collect(),
+                false => vec![0.0; ours],
+            };
+        }
         for (index, (source, (drawn, replaced))) in self.sources.iter_mut().zip(&position.sources).enumerate()
         {
             (source.drawn, source.replaced) = (*drawn, *replaced);
@@ -222,12 +256,17 @@ impl Mixture {
     }
 
     /// How many prompts of the next batch are each source's. They sum to `prompts`.
-    fn quotas(&self, prompts: u32) -> Vec<u32> {
+    fn quotas(&mut self, prompts: u32) -> Vec<u32> {
         let after = (self.drawn + u64::from(prompts)) as f64;
         // What each source is owed; they sum to `prompts`. One that had too much before may be owed less than
         // nothing.
-        let mut owed: Vec<f64> =
-            self.sources.iter().map(|source| source.share * after - source.drawn as f64).collect();
+        let mut owed: Vec<f64> = match &self.owed {
+            None => self.sources.iter().map(|source| source.share * after - source.drawn as f64).collect(),
+            Some(before) => {
+                let sources = self.sources.iter().zip(before);
+                sources.map(|(source, owed)| owed + source.share * f64::from(prompts)).collect()
+            }
+        };
         let mut quotas = vec![0; self.sources.len()];
         // Giving one at a time to whoever is owed most is largest remainder, and never gives a negative
         // quota.
@@ -236,6 +275,9 @@ impl Mixture {
             let most = most.expect("a mixture has at least one source");
             quotas[most] += 1;
             owed[most] -= 1.0;
+        }
+        if let Some(before) = &mut self.owed {
+            *before = owed;
         }
         quotas
     }
@@ -349,6 +391,45 @@ mod tests {
             assert_eq!(resumed.next_batch(5, keyed), through.next_batch(5, keyed), "batch {batch}");
         }
         assert!(Mixture::new(&[(1.0, 3)]).restore(&through.position(), keyed).is_err());
+    }
+
+    /// Shares that stay are met as those of a mixture that knows them; what shares that move leave over is
+    /// given later.
+    #[test]
+    fn shares_may_be_others_at_every_batch() {
+        let shares = [0.46, 0.34, 0.2];
+        let sources = shares.map(|share| (share, 100));
+        let (mut fixed, mut moving) = (Mixture::new(&sources), Mixture::new(&sources).with_moving_shares());
+        for _ in 0..20 {
+            moving.keep_to(&shares.map(|share| 7.0 * share));
+            assert_eq!(moving.next_batch(10, keyed), fixed.next_batch(10, keyed));
+        }
+        let whole = || Mixture::new(&[(0.5, 7), (0.5, 3)]).with_moving_shares();
+        let mut mixture = whole();
+        // (4, 0); (1.5, 1.5), of which equals go to the first; (-0.5 + 0.25, 0.5 + 0.75); (-0.25 + 2, 0.25).
+        let batches = [
+            ([1.0, 0.0], 4, [4, 0]),
+            ([3.0, 3.0], 3, [2, 1]),
+            ([0.25, 0.75], 1, [0, 1]),
+            ([2.0, 0.0], 2, [2, 0]),
+        ];
+        for (shares, prompts, expected) in batches {
+            let mut resumed = whole();
+            let written = serde_json::to_string(&mixture.position()).unwrap();
+            resumed.restore(&serde_json::from_str(&written).unwrap(), keyed).unwrap();
+            resumed.keep_to(&shares);
+            mixture.keep_to(&shares);
+            let draws = mixture.next_batch(prompts, keyed);
+            assert_eq!(resumed.next_batch(prompts, keyed), draws);
+            assert_eq!(counts(&draws, 2), expected, "{shares:?}");
+        }
+        // A stage whose shares stay goes on from what it had; one whose shares move, from nothing owed.
+        let mut fixed = Mixture::new(&[(0.5, 7), (0.5, 3)]);
+        fixed.restore(&mixture.position(), keyed).unwrap();
+        assert_eq!(counts(&fixed.next_batch(6, keyed), 2), [0, 6]);
+        mixture.restore(&fixed.position(), keyed).unwrap();
+        mixture.keep_to(&[1.0, 1.0]);
+        assert_eq!(counts(&mixture.next_batch(2, keyed), 2), [1, 1]);
     }
 
     /// What was chosen comes in its order and then again; shares stay; a position has the choice, and how far

@@ -1,6 +1,7 @@
 //! What objectives read of the steps before: `loss` and `loss.<term>` of the last one, `loss.validation`,
 //! states.
 
+use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Objective, Signal, TermLoss};
 
 use super::objective::Outputs;
@@ -26,8 +27,11 @@ pub struct Validated {
 
 impl Losses {
     /// Before the first step, of the parts' objectives: 1.
-    pub fn first<'o>(objectives: impl IntoIterator<Item = &'o Objective> + Clone) -> Losses {
-        let states = States::first(objectives.clone());
+    pub fn first<'o>(
+        objectives: impl IntoIterator<Item = &'o Objective> + Clone,
+        domains: impl IntoIterator<Item = &'o str>,
+    ) -> Losses {
+        let states = States::first(objectives.clone(), domains);
         let losses = objectives.into_iter().flat_map(|objective| &objective.term_losses);
         let first = |of: &TermLoss| (Signal::TermLoss { term: of.term.clone() }, 1.0);
         Losses { total: 1.0, of_terms: losses.map(first).collect(), validated: None, states }
@@ -35,28 +39,31 @@ impl Losses {
 
     /// Answers the loss of a step: of the parts that had something to train on. What had nothing keeps the
     /// loss and the states that it had.
-    pub fn learn<'o>(&mut self, parts: impl Iterator<Item = (&'o Objective, Option<&'o Outputs>)>) -> f64 {
+    pub fn learn<'o>(
+        &mut self,
+        parts: impl Iterator<Item = (&'o Objective, Option<&'o (Batch, Outputs)>)>,
+    ) -> f64 {
         let (mut step, mut place) = (None, 0);
-        for (objective, outputs) in parts {
+        for (objective, evaluated) in parts {
             let own = &mut self.of_terms[place..place + objective.term_losses.len()];
             place += own.len();
-            let Some(outputs) = outputs else { continue };
+            let Some((batch, outputs)) = evaluated else { continue };
             *step.get_or_insert(0.0) += f64::from(outputs.get(objective.loss)[0]);
             for ((_, loss), of) in zip_equal(own, &objective.term_losses) {
                 *loss = outputs.get(of.loss)[0];
             }
-            self.states.learn(objective, outputs);
+            self.states.learn(objective, batch, outputs);
         }
         self.total = step.unwrap_or(self.total);
         step.unwrap_or(0.0)
     }
 
-    /// One value each, of an axis with one element.
+    /// One value each, of an axis with one element, and those of states with one for each domain.
     pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
         let total = (Signal::Loss, self.total as f32);
         let validated = self.validated.map(|Validated { loss, .. }| (Signal::ValidationLoss, loss as f32));
         let all = std::iter::once(total).chain(self.of_terms.iter().cloned()).chain(validated);
-        all.chain(self.states.signals()).map(|(signal, loss)| (signal, vec![loss]))
+        all.map(|(signal, loss)| (signal, vec![loss])).chain(self.states.signals())
     }
 
     /// The loss on validation rows, where it was computed before this very step.

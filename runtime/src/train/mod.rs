@@ -308,7 +308,8 @@ impl<'a> Trainer<'a> {
         for own in &stages[1..] {
             parts.push(Part::new(own, &models, None, None)?);
         }
-        let losses = Losses::first(stages.iter().map(|part| &part.train.objective));
+        let domains = stage.sources.iter().map(|source| source.name);
+        let losses = Losses::first(stages.iter().map(|part| &part.train.objective), domains);
         Ok(Trainer {
             stage,
             place,
@@ -329,8 +330,9 @@ impl<'a> Trainer<'a> {
 
     /// What a step trains on, part by part: a batch of its own, or the last one's for another pass.
     fn rollouts_of(&mut self, step: u32) -> Result<Vec<Rollouts>> {
-        let Trainer { model, models, parts, .. } = self;
-        let rollouts = parts.iter_mut().map(|part| part.rollouts_of(model, models, step));
+        let Trainer { model, models, parts, losses, .. } = self;
+        let states = &losses.states;
+        let rollouts = parts.iter_mut().map(|part| part.rollouts_of(model, models, states, step));
         let rollouts = rollouts.collect::<Result<_>>()?;
         // Whoever is stopped before draws the same again.
         parts.iter().for_each(|part| part.batches.commit());
@@ -407,7 +409,7 @@ impl<'a> Trainer<'a> {
                 self.stage.name
             ));
         }
-        let states = self.losses.states.values().clone();
+        let states = self.losses.states.values();
         let learned = self.parts[0].batches.learned();
         for (part, evaluated) in zip_equal(&mut self.parts, &evaluated) {
             if let Some((_, outputs)) = evaluated {
@@ -415,8 +417,7 @@ impl<'a> Trainer<'a> {
             }
         }
         let objectives = self.parts.iter().map(|part| &part.stage.train.objective);
-        let outputs = evaluated.iter().map(|evaluated| evaluated.as_ref().map(|(_, outputs)| outputs));
-        let loss = self.losses.learn(zip_equal(objectives, outputs));
+        let loss = self.losses.learn(zip_equal(objectives, evaluated.iter().map(Option::as_ref)));
 
         let norm = gradient.as_ref().map_or(0.0, gradient_norm);
         if !norm.is_finite() {

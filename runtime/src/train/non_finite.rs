@@ -11,6 +11,7 @@ use super::objective::Outputs;
 use super::part::{Rollouts, Scoring};
 use super::scores::score;
 use super::sequences::Sequences;
+use super::states::present;
 use super::{Stage, Trainer};
 use crate::failure::{Error, Result};
 use crate::zip::zip_equal;
@@ -73,9 +74,15 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
         ));
     }
     for state in &objective.states {
-        let next = outputs.get(state.next)[0];
-        if !next.is_finite() {
-            let message = format!("the state `{}` would be {next} in the next step", state.name);
+        let next = outputs.get(state.next);
+        let bad = match state.axis {
+            Axis::Domain => zip_equal(next, zip_equal(&stage.sources, present(&sequences.layout)))
+                .find(|(next, (_, present))| *present && !next.is_finite())
+                .map(|(next, (source, _))| (next, format!(" for the domain `{}`", source.name))),
+            _ => Some((&next[0], String::new())).filter(|(next, _)| !next.is_finite()),
+        };
+        if let Some((next, of)) = bad {
+            let message = format!("the state `{}` would be {next}{of} in the next step", state.name);
             let error = Error::new(FailureKind::NonFinite, message).at(state.origin);
             return Err((error.help("bound it, as in `clip(..., 0.001, 1)`"), false));
         }

@@ -21,6 +21,7 @@ use super::objective::{Outputs, Program};
 use super::recorded::Recorded;
 use super::scores::score;
 use super::sequences::Sequences;
+use super::states::States;
 use super::tags::Tags;
 use super::views::Now;
 use super::vocabulary::Logits;
@@ -115,11 +116,18 @@ impl<'a> Part<'a> {
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
-    pub fn rollouts_of(&mut self, model: &Decoder, models: &Models, step: u32) -> Result<Rollouts> {
+    pub fn rollouts_of(
+        &mut self,
+        model: &Decoder,
+        models: &Models,
+        states: &States,
+        step: u32,
+    ) -> Result<Rollouts> {
         self.batches.begin(self.stage, step);
         match self.rollouts.take() {
             Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
             _ => {
+                self.batches.keep_to(self.stage, states, step)?;
                 let sequences = self.batches.next(self.stage, model, models, step)?;
                 Ok(Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() })
             }

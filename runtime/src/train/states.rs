@@ -2,46 +2,109 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::{Objective, Signal};
+use mopd_compiler::expr::batch::{Batch, Layout};
+use mopd_compiler::plan::{Axis, Objective, Signal};
 
 use super::objective::Outputs;
+use crate::zip::zip_equal;
 
 /// By name, as the next step reads them: in single precision, as the objective's program computed them.
-pub struct States(BTreeMap<String, f64>);
+pub struct States {
+    numbers: BTreeMap<String, Numbers>,
+    /// Of the stage, in the order of the mixture.
+    domains: Vec<String>,
+}
+
+struct Numbers {
+    axis: Axis,
+    /// One, or one for each domain.
+    values: Vec<f64>,
+}
 
 impl States {
-    /// Before the first step, of the parts' objectives.
-    pub fn first<'o>(objectives: impl IntoIterator<Item = &'o Objective>) -> States {
+    /// Before the first step, of the parts' objectives, in a stage with these domains.
+    pub fn first<'o>(
+        objectives: impl IntoIterator<Item = &'o Objective>,
+        domains: impl IntoIterator<Item = &'o str>,
+    ) -> States {
+        let domains: Vec<String> = domains.into_iter().map(str::to_owned).collect();
         let states = objectives.into_iter().flat_map(|objective| &objective.states);
-        States(states.map(|state| (state.name.clone(), state.first)).collect())
+        let numbers = states.map(|state| {
+            let count = if state.axis == Axis::Domain { domains.len() } else { 1 };
+            (state.name.clone(), Numbers { axis: state.axis, values: vec![state.first; count] })
+        });
+        States { numbers: numbers.collect(), domains }
     }
 
-    /// All at once: what each is next was computed from those that the step began with.
-    pub fn learn(&mut self, objective: &Objective, outputs: &Outputs) {
+    /// All at once: what each is next was computed from those that the step began with. A domain that the
+    /// step has no completions of keeps its numbers.
+    pub fn learn(&mut self, objective: &Objective, batch: &Batch, outputs: &Outputs) {
+        let present = present(&batch.layout);
         for state in &objective.states {
-            self.0.insert(state.name.clone(), f64::from(outputs.get(state.next)[0]));
+            let Numbers { axis, values } =
+                self.numbers.get_mut(&state.name).expect("they are those of the objective");
+            let next = outputs.get(state.next);
+            match axis {
+                Axis::Domain => {
+                    for (value, (next, present)) in zip_equal(values, zip_equal(next, &present)) {
+                        if *present {
+                            *value = f64::from(*next);
+                        }
+                    }
+                }
+                _ => values[0] = f64::from(next[0]),
+            }
         }
     }
 
-    /// One value each, of an axis with one element.
-    pub fn signals(&self) -> impl Iterator<Item = (Signal, f32)> {
-        self.0.iter().map(|(name, value)| (Signal::State { name: name.clone() }, *value as f32))
+    /// One value each, or one for each domain.
+    pub fn signals(&self) -> impl Iterator<Item = (Signal, Vec<f32>)> {
+        self.numbers.iter().map(|(name, Numbers { axis, values })| {
+            let values = values.iter().map(|value| *value as f32).collect();
+            (Signal::State { name: name.clone(), axis: *axis }, values)
+        })
     }
 
-    pub fn values(&self) -> &BTreeMap<String, f64> {
-        &self.0
+    /// Those of a domain are `<name>.<domain>`, where neither has a dot.
+    pub fn values(&self) -> BTreeMap<String, f64> {
+        let named = self.numbers.iter().flat_map(|(name, numbers)| {
+            zip_equal(self.names(name, numbers.axis), numbers.values.iter().copied())
+        });
+        named.collect()
+    }
+
+    fn names(&self, state: &str, axis: Axis) -> Vec<String> {
+        match axis {
+            Axis::Domain => self.domains.iter().map(|domain| format!("{state}.{domain}")).collect(),
+            _ => vec![state.to_owned()],
+        }
     }
 
     /// As a checkpoint has them: JSON has no infinity.
     pub fn bits(&self) -> BTreeMap<String, u64> {
-        self.0.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect()
+        self.values().into_iter().map(|(name, value)| (name, value.to_bits())).collect()
     }
 
     pub fn restore(&mut self, bits: &BTreeMap<String, u64>) -> Result<(), String> {
-        self.0.iter_mut().try_for_each(|(name, value)| {
-            let bits = bits.get(name).ok_or_else(|| format!("it has no state `{name}`"))?;
-            *value = f64::from_bits(*bits);
-            Ok(())
-        })
+        let names: Vec<(String, Axis)> =
+            self.numbers.iter().map(|(name, numbers)| (name.clone(), numbers.axis)).collect();
+        for (state, axis) in names {
+            let found = self.names(&state, axis).into_iter().map(|name| {
+                let bits = bits.get(&name).ok_or_else(|| format!("it has no state `{name}`"))?;
+                Ok(f64::from_bits(*bits))
+            });
+            let found = found.collect::<Result<Vec<f64>, String>>()?;
+            self.numbers.get_mut(&state).expect("it is one of them").values = found;
+        }
+        Ok(())
     }
+}
+
+/// Of each domain, whether there are completions of it.
+pub fn present(layout: &Layout) -> Vec<bool> {
+    let mut present = vec![false; layout.len(Axis::Domain)];
+    for sequence in 0..layout.sequences() {
+        present[layout.parent(Axis::Sequence, Axis::Domain, sequence)] = true;
+    }
+    present
 }

@@ -213,6 +213,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         passes,
         filter: None,
         curriculum: None,
+        shares: None,
         objective,
         own_data: Vec::new(),
         trainable: Trainable::default(),

@@ -115,6 +115,7 @@ impl Builder {
             passes: 1,
             filter: None,
             curriculum: None,
+            shares: None,
             objective,
             own_data: Vec::new(),
             trainable: Trainable::default(),

@@ -71,8 +71,10 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         }
     };
     rows.push(("tokens from", parts.iter().map(tokens_of).collect::<Vec<String>>().join("; ")));
-    for (name, condition) in [("trained on where", &train.filter), ("first by", &train.priority)] {
-        rows.extend(condition.as_ref().map(|condition| (name, formula(condition))));
+    let by =
+        [("trained on where", &train.filter), ("first by", &train.priority), ("shares by", &train.shares)];
+    for (name, by) in by {
+        rows.extend(by.as_ref().map(|by| (name, formula(by))));
     }
     if train.chooses_prompts() {
         let again =

@@ -12,6 +12,7 @@ mod estimators;
 mod exposure;
 mod feedback;
 mod judges;
+mod mixtures;
 mod panels;
 mod pipelines;
 mod preferences;

@@ -128,3 +128,45 @@ model student = train {{
     assert!(bench.run(&["--out", "other"]).status.success());
     assert!(bench.student("other") != student);
 }
+
+/// One number for each domain, by which their shares of the prompts go: stopped and gone on with, the bits of
+/// a run that nobody disturbed.
+#[test]
+fn shares_follow_states_by_domain() {
+    let bench = Bench::new();
+    let objective = "\
+objective eager {
+  state gap  = 1 by domain then 0.8 * gap + 0.2 * mean(kl(student || teacher), over: domain)
+  term near  = live kl(student || teacher)
+  reduce     = mean(token) then mean(sequence)
+}";
+    bench.write("tiny.mopd", &super::source(objective, "eager"));
+    bench.edit(
+        "tiny.mopd",
+        "  prompts   = 8\n  steps     = 6",
+        "  prompts   = 5\n  steps     = 90\n  shares    = 0.01 + state.gap",
+    );
+    bench.tables("expected", &[]);
+    let student = bench.student("expected");
+    let [copy, last] = ["gap.copy", "gap.last"].map(|state| curve(&bench, "expected", state));
+    assert!(copy[0] == 1.0 && last[0] == 1.0 && copy != last, "{copy:?} {last:?}");
+    std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    for (signal, step) in [("-INT", 7), ("-TERM", 40)] {
+        let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
+        let run = ["run", "tiny.mopd", "--format", "json", "--out", "out"];
+        assert_eq!(cut(mopd(&bench, &run), &moment, signal).status.code(), Some(130));
+    }
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    assert!(bench.student("out") == student, "other weights");
+    assert_eq!(curve(&bench, "out", "gap.copy"), copy);
+    bench.edit("tiny.mopd", "0.01 + state.gap", "0.02 + state.gap");
+    bench.tables("other", &[]);
+    assert!(bench.student("other") != student);
+    bench.edit("tiny.mopd", "0.02 + state.gap", "0 * state.gap");
+    let said = bench.fails(&["--out", "bad"]);
+    assert_says(
+        &said,
+        &["the `shares` of all domains add up to 0, so no prompt can be drawn", "step 0", "keep a floor"],
+    );
+}

@@ -64,6 +64,8 @@ fn opd() -> Vec<Case> {
         score(of("vision_opd.vision_opd_sampled").weight(|t| t.ratio().min(2.0)), "distill", |t| t.gap()),
         // Likelihood: -log S(y).
         of("sft.nll").linear("imitate", "student.logp", |_| -1.0),
+        // Algorithm 1 with prompts drawn by the domain weights: the loss itself is plain.
+        of("doremi.doremi").linear("imitate", "student.logp", |_| -1.0),
     ]
 }
 

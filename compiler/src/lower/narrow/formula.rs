@@ -325,7 +325,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         },
         Wide::Loss => Signal::Loss,
         Wide::TermLoss { term } => Signal::TermLoss { term: term.clone() },
-        Wide::State { name, .. } => Signal::State { name: name.clone() },
+        Wide::State { name, axis, .. } => Signal::State { name: name.clone(), axis: *axis },
         Wide::ValidationLoss => Signal::ValidationLoss,
         Wide::OfSteps { number, window } => Signal::OfSteps { number: *number, window: *window },
         Wide::VocabularySize => Signal::VocabularySize,

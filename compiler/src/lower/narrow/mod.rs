@@ -17,6 +17,7 @@ mod of_step;
 mod optimizer;
 pub(super) mod roles;
 pub(super) mod settings;
+mod shares;
 pub(super) mod sums;
 pub(super) mod teacher;
 

@@ -169,6 +169,7 @@ impl<'a> Settings<'a> {
             filter,
             priority: _,
             refresh: _,
+            shares: _,
             objective: _,
             optimizer,
             length,
@@ -220,6 +221,8 @@ impl<'a> Settings<'a> {
         let own_data = rollouts.split_off(1.min(rollouts.len()));
         let rollout = rollouts.pop().flatten();
         let curriculum = self.curriculum(train, rollout.as_ref(), !learners.0.is_empty(), origins);
+        let drawn = std::iter::once(&rollout).chain(&own_data).flatten();
+        let shares = self.shares(train, drawn, !learners.0.is_empty(), origins);
         let filter = match (filter, rollout.as_ref().map(|rollout| &rollout.producer)) {
             (None, _) | (_, None) => None,
             _ if train.chooses_prompts() => None,
@@ -295,6 +298,7 @@ impl<'a> Settings<'a> {
             passes: *passes,
             filter,
             curriculum,
+            shares,
             objective: train,
             own_data: own_data
                 .into_iter()

@@ -146,7 +146,8 @@ fn numbers_of_blocks_stand_in_terms() {
             "a state",
             Box::new(|of| {
                 let next = sum_of_blocks();
-                of.states = vec![State { name: "beta".into(), first: 1.0, next, origin: HERE }];
+                of.states =
+                    vec![State { name: "beta".into(), axis: Axis::Run, first: 1.0, next, origin: HERE }];
             }),
         ),
     ];
@@ -159,7 +160,7 @@ fn numbers_of_blocks_stand_in_terms() {
     // The loss of a step is a number of the step, whatever is read for it.
     let mut objective = with(of_blocks(), Some(windows(2)));
     let next = signal(Signal::Loss);
-    objective.states = vec![State { name: "beta".into(), first: 1.0, next, origin: HERE }];
+    objective.states = vec![State { name: "beta".into(), axis: Axis::Run, first: 1.0, next, origin: HERE }];
     lowered(&objective).expect("it runs");
 }
 

@@ -208,6 +208,7 @@ fn train(
         filter: None,
         priority: None,
         refresh: None,
+        shares: None,
         objective,
         optimizer: Optimizer::AdamW(AdamW {
             beta1: 0.9,

@@ -8,7 +8,7 @@ use super::*;
 const BETA: f64 = 0.04;
 
 fn beta() -> Formula {
-    signal(Signal::State { name: "beta".into(), unit: Unit::Number, first: BETA })
+    signal(Signal::State { name: "beta".into(), axis: Axis::Run, unit: Unit::Number, first: BETA })
 }
 
 fn mean_reward() -> Formula {
@@ -19,7 +19,7 @@ fn mean_reward() -> Formula {
 fn moved(next: Formula) -> Objective {
     let value = apply(Function::Multiply, [&beta(), &live(Live::Part(Part::Logp))]);
     let mut objective = objective(apply(Function::Negate, [&value]), token_mean());
-    objective.states = vec![State { name: "beta".into(), first: BETA, next, origin: HERE }];
+    objective.states = vec![State { name: "beta".into(), axis: Axis::Run, first: BETA, next, origin: HERE }];
     objective
 }
 
@@ -34,7 +34,7 @@ fn a_state_moves_by_the_losses_of_its_step() {
     objective.weight = Some(both);
     let plan = lower_with(&objective, &["term".to_owned()]).unwrap();
     let given = [
-        (plan::Signal::State { name: "beta".into() }, vec![0.5]),
+        (plan::Signal::State { name: "beta".into(), axis: Axis::Run }, vec![0.5]),
         (plan::Signal::Loss, vec![2.0]),
         (plan::Signal::TermLoss { term: "term".into() }, vec![9.0]),
     ];
@@ -101,5 +101,77 @@ fn what_a_part_does_not_know_is_refused() {
     assert_eq!(
         refusals_of(&student(by_rewards)),
         ["a `state` where the terms on the stage's rollout are multiplied away, is not supported yet"]
+    );
+}
+
+fn gap() -> Formula {
+    signal(Signal::State { name: "gap".into(), axis: Axis::Domain, unit: Unit::Number, first: 1.0 })
+}
+
+/// `-gap * live student.logp`, with `state gap = 1 by domain then next`.
+fn moved_by_domain(next: Formula) -> Objective {
+    let value = apply(Function::Multiply, [&gap(), &live(Live::Part(Part::Logp))]);
+    let mut objective = objective(apply(Function::Negate, [&value]), token_mean());
+    objective.states = vec![State { name: "gap".into(), axis: Axis::Domain, first: 1.0, next, origin: HERE }];
+    objective
+}
+
+fn domain_reward() -> Formula {
+    reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Domain)
+}
+
+/// The tests' layout is of one domain, where the two are alike but for the axis.
+#[test]
+fn a_state_by_domain_is_on_the_axis_of_domains() {
+    let next = apply(Function::Multiply, [&gap(), &domain_reward()]);
+    let plan = lower_with(&moved_by_domain(next.clone()), &[]).unwrap();
+    let state = &plan.states[0];
+    assert_eq!((state.axis, plan.graph.axis(state.next)), (Axis::Domain, Axis::Domain));
+    let given = [(plan::Signal::State { name: "gap".into(), axis: Axis::Domain }, vec![3.0])];
+    assert_values_with(&plan, state.next, &[3.0 * 0.5], &given);
+    let logp = STUDENT.iter().map(|logp| f64::from(*logp)).sum::<f64>() / 8.0;
+    assert_values_with(&plan, plan.loss, &[-3.0 * logp], &given);
+
+    let plan = compiled(&student(moved_by_domain(next)));
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it is trained") };
+    assert_eq!(
+        train.objective.normal_form.terms,
+        "-(gap * live student.logp); state gap = 1 by domain then gap * mean(reward, over: domain)"
+    );
+    // One number of the run has none of this in its plan.
+    let plain = compiled(&student(moved(apply(Function::Multiply, [&beta(), &number(1.5)]))));
+    assert!(!serde_json::to_string(&plain.experiment).unwrap().contains("\"axis\":\"domain\""));
+}
+
+fn sharing(change: impl FnOnce(&mut Train)) -> Experiment {
+    let mut experiment = student(moved_by_domain(apply(Function::Add, [&gap(), &domain_reward()])));
+    let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
+    train.shares = Some(gap());
+    change(train);
+    experiment
+}
+
+#[test]
+fn shares_are_meaning_and_what_they_do_not_go_with_is_refused() {
+    let key = |experiment: &Experiment| compiled(experiment).stages[4].key.clone();
+    let base = key(&sharing(|_| {}));
+    assert_ne!(key(&sharing(|train| train.shares = None)), base);
+    let squared = apply(Function::Multiply, [&gap(), &gap()]);
+    assert_ne!(key(&sharing(|train| train.shares = Some(squared))), base);
+    let plan = compiled(&sharing(|_| {}));
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+
+    let refused = |change: &dyn Fn(&mut Train)| refusals_of(&sharing(change));
+    assert_eq!(
+        refused(&|train| train.length = Length::Epochs(2)),
+        ["a mixture whose `shares` follow states in a stage that trains in epochs is not supported yet"]
+    );
+    let by_loss = apply(Function::Multiply, [&gap(), &signal(Signal::Loss)]);
+    assert_eq!(
+        refused(&|train| train.shares = Some(by_loss.clone())),
+        ["a mixture whose `shares` read more than states, `step` and `progress`, is not supported yet"]
     );
 }

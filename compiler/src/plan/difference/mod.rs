@@ -400,6 +400,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, validation, ema, .. } = train;
     let Train {
         curriculum,
+        shares,
         own_data,
         trainable,
         optimizer,
@@ -473,6 +474,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "passes": passes,
         "filter": filter.as_ref().map(of_formula),
         "choice of prompts": curriculum.as_ref().map(|of| choice_of_prompts(of, &of_producer)),
+        "shares": shares.as_ref().map(of_formula),
         "trainable": written(trainable),
         "optimizer": written(optimizer),
         "private": private.as_ref().map(written),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Change, values};
 use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::plan::{Function, Learned, NormalForm, Objective, Signal};
+use crate::plan::{Axis, Function, Learned, NormalForm, Objective, Signal, State};
 
 /// Longest expression that is quoted, in characters.
 const QUOTED: usize = 60;
@@ -77,8 +77,8 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
 }
 
 /// What its states begin with and what they are next.
-fn moves(objective: &Objective) -> Vec<(&str, f64, NodeId)> {
-    objective.states.iter().map(|state| (state.name.as_str(), state.first, state.next)).collect()
+fn moves(objective: &Objective) -> Vec<(&str, Axis, f64, NodeId)> {
+    objective.states.iter().map(|state| (state.name.as_str(), state.axis, state.first, state.next)).collect()
 }
 
 /// How it learns.
@@ -196,6 +196,14 @@ impl Walk<'_> {
                         let (first, now) = (Some(text::number(old.first)), Some(text::number(new.first)));
                         let what = format!("the first value of {place}");
                         self.found.push((Change { what, before: first, after: now }, true));
+                    }
+                    if new.axis != old.axis {
+                        let many = |state: &State| match state.axis {
+                            Axis::Domain => Some("one number for each domain".to_owned()),
+                            _ => Some("one number".to_owned()),
+                        };
+                        let (before, after) = (many(old), many(new));
+                        self.found.push((Change { what: place.clone(), before, after }, true));
                     }
                     self.pair(old.next, new.next, &place);
                 }
@@ -363,7 +371,7 @@ fn signal_text(signal: &Signal) -> String {
         Signal::Rank { role: of } => role("rank", of),
         Signal::EndLogp { role: of } => role("end_logp", of),
         Signal::Other { text, .. } => text.clone(),
-        Signal::State { name } => name.clone(),
+        Signal::State { name, .. } => name.clone(),
         Signal::OfSteps { number, window } => window.written(*number),
         Signal::Measured { measure } => format!("measured[{measure}]"),
         other => super::written(other)["signal"].as_str().unwrap_or("signal").to_owned(),

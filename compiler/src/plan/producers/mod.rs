@@ -324,7 +324,7 @@ impl Producer {
     }
 
     /// It and all inside it, from the outside in.
-    fn all(&self) -> Vec<&Producer> {
+    pub(crate) fn all(&self) -> Vec<&Producer> {
         let mut all = vec![self];
         let mut at = 0;
         while let Some(next) = all.get(at) {

@@ -108,6 +108,11 @@ impl Checker {
                 }
                 return self.signal(signal, span);
             }
+            if name == "state"
+                && let Some(state) = self.state_of_objective(field, span, env)
+            {
+                return state;
+            }
             if foreign::is_library(name) && self.modules.lookup(env.module, name).is_none() {
                 return self.foreign_library(name, field, span);
             }

@@ -81,6 +81,8 @@ impl Checker {
                                 declared
                                     .extend(index.iter().map(|index| Declaration::variable(index, within)));
                             }
+                            // Read by a stage's `shares`.
+                            Statement::State { name, .. } if named_by_a_stage(text, &name.text) => {}
                             Statement::State { name, next, .. } => {
                                 let itself = next.as_ref().map(|next| next.span);
                                 declared.push(Declaration {
@@ -180,6 +182,16 @@ fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Sp
             .chain(&declared.itself)
             .any(|span| span.start <= here.start && here.end <= span.end);
         whole && here != declared.span && !passed && !in_comment(&bytes[..from])
+    })
+}
+
+/// Whether `state.name` stands somewhere.
+fn named_by_a_stage(text: &str, name: &str) -> bool {
+    let (read, bytes) = (format!("state.{name}"), text.as_bytes());
+    text.match_indices(&read).any(|(at, _)| {
+        let whole = (at == 0 || !is_word_byte(bytes[at - 1]))
+            && bytes.get(at + read.len()).is_none_or(|byte| !is_word_byte(*byte));
+        whole && !in_comment(&bytes[..at])
     })
 }
 

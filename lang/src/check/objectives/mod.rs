@@ -65,8 +65,8 @@ impl Checker {
                     self.keep_let(&name.text, &value, &mut parts.lets);
                     outside.bind(&name.text, value);
                 }
-                Statement::State { name, first, next } => {
-                    match self.state_begins(name, first, next.as_ref(), &mut outside) {
+                Statement::State { name, first, by, next } => {
+                    match self.state_begins((name, by.as_ref()), first, next.as_ref(), &mut outside) {
                         Some(state) => states.push(state),
                         None => parts.faulty = true,
                     }

@@ -15,6 +15,8 @@ use crate::syntax::ast::{Expr, Name};
 /// A state whose next value is still to be looked at: it may read what stands below it.
 pub(super) struct Begun<'a> {
     name: &'a Name,
+    /// What there is one number for each of.
+    axis: Axis,
     first: f64,
     unit: Unit,
     first_span: Span,
@@ -25,15 +27,16 @@ impl Checker {
     /// From here on formulas know the name.
     pub(super) fn state_begins<'a>(
         &mut self,
-        name: &'a Name,
+        (name, by): (&'a Name, Option<&Name>),
         first: &Expr,
         next: Option<&'a Expr>,
         env: &mut Env,
     ) -> Option<Begun<'a>> {
         self.hides_nothing(name, env);
-        let begun = self.first_value(name, first, env);
-        let value = begun.map_or(Value::Error, |(first, unit)| {
-            self.signal(Signal::State { name: name.text.clone(), unit, first }, name.span)
+        let axis = self.state_axis(by);
+        let begun = axis.and_then(|axis| Some((axis, self.first_value(name, first, env)?)));
+        let value = begun.map_or(Value::Error, |(axis, (first, unit))| {
+            self.signal(Signal::State { name: name.text.clone(), axis, unit, first }, name.span)
         });
         self.record(name.span, &value);
         env.bind(&name.text, value);
@@ -45,8 +48,28 @@ impl Checker {
             );
             self.report(Diagnostic::error(Code::MissingArgument, name.span, text).help(help));
         }
-        let (first_span, next, (first, unit)) = (first.span, next?, begun?);
-        Some(Begun { name, first, unit, first_span, next })
+        let (first_span, next, (axis, (first, unit))) = (first.span, next?, begun?);
+        Some(Begun { name, axis, first, unit, first_span, next })
+    }
+
+    /// What `by` says that there is one number for each of.
+    fn state_axis(&mut self, by: Option<&Name>) -> Option<Axis> {
+        let Some(by) = by else { return Some(Axis::Run) };
+        let diagnostic = match by.text.as_str() {
+            "domain" => return Some(Axis::Domain),
+            "teacher" => {
+                let text = "a state with one number for each teacher is not supported yet";
+                Diagnostic::error(Code::NotSupported, by.span, text)
+                    .help("`by domain` has one for each domain; where domains have teachers of their own, that is one for each teacher")
+            }
+            other => {
+                let text = format!("a state is one number, or one for each domain, not for each `{other}`");
+                Diagnostic::error(Code::UnknownValue, by.span, text)
+                    .replace_with("change to `domain`", "domain")
+            }
+        };
+        self.report(diagnostic);
+        None
     }
 
     fn first_value(&mut self, name: &Name, first: &Expr, env: &Env) -> Option<(f64, Unit)> {
@@ -73,7 +96,7 @@ impl Checker {
 
     /// What a state is after a step; `env` knows all names of the objective.
     pub(super) fn state_moves(&mut self, begun: Begun, env: &Env) -> Option<State> {
-        let Begun { name, first, unit, first_span, next: expr } = begun;
+        let Begun { name, axis: own, first, unit, first_span, next: expr } = begun;
         let value = self.evaluate(expr, env);
         let next = self.formula(value, expr.span)?;
         if common_unit(unit, next.unit()).is_none() {
@@ -89,16 +112,35 @@ impl Checker {
             self.report(diagnostic.help("a state keeps its unit from step to step"));
             return None;
         }
-        if next.axis() > Axis::Batch {
+        // A number of the batch is one of the run until the next step.
+        let (most, over) = match own {
+            Axis::Domain => (Axis::Domain, "domain"),
+            _ => (Axis::Batch, "batch"),
+        };
+        if next.axis() > most {
             let axis = next.axis().name();
-            let text = format!("`{}` is one number of the run, and this is one per {axis}", name.text);
-            let culprit = unreduced(&next).unwrap_or(&next);
+            let one =
+                if own == Axis::Domain { "one number for each domain" } else { "one number of the run" };
+            let text = format!("`{}` is {one}, and this is one per {axis}", name.text);
+            let culprit = unreduced(&next, most).unwrap_or(&next);
             let place = self.span(culprit.0.origin);
             let culprit = text::formula(culprit, 60);
             let diagnostic = Diagnostic::error(Code::AxisMismatch, expr.span, text)
                 .label(format!("one number per {axis}"))
-                .note(place, "differs within the batch");
-            self.report(diagnostic.help(format!("reduce it first: `mean({culprit}, over: batch)`")));
+                .note(place, format!("differs within the {over}"));
+            self.report(diagnostic.help(format!("reduce it first: `mean({culprit}, over: {over})`")));
+            return None;
+        }
+        if own == Axis::Domain && next.axis() < Axis::Domain {
+            let axis = next.axis().name();
+            let text = format!(
+                "`{}` is one number for each domain, and this is one for the whole {axis}",
+                name.text
+            );
+            let diagnostic = Diagnostic::error(Code::AxisMismatch, expr.span, text)
+                .label("the same for all domains")
+                .help("`mean(x, over: domain)` is each domain's own; without `by domain` the state is one number");
+            self.report(diagnostic);
             return None;
         }
         if next.live() {
@@ -106,18 +148,17 @@ impl Checker {
             self.report(Diagnostic::error(Code::NotDifferentiable, expr.span, text));
             return None;
         }
-        Some(State { name: name.text.clone(), first, next, origin: self.origin(name.span) })
+        Some(State { name: name.text.clone(), axis: own, first, next, origin: self.origin(name.span) })
     }
 }
 
-/// The first number that nothing reduces to the batch.
-fn unreduced(formula: &Formula) -> Option<&Formula> {
+/// The first number that nothing reduces to `most`.
+fn unreduced(formula: &Formula, most: Axis) -> Option<&Formula> {
     let mut waiting = vec![formula];
     while let Some(formula) = waiting.pop() {
-        let fine: Vec<&Formula> =
-            formula.operands().into_iter().filter(|part| part.axis() > Axis::Batch).collect();
+        let fine: Vec<&Formula> = formula.operands().into_iter().filter(|part| part.axis() > most).collect();
         match &formula.0.kind {
-            _ if formula.axis() <= Axis::Batch => {}
+            _ if formula.axis() <= most => {}
             FormulaKind::Apply { .. } if !fine.is_empty() => waiting.extend(fine.into_iter().rev()),
             _ => return Some(formula),
         }

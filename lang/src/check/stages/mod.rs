@@ -8,6 +8,7 @@ pub mod lineage;
 pub mod optimizers;
 pub mod recipes;
 pub mod settings;
+mod shares;
 pub mod stage_checks;
 pub mod streams;
 pub mod trainable;

@@ -106,6 +106,7 @@ impl Checker {
             }
             Vec::new()
         };
+        let shares = self.shares(settings, &objective, env)?;
         let train = Train {
             recipe: parts.recipe,
             start: parts.start?,
@@ -120,6 +121,7 @@ impl Checker {
             filter: common.filter?,
             priority: common.priority?,
             refresh: common.refresh?,
+            shares,
             objective: Rc::unwrap_or_clone(objective),
             optimizer: common.optimizer?,
             length: common.length?,

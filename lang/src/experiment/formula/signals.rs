@@ -227,9 +227,11 @@ pub enum Signal {
     TermLoss {
         term: String,
     },
-    /// A number that the objective carries from step to step, as the step began with it. Run.
+    /// A number that the objective carries from step to step, as the step began with it.
     State {
         name: String,
+        /// The run, or the domain.
+        axis: Axis,
         unit: Unit,
         /// Its value in the first step.
         first: f64,
@@ -278,10 +280,10 @@ impl Signal {
             | Signal::Step
             | Signal::Loss
             | Signal::TermLoss { .. }
-            | Signal::State { .. }
             | Signal::ValidationLoss
             | Signal::OfSteps { .. }
             | Signal::VocabularySize => Axis::Run,
+            Signal::State { axis, .. } => *axis,
         }
     }
 

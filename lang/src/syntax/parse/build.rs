@@ -156,7 +156,9 @@ impl<'a> AstBuilder<'a> {
     pub fn value(&mut self, pair: Pair<'a, Rule>) -> Option<Expr> {
         let mut parts = pair.into_inner();
         let value = self.expression(parts.find(|part| part.as_rule() == Rule::expression)?);
-        let Some(tail) = parts.next() else { return Some(value) };
+        let Some(tail) = parts.next().filter(|tail| tail.as_rule() != Rule::each_tail) else {
+            return Some(value);
+        };
         let mut span = value.span;
         let value = Box::new(value);
         let kind = match tail.as_rule() {
@@ -182,6 +184,31 @@ impl<'a> AstBuilder<'a> {
             }
         };
         Some(Expr { span, kind })
+    }
+
+    /// `first then next`, or `first by domain then next`: the first value, what there is one for each of, and
+    /// the next value.
+    fn state_value(&mut self, pair: Pair<'a, Rule>) -> Option<(Expr, Option<Name>, Option<Expr>)> {
+        let each = pair.clone().into_inner().find(|part| part.as_rule() == Rule::each_tail);
+        let (mut by, mut moved) = (None, None);
+        for part in each.into_iter().flat_map(Pair::into_inner) {
+            match part.as_rule() {
+                Rule::name => by = Some(self.name(&part)),
+                Rule::expression => moved = Some(self.expression(part)),
+                _ => {}
+            }
+        }
+        match (&by, self.value(pair)?) {
+            (_, Expr { kind: ExprKind::Then { first, second }, .. }) if moved.is_none() => {
+                if let Some(by) = &by {
+                    let text = format!("`by {}` stands behind the first value of a state", by.text);
+                    let help = format!("write `first by {} then next`", by.text);
+                    self.report(Diagnostic::error(Code::Syntax, by.span, text).help(help));
+                }
+                Some((*first, by, Some(*second)))
+            }
+            (_, first) => Some((first, by, moved)),
+        }
     }
 
     fn where_binding(&mut self, pair: Pair<'a, Rule>) -> Option<(Name, Expr)> {
@@ -224,13 +251,14 @@ impl<'a> AstBuilder<'a> {
     fn statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {
         let rule = pair.as_rule();
         let mut parts = ItemParts::default();
-        let mut marks = Vec::new();
+        let (mut marks, mut state) = (Vec::new(), None);
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::name | Rule::key => parts.name = Some(self.name(&part)),
                 Rule::family => parts.family = self.family(part),
                 Rule::assign => self.assign(part, rule == Rule::entry),
                 Rule::inner_value => parts.value = self.value(part),
+                Rule::state_value => state = Some(self.state_value(part)?),
                 Rule::block => parts.block = Some(self.block(part)),
                 Rule::mark => marks.extend(self.mark(part)),
                 Rule::arms => parts.arms = Some(self.arms(part)),
@@ -242,11 +270,8 @@ impl<'a> AstBuilder<'a> {
                 Some(Statement::Let { name: parts.name?, index: parts.family, value: parts.value? })
             }
             Rule::state_statement => {
-                let (first, next) = match parts.value? {
-                    Expr { kind: ExprKind::Then { first, second }, .. } => (*first, Some(*second)),
-                    first => (first, None),
-                };
-                Some(Statement::State { name: parts.name?, first, next })
+                let (first, by, next) = state?;
+                Some(Statement::State { name: parts.name?, first, by, next })
             }
             Rule::term_statement => {
                 let mut value = parts.value?;

@@ -100,9 +100,10 @@ fn show_block(block: &Block) -> String {
         Statement::Let { name, index, value } => {
             format!("let {}{} = {}", name.text, show_index(index), show(value))
         }
-        Statement::State { name, first, next } => {
+        Statement::State { name, first, by, next } => {
+            let by = by.as_ref().map(|by| format!(" by {}", by.text)).unwrap_or_default();
             let next = next.as_ref().map(|next| format!(" then {}", show(next))).unwrap_or_default();
-            format!("state {} = {}{next}", name.text, show(first))
+            format!("state {} = {}{by}{next}", name.text, show(first))
         }
         Statement::Trains { name, value } => format!("trains {} = {}", name.text, show(value)),
         Statement::Step { name, block } => format!("step {} {{{}}}", name.text, show_block(block)),

@@ -22,6 +22,7 @@ mod replay;
 mod retry;
 mod rewrite;
 mod sample;
+mod shares;
 mod speculative;
 mod student;
 mod teacher;
@@ -48,6 +49,7 @@ use super::first_epoch::FirstEpoch;
 use super::learned::Policy;
 use super::models::Models;
 use super::sequences::Sequences;
+use super::states::States;
 use super::views::{Now, Shown};
 use super::{Source, Stage, privacy};
 use crate::data::Mixture;
@@ -196,6 +198,7 @@ impl Batches {
                 of_prompts(stage)
             }
         };
+        let mixture = if stage.train.shares.is_some() { mixture.with_moving_shares() } else { mixture };
         let climbed = vec![0; stage.train.objective.ladders.len()];
         let policy = stage.train.objective.learned.as_ref().map(Policy::new);
         let panels = Panels::of_stage(stage);
@@ -211,6 +214,14 @@ impl Batches {
         if let Some(policy) = &mut self.policy {
             policy.begin(stage, step);
         }
+    }
+
+    /// Before a batch is drawn: the domains' shares of it, where they follow states.
+    pub fn keep_to(&mut self, stage: &Stage, states: &States, step: u32) -> Result<()> {
+        if let Some(formula) = &stage.train.shares {
+            self.mixture.keep_to(&shares::of_step(stage, formula, states, step)?);
+        }
+        Ok(())
     }
 
     /// What is learned, as it is in this step.
@@ -396,10 +407,11 @@ impl Batches {
         self.producer.fixed(draw)
     }
 
-    /// When each sequence of the stage comes for the first time; none where they are new in every step.
-    /// Nothing was drawn yet.
+    /// When each sequence of the stage comes for the first time; none where they are new in every step, or
+    /// where what comes follows from the run itself. Nothing was drawn yet.
     pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
-        (!stage.train.rollout.producer.fresh()).then(|| first_epoch(stage, self.mixture.clone()))
+        let known = !stage.train.rollout.producer.fresh() && stage.train.shares.is_none();
+        known.then(|| first_epoch(stage, self.mixture.clone()))
     }
 }
 

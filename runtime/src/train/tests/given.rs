@@ -100,7 +100,7 @@ fn a_step_reads_the_losses_of_the_one_before() {
 #[test]
 fn a_step_with_nothing_to_train_on_leaves_the_losses() {
     let train = reads_losses("");
-    let mut losses = Losses::first([&train.objective]);
+    let mut losses = Losses::first([&train.objective], ["sort"]);
     losses.restore(&[2.0f64, 0.5, f64::INFINITY].map(f64::to_bits)).unwrap();
     let before = losses.position();
     assert_eq!(losses.learn([(&train.objective, None)].into_iter()), 0.0);

@@ -180,6 +180,13 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("states", ROUTED, &|train| {
         (train.objective, train.passes) = (given::trained(states::MOVING).objective, 2);
     });
+    case("states of each domain, of one at a time", ROUTED, &|train| {
+        train.objective = given::trained(states::BY_DOMAIN).objective;
+        train.rollout = Rollout::new(1, Producer::data("answer"));
+    });
+    case("shares that follow states", ROUTED, &|train| {
+        *train = states::sharing("0.05 + state.gap ^ 2");
+    });
     case("states that terms on other completions read", ROUTED, &|train| {
         let read = given::trained(states::SHARED);
         (train.objective, train.own_data) = (read.objective, read.own_data);

@@ -1,7 +1,7 @@
 //! States against double precision, worked out from what each step read and answered.
 
-use mopd_compiler::plan::Signal;
 use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Axis, Signal};
 
 use super::*;
 
@@ -25,7 +25,9 @@ fn mean(values: &[f32]) -> f64 {
 }
 
 fn state(batch: &Batch, name: &str) -> f64 {
-    f64::from(batch.signal(&Signal::State { name: name.to_owned() }).expect("it is supplied")[0])
+    f64::from(
+        batch.signal(&Signal::State { name: name.to_owned(), axis: Axis::Run }).expect("it is supplied")[0],
+    )
 }
 
 fn close(got: f64, expected: f64, what: &str) {
@@ -136,7 +138,7 @@ fn a_state_that_is_not_finite_stops_the_stage() {
 #[test]
 fn a_checkpoint_has_them_by_name() {
     let objective = given::trained(MOVING).objective;
-    let mut states = crate::train::states::States::first([&objective]);
+    let mut states = crate::train::states::States::first([&objective], []);
     let mut bits = states.bits();
     let names: Vec<&str> = bits.keys().map(String::as_str).collect();
     assert_eq!(names, ["beta", "last", "pace"]);
@@ -145,4 +147,211 @@ fn a_checkpoint_has_them_by_name() {
     assert_eq!(states.values()["last"], 2.5);
     bits.remove("pace");
     assert_eq!(states.restore(&bits), Err("it has no state `pace`".to_owned()));
+}
+
+/// One number for each domain, the number of the batch that is made of them, and one of the run.
+pub const BY_DOMAIN: &str = "\
+    let far = mean(kl(teacher || student), over: domain)\n\
+    state gap = 1 by domain then 0.5 * gap + 0.5 * far\n\
+    state lead = 2 by domain then gap / mean(gap, over: batch) + 0.1 * last\n\
+    state last = 0 then 0.5 * last + 0.5 * mean(kl(teacher || student), over: batch)\n\
+    term a = -gap * live student.logp\n\
+    term b = lead * live kl(teacher || student)";
+
+fn of_domains(batch: &Batch, name: &str) -> Vec<f32> {
+    let signal = Signal::State { name: name.to_owned(), axis: Axis::Domain };
+    batch.signal(&signal).expect("it is supplied").to_vec()
+}
+
+/// The domain of each token, by the sequences that it is of.
+fn domain_of_tokens(batch: &Batch) -> Vec<usize> {
+    let layout = &batch.layout;
+    let domains = layout.domains.as_ref().expect("there are two");
+    let of =
+        |sequence: &u32| domains.of_group[layout.group_of_sequence[*sequence as usize] as usize] as usize;
+    layout.sequence_of_token.iter().map(of).collect()
+}
+
+#[test]
+fn each_domain_has_its_own_number_and_keeps_it_where_it_does_not_come() {
+    let fixture = Fixture::new();
+    let weights = models(true);
+    // Of both domains, and of one at a time.
+    for groups in [5, 1] {
+        let objective = given::trained(BY_DOMAIN).objective;
+        let rollout = Rollout::new(groups, Producer::data("answer"));
+        let train = Train { rollout, ..train(objective, 1) };
+        let stage = fixture.stage(&train, ROUTED, &weights);
+        let (mut gap, mut lead, mut last) = ([1.0, 1.0], [2.0, 2.0], 0.0);
+        let (mut expected, mut alone) = (Vec::new(), 0);
+        let recorded = rows(std::slice::from_ref(&stage), 6, |step, batches, outputs| {
+            let ([batch], [outputs]) = (batches, outputs) else { panic!("one part") };
+            let of_token = domain_of_tokens(batch);
+            for domain in 0..2 {
+                close(of_domains(batch, "gap")[domain].into(), gap[domain], &format!("gap of step {step}"));
+                close(of_domains(batch, "lead")[domain].into(), lead[domain], "lead");
+            }
+            close(state(batch, "last"), last, "last");
+            expected.push([gap[0], gap[1], lead[0], lead[1], last]);
+            // A token reads the number of its domain.
+            let live = &train.objective.live;
+            let logp = live.iter().position(|live| live.primitive == plan::Live::Logp).unwrap();
+            let terms = outputs.get(train.objective.terms[0].value);
+            assert_eq!(terms.len(), of_token.len());
+            for (token, (term, logp)) in zip_equal(terms, &batch.live[logp]).enumerate() {
+                close((*term).into(), -gap[of_token[token]] * f64::from(*logp), "a term");
+            }
+            let far = batch
+                .signals
+                .iter()
+                .find_map(|(signal, values)| matches!(signal, Signal::Divergence(_)).then_some(values))
+                .unwrap();
+            let (before, all) = (gap, (gap[0] + gap[1]) / 2.0);
+            for domain in 0..2 {
+                let own = zip_equal(&of_token, far).filter(|(of, _)| **of == domain);
+                let own: Vec<f32> = own.map(|(_, far)| *far).collect();
+                if own.is_empty() {
+                    alone += 1;
+                    continue;
+                }
+                gap[domain] = 0.5 * gap[domain] + 0.5 * mean(&own);
+                lead[domain] = before[domain] / all + 0.1 * last;
+            }
+            last = 0.5 * last + 0.5 * mean(far);
+        });
+        assert_eq!(alone, if groups == 1 { 6 } else { 0 });
+        assert!((gap[0] - gap[1]).abs() > 1e-3, "{gap:?}");
+        for row in &recorded {
+            let names = ["gap.copy", "gap.flip", "lead.copy", "lead.flip", "last"];
+            assert_eq!(row.states.len(), names.len());
+            for (name, value) in zip_equal(names, expected[row.step as usize]) {
+                close(row.states[name], value, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_has_them_by_domain() {
+    let objective = given::trained(BY_DOMAIN).objective;
+    let first = || crate::train::states::States::first([&objective], ["copy", "flip"]);
+    let mut states = first();
+    let mut bits = states.bits();
+    let names: Vec<&str> = bits.keys().map(String::as_str).collect();
+    assert_eq!(names, ["gap.copy", "gap.flip", "last", "lead.copy", "lead.flip"]);
+    bits.insert("gap.flip".to_owned(), 2.5f64.to_bits());
+    states.restore(&bits).unwrap();
+    assert_eq!((states.values()["gap.copy"], states.values()["gap.flip"]), (1.0, 2.5));
+    bits.remove("lead.copy");
+    assert_eq!(first().restore(&bits), Err("it has no state `lead.copy`".to_owned()));
+}
+
+/// What is divided by the number of nothing is not looked at where nothing comes; where something does, it
+/// stops the stage, with the domain that it is of.
+#[test]
+fn a_number_that_is_not_finite_stops_the_stage_where_its_domain_comes() {
+    let fixture = Fixture::new();
+    let weights = models(true);
+    let trained = |text: &str| {
+        let rollout = Rollout::new(1, Producer::data("answer"));
+        Train { rollout, ..train(given::trained(text).objective, 1) }
+    };
+    let absent = trained(
+        "state far = 1 by domain then far / sum(where(student.logp < 0, 1, 1), over: domain)\n\
+         term a = -far * live student.logp",
+    );
+    let stage = fixture.stage(&absent, ROUTED, &weights);
+    assert!(super::super::train(&stage, None).is_ok());
+    let present = trained(
+        "state far = 1 by domain then where(far > 0, far - 1, 1 / sum(0 * student.logp, over: domain))\n\
+         term a = -(1 + far) * live student.logp",
+    );
+    let stage = fixture.stage(&present, ROUTED, &weights);
+    let stopped = super::super::train(&stage, None).map(drop).unwrap_err();
+    let Error::Failed(failure) = &stopped.error else { panic!("{}", stopped.error) };
+    // The second domain's second turn would be the fourth step; the first one's, the third.
+    assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(2)));
+    assert!(failure.message.starts_with("the state `far` would be "), "{}", failure.message);
+    assert!(failure.message.ends_with(" for the domain `copy` in the next step"), "{}", failure.message);
+}
+
+/// A stage whose domains come by `shares`.
+pub fn sharing(shares: &str) -> Train<Objective> {
+    let plan = crate::compiled::plan(format!(
+        "experiment \"t\" {{ seed = 1 }}\n\
+         domain copy {{ prompts = \"c.jsonl\", format = text, reward = exact_match, share = 1/2 }}\n\
+         domain flip {{ prompts = \"f.jsonl\", format = text, reward = exact_match, share = 1/2 }}\n\
+         model base = llama {{ layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }}\n\
+         teacher one = base\n\
+         route {{ else -> one }}\n\
+         objective o {{ {BY_DOMAIN}\n reduce = mean(token) then mean(sequence) }}\n\
+         model student = distill(base) {{ objective = o, rollout = data(answer), \
+         prompts = 5, steps = 10, lr = 1e-3, shares = {shares} }}\n"
+    ));
+    let read = crate::compiled::train(&plan, "student").clone();
+    let (objective, shares) = (read.objective, read.shares);
+    let rollout = Rollout::new(5, Producer::student(Sampling::new(1, 1.0, 6)));
+    Train { shares, rollout, passes: 2, ..train(objective, 1) }
+}
+
+/// How many prompts of each domain come: by largest remainder of what each is owed, worked out from the
+/// states of the record.
+#[test]
+fn domains_come_by_their_shares() {
+    let fixture = Fixture::new();
+    let weights = models(true);
+    let train = sharing("0.05 + 4 * progress * state.gap ^ 2");
+    let stage = fixture.stage(&train, ROUTED, &weights);
+    let mut counts = Vec::new();
+    let recorded = rows(std::slice::from_ref(&stage), 4, |_, batches, _| {
+        let of_group = &batches[0].layout.domains.as_ref().unwrap().of_group;
+        counts.push([0, 1].map(|domain| of_group.iter().filter(|of| **of == domain).count()));
+    });
+    let (mut owed, mut whole) = ([0.0, 0.0], [0.0, 0.0]);
+    for (step, counts) in counts.iter().enumerate() {
+        // Two passes go over what one of them draws.
+        if step % 2 == 1 {
+            assert_eq!(*counts, whole.map(|count| count as usize));
+            continue;
+        }
+        let row = recorded.iter().find(|row| row.step as usize == step).unwrap();
+        let share = ["gap.copy", "gap.flip"]
+            .map(|name| 0.05 + 4.0 * step as f64 / f64::from(stage.steps) * row.states[name].powi(2));
+        for domain in 0..2 {
+            owed[domain] += 5.0 * share[domain] / (share[0] + share[1]);
+        }
+        whole = [0.0, 0.0];
+        for _ in 0..5 {
+            let most = usize::from(owed[1] > owed[0]);
+            owed[most] -= 1.0;
+            whole[most] += 1.0;
+        }
+        assert_eq!(*counts, whole.map(|count| count as usize), "step {step}, {share:?}");
+    }
+}
+
+#[test]
+fn shares_of_nothing_stop_the_stage() {
+    let fixture = Fixture::new();
+    let weights = models(true);
+    for (shares, step, said) in [
+        ("0 * state.gap", 0, "the `shares` of all domains add up to 0, so no prompt can be drawn"),
+        (
+            "where(state.gap > -1, 1 - step, 7)",
+            2,
+            "the share of the domain `copy` would be -1, which is no share of a batch",
+        ),
+        (
+            "where(state.gap > -1, 1 / step, 7)",
+            0,
+            "the share of the domain `copy` would be inf, which is no share of a batch",
+        ),
+    ] {
+        let train = sharing(shares);
+        let stage = fixture.stage(&train, ROUTED, &weights);
+        let stopped = super::super::train(&stage, None).map(drop).unwrap_err();
+        let Error::Failed(failure) = &stopped.error else { panic!("{}", stopped.error) };
+        assert_eq!((failure.kind, failure.step), (FailureKind::Runtime, Some(step)), "{shares}");
+        assert_eq!(failure.message, said);
+    }
 }

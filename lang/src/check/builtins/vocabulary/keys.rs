@@ -233,6 +233,12 @@ macro_rules! stage {
                 "Steps after which filter and priority are measured again of all prompts; never by default."
             ),
             may(
+                "shares",
+                Takes::Formula,
+                "What the domains' shares of a step's prompts are proportional to, one number per domain: \
+                 `0.1 + state.gap`."
+            ),
+            may(
                 "adapter",
                 Takes::Adapter,
                 "Trains small matrices beside frozen weights: `lora(...)` or `dora(...)`."

@@ -199,7 +199,7 @@ impl Walk<'_> {
                     self.indexed(scope, index.as_ref(), value);
                     self.bind(name, SymbolKind::LocalLet, name.span.to(value.span));
                 }
-                Statement::State { name, first, next } => {
+                Statement::State { name, first, next, .. } => {
                     self.expr(scope, first);
                     let end = next.as_ref().map_or(first.span, |next| next.span);
                     self.bind(name, SymbolKind::State, name.span.to(end));

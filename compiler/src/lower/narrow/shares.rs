@@ -1,0 +1,58 @@
+//! The domains' shares of a step's prompts, by numbers that the objective carries from step to step.
+
+use mopd_lang::experiment as wide;
+use mopd_lang::formula;
+
+use super::settings::Settings;
+use super::{Narrowed, refused};
+use crate::expr::graph::Operation;
+use crate::lower::formula::{Lowering, Supply};
+use crate::plan::{Axis, Formula, Length, Rollout, Signal};
+use crate::refusal::Origins;
+
+impl Settings<'_> {
+    /// None where they are those of the domains, or can't be others.
+    pub(super) fn shares<'r>(
+        &mut self,
+        train: &wide::Train,
+        rollouts: impl IntoIterator<Item = &'r Rollout>,
+        in_turns: bool,
+        origins: Origins,
+    ) -> Option<Formula> {
+        let shares = train.shares.as_ref()?;
+        // Which prompts are written for beforehand follows from the shares.
+        let written = rollouts.into_iter().any(|Rollout { producer, .. }| {
+            producer.once_a_prompt() || producer.all().into_iter().any(|inside| inside.once().is_some())
+        });
+        for (unfit, beside) in [
+            (in_turns, "in a step of `train`"),
+            (matches!(train.optimizer, wide::Optimizer::Private { .. }), "in a private stage"),
+            (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
+            (written, "where completions are written once, before the first step,"),
+        ] {
+            if unfit {
+                let construct = format!("a mixture whose `shares` follow states {beside}");
+                self.refuse::<()>(shares.0.origin, construct);
+            }
+        }
+        lowered(shares, origins).map_err(|refusal| self.note([*refusal])).ok()
+    }
+}
+
+/// One number for each domain, of what a step begins with.
+fn lowered(shares: &formula::Formula, origins: Origins) -> Narrowed<Formula> {
+    let mut lowering = Lowering::new(Supply::Runtime, origins);
+    let value = lowering.lower(shares)?;
+    let value = lowering.graph.broadcast(value, Axis::Domain);
+    let graph = lowering.graph;
+    let known = |signal: &Signal| matches!(signal, Signal::State { .. } | Signal::Step | Signal::Progress);
+    let needed = graph.reachable(&[value]);
+    let carries = graph
+        .nodes()
+        .any(|(id, node)| needed[id.0 as usize] && matches!(node.operation, Operation::Memory { .. }));
+    if carries || !graph.signals(&[value]).iter().all(known) {
+        let construct = "a mixture whose `shares` read more than states, `step` and `progress`,";
+        return Err(refused(origins.at(shares.0.origin), construct));
+    }
+    Ok(Formula { graph, value })
+}

@@ -1,0 +1,43 @@
+//! The domains' shares of a step's prompts, where they follow what the objective carries from step to step.
+
+use mopd_compiler::expr::batch::{self, Domains, Layout};
+use mopd_compiler::plan::Formula;
+use mopd_compiler::plan::events::FailureKind;
+
+use super::filter::value_of;
+use crate::failure::{Error, Result};
+use crate::train::Stage;
+use crate::train::states::States;
+use crate::zip::zip_equal;
+
+/// One for each source. None is negative, and some is not 0.
+pub(super) fn of_step(stage: &Stage, formula: &Formula, states: &States, step: u32) -> Result<Vec<f64>> {
+    let domains = Domains { of_group: Vec::new(), count: stage.sources.len() as u32 };
+    let known = batch::Batch {
+        layout: Layout { domains: Some(domains), ..Layout::default() },
+        signals: states.signals().collect(),
+        step,
+        steps: stage.steps,
+        ..batch::Batch::default()
+    };
+    let shares = value_of(formula, &known, "`shares`")?;
+    let failure = |message, help| {
+        let origin = stage.train.objective.origin;
+        Err(Error::new(FailureKind::Runtime, message).help(help).at(origin))
+    };
+    for (share, source) in zip_equal(&shares, &stage.sources) {
+        if !share.is_finite() || *share < 0.0 {
+            let message = format!(
+                "the share of the domain `{}` would be {share}, which is no share of a batch",
+                source.name
+            );
+            return failure(message, "bound it, as in `shares = clip(state.gap, 0.01, 1)`");
+        }
+    }
+    let whole: f64 = shares.iter().sum();
+    if whole == 0.0 || !whole.is_finite() {
+        let message = format!("the `shares` of all domains add up to {whole}, so no prompt can be drawn");
+        return failure(message, "keep a floor, as in `shares = 0.01 + state.gap`");
+    }
+    Ok(shares)
+}
