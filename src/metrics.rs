@@ -9,6 +9,8 @@ use crate::run_folder::ColumnTable;
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
 /// What the columns of states begin with.
 pub const STATE: &str = "state.";
+/// What the columns of the parts of rewards begin with.
+pub const REWARD_PART: &str = "reward.";
 /// What is counted.
 const COUNTS: [&str; 1] = ["dropped"];
 /// What is a mean over completions; all else that a row has of its own is one over their tokens.
@@ -52,7 +54,11 @@ pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> 
     if SHARES.contains(&name) || COUNTS.contains(&name) {
         return rows.iter().map(|row| metrics.number(name, *row)).sum();
     }
-    let share = if OF_COMPLETIONS.contains(&name) { "prompt_share" } else { "token_share" };
+    let share = if OF_COMPLETIONS.contains(&name) || name.starts_with(REWARD_PART) {
+        "prompt_share"
+    } else {
+        "token_share"
+    };
     let share = |row: &usize| metrics.number(share, *row).unwrap_or(0.0);
     let whole: f64 = rows.iter().map(share).sum();
     // What has no share has no mean of its own either.

@@ -103,13 +103,15 @@ pub(super) fn check<O>(
 fn of_reward(reward: &Reward) -> Vec<(&'static str, f64)> {
     match reward {
         Reward::Numeric { tolerance, .. } => vec![("tolerance", *tolerance)],
-        Reward::Command { time_limit_seconds, .. } => vec![("reward's time limit", *time_limit_seconds)],
+        Reward::Command { time_limit_seconds, .. }
+        | Reward::UnitTests { time_limit_seconds, .. }
+        | Reward::Http { time_limit_seconds, .. } => vec![("reward's time limit", *time_limit_seconds)],
         Reward::Parts { parts } => {
             let of_part =
                 |part: &RewardPart| [vec![("weight", part.weight)], of_reward(&part.reward)].concat();
             parts.iter().flat_map(of_part).collect()
         }
-        Reward::ExactMatch { .. } | Reward::Regex { .. } => Vec::new(),
+        Reward::ExactMatch { .. } | Reward::Regex { .. } | Reward::JsonSchema { .. } => Vec::new(),
     }
 }
 

@@ -14,6 +14,7 @@ mod moving;
 mod panels;
 pub mod producers;
 pub mod results;
+mod rewards;
 mod scalar_heads;
 mod scorers;
 mod settings;
@@ -37,15 +38,16 @@ pub(crate) use moving::{is_of_steps, moving, schedule};
 pub use panels::Panel;
 pub(crate) use panels::PanelMeaning;
 pub use producers::{Producer, Rollout};
+pub use rewards::{Reward, RewardPart, Secret};
 pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Device, Domain, DomainId, Dtype,
     Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId,
-    Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Reward,
-    RewardPart, Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer,
-    Train, Trainable, WeightFilter, WeightGroup,
+    Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Sampling,
+    Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
+    WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use validation::Validation;

@@ -14,7 +14,7 @@ use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
     Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, Guard, Moving, OfStep, Panel,
-    Producer, Rollout, Scorers, Validation, View,
+    Producer, Reward, Rollout, Scorers, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -63,70 +63,6 @@ pub struct Domain {
     /// well.
     pub limit: Option<u32>,
     pub origin: Origin,
-}
-
-/// How a completion is judged. Rewards are in [0, 1].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Reward {
-    /// 1 where the completion equals the data field.
-    ExactMatch { field: String },
-    /// 1 where both parse as numbers that differ by at most `tolerance`.
-    Numeric { field: String, tolerance: f64 },
-    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals
-    /// the data field.
-    Regex { pattern: String, field: String },
-    /// A worker process that speaks JSON lines (see the book, "Rewards").
-    Command {
-        command: String,
-        time_limit_seconds: f64,
-        batch: u32,
-        /// Files and folders that it reads besides its own sources, relative to the source file.
-        #[serde(default)]
-        depends: Vec<String>,
-    },
-    /// The weighted sum of what others say of the completion. The weights add up to 1.
-    Parts { parts: Vec<RewardPart> },
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RewardPart {
-    /// Unlike those of the other parts.
-    pub name: String,
-    pub weight: f64,
-    pub reward: Reward,
-}
-
-impl Reward {
-    /// The same without paths that only say where something lies.
-    pub fn without_paths(&self) -> Reward {
-        let mut reward = self.clone();
-        match &mut reward {
-            Reward::Command { depends, .. } => depends.clear(),
-            Reward::Parts { parts } => {
-                parts.iter_mut().for_each(|part| part.reward = part.reward.without_paths());
-            }
-            Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => {}
-        }
-        reward
-    }
-
-    /// Whether it is 0 or 1 whatever the completion: then its mean is a share, pass@1.
-    pub fn is_verdict(&self) -> bool {
-        match self {
-            Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => true,
-            Reward::Command { .. } | Reward::Parts { .. } => false,
-        }
-    }
-
-    /// The programs that judge, each with what it reads beside its own sources.
-    pub fn commands(&self) -> Vec<(&str, &[String])> {
-        match self {
-            Reward::Command { command, depends, .. } => vec![(command, depends)],
-            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
-            Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => Vec::new(),
-        }
-    }
 }
 
 /// Weights: the value of a stage applied to other models.

@@ -193,10 +193,16 @@ pub enum Reward {
     },
     /// 1 where the completion is JSON that the schema allows.
     JsonSchema { schema: String },
-    /// The share of the tests in a data field that the completion passes.
+    /// 1 where the completion's Python code passes the tests in a data field.
     UnitTests { field: String, time_limit_seconds: f64 },
-    /// A server that judges, by the same protocol as a command.
-    Http { url: Secret, time_limit_seconds: f64, batch: u32 },
+    /// A server that judges, over HTTP.
+    Http {
+        url: Secret,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// Of what it answers, in the author's words.
+        version: Option<String>,
+    },
     /// Named parts and their weights; the verdict is the weighted sum.
     Parts(Vec<RewardPart>),
 }
@@ -207,6 +213,15 @@ impl Reward {
         match self {
             Reward::Command { command, depends, .. } => vec![(command, depends)],
             Reward::Parts(parts) => parts.iter().flat_map(|part| part.reward.commands()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The files that it reads itself.
+    pub fn files(&self) -> Vec<&str> {
+        match self {
+            Reward::JsonSchema { schema } => vec![schema],
+            Reward::Parts(parts) => parts.iter().flat_map(|part| part.reward.files()).collect(),
             _ => Vec::new(),
         }
     }

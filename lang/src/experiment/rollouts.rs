@@ -283,6 +283,23 @@ impl Rollout {
         programs.collect()
     }
 
+    /// What decides by completions about these: of edits and buffers, also of the rollouts inside.
+    pub fn decides_by(&self) -> Vec<&Formula> {
+        let mut found = Vec::new();
+        for rollout in self.all() {
+            found.extend(rollout.edits.iter().filter_map(|edit| match edit {
+                Edit::Keep { condition: by } | Edit::Retry { until: by, .. } | Edit::Best { by, .. } => {
+                    Some(by)
+                }
+                _ => None,
+            }));
+            if let RolloutSource::Replay { condition, order, .. } = &rollout.source {
+                found.extend(condition.iter().chain(order));
+            }
+        }
+        found
+    }
+
     /// This rollout and those inside it.
     pub fn all(&self) -> Vec<&Rollout> {
         let mut found = vec![self];

@@ -32,11 +32,16 @@ pub enum EnvironmentError {
     #[error("the environment `{command}` returned invalid output: {why} in {}", quote(line))]
     InvalidOutput { command: String, why: String, line: String },
     #[error(
-        "the environment `{command}` gave rewards with a sum of {sum} for the prompt {}, which is not from 0 \
-         to 1",
+        "the environment `{command}` gave {of} with a sum of {sum} for the prompt {}, which is not from 0 to 1",
         quote(prompt)
     )]
-    Reward { command: String, sum: f64, prompt: String },
+    Reward { command: String, of: String, sum: f64, prompt: String },
+    #[error(
+        "the environment `{command}` gave a reward without the part `{part}`, which the objective reads, for the \
+         prompt {}",
+        quote(prompt)
+    )]
+    Part { command: String, part: String, prompt: String },
     #[error(
         "the environment `{command}` ended the episode of the prompt {} in the expert's turns, before the \
          student's first one",
@@ -85,6 +90,10 @@ impl EnvironmentError {
             EnvironmentError::Reward { .. } => {
                 "the reward of an episode is the sum of those of its replies: scale them".to_owned()
             }
+            EnvironmentError::Part { part, .. } => format!(
+                "let it say \"parts\": {{\"{part}\": 0.5}} beside \"reward\", or give no reward: then the domain's \
+                 reward judges the last turn"
+            ),
             EnvironmentError::NoTokens { .. } => "the model's tokenizer has none for this text".to_owned(),
             EnvironmentError::Stopped => String::new(),
         }

@@ -53,6 +53,8 @@ pub struct Reply {
     /// Not empty. After an action that does not end the episode there is one.
     pub observation: Option<String>,
     pub reward: Option<f64>,
+    /// Beside a reward, other numbers that an objective may read as `reward.<name>`.
+    pub parts: Vec<(String, f64)>,
     pub done: bool,
 }
 
@@ -112,6 +114,18 @@ impl<'a> Episode<'a> {
     pub fn reward(&self) -> Option<f64> {
         let given = self.replies.iter().filter_map(|reply| reply.reward);
         given.fold(None, |sum, reward| Some(sum.unwrap_or(0.0) + reward))
+    }
+
+    /// The sums of the parts of its rewards.
+    fn parts(&self) -> Vec<(String, f64)> {
+        let mut sums: Vec<(String, f64)> = Vec::new();
+        for (name, part) in self.replies.iter().flat_map(|reply| &reply.parts) {
+            match sums.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += part,
+                None => sums.push((name.clone(), *part)),
+            }
+        }
+        sums
     }
 
     fn what(&self, number: usize) -> What<'_> {
@@ -229,6 +243,16 @@ impl Environment {
                 Some(reward.as_f64().ok_or_else(|| "a `reward` that is not a number".to_owned())?)
             }
         };
+        let parts = match given("parts") {
+            None => Vec::new(),
+            Some(Value::Object(parts)) if reward.is_some() => {
+                let number = |(name, part): (&String, &Value)| Some((name.clone(), part.as_f64()?));
+                let parts: Option<Vec<_>> = parts.iter().map(number).collect();
+                parts.ok_or("`parts` that are not numbers by their names")?
+            }
+            Some(Value::Object(_)) => return Err("`parts` without a `reward`".to_owned()),
+            Some(_) => return Err("`parts` that are not numbers by their names".to_owned()),
+        };
         let done = match given("done") {
             None => false,
             Some(Value::Bool(done)) => *done,
@@ -238,7 +262,7 @@ impl Environment {
             return match (reward, done) {
                 (Some(_), _) => Err("a `reward` before the first action".to_owned()),
                 (_, true) => Err("`done` before the first action".to_owned()),
-                (None, false) => Ok(Reply { observation, reward, done }),
+                (None, false) => Ok(Reply { observation, reward, parts, done }),
             };
         }
         if observation.is_none() && !done {
@@ -249,7 +273,7 @@ impl Environment {
             Some(false) if reward.is_some() => Err("a `reward`, where others had none,".to_owned()),
             _ => {
                 self.rewards.set(Some(reward.is_some()));
-                Ok(Reply { observation, reward, done })
+                Ok(Reply { observation, reward, parts, done })
             }
         }
     }
@@ -272,16 +296,39 @@ impl Environment {
 
     /// Of an episode that is over: a number from 0 to 1, as all rewards are.
     pub fn reward(&self, episode: &Episode) -> Result<Option<f64>, EnvironmentError> {
+        episode.reward().map(|sum| self.bounded(episode, "rewards", sum)).transpose()
+    }
+
+    /// Of an episode that is over and has a reward: the parts of that, from 0 to 1 as well. There are those
+    /// that are `read`.
+    pub fn reward_parts(
+        &self,
+        episode: &Episode,
+        read: &[String],
+    ) -> Result<Vec<(String, f64)>, EnvironmentError> {
+        let parts = episode.parts();
+        if let Some(part) = read.iter().find(|part| parts.iter().all(|(name, _)| name != *part)) {
+            return Err(EnvironmentError::Part {
+                command: self.pool.command.clone(),
+                part: part.clone(),
+                prompt: episode.start.prompt.to_owned(),
+            });
+        }
+        let bounded = |(name, sum): (String, f64)| {
+            let sum = self.bounded(episode, &format!("parts `{name}` of rewards"), sum)?;
+            Ok((name, sum))
+        };
+        parts.into_iter().map(bounded).collect()
+    }
+
+    fn bounded(&self, episode: &Episode, of: &str, sum: f64) -> Result<f64, EnvironmentError> {
         // Sums of decimal fractions are seldom whole.
         const ROUNDING: f64 = 1e-9;
-        match episode.reward() {
-            Some(sum) if !(-ROUNDING..=1.0 + ROUNDING).contains(&sum) => Err(EnvironmentError::Reward {
-                command: self.pool.command.clone(),
-                sum,
-                prompt: episode.start.prompt.to_owned(),
-            }),
-            reward => Ok(reward.map(|sum| sum.clamp(0.0, 1.0))),
+        if (-ROUNDING..=1.0 + ROUNDING).contains(&sum) {
+            return Ok(sum.clamp(0.0, 1.0));
         }
+        let (command, prompt) = (self.pool.command.clone(), episode.start.prompt.to_owned());
+        Err(EnvironmentError::Reward { command, of: of.to_owned(), sum, prompt })
     }
 }
 

@@ -78,7 +78,7 @@ impl World {
 }
 
 fn reply(observation: &str, reward: Option<f64>, done: bool) -> Reply {
-    Reply { observation: Some(observation.to_owned()), reward, done }
+    Reply { observation: Some(observation.to_owned()), reward, parts: Vec::new(), done }
 }
 
 fn played() -> Vec<Vec<Reply>> {
@@ -173,6 +173,17 @@ fn nonsense_is_quoted_with_what_is_wrong() {
         (then("reply(request)"), 1, "no `observation`, though the episode is not `done`,"),
         (then("reply(request, observation='')"), 1, "no `observation`, though the episode is not `done`,"),
         (then("reply(request, done=True, reward='all')"), 1, "a `reward` that is not a number"),
+        (then("reply(request, done=True, parts={'a': 1})"), 1, "`parts` without a `reward`"),
+        (
+            then("reply(request, done=True, reward=1, parts=[1])"),
+            1,
+            "`parts` that are not numbers by their names",
+        ),
+        (
+            then("reply(request, done=True, reward=1, parts={'a': 'all'})"),
+            1,
+            "`parts` that are not numbers by their names",
+        ),
         (
             then("reply(request, observation='x', **({'reward': 0.5} if request['id'] else {}))"),
             1,
@@ -199,6 +210,37 @@ fn nonsense_is_quoted_with_what_is_wrong() {
         "reply(request, done=request['action'] == 'b', observation='x', reward=0.6 if request['action'] == 'b' else -0.1)",
     );
     World::new(&penalty, 60.0).play(&["a", "b"]).expect("half a point");
+}
+
+#[test]
+fn parts_of_rewards_are_sums_by_their_names() {
+    let of = |parts: &[(&str, f64)]| {
+        let parts = parts.iter().map(|(name, part)| ((*name).to_owned(), *part)).collect();
+        Reply { observation: None, reward: Some(0.0), parts, done: false }
+    };
+    let world = World::new("", 60.0);
+    let record = Map::new();
+    let start = Start { seed: 0, domain: "d", prompt: "sort", record: &record };
+    let parts = |replies: Vec<Reply>, read: &[&str]| {
+        let read: Vec<String> = read.iter().map(|name| (*name).to_owned()).collect();
+        let episode = Episode { replies, ..Episode::new(start) };
+        world.environment.reward_parts(&episode, &read).map_err(|error| error.to_string())
+    };
+    let replies = || vec![of(&[]), of(&[("form", 0.25)]), of(&[("length", 0.125), ("form", 0.5)])];
+    assert_eq!(
+        parts(replies(), &["form"]),
+        Ok(vec![("form".to_owned(), 0.75), ("length".to_owned(), 0.125)])
+    );
+    assert_eq!(
+        parts(replies(), &["form", "key"]).unwrap_err(),
+        "the environment `python3 env.py` gave a reward without the part `key`, which the objective reads, for the \
+         prompt \"sort\""
+    );
+    assert_eq!(
+        parts(vec![of(&[("form", 0.75)]), of(&[("form", 0.75)])], &[]).unwrap_err(),
+        "the environment `python3 env.py` gave parts `form` of rewards with a sum of 1.5 for the prompt \"sort\", \
+         which is not from 0 to 1"
+    );
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use mopd_compiler::plan::producers::{Derived, Once};
 use mopd_compiler::plan::{
-    Keep, ModelId, Objective, Panel, Producer, Reward, Rollout, Share, Train, Trainable, WeightFilter,
+    Keep, ModelId, Objective, Panel, Producer, Reward, RewardPart, Rollout, Share, Train, Trainable,
+    WeightFilter,
 };
 use tch::{Device, Kind};
 
@@ -260,11 +261,20 @@ impl Trial<'_> {
         self.run(Size::Cut { batch, own, others }, steps)
     }
 
+    /// One that says 1 of everything, with the parts of the domains' own.
+    fn reward(&self) -> Reward {
+        let any = || Reward::Regex { pattern: String::new(), field: String::new() };
+        let domains = self.train.mixture.iter().map(|share| &self.domains[share.domain.0 as usize]);
+        let names: BTreeSet<&str> = domains.flat_map(|domain| domain.verifier.parts()).collect();
+        let weight = 1.0 / names.len() as f64;
+        let part = |name: &&str| RewardPart { name: (*name).to_owned(), weight, reward: any() };
+        if names.is_empty() { any() } else { Reward::Parts { parts: names.iter().map(part).collect() } }
+    }
+
     fn run(&self, size: Size, steps: u32) -> Result<Taken> {
         let train = self.settings(size);
         // Verifiers of the author's are not asked about nonsense.
-        let verifier =
-            Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
+        let verifier = Verifier::new(&self.reward(), ".".as_ref())?;
         // A rollout serves as many steps as there are passes.
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);

@@ -16,7 +16,9 @@ use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
     Train, View,
 };
+use mopd_store::files::reason;
 use mopd_store::programs::Program;
+use mopd_store::regular;
 
 use self::cache::DataCache;
 use self::check::{check_evaluation, check_training, fits, idle_arms};
@@ -183,7 +185,13 @@ fn load(
     let verifier = Verifier::new(&domain.reward, places.base)?;
     let commands = domain.reward.commands().into_iter();
     let of = |(command, depends)| program(command, depends, places.base, FailureKind::Reward);
-    let programs: Vec<String> = commands.map(of).collect::<Result<_>>()?;
+    let mut programs: Vec<String> = commands.map(of).collect::<Result<_>>()?;
+    for file in domain.reward.files() {
+        let hash = regular::hash(&places.base.join(file), u64::MAX);
+        programs.push(hash.map_err(|error| {
+            Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)))
+        })?);
+    }
     let program = (!programs.is_empty()).then(|| programs.join(","));
     let trains = || stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains());
     let fields: Vec<Field> = verifier.needed();

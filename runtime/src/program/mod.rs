@@ -2,6 +2,7 @@
 //! is started, asked, restarted, and ended for sure.
 
 mod descendants;
+pub mod once;
 mod worker;
 
 use std::path::{Path, PathBuf};

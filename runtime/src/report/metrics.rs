@@ -110,6 +110,9 @@ pub struct Row {
     pub rollout_seconds: f64,
     pub scoring_seconds: f64,
     pub update_seconds: f64,
+    /// What each part of the verifier said, on average, where it has several: a column `reward.<name>` each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reward_parts: BTreeMap<String, f64>,
     /// The states of the objective, as the step began with them: a column `state.<name>` each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, f64>,
@@ -160,10 +163,15 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         scoring_seconds,
         update_seconds,
     );
-    let states: BTreeSet<&String> = rows.iter().flat_map(|row| row.states.keys()).collect();
-    table.extend(states.into_iter().map(|name| {
-        Column::new(format!("state.{name}"), rows.iter().map(|row| row.states.get(name).copied()))
-    }));
+    for (of, values) in [
+        ("reward", (|row| &row.reward_parts) as fn(&Row) -> &BTreeMap<String, f64>),
+        ("state", |row| &row.states),
+    ] {
+        let names: BTreeSet<&String> = rows.iter().flat_map(|row| values(row).keys()).collect();
+        table.extend(names.into_iter().map(|name| {
+            Column::new(format!("{of}.{name}"), rows.iter().map(|row| values(row).get(name).copied()))
+        }));
+    }
     parquet::write(table, path)
 }
 
@@ -217,6 +225,7 @@ mod tests {
             rollout_seconds: 0.0625,
             scoring_seconds: 0.03125,
             update_seconds: 0.03125,
+            reward_parts: BTreeMap::new(),
             states: BTreeMap::new(),
         }
     }
@@ -226,8 +235,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.parquet");
         let states = [("beta".to_owned(), 0.06)].into();
-        let routed =
-            Row { teacher: Some("specialist[sort]".to_owned()), divergence: Some(-0.04), states, ..row(1) };
+        let reward_parts = [("format".to_owned(), 0.75), ("accuracy".to_owned(), 0.25)].into();
+        let teacher = Some("specialist[sort]".to_owned());
+        let routed = Row { teacher, divergence: Some(-0.04), reward_parts, states, ..row(1) };
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let mut table = columns(&path).unwrap();
@@ -236,6 +246,13 @@ mod tests {
             (beta.name.as_str(), beta.values),
             ("state.beta", ColumnValues::Numbers(vec![None, Some(0.06)]))
         );
+        for (name, value) in [("reward.format", 0.75), ("reward.accuracy", 0.25)] {
+            let part = table.pop().unwrap();
+            assert_eq!(
+                (part.name.as_str(), part.values),
+                (name, ColumnValues::Numbers(vec![None, Some(value)]))
+            );
+        }
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> = table

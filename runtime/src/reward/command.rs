@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use super::{RewardError, RewardInput, Verdict};
+use super::{RewardError, RewardInput, Verdict, verdict};
 use crate::control::Control;
 use crate::program::{Failure, Pool, Unanswered, Worker};
 
@@ -65,13 +63,4 @@ impl Command {
             Failure::InvalidOutput { why, line } => RewardError::InvalidOutput { command, why, line },
         })
     }
-}
-
-/// What a reply says.
-fn verdict(reply: &Value) -> Result<Verdict, String> {
-    let reward = reply.get("reward").ok_or("no `reward`")?;
-    let reward = reward.as_f64().filter(|reward| (0.0..=1.0).contains(reward));
-    let reward = reward.ok_or("a `reward` that is not a number from 0 to 1")?;
-    let feedback = reply.get("feedback").and_then(Value::as_str).map(str::to_owned);
-    Ok(Verdict { reward, feedback, parts: Vec::new() })
 }

@@ -17,6 +17,14 @@ pub enum RewardError {
     Pattern { pattern: String, cause: String },
     #[error("the data has no {} `{field}` for the prompt {}", kind_name(*kind), quote(prompt))]
     Field { field: String, kind: FieldKind, prompt: String },
+    #[error("the JSON Schema {path} can't be read: {cause}")]
+    SchemaFile { path: String, cause: String },
+    #[error("{path} is not a JSON Schema that can be used: {cause}")]
+    Schema { path: String, cause: String },
+    #[error("the tests of a reward {cause}")]
+    Tests { cause: String, help: String },
+    #[error("{what}")]
+    Server { what: String, help: String },
     #[error("the reward command `{command}` cannot work with {setting}")]
     Setting { command: String, setting: String },
     #[error("the reward command `{command}` could not be started in {folder}: {cause}")]
@@ -64,6 +72,15 @@ impl RewardError {
         match self {
             RewardError::Pattern { cause, .. } => cause.clone(),
             RewardError::Field { field, .. } => format!("every line of the domain's data needs `{field}`"),
+            RewardError::SchemaFile { .. } => {
+                "paths are relative to the folder of the experiment's file".to_owned()
+            }
+            RewardError::Schema { .. } => {
+                "it must be a JSON Schema in one file; look-around and back-references of patterns are not \
+                 supported"
+                    .to_owned()
+            }
+            RewardError::Tests { help, .. } | RewardError::Server { help, .. } => help.clone(),
             RewardError::Setting { .. } => {
                 "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned()
             }

@@ -2,6 +2,9 @@
 
 mod command;
 mod error;
+mod http;
+mod json_schema;
+mod unit_tests;
 
 pub use error::RewardError;
 
@@ -37,7 +40,8 @@ pub struct Verdict {
 
 /// The verifier of one domain.
 ///
-/// It may be called from several threads at once. Built-in rewards are pure. A command has one process per
+/// It may be called from several threads at once. Built-in rewards are pure; code that is tested runs in
+/// processes of its own, one for each completion. A command has one process per
 /// thread that is inside [`Verifier::judge`] at the same time, started when first needed and kept: a verifier
 /// written in Python works on one batch at a time, so one process behind a lock would make stages that run
 /// side by side wait for each other, and a process that several threads wrote to could not say whose batch it
@@ -49,6 +53,9 @@ pub struct Verifier {
 enum Judge {
     Rule(Rule),
     Command(command::Command),
+    JsonSchema(Box<json_schema::JsonSchema>),
+    UnitTests(unit_tests::UnitTests),
+    Http(http::Http),
     Parts(Vec<Part>),
 }
 
@@ -87,6 +94,18 @@ impl Verifier {
                 let command = command::Command::new(command, *time_limit_seconds, *batch, base)?;
                 return Ok(Verifier { judge: Judge::Command(command) });
             }
+            plan::Reward::JsonSchema { schema } => {
+                let schema = json_schema::JsonSchema::new(schema, base)?;
+                return Ok(Verifier { judge: Judge::JsonSchema(Box::new(schema)) });
+            }
+            plan::Reward::UnitTests { field, time_limit_seconds } => {
+                let tests = unit_tests::UnitTests::new(field, *time_limit_seconds)?;
+                return Ok(Verifier { judge: Judge::UnitTests(tests) });
+            }
+            plan::Reward::Http { url, time_limit_seconds, batch, version: _ } => {
+                let http = http::Http::new(url, *time_limit_seconds, *batch)?;
+                return Ok(Verifier { judge: Judge::Http(http) });
+            }
             plan::Reward::Parts { parts } => {
                 let part = |plan::RewardPart { name, weight, reward }: &plan::RewardPart| {
                     let verifier = Verifier::new(reward, base)?;
@@ -107,7 +126,8 @@ impl Verifier {
             Judge::Rule(Rule::Regex { pattern, field }) => {
                 has_group(pattern).then_some(Field::text(field)).into_iter().collect()
             }
-            Judge::Command(_) => Vec::new(),
+            Judge::UnitTests(tests) => vec![Field::text(tests.field())],
+            Judge::Command(_) | Judge::JsonSchema(_) | Judge::Http(_) => Vec::new(),
             Judge::Parts(parts) => {
                 let mut needed: Vec<Field> = Vec::new();
                 for field in parts.iter().flat_map(|part| part.verifier.needed()) {
@@ -123,11 +143,19 @@ impl Verifier {
         }
     }
 
-    /// Whether it reads whole rows: a command gets them.
+    /// The names of the parts that it says something of.
+    pub fn parts(&self) -> Vec<&str> {
+        match &self.judge {
+            Judge::Parts(parts) => parts.iter().map(|part| part.name.as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it reads whole rows: commands and servers get them.
     pub fn reads_rows(&self) -> bool {
         match &self.judge {
-            Judge::Rule(_) => false,
-            Judge::Command(_) => true,
+            Judge::Rule(_) | Judge::JsonSchema(_) | Judge::UnitTests(_) => false,
+            Judge::Command(_) | Judge::Http(_) => true,
             Judge::Parts(parts) => parts.iter().any(|part| part.verifier.reads_rows()),
         }
     }
@@ -141,6 +169,11 @@ impl Verifier {
                 answers.iter().map(|answer| Ok(Verdict::of(rule.accepts(answer)?))).collect()
             }
             Judge::Command(command) => command.judge(answers, control),
+            Judge::JsonSchema(schema) => {
+                Ok(answers.iter().map(|answer| schema.judge(answer.completion)).collect())
+            }
+            Judge::UnitTests(tests) => tests.judge(answers, control),
+            Judge::Http(http) => http.judge(answers, control),
             Judge::Parts(parts) => {
                 let mut of_parts = Vec::with_capacity(parts.len());
                 for part in parts {
@@ -159,11 +192,21 @@ impl Verifier {
     /// commands.
     pub fn take_warnings(&self) -> Vec<String> {
         match &self.judge {
-            Judge::Rule(_) => Vec::new(),
+            Judge::Rule(_) | Judge::JsonSchema(_) | Judge::UnitTests(_) => Vec::new(),
             Judge::Command(command) => command.take_warnings(),
+            Judge::Http(http) => http.take_warnings(),
             Judge::Parts(parts) => parts.iter().flat_map(|part| part.verifier.take_warnings()).collect(),
         }
     }
+}
+
+/// What the reply of a program or a server says.
+fn verdict(reply: &Value) -> Result<Verdict, String> {
+    let reward = reply.get("reward").ok_or("no `reward`")?;
+    let reward = reward.as_f64().filter(|reward| (0.0..=1.0).contains(reward));
+    let reward = reward.ok_or("a `reward` that is not a number from 0 to 1")?;
+    let feedback = reply.get("feedback").and_then(Value::as_str).map(str::to_owned);
+    Ok(Verdict { reward, feedback, parts: Vec::new() })
 }
 
 impl Verdict {

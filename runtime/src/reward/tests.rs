@@ -1,6 +1,9 @@
 //! What each verifier accepts, and what is said about one that cannot judge. Commands are real processes.
 
+mod http;
+mod json_schema;
 mod parts;
+mod unit_tests;
 
 use std::fs;
 use std::path::PathBuf;

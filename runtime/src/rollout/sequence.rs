@@ -96,6 +96,11 @@ impl Sequence {
         self.correct_of.iter().find(|(known, _)| *known == role).map(|(_, right)| *right)
     }
 
+    /// What a part of the verifier said of it.
+    pub fn reward_part(&self, part: &str) -> Option<f64> {
+        self.reward_parts.iter().find(|(name, _)| name == part).map(|(_, reward)| *reward)
+    }
+
     /// Number of tokens that are trained on.
     pub fn trained(&self) -> usize {
         match &self.written {

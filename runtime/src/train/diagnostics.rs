@@ -110,6 +110,7 @@ pub fn diagnose(
                 .and_then(|weights| weights.get(range.start))
                 .map(|&weight| f64::from(weight)),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
+            reward_parts: reward_parts(own),
             dropped: dropped(index),
             unavailable: unavailable.as_ref().map(|missing| {
                 let missing = zip_equal(own, &missing[members]);
@@ -152,6 +153,16 @@ fn unavailable(batch: &Batch, sequences: usize) -> Option<Vec<bool>> {
 /// Those that are completions, not what was rejected of drafts.
 fn completions(own: &[Sequence]) -> impl Iterator<Item = &Sequence> {
     own.iter().filter(|sequence| !sequence.is_rejected())
+}
+
+/// What each part of the verifier said of the completions, on average; none of what some were not judged by.
+fn reward_parts(own: &[Sequence]) -> BTreeMap<String, f64> {
+    let names = completions(own).next().map_or(&[][..], |first| &first.reward_parts);
+    let mean = |name: &String| {
+        let said: Option<Vec<f64>> = completions(own).map(|sequence| sequence.reward_part(name)).collect();
+        said.map(|said| (name.clone(), said.iter().sum::<f64>() / said.len() as f64))
+    };
+    names.iter().filter_map(|(name, _)| mean(name)).collect()
 }
 
 /// Where completions are sampled with drafts: of the drafted tokens that were verified, the share that stood;
@@ -230,6 +241,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         rollout_seconds: numbers.seconds.rollout,
         scoring_seconds: numbers.seconds.scoring,
         update_seconds: numbers.seconds.update,
+        reward_parts: BTreeMap::new(),
         states: numbers.states.clone(),
     }
 }

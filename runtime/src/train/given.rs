@@ -49,10 +49,7 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
             values.map(Some).ok_or_else(|| missing("`correct` of a teacher", why, objective))
         }
         Signal::RewardPart { part } => {
-            let of = |sequence: &Sequence| {
-                let parts = sequence.reward_parts.iter();
-                parts.clone().find(|(name, _)| name == part).map(|(_, reward)| *reward as f32)
-            };
+            let of = |sequence: &Sequence| sequence.reward_part(part).map(|reward| reward as f32);
             let values: Option<Vec<f32>> = sequences.list.iter().map(of).collect();
             let why = "no verifier of parts judged the completions";
             values.map(Some).ok_or_else(|| missing(&format!("`reward.{part}`"), why, objective))

@@ -9,7 +9,7 @@ use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
 use crate::args::ExportArgs;
-use crate::metrics::{STATE, domain, gathered, number};
+use crate::metrics::{REWARD_PART, STATE, domain, gathered, number};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
@@ -121,6 +121,8 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
             events.add(numbers(&states, ""));
         }
         events.add(numbers(&OF_DOMAIN, &format!("/{domain}")));
+        let parts: Vec<&str> = metrics.columns(REWARD_PART).collect();
+        events.add(numbers(&parts, &format!("/{domain}")));
     }
     all
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Rounded;
-use crate::metrics::{SHARES, STATE, domain, gathered, number};
+use crate::metrics::{REWARD_PART, SHARES, STATE, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
@@ -187,7 +187,8 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
             })
         };
     let is = |column: &str, row: usize, name: &str| metrics.text(column, row) == name;
-    for metric in OF_DOMAIN {
+    let [reward, others @ ..] = OF_DOMAIN;
+    for metric in std::iter::once(reward).chain(metrics.columns(REWARD_PART)).chain(others) {
         for of in &domains {
             let own = of_domains.iter().filter(|rows| domain(metrics, rows[0]) == *of);
             let mut values = own.map(|rows| CurvePoint {
@@ -195,7 +196,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
                 value: number(metrics, metric, rows),
                 weight: Some(1.0),
             });
-            curves.series.extend(series(metric.into(), By::Domain, of, &mut values));
+            curves.series.extend(series(metric.to_owned().into(), By::Domain, of, &mut values));
         }
     }
     let of_steps = if routed { gathered(metrics, rows.iter().copied(), "stage") } else { Vec::new() };

@@ -231,6 +231,7 @@
 
   function learning(stage) {
     for (const { metric } of stage.series) {
+      if (metric.startsWith("reward.")) metrics[metric] ??= [`Part \`${metric.slice("reward.".length)}\` of the reward`, "mean of the part"];
       if (metric.startsWith("state.")) metrics[metric] ??= [`The state \`${metric.slice("state.".length)}\``, metric.slice("state.".length)];
     }
     const known = Object.keys(metrics).filter((metric) => stage.series.some((one) => one.metric === metric && one.by !== "teacher"));

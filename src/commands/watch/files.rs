@@ -196,6 +196,7 @@ fn read_by(plan: &Plan) -> Vec<String> {
     let mut paths = Vec::new();
     for domain in &plan.experiment.domains {
         paths.extend(domain.sources().map(|(_, DataSource { path, .. })| path.clone()));
+        paths.extend(domain.reward.files().into_iter().map(str::to_owned));
     }
     for model in &plan.experiment.models {
         match &model.stage {

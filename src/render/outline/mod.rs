@@ -10,7 +10,7 @@ use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::{Cost, Plan};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
-    Metric, Model, ModelId, Pretrained, PromptFormat, SettingMark, Stage, Tokenizer, Train,
+    Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage, Tokenizer, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
@@ -67,6 +67,7 @@ pub fn tree(
                 .flatten()
                 .map(|program| ("reward", made_of(program))),
         );
+        rows.extend(outside(&domain.reward));
         if !rows.is_empty() {
             out += &node(&format!("{} {}", style.bold("domain"), style.bold(&domain.name)), &rows, style);
         }
@@ -119,6 +120,7 @@ pub fn tree(
                 .flatten()
                 .map(|program| ("reward", made_of(program))),
         );
+        rows.extend(outside(&benchmark.reward));
         out += &node(&format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)), &rows, style);
     }
     for comparison in &experiment.comparisons {
@@ -155,6 +157,26 @@ fn made_of(program: &Program) -> String {
         }
     };
     format!("{files}; results do not follow {}", program.unseen.join(", "))
+}
+
+/// What a reward that is no program takes from outside of the experiment's file.
+fn outside(reward: &Reward) -> Rows {
+    let said = match reward {
+        Reward::JsonSchema { schema } => format!("the JSON Schema {schema}"),
+        Reward::UnitTests { .. } => {
+            "tests by `python3`; results do not follow its version and packages".to_owned()
+        }
+        Reward::Http { version: Some(version), .. } => {
+            format!("a server, version {version:?}; results follow what it answers by this version alone")
+        }
+        Reward::Http { version: None, .. } => "a server; results do not follow what it answers".to_owned(),
+        Reward::Parts(parts) => return parts.iter().flat_map(|part| outside(&part.reward)).collect(),
+        Reward::ExactMatch { .. }
+        | Reward::Numeric { .. }
+        | Reward::Regex { .. }
+        | Reward::Command { .. } => return Vec::new(),
+    };
+    vec![("reward", said)]
 }
 
 /// Of a domain, what is not just a file of prompts.

@@ -1,5 +1,13 @@
-//! Rewards of several parts, from the text to the trained weights.
+//! Rewards, from the text to the trained weights: of several parts, by schemas, tests and servers.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use super::states::curve;
 use super::{Bench, assert_says, text};
 
 /// A policy that is paid by one number of the verifier.
@@ -41,6 +49,7 @@ fn an_objective_reads_one_part() {
     bench.write("tiny.mopd", &source(&parts, "reward.letters"));
     let tables = bench.tables("parts", &[]);
     assert_eq!(tables[0]["metric"], "mean reward");
+    assert_says(&planned(&bench, &["--predict"]), &["predicted"]);
     let of_part = bench.student("parts");
     bench.write("tiny.mopd", &source(LETTERS, "reward"));
     assert_eq!(bench.tables("alone", &[])[0]["metric"], "pass@1");
@@ -79,4 +88,226 @@ fn a_program_may_be_a_part() {
     bench.edit("judge.py", "0.5", "2.5");
     let said = bench.fails(&["--out", "out"]);
     assert_says(&said, &["reward command", "judge.py"]);
+}
+
+/// Stages and evaluations that are computed.
+fn computed(bench: &Bench) -> usize {
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output).matches("\"stage_started\"").count()
+}
+
+fn planned(bench: &Bench, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(mopd_tests::mopd());
+    let output =
+        command.current_dir(bench.folder.path()).args(["plan", "tiny.mopd"]).args(arguments).output();
+    text(&output.expect("mopd starts"))
+}
+
+/// Each part has a curve of its own, the mean of what it says.
+#[test]
+fn parts_have_curves() {
+    let bench = Bench::new();
+    let parts = format!("parts(accuracy: exact_match, letters: {LETTERS}, weights: [0.75, 0.25])");
+    bench.write("tiny.mopd", &source(&parts, "reward.letters"));
+    bench.tables("out", &[]);
+    let [accuracy, letters, reward] =
+        ["reward.accuracy", "reward.letters", "reward"].map(|metric| curve(&bench, "out", metric));
+    assert!(accuracy != letters && letters.iter().any(|mean| *mean > 0.0), "{accuracy:?} {letters:?}");
+    for ((accuracy, letters), reward) in accuracy.iter().zip(&letters).zip(&reward) {
+        assert!((0.75 * accuracy + 0.25 * letters - reward).abs() < 1e-3, "{accuracy} {letters} {reward}");
+    }
+}
+
+/// One part decides as its verifier would alone.
+#[test]
+fn filters_and_edits_read_one_part() {
+    let parts = format!("parts(accuracy: exact_match, letters: {LETTERS}, weights: [0.75, 0.25])");
+    let trained = |reward: &str, read: &str, change: [&str; 2]| {
+        let bench = Bench::new();
+        bench.write("tiny.mopd", &source(reward, read));
+        bench.edit("tiny.mopd", change[0], &change[1].replace("READ", read));
+        // Also where all that is left of a group is right, there is something to learn.
+        bench.edit("tiny.mopd", &format!("mean({read}, over: group)) *"), "0.25) *");
+        bench.tables("out", &[]);
+        bench.student("out")
+    };
+    let rollout = "sample(n: 4, temperature: 1, max_tokens: 6)";
+    let edited = |edit: &str| format!("{rollout} |> {edit}");
+    let plain = trained(LETTERS, "reward", [rollout, rollout]);
+    let mut seen = vec![plain];
+    for edit in [
+        edited("keep(READ > 0.5)"),
+        edited("best(READ, of: 2)"),
+        edited("retry(until: READ > 0.5, at_most: 3)"),
+        format!(
+            "replay({rollout}, capacity: 8, share: 0.5, while: mean(READ, over: group) > 0.2, order: mean(READ, \
+             over: group))"
+        ),
+    ] {
+        let of_part = trained(&parts, "reward.letters", [rollout, &edit]);
+        assert!(of_part == trained(LETTERS, "reward", [rollout, &edit]), "{edit}");
+        assert!(!seen.contains(&of_part), "{edit}");
+        seen.push(of_part);
+    }
+    let filter = ["steps     = 4", "steps     = 4\n  filter    = mean(READ, over: group) < 1"];
+    assert!(trained(&parts, "reward.letters", filter) == trained(LETTERS, "reward", filter));
+    // A part that nobody has.
+    let bench = Bench::new();
+    bench.write("tiny.mopd", &source(&parts, "reward.letters"));
+    bench.edit("tiny.mopd", rollout, &edited("keep(reward.form > 0.5)"));
+    let said = text(&bench.run(&[]));
+    assert_says(&said, &["the reward of the domain `copy` has no part `form`", "accuracy, letters"]);
+}
+
+#[test]
+fn a_schema_judges_and_its_content_is_known() {
+    let bench = Bench::new();
+    bench.write("tiny.mopd", &source("json_schema(\"answer.json\")", "reward"));
+    assert_says(
+        &bench.fails(&[]),
+        &[
+            "the JSON Schema answer.json can't be read",
+            "domain copy {",
+            "the folder of the experiment's file",
+        ],
+    );
+    bench.write("answer.json", "{\"$ref\": \"other.json\"}");
+    let said = bench.fails(&["--format", "json"]);
+    assert!(said.contains("`$ref` to another file or address (other.json)"), "{said}");
+    assert!(!said.contains("stage_started"), "{said}");
+    bench.write("answer.json", "{\"type\": \"object\"}");
+    assert_says(&planned(&bench, &[]), &["the JSON Schema answer.json"]);
+    assert!(computed(&bench) > 0);
+    assert_eq!(computed(&bench), 0);
+    let tables = bench.tables("out", &[]);
+    assert_eq!(tables[0]["metric"], "pass@1");
+    // Another name of the same file is the same; another content is not.
+    std::fs::rename(bench.path("answer.json"), bench.path("moved.json")).expect("renamed");
+    bench.edit("tiny.mopd", "answer.json", "moved.json");
+    assert_eq!(computed(&bench), 0);
+    bench.write("moved.json", "{\"type\": \"number\"}");
+    assert!(computed(&bench) > 0);
+}
+
+#[test]
+fn tests_judge_what_is_written() {
+    let bench = Bench::new();
+    bench.write("tiny.mopd", &source("unit_tests(tests, time_limit: 20)", "reward"));
+    assert_says(
+        &bench.fails(&[]),
+        &["copy.test.jsonl:1", "the field `tests` is missing", "every line needs `tests`"],
+    );
+    for file in ["copy.jsonl", "copy.test.jsonl"] {
+        // What the student says is seldom a program; nothing at all is one.
+        bench.edit(file, "\"answer\":", "\"tests\": \"assert 1 + 1 == 2\", \"answer\":");
+        bench.edit(file, "\"answer\": \"", "\"answer\": \"0#");
+    }
+    bench.edit("tiny.mopd", "steps = 20", "steps = 60");
+    assert_says(&planned(&bench, &[]), &["tests by `python3`"]);
+    let first = bench.tables("first", &["--fresh"]);
+    assert_eq!(first[0]["metric"], "pass@1");
+    assert_eq!(first, bench.tables("second", &["--fresh"]));
+    assert!(bench.student("first") == bench.student("second"));
+    // Nobody waits for a run that can't judge.
+    let mut command = bench.command(&["--out", "out", "--format", "json"]);
+    let output = command.env("PATH", bench.path("nowhere")).output().expect("mopd starts");
+    let said = text(&output);
+    assert!(said.contains("need `python3`") && !said.contains("stage_started"), "{said}");
+}
+
+/// A server that gives half of a point for each of the first three letters of the alphabet, at most one; what
+/// it was asked is counted.
+fn serve(answer: impl Fn(&[Value]) -> String + Send + Sync + 'static) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/judge", listener.local_addr().expect("its address"));
+    let (asked, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(answer));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, answer, count) = (stream.expect("a connection"), answer.clone(), count.clone());
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().expect("a copy"));
+                let mut length = 0;
+                loop {
+                    let mut line = String::new();
+                    if reader.read_line(&mut line).expect("a line") <= 2 {
+                        break;
+                    }
+                    if let Some(found) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                        length = found.trim().parse().expect("a length");
+                    }
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).expect("a body");
+                count.fetch_add(1, Ordering::Relaxed);
+                let list: Vec<Value> = serde_json::from_slice(&body).expect("a list");
+                let said = answer(&list);
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", said.len());
+                stream.write_all(format!("{head}{said}").as_bytes()).expect("an answer");
+            });
+        }
+    });
+    (url, asked)
+}
+
+fn letters(list: &[Value]) -> String {
+    let of = |one: &Value| {
+        let completion = one["completion"].as_str().expect("a text");
+        assert!(one["record"]["answer"].is_string() && one["prompt"].is_string(), "{one}");
+        completion.chars().filter(|letter| "abc".contains(*letter)).take(2).count() as f64 / 2.0
+    };
+    serde_json::to_string(&list.iter().map(of).collect::<Vec<f64>>()).expect("numbers")
+}
+
+/// The same rewards as those of a program that judges alike train the same weights.
+#[test]
+fn a_server_judges_as_a_program_does() {
+    let (url, asked) = serve(letters);
+    let bench = Bench::new();
+    bench.write("tiny.mopd", &source("http(env(\"JUDGE_URL\"), batch: 3, version: \"1\")", "reward"));
+    let unset = bench.command(&["--format", "json"]).env_remove("JUDGE_URL").output().expect("mopd starts");
+    let said = text(&unset);
+    assert!(said.contains("the environment variable JUDGE_URL") && !said.contains("stage_started"), "{said}");
+    assert_says(&planned(&bench, &[]), &["a server, version \"1\""]);
+    let run = |url: &str| {
+        let mut command = bench.command(&["--out", "http", "--format", "json"]);
+        let output = command.env("JUDGE_URL", url).output().expect("mopd starts");
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output).matches("\"stage_started\"").count()
+    };
+    assert!(run(&url) > 0 && asked.load(Ordering::Relaxed) > 10);
+    // Where the server is, the key does not say; its version, it does.
+    let before = asked.load(Ordering::Relaxed);
+    assert_eq!(run("http://127.0.0.1:1/"), 0);
+    let weights = bench.student("http");
+    bench.edit("tiny.mopd", "version: \"1\"", "version: \"2\"");
+    assert!(run(&url) > 0 && asked.load(Ordering::Relaxed) > before);
+    assert!(bench.student("http") == weights);
+    bench.write(
+        "judge.py",
+        "import json, sys\n\
+         for line in sys.stdin:\n    \
+             asked = json.loads(line)\n    \
+             letters = [letter for letter in asked['completion'] if letter in 'abc']\n    \
+             print(json.dumps({'id': asked['id'], 'reward': len(letters[:2]) / 2}), flush=True)\n",
+    );
+    bench.write("tiny.mopd", &source("command(\"python3 judge.py\")", "reward"));
+    bench.tables("command", &[]);
+    assert!(bench.student("command") == weights);
+}
+
+#[test]
+fn a_server_that_fails_is_named_with_what_it_said() {
+    let bench = Bench::new();
+    let (url, _) = serve(|list| format!("[{}]", vec!["2"; list.len()].join(", ")));
+    bench.write("tiny.mopd", &source(&format!("http(\"{url}\")"), "reward"));
+    assert_says(
+        &bench.fails(&[]),
+        &["gave an invalid answer: a `reward` that is not a number from 0 to 1 at place 0", "domain copy {"],
+    );
+    bench.write("tiny.mopd", &source("http(\"http://127.0.0.1:1/judge\")", "reward"));
+    let said = bench.fails(&["--out", "out"]);
+    assert_says(&said, &["http://127.0.0.1:1/judge could not be reached", "start the server before the run"]);
 }

@@ -23,8 +23,8 @@ fn held() -> Bench {
     bench
 }
 
-/// What the page of a run holds of the curve of one state.
-fn curve(bench: &Bench, out: &str, state: &str) -> Vec<f64> {
+/// What the page of a run holds of one curve of the student.
+pub fn curve(bench: &Bench, out: &str, metric: &str) -> Vec<f64> {
     let output = Command::new(mopd_tests::mopd())
         .current_dir(bench.folder.path())
         .args(["report", out])
@@ -38,7 +38,7 @@ fn curve(bench: &Bench, out: &str, state: &str) -> Vec<f64> {
     let stages = data["stages"].as_array().expect("stages");
     let student = stages.iter().find(|stage| stage["name"] == "student").expect("the student");
     let mut series = student["series"].as_array().expect("series").iter();
-    let own = series.find(|series| series["metric"] == format!("state.{state}")).expect("its curve");
+    let own = series.find(|series| series["metric"] == metric).expect("its curve");
     own["mean"].as_array().expect("points").iter().map(|point| point.as_f64().expect("a number")).collect()
 }
 
@@ -48,7 +48,7 @@ fn states_are_in_checkpoints_and_in_the_report() {
     let bench = held();
     bench.edit("tiny.mopd", "steps     = 6", "steps     = 120");
     bench.tables("expected", &[]);
-    let (student, betas) = (bench.student("expected"), curve(&bench, "expected", "beta"));
+    let (student, betas) = (bench.student("expected"), curve(&bench, "expected", "state.beta"));
     assert!(betas[0] == 0.5 && betas.windows(2).all(|pair| pair[0] != pair[1]), "{betas:?}");
     std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
     for (signal, step) in [("-INT", 10), ("-TERM", 50)] {
@@ -59,7 +59,7 @@ fn states_are_in_checkpoints_and_in_the_report() {
     let output = bench.run(&["--out", "out", "--format", "json"]);
     assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
     assert!(bench.student("out") == student, "other weights");
-    assert_eq!(curve(&bench, "out", "beta"), betas);
+    assert_eq!(curve(&bench, "out", "state.beta"), betas);
 }
 
 /// With adapters, several passes and parts of a batch, and another first value trains other weights.
@@ -72,7 +72,7 @@ fn states_go_with_adapters_and_passes() {
         "  prompts   = 8\n  passes = 2\n  adapter = lora(rank: 2, alpha: 4, targets: [attention])\n",
     );
     bench.tables("first", &[]);
-    assert_eq!(curve(&bench, "first", "beta").len(), 6);
+    assert_eq!(curve(&bench, "first", "state.beta").len(), 6);
     bench.edit("tiny.mopd", "state beta = 0.5 then", "state beta = 0.6 then");
     bench.tables("other", &[]);
     assert!(bench.student("first") != bench.student("other"));
@@ -148,7 +148,7 @@ objective eager {
     );
     bench.tables("expected", &[]);
     let student = bench.student("expected");
-    let [copy, last] = ["gap.copy", "gap.last"].map(|state| curve(&bench, "expected", state));
+    let [copy, last] = ["state.gap.copy", "state.gap.last"].map(|state| curve(&bench, "expected", state));
     assert!(copy[0] == 1.0 && last[0] == 1.0 && copy != last, "{copy:?} {last:?}");
     std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
     for (signal, step) in [("-INT", 7), ("-TERM", 40)] {
@@ -159,7 +159,7 @@ objective eager {
     let output = bench.run(&["--out", "out", "--format", "json"]);
     assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
     assert!(bench.student("out") == student, "other weights");
-    assert_eq!(curve(&bench, "out", "gap.copy"), copy);
+    assert_eq!(curve(&bench, "out", "state.gap.copy"), copy);
     bench.edit("tiny.mopd", "0.01 + state.gap", "0.02 + state.gap");
     bench.tables("other", &[]);
     assert!(bench.student("other") != student);

@@ -116,6 +116,36 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     );
 }
 
+/// An environment's rewards may have parts, which the domain's reward names.
+#[test]
+fn an_environment_gives_parts() {
+    let bench = bench();
+    let program = fs::read_to_string(bench.path("tiny.mopd")).expect("the program");
+    let rewards = "parts(key: exact_match(key), form: regex(\".\"), weights: equal)";
+    let objective = "objective paid {
+  term policy = -(reward.form - mean(reward.form, over: group)) * live student.logp
+  reduce      = mean(token) then mean(sequence)
+}
+";
+    let expert = program.lines().position(|line| line.starts_with("model expert")).expect("an expert");
+    let lines: Vec<&str> = program.lines().collect();
+    let end = expert + lines[expert..].iter().position(|line| *line == "}").expect("its end");
+    let trained = "model expert = distill(start) {
+  objective = paid
+  rollout = turns(\"python3 lookup/environment.py\", at_most: 2, sample(n: 4, temperature: 1, max_tokens: 2))
+  prompts = 4
+  steps = 3
+  lr = 1e-3
+}";
+    let text_of = [&lines[..expert], &[objective, trained], &lines[end + 1..]].concat().join("\n");
+    bench.write("tiny.mopd", &text_of.replace("reward = exact_match(key)", &format!("reward = {rewards}")));
+    let said = bench.fails(&[]);
+    assert_says(&said, &["gave a reward without the part `form`", "\"parts\": {\"form\": 0.5}"]);
+    bench.edit("lookup/environment.py", "\"reward\":", "\"parts\": {\"form\": 0.25}, \"reward\":");
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
 /// What is not known of an environment is not asked: its program isn't started.
 #[test]
 fn a_prediction_plays_without_the_environment() {

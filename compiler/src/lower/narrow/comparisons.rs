@@ -30,7 +30,7 @@ impl Settings<'_> {
                 self.refuse::<()>(*origin, construct);
             }
         }
-        let reward = self.reward(reward, *origin)?;
+        let reward = executable_reward(reward);
         let prompts = DataSource::file(prompts.clone());
         Some(Domain {
             name: name.clone(),
@@ -130,7 +130,7 @@ impl Settings<'_> {
 }
 
 fn is_verdict(reward: &wide::Reward) -> bool {
-    executable_reward(reward).is_ok_and(|reward| reward.is_verdict())
+    executable_reward(reward).is_verdict()
 }
 
 /// What is not the score itself: that is pass@1 where rewards are verdicts.

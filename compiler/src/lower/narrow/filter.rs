@@ -31,7 +31,8 @@ pub fn with(
     let known = |signal: &Signal| {
         let of_completions = matches!(signal, Signal::Length | Signal::Truncated | Signal::Position);
         of_completions
-            || matches!(signal, Signal::Reward | Signal::Correct | Signal::Progress | Signal::Step)
+            || signal.is_of_reward()
+            || matches!(signal, Signal::Progress | Signal::Step)
             || matches!(signal, Signal::Measured { .. })
             || (axis > Axis::Group && of_student(signal))
     };

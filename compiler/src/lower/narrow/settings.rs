@@ -11,7 +11,7 @@ use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
     Architecture, Axis, DataSource, Domain, Evaluation, Joint, Learner, Model, Origin, OwnData, Recipe,
-    Reward, RewardPart, Rollout, Sampling, Scorers, Share, Stage, Train, Trainable, Validation,
+    Reward, RewardPart, Rollout, Sampling, Scorers, Secret, Share, Stage, Train, Trainable, Validation,
 };
 use crate::refusal::Origins;
 
@@ -50,7 +50,7 @@ impl<'a> Settings<'a> {
         let prompts = self.source(prompts, columns);
         let tests = tests.as_ref().map(|tests| self.source(tests, columns));
         let validation = validation.as_ref().map(|validation| self.source(validation, columns));
-        let reward = self.reward(reward, *origin);
+        let reward = executable_reward(reward);
         let tests = match tests {
             Some(tests) => Some(tests?),
             None => None,
@@ -66,7 +66,7 @@ impl<'a> Settings<'a> {
             tests,
             validation,
             format,
-            reward: reward?,
+            reward,
             share: *share,
             limit,
             origin: *origin,
@@ -94,13 +94,6 @@ impl<'a> Settings<'a> {
             filter,
             limit: *limit,
         })
-    }
-
-    pub(super) fn reward(&mut self, reward: &wide::Reward, origin: Origin) -> Option<Reward> {
-        match executable_reward(reward) {
-            Ok(reward) => Some(reward),
-            Err(construct) => self.refuse(origin, construct),
-        }
     }
 
     pub fn model(&mut self, model: &'a wide::Model) -> Option<Model<&'a wide::Train>> {
@@ -339,9 +332,8 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// Or what it is called that this version can't run.
-pub(super) fn executable_reward(reward: &wide::Reward) -> Result<Reward, &'static str> {
-    Ok(match reward {
+pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
+    match reward {
         wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
         wide::Reward::Numeric { field, tolerance } => {
             Reward::Numeric { field: field.clone(), tolerance: *tolerance }
@@ -355,17 +347,27 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Result<Reward, &'stati
             batch: *batch,
             depends: depends.clone(),
         },
-        wide::Reward::JsonSchema { .. } => return Err("the reward `json_schema`"),
-        wide::Reward::UnitTests { .. } => return Err("the reward `unit_tests`"),
-        wide::Reward::Http { .. } => return Err("the reward `http`"),
+        wide::Reward::JsonSchema { schema } => Reward::JsonSchema { schema: schema.clone() },
+        wide::Reward::UnitTests { field, time_limit_seconds } => {
+            Reward::UnitTests { field: field.clone(), time_limit_seconds: *time_limit_seconds }
+        }
+        wide::Reward::Http { url, time_limit_seconds, batch, version } => Reward::Http {
+            url: match url {
+                wide::Secret::Text(text) => Secret::Text(text.clone()),
+                wide::Secret::Environment(name) => Secret::Environment(name.clone()),
+            },
+            time_limit_seconds: *time_limit_seconds,
+            batch: *batch,
+            version: version.clone(),
+        },
         wide::Reward::Parts(parts) => {
             let part = |wide::RewardPart { name, weight, reward }: &wide::RewardPart| {
                 let (name, weight) = (name.clone(), *weight);
-                Ok(RewardPart { name, weight, reward: executable_reward(reward)? })
+                RewardPart { name, weight, reward: executable_reward(reward) }
             };
-            Reward::Parts { parts: parts.iter().map(part).collect::<Result<_, &'static str>>()? }
+            Reward::Parts { parts: parts.iter().map(part).collect() }
         }
-    })
+    }
 }
 
 pub(super) fn evaluation(evaluation: &wide::Evaluation) -> Evaluation {

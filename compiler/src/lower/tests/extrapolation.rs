@@ -165,12 +165,4 @@ fn what_it_does_not_go_with_is_refused() {
         refusals(|experiment| experiment.benchmarks[0].metrics = vec![Metric::PassAt(1), Metric::Length]),
         supported("the metric `length` of the benchmark `quick`, by whose mean reward a stage goes,")
     );
-    assert_eq!(
-        refusals(|experiment| {
-            let reward = Reward::JsonSchema { schema: "s.json".into() };
-            let part = RewardPart { name: "form".into(), weight: 1.0, reward };
-            experiment.benchmarks[0].reward = Reward::Parts(vec![part]);
-        }),
-        supported("the reward `json_schema`")
-    );
 }

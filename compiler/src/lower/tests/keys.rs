@@ -219,6 +219,26 @@ fn the_keys_of_results_do_not_know_paths() {
         compiled(&experiment).stages.into_iter().map(|stage| stage.content_key).collect::<Vec<_>>()
     };
     assert_eq!(keys(&["rules"]), keys(&["elsewhere/rules"]));
+    let rewarded = |reward: Reward| {
+        let mut experiment = experiment();
+        experiment.domains[0].reward = reward;
+        compiled(&experiment).stages.into_iter().map(|stage| stage.content_key).collect::<Vec<_>>()
+    };
+    // A schema's content is added when it is read.
+    let schema = |path: &str| rewarded(Reward::JsonSchema { schema: path.into() });
+    assert_eq!(schema("a.json"), schema("b.json"));
+    assert_ne!(schema("a.json"), keys(&[]));
+    // Nothing of a server can be read.
+    let server = |url: Secret, version: Option<&str>| {
+        let version = version.map(str::to_owned);
+        rewarded(Reward::Http { url, time_limit_seconds: 1.0, batch: 8, version })
+    };
+    let text = |url: &str| Secret::Text(url.into());
+    let known = server(text("http://a"), None);
+    assert_eq!(known, server(text("http://a"), None));
+    let others = [server(text("http://b"), None), server(text("http://a"), Some("1"))];
+    let variable = server(Secret::Environment("A".into()), None);
+    assert!(others.iter().chain([&variable]).all(|other| *other != known) && others[0] != others[1]);
     // Two domains that differ in nothing but their files: who teaches which is told apart by their places.
     let swapped = |experiment: &mut Experiment| {
         let teachers = &mut trained(experiment, 4).teachers;

@@ -905,11 +905,6 @@ fn stages() {
 
 #[test]
 fn the_run_its_domains_and_its_tables() {
-    let schema = Reward::JsonSchema { schema: "s.json".into() };
-    assert_eq!(
-        refusals(|experiment| experiment.domains[0].reward = schema),
-        supported("the reward `json_schema`")
-    );
     let metrics = vec![Metric::PassAt(8), Metric::Entropy];
     assert_eq!(
         refusals(|experiment| experiment.comparisons[0].metrics = metrics),

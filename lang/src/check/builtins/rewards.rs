@@ -28,18 +28,20 @@ builtins! { Reward: RewardName, RewardCall {
         depends: Option<Dependencies>,
     },
 
-    /// 1 if the completion is JSON that a schema accepts.
+    /// 1 if the completion is JSON that a JSON Schema in a file accepts; it may stand in a fence of
+    /// Markdown.
     #[usage = "json_schema(\"schema.json\")"]
     json_schema => JsonSchema { schema: Text },
 
-    /// The share of the tests in a field of the data that the completion passes. `time_limit` is in seconds.
+    /// 1 if the completion's Python code passes the tests in a field of the data. `time_limit` is in seconds.
     #[usage = "unit_tests(tests, time_limit: 10)"]
     unit_tests => UnitTests { field: Field, time_limit: Seconds = 30.0 },
 
-    /// A server of yours returns a number from 0 to 1. `time_limit` is in seconds, `batch` is the number of
-    /// requests at once.
-    #[usage = "http(env(\"JUDGE_URL\"), time_limit: 10)"]
-    http => Http { url: Secret, time_limit: Seconds = 30.0, batch: Count = 256 },
+    /// A server of yours returns a number from 0 to 1 for each of a JSON list of completions. `time_limit` is
+    /// in seconds, `batch` is the number of completions in a request. What the server answers can't be known
+    /// before the run: another `version` recomputes rewards.
+    #[usage = "http(env(\"JUDGE_URL\"), time_limit: 10, version: \"1\")"]
+    http => Http { url: Secret, time_limit: Seconds = 30.0, batch: Count = 256, version: Option<Text> },
 
     /// Several rewards and their weights; each can be read as `reward.<name>`.
     #[usage = "parts(accuracy: numeric, format: regex(\"...\"), weights: [0.8, 0.2])"]

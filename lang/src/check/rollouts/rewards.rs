@@ -77,15 +77,35 @@ impl Checker {
                 let depends = self.read(given.depends, env)?.unwrap_or_default();
                 Reward::Command { command, time_limit_seconds, batch, depends }
             }
-            RewardCall::JsonSchema(given) => Reward::JsonSchema { schema: self.read(given.schema, env)? },
+            RewardCall::JsonSchema(given) => {
+                let schema = self.read(given.schema, env)?;
+                if schema.trim().is_empty() {
+                    let text = "an empty text names no schema";
+                    self.report(Diagnostic::error(Code::OutOfRange, given.call.span, text));
+                    return None;
+                }
+                Reward::JsonSchema { schema }
+            }
             RewardCall::UnitTests(given) => {
                 let field = self.read(given.field, env)?;
                 Reward::UnitTests { field, time_limit_seconds: self.read(given.time_limit, env)? }
             }
             RewardCall::Http(given) => {
                 let url = self.read(given.url, env)?;
+                if let Secret::Text(text) = &url
+                    && !is_address(text)
+                {
+                    let text = "this is not the address of a server";
+                    self.report(
+                        Diagnostic::error(Code::OutOfRange, given.call.span, text).help(
+                            "it looks like `http://localhost:8000/judge`, and is text in quotes or `env(\"NAME\")`",
+                        ),
+                    );
+                    return None;
+                }
                 let time_limit_seconds = self.read(given.time_limit, env)?;
-                Reward::Http { url, time_limit_seconds, batch: self.read(given.batch, env)? }
+                let (batch, version) = (self.read(given.batch, env)?, self.read(given.version, env)?);
+                Reward::Http { url, time_limit_seconds, batch, version }
             }
             RewardCall::Parts(given) => return self.reward_parts(given, env),
         })
@@ -214,4 +234,11 @@ impl Checker {
         }
         Some(Value::Secret(Secret::Environment(name)))
     }
+}
+
+/// Whether it names a host that speaks HTTP; who reads it whole says the rest.
+fn is_address(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    host.is_some_and(|host| !host.is_empty()) && !text.contains(char::is_whitespace)
 }

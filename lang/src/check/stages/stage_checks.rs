@@ -261,7 +261,10 @@ impl Checker {
     fn check_reward_parts(&mut self, train: &Train) -> bool {
         let mut read: Vec<(String, Origin)> = Vec::new();
         let adaptive = self.read_after_steps(train);
-        for part in train.objective.formulas().into_iter().chain(&adaptive).flat_map(Formula::parts) {
+        let decides = train.rollouts().into_iter().flat_map(Rollout::decides_by);
+        let decides = decides.chain(&train.filter).chain(&train.priority);
+        let formulas = train.objective.formulas().into_iter().chain(&adaptive).chain(decides);
+        for part in formulas.flat_map(Formula::parts) {
             if let FormulaKind::Signal(Signal::RewardPart { part: name }) = &part.0.kind {
                 read.push((name.clone(), part.0.origin));
             }

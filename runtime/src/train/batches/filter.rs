@@ -10,6 +10,7 @@ use super::{Batch, Batches, Group, shuffle};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::Purpose;
+use crate::rollout::Sequence;
 use crate::train::Stage;
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
@@ -95,9 +96,24 @@ pub(super) fn judged(stage: &Stage, sequences: &Sequences, step: u32) -> batch::
     let list = &sequences.list;
     let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
     let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
+    let mut signals = vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)];
+    // Those that all verifiers have which judged some of them.
+    for (part, _) in list
+        .iter()
+        .find(|sequence| !sequence.reward_parts.is_empty())
+        .iter()
+        .flat_map(|sequence| &sequence.reward_parts)
+    {
+        let of = |sequence: &Sequence| match sequence.reward {
+            None => Some(0.0),
+            Some(_) => sequence.reward_part(part).map(|reward| reward as f32),
+        };
+        let values: Option<Vec<f32>> = list.iter().map(of).collect();
+        signals.extend(values.map(|values| (Signal::RewardPart { part: part.clone() }, values)));
+    }
     batch::Batch {
         layout: sequences.layout.clone(),
-        signals: vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)],
+        signals,
         step,
         steps: stage.steps,
         ..batch::Batch::default()

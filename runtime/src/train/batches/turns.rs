@@ -5,7 +5,7 @@ use mopd_compiler::expr::batch::{self, Layout};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{ExpertTurns, Turns};
-use mopd_compiler::plan::{Formula, Moving, Sampling};
+use mopd_compiler::plan::{Formula, Moving, Sampling, Signal};
 use serde_json::{Map, Value};
 
 use super::sample::{Numbered, in_groups, judge_by};
@@ -199,12 +199,17 @@ impl OfTurns {
         episodes: &[Episode],
     ) -> Result<Vec<Sequence>> {
         let mut list = Vec::with_capacity(played.len());
+        let signals = batch.stage.train.objective.signals();
+        let read: Vec<String> = signals.into_iter().filter_map(part).collect();
         for (one, episode) in zip_equal(played, episodes) {
-            let reward = match &self.environment {
-                Some(environment) => environment.reward(episode)?,
-                None => None,
-            };
-            list.push(Sequence { truncated: !episode.done(), reward, ..one.sequence() });
+            let (mut reward, mut reward_parts) = (None, Vec::new());
+            if let Some(environment) = &self.environment {
+                reward = environment.reward(episode)?;
+                if reward.is_some() {
+                    reward_parts = environment.reward_parts(episode, &read)?;
+                }
+            }
+            list.push(Sequence { truncated: !episode.done(), reward, reward_parts, ..one.sequence() });
         }
         if self.judged && list.iter().all(|sequence| sequence.reward.is_none()) {
             // An answer stands where a trajectory ends.
@@ -218,6 +223,14 @@ impl OfTurns {
             list.iter_mut().for_each(|sequence| cut(sequence, turns));
         }
         Ok(list)
+    }
+}
+
+/// The part of the reward that it is.
+fn part(signal: Signal) -> Option<String> {
+    match signal {
+        Signal::RewardPart { part } => Some(part),
+        _ => None,
     }
 }
 

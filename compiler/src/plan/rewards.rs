@@ -1,0 +1,106 @@
+//! Rewards of domains.
+
+use serde::{Deserialize, Serialize};
+
+/// How a completion is judged. Rewards are in [0, 1].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reward {
+    /// 1 where the completion equals the data field.
+    ExactMatch { field: String },
+    /// 1 where both parse as numbers that differ by at most `tolerance`.
+    Numeric { field: String, tolerance: f64 },
+    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals
+    /// the data field.
+    Regex { pattern: String, field: String },
+    /// A worker process that speaks JSON lines (see the book, "Rewards").
+    Command {
+        command: String,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// Files and folders that it reads besides its own sources, relative to the source file.
+        #[serde(default)]
+        depends: Vec<String>,
+    },
+    /// 1 where the completion is JSON that the schema accepts, a file relative to the source file.
+    JsonSchema { schema: String },
+    /// 1 where the completion's Python code passes the tests in the data field.
+    UnitTests { field: String, time_limit_seconds: f64 },
+    /// A server (see the book, "Rewards").
+    Http {
+        url: Secret,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// Of what it answers: a part of keys, and nothing else.
+        version: Option<String>,
+    },
+    /// The weighted sum of what others say of the completion. The weights add up to 1.
+    Parts { parts: Vec<RewardPart> },
+}
+
+/// A text that is written in the file or read from the environment when the run starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Secret {
+    Text(String),
+    /// The name of a variable.
+    Environment(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RewardPart {
+    /// Unlike those of the other parts.
+    pub name: String,
+    pub weight: f64,
+    pub reward: Reward,
+}
+
+impl Reward {
+    /// The same without paths that only say where something lies.
+    pub fn without_paths(&self) -> Reward {
+        let mut reward = self.clone();
+        match &mut reward {
+            Reward::Command { depends, .. } => depends.clear(),
+            Reward::Parts { parts } => {
+                parts.iter_mut().for_each(|part| part.reward = part.reward.without_paths());
+            }
+            Reward::JsonSchema { schema } => schema.clear(),
+            Reward::ExactMatch { .. }
+            | Reward::Numeric { .. }
+            | Reward::Regex { .. }
+            | Reward::UnitTests { .. }
+            | Reward::Http { .. } => {}
+        }
+        reward
+    }
+
+    /// Whether it is 0 or 1 whatever the completion: then its mean is a share, pass@1.
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Reward::ExactMatch { .. }
+            | Reward::Numeric { .. }
+            | Reward::Regex { .. }
+            | Reward::JsonSchema { .. }
+            | Reward::UnitTests { .. } => true,
+            Reward::Command { .. } | Reward::Http { .. } | Reward::Parts { .. } => false,
+        }
+    }
+
+    /// The programs that judge, each with what it reads beside its own sources.
+    pub fn commands(&self) -> Vec<(&str, &[String])> {
+        match self {
+            Reward::Command { command, depends, .. } => vec![(command, depends)],
+            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The files that it reads itself.
+    pub fn files(&self) -> Vec<&str> {
+        match self {
+            Reward::JsonSchema { schema } => vec![schema],
+            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.files()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}

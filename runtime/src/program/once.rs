@@ -1,0 +1,77 @@
+//! A process that runs once and says with its end how it went.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::descendants::Mark;
+use crate::control::Control;
+
+/// How often it is looked whether it has ended.
+const TICK: Duration = Duration::from_millis(2);
+
+/// How a process came to its end, with all that it started.
+pub enum Ended {
+    By(ExitStatus),
+    TimedOut,
+    /// The job is to stop.
+    Stopped,
+}
+
+/// Kills the group of a process and all that it started, and collects it, however this function is left.
+struct Running {
+    child: Child,
+    mark: Mark,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(group) = i32::try_from(self.child.id()) {
+            // The group that `process_group(0)` made: the child is not collected yet, or was a moment ago.
+            mopd_kernels::os::kill(-group);
+        }
+        self.mark.kill();
+        // It fails only if that was done before.
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a process in a group of its own, writes `input` to it, which a pipe must have room for, and waits
+/// for its end. What it says goes to `stderr`; what it prints, nowhere.
+pub fn run(
+    mut command: Command,
+    input: &[u8],
+    stderr: File,
+    limit: Duration,
+    control: &Control,
+) -> io::Result<Ended> {
+    let mark = Mark::new();
+    let child = command
+        .envs([mark.variable()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .process_group(0)
+        .spawn()?;
+    let mut running = Running { child, mark };
+    if let Some(mut pipe) = running.child.stdin.take() {
+        // One that has ended already reads nothing.
+        let _ = pipe.write_all(input);
+    }
+    let deadline = Instant::now().checked_add(limit);
+    loop {
+        if let Some(status) = running.child.try_wait()? {
+            return Ok(Ended::By(status));
+        }
+        if control.check().is_err() {
+            return Ok(Ended::Stopped);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(Ended::TimedOut);
+        }
+        thread::sleep(TICK);
+    }
+}

@@ -1,0 +1,252 @@
+//! Rewards from a server of the author's: batches of completions as JSON lists, and lists of numbers back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use mopd_compiler::plan::Secret;
+use serde_json::Value;
+use ureq::http::{StatusCode, Uri};
+use ureq::{Agent, Error};
+
+use super::{RewardError, RewardInput, Verdict, verdict};
+use crate::control::Control;
+use crate::quote::quote;
+
+/// Requests of one call that wait for their answers.
+const IN_FLIGHT: usize = 4;
+/// After a connection that failed or broke, or a server that is busy.
+const RETRIES: u32 = 4;
+/// Before the first of them; each waits twice as long as the one before.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How often it is looked whether the job is to stop.
+const LOOK: Duration = Duration::from_millis(100);
+/// Of an answer.
+const LONGEST: u64 = 64 << 20;
+/// Of what a server says that refuses.
+const WORDS: u64 = 2000;
+
+pub(super) struct Http {
+    server: Arc<Server>,
+    batch: usize,
+}
+
+struct Server {
+    agent: Agent,
+    uri: Uri,
+    limit: Duration,
+    warnings: Mutex<Vec<String>>,
+}
+
+/// Why there is no answer.
+enum Trouble {
+    /// It may be gone by and by.
+    Passing {
+        what: String,
+        help: &'static str,
+    },
+    Lasting {
+        what: String,
+        help: String,
+    },
+}
+
+impl Http {
+    /// Nobody is asked yet. The time limit is for one batch.
+    pub fn new(url: &Secret, limit_seconds: f64, batch: u32) -> Result<Http, RewardError> {
+        let (text, from) = match url {
+            Secret::Text(text) => (text.clone(), "the reward's URL".to_owned()),
+            Secret::Environment(name) => {
+                let unset = |_| RewardError::Server {
+                    what: format!(
+                        "the environment variable {name}, which a reward takes its URL from, is not set"
+                    ),
+                    help: format!("set it: {name}=http://localhost:8000/judge mopd run ..."),
+                };
+                (std::env::var(name).map_err(unset)?, format!("the environment variable {name}"))
+            }
+        };
+        let served = |uri: &Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        };
+        // Not repeated: it may hold a password.
+        let uri = text.trim().parse().ok().filter(served).ok_or_else(|| RewardError::Server {
+            what: format!("{from} is not the address of a server"),
+            help: "it looks like http://localhost:8000/judge".to_owned(),
+        })?;
+        let setting = |setting: String| RewardError::Server {
+            what: format!("the reward server {} cannot be asked with {setting}", shown(&uri)),
+            help: "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned(),
+        };
+        let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero());
+        let limit = limit.ok_or_else(|| setting(format!("a time limit of {limit_seconds} s")))?;
+        if batch == 0 {
+            return Err(setting("batches of 0".to_owned()));
+        }
+        let config = Agent::config_builder()
+            // One to another address would get completions that are not meant for it.
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_global(Some(limit))
+            .user_agent(concat!("mopd/", env!("CARGO_PKG_VERSION")));
+        let server = Server { agent: config.build().into(), uri, limit, warnings: Mutex::default() };
+        Ok(Http { server: Arc::new(server), batch: batch as usize })
+    }
+
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
+        let batches: Vec<&[RewardInput]> = answers.chunks(self.batch).collect();
+        let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); batches.len()];
+        let (answered, replies) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut asked, mut open) = (0, 0);
+        let outcome = loop {
+            while open < IN_FLIGHT && asked < batches.len() {
+                let body = serde_json::to_vec(batches[asked]).expect("text and JSON values are JSON");
+                let (server, answered, stop) = (self.server.clone(), answered.clone(), stop.clone());
+                let (place, count) = (asked, batches[asked].len());
+                // Whoever waits for an answer keeps an eye on the job. Where it is to stop, nobody waits for
+                // what is under way: it ends by itself within its time limit.
+                thread::spawn(move || answered.send((place, server.ask(&body, count, &stop))));
+                (asked, open) = (asked + 1, open + 1);
+            }
+            if open == 0 {
+                break Ok(());
+            }
+            if control.check().is_err() {
+                break Err(RewardError::Stopped);
+            }
+            match replies.recv_timeout(LOOK) {
+                Ok((place, Ok(said))) => {
+                    verdicts[place] = said;
+                    open -= 1;
+                }
+                Ok((_, Err(error))) => break Err(error),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        };
+        stop.store(true, Ordering::Relaxed);
+        outcome?;
+        Ok(verdicts.into_iter().flatten().collect())
+    }
+
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.server.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Server {
+    /// One verdict for each of a batch. What fails in passing is asked again.
+    fn ask(&self, body: &[u8], count: usize, stop: &AtomicBool) -> Result<Vec<Verdict>, RewardError> {
+        let mut attempt = 0;
+        loop {
+            let (what, help) = match self.post(body).and_then(|said| verdicts(&said, count)) {
+                Ok(verdicts) => return Ok(verdicts),
+                Err(Trouble::Lasting { what, help }) => (what, help),
+                Err(Trouble::Passing { what, .. }) if attempt < RETRIES && !stop.load(Ordering::Relaxed) => {
+                    let warning =
+                        format!("the reward server {} {what} and was asked again", shown(&self.uri));
+                    self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+                    thread::sleep(PAUSE * 2_u32.pow(attempt));
+                    attempt += 1;
+                    continue;
+                }
+                Err(Trouble::Passing { what, help }) => {
+                    (format!("{what}; asking again {attempt} times did not help"), help.to_owned())
+                }
+            };
+            return Err(RewardError::Server {
+                what: format!("the reward server {} {what}", shown(&self.uri)),
+                help,
+            });
+        }
+    }
+
+    fn post(&self, body: &[u8]) -> Result<Vec<u8>, Trouble> {
+        let request = self.agent.post(&self.uri).header("Content-Type", "application/json");
+        let mut response = request.send(body).map_err(|error| self.lost(&error))?;
+        let status = response.status();
+        let limit = if status.is_success() { LONGEST } else { WORDS };
+        let said = response.body_mut().with_config().limit(limit).read_to_vec();
+        if status.is_success() {
+            return said.map_err(|error| self.lost(&error));
+        }
+        let said = said.unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let said = said.trim();
+        let what = match said {
+            "" => format!("answered with status {status}"),
+            said => format!("answered with status {status}: {}", quote(said)),
+        };
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(Trouble::Passing { what, help: "look at what the server says of the request" });
+        }
+        let help = if status.is_redirection() {
+            "redirections are not followed: write the address that it leads to"
+        } else {
+            "look at the path of the URL, and at what the server says of the request"
+        };
+        Err(Trouble::Lasting { what, help: help.to_owned() })
+    }
+
+    fn lost(&self, error: &Error) -> Trouble {
+        match error {
+            Error::Timeout(_) => Trouble::Lasting {
+                what: format!("gave no answer within its time limit of {} s", self.limit.as_secs_f64()),
+                help: "raise `time_limit`, or lower `batch`".to_owned(),
+            },
+            // Its text repeats the address, which may hold a password.
+            Error::BadUri(_) | Error::Http(_) => Trouble::Lasting {
+                what: "can't be asked: that is not an address".to_owned(),
+                help: "it looks like http://localhost:8000/judge".to_owned(),
+            },
+            Error::BodyExceedsLimit(limit) => Trouble::Lasting {
+                what: format!("answered with more than {} MiB", limit >> 20),
+                help: ANSWER.to_owned(),
+            },
+            Error::Protocol(error) => Trouble::Lasting {
+                what: format!("does not speak HTTP: {error}"),
+                help: "look at the port of the URL, and whether it is http or https".to_owned(),
+            },
+            other => Trouble::Passing {
+                what: format!("could not be reached: {other}"),
+                help: "start the server before the run, and look at the host and port of the URL",
+            },
+        }
+    }
+}
+
+const ANSWER: &str = "to a list [{\"prompt\": ..., \"completion\": ..., \"record\": {...}}, ...] it must answer \
+                      with a list of as many numbers from 0 to 1, in the same order, [0.5, 1], or of objects \
+                      {\"reward\": 0.5, \"feedback\": \"...\"}";
+
+/// What an answer says of each of `count` completions.
+fn verdicts(said: &[u8], count: usize) -> Result<Vec<Verdict>, Trouble> {
+    let wrong = |why: String| Trouble::Lasting {
+        what: format!("gave an invalid answer: {why} in {}", quote(String::from_utf8_lossy(said).trim())),
+        help: ANSWER.to_owned(),
+    };
+    let list: Value = serde_json::from_slice(said).map_err(|_| wrong("not JSON".to_owned()))?;
+    let Value::Array(list) = list else { return Err(wrong("not a list".to_owned())) };
+    if list.len() != count {
+        return Err(wrong(format!("{} rewards for {count} completions", list.len())));
+    }
+    let of = |(place, reply): (usize, &Value)| {
+        let said = match reply {
+            Value::Object(_) => verdict(reply),
+            number => verdict(&serde_json::json!({ "reward": number })),
+        };
+        said.map_err(|why| wrong(format!("{why} at place {place}")))
+    };
+    list.iter().enumerate().map(of).collect()
+}
+
+/// Without what may be secret of it.
+fn shown(uri: &Uri) -> String {
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let host = uri.authority().map_or("", |authority| authority.as_str());
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{}", uri.path())
+}

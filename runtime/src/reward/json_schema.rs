@@ -1,0 +1,94 @@
+//! Rewards by a JSON Schema in a file.
+
+use std::error::Error;
+use std::path::Path;
+
+use jsonschema::{PatternOptions, Retrieve, Uri, Validator};
+use mopd_store::files::reason;
+use mopd_store::regular;
+use serde_json::Value;
+
+use super::{RewardError, Verdict};
+
+/// No schema is larger.
+const LARGEST: u64 = 16 << 20;
+/// Of the schema itself, where it does not say another.
+const ADDRESS: &str = "schema:///";
+/// Of what feedback says of a completion.
+const WORDS: usize = 300;
+
+pub(super) struct JsonSchema {
+    validator: Validator,
+}
+
+/// A schema is one file: what its key knows is the content of that.
+struct Nowhere;
+
+impl Retrieve for Nowhere {
+    fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn Error + Send + Sync>> {
+        let named = uri.as_str().trim_start_matches(ADDRESS);
+        Err(format!(
+            "`$ref` to another file or address ({named}) is not supported: copy what it names into `$defs`"
+        )
+        .into())
+    }
+}
+
+impl JsonSchema {
+    /// `base` is the folder of the source file.
+    pub fn new(path: &str, base: &Path) -> Result<JsonSchema, RewardError> {
+        let wrong = |cause: String| RewardError::Schema { path: path.to_owned(), cause };
+        let text = regular::read(&base.join(path), LARGEST)
+            .map_err(|error| RewardError::SchemaFile { path: path.to_owned(), cause: reason(&error) })?;
+        let schema: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let options = jsonschema::options()
+            // Matching takes time that is linear in the text, as that of the reward `regex`.
+            .with_pattern_options(PatternOptions::regex())
+            // Of what names a file beside it, the retriever hears.
+            .with_base_uri(ADDRESS)
+            .with_retriever(Nowhere);
+        let validator = options.build(&schema).map_err(|error| {
+            let mut causes = vec![error.to_string()];
+            let mut source = error.source();
+            while let Some(deeper) = source {
+                if !causes.iter().any(|cause| cause.contains(&deeper.to_string())) {
+                    causes.push(deeper.to_string());
+                }
+                source = deeper.source();
+            }
+            let cause = causes.join(": ");
+            match error.instance_path().as_str() {
+                "" => wrong(cause),
+                place => wrong(format!("{cause}, at `{place}`")),
+            }
+        })?;
+        Ok(JsonSchema { validator })
+    }
+
+    pub fn judge(&self, completion: &str) -> Verdict {
+        let words = match serde_json::from_str::<Value>(json_of(completion)) {
+            Err(error) => Some(format!("not JSON: {error}")),
+            Ok(value) => self.validator.validate(&value).err().map(|error| {
+                let place = error.instance_path().as_str();
+                if place.is_empty() { error.to_string() } else { format!("{place}: {error}") }
+            }),
+        };
+        match words {
+            None => Verdict::of(true),
+            Some(words) => {
+                let words = words.chars().take(WORDS).collect();
+                Verdict { feedback: Some(words), ..Verdict::of(false) }
+            }
+        }
+    }
+}
+
+/// The completion without white space around it and, where all of it stands in a fence, without that.
+fn json_of(completion: &str) -> &str {
+    let text = completion.trim();
+    let fenced = || {
+        let (language, inside) = text.strip_prefix("```")?.strip_suffix("```")?.split_once('\n')?;
+        matches!(language.trim(), "" | "json").then_some(inside)
+    };
+    fenced().unwrap_or(text)
+}

@@ -1,0 +1,238 @@
+//! Rewards by tests: the completion's Python code, then the tests of its data line, in a process of their
+//! own.
+//!
+//! A process with limits is no sandbox: the code may read and write what its user may.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use mopd_store::regular;
+
+use super::{RewardError, RewardInput, Verdict, text};
+use crate::control::Control;
+use crate::program::once::{self, Ended};
+
+/// Of addresses that a process may have, in KiB.
+const MEMORY: u64 = 2 << 20;
+/// Of a file that it writes, in blocks of 512 bytes.
+const FILE: u64 = 64 << 11;
+/// What is read of what it says, and how much of that becomes feedback.
+const SAID: u64 = 256 << 10;
+const WORDS: usize = 500;
+
+/// Runs `solution.py` and `tests.py` of the folder above as one program, and says with a file that it came to
+/// the tests' end: a completion that ends the process itself has passed nothing. What it says of an exception
+/// is the same wherever the folder lies.
+const HARNESS: &str = r#"
+def run():
+    import linecache, os, sys, traceback
+    mark, here = sys.stdin.readline(), os.path.dirname(os.getcwd())
+    sys.stdin = open(os.devnull)
+    for file in ("solution.py", "tests.py"):
+        with open(os.path.join(here, file), encoding="utf-8", newline="") as text:
+            source = text.read()
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        try:
+            exec(compile(source, file, "exec", dont_inherit=True), globals())
+        except BaseException as error:
+            seen = error.__traceback__.tb_next
+            frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(seen)]
+            # `unittest.main()` ends so; the completion must not.
+            if isinstance(error, SystemExit) and not error.code and file == "tests.py" \
+                    and "solution.py" not in frames:
+                break
+            sys.stderr.write("".join(traceback.format_exception(type(error), error, seen)))
+            sys.stderr.flush()
+            os._exit(1)
+    with open(os.path.join(here, "passed"), "w") as passed:
+        passed.write(mark)
+run()
+"#;
+
+pub(super) struct UnitTests {
+    field: String,
+    limit: Duration,
+}
+
+impl UnitTests {
+    /// That there is a Python is seen now, not when the first completion is there.
+    pub fn new(field: &str, limit_seconds: f64) -> Result<UnitTests, RewardError> {
+        let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero());
+        let limit = limit.ok_or_else(|| RewardError::Tests {
+            cause: format!("cannot work with a time limit of {limit_seconds} s"),
+            help: "`time_limit` must be more than 0 seconds".to_owned(),
+        })?;
+        let found = Command::new("python3")
+            .args(["-c", "import linecache, traceback"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let cause = match found {
+            Ok(status) if status.success() => return Ok(UnitTests { field: field.to_owned(), limit }),
+            Ok(status) => status.to_string(),
+            Err(error) => mopd_store::files::reason(&error),
+        };
+        Err(RewardError::Tests {
+            cause: format!("need `python3`, which could not be started: {cause}"),
+            help: "install Python 3, or make `python3` one of the programs of PATH".to_owned(),
+        })
+    }
+
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// As many at once as there are cores, over all stages.
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Verdict)>, RewardError> {
+            let mut own = Vec::new();
+            loop {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                let Some(answer) = answers.get(place) else { return Ok(own) };
+                own.push((place, self.run(answer, control)?));
+            }
+        };
+        let threads = cores().min(answers.len());
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; answers.len()];
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            for worker in workers {
+                for (place, verdict) in worker.join().expect("no panic for any completion")? {
+                    verdicts[place] = Some(verdict);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(verdicts.into_iter().map(|verdict| verdict.expect("each place was taken once")).collect())
+    }
+
+    fn run(&self, answer: &RewardInput, control: &Control) -> Result<Verdict, RewardError> {
+        let tests = text(answer, &self.field)?;
+        let _turn = Turn::wait();
+        if control.check().is_err() {
+            return Err(RewardError::Stopped);
+        }
+        let failed = |error: io::Error| RewardError::Tests {
+            cause: format!("could not be run: {}", mopd_store::files::reason(&error)),
+            help:
+                "the folder for temporary files must be writable, and the system must have room for processes"
+                    .to_owned(),
+        };
+        let folder = tempfile::tempdir().map_err(failed)?;
+        let (place, work) = (folder.path(), folder.path().join("work"));
+        fs::create_dir(&work).map_err(failed)?;
+        fs::write(place.join("solution.py"), code(answer.completion)).map_err(failed)?;
+        fs::write(place.join("tests.py"), tests.as_bytes()).map_err(failed)?;
+        let said = place.join("said");
+        let stderr = File::create_new(&said).map_err(failed)?;
+        // Nothing that the code was given: it can't write it itself.
+        let mark = format!("{:032x}\n", rand_mark(place));
+        let ended =
+            once::run(self.command(&work), mark.as_bytes(), stderr, self.limit, control).map_err(failed)?;
+        let passed = match ended {
+            Ended::Stopped => return Err(RewardError::Stopped),
+            Ended::TimedOut => return Ok(wrong(format!("no end within {} s", self.limit.as_secs_f64()))),
+            Ended::By(status) => {
+                status.success()
+                    && regular::read(&place.join("passed"), 1024).is_ok_and(|found| found == mark.as_bytes())
+            }
+        };
+        if passed {
+            return Ok(Verdict::of(true));
+        }
+        let said = regular::read(&said, SAID).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let said = said.trim();
+        let start = said.char_indices().rev().nth(WORDS - 1).map_or(0, |(at, _)| at);
+        Ok(match &said[start..] {
+            "" => wrong("it ended before the last line of the tests".to_owned()),
+            last => wrong(last.to_owned()),
+        })
+    }
+
+    /// As `python3 -I`: without variables of the environment or packages of the user. But strings have the
+    /// same hashes in each process, so that the same completion has the same reward.
+    fn command(&self, folder: &Path) -> Command {
+        let seconds = self.limit.as_secs().saturating_add(2);
+        let limits = format!(
+            "ulimit -c 0; ulimit -v {MEMORY}; ulimit -f {FILE}; ulimit -t {seconds}; exec python3 -s -B -c \"$1\""
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &limits, "sh", HARNESS]).current_dir(folder).env_clear();
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        let folder = folder.as_os_str();
+        command
+            .envs([("HOME", folder), ("TMPDIR", folder)])
+            .envs([("PYTHONHASHSEED", "0"), ("PYTHONIOENCODING", "utf-8"), ("LANG", "C.UTF-8")])
+            // As many at once as there are cores: one each.
+            .envs([("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")]);
+        command
+    }
+}
+
+fn wrong(words: String) -> Verdict {
+    Verdict { feedback: Some(words), ..Verdict::of(false) }
+}
+
+/// What stands in the last fence of Python, or all of it. A fence that is not closed ends with the text.
+fn code(completion: &str) -> String {
+    let mut found: Option<String> = None;
+    let mut open: Option<String> = None;
+    for line in completion.split_inclusive('\n') {
+        let fence = line.trim().strip_prefix("```");
+        match (&mut open, fence) {
+            (Some(_), Some("")) => found = open.take(),
+            (Some(inside), _) => inside.push_str(line),
+            (None, Some(language)) if matches!(language.trim(), "python" | "python3" | "py") => {
+                open = Some(String::new());
+            }
+            (None, _) => {}
+        }
+    }
+    open.or(found).unwrap_or_else(|| completion.to_owned())
+}
+
+/// Another number for each run.
+fn rand_mark(place: &Path) -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    let half = || u128::from(RandomState::new().hash_one(place));
+    half() << 64 | half()
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// One of the processes that may run at once.
+struct Turn;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+impl Turn {
+    fn wait() -> Turn {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        while *running >= cores() {
+            running = ENDED.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+        *running += 1;
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
+}
