@@ -86,12 +86,13 @@ const CHOICES: &str = "choose between two numbers with `where(condition, then, e
 
 /// `a if c else b`
 fn ternary(builder: &AstBuilder, slice: &str, start: usize) -> Option<Diagnostic> {
-    let condition = slice.find(" if ")?;
-    slice[condition..].find(" else ")?;
-    if slice[..condition].contains('"') {
+    let (value, rest) = slice.split_once(" if ")?;
+    let (condition, otherwise) = rest.split_once(" else ")?;
+    if value.contains('"') {
         return None;
     }
-    let place = builder.span_at(start + condition + 1, start + condition + 3);
+    let word = start + value.len() + 1;
+    let place = builder.span_at(word, word + "if".len());
     let diagnostic = Diagnostic::error(
         Code::ForeignSyntax,
         place,
@@ -102,9 +103,7 @@ fn ternary(builder: &AstBuilder, slice: &str, start: usize) -> Option<Diagnostic
         "`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e \
          }`",
     );
-    let otherwise = condition + slice[condition..].find(" else ")?;
-    let parts =
-        [&slice[condition + 4..otherwise], after_equals(&slice[..condition]), &slice[otherwise + 6..]];
+    let parts = [condition, after_equals(value), otherwise];
     Some(chosen(builder, diagnostic, slice, start, parts))
 }
 
