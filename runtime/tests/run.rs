@@ -498,7 +498,7 @@ fn the_sampler_at_temperature_1_is_the_student() {
     train.rollout = rollouts(0.0);
     b.plan.stages[2].content_key = "greedy".into();
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
-    assert!(failure(&events, code).message.contains("it is greedy"));
+    assert!(failure(&events, code).message.contains("sampling is greedy"));
 }
 
 #[test]

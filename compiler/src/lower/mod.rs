@@ -23,6 +23,7 @@ mod parts;
 mod positions;
 mod recorded;
 mod reduced;
+mod sampler;
 mod scalar_heads;
 mod scores;
 #[cfg(test)]
@@ -324,6 +325,7 @@ fn trained(
             .or_else(|| attempts::unfit(part, rollout, scorers, origins))
             .or_else(|| agreement::unfit(part, rollout, scorers, origins))
             .or_else(|| drafts::unfit(part, rollout, scorers, origins))
+            .or_else(|| sampler::unfit(part, rollout, origins))
             .or_else(|| {
                 let student = train.sees.as_ref();
                 let shown = recorded::Shown { scorers, feedback: &train.feedback, student };

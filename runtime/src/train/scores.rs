@@ -12,7 +12,7 @@ use std::ops::Range;
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::Writer;
+use mopd_compiler::plan::producers;
 use mopd_compiler::plan::{LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
@@ -432,33 +432,9 @@ impl ScoringPass {
 /// Whose logits the completions were drawn from, and at which temperature; none where nobody asks for more
 /// than the recorded log-probabilities.
 fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
-    let objective = &scoring.stage.train.objective;
-    let live = objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler));
-    let signals = objective.graph.signals(&objective.outputs());
-    let asked = |signal: &Signal| {
-        *signal != Signal::Logp { role: Role::Sampler } && signal.roles().contains(&Role::Sampler)
-    };
-    if !live && !signals.iter().any(asked) {
-        return Ok(None);
-    }
-    let (writer, sampling) = match scoring.stage.train.rollout.producer.kind().policy() {
-        Ok((Writer::Student, sampling)) => (Role::Student, sampling),
-        Ok((Writer::Scorer(role) | Writer::Editor { editor: role, .. }, sampling)) => (role, sampling),
-        Ok((Writer::Model(_), _)) => {
-            return Err(missing("the sampler", "a model of its own wrote the completions", objective));
-        }
-        Ok((Writer::Guide(_), _)) => unreachable!("it has no policy of its own"),
-        Err(why) => return Err(missing("the sampler", why, objective)),
-    };
-    let temperature = sampling.temperature;
-    if temperature == 0.0 {
-        return Err(missing("the sampler's distribution", "it is greedy", objective));
-    }
-    if !sampling.is_plain() {
-        let why = "tokens were drawn with `top_k`, `top_p` or `repetition_penalty`";
-        return Err(missing("the sampler's distribution", why, objective));
-    }
-    Ok(Some((writer, temperature)))
+    let train = &scoring.stage.train;
+    let known = producers::sampler(&train.objective, &train.rollout);
+    known.map_err(|why| missing("the sampler's distribution", why, &train.objective))
 }
 
 pub fn failed(error: EvaluationError, objective: &Objective) -> Error {

@@ -337,6 +337,19 @@ fn teachers_with_a_say() {
         said(mix(&computed, of(student(4, 2).0))),
         supported("an `alpha` of a `token_mix` that is computed from others")
     );
+    // Each token of a mixture was drawn from two models: its log-probability is recorded, and nothing more.
+    let mut other = divergence(DivergenceKind::Kl, Support::Full);
+    other.right = Distribution::Role(Role::Sampler);
+    let far = objective(live(Live::Divergence(other)), token_mean());
+    let compared = |source| {
+        refusals(|experiment| {
+            let train = distilled(experiment);
+            (train.rollout.source, train.objective) = (source, far.clone());
+        })
+    };
+    let construct =
+        "an objective that reads the distribution of the sampler, where two models drew each token,";
+    assert_eq!(compared(inside.clone()), supported(construct));
     let mut sound = experiment();
     distilled(&mut sound).rollout.source = inside;
     let plan = compiled(&sound);
