@@ -77,6 +77,29 @@ fn a_states_values_are_said_by_its_name() {
 }
 
 #[test]
+fn a_ladder_is_said() {
+    let climbed = |bound: &str, every: &str| {
+        let ladder = format!(
+            "schedule longer = ladder([4, 8], advance_if: mean(student.entropy, over: batch) < {bound}, \
+             every: {every} steps)"
+        );
+        let text =
+            TEXT.replace("temperature: 1.0, max_tokens: longest", "temperature: 1.0, max_tokens: longer");
+        plan(&format!("{text}\n{ladder}\n"))
+    };
+    let before = climbed("2", "5");
+    let said = |bound: &str, every: &str| {
+        let found = difference(&before, &climbed(bound, every));
+        found.items.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(said("2", "5").is_empty());
+    let whole =
+        |text: &str| ["student", "student_sampled"].map(|stage| format!("objective of `{stage}`: {text}"));
+    assert_eq!(said("2", "10"), whole("how often `advance_if` is looked at every 5 steps -> every 10 steps"));
+    assert_eq!(said("3", "5"), whole("`advance_if` 2 -> 3"));
+}
+
+#[test]
 fn another_objective_is_said_by_its_slots() {
     let found = said(&[("objective = mopd_top_k(k: 64)", "objective = mopd(clip_at: 5)")]);
     let [said] = found.as_slice() else { panic!("{found:?}") };

@@ -23,6 +23,7 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
         && before.loss == after.loss
         && before.temperature == after.temperature
         && moves(before) == moves(after)
+        && before.ladders == after.ladders
         && before.learned == after.learned;
     if same && primitives(before) == primitives(after) {
         return Vec::new();
@@ -48,6 +49,7 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
     }
     walk.pair(before.loss, after.loss, "the loss");
     walk.states();
+    walk.ladders();
     match (&before.learned, &after.learned) {
         (Some(old), Some(new)) => {
             walk.pair(old.gain, new.gain, "the gain of `learned`");
@@ -217,6 +219,19 @@ impl Walk<'_> {
         for new in after.states.iter().filter(|new| !known(&new.name)) {
             let (what, now) = (format!("state `{}`", new.name), Some(expression(&after.graph, new.next)));
             self.found.push((Change { what, before: None, after: now }, true));
+        }
+    }
+
+    /// What their values are is a setting of the stage. A ladder that came or went is one, too.
+    fn ladders(&mut self) {
+        let (before, after) = (self.before, self.after);
+        for (old, new) in before.ladders.iter().zip(&after.ladders) {
+            self.pair(old.advance_if, new.advance_if, "`advance_if`");
+            if old.every != new.every {
+                let steps = |every: u32| Some(format!("every {every} steps"));
+                let what = "how often `advance_if` is looked at".to_owned();
+                self.found.push((Change { what, before: steps(old.every), after: steps(new.every) }, true));
+            }
         }
     }
 
