@@ -430,6 +430,7 @@ impl Checked {
         let audited = match (&self.experiment, audit) {
             (Some(experiment), Some(audit)) if !has_errors(&self.diagnostics) => {
                 self.diagnostics.extend(audit(experiment, &self.origins));
+                self.diagnostics.extend(evaluation::left_out(experiment, &self.origins));
                 true
             }
             _ => false,

@@ -29,7 +29,8 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// The gradient audit finds it, or whoever has the files, which the check of an editor leaves out.
+    /// The gradient audit finds it, or whoever has the files or the whole experiment, which the check of an
+    /// editor leaves out.
     pub fn needs_audit(self) -> bool {
         matches!(
             self,
@@ -39,6 +40,7 @@ impl Code {
                 | Code::WrongSign
                 | Code::NoTeacherSignal
                 | Code::NeverHolds
+                | Code::UnusedModel
         )
     }
 }
@@ -99,6 +101,7 @@ codes! {
     UntrainedMember = "untrained-member", "a model of `train` that no step updates";
     UnequalBudget = "unequal-budget", "rows of one table that spent different amounts";
     UnusedDeclaration = "unused-declaration", "a panel or benchmark that nothing uses";
+    UnusedModel = "unused-model", "a model that no table needs, and that is therefore not trained";
     TemplateSlot = "template-slot", "a slot that a template can't fill";
     ClampedDivergence = "clamped-divergence", "a lower bound of 0 on a partial sum that can be negative";
     StaleSignal = "stale-signal", "later passes over a batch use a signal of the first";

@@ -88,6 +88,35 @@ impl Experiment {
     pub fn teacher(&self, id: TeacherId) -> &Teacher {
         &self.teachers[id.0 as usize]
     }
+
+    /// The models that a run would have to make and does not: no table needs them. None where there is no
+    /// table, since then all are made.
+    pub fn left_out(&self) -> Vec<ModelId> {
+        if self.comparisons.is_empty() {
+            return Vec::new();
+        }
+        let mut needed = vec![false; self.models.len()];
+        let of_table = |table: &'_ Comparison| {
+            let scale = table.normalized.iter().flat_map(|scale| scale.zero.iter().chain(&scale.one));
+            table.rows.iter().flat_map(|row| &row.models).chain(scale).copied().collect::<Vec<_>>()
+        };
+        self.comparisons.iter().flat_map(of_table).for_each(|model| needed[model.0 as usize] = true);
+        for (index, model) in self.models.iter().enumerate().rev() {
+            if needed[index] {
+                let inputs = model.stage.inputs(&self.teachers);
+                inputs.into_iter().for_each(|input| needed[input.0 as usize] = true);
+            }
+        }
+        let made = |stage: &Stage| match stage {
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => false,
+            Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) => true,
+            // Who learns beside a model that is needed learns as well.
+            Stage::Member { joint, .. } => !needed[joint.0 as usize],
+        };
+        let left_out =
+            self.models.iter().enumerate().filter(|(index, model)| !needed[*index] && made(&model.stage));
+        left_out.map(|(index, _)| ModelId(index as u32)).collect()
+    }
 }
 
 /// Where a run computes.

@@ -72,9 +72,13 @@ pub fn tree(
             out += &node(&format!("{} {}", style.bold("domain"), style.bold(&domain.name)), &rows, style);
         }
     }
+    let left_out = experiment.left_out();
     let mut shown: Vec<(&str, Rows)> = Vec::new();
     for (index, model) in experiment.models.iter().enumerate() {
         let mut rows = settings(model, experiment);
+        if left_out.contains(&ModelId(index as u32)) {
+            rows.insert(0, ("not trained", "no table needs it".to_owned()));
+        }
         for (step, train) in trained(&model.stage) {
             if let Some(step) = step {
                 rows.push(("step", step.to_owned()));
@@ -140,7 +144,7 @@ pub fn tree(
         out += &node("marks", &marks(experiment), style);
     }
     out + &match plan {
-        Some(plan) => totals(plan, number_of_seeds(experiment)),
+        Some(plan) => totals(plan, &left_out, number_of_seeds(experiment)),
         None => "│\n└─ no keys and no costs: they belong to a plan, and there is none\n".to_owned(),
     }
 }
@@ -441,8 +445,9 @@ fn marks(experiment: &Experiment) -> Rows {
     experiment.marks.iter().map(row).collect()
 }
 
-fn totals(plan: &Plan, seeds: u64) -> String {
-    let costs = || plan.stages.iter().map(|facts| facts.cost);
+fn totals(plan: &Plan, left_out: &[ModelId], seeds: u64) -> String {
+    let made = |(index, _): &(usize, _)| !left_out.contains(&ModelId(*index as u32));
+    let costs = || plan.stages.iter().enumerate().filter(made).map(|(_, facts)| facts.cost);
     // None where one of them is not known.
     let sum = |of: fn(&Cost) -> Option<u64>| {
         costs().map(|cost| of(&cost)).try_fold(0u64, |sum, it| Some(sum.saturating_add(it?)))

@@ -1,16 +1,16 @@
 //! `eval`: held-out prompts with a verifier of their own; how models are judged, and what a table shows of
 //! it.
 
-use crate::diag::{Code, Diagnostic, Severity, nearest};
-use crate::experiment::{Benchmark, BenchmarkId, Evaluation, Metric};
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 
-use crate::check::Checker;
 use crate::check::builtins::vocabulary;
 use crate::check::stages::settings::Settings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
+use crate::check::{Checker, has_errors};
 
 impl Checker {
     pub(in crate::check) fn eval_item(&mut self, name: &Name, block: &Block, env: &Env) -> Value {
@@ -180,13 +180,8 @@ impl Checker {
     }
 
     /// That every `eval` is judged on by some table or stage.
-    pub(in crate::check) fn check_use_of_benchmarks(
-        &mut self,
-        comparisons: &[crate::experiment::Comparison],
-    ) {
-        if !self.has_experiment
-            || self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
-        {
+    pub(in crate::check) fn check_use_of_benchmarks(&mut self, comparisons: &[Comparison]) {
+        if !self.has_experiment || has_errors(&self.diagnostics) {
             return; // A table may be missing because of another mistake.
         }
         for index in 0..self.parts.benchmarks.read().len() {
