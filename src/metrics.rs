@@ -7,9 +7,10 @@ use crate::run_folder::ColumnTable;
 
 /// What adds up over the rows of a step to the whole of it.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
-/// What the columns of states begin with.
-pub const STATE: &str = "state.";
-/// What the columns of the parts of rewards begin with.
+/// What the columns begin with that a step has under names of its own: states, gradients of parts of the
+/// loss.
+pub const NAMED: [&str; 3] = ["state.", "grad_norm.", "alignment."];
+/// What the columns of the parts of rewards begin with, which each domain has of its own.
 pub const REWARD_PART: &str = "reward.";
 /// What is counted.
 const COUNTS: [&str; 1] = ["dropped"];

@@ -13,6 +13,8 @@ const TRAINING_BYTES: u64 = 8;
 const MOMENT_BYTES: u64 = 4;
 /// The sum of records' gradients, in f32, beside that of the one at hand.
 const PRIVATE_BYTES: u64 = 4;
+/// A gradient beside that of the step, in f32.
+const GRADIENT_BYTES: u64 = 4;
 /// Where the last extrapolation left it; and while candidates are judged, when there is no gradient, the
 /// weight as it is and the candidate's.
 const EXTRAPOLATED_BYTES: u64 = 8;
@@ -176,14 +178,23 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
         // The batch is looked at as a whole, then record by record.
         let times = if train.private.is_some() { 2.0 } else { 1.0 };
-        Some(times * (updates * tokens + scoring + continued) + sampling + talk + beside + recorded)
+        // Gradients of parts of the loss, each through the student alone.
+        let aligned = match (train.alignment, train.length) {
+            (Some(alignment), Length::Steps(steps)) => {
+                let share = f64::from(alignment.times(steps)) / f64::from(steps.max(1));
+                train.aligned_in(objective) as f64 * share * updates * tokens
+            }
+            _ => 0.0,
+        };
+        Some(times * (updates * tokens + scoring + continued) + aligned + sampling + talk + beside + recorded)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
         let each = TRAINING_BYTES
             + MOMENT_BYTES * train.optimizer.moments()
             + if train.private.is_some() { PRIVATE_BYTES } else { 0 }
-            + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 };
+            + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 }
+            + GRADIENT_BYTES * train.aligned() as u64;
         frozen.saturating_add(trained.saturating_mul(each))
     });
     // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are

@@ -12,10 +12,10 @@ use crate::plan::producers::{Fields, Value};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
-    Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, Guard, GuardMeaning, Ladder,
-    Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer, Panel, PanelMeaning,
-    Pretrained, Private, PromptFormat, Recipe, Reward, Stage, StudentCopy, TableColumn, Teacher,
-    TeacherChoice, Tokenizer, Train, Trainable, Validation, WeightGroup,
+    Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
+    GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer,
+    Panel, PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Stage, StudentCopy, TableColumn,
+    Teacher, TeacherChoice, TermGradient, Tokenizer, Train, Trainable, Validation, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -122,6 +122,8 @@ struct TrainMeaning<'a> {
     extrapolation: Option<ExtrapolationMeaning<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     validation: Option<ValidationMeaning<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alignment: Option<GradientAlignment>,
     /// It moves the rounding of sums; layers that are computed again give the same bits.
     micro_batch: Option<u32>,
 }
@@ -261,6 +263,9 @@ struct ObjectiveMeaning<'a> {
     states: Vec<(&'a str, f64, NodeId)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     learned: Option<&'a Learned>,
+    /// Columns have the terms' names.
+    #[serde(skip_serializing_if = "<[TermGradient]>::is_empty")]
+    term_gradients: &'a [TermGradient],
 }
 
 impl<'a> ObjectiveMeaning<'a> {
@@ -280,6 +285,7 @@ impl<'a> ObjectiveMeaning<'a> {
             ladders: &objective.ladders,
             states: objective.states.iter().map(|of| (of.name.as_str(), of.first, of.next)).collect(),
             learned: objective.learned.as_ref(),
+            term_gradients: &objective.term_gradients,
         }
     }
 }
@@ -350,6 +356,7 @@ impl<'a> TrainMeaning<'a> {
         of: &dyn Fn(&ModelId) -> String,
     ) -> TrainMeaning<'a> {
         let arms = |scorer| arms(experiment, train, scorer, files, of);
+        let extrapolation = |of| ExtrapolationMeaning::of(experiment, of, files);
         TrainMeaning {
             recipe: train.recipe,
             start: of(&train.start),
@@ -389,11 +396,9 @@ impl<'a> TrainMeaning<'a> {
             learning_rate: &train.learning_rate,
             ema: train.ema,
             guards: train.guards.iter().filter_map(Guard::meaning).collect(),
-            extrapolation: train
-                .extrapolation
-                .as_ref()
-                .map(|of| ExtrapolationMeaning::of(experiment, of, files)),
+            extrapolation: train.extrapolation.as_ref().map(extrapolation),
             validation: ValidationMeaning::of(experiment, train, files),
+            alignment: train.alignment,
             micro_batch: train.execution.micro_batch,
         }
     }

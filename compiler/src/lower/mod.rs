@@ -44,8 +44,8 @@ use narrow::settings::Settings;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    Comparison, Domain, Experiment, Joint, Learner, Live, Model, ModelId, Objective, OwnData, Place, Plan,
-    SCHEMA, Scorers, Signal, Stage, StageFacts, Train,
+    Between, Comparison, Domain, Experiment, Joint, Learner, Live, Model, ModelId, Objective, OwnData, Place,
+    Plan, SCHEMA, Scorers, Signal, Stage, StageFacts, Train,
 };
 use crate::refusal::{Origins, refused};
 
@@ -281,6 +281,7 @@ fn trained(
     let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
     let rollouts = std::iter::once(train.rollout).chain(train.own_data.into_iter().map(|own| own.rollout));
     let read_losses = read_losses(checked, &roles.learned, &train.scorers);
+    let each_term = train.alignment.is_some_and(|alignment| alignment.between == Between::Terms);
     let (mut first, mut own_data, mut failed) = (None, Vec::new(), None);
     for (rollout, part) in rollouts.zip(checked.parts()) {
         let temperature = part.objective.temperature_on(&part.rollout);
@@ -288,8 +289,8 @@ fn trained(
             None => whole.clone(),
             Some(_) => normal_form(&part.objective, Some((&part.rollout, part.keep))),
         };
-        let sizes = (temperature, tokens);
-        match objective::lower(&part.objective, sizes, &read_losses, form, origins, fused) {
+        let (sizes, read) = ((temperature, tokens), (read_losses.as_slice(), each_term));
+        match objective::lower(&part.objective, sizes, read, form, origins, fused) {
             Ok(objective) if first.is_none() => first = Some((rollout, objective)),
             Ok(objective) => own_data.push(OwnData { rollout, objective }),
             // Terms that are multiplied away need no completions, unless all are.
@@ -364,6 +365,7 @@ fn trained(
         guards: train.guards,
         extrapolation: train.extrapolation,
         validation: train.validation,
+        alignment: train.alignment,
         execution: train.execution,
     })
 }

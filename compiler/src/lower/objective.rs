@@ -8,20 +8,20 @@ use mopd_lang::source::Span;
 use super::formula::{Lowering, Primitive, Supply};
 use super::leaves::FormulaGraph;
 use super::narrow::formula::Elsewhere;
-use super::reduced::{Weighted, loss, only_where, term_loss};
+use super::reduced::{Weighted, loss, only_where, shares, term_loss};
 use super::{Expressions, TermExpressions, blocks};
 use crate::expr::derivative::adjoints_beside;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{
     Axis, Function, Ladder, Learned, LivePrimitive, NormalForm, Objective, Reduction, Signal, State, Term,
-    TermLoss,
+    TermGradient, TermLoss,
 };
 use crate::refusal::{Origins, refused};
 
 pub(super) fn lower(
     objective: &checked::Objective,
     (temperature, vocabulary): (f64, Option<u32>),
-    read_losses: &[String],
+    (read_losses, each_term): (&[String], bool),
     normal_form: NormalForm,
     origins: Origins,
     fused: bool,
@@ -44,7 +44,7 @@ pub(super) fn lower(
 
     let loss = loss(&mut lowering, &weighted, selected, objective, origins)?;
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
-    let gradients = gradients(&mut lowering, loss, &live, origins, here)?;
+    let gradients = self::gradients(&mut lowering, loss, &live, origins, here)?;
     if gradients.iter().all(|gradient| lowering.graph.constant_value(*gradient) == Some(0.0)) {
         let message = format!("no gradient reaches anything `live` in the objective `{}`", objective.name);
         let place = lowering.primitives.first().map_or(here, |primitive| origins.span(primitive.origin));
@@ -91,6 +91,16 @@ pub(super) fn lower(
         .reduce(|left, right| lowering.graph.apply(Function::Multiply, &[left, right]));
     let weight = weight.map(|weight| lowering.graph.broadcast(weight, Axis::Token));
 
+    let mut term_gradients = Vec::new();
+    if each_term {
+        // Last, so that all else is as it is without.
+        let shares = shares(&mut lowering, &weighted, selected, objective, origins)?;
+        for (term, share) in objective.terms.iter().zip(shares) {
+            let adjoints = self::gradients(&mut lowering, share, &live, origins, here)?;
+            term_gradients.push(TermGradient { term: term.name.clone(), adjoints });
+        }
+    }
+
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let domain_weight = lowering.domain_weight;
     let live = lowering.primitives.into_iter().zip(gradients);
@@ -104,6 +114,7 @@ pub(super) fn lower(
         live,
         terms,
         term_losses,
+        term_gradients,
         signal,
         clipped,
         selected,

@@ -34,7 +34,40 @@ pub fn term_loss(
 ) -> Result<NodeId, Box<Diagnostic>> {
     let reduce = term.reduce.as_ref().or(objective.reduce.as_ref()).expect("the loss has been reduced");
     let (value, when) = only_where(&mut lowering.graph, weighted.bare, weighted.when);
-    reduced(lowering, value, (selected, when), reduce, &objective.name, origins)
+    reduced(lowering, (value, value), (selected, when), reduce, &objective.name, origins)
+}
+
+/// What each term adds to the loss, in their order: together they are the loss, since means and sums are
+/// linear. Where domains are balanced, they are so for all terms that are reduced together.
+pub fn shares(
+    lowering: &mut Lowering,
+    terms: &[Weighted],
+    selected: Option<NodeId>,
+    objective: &checked::Objective,
+    origins: Origins,
+) -> Result<Vec<NodeId>, Box<Diagnostic>> {
+    let all = || objective.terms.iter().zip(terms);
+    let together = all().filter(|(checked, term)| !is_alone(checked, term, objective));
+    let total = sum(&mut lowering.graph, together.map(|(_, term)| term.value));
+    let shares = all().map(|(checked, term)| {
+        let reduce =
+            checked.reduce.as_ref().or(objective.reduce.as_ref()).expect("the loss has been reduced");
+        let (parts, when) = match total {
+            Some(total) if !is_alone(checked, term, objective) => {
+                let axis = lowering.graph.axis(total);
+                ((lowering.graph.broadcast(term.value, axis), total), None)
+            }
+            _ => ((term.value, term.value), term.when),
+        };
+        reduced(lowering, parts, (selected, when), reduce, &objective.name, origins)
+    });
+    shares.collect()
+}
+
+/// Whether a term is reduced by itself.
+fn is_alone(checked: &checked::Term, term: &Weighted, objective: &checked::Objective) -> bool {
+    let among_when = |reduce: &checked::Reduce| reduce.steps.iter().any(|step| step.among_when);
+    checked.reduce.is_some() || (term.when.is_some() && objective.reduce.as_ref().is_some_and(among_when))
 }
 
 /// The sum of all terms, each reduced as it says. Terms with the same way to one number are added up before.
@@ -52,12 +85,10 @@ pub fn loss(
             let message = format!("nothing says how the term `{}` becomes one number", checked.name);
             return Err(Diagnostic::error(Code::MissingReduce, origins.span(checked.origin), message).into());
         };
-        let alone = checked.reduce.is_some()
-            || (term.when.is_some() && reduce.steps.iter().any(|step| step.among_when));
-        if alone {
+        if is_alone(checked, term, objective) {
             losses.push(reduced(
                 lowering,
-                term.value,
+                (term.value, term.value),
                 (selected, term.when),
                 reduce,
                 &objective.name,
@@ -68,7 +99,8 @@ pub fn loss(
         }
     }
     if let (Some(value), Some(reduce)) = (sum(&mut lowering.graph, together.into_iter()), &objective.reduce) {
-        losses.insert(0, reduced(lowering, value, (selected, None), reduce, &objective.name, origins)?);
+        let whole = (value, value);
+        losses.insert(0, reduced(lowering, whole, (selected, None), reduce, &objective.name, origins)?);
     }
     let Some(loss) = sum(&mut lowering.graph, losses.into_iter()) else {
         unreachable!("an objective without a term has been refused");
@@ -78,10 +110,10 @@ pub fn loss(
 
 /// `reduce`, step by step: the one place where `select` narrows without being named. Tokens that are not
 /// selected take no part, nor do sequences and groups without any selected token. In a step `among: when`,
-/// neither do those where the term applies nowhere.
+/// neither do those where the term applies nowhere. Of the total, a part is reduced, which may be all of it.
 fn reduced(
     lowering: &mut Lowering,
-    total: NodeId,
+    (part, total): (NodeId, NodeId),
     (selected, when): (Option<NodeId>, Option<NodeId>),
     reduce: &checked::Reduce,
     name: &str,
@@ -100,7 +132,7 @@ fn reduced(
         (Some(selected), Some(when)) => Some(lowering.graph.apply(Function::And, &[selected, when])),
         (_, when) => when,
     };
-    let mut value = total;
+    let mut value = part;
     let mut counted = Counted { selected, applies };
     if let Some(balance) = &reduce.balance {
         let here = origins.span(balance.origin);

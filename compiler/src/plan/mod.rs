@@ -2,6 +2,7 @@
 //! source text but a table of places to point at when something fails.
 
 mod agreement;
+mod alignment;
 mod comparisons;
 mod curriculum;
 mod data;
@@ -24,6 +25,7 @@ mod validation;
 pub mod views;
 
 pub use agreement::Agreement;
+pub use alignment::{Between, GradientAlignment, TermGradient};
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
 pub use curriculum::{Curriculum, Measure};
 pub(crate) use curriculum::{CurriculumMeaning, is_of_run};
@@ -137,6 +139,9 @@ pub struct Objective {
     /// Of terms whose losses some formula of the stage reads in the next step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub term_losses: Vec<TermLoss>,
+    /// Of each term by itself, where the stage compares them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub term_gradients: Vec<TermGradient>,
     /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`,
     /// times the primitive where it is a divergence: the signal that shares of |signal| are computed
     /// from. For a policy gradient it is the size of the advantage, for a divergence its weighted value.
@@ -211,6 +216,7 @@ impl Objective {
             .chain(self.ladders.iter().map(|ladder| ladder.advance_if))
             .chain(self.states.iter().map(|state| state.next))
             .chain(self.learned.iter().map(|learned| learned.gain))
+            .chain(self.term_gradients.iter().flat_map(|of| of.adjoints.iter().copied()))
             .collect()
     }
 

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
-    Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, Guard, Moving, OfStep, Panel,
-    Producer, Reward, Rollout, Scorers, Validation, View,
+    Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, GradientAlignment, Guard, Moving,
+    OfStep, Panel, Producer, Reward, Rollout, Scorers, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -150,6 +150,8 @@ pub struct Train<O> {
     pub extrapolation: Option<Extrapolation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<GradientAlignment>,
     pub execution: Execution,
 }
 

@@ -26,7 +26,7 @@
     ; rollouts that are kept, merges, teachers
     "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "without_padding" "shifted" "equal" "uniform"
     ; budgets, metrics, ways to compare texts
-    "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel" "prompts" "rollouts"))
+    "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel" "prompts" "rollouts" "terms"))
 
 ; ---- Numbers, texts, comments ----
 
@@ -84,7 +84,8 @@
     ; teachers and panels
     "served" "logits" "mixture" "geometric" "debate" "integer" "env"
     ; optimisers, comparisons, evaluations
-    "dataset" "columns" "lora" "dora" "layers" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "validate" "powers_of"
+    "dataset" "columns" "lora" "dora" "layers" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "validate"
+    "gradient_alignment" "powers_of"
     ; guards
     "warn" "stop" "lower_lr" "initial" "recent"
     ; models and stages

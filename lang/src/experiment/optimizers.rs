@@ -1,4 +1,5 @@
-//! How weights are changed: optimizers, extrapolation; and the loss by which one sees what they are worth.
+//! How weights are changed: optimizers, extrapolation; and what one sees of it: a validation loss, gradients
+//! of parts of the loss.
 
 use super::{BenchmarkId, Origin};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,34 @@ pub struct Validation {
     /// The first ones of each domain; all where absent.
     pub rows: Option<u32>,
     pub origin: Origin,
+}
+
+/// How far the gradients of a loss's parts point the same way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientAlignment {
+    pub between: Between,
+    /// Of the first step, and again after so many.
+    pub every: u32,
+    pub origin: Origin,
+}
+
+/// The parts of a loss whose gradients add up to that of the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Between {
+    /// Of the objective.
+    Terms,
+    /// Each with the completions of its prompts.
+    Domains,
+}
+
+impl Between {
+    pub fn name(self) -> &'static str {
+        match self {
+            Between::Terms => "terms",
+            Between::Domains => "domains",
+        }
+    }
 }
 
 /// How many powers of `base` are among the whole numbers from 1 to `last`.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::optimizers::{Extrapolation, Optimizer, Validation, WeightGroup};
+use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Validation, WeightGroup};
 use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
 use crate::experiment::formula::Formula;
 use serde::{Deserialize, Serialize};
@@ -197,6 +197,7 @@ pub struct Train {
     pub learning_rate: Formula,
     pub extrapolation: Option<Extrapolation>,
     pub validation: Option<Validation>,
+    pub alignment: Option<GradientAlignment>,
     pub trainable: Trainable,
     pub execution: Execution,
     /// The stage's answer is the exponential moving average of its weights: so much of what it was at every

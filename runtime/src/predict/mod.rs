@@ -182,6 +182,10 @@ fn turn(
         None => 0.0,
         Some(of) => trial.validated(of, machine)? * f64::from(of.times(steps)),
     };
+    // Each part's gradient goes through the student's layers once more, as micro-batches do in any case.
+    let through = if train.execution.micro_batch.is_some() { 1.0 } else { 1.5 };
+    let each = taken.update * through * train.aligned() as f64;
+    let aligned = train.alignment.map_or(0.0, |of| each * f64::from(of.times(steps)));
     let chosen = match &train.curriculum {
         None => 0.0,
         Some(of) => trial.choosing(of, taken.rollout * f64::from(train.passes.max(1)), steps),
@@ -189,10 +193,21 @@ fn turn(
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
     let steps = f64::from(steps);
     let rollout = taken.rollout * steps * part_written(train, domains, steps) + chosen;
-    let [scoring, update] = [taken.scoring, taken.update].map(|each| each * steps);
+    let (scoring, update) = (taken.scoring * steps, taken.update * steps + aligned);
     let seconds = taken.around + rollout + scoring + update + judged + validated + saved;
-    let (memory, resting) = (memory as u64, taken.resting as u64);
+    let memory = memory as u64 + aligned_bytes(train, &shapes.configs[model.0 as usize]);
+    let resting = taken.resting as u64;
     Ok(Prediction { seconds, rollout, scoring, update, memory, resting })
+}
+
+/// Of gradients that are compared, in single precision, beside that of the step. Of an adapter they are
+/// small, and of frozen parts there are none; then it is a bound.
+fn aligned_bytes(train: &Train<Objective>, config: &Config) -> u64 {
+    match train.trainable {
+        Trainable::Weights { .. } => 4 * (train.aligned() * Weights::parameters(config)) as u64,
+        // One at a time is of all weights before it is that of the adapter.
+        Trainable::Adapter(_) => 4 * Weights::parameters(config) as u64 * u64::from(train.aligned() > 0),
+    }
 }
 
 /// The part of the groups of so many steps that must be written, where a prompt has the same whenever it

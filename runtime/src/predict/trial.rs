@@ -335,7 +335,7 @@ impl Trial<'_> {
         // Nor is it unlike.
         train.filter = None;
         // What that takes is measured apart.
-        (train.extrapolation, train.curriculum) = (None, None);
+        (train.extrapolation, train.curriculum, train.alignment) = (None, None, None);
         if let Some(validation) = &mut train.validation {
             (validation.rows, validation.every) = (Some(1), u32::MAX);
         }

@@ -116,6 +116,10 @@ pub struct Row {
     /// The states of the objective, as the step began with them: a column `state.<name>` each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, f64>,
+    /// Where gradients of parts of the loss are compared: columns `grad_norm.<a>` and `alignment.<a>.<b>`,
+    /// the cosine.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub alignment: BTreeMap<String, f64>,
 }
 
 /// Writes the rows as Parquet: a column per field of [`Row`], with its name; absent numbers are null.
@@ -172,6 +176,12 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
             Column::new(format!("{of}.{name}"), rows.iter().map(|row| values(row).get(name).copied()))
         }));
     }
+    let aligned: BTreeSet<&String> = rows.iter().flat_map(|row| row.alignment.keys()).collect();
+    table.extend(
+        aligned
+            .into_iter()
+            .map(|name| Column::new(name.clone(), rows.iter().map(|row| row.alignment.get(name).copied()))),
+    );
     parquet::write(table, path)
 }
 
@@ -227,6 +237,7 @@ mod tests {
             update_seconds: 0.03125,
             reward_parts: BTreeMap::new(),
             states: BTreeMap::new(),
+            alignment: BTreeMap::new(),
         }
     }
 
@@ -236,11 +247,17 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         let states = [("beta".to_owned(), 0.06)].into();
         let reward_parts = [("format".to_owned(), 0.75), ("accuracy".to_owned(), 0.25)].into();
+        let alignment = [("alignment.near.right".to_owned(), -0.5)].into();
         let teacher = Some("specialist[sort]".to_owned());
-        let routed = Row { teacher, divergence: Some(-0.04), reward_parts, states, ..row(1) };
+        let routed = Row { teacher, divergence: Some(-0.04), reward_parts, states, alignment, ..row(1) };
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let mut table = columns(&path).unwrap();
+        let cosine = table.pop().unwrap();
+        assert_eq!(
+            (cosine.name.as_str(), cosine.values),
+            ("alignment.near.right", ColumnValues::Numbers(vec![None, Some(-0.5)]))
+        );
         let beta = table.pop().unwrap();
         assert_eq!(
             (beta.name.as_str(), beta.values),

@@ -32,6 +32,8 @@ pub struct Step {
     /// chosen.
     pub chosen: Vec<Option<(usize, Option<f64>)>>,
     pub gradient_norm: f64,
+    /// Of parts of the loss, where their gradients are compared.
+    pub alignment: BTreeMap<String, f64>,
     pub seconds: Seconds,
     /// Of the student, where it has experts.
     pub experts: Option<ExpertLoad>,
@@ -243,6 +245,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         update_seconds: numbers.seconds.update,
         reward_parts: BTreeMap::new(),
         states: numbers.states.clone(),
+        alignment: numbers.alignment.clone(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! libtorch from there into the weights.
 
 mod agreement;
+mod alignment;
 mod backward;
 mod batches;
 mod cached_scores;
@@ -356,7 +357,7 @@ impl<'a> Trainer<'a> {
     /// A part's terms on its batch and their gradient, with the weights as they are. An error says whether
     /// the numbers were finite so far.
     fn evaluate(&self, part: usize, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
-        self.parts[part].evaluate(&self.scoring(part), rollouts, step)
+        self.parts[part].evaluate(&self.scoring(part), rollouts, step, &|of| self.trained.gradient(of))
     }
 
     /// One update of the weights; what it did joins the record. An error says whether the numbers were finite
@@ -378,7 +379,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Event, Classified> {
         let train = self.stage.train;
         let rolled_out = Instant::now();
-        let (mut scoring, mut sum) = (Duration::ZERO, None);
+        let (mut scoring, mut sum, mut of_parts) = (Duration::ZERO, None, Vec::new());
         let mut evaluated: Vec<Option<(Batch, Outputs)>> = Vec::with_capacity(rollouts.len());
         for (part, rollouts) in rollouts.iter().enumerate() {
             if rollouts.sequences.list.is_empty() {
@@ -386,7 +387,9 @@ impl<'a> Trainer<'a> {
                 continue;
             }
             let begun = Instant::now();
-            let Evaluated { batch, outputs, gradient, scored } = self.evaluate(part, rollouts, step)?;
+            let Evaluated { batch, outputs, gradient, of_parts: own, scored } =
+                self.evaluate(part, rollouts, step)?;
+            alignment::join(&mut of_parts, own);
             scoring += scored - begun;
             sum = Some(match sum {
                 None => gradient,
@@ -443,6 +446,7 @@ impl<'a> Trainer<'a> {
             learned,
             chosen,
             gradient_norm: norm,
+            alignment: alignment::columns(of_parts),
             seconds,
             experts,
         };

@@ -123,12 +123,7 @@ fn overflowing<'a>(
     let (stage, sequences) = (scoring.stage, &rollouts.sequences);
     let adjoints = super::adjoints(&stage.train.objective, outputs);
     stage.sources.iter().enumerate().find_map(|(index, source)| {
-        let own =
-            |token: usize| sequences.list[sequences.layout.sequence_of_token[token] as usize].source == index;
-        let of_domain = |adjoint: &&[f32]| -> Vec<f32> {
-            adjoint.iter().enumerate().map(|(token, value)| if own(token) { *value } else { 0.0 }).collect()
-        };
-        let adjoints: Vec<Vec<f32>> = adjoints.iter().map(of_domain).collect();
+        let adjoints = sequences.alone(index, &adjoints);
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
         let (batch, forward) = score(scoring, rollouts, step).ok()?;
         let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints).ok()?;

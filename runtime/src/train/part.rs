@@ -12,6 +12,7 @@ use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Ladder, Role};
 
 use super::agreement::{self, Agreements};
+use super::alignment::{self, Gradients};
 use super::batches::{Batches, RolloutCache};
 use super::cached_scores::{CachedScores, ScoreCache};
 use super::losses::Losses;
@@ -60,6 +61,8 @@ pub struct Evaluated {
     pub batch: Batch,
     pub outputs: Outputs,
     pub gradient: Gradient,
+    /// Of parts of the loss, at steps that compare them.
+    pub of_parts: Gradients,
     /// When all that the objective reads was there.
     pub scored: Instant,
 }
@@ -134,12 +137,14 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// The terms on a batch and their gradient. An error says whether the numbers were finite so far.
+    /// The terms on a batch and their gradient. `trained` makes gradients of what trains of those of all
+    /// weights. An error says whether the numbers were finite so far.
     pub fn evaluate(
         &self,
         scoring: &Scoring,
         rollouts: &Rollouts,
         step: u32,
+        trained: &dyn Fn(Gradient) -> Gradient,
     ) -> Result<Evaluated, Classified> {
         let plain = |error: Error| (error, true);
         let objective = &self.stage.train.objective;
@@ -161,9 +166,11 @@ impl<'a> Part<'a> {
         }
         let outputs = self.program.run(&batch).map_err(plain)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
+        let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
         let gradient =
             forward.gradient(scoring, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
-        Ok(Evaluated { batch, outputs, gradient, scored })
+        let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained).map_err(plain)?;
+        Ok(Evaluated { batch, outputs, gradient, of_parts, scored })
     }
 
     /// Keeps what the next step reads of this one.

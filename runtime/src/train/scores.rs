@@ -351,6 +351,18 @@ impl ScoringPass {
         Ok(ScoringPass { hidden, trace, micro_batches, vocabulary, tokens, by_rest })
     }
 
+    /// The same pass, without what the student's layers kept: they are gone through again where it is used.
+    pub fn again(&self) -> ScoringPass {
+        ScoringPass {
+            hidden: self.hidden.shallow_clone(),
+            trace: None,
+            micro_batches: self.micro_batches.clone(),
+            vocabulary: self.vocabulary.share(),
+            tokens: self.tokens,
+            by_rest: self.by_rest.clone(),
+        }
+    }
+
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where
     /// something needs it.
     pub fn read(

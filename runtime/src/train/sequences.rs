@@ -13,6 +13,7 @@ use crate::data::mixture::Draw;
 use crate::model::PackedBatch;
 use crate::rollout::{Debate, Sequence};
 use crate::tokenizer::Token;
+use crate::zip::zip_equal;
 
 impl Sequence {
     /// What stands before the completion.
@@ -108,6 +109,18 @@ impl Sequences {
     /// The tokens of a sequence that are trained on, among those of the step.
     pub fn tokens(&self, sequence: usize) -> Range<usize> {
         self.starts[sequence]..self.starts[sequence + 1]
+    }
+
+    /// Numbers per token that is trained on, with 0 for those of other domains.
+    pub fn alone(&self, source: usize, numbers: &[&[f32]]) -> Vec<Vec<f32>> {
+        let of_token = self.layout.sequence_of_token.iter();
+        let own: Vec<bool> =
+            of_token.map(|sequence| self.list[*sequence as usize].source == source).collect();
+        let alone = |numbers: &&[f32]| {
+            let numbers = zip_equal(numbers.iter(), &own);
+            numbers.map(|(number, own)| if *own { *number } else { 0.0 }).collect()
+        };
+        numbers.iter().map(alone).collect()
     }
 
     /// The tokens that are trained on, those of the step end to end.

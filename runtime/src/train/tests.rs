@@ -26,6 +26,7 @@ use crate::report::metrics::Row;
 use crate::tokenizer::Tokenizer;
 
 mod agreement;
+mod alignment;
 mod cached_scores;
 mod chosen;
 mod conversations;
@@ -225,6 +226,7 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         guards: Vec::new(),
         extrapolation: None,
         validation: None,
+        alignment: None,
         execution: Execution::default(),
     }
 }

@@ -133,6 +133,7 @@ impl Builder {
             guards: Vec::new(),
             extrapolation: None,
             validation: None,
+            alignment: None,
             execution: Execution::default(),
         };
         self.model(name, Stage::Train(Box::new(train)))

@@ -33,6 +33,7 @@ pub fn objective(
         live: vec![LivePrimitive { primitive: live, adjoint, origin: Origin(0) }],
         terms: vec![Term { name: "distill".to_owned(), value, origin: Origin(0) }],
         term_losses: Vec::new(),
+        term_gradients: Vec::new(),
         signal,
         clipped,
         selected: None,

@@ -9,7 +9,7 @@ use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
 use crate::args::ExportArgs;
-use crate::metrics::{REWARD_PART, STATE, domain, gathered, number};
+use crate::metrics::{NAMED, REWARD_PART, domain, gathered, number};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
@@ -117,8 +117,8 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
         // The rows of a step follow each other, and each says what the whole step had.
         if events.begins(step) {
             events.step(step, metrics.number("seconds", row).unwrap_or(0.0), numbers(&OF_STEP, ""));
-            let states: Vec<&str> = metrics.columns(STATE).collect();
-            events.add(numbers(&states, ""));
+            let named: Vec<&str> = NAMED.iter().flat_map(|prefix| metrics.columns(prefix)).collect();
+            events.add(numbers(&named, ""));
         }
         events.add(numbers(&OF_DOMAIN, &format!("/{domain}")));
         let parts: Vec<&str> = metrics.columns(REWARD_PART).collect();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Rounded;
-use crate::metrics::{REWARD_PART, SHARES, STATE, domain, gathered, number};
+use crate::metrics::{NAMED, REWARD_PART, SHARES, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own.
@@ -229,10 +229,10 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
             rows.iter().map(|&row| CurvePoint { row, value: metrics.number(metric, row), weight: Some(1.0) });
         curves.series.extend(series(metric.into(), By::Step, "", &mut values));
     }
-    for state in metrics.columns(STATE) {
+    for name in NAMED.iter().flat_map(|prefix| metrics.columns(prefix)) {
         let mut values =
-            rows.iter().map(|&row| CurvePoint { row, value: metrics.number(state, row), weight: Some(1.0) });
-        curves.series.extend(series(state.to_owned().into(), By::Step, "", &mut values));
+            rows.iter().map(|&row| CurvePoint { row, value: metrics.number(name, row), weight: Some(1.0) });
+        curves.series.extend(series(name.to_owned().into(), By::Step, "", &mut values));
     }
     curves
 }

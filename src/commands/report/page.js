@@ -232,6 +232,8 @@
   function learning(stage) {
     for (const { metric } of stage.series) {
       if (metric.startsWith("reward.")) metrics[metric] ??= [`Part \`${metric.slice("reward.".length)}\` of the reward`, "mean of the part"];
+      if (metric.startsWith("grad_norm.")) metrics[metric] ??= [`Norm of the gradient of \`${metric.slice("grad_norm.".length)}\``, "norm"];
+      if (metric.startsWith("alignment.")) metrics[metric] ??= [`Cosine of gradients: ${metric.slice("alignment.".length).split(".").map((part) => `\`${part}\``).join(" and ")}`, "cosine"];
       if (metric.startsWith("state.")) metrics[metric] ??= [`The state \`${metric.slice("state.".length)}\``, metric.slice("state.".length)];
     }
     const known = Object.keys(metrics).filter((metric) => stage.series.some((one) => one.metric === metric && one.by !== "teacher"));

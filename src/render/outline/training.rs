@@ -2,9 +2,10 @@
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Checkpointing, DomainId, Experiment, Extrapolation, Guard, GuardAction, Keep, Length,
-    ModelId, Optimizer, Over, Panel, RolloutSource, Sampling, Schedule, SelfCopy, Share, Teacher,
-    TeacherChoice, TeacherId, TeacherWeights, Train, Trainable, Validation, WeightFilter, powers_up_to,
+    Adapter, BatchSize, Between, Checkpointing, DomainId, Experiment, Extrapolation, GradientAlignment,
+    Guard, GuardAction, Keep, Length, ModelId, Optimizer, Over, Panel, RolloutSource, Sampling, Schedule,
+    SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights, Train, Trainable, Validation,
+    WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 
@@ -127,6 +128,16 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         ));
     }
     rows.extend(train.guards.iter().map(|guard| ("guard", self::guard(guard, experiment))));
+    if let Some(GradientAlignment { between, every, origin: _ }) = &train.alignment {
+        let count = match between {
+            Between::Terms => train.objective.terms.len(),
+            Between::Domains => train.mixture.len(),
+        };
+        let every = counted(*every as usize, "step");
+        let text =
+            format!("gradients of {count} {} compared every {every}: {count} more in memory", between.name());
+        rows.push(("gradient alignment", text));
+    }
     if let Some(extrapolation) = &train.extrapolation {
         rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
     }

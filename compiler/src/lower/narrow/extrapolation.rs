@@ -1,10 +1,10 @@
-//! Weights that are extrapolated.
+//! Weights that are extrapolated, and gradients that are compared.
 
 use mopd_lang::experiment as wide;
 
 use super::comparisons::domain_of;
 use super::settings::{Settings, evaluation};
-use crate::plan::{Extrapolation, PromptFormat, Trainable};
+use crate::plan::{Extrapolation, GradientAlignment, PromptFormat, Trainable};
 
 impl Settings<'_> {
     pub(super) fn extrapolation(&mut self, train: &wide::Train, in_turns: bool) -> Option<Extrapolation> {
@@ -44,5 +44,22 @@ impl Settings<'_> {
             evaluation: evaluation(&benchmark.evaluation),
             weights: weights.clone(),
         })
+    }
+
+    pub(super) fn alignment(
+        &mut self,
+        alignment: &wide::GradientAlignment,
+        train: &wide::Train,
+        in_turns: bool,
+    ) -> GradientAlignment {
+        let wide::GradientAlignment { between, every, origin } = *alignment;
+        if in_turns {
+            self.refuse::<()>(origin, "`gradient_alignment` in a step of `train`");
+        }
+        // What gradients say of the records is not in the budget.
+        if matches!(train.optimizer, wide::Optimizer::Private { .. }) {
+            self.refuse::<()>(origin, "`gradient_alignment` with the optimizer `private_adamw`");
+        }
+        GradientAlignment { between, every }
     }
 }

@@ -169,6 +169,7 @@ impl<'a> Settings<'a> {
             learning_rate,
             extrapolation: _,
             validation,
+            alignment,
             trainable,
             execution,
             ema,
@@ -269,6 +270,8 @@ impl<'a> Settings<'a> {
         }
         let extrapolation = self.extrapolation(train, !learners.0.is_empty());
         let guards = self.guards(train, !learners.0.is_empty());
+        let alignment =
+            alignment.as_ref().map(|alignment| self.alignment(alignment, train, !learners.0.is_empty()));
         let (optimizer, private) = super::optimizer::executable(optimizer);
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
@@ -308,6 +311,7 @@ impl<'a> Settings<'a> {
             validation: validation.as_ref().map(|wide::Validation { target, every, rows, origin: _ }| {
                 Validation { target: target.clone(), every: *every, rows: *rows }
             }),
+            alignment,
             execution: *execution,
         })
     }

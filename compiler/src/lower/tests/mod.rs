@@ -1,5 +1,6 @@
 //! Experiments written by hand, from the types that the checker fills.
 
+mod alignment;
 mod balance;
 mod blocks;
 mod comparisons;
@@ -221,6 +222,7 @@ fn train(
         learning_rate: schedule(learning_rate),
         extrapolation: None,
         validation: None,
+        alignment: None,
         trainable: Trainable::default(),
         execution: Execution::default(),
         ema: None,

@@ -47,11 +47,19 @@ fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
 }
 
 pub fn lower_with(objective: &Objective, read_losses: &[String]) -> Result<plan::Objective, Box<Diagnostic>> {
+    lower_by_term(objective, read_losses, false)
+}
+
+pub fn lower_by_term(
+    objective: &Objective,
+    read_losses: &[String],
+    each_term: bool,
+) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
     super::super::objective::lower(
         objective,
         (1.0, None),
-        read_losses,
+        (read_losses, each_term),
         normal_form(
             objective,
             Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All)),

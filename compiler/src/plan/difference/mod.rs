@@ -399,6 +399,7 @@ fn stage(model: &Model<Objective>, names: &Names) -> Value {
 fn train(train: &Train<Objective>, names: &Names) -> Value {
     let Train { recipe, start, mixture, sees, scorers, rollout, passes, filter, validation, ema, .. } = train;
     let Train {
+        alignment,
         curriculum,
         shares,
         own_data,
@@ -491,6 +492,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             settings
         }),
         "validate": validation.as_ref().map(written),
+        "gradient_alignment": alignment.as_ref().map(written),
         "execution": written(&train.execution),
     })
 }

@@ -156,6 +156,11 @@ types! {
         let words = [("rollouts", Keeps::Rollouts), ("prompts", Keeps::Prompts)];
         checker.word(given.expr, "what a buffer keeps", &words)
     };
+    Between: Takes::Words(vocabulary::BETWEEN), |checker, given, _| -> experiment::Between {
+        let words = [experiment::Between::Terms, experiment::Between::Domains];
+        let words = words.map(|between| (between.name(), between));
+        checker.word(given.expr, "a part of a loss", &words)
+    };
     Masses: Takes::Words(vocabulary::MASSES);
     Axis: Takes::Words(vocabulary::OVER), |checker, given, _| -> formula::Axis { checker.axis(given.expr) };
     Deviation: Takes::Words(vocabulary::DEVIATIONS), |checker, given, _| -> formula::Deviation {

@@ -2,7 +2,7 @@
 
 use super::declare::builtins;
 use super::types::{
-    Benchmark, Count, Field, Fraction, LayerRange, Positive, Powers, Projections, Real, WeightGroups,
+    Benchmark, Between, Count, Field, Fraction, LayerRange, Positive, Powers, Projections, Real, WeightGroups,
 };
 
 builtins! { Weights: WeightsName, WeightsCall {
@@ -41,6 +41,11 @@ builtins! { Weights: WeightsName, WeightsCall {
     /// domain; all by default.
     #[usage = "validate(target: answer, every: 10 steps)"]
     validate => Validate { target: Field, every: Count, rows: Option<Count> },
+
+    /// The cosine between the gradients of each two terms of the objective, or of each two domains, and the
+    /// norm of each: at the first step and then every so many. Below 0 they conflict. `terms` by default.
+    #[usage = "gradient_alignment(every: 20 steps, between: terms)"]
+    gradient_alignment => Align { every: Count, between: Option<Between> },
 
     /// Steps 1, 2, 4, 8, ...
     #[usage = "powers_of(2)"]

@@ -258,7 +258,8 @@ impl Checker {
         for model in declared {
             match &self.model(*model).stage {
                 Stage::Train(train) => {
-                    if names_teachers(train) || train.extrapolation.is_some() || train.validation.is_some() {
+                    let measured = train.validation.is_some() || train.alignment.is_some();
+                    if names_teachers(train) || train.extrapolation.is_some() || measured {
                         return None;
                     }
                     uses.trained.extend(train.mixture.iter().map(|share| share.domain));

@@ -1,7 +1,9 @@
 //! Optimizers, with the field's usual values where nothing is said, and what is done between updates.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{self, Extrapolation, Optimizer, Validation, WeightGroup};
+use crate::experiment::{
+    self, Between, Extrapolation, GradientAlignment, Optimizer, Train, Validation, WeightGroup,
+};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
@@ -9,7 +11,7 @@ use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, ArgOr, Call};
 use crate::check::builtins::optimizers::{AdamW, OptimizerCall};
 use crate::check::builtins::types::{Decay, NotNegative};
-use crate::check::builtins::weights::{Extrapolate, Validate};
+use crate::check::builtins::weights::{Align, Extrapolate, Validate};
 use crate::check::builtins::{self, Kind};
 use crate::check::stages::settings::Settings;
 use crate::check::stages::trainable::WEIGHT_GROUPS;
@@ -135,6 +137,38 @@ impl Checker {
         let rows = self.read(given.rows, env)?;
         let origin = self.origin(given.call.span);
         Some(Validation { target: target?, every: every?, rows, origin })
+    }
+
+    /// `gradient_alignment(every: 20 steps, between: terms)`
+    pub(in crate::check) fn alignment(&mut self, given: Align, env: &Env) -> Option<GradientAlignment> {
+        let every = self.read(given.every, env);
+        let between = self.read(given.between, env)?.unwrap_or(Between::Terms);
+        let origin = self.origin(given.call.span);
+        Some(GradientAlignment { between, every: every?, origin })
+    }
+
+    /// Gradients are compared where there are several.
+    pub(in crate::check) fn check_alignment(&mut self, train: &Train) -> bool {
+        let Some(GradientAlignment { between, origin, .. }) = train.alignment else { return true };
+        let count = |between| match between {
+            Between::Terms => train.objective.terms.len(),
+            Between::Domains => train.mixture.len(),
+        };
+        if count(between) > 1 {
+            return true;
+        }
+        let (what, other) = match between {
+            Between::Terms => ("the objective has one term", Between::Domains),
+            Between::Domains => ("the stage trains on one domain", Between::Terms),
+        };
+        let help = match count(other) > 1 {
+            true => format!("write `between: {}`, or remove it", other.name()),
+            false => "remove it".to_owned(),
+        };
+        let span = self.span(origin);
+        let text = format!("{what}: there is no other gradient to compare its own with");
+        self.report(Diagnostic::error(Code::UnusedSetting, span, text).help(help));
+        false
     }
 
     /// `weights: [attention, feed_forward]`

@@ -144,6 +144,7 @@ impl Checker {
             self.check_guards(train),
             self.check_reward_parts(train),
             self.check_validation(train, settings),
+            self.check_alignment(train),
             self.check_numbers(train, settings),
             self.check_context(train, settings),
             self.check_trainable(train, settings),

@@ -89,6 +89,9 @@ impl Checker {
             WeightsCall::Validate(given) => {
                 self.validation(given, env).map(|found| Value::Validation(Rc::new(found)))
             }
+            WeightsCall::Align(given) => {
+                self.alignment(given, env).map(|found| Value::GradientAlignment(Rc::new(found)))
+            }
             WeightsCall::PowersOf(given) => self.read(given.base, env).map(Value::PowersOf),
         }
     }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, DomainId, Execution, Extrapolation, Guard, Length, ModelId, Objective, Optimizer, Recipe,
-    Share, Stage, Template, Train, Trainable, Validation,
+    BatchSize, DomainId, Execution, Extrapolation, GradientAlignment, Guard, Length, ModelId, Objective,
+    Optimizer, Recipe, Share, Stage, Template, Train, Trainable, Validation,
 };
 use crate::formula::{Axis, Formula};
 use crate::source::Span;
@@ -35,6 +35,7 @@ struct CommonSettings {
     refresh: Option<Option<u32>>,
     extrapolation: Option<Option<Extrapolation>>,
     validation: Option<Option<Validation>>,
+    alignment: Option<Option<GradientAlignment>>,
     trainable: Option<Trainable>,
     execution: Option<Execution>,
     ema: Option<Option<f64>>,
@@ -128,6 +129,7 @@ impl Checker {
             learning_rate: common.learning_rate?,
             extrapolation: common.extrapolation?,
             validation: common.validation?,
+            alignment: common.alignment?,
             trainable: common.trainable?,
             execution: common.execution?,
             ema: common.ema?,
@@ -166,6 +168,10 @@ impl Checker {
             Value::Validation(found) => Ok(Rc::unwrap_or_clone(found)),
             other => Err(other),
         });
+        let alignment = self.between_updates(settings, "gradient_alignment", env, |value| match value {
+            Value::GradientAlignment(found) => Ok(Rc::unwrap_or_clone(found)),
+            other => Err(other),
+        });
         let trainable = self.trainable(settings, env);
         let guards = self.guards(settings, domains, env);
         let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
@@ -181,6 +187,7 @@ impl Checker {
             refresh,
             extrapolation,
             validation,
+            alignment,
             trainable,
             execution,
             ema,

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use crate::experiment::{
-    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Guard, Metric, ModelId,
-    Objective, Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template, Validation,
+    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, GradientAlignment, Guard,
+    Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template,
+    Validation,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -75,6 +76,7 @@ pub enum Value {
     Validation(Rc<Validation>),
     /// One for each domain that it is on.
     Guards(Rc<Vec<Guard>>),
+    GradientAlignment(Rc<GradientAlignment>),
     /// `powers_of(2)`
     PowersOf(u32),
     /// `integer(0..=100)`
@@ -181,6 +183,7 @@ impl Value {
             Value::Extrapolation(_) => "an extrapolation".into(),
             Value::Validation(_) => "a validation".into(),
             Value::Guards(_) => "a guard".into(),
+            Value::GradientAlignment(_) => "an alignment of gradients".into(),
             Value::PowersOf(_) => "a list of steps".into(),
             Value::Integer { .. } => "a way to read a whole number".into(),
             Value::Item { kind, .. } => match kind {

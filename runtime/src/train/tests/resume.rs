@@ -1,7 +1,9 @@
 //! A stage that is cut off after any step ends with the same bits as one that is not.
 
 use mopd_compiler::plan::producers::{Guidance, Keeps, Model};
-use mopd_compiler::plan::{Axis, Extrapolation, Function, Live, Memory, OwnData, Private, Reduction};
+use mopd_compiler::plan::{
+    Axis, Between, Extrapolation, Function, GradientAlignment, Live, Memory, OwnData, Private, Reduction,
+};
 
 use super::super::objective::objectives::{nll, objective};
 use super::super::state::RestoreMode;
@@ -236,6 +238,10 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     case("some weights", ROUTED, &|train| {
         train.trainable =
             Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
+    });
+    case("gradients that are compared", ROUTED, &|train| {
+        (train.passes, train.rollout) = (2, sampled(2));
+        train.alignment = Some(GradientAlignment { between: Between::Domains, every: 2 });
     });
     case("private", ROUTED, &|train| {
         train.private = Some(Private { clip: 0.1, epsilon: 5.0, delta: 1e-3 });

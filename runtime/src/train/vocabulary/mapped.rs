@@ -141,6 +141,16 @@ pub struct Spans {
 }
 
 impl Spans {
+    pub fn share(&self) -> Spans {
+        Spans {
+            role: self.role,
+            begins: self.begins.shallow_clone(),
+            rest: self.rest.shallow_clone(),
+            student_rest: self.student_rest.shallow_clone(),
+            follow: self.follow.clone(),
+        }
+    }
+
     /// Of a role whose tokens are the student's, until others are set.
     pub fn of_tokens(role: Role, tokens: usize, device: Device) -> Spans {
         let zeros = || Tensor::zeros([tokens as i64], (Kind::Float, device));

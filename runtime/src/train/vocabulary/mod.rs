@@ -141,6 +141,24 @@ impl Vocabulary {
         }
     }
 
+    /// The same logits, without what a pass over them kept for the gradient.
+    pub fn share(&self) -> Vocabulary {
+        let others =
+            self.others.iter().map(|(role, parts)| (*role, parts.iter().map(Logits::share).collect()));
+        Vocabulary {
+            targets: self.targets.shallow_clone(),
+            student: self.student.share(),
+            others: others.collect(),
+            sampler: self.sampler,
+            temperature: self.temperature,
+            end: self.end,
+            spans: self.spans.iter().map(Spans::share).collect(),
+            absent: self.absent.as_ref().map(Tensor::shallow_clone),
+            sizes: self.sizes,
+            kept: RefCell::default(),
+        }
+    }
+
     /// Those of a scorer, one after the other.
     ///
     /// # Panics

@@ -282,6 +282,11 @@ macro_rules! stage {
                 Takes::Guards,
                 "What to do when the numbers of steps go wrong: `[warn(entropy < 0.1, for: 10 steps)]`."
             ),
+            may(
+                "gradient_alignment",
+                Takes::Formula,
+                "Compares the gradients of terms or domains as it trains: `gradient_alignment(every: 20 steps)`."
+            ),
         ]
     };
 }

@@ -100,6 +100,9 @@ pub static REVEALS: &[Word] = &[word("all", "the finished sequence")];
 pub static KEPT: &[Word] =
     &[word("rollouts", "the stored completions"), word("prompts", "stored prompts, with new completions")];
 
+pub static BETWEEN: &[Word] =
+    &[word("terms", "the terms of the objective"), word("domains", "the completions of each domain")];
+
 pub static CAPABILITIES: &[Word] = &[
     word("dist", "the whole next-token distribution"),
     word("sampled", "the log-probability of the sampled token"),

@@ -1,0 +1,90 @@
+//! Stages that compare gradients of parts of their loss: what is in a plan, in keys and in costs.
+
+use super::objectives::{lower_by_term, lowered};
+use super::*;
+use crate::plan::Optimizer as Executable;
+
+fn distilled(experiment: &mut Experiment) -> &mut Train {
+    match &mut experiment.models[4].stage {
+        Stage::Train(train) => train,
+        _ => panic!("the student is trained"),
+    }
+}
+
+/// The student has two terms and compares them.
+fn comparing(change: impl FnOnce(&mut Train)) -> Experiment {
+    let mut experiment = experiment();
+    let train = distilled(&mut experiment);
+    train.objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(Part::Logp))])));
+    train.alignment = Some(GradientAlignment { between: Between::Terms, every: 4, origin: HERE });
+    change(train);
+    experiment
+}
+
+#[test]
+fn every_setting_of_it_is_meaning() {
+    let of = |change: fn(&mut Train)| {
+        let plan = compiled(&comparing(change));
+        let [.., expert, student, _] = &plan.stages[..] else { panic!("six stages") };
+        (student.key.clone(), student.content_key.clone(), student.stream, expert.key.clone())
+    };
+    let changes: [fn(&mut Train); 5] = [
+        |_| (),
+        |train| train.alignment.as_mut().unwrap().every = 5,
+        |train| train.alignment.as_mut().unwrap().between = Between::Domains,
+        |train| train.alignment = None,
+        // Columns have the terms' names.
+        |train| train.objective.terms[1].name = "other".into(),
+    ];
+    let all: Vec<_> = changes.into_iter().map(of).collect();
+    for (index, (key, content_key, stream, other)) in all.iter().enumerate() {
+        assert!(all[..index].iter().all(|(known, ..)| known != key), "{index}");
+        assert!(all[..index].iter().all(|(_, known, ..)| known != content_key), "{index}");
+        assert_eq!((*stream, other), (all[0].2, &all[0].3), "the same draws; and no other stage's concern");
+    }
+}
+
+#[test]
+fn it_is_in_the_plan_and_its_cost_is_known() {
+    let plan = compiled(&comparing(|_| ()));
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    let found = train.alignment.unwrap();
+    assert_eq!([0, 1, 4, 6, 8].map(|step| found.is_due(step)), [true, false, true, false, true]);
+    assert_eq!([1, 4, 5, 10].map(|steps| found.times(steps)), [1, 1, 2, 3]);
+    assert_eq!(train.objective.term_gradients.len(), 2);
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+    let plain = compiled(&comparing(|train| train.alignment = None));
+    let (cost, before) = (plan.stages[4].cost, plain.stages[4].cost);
+    assert!(matches!(train.optimizer, Executable::AdamW(_)));
+    // Two gradients more; and at 3 of 10 steps each goes through the student once more, forward and back.
+    assert_eq!(cost.memory.unwrap() - before.memory.unwrap(), 2 * 4 * before.trained.unwrap());
+    let (tokens, parameters) = (before.tokens.unwrap() as f64, before.parameters.unwrap() as f64);
+    let more = cost.flops.unwrap() - before.flops.unwrap();
+    assert!((more / (2.0 * 0.3 * 6.0 * parameters * tokens) - 1.0).abs() < 1e-9, "{more}");
+}
+
+/// Nothing else of the objective changes, node by node; and the terms' derivatives add up, as numbers do.
+#[test]
+fn terms_add_up() {
+    let mut objective = mopd(5.0);
+    objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(Part::Logp))])));
+    let (plain, each) = (lowered(&objective), lower_by_term(&objective, &[], true).unwrap());
+    let nodes = |of: &plan::Objective| of.graph.nodes().map(|(_, node)| node.clone()).collect::<Vec<_>>();
+    assert_eq!(nodes(&each)[..nodes(&plain).len()], nodes(&plain));
+    assert_eq!((each.loss, each.signal), (plain.loss, plain.signal));
+    assert!(plain.term_gradients.is_empty());
+    let names: Vec<&str> = each.term_gradients.iter().map(|of| of.term.as_str()).collect();
+    assert_eq!(names, ["term", "own"]);
+    assert!(each.term_gradients.iter().all(|of| of.adjoints.len() == each.live.len()));
+}
+
+#[test]
+fn where_it_has_no_meaning_yet_it_is_refused() {
+    let private = |train: &mut Train| {
+        train.optimizer = Optimizer::Private { clip: 1.0, epsilon: 8.0, delta: 1e-5, origin: HERE };
+    };
+    let refusals = refusals_of(&comparing(private));
+    let refused = "`gradient_alignment` with the optimizer `private_adamw` is not supported yet";
+    assert!(refusals.iter().any(|refusal| refusal == refused), "{refusals:?}");
+}

@@ -1,0 +1,114 @@
+//! Whether the parts of a stage's loss pull the weights the same way: the gradient of each by itself, over
+//! what trains, at the steps that the stage says. Nothing that the step does reads it.
+
+use std::collections::BTreeMap;
+
+use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::Between;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::objective::Outputs;
+use super::part::{Rollouts, Scoring};
+use super::scores::ScoringPass;
+use crate::failure::Result;
+use crate::model::Gradient;
+
+/// Gradients of parts of the loss, over what trains, each with the part's name.
+pub type Gradients = Vec<(String, Gradient)>;
+
+/// Numbers of each gradient that are looked at together.
+const CHUNK: usize = 1 << 20;
+
+/// A forward pass to go back through once more, with the derivatives of the loss that come from one part.
+pub struct Prepared {
+    name: String,
+    pass: ScoringPass,
+    adjoints: Vec<Vec<f32>>,
+}
+
+/// The parts of the loss whose gradients this step shows; `pass` is kept as it is.
+pub fn prepared(
+    scoring: &Scoring,
+    pass: &ScoringPass,
+    rollouts: &Rollouts,
+    outputs: &Outputs,
+    step: u32,
+) -> Vec<Prepared> {
+    let Scoring { stage, .. } = *scoring;
+    let Some(alignment) = stage.train.alignment.filter(|alignment| alignment.is_due(step)) else {
+        return Vec::new();
+    };
+    let objective = &stage.train.objective;
+    let prepared = |name: &str, adjoints| Prepared { name: name.to_owned(), pass: pass.again(), adjoints };
+    match alignment.between {
+        Between::Terms => {
+            let of_term = objective.term_gradients.iter().map(|term| {
+                let adjoints = term.adjoints.iter().map(|adjoint| outputs.get(*adjoint).to_vec());
+                prepared(&term.term, adjoints.collect())
+            });
+            of_term.collect()
+        }
+        Between::Domains => {
+            let (sequences, adjoints) = (&rollouts.sequences, super::adjoints(objective, outputs));
+            let sources = stage.sources.iter().enumerate();
+            let there = sources.filter(|(index, _)| sequences.list.iter().any(|own| own.source == *index));
+            there.map(|(index, source)| prepared(source.name, sequences.alone(index, &adjoints))).collect()
+        }
+    }
+}
+
+/// Their gradients. The student's layers are gone through once more for each.
+pub fn gradients(
+    prepared: Vec<Prepared>,
+    scoring: &Scoring,
+    rollouts: &Rollouts,
+    batch: &Batch,
+    trained: &dyn Fn(Gradient) -> Gradient,
+) -> Result<Gradients> {
+    let gradient = |Prepared { name, pass, adjoints }: Prepared| {
+        let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
+        Ok((name, trained(pass.gradient(scoring, rollouts, batch, &adjoints)?)))
+    };
+    // What experts took was counted in the step's own pass.
+    scoring.model.uncounted(|| prepared.into_iter().map(gradient).collect())
+}
+
+/// Those of another part of the stage, of the same names where they are of the same domains.
+pub fn join(all: &mut Gradients, others: Gradients) {
+    for (name, other) in others {
+        match all.iter().position(|(known, _)| *known == name) {
+            Some(place) => {
+                let (_, known) = all.remove(place);
+                all.insert(place, (name, known.plus(other)));
+            }
+            None => all.push((name, other)),
+        }
+    }
+}
+
+/// The norm of each and the cosine between each two, by the names of their columns. A gradient that is 0 has
+/// no direction.
+pub fn columns(gradients: Gradients) -> BTreeMap<String, f64> {
+    let Some((_, first)) = gradients.first() else { return BTreeMap::new() };
+    let _guard = no_grad_guard();
+    let count = gradients.len();
+    let mut products = vec![0.0; count * count];
+    for start in (0..first.parameters()).step_by(CHUNK) {
+        let range = start..(start + CHUNK).min(first.parameters());
+        let rows = gradients.iter().map(|(_, gradient)| gradient.part(range.clone()).to_kind(Kind::Double));
+        let rows = Tensor::stack(&rows.collect::<Vec<_>>(), 0);
+        let of_chunk = Vec::<f64>::try_from(rows.mm(&rows.tr()).view([-1])).expect("numbers in one row");
+        products.iter_mut().zip(of_chunk).for_each(|(sum, product)| *sum += product);
+    }
+    let norm = |of: usize| products[of * count + of].sqrt();
+    let mut columns = BTreeMap::new();
+    for (one, (name, _)) in gradients.iter().enumerate() {
+        columns.insert(format!("grad_norm.{name}"), norm(one));
+        for (other, (second, _)) in gradients.iter().enumerate().skip(one + 1) {
+            let cosine = products[one * count + other] / (norm(one) * norm(other));
+            columns.insert(format!("alignment.{name}.{second}"), cosine);
+        }
+    }
+    columns.retain(|_, number| number.is_finite());
+    columns
+}
