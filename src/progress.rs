@@ -169,6 +169,7 @@ impl RunProgress {
             | Event::Evaluated { .. }
             | Event::Table { .. }
             | Event::Compared { .. }
+            | Event::Delta { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }

@@ -18,7 +18,7 @@ use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
 use mopd_runtime::machine::memory::peak_memory;
 use mopd_runtime::prepare::cache::DataCache;
-use mopd_runtime::report::read;
+use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::schedule::sample;
 use mopd_runtime::{bench, schedule};
@@ -229,7 +229,9 @@ fn work(
     let device = match job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
         Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
-        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Bench(_) => cuda.device(),
+        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Delta(_) | Job::Bench(_) => {
+            cuda.device()
+        }
     };
     tch::set_num_threads(1);
     let versions = Versions {
@@ -246,6 +248,7 @@ fn work(
         Job::Sample(job) => sample::sample(job, device, control)?,
         Job::Read(job) => read::read(job, control)?,
         Job::Compare(job) => read::compare(job, control)?,
+        Job::Delta(job) => delta::delta(job, control)?,
         Job::Predict(job) => schedule::predict(job, device, control)?,
         Job::Bench(job) => bench::divergence::bench(job, device, control)?,
         Job::Floor(job) => bench::floor::floor(job, device, control)?,

@@ -43,6 +43,7 @@ pub enum Command {
     Watch(WatchArgs),
     Report(ReportArgs),
     Compare(CompareArgs),
+    Delta(DeltaArgs),
     Export(ExportArgs),
     Explain(ExplainArgs),
     Sample(SampleArgs),

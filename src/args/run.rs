@@ -187,6 +187,40 @@ pub enum CompareFormat {
     Latex,
 }
 
+/// Compare the weights of two models: what training changed, how sparse the change is, and its rank
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd delta runs/a/models/student-seed1                    against the model that its stage began from
+  mopd delta tuned --from base                              two folders with config.json and safetensors
+  mopd delta runs/a/models/x-seed1 --beside runs/a/models/y-seed1   how far two changes overlap
+
+Entries count as changed where they are another number; where they are another number in bfloat16; and where \
+                        they differ by
+more than `--beyond`.")]
+pub struct DeltaArgs {
+    /// The folder of a model
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The folder of the model before [default: of a run's model, the one that its stage began from]
+    #[arg(long, value_name = "MODEL")]
+    pub from: Option<PathBuf>,
+    /// Another model of the same shape, whose change is compared with this one
+    #[arg(long, value_name = "MODEL")]
+    pub beside: Option<PathBuf>,
+    /// The other model before [default: as for `--from`]
+    #[arg(long, value_name = "MODEL", requires = "beside")]
+    pub beside_from: Option<PathBuf>,
+    /// Entries that differ by more than this count as changed
+    #[arg(long, value_name = "NUMBER", default_value_t = 1e-5)]
+    pub beyond: f64,
+    /// Compute no singular values: of large matrices they take long
+    #[arg(long)]
+    pub no_ranks: bool,
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
 /// Export a run for another program
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir \

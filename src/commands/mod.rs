@@ -6,6 +6,7 @@ mod bench;
 mod cache;
 mod check;
 mod compare;
+mod delta;
 mod doctor;
 mod explain;
 mod export;
@@ -36,8 +37,8 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] = &[
-    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "export", "explain",
-    "sample", "doctor", "lsp", "bench", "expr", "try", "cache", "help",
+    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "delta", "export",
+    "explain", "sample", "doctor", "lsp", "bench", "expr", "try", "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
@@ -55,6 +56,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Report(arguments) => report::report(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Delta(arguments) => delta::delta(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::deltas::{Delta, DeltaJob};
 use super::results::ComparedTable;
 use super::{Origin, Plan};
 
@@ -20,6 +21,8 @@ pub enum Job {
     Read(ReadJob),
     /// Say how far the tables of runs are apart.
     Compare(CompareJob),
+    /// Say how far the weights of two models are apart.
+    Delta(DeltaJob),
     /// What `mopd bench divergence` asks.
     Bench(BenchJob),
     /// What `mopd bench distill` asks besides the run itself.
@@ -236,6 +239,10 @@ pub enum Event {
     /// The next run of a [`CompareJob`], after the first.
     Compared {
         tables: Vec<ComparedTable>,
+    },
+    /// The next parameter of a [`DeltaJob`]; then the next group, and all.
+    Delta {
+        delta: Delta,
     },
     /// The next file of a [`ReadJob`].
     Table {

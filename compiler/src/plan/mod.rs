@@ -6,6 +6,7 @@ mod alignment;
 mod comparisons;
 mod curriculum;
 mod data;
+pub mod deltas;
 pub mod difference;
 pub mod events;
 mod extrapolation;

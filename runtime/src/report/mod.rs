@@ -2,6 +2,7 @@
 //! rewards behind the tables, and the tables.
 
 pub mod answers;
+pub mod delta;
 pub mod metrics;
 mod parquet;
 pub mod read;

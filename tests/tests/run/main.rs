@@ -1,5 +1,6 @@
 //! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
 
+mod delta;
 mod disk;
 mod guards;
 mod keys;

@@ -205,6 +205,17 @@ impl Checker {
         let mut filters = Vec::new();
         for item in items {
             let filter = match &item.kind {
+                // A subnetwork (arXiv:2505.11711).
+                ExprKind::Call { callee, .. } if matches!(&callee.kind, ExprKind::Name(name) if name == "changed") =>
+                {
+                    let text =
+                        format!("`{key}` of the entries that another stage changed is not supported yet");
+                    self.report(
+                        Diagnostic::error(Code::NotSupported, item.span, text)
+                            .help("`mopd delta` says how many entries a stage has changed, and where"),
+                    );
+                    return None;
+                }
                 ExprKind::Call { .. } => match self.evaluate(item, env) {
                     Value::Layers { first, last } => WeightFilter::Layers { first, last },
                     other => {

@@ -1,0 +1,206 @@
+//! How far the weights of two models are apart, parameter by parameter: what training changed, how sparse the
+//! change is (arXiv:2505.11711), and its rank.
+
+use std::path::Path;
+
+use half::bf16;
+use mopd_compiler::plan::WeightGroup;
+use mopd_compiler::plan::deltas::{Delta, DeltaJob, Overlap, Rank};
+use mopd_compiler::plan::events::{Event, FailureKind};
+use tch::{Kind, Tensor};
+
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::formats::huggingface;
+use crate::mapped::Stored;
+use crate::model::{Entry, layout};
+use crate::zip::zip_equal;
+
+/// Answers with one [`Event::Delta`] for each parameter, then one for each group and one for all.
+pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
+    let after = Folder::open(&job.after)?;
+    let before = Folder::open(&job.before)?.like(&after)?;
+    let beside = match &job.beside {
+        Some((one, other)) => Some((Folder::open(one)?.like(&after)?, Folder::open(other)?.like(&after)?)),
+        None => None,
+    };
+    let mut groups: Vec<(WeightGroup, Sums)> = Vec::new();
+    for (index, entry) in after.entries.iter().enumerate() {
+        control.check()?;
+        let (now, then) = (after.numbers(index), before.numbers(index));
+        let other = beside.as_ref().map(|(after, before)| (after.numbers(index), before.numbers(index)));
+        let other = other.as_ref().map(|(now, then)| (now.as_slice(), then.as_slice()));
+        let sums = Sums::of((&now, &then), other, job.beyond);
+        let matrix = entry.shape.len() == 2 && job.ranks && sums.changed > 0;
+        let rank = matrix.then(|| rank(&now, &then, &entry.shape));
+        let delta = Delta {
+            group: Some(entry.group),
+            shape: entry.shape.iter().map(|size| *size as u64).collect(),
+            rank,
+            ..sums.delta(entry.name.clone(), beside.is_some())
+        };
+        control.emit(&Event::Delta { delta });
+        match groups.iter_mut().find(|(group, _)| *group == entry.group) {
+            Some((_, known)) => known.add(&sums),
+            None => groups.push((entry.group, sums)),
+        }
+    }
+    let mut all = Sums::default();
+    for (group, sums) in &groups {
+        all.add(sums);
+        let delta = Delta { group: Some(*group), ..sums.delta(group.name().to_owned(), beside.is_some()) };
+        control.emit(&Event::Delta { delta });
+    }
+    control.emit(&Event::Delta { delta: all.delta("all".to_owned(), beside.is_some()) });
+    Ok(())
+}
+
+/// A model's parameters in their files.
+struct Folder {
+    path: String,
+    entries: Vec<Entry>,
+    parts: Vec<Stored>,
+}
+
+impl Folder {
+    fn open(path: &str) -> Result<Folder> {
+        let config = huggingface::config(Path::new(path))?;
+        let parts = huggingface::parts(Path::new(path), &config)?;
+        Ok(Folder { path: path.to_owned(), entries: layout(&config), parts })
+    }
+
+    /// The same, where its parameters are those of another.
+    fn like(self, other: &Folder) -> Result<Folder> {
+        let places = self.entries.len().max(other.entries.len());
+        let apart = (0..places).find(|place| {
+            let of = |folder: &Folder| {
+                folder.entries.get(*place).map(|entry| (entry.name.clone(), entry.shape.clone()))
+            };
+            of(&self) != of(other)
+        });
+        let Some(place) = apart else { return Ok(self) };
+        let said = |folder: &Folder| match folder.entries.get(place) {
+            Some(entry) => format!("`{}` of shape {:?}", entry.name, entry.shape),
+            None => "no further parameter".to_owned(),
+        };
+        let message = format!(
+            "{} and {} have different parameters: {} and {}",
+            other.path,
+            self.path,
+            said(other),
+            said(&self)
+        );
+        Err(Error::new(FailureKind::Model, message)
+            .help("name the model that training began from: it has the same shape"))
+    }
+
+    fn numbers(&self, index: usize) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.entries[index].len()];
+        self.parts[index].read(&mut numbers);
+        self.parts[index].release();
+        numbers
+    }
+}
+
+/// Sums over entries, in double precision.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sums {
+    entries: u64,
+    squares: f64,
+    squares_before: f64,
+    changed: u64,
+    in_bfloat16: u64,
+    beyond: u64,
+    /// Of the other change, of both together.
+    squares_other: f64,
+    products: f64,
+    both: u64,
+    either: u64,
+}
+
+impl Sums {
+    fn of((now, then): (&[f32], &[f32]), other: Option<(&[f32], &[f32])>, beyond: f64) -> Sums {
+        let mut sums = Sums { entries: now.len() as u64, ..Sums::default() };
+        let far = |change: f64| change.abs() > beyond;
+        for (place, (now, then)) in zip_equal(now, then).enumerate() {
+            let change = f64::from(*now) - f64::from(*then);
+            sums.squares += change * change;
+            sums.squares_before += f64::from(*then) * f64::from(*then);
+            sums.changed += u64::from(now != then);
+            sums.in_bfloat16 += u64::from(bf16::from_f32(*now) != bf16::from_f32(*then));
+            sums.beyond += u64::from(far(change));
+            if let Some((now, then)) = other {
+                let other = f64::from(now[place]) - f64::from(then[place]);
+                sums.squares_other += other * other;
+                sums.products += change * other;
+                sums.both += u64::from(far(change) && far(other));
+                sums.either += u64::from(far(change) || far(other));
+            }
+        }
+        sums
+    }
+
+    fn add(&mut self, more: &Sums) {
+        self.entries += more.entries;
+        self.squares += more.squares;
+        self.squares_before += more.squares_before;
+        self.changed += more.changed;
+        self.in_bfloat16 += more.in_bfloat16;
+        self.beyond += more.beyond;
+        self.squares_other += more.squares_other;
+        self.products += more.products;
+        self.both += more.both;
+        self.either += more.either;
+    }
+
+    fn delta(&self, name: String, beside: bool) -> Delta {
+        let part = |of: f64, whole: f64| (whole > 0.0).then(|| of / whole);
+        let norm = self.squares.sqrt();
+        let overlap = || Overlap {
+            cosine: part(self.products, norm * self.squares_other.sqrt()),
+            jaccard: part(self.both as f64, self.either as f64),
+        };
+        Delta {
+            name,
+            group: None,
+            shape: Vec::new(),
+            entries: self.entries,
+            norm,
+            relative: part(norm, self.squares_before.sqrt()),
+            changed: self.changed,
+            changed_in_bfloat16: self.in_bfloat16,
+            changed_beyond: self.beyond,
+            rank: None,
+            overlap: beside.then(overlap),
+        }
+    }
+}
+
+/// Of a change that is not 0.
+fn rank(now: &[f32], then: &[f32], shape: &[usize]) -> Rank {
+    let wide = |numbers: &[f32]| Tensor::from_slice(numbers).to_kind(Kind::Double);
+    let change = (wide(now) - wide(then)).view([shape[0] as i64, shape[1] as i64]);
+    // Of a long matrix the triangle has the same singular values.
+    let long = if shape[0] < shape[1] { change.tr() } else { change };
+    let (_, triangle) = Tensor::linalg_qr(&long, "r");
+    let (_, values, _) = triangle.svd(true, false);
+    of_singular(&Vec::<f64>::try_from(values).expect("one row of numbers"), shape)
+}
+
+/// `values` fall.
+fn of_singular(values: &[f64], shape: &[usize]) -> Rank {
+    let (sum, squares) = (values.iter().sum::<f64>(), values.iter().map(|value| value * value).sum::<f64>());
+    let shares = values.iter().map(|value| value / sum).filter(|share| *share > 0.0);
+    let entropy: f64 = shares.map(|share| -share * share.ln()).sum();
+    let mut reached = 0.0;
+    let fewest = values.iter().take_while(|value| {
+        let before = reached;
+        reached += *value * *value;
+        before < 0.99 * squares
+    });
+    let of_99_percent = fewest.count() as u64;
+    Rank { effective: entropy.exp(), of_99_percent, full: shape[0].min(shape[1]) as u64 }
+}
+
+#[cfg(test)]
+mod tests;

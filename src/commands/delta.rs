@@ -1,0 +1,155 @@
+//! `mopd delta`: how far the weights of two models are apart.
+
+use std::path::{Path, PathBuf};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_compiler::plan::deltas::{Delta, DeltaJob};
+use mopd_compiler::plan::events::{Event, Failure, Job};
+use mopd_store::files::folder_of_model;
+use serde_json::json;
+
+use crate::args::{DeltaArgs, Format};
+use crate::host::as_text;
+use crate::output::{self, printable};
+use crate::problem::{Problem, Status};
+use crate::run_folder::RunFolder;
+use crate::worker;
+
+pub fn delta(arguments: &DeltaArgs) -> Result<Status, Problem> {
+    if !arguments.beyond.is_finite() || arguments.beyond < 0.0 {
+        let message = "`--beyond` is a difference of weights: a number that is not negative";
+        return Err(Problem::usage("out-of-range", message));
+    }
+    let pair = |model: &Path, from: Option<&Path>| {
+        let before = match from {
+            Some(from) => from.to_owned(),
+            None => beginning(model)?,
+        };
+        Ok::<_, Problem>((as_text(model)?, as_text(&before)?))
+    };
+    let (after, before) = pair(&arguments.model, arguments.from.as_deref())?;
+    let beside = match &arguments.beside {
+        Some(model) => Some(pair(model, arguments.beside_from.as_deref())?),
+        None => None,
+    };
+    let job = DeltaJob { after, before, beside, beyond: arguments.beyond, ranks: !arguments.no_ranks };
+    let mut found = Vec::new();
+    let failed = |failure: &Failure| {
+        let problem = Problem::usage("can't-read", failure.message.clone());
+        match &failure.help {
+            Some(help) => problem.help(help.clone()),
+            None => problem,
+        }
+    };
+    let status = worker::ask(&Job::Delta(job.clone()), failed, |event| {
+        if let Event::Delta { delta } = event {
+            found.push(delta);
+        }
+    })?;
+    if !status.success() {
+        return Err(worker::death(status));
+    }
+    match arguments.format {
+        Format::Human => output::result(&text(&job, &found)),
+        Format::Json => {
+            let (parameters, groups): (Vec<&Delta>, Vec<&Delta>) =
+                found.iter().partition(|delta| !delta.shape.is_empty());
+            let all = json!({
+                "after": job.after, "before": job.before, "beside": job.beside, "beyond": job.beyond,
+                "parameters": parameters, "groups": groups,
+            });
+            output::result(&format!("{all}\n"));
+        }
+    }
+    Ok(Status::Good)
+}
+
+/// The model that the stage of a run's model began from: `RUN/models/student-seed1` says which.
+fn beginning(model: &Path) -> Result<PathBuf, Problem> {
+    let shown = model.display();
+    let unknown =
+        |why: String| Problem::usage("no-model-before", why).help("name the model before: `--from FOLDER`");
+    let folder = model
+        .canonicalize()
+        .map_err(|_| Problem::usage("no-checkpoint", format!("there is no folder {shown}")))?;
+    let models = folder.parent();
+    let run = models.filter(|models| models.ends_with("models")).and_then(Path::parent);
+    let (Some(models), Some(run)) = (models, run.filter(|run| run.join("plan.json").is_file())) else {
+        return Err(unknown(format!(
+            "{shown} is not in the `models` of a run, which would say what it began from"
+        )));
+    };
+    let plan = RunFolder::open(run)?.plan;
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let seed = name.rsplit_once("-seed").and_then(|(_, seed)| seed.parse::<u64>().ok()).unwrap_or_default();
+    let of_run = plan.experiment.models.iter().find(|known| folder_of_model(&known.name, seed) == name);
+    let start = of_run.and_then(|known| known.stage.start());
+    let Some(start) = start.map(|start| plan.experiment.model(start)) else {
+        return Err(unknown(format!("the plan of {} does not train {name}", run.display())));
+    };
+    let before = models.join(folder_of_model(&start.name, seed));
+    match before.is_dir() {
+        true => Ok(before),
+        false => Err(unknown(format!(
+            "{shown} began from `{}`, which the run did not write: there is no {}",
+            start.name,
+            before.display()
+        ))),
+    }
+}
+
+fn text(job: &DeltaJob, found: &[Delta]) -> String {
+    let mut grid = Grid::new();
+    let beyond = format!("beyond {:e}", job.beyond);
+    let mut header = vec!["weights", "entries", "relative", "changed", "in bf16", beyond.as_str()];
+    if job.ranks {
+        header.extend(["rank", "99 %", "full"]);
+    }
+    if job.beside.is_some() {
+        header.extend(["cosine", "Jaccard"]);
+    }
+    let columns = header.len();
+    grid.load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    for delta in found {
+        grid.add_row(cells(job, delta));
+    }
+    for index in 1..columns {
+        if let Some(column) = grid.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut out = format!("{} -> {}\n", printable(&job.before), printable(&job.after));
+    if let Some((after, before)) = &job.beside {
+        out += &format!("beside {} -> {}\n", printable(before), printable(after));
+    }
+    out + &format!("\n{grid}\n")
+}
+
+fn cells(job: &DeltaJob, delta: &Delta) -> Vec<String> {
+    let share = |count: u64| format!("{:.2} %", 100.0 * count as f64 / delta.entries.max(1) as f64);
+    let or_none = |number: Option<f64>| number.map_or_else(String::new, |number| format!("{number:.3}"));
+    let mut cells = vec![
+        printable(&delta.name),
+        delta.entries.to_string(),
+        delta.relative.map_or_else(String::new, |relative| format!("{relative:.2e}")),
+        share(delta.changed),
+        share(delta.changed_in_bfloat16),
+        share(delta.changed_beyond),
+    ];
+    if job.ranks {
+        cells.extend(match &delta.rank {
+            Some(rank) => {
+                [format!("{:.1}", rank.effective), rank.of_99_percent.to_string(), rank.full.to_string()]
+            }
+            None => Default::default(),
+        });
+    }
+    if job.beside.is_some() {
+        let overlap = delta.overlap;
+        cells.push(or_none(overlap.and_then(|overlap| overlap.cosine)));
+        cells.push(or_none(overlap.and_then(|overlap| overlap.jaccard)));
+    }
+    cells
+}

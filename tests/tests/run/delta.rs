@@ -1,0 +1,73 @@
+//! `mopd delta`: the weights of a run against those that they began from.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use super::signals::mopd;
+use super::{Bench, assert_says, text};
+
+fn delta(bench: &Bench, arguments: &[&str]) -> Output {
+    mopd(bench, &[&["delta"], arguments].concat()).output().expect("mopd starts")
+}
+
+fn json(bench: &Bench, arguments: &[&str]) -> Value {
+    let output = delta(bench, &[arguments, &["--format", "json"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn a_models_change_is_told_by_parameter_and_group() {
+    let bench = Bench::new();
+    bench.tables("out", &[]);
+    let student = "out/models/student-seed1";
+    let found = json(&bench, &[student]);
+    let groups = found["groups"].as_array().expect("a list");
+    let names: Vec<&str> = groups.iter().filter_map(|group| group["name"].as_str()).collect();
+    assert_eq!(names, ["embedding", "attention", "feed_forward", "norm", "all"]);
+    let parameters = found["parameters"].as_array().expect("a list");
+    let sum = |of: &str| parameters.iter().filter_map(|each| each[of].as_u64()).sum::<u64>();
+    let all = &groups[4];
+    for of in ["entries", "changed", "changed_in_bfloat16", "changed_beyond"] {
+        assert_eq!(all[of].as_u64(), Some(sum(of)), "{of}");
+    }
+    assert!(all["changed"].as_u64() > Some(0) && all["relative"].as_f64() > Some(0.0));
+    let query = parameters.iter().find(|each| each["name"] == "model.layers.0.self_attn.q_proj.weight");
+    let rank = &query.expect("a matrix")["rank"];
+    assert!(rank["effective"].as_f64() > Some(1.0) && rank["full"] == 32, "{rank}");
+    // The stage began from `start`, which the run wrote too.
+    let named = json(&bench, &[student, "--from", "out/models/start-seed1"]);
+    assert_eq!((&named["groups"], &named["parameters"]), (&found["groups"], &found["parameters"]));
+    // Beside itself all is shared; against itself nothing changed.
+    let beside = json(&bench, &[student, "--beside", student, "--no-ranks"]);
+    let overlap = &beside["groups"][4]["overlap"];
+    assert!((overlap["cosine"].as_f64().expect("a number") - 1.0).abs() < 1e-12 && overlap["jaccard"] == 1.0);
+    assert!(beside["parameters"][0].get("rank").is_none());
+    let same = json(&bench, &[student, "--from", student]);
+    assert_eq!(
+        (same["groups"][4]["changed"].as_u64(), same["groups"][4]["norm"].as_f64()),
+        (Some(0), Some(0.0))
+    );
+    let table = delta(&bench, &[student]);
+    assert_says(
+        &text(&table),
+        &["weights", "relative", "in bf16", "beyond 1e-5", "99 %", "feed_forward", "all"],
+    );
+}
+
+#[test]
+fn what_has_no_weights_before_is_said() {
+    let bench = Bench::new();
+    bench.tables("out", &[]);
+    for (arguments, said) in [
+        (&["nowhere"][..], "there is no folder nowhere"),
+        (&["out"], "is not in the `models` of a run"),
+        (&["out/models/student-seed1", "--from", "out"], "cannot read"),
+        (&["out/models/student-seed1", "--beyond=-1"], "not negative"),
+    ] {
+        let output = delta(&bench, arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert_says(&text(&output), &[said]);
+    }
+}
