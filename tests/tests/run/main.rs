@@ -1,5 +1,6 @@
 //! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
 
+mod data;
 mod delta;
 mod disk;
 mod guards;
@@ -8,6 +9,7 @@ mod leftovers;
 mod methods;
 mod private;
 mod rewards;
+mod rollouts;
 mod signals;
 mod states;
 mod tables;
@@ -133,6 +135,17 @@ impl Bench {
         assert!(!said.contains("panicked") && !said.contains("backtrace"), "{said}");
         said
     }
+}
+
+/// What the page holds that `mopd report` makes of a run.
+fn report_page(folder: &Path, out: &str) -> Value {
+    let mut command = Command::new(mopd_tests::mopd());
+    let output = command.current_dir(folder).args(["report", out]).output().expect("mopd starts");
+    assert!(output.status.success(), "{}", text(&output));
+    let page = fs::read_to_string(folder.join(out).join("report.html")).expect("the page");
+    let data =
+        page.split("<script type=\"application/json\" id=\"data\">").nth(1).expect("the page has data");
+    serde_json::from_str(data.split("</script>").next().expect("it ends")).expect("JSON")
 }
 
 fn text(output: &Output) -> String {

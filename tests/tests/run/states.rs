@@ -1,11 +1,7 @@
 //! States, from the text to the trained weights.
 
-use std::process::Command;
-
-use serde_json::Value;
-
 use super::signals::{cut, mopd};
-use super::{Bench, assert_says, text};
+use super::{Bench, assert_says, report_page, text};
 
 const HELD: &str = "\
 objective held {
@@ -25,17 +21,8 @@ fn held() -> Bench {
 
 /// What the page of a run holds of one curve of the student.
 pub fn curve(bench: &Bench, out: &str, metric: &str) -> Vec<f64> {
-    let output = Command::new(mopd_tests::mopd())
-        .current_dir(bench.folder.path())
-        .args(["report", out])
-        .output()
-        .expect("mopd starts");
-    assert!(output.status.success(), "{}", text(&output));
-    let page = std::fs::read_to_string(bench.path(out).join("report.html")).expect("the page");
-    let data =
-        page.split("<script type=\"application/json\" id=\"data\">").nth(1).expect("the page has data");
-    let data: Value = serde_json::from_str(data.split("</script>").next().expect("it ends")).expect("JSON");
-    let stages = data["stages"].as_array().expect("stages");
+    let page = report_page(bench.folder.path(), out);
+    let stages = page["stages"].as_array().expect("stages");
     let student = stages.iter().find(|stage| stage["name"] == "student").expect("the student");
     let mut series = student["series"].as_array().expect("series").iter();
     let own = series.find(|series| series["metric"] == metric).expect("its curve");
