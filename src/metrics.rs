@@ -5,6 +5,44 @@ use std::collections::HashMap;
 
 use crate::run_folder::ColumnTable;
 
+/// What each domain has of its own, in the order in which it is shown.
+pub const OF_DOMAIN: [&str; 22] = [
+    "reward",
+    "dropped",
+    "divergence",
+    "entropy",
+    "length",
+    "truncated",
+    "signal_mean",
+    "clipped_fraction",
+    "domain_weight",
+    "accepted",
+    "accepted_length",
+    "agreement",
+    "correct_of_others",
+    "unavailable",
+    "unstated",
+    "derived",
+    "replayed",
+    "chosen_prompts",
+    "priority",
+    "prompt_share",
+    "token_share",
+    "signal_share",
+];
+/// What the whole step has.
+pub const OF_STEP: [&str; 10] = [
+    "loss",
+    "validation_loss",
+    "gradient_norm",
+    "learning_rate",
+    "learned",
+    "extrapolated",
+    "judged",
+    "expert_entropy",
+    "expert_largest_share",
+    "seconds",
+];
 /// What adds up over the rows of a step to the whole of it.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
 /// What the columns begin with that a step has under names of its own: states, gradients of parts of the
@@ -13,9 +51,9 @@ pub const NAMED: [&str; 3] = ["state.", "grad_norm.", "alignment."];
 /// What the columns of the parts of rewards begin with, which each domain has of its own.
 pub const REWARD_PART: &str = "reward.";
 /// What is counted.
-const COUNTS: [&str; 1] = ["dropped"];
+const COUNTS: [&str; 3] = ["dropped", "unavailable", "unstated"];
 /// What is a mean over completions; all else that a row has of its own is one over their tokens.
-const OF_COMPLETIONS: [&str; 2] = ["reward", "length"];
+const OF_COMPLETIONS: [&str; 5] = ["reward", "length", "truncated", "derived", "replayed"];
 
 /// What a row is of: its domain, with the terms where some have completions of their own.
 pub fn domain(metrics: &ColumnTable, row: usize) -> String {
@@ -87,6 +125,8 @@ mod tests {
             column("prompt_share", numbers([0.2, 0.4, 0.4])),
             column("token_share", numbers([0.1, 0.3, 0.6])),
             column("reward", numbers([1.0, 0.25, 0.5])),
+            column("truncated", numbers([0.0, 0.75, 0.5])),
+            column("unstated", numbers([1.0, 2.0, 0.0])),
             column("divergence", numbers([2.0, 1.0, 0.5])),
             column("clipped_fraction", ColumnValues::Numbers(vec![None, Some(0.5), None])),
         ]);
@@ -98,6 +138,8 @@ mod tests {
         near("prompt_share", &domains[0], 0.6);
         near("reward", &domains[0], 0.5);
         near("divergence", &domains[0], 1.25);
+        near("truncated", &domains[0], 0.5);
+        near("unstated", &domains[0], 3.0);
         near("divergence", &domains[1], 0.5);
         assert_eq!(number(&metrics, "clipped_fraction", &domains[0]), None);
         let teachers = gathered(&metrics, 0..3, "teacher");

@@ -77,6 +77,9 @@ pub struct Row {
     /// Where prompts are derived from completions: the share of the completions that are of such a prompt.
     #[serde(default)]
     pub derived: Option<f64>,
+    /// Where rollouts are replayed: the share of the completions that, or whose prompts, come from a buffer.
+    #[serde(default)]
+    pub replayed: Option<f64>,
     /// Where the stage chooses its prompts: how many of the domain's, and the mean of their `priority`, as
     /// they were measured last.
     #[serde(default)]
@@ -151,6 +154,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         agreement,
         correct_of_others,
         derived,
+        replayed,
         chosen_prompts,
         priority,
         expert_entropy,
@@ -220,6 +224,7 @@ mod tests {
             agreement: Some(0.375),
             correct_of_others: Some(0.25),
             derived: Some(0.125),
+            replayed: None,
             chosen_prompts: Some(12.0),
             priority: Some(-0.25),
             expert_entropy: None,

@@ -51,6 +51,9 @@ pub struct Sequence {
     /// Whether its prompt was derived from completions of the record's own.
     #[serde(default, skip_serializing_if = "is_false")]
     pub derived: bool,
+    /// Whether it, or its prompt, comes from a buffer of earlier rollouts.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub replayed: bool,
 }
 
 fn is_false(of: &bool) -> bool {
@@ -88,6 +91,7 @@ impl Sequence {
             written_feedback: Vec::new(),
             correct_of: Vec::new(),
             derived: false,
+            replayed: false,
         }
     }
 

@@ -126,6 +126,7 @@ pub fn diagnose(
                 .and_then(|chosen| agreement::mean(objective, batch, outputs.get(chosen), range.clone())),
             correct_of_others: correct_of_others(own),
             derived: derived(stage, own),
+            replayed: replayed(stage, own),
             ..row(stage, section, &terms, numbers)
         });
     }
@@ -191,11 +192,16 @@ fn correct_of_others(own: &[Sequence]) -> Option<f64> {
 
 /// Of the completions, the share whose prompts were derived; none in a stage that derives none.
 fn derived(stage: &Stage, own: &[Sequence]) -> Option<f64> {
-    if stage.train.rollout.producer.derives().is_empty() {
-        return None;
-    }
-    let derived = own.iter().filter(|sequence| sequence.derived).count();
-    Some(derived as f64 / own.len() as f64)
+    (!stage.train.rollout.producer.derives().is_empty()).then(|| share(own, |sequence| sequence.derived))
+}
+
+/// Of the completions, the share that is replayed; none in a stage that replays nothing.
+fn replayed(stage: &Stage, own: &[Sequence]) -> Option<f64> {
+    stage.train.rollout.producer.replays().then(|| share(own, |sequence| sequence.replayed))
+}
+
+fn share(of: &[Sequence], which: impl Fn(&Sequence) -> bool) -> f64 {
+    of.iter().filter(|sequence| which(sequence)).count() as f64 / of.len() as f64
 }
 
 /// What the whole step has in common, without a sequence.
@@ -228,6 +234,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         agreement: None,
         correct_of_others: None,
         derived: None,
+        replayed: None,
         chosen_prompts: chosen.map(|(prompts, _)| prompts as f64),
         priority: chosen.and_then(|(_, priority)| priority),
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),

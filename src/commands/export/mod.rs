@@ -9,7 +9,7 @@ use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
 use crate::args::ExportArgs;
-use crate::metrics::{NAMED, REWARD_PART, domain, gathered, number};
+use crate::metrics::{NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, number};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
@@ -18,42 +18,6 @@ use crate::run_folder::{ColumnTable, METRICS, RunFolder};
 /// TensorBoard goes by `tfevents`.
 const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
-
-/// What each domain has of its own, then what the whole step has.
-const OF_DOMAIN: [&str; 20] = [
-    "reward",
-    "dropped",
-    "divergence",
-    "divergence_floor",
-    "entropy",
-    "length",
-    "truncated",
-    "signal_mean",
-    "signal_share",
-    "token_share",
-    "prompt_share",
-    "clipped_fraction",
-    "domain_weight",
-    "accepted",
-    "accepted_length",
-    "agreement",
-    "correct_of_others",
-    "derived",
-    "chosen_prompts",
-    "priority",
-];
-const OF_STEP: [&str; 10] = [
-    "loss",
-    "validation_loss",
-    "learning_rate",
-    "learned",
-    "gradient_norm",
-    "extrapolated",
-    "judged",
-    "expert_entropy",
-    "expert_largest_share",
-    "seconds",
-];
 
 pub fn export(arguments: &ExportArgs) -> Result<Status, Problem> {
     if let Some(engine) = &arguments.engine {
@@ -121,6 +85,7 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
             events.add(numbers(&named, ""));
         }
         events.add(numbers(&OF_DOMAIN, &format!("/{domain}")));
+        events.add(numbers(&["divergence_floor"], &format!("/{domain}")));
         let parts: Vec<&str> = metrics.columns(REWARD_PART).collect();
         events.add(numbers(&parts, &format!("/{domain}")));
     }

@@ -7,44 +7,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Rounded;
-use crate::metrics::{NAMED, REWARD_PART, SHARES, domain, gathered, number};
+use crate::metrics::{NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, SHARES, domain, gathered, number};
 use crate::run_folder::ColumnTable;
 
-/// What each domain has of its own.
-const OF_DOMAIN: [&str; 19] = [
-    "reward",
-    "dropped",
-    "divergence",
-    "entropy",
-    "length",
-    "truncated",
-    "signal_mean",
-    "clipped_fraction",
-    "domain_weight",
-    "accepted",
-    "accepted_length",
-    "agreement",
-    "correct_of_others",
-    "derived",
-    "chosen_prompts",
-    "priority",
-    "prompt_share",
-    "token_share",
-    "signal_share",
-];
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
-const OF_STEP: [&str; 10] = [
-    "loss",
-    "validation_loss",
-    "gradient_norm",
-    "learning_rate",
-    "learned",
-    "extrapolated",
-    "judged",
-    "expert_entropy",
-    "expert_largest_share",
-    "seconds",
-];
 
 /// Numbers that all series of a page have together.
 const NUMBERS: usize = 60_000;

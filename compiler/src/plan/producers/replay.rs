@@ -101,3 +101,10 @@ pub(super) fn executable(
         order: order.transpose()?,
     })))
 }
+
+impl Producer {
+    /// Whether some of it comes from a buffer of earlier rollouts.
+    pub fn replays(&self) -> bool {
+        self.all().into_iter().any(|producer| matches!(producer, Producer::Replay(_)))
+    }
+}

@@ -84,7 +84,7 @@ pub(super) fn make_replayed(replay: &Replay, making: &Making) -> Result<Replayed
 impl Draws for Replayed {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
         let places = self.replayed(batch, draws);
-        let list = match self.settings.keeps {
+        let mut list = match self.settings.keeps {
             Keeps::Prompts => {
                 let prompt = |(draw, place): (&Numbered, &Option<usize>)| Numbered {
                     draw: place.map_or(draw.draw, |place| self.buffer.borrow().kept[place].draw),
@@ -114,6 +114,9 @@ impl Draws for Replayed {
                 )?
             }
         };
+        for (group, place) in zip_equal(&mut list, &places) {
+            group.iter_mut().for_each(|sequence| sequence.replayed |= place.is_some());
+        }
         let enter = self.kept(batch.stage, &list, batch.step)?;
         let leave = places.into_iter().flatten().collect();
         self.buffer.borrow_mut().change = Some(Change { leave, enter });

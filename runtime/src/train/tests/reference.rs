@@ -104,6 +104,7 @@ fn sequence(value: &Value) -> Sequence {
         written_feedback: Vec::new(),
         correct_of: Vec::new(),
         derived: false,
+        replayed: false,
     }
 }
 
