@@ -122,6 +122,12 @@ impl Checker {
     pub(in crate::check) fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
         const WANTED: &str =
             "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
+        // As other libraries say it: `all-linear`.
+        if matches!(&expr.kind, ExprKind::Name(name) if name == "all") {
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, WANTED);
+            self.report(diagnostic.replace_with("name both groups", "[attention, feed_forward]"));
+            return None;
+        }
         let items = self.list(expr, WANTED, env)?;
         let single = Projection::ATTENTION
             .iter()
