@@ -86,11 +86,17 @@ pub fn curves(metrics: &ColumnTable) -> BTreeMap<String, Curves> {
     for row in 0..metrics.rows() {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
     }
-    // Nearly all series have a range; few metrics are absent.
-    let domains = |rows: &[usize]| distinct(rows.iter().map(|row| domain(metrics, *row)));
+    // Nearly all series have a range, hence three numbers a point.
+    let domains = |rows: &[usize]| distinct(rows.iter().map(|row| domain(metrics, *row))).len();
+    let there = |rows: &[usize], names: &[&str]| {
+        let has = |name: &&&str| rows.iter().any(|row| metrics.number(name, *row).is_some());
+        names.iter().filter(has).count()
+    };
     let series: usize = rows
         .values()
-        .map(|rows| domains(rows).len() * (OF_DOMAIN.len() + OF_TEACHER.len()) + OF_STEP.len())
+        .map(|rows| {
+            domains(rows) * (there(rows, &OF_DOMAIN) + there(rows, &OF_TEACHER)) + there(rows, &OF_STEP)
+        })
         .sum();
     let points = (NUMBERS / (3 * series.max(1))).clamp(FEWEST, MOST);
     rows.into_iter().map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points))).collect()
