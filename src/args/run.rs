@@ -46,6 +46,10 @@ pub struct RunArgs {
     /// for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
+    /// Interval of the lines that say where the stages at work stand, if standard error is no terminal
+    /// [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub log_every: Option<f64>,
     /// Also write event files for TensorBoard, to tensorboard/ in the folder for results
     #[arg(long)]
     pub tensorboard: bool,

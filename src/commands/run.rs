@@ -6,13 +6,14 @@ use std::process::ExitStatus;
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
+use serde::Serialize;
 
 use super::{Compiled, archive, export, plan_json, report, sweep};
 use crate::args::{Format, RunArgs};
 use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
-use crate::progress::RunProgress;
+use crate::progress::{LOG_EVERY, RunProgress, TICK, utc};
 use crate::render;
 use crate::table;
 use crate::worker::interrupts::Interrupts;
@@ -62,7 +63,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
 
     let mut progress = {
         let seeds = compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1);
-        RunProgress::new(seeds, arguments.resume)
+        RunProgress::new(seeds, arguments.resume, arguments.log_every.unwrap_or(LOG_EVERY))
     };
     let printer = progress.printer();
     let worker = {
@@ -112,28 +113,38 @@ fn follow(
     format: Format,
 ) -> Result<(Option<Event>, ExitStatus), Problem> {
     let mut last = None;
-    while let Some(said) = worker.next()? {
+    let killer = worker.killer();
+    worker.each(TICK, |said| {
         match said {
-            WorkerMessage::Event(event) => {
+            None => progress.tick(),
+            Some(WorkerMessage::Event(event)) => {
                 if format == Format::Json {
                     output::result(&json_line(&event));
                 }
                 if let Event::Ready { versions, .. } = &event {
-                    check_version(&versions.mopd, &worker.killer())?;
+                    check_version(&versions.mopd, &killer)?;
                 }
                 progress.note(&event);
                 if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
                     last = Some(event);
                 }
             }
-            WorkerMessage::Text(text) => progress.printer().say(&format!("{text}\n")),
+            Some(WorkerMessage::Text(text)) => progress.printer().say(&format!("{text}\n")),
         }
-    }
+        Ok(())
+    })?;
     Ok((last, worker.wait()?))
 }
 
+/// An event as others read it: with the time at which it came.
 pub fn json_line(event: &Event) -> String {
-    serde_json::to_string(event).expect("an event was read from JSON") + "\n"
+    #[derive(Serialize)]
+    struct Timed<'a> {
+        #[serde(flatten)]
+        event: &'a Event,
+        time: String,
+    }
+    serde_json::to_string(&Timed { event, time: utc() }).expect("an event was read from JSON") + "\n"
 }
 
 /// A worker of another build may read the plan differently; better to stop before it trains.

@@ -7,7 +7,7 @@ pub mod killed;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -151,6 +151,34 @@ impl Worker {
             }
             Err(_) => Ok(Some(WorkerMessage::Text(output::printable(&line)))),
         }
+    }
+
+    /// Each line as it comes, to the worker's end; none each time that there was none for so long.
+    pub fn each(
+        &mut self,
+        pause: Duration,
+        mut heard: impl FnMut(Option<WorkerMessage>) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        let (say, said) = channel();
+        std::thread::scope(|scope| {
+            // Dropped with an error of `heard`: whoever reads then stops at the next line.
+            let said = said;
+            scope.spawn(move || {
+                while let Some(line) = self.next().transpose() {
+                    let last = line.is_err();
+                    if say.send(line).is_err() || last {
+                        return;
+                    }
+                }
+            });
+            loop {
+                match said.recv_timeout(pause) {
+                    Ok(line) => heard(Some(line?))?,
+                    Err(RecvTimeoutError::Timeout) => heard(None)?,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+            }
+        })
     }
 
     /// Waits until the worker is gone.

@@ -52,8 +52,17 @@ tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts a domain, seed 1;
 | student | 0.72 [0.69, 0.75] | 0.95 [0.92, 0.98] |   0.03 |
 "
     );
-    // Standard error is no terminal here: no progress, only the warning and the last line.
-    assert_eq!(said.err.lines().count(), 2, "{said:?}");
+    // Standard error is no terminal here: a log, and the last line.
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        logged(&said.err),
+        [
+            &format!("mopd {version}, libtorch 2.11.0, cpu, 2 threads; progress every 30 s"),
+            "2 stages, 0 of them kept from before",
+            "warning: half of the rewards are 0",
+            "start: finished in 1.0 s; 1 of 2 stages done",
+        ]
+    );
 
     assert_eq!(place.read("runs/tiny/source.mopd"), GOOD);
     let job: serde_json::Value = serde_json::from_str(&place.read("job.json")).expect("a job");
@@ -64,6 +73,52 @@ tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts a domain, seed 1;
     assert_eq!(rest, ["run", "sub", ".mopd/store", "runs/tiny"]);
     assert_eq!(job["fresh"], false);
     assert!(job["workers"].is_null());
+}
+
+/// The lines that begin with a time, without it.
+fn logged(err: &str) -> Vec<&str> {
+    let stamped = |line: &&str| {
+        let shape = line.get(..20).unwrap_or_default().chars();
+        let shape: String = shape.map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        shape == "0000-00-00 00:00:00 "
+    };
+    err.lines().filter(stamped).map(|line| &line[20..]).collect()
+}
+
+/// Where nobody watches a terminal, a stage at work is told of at the interval, also while nothing happens.
+#[test]
+fn a_log_says_where_stages_stand() {
+    let script = r#"
+ready()
+time.sleep(1.5)
+say("started", tasks=2, kept=1)
+say("stage_started", stage="start", seed=1, steps=4)
+say("stage_resumed", stage="start", seed=1, step=1)
+say("step", stage="start", seed=1, step=1, steps=4, metric="loss", value=2.5, loss=2.5, domains=[],
+    tokens=12, seconds={"rollout": 0.5, "scoring": 0.25, "update": 0.25})
+say("checkpoint", stage="start", seed=1, key="k", step=2)
+time.sleep(2.5)
+say("stage_finished", stage="start", seed=1, seconds=2.5)
+say("failed", kind="data", message="that is all", help=None, origin=None, stage=None, seed=None, step=None)
+sys.exit(1)
+"#;
+    let said = place(script).mopd_with_worker(&["run", "--log-every", "1s", "sub/a.mopd"]);
+    let lines = logged(&said.err);
+    let at = |wanted: &str| {
+        lines.iter().position(|line| line.contains(wanted)).unwrap_or_else(|| panic!("{wanted}: {said:?}"))
+    };
+    let order = [
+        at("progress every 1 s"),
+        at("reading data and models"),
+        at("2 stages, 1 of them kept from before"),
+        at("start: resumes at step 1"),
+        at("start: step 2 of 4, "),
+        at("start: finished in 2.5 s; 1 of 2 stages done"),
+    ];
+    assert!(order.is_sorted(), "{lines:?}");
+    let stands = lines[order[4]];
+    assert!(stands.contains(" left, loss 2.500, checkpoint at step 2"), "{stands}");
+    assert!(lines.iter().filter(|line| line.starts_with("start: step 2 of 4, ")).count() >= 2, "{lines:?}");
 }
 
 #[test]
@@ -102,6 +157,9 @@ fn events_pass_through() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
         .collect();
+    let times: Vec<&str> = events.iter().filter_map(|event| event["time"].as_str()).collect();
+    assert!(times.len() == events.len() && times.is_sorted(), "{times:?}");
+    assert!(times.iter().all(|time| time.len() == "2026-11-23T14:57:50.125Z".len()), "{times:?}");
     let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
     assert_eq!(
         names,

@@ -18,7 +18,7 @@ use crate::commands::{Compiled, compile};
 use crate::host::as_text;
 use crate::output::{self, Style, printable};
 use crate::problem::{Problem, Status};
-use crate::progress::RunProgress;
+use crate::progress::{LOG_EVERY, RunProgress, TICK};
 use crate::render;
 use crate::worker::interrupts::Interrupts;
 use crate::worker::{self, Worker, WorkerMessage};
@@ -124,7 +124,7 @@ fn floor(
 
 /// Has a worker do a job. Breaks where it could not finish, which is reported.
 fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<ControlFlow<Status>, Problem> {
-    let mut progress = RunProgress::new(false, false);
+    let mut progress = RunProgress::new(false, false, LOG_EVERY);
     let printer = progress.printer();
     let mut worker = {
         let printer = printer.clone();
@@ -136,18 +136,20 @@ fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<C
         interrupts.forward_to(&worker, move |text| printer.say(text))
     };
     let mut last = None;
-    while let Some(said) = worker.next()? {
+    worker.each(TICK, |said| {
         match said {
-            WorkerMessage::Event(event) => {
+            None => progress.tick(),
+            Some(WorkerMessage::Event(event)) => {
                 progress.note(&event);
                 note(&event);
                 if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
                     last = Some(event);
                 }
             }
-            WorkerMessage::Text(text) => printer.say(&format!("{text}\n")),
+            Some(WorkerMessage::Text(text)) => printer.say(&format!("{text}\n")),
         }
-    }
+        Ok(())
+    })?;
     progress.close();
     let status = worker.wait()?;
     drop(forwarding);

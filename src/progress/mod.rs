@@ -1,5 +1,7 @@
-//! RunProgress of a run on standard error: one line per running stage and one for the whole. Nothing is
-//! drawn if standard error is no terminal, so that logs stay short.
+//! The progress of a run on standard error. On a terminal one line per running stage and one for the whole
+//! move; elsewhere it is a [`log`].
+
+mod log;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -8,6 +10,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mopd_compiler::plan::events::Event;
 
+pub use self::log::utc;
+use self::log::{Counts, Log, stamp};
 use crate::figures;
 use crate::output::{self, Style};
 use crate::worker::killed::ActiveStage;
@@ -15,12 +19,19 @@ use crate::worker::killed::ActiveStage;
 /// Columns of a bar.
 const WIDTH: u32 = 24;
 
+/// How often progress is asked for what it has to say, where no event comes.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// Seconds between the lines of a log that say where stages stand.
+pub const LOG_EVERY: f64 = 30.0;
+
 pub struct RunProgress {
     /// Everything that moves is the one message of this bar. A bar for each stage would do, but taking bars
     /// away while others are drawn leaves stale lines on the screen.
     screen: ProgressBar,
     style: Style,
-    shown: bool,
+    /// Where standard error is no terminal.
+    log: Option<Log>,
     /// More than one seed: stages are told apart by theirs.
     seeds: bool,
     /// Asked to go on from what is kept, and nothing was found so far.
@@ -54,30 +65,32 @@ struct StageBar {
 #[derive(Clone)]
 pub struct ProgressPrinter {
     screen: ProgressBar,
-    shown: bool,
+    logged: bool,
 }
 
 impl ProgressPrinter {
     pub fn say(&self, text: &str) {
-        if self.shown {
+        if self.logged {
+            output::error(&format!("{} {}\n", stamp(), text.trim_end()));
+        } else {
             // Printed by whoever draws: it knows where its lines stand.
             self.screen.println(output::safe(text.trim_end(), Style::of_stderr()));
-        } else {
-            output::error(text);
         }
     }
 }
 
 impl RunProgress {
-    pub fn new(seeds: bool, resumes: bool) -> RunProgress {
-        let shown = std::io::stderr().is_terminal();
-        let target = if shown { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+    /// `log_every` are the seconds between the lines of a log.
+    pub fn new(seeds: bool, resumes: bool, log_every: f64) -> RunProgress {
+        let log = (!std::io::stderr().is_terminal()).then(|| Log::every(log_every));
+        let target =
+            if log.is_none() { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let screen = ProgressBar::with_draw_target(None, target);
         screen.set_style(ProgressStyle::with_template("{msg}").expect("a constant template"));
         RunProgress {
             screen,
             style: Style::of_stderr(),
-            shown,
+            log,
             seeds,
             resumes,
             started: Instant::now(),
@@ -91,7 +104,7 @@ impl RunProgress {
     }
 
     pub fn printer(&self) -> ProgressPrinter {
-        ProgressPrinter { screen: self.screen.clone(), shown: self.shown }
+        ProgressPrinter { screen: self.screen.clone(), logged: self.log.is_some() }
     }
 
     /// Takes note of an event. Those that end a job are the caller's.
@@ -178,10 +191,48 @@ impl RunProgress {
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}
         }
-        if self.shown && self.tasks > 0 {
-            let screen = self.screen();
-            self.screen.set_message(output::safe(&screen, self.style).into_owned());
+        let counts = self.counts();
+        let seeds = self.seeds;
+        let line =
+            self.log.as_mut().and_then(|log| log.line(event, |stage, seed| name(stage, seed, seeds), counts));
+        if let Some(line) = line {
+            self.printer().say(&output::printable(&line));
         }
+        self.tick();
+    }
+
+    /// Says or draws how far the run is, where it is time for that.
+    pub fn tick(&mut self) {
+        let counts = self.counts();
+        let Some(log) = &mut self.log else {
+            if self.tasks > 0 {
+                let screen = self.screen();
+                self.screen.set_message(output::safe(&screen, self.style).into_owned());
+            }
+            return;
+        };
+        if !log.due() {
+            return;
+        }
+        let between = log.between(counts);
+        let printer = self.printer();
+        if self.stages.is_empty() {
+            printer.say(&between);
+        }
+        for (name, stage) in self.in_order() {
+            printer.say(&output::printable(&stage.words(&name)));
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        Counts { done: self.finished + self.kept, begun: self.begun, tasks: self.tasks }
+    }
+
+    /// The stages at work with their names, in the order in which they began.
+    fn in_order(&self) -> Vec<(String, &StageBar)> {
+        let mut running: Vec<_> = self.stages.iter().collect();
+        running.sort_by_key(|(_, stage)| stage.order);
+        running.into_iter().map(|((stage, seed), bar)| (self.name(stage, *seed), bar)).collect()
     }
 
     /// Takes everything that moves away.
@@ -217,23 +268,21 @@ impl RunProgress {
     }
 
     fn name(&self, stage: &str, seed: u64) -> String {
-        if self.seeds { format!("{stage} (seed {seed})") } else { stage.to_owned() }
+        name(stage, seed, self.seeds)
     }
 
     /// Replaces a stage's bar by a line that stays.
     fn settle(&mut self, stage: &str, seed: u64, what: &str) {
         self.stages.remove(&(stage.to_owned(), seed));
-        if self.shown {
+        if self.log.is_none() {
             self.printer().say(&format!("{:>24} {what}", self.name(stage, seed)));
         }
     }
 
     /// A line for each running stage, then one for the whole.
     fn screen(&mut self) -> String {
-        let mut running: Vec<_> = self.stages.iter().collect();
-        running.sort_by_key(|(_, stage)| stage.order);
         let mut lines: Vec<String> =
-            running.into_iter().map(|((name, seed), stage)| stage.line(&self.name(name, *seed))).collect();
+            self.in_order().into_iter().map(|(name, stage)| stage.line(&name)).collect();
         let done = self.finished + self.kept;
         let elapsed = figures::duration(self.started.elapsed().as_secs_f64());
         lines.push(format!(
@@ -250,21 +299,29 @@ impl RunProgress {
 }
 
 impl StageBar {
+    /// Steps a second since it began or resumed, and the seconds that are left; none before its first step.
+    fn pace(&self) -> Option<(f64, f64)> {
+        let done = self.step.checked_sub(self.first).filter(|done| *done > 0)?;
+        let rate = f64::from(done) / self.started.elapsed().max(Duration::from_millis(1)).as_secs_f64();
+        Some((rate, f64::from(self.steps.saturating_sub(self.step)) / rate))
+    }
+
     fn line(&self, name: &str) -> String {
-        let elapsed = self.started.elapsed();
         if self.steps == 0 {
             // A merge has no steps to count.
-            return format!("{name:>24} {} so far", figures::duration(elapsed.as_secs_f64()));
+            return format!("{name:>24} {} so far", figures::duration(self.started.elapsed().as_secs_f64()));
         }
-        let StageBar { first, step, steps, metric, .. } = self;
-        let rate = f64::from(step - first.min(step)) / elapsed.max(Duration::from_millis(1)).as_secs_f64();
-        let left = if step <= first {
-            "?".to_owned()
-        } else {
-            format!("{:.0}s", f64::from(steps - step.min(steps)) / rate)
+        let StageBar { step, steps, metric, .. } = self;
+        let (rate, left) = match self.pace() {
+            Some((rate, left)) => (rate, format!("{left:.0}s")),
+            None => (0.0, "?".to_owned()),
         };
         format!("{name:>24} {} {step}/{steps} {rate:.1}/s {left} left  {metric}", bar(*step, *steps))
     }
+}
+
+fn name(stage: &str, seed: u64, seeds: bool) -> String {
+    if seeds { format!("{stage} (seed {seed})") } else { stage.to_owned() }
 }
 
 fn bar(done: u32, of: u32) -> String {
@@ -291,8 +348,21 @@ mod tests {
         let line = stage.line("expert[sort]");
         let bar = "━".repeat(6) + &"╌".repeat(18);
         assert_eq!(line, format!("            expert[sort] {bar} 25/100 2.5/s 30s left  reward 0.500"));
-        let resumed = StageBar { first: 20, ..stage };
+        assert_eq!(
+            stage.words("expert[sort]"),
+            "expert[sort]: step 25 of 100, 2.50 steps/s, 30.0 s left, reward 0.500"
+        );
+        let resumed = StageBar { first: 20, checkpoint: Some(20), ..stage };
         assert_eq!(resumed.line("expert[sort]"), line.replace("2.5/s 30s", "0.5/s 150s"));
+        assert_eq!(
+            resumed.words("expert[sort]"),
+            "expert[sort]: step 25 of 100, 0.50 steps/s, 2 min 30 s left, reward 0.500, checkpoint at step 20"
+        );
+        let begun = StageBar { step: 20, metric: String::new(), ..resumed };
+        assert_eq!(
+            begun.words("expert[sort]"),
+            "expert[sort]: step 20 of 100, 10.0 s so far, checkpoint at step 20"
+        );
     }
 
     #[test]

@@ -1,0 +1,129 @@
+//! The log of a run: what it says where standard error is no terminal. Every line has its time, so that
+//! somebody who was not there can read it. What ends is said as it ends, and at every interval where each
+//! stage at work stands: nothing is silent for longer.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Local, SecondsFormat, Utc};
+use mopd_compiler::plan::events::Event;
+
+use super::StageBar;
+use crate::figures;
+use crate::output::counted;
+
+pub struct Log {
+    interval: Duration,
+    /// When stages at work were last told.
+    told: Instant,
+    /// Predictions and evaluations so far.
+    predicted: u32,
+    evaluated: u32,
+}
+
+/// Of stages: those that ran or were kept, those that began in this run, all there are.
+#[derive(Clone, Copy)]
+pub struct Counts {
+    pub done: u32,
+    pub begun: u32,
+    pub tasks: u32,
+}
+
+impl Log {
+    pub fn every(seconds: f64) -> Log {
+        Log { interval: Duration::from_secs_f64(seconds), told: Instant::now(), predicted: 0, evaluated: 0 }
+    }
+
+    /// Whether it is time to tell where stages stand; the interval begins again then.
+    pub fn due(&mut self) -> bool {
+        let due = self.told.elapsed() >= self.interval;
+        if due {
+            self.told = Instant::now();
+        }
+        due
+    }
+
+    /// What an event is in the log at once, if anything. `name` is the stage's.
+    pub fn line(
+        &mut self,
+        event: &Event,
+        name: impl Fn(&str, u64) -> String,
+        counts: Counts,
+    ) -> Option<String> {
+        match event {
+            Event::Ready { versions, device, threads } => Some(format!(
+                "mopd {}, libtorch {}, {device}, {}; progress every {} s",
+                versions.mopd,
+                versions.libtorch,
+                counted(*threads as usize, "thread"),
+                figures::setting(self.interval.as_secs_f64())
+            )),
+            Event::Started { tasks, kept } => {
+                Some(format!("{}, {kept} of them kept from before", counted(*tasks as usize, "stage")))
+            }
+            Event::StageResumed { stage, seed, step } => {
+                Some(format!("{}: resumes at step {step}", name(stage, *seed)))
+            }
+            Event::StageFinished { stage, seed, seconds, .. } => Some(format!(
+                "{}: finished in {}; {} of {} done",
+                name(stage, *seed),
+                figures::duration(*seconds),
+                counts.done,
+                counted(counts.tasks as usize, "stage"),
+            )),
+            Event::Predicted { .. } => {
+                self.predicted += 1;
+                None
+            }
+            Event::Evaluated { .. } => {
+                self.evaluated += 1;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// What is done while no stage is at work.
+    pub fn between(&self, counts: Counts) -> String {
+        let Counts { done, begun, tasks } = counts;
+        if tasks == 0 {
+            "reading data and models".to_owned()
+        } else if done >= tasks {
+            format!("evaluating: {} so far", counted(self.evaluated as usize, "score"))
+        } else if begun == 0 {
+            format!("predicting time and memory: {} so far", counted(self.predicted as usize, "stage"))
+        } else {
+            format!("no stage at work; {done} of {} done", counted(tasks as usize, "stage"))
+        }
+    }
+}
+
+impl StageBar {
+    /// Where it stands, in words.
+    pub(super) fn words(&self, name: &str) -> String {
+        let elapsed = figures::duration(self.started.elapsed().as_secs_f64());
+        if self.steps == 0 {
+            return format!("{name}: {elapsed} so far");
+        }
+        let mut words = format!("{name}: step {} of {}", self.step, self.steps);
+        match self.pace() {
+            Some((rate, left)) => {
+                words += &format!(", {rate:.2} steps/s, {} left, {}", figures::duration(left), self.metric);
+            }
+            None => words += &format!(", {elapsed} so far"),
+        }
+        if let Some(checkpoint) = self.checkpoint {
+            words += &format!(", checkpoint at step {checkpoint}");
+        }
+        words
+    }
+}
+
+/// `2026-11-23 14:57:50`, where the reader is.
+pub fn stamp() -> String {
+    Local::now().format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// `2026-11-23T14:57:50.125Z`
+pub fn utc() -> String {
+    DateTime::<Utc>::from(std::time::SystemTime::now()).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
