@@ -1,4 +1,5 @@
-"""Finds or fetches libtorch and prints the folder to use as LIBTORCH.
+"""Finds or fetches libtorch and prints the folder to use as LIBTORCH. `libtorch.py fetch PINS` does not look elsewhere first:
+so `mopd setup` starts it, which has looked, with the text of libtorch.txt.
 
 In this order: the folder in $LIBTORCH; the torch of this Python environment, where its version matches; the wheels
 named in libtorch.txt, downloaded by pip once, checked against their checksums, and kept outside the checkout so that
@@ -16,8 +17,9 @@ import sys
 import tempfile
 import zipfile
 
-HERE = pathlib.Path(__file__).resolve().parent
-PINS = [line.split() for line in (HERE / "libtorch.txt").read_text().splitlines() if line and not line.startswith("#")]
+FETCH = sys.argv[1:2] == ["fetch"]
+TEXT = sys.argv[2] if FETCH else (pathlib.Path(__file__).resolve().parent / "libtorch.txt").read_text()
+PINS = [line.split() for line in TEXT.splitlines() if line and not line.startswith("#")]
 VERSION = PINS[0][0].split("==")[1]
 
 # What the worker needs out of each wheel: 450 MB of libraries and headers, not the 5 GB of a full installation.
@@ -83,12 +85,8 @@ def assemble(wheels, folder):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(entry) as source, open(target, "wb") as out:
                     shutil.copyfileobj(source, out)
-    # tch links -ltorch; the real one only pulls in the CUDA half. An empty library satisfies the linker.
-    stub = folder / "stub.c"
-    stub.write_text("")
-    compiler = os.environ.get("CC", "cc")
-    subprocess.run([compiler, "-shared", "-o", str(folder / "lib" / "libtorch.so"), str(stub)], check=True)
-    stub.unlink()
+    # tch links -ltorch; the real one only pulls in the CUDA half. A script for the linker takes its place.
+    (folder / "lib" / "libtorch.so").write_text("INPUT(AS_NEEDED(-ltorch_cpu))\n")
 
 
 def fetched():
@@ -98,26 +96,29 @@ def fetched():
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # Two clones set up at once: the second waits and finds it done.
         if not folder.exists():
+            # Whole downloads are kept until all are there: an interrupted set-up goes on with the next one.
+            wheels = root / f"libtorch-{VERSION}-wheels"
+            wheels.mkdir(exist_ok=True)
+            download(wheels)
             with tempfile.TemporaryDirectory(dir=root) as work:
-                wheels, made = pathlib.Path(work) / "wheels", pathlib.Path(work) / "libtorch"
-                wheels.mkdir()
-                download(wheels)
+                made = pathlib.Path(work) / "libtorch"
                 assemble(wheels, made)
                 made.rename(folder)
+            shutil.rmtree(wheels)
     return folder
 
 
 def main():
-    if os.environ.get("LIBTORCH"):
+    if os.environ.get("LIBTORCH") and not FETCH:
         print(os.environ["LIBTORCH"])
         return
     if os.uname().machine != "x86_64" or sys.platform != "linux":
-        place = installed()
+        place = None if FETCH else installed()
         if not place:
             sys.exit(f"setup: no pinned libtorch for {sys.platform} {os.uname().machine}: install torch {VERSION} with pip, or set LIBTORCH.")
         print(place)
         return
-    print(installed() or fetched())
+    print((not FETCH and installed()) or fetched())
 
 
 main()
