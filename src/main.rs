@@ -9,6 +9,7 @@ mod commands;
 mod crash;
 mod figures;
 mod host;
+mod libtorch;
 mod lsp;
 mod metrics;
 mod output;

@@ -47,6 +47,7 @@ pub enum Command {
     Export(ExportArgs),
     Explain(ExplainArgs),
     Sample(SampleArgs),
+    Setup(SetupArgs),
     Doctor(DoctorArgs),
     Lsp(LspArgs),
     Bench(BenchArgs),

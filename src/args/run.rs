@@ -273,6 +273,17 @@ fn temperature(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Download libtorch, where there is none that the worker can use
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is looked for, in this order: the folder that LIBTORCH names; the torch of the Python that installed mopd, where \
+                        it has the
+right version; what an earlier `mopd setup` downloaded. Where there is none, the libraries for the processor are \
+                        downloaded with
+pip into ~/.cache/mopd (or $XDG_CACHE_HOME/mopd, or $MOPD_CACHE) and compared with the checksums that mopd has. \
+                        Prints the folder.")]
+pub struct SetupArgs {}
+
 /// Show versions, device and memory of this machine, and what is missing
 #[derive(Debug, Args)]
 pub struct DoctorArgs {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::run::STORE;
 use crate::args::{DoctorArgs, Format};
 use crate::figures::bytes;
+use crate::libtorch;
 use crate::output::{self, Style, hanging};
 use crate::problem::{Problem, Status};
 use crate::worker;
@@ -19,6 +20,8 @@ struct SystemReport {
     mopd: &'static str,
     worker: Option<String>,
     libtorch: Option<String>,
+    /// Where it is, if `mopd` knows: a worker may have the place in itself.
+    libtorch_folder: Option<String>,
     device: Option<String>,
     /// Processor threads that the worker would use.
     threads: Option<u32>,
@@ -49,6 +52,9 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
             None
         }
     };
+    // Where a worker needs it and `$LIBTORCH` is wrong, the worker was not started, and that is listed.
+    let found = libtorch::find().unwrap_or_default().libtorch;
+    let folder = found.as_ref().map(|libtorch| libtorch.folder.display().to_string());
     let python = python();
     if python.is_none() {
         let help = "install Python 3; only rewards that are Python programs need it";
@@ -62,6 +68,7 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
         mopd: env!("CARGO_PKG_VERSION"),
         worker: path.ok().map(|path| path.display().to_string()),
         libtorch,
+        libtorch_folder: folder,
         device,
         threads,
         cores: std::thread::available_parallelism().ok().map(usize::from),
@@ -129,10 +136,14 @@ fn human(system: &SystemReport, style: Style) -> String {
         (Some(all), None) => bytes(all),
         (None, _) => unknown(),
     };
+    let libtorch = match (&system.libtorch, &system.libtorch_folder) {
+        (Some(version), Some(folder)) => format!("{version}, {folder}"),
+        (version, folder) => version.clone().or(folder.clone()).unwrap_or_else(unknown),
+    };
     let rows = [
         ("mopd", system.mopd.to_owned()),
         ("worker", or_missing(&system.worker)),
-        ("libtorch", system.libtorch.clone().unwrap_or_else(unknown)),
+        ("libtorch", libtorch),
         ("device", system.device.clone().unwrap_or_else(unknown)),
         ("cores", cores),
         ("memory", memory),

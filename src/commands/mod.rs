@@ -17,6 +17,7 @@ mod plan;
 mod report;
 mod run;
 mod sample;
+mod setup;
 mod sweep;
 mod trial;
 mod watch;
@@ -38,7 +39,7 @@ use crate::render;
 
 const BUILT: &[&str] = &[
     "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "delta", "export",
-    "explain", "sample", "doctor", "lsp", "bench", "expr", "try", "cache", "help",
+    "explain", "sample", "setup", "doctor", "lsp", "bench", "expr", "try", "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
@@ -59,6 +60,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Delta(arguments) => delta::delta(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
+        Command::Setup(_) => setup::setup(),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Lsp(_) => crate::lsp::serve(),
         Command::Bench(arguments) => bench::bench(&arguments),

@@ -11,12 +11,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{Event, Failure, Job, Request, SERVE};
+use mopd_compiler::plan::events::{CALLERS_LIBRARY_PATH, Event, Failure, Job, Request, SERVE};
 
 use serde::Serialize;
 
 use self::interrupts::Interrupts;
 use crate::host::reason;
+use crate::libtorch::{self, Found, LIBRARY_PATH};
 use crate::output;
 use crate::problem::Problem;
 
@@ -44,8 +45,8 @@ pub fn find() -> Result<PathBuf, Problem> {
 
 fn missing(why: &str) -> Problem {
     Problem::usage("no-worker", format!("{why}: without it nothing can be trained or sampled")).help(
-        "build it with `./x build` in a checkout of mopd, which fetches libtorch too,\nor set MOPD_WORKER \
-         to a mopd-worker that is built already",
+        "install mopd again, whose package has it, or build it with `./x build` in a checkout of mopd, \
+         which fetches libtorch too,\nor set MOPD_WORKER to a mopd-worker that is built already",
     )
 }
 
@@ -102,7 +103,14 @@ impl Worker {
         let failed = |what: &str, error: std::io::Error| {
             Problem::run("worker-failed", format!("{} {what}: {}", path.display(), reason(&error)))
         };
-        let mut child = Command::new(&path)
+        let mut command = Command::new(&path);
+        if let Some(libtorch) = libtorch::find()?.libtorch {
+            let before = std::env::var_os(LIBRARY_PATH);
+            if let Some(searched) = libtorch.library_path(before.as_deref()) {
+                command.env(LIBRARY_PATH, searched).env(CALLERS_LIBRARY_PATH, before.unwrap_or_default());
+            }
+        }
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -312,11 +320,28 @@ pub fn death(status: ExitStatus) -> Problem {
                  why",
             )
         }
+        // How the dynamic linker ends a program whose libraries it does not find, after it named one.
+        None if status.code() == Some(127) => {
+            Problem::run("no-libtorch", "the worker can't load its libraries (exit status 127)")
+                .help(without_libtorch())
+        }
         None => {
             let code = status.code().map_or_else(|| "none".to_owned(), |code| code.to_string());
             problem(&format!("the worker exited without reporting a result (exit status {code})"))
                 .help("what it wrote above may tell why; `mopd doctor` checks its set-up")
         }
+    }
+}
+
+fn without_libtorch() -> String {
+    match libtorch::find().unwrap_or_default() {
+        Found { libtorch: Some(found), .. } => format!(
+            "libtorch is in {} ({}); the line above names what is missing beside it",
+            found.folder.display(),
+            found.source.text()
+        ),
+        Found { ignored: Some(ignored), .. } => format!("{ignored}.\n{}", libtorch::how_to_get()),
+        _ => libtorch::how_to_get(),
     }
 }
 

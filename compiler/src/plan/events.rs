@@ -34,6 +34,10 @@ pub enum Job {
 /// The argument that makes a worker stay.
 pub const SERVE: &str = "serve";
 
+/// `$LD_LIBRARY_PATH` as whoever started `mopd` has it, for the programs that a worker starts: its own names
+/// libtorch first.
+pub const CALLERS_LIBRARY_PATH: &str = "MOPD_LIBRARY_PATH";
+
 /// What a worker is asked. Only one that stays takes jobs this way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mopd_compiler::plan::events::CALLERS_LIBRARY_PATH;
+
 use super::descendants::Mark;
 
 /// A longer line is cut here, and then is no JSON.
@@ -52,7 +54,14 @@ impl Worker {
     /// Starts `sh -c command` in a folder.
     pub fn start(command: &str, folder: &Path) -> io::Result<Worker> {
         let mark = Mark::new();
-        let mut child = Command::new("sh")
+        let mut shell = Command::new("sh");
+        // The libtorch of this process is nothing to a program, whose Python may have a torch of its own.
+        match std::env::var_os(CALLERS_LIBRARY_PATH) {
+            Some(theirs) if theirs.is_empty() => shell.env_remove("LD_LIBRARY_PATH"),
+            Some(theirs) => shell.env("LD_LIBRARY_PATH", theirs),
+            None => &mut shell,
+        };
+        let mut child = shell
             .args(["-c", command])
             .current_dir(folder)
             .envs([mark.variable()])

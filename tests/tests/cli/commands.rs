@@ -307,8 +307,7 @@ fn the_book_has_every_option_of_every_command() {
         });
         found
     };
-    let commands =
-        "new check fmt plan audit run watch report compare delta export explain sample doctor lsp expr try";
+    let commands = "new check fmt plan audit run watch report compare delta export explain sample setup doctor lsp expr try";
     let benches = ["check", "distill", "divergence", "expr", "watch"].map(|what| vec!["bench", what]);
     let caches = ["list", "verify", "prune"].map(|what| vec!["cache", what]);
     let mut seen = 0;

@@ -7,6 +7,7 @@ mod check;
 mod commands;
 mod format;
 mod run;
+mod setup;
 mod trial;
 mod usage;
 

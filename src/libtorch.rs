@@ -1,0 +1,244 @@
+//! Where libtorch is: the libraries that `mopd-worker` loads, which no package of mopd brings along.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::problem::Problem;
+
+/// The downloads that `./x` builds with. The worker is built for their version.
+pub const PINS: &str = include_str!("../setup/libtorch.txt");
+
+/// What the dynamic linker searches before the places that a program names.
+pub const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
+/// The version in the first of the pins, `torch==2.11.0`.
+pub fn version() -> &'static str {
+    let pins = PINS.lines().filter(|line| !line.starts_with('#'));
+    pins.filter_map(|line| line.strip_prefix("torch==")?.split(' ').next()).next().unwrap_or("unknown")
+}
+
+/// How to get it, for help texts.
+pub fn how_to_get() -> String {
+    format!(
+        "`mopd setup` downloads libtorch {0} for the processor; with a GPU, or to use the torch of Python,\n\
+         `pip install torch=={0}` where mopd is installed; or set LIBTORCH to its folder",
+        version()
+    )
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Libtorch {
+    /// The folder with `lib`.
+    pub folder: PathBuf,
+    pub source: Source,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `$LIBTORCH`.
+    Variable,
+    /// The torch of the Python that installed mopd.
+    Python,
+    /// `mopd setup`, or `./x`.
+    Setup,
+}
+
+impl Source {
+    pub fn text(self) -> &'static str {
+        match self {
+            Source::Variable => "$LIBTORCH",
+            Source::Python => "the torch of Python",
+            Source::Setup => "mopd setup",
+        }
+    }
+}
+
+/// What was found. Nothing does not mean that there is none: a worker that was built on this machine has the
+/// place in itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub libtorch: Option<Libtorch>,
+    /// A torch beside mopd of another version than the worker's.
+    pub ignored: Option<String>,
+}
+
+/// In this order: `$LIBTORCH`, the torch of the Python that installed mopd, what `mopd setup` downloaded.
+pub fn find() -> Result<Found, Problem> {
+    let named = variable("LIBTORCH").map(PathBuf::from);
+    let program = std::env::current_exe().ok();
+    let cache = cache(variable("MOPD_CACHE"), variable("XDG_CACHE_HOME"), variable("HOME"));
+    find_in(named, program.as_deref().and_then(Path::parent), cache.as_deref())
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// As `setup/libtorch.py` has it.
+fn cache(ours: Option<OsString>, shared: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let shared = || shared.map(PathBuf::from).or_else(|| Some(Path::new(&home?).join(".cache")));
+    ours.map(PathBuf::from).or_else(|| Some(shared()?.join("mopd")))
+}
+
+fn find_in(named: Option<PathBuf>, programs: Option<&Path>, cache: Option<&Path>) -> Result<Found, Problem> {
+    let found = |folder, source| Ok(Found { libtorch: Some(Libtorch { folder, source }), ignored: None });
+    if let Some(folder) = named {
+        return match has_library(&folder) {
+            true => found(folder, Source::Variable),
+            false => Err(Problem::usage(
+                "no-libtorch",
+                format!("$LIBTORCH names {}, which has no lib/{}", folder.display(), library()),
+            )
+            .help(format!("name the folder of libtorch {}, which has a folder `lib`", version()))),
+        };
+    }
+    let mut ignored = None;
+    if let Some(folder) = programs.and_then(torch_of_python) {
+        match version_of(&folder) {
+            Some(theirs) if theirs != version() => {
+                ignored = Some(format!(
+                    "torch {theirs} in {} is not used: mopd needs {}",
+                    folder.display(),
+                    version()
+                ));
+            }
+            _ => return found(folder, Source::Python),
+        }
+    }
+    let fetched = cache.map(|cache| cache.join(format!("libtorch-{}-cpu", version())));
+    let libtorch =
+        fetched.filter(|folder| has_library(folder)).map(|folder| Libtorch { folder, source: Source::Setup });
+    Ok(Found { libtorch, ignored })
+}
+
+fn library() -> String {
+    format!("libtorch_cpu{}", std::env::consts::DLL_SUFFIX)
+}
+
+fn has_library(folder: &Path) -> bool {
+    folder.join("lib").join(library()).is_file()
+}
+
+/// A Python installs programs in `PREFIX/bin` and packages in `PREFIX/lib/python3.N/site-packages` (`lib64`
+/// and `dist-packages` on some systems). Its packages are the ones that list mopd.
+fn torch_of_python(programs: &Path) -> Option<PathBuf> {
+    let prefix = programs.parent()?;
+    let listing = format!("mopd-{}.dist-info", env!("CARGO_PKG_VERSION"));
+    let mut places: Vec<PathBuf> = ["lib", "lib64"]
+        .into_iter()
+        .flat_map(|lib| std::fs::read_dir(prefix.join(lib)).into_iter().flatten().flatten())
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"))
+        .flat_map(|entry| ["site-packages", "dist-packages"].map(|packages| entry.path().join(packages)))
+        .filter(|packages| packages.join(&listing).is_dir())
+        .map(|packages| packages.join("torch"))
+        .filter(|torch| has_library(torch))
+        .collect();
+    places.sort();
+    places.into_iter().next()
+}
+
+/// What `torch/version.py` says, without what names the build, as in `2.11.0+cu130`.
+fn version_of(torch: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(torch.join("version.py")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?;
+    Some(value.trim_matches(['\'', '"']).split('+').next()?.to_owned())
+}
+
+impl Libtorch {
+    /// `$LD_LIBRARY_PATH` with this libtorch first. None where the path has a character that separates.
+    pub fn library_path(&self, before: Option<&OsStr>) -> Option<OsString> {
+        let own = self.folder.join("lib");
+        let others = before.filter(|value| !value.is_empty()).map(std::env::split_paths);
+        std::env::join_paths(std::iter::once(own).chain(others.into_iter().flatten())).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, path: &str, text: &str) {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// A libtorch for each place where one is searched for.
+    fn machine() -> tempfile::TempDir {
+        let machine = tempfile::tempdir().unwrap();
+        let packages = "env/lib/python3.12/site-packages";
+        for folder in ["own", &format!("{packages}/torch"), &format!("cache/libtorch-{}-cpu", version())] {
+            write(machine.path(), &format!("{folder}/lib/{}", library()), "");
+        }
+        let listing = format!("{packages}/mopd-{}.dist-info/METADATA", env!("CARGO_PKG_VERSION"));
+        write(machine.path(), &listing, "");
+        write(machine.path(), &format!("{packages}/torch/version.py"), "__version__ = '2.11.0+cu130'\n");
+        machine
+    }
+
+    fn found(machine: &Path, named: Option<&str>) -> Result<Found, Problem> {
+        let (programs, cache) = (machine.join("env/bin"), machine.join("cache"));
+        find_in(named.map(|name| machine.join(name)), Some(&programs), Some(&cache))
+    }
+
+    fn source(machine: &Path, named: Option<&str>) -> Option<Source> {
+        found(machine, named).unwrap().libtorch.map(|libtorch| libtorch.source)
+    }
+
+    #[test]
+    fn the_variable_then_python_then_the_setup() {
+        let machine = machine();
+        let machine = machine.path();
+        assert_eq!(version(), "2.11.0");
+        assert_eq!(source(machine, Some("own")), Some(Source::Variable));
+        assert_eq!(source(machine, None), Some(Source::Python));
+        std::fs::remove_dir_all(machine.join("env")).unwrap();
+        assert_eq!(source(machine, None), Some(Source::Setup));
+        std::fs::remove_dir_all(machine.join("cache")).unwrap();
+        assert_eq!(found(machine, None), Ok(Found::default()));
+    }
+
+    #[test]
+    fn a_variable_that_names_nothing_is_refused() {
+        let problem = found(machine().path(), Some("nothing")).unwrap_err();
+        assert_eq!(problem.name(), "no-libtorch");
+        assert!(problem.message().contains("nothing, which has no lib/libtorch_cpu"), "{problem:?}");
+    }
+
+    #[test]
+    fn another_version_of_torch_is_not_used() {
+        let machine = machine();
+        let torch = "env/lib/python3.12/site-packages/torch/version.py";
+        write(machine.path(), torch, "__version__ = '2.15.0'\n");
+        let found = found(machine.path(), None).unwrap();
+        assert_eq!(found.libtorch.unwrap().source, Source::Setup);
+        assert!(found.ignored.unwrap().contains("torch 2.15.0 in "));
+    }
+
+    /// A Python that did not install mopd may share its folder of programs: `/usr/local` has several.
+    #[test]
+    fn only_the_python_that_installed_mopd_counts() {
+        let machine = machine();
+        let packages = machine.path().join("env/lib/python3.12/site-packages");
+        std::fs::remove_dir_all(packages.join(format!("mopd-{}.dist-info", env!("CARGO_PKG_VERSION"))))
+            .unwrap();
+        assert_eq!(source(machine.path(), None), Some(Source::Setup));
+    }
+
+    #[test]
+    fn the_folder_of_downloads() {
+        let some = |text: &str| Some(OsString::from(text));
+        assert_eq!(cache(some("/a"), some("/b"), some("/c")), Some("/a".into()));
+        assert_eq!(cache(None, some("/b"), some("/c")), Some("/b/mopd".into()));
+        assert_eq!(cache(None, None, some("/c")), Some("/c/.cache/mopd".into()));
+        assert_eq!(cache(None, None, None), None);
+    }
+
+    #[test]
+    fn libtorch_comes_first() {
+        let libtorch = Libtorch { folder: "/t".into(), source: Source::Setup };
+        assert_eq!(libtorch.library_path(None), Some("/t/lib".into()));
+        assert_eq!(libtorch.library_path(Some(OsStr::new(""))), Some("/t/lib".into()));
+        assert_eq!(libtorch.library_path(Some(OsStr::new("/a:/b"))), Some("/t/lib:/a:/b".into()));
+    }
+}
