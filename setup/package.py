@@ -1,0 +1,137 @@
+"""Builds mopd and mopd-worker into a wheel, without libtorch: `package.py FOLDER`, or as the build backend of pyproject.toml.
+
+The programs have no path of this machine in them, and the wheel's tag is the oldest glibc that they run with; both are
+read from the programs themselves. Nothing but Python and what builds mopd is needed.
+"""
+
+import base64
+import hashlib
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import zipfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+PROGRAMS = ["mopd", "mopd-worker"]
+
+# The libstdc++ (GLIBCXX_3.4.N) that systems with a glibc (2.M) have at least: PEP 600's profiles, (M, N).
+PROFILES = [(17, 19), (24, 22), (28, 24), (31, 28), (34, 29), (35, 30), (39, 33)]
+
+
+def toml(path):
+    import tomllib  # Python 3.11, of whoever builds; the programs run beside any.
+
+    return tomllib.loads(path.read_text())
+
+
+def environment():
+    """What cargo and the C++ compiler are told, and the paths that must not be in what they make."""
+    found = dict(os.environ)
+    if not found.get("LIBTORCH"):
+        said = subprocess.run([sys.executable, str(HERE / "libtorch.py")], check=True, stdout=subprocess.PIPE, text=True)
+        found["LIBTORCH"] = said.stdout.strip()
+    home = pathlib.Path.home()
+    target = pathlib.Path(found.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "wheel"
+    names = {
+        found.get("CARGO_HOME") or str(home / ".cargo"): "cargo",
+        found.get("RUSTUP_HOME") or str(home / ".rustup"): "rustup",
+        str(ROOT): "mopd",
+    }
+    if not target.is_relative_to(ROOT):
+        names[str(target)] = "target"
+    remapped = [f"--remap-path-prefix={path}={name}" for path, name in names.items()]
+    names[found["LIBTORCH"]] = "libtorch"
+    mapped = " ".join(f"-ffile-prefix-map={path}={name}" for path, name in names.items())
+    found.update(
+        CARGO_TARGET_DIR=str(target),  # Its own: other flags compile everything again.
+        CARGO_ENCODED_RUSTFLAGS="\x1f".join(remapped),
+        CFLAGS=f"{found.get('CFLAGS', '')} {mapped}".strip(),
+        CXXFLAGS=f"{found.get('CXXFLAGS', '')} {mapped}".strip(),
+        CARGO_INCREMENTAL="0",
+        CARGO_PROFILE_RELEASE_STRIP="symbols",
+        LIBTORCH_BYPASS_VERSION_CHECK="1",
+        MOPD_RELOCATABLE="1",
+    )
+    return found, target, list(names)
+
+
+def build():
+    variables, target, paths = environment()
+    command = ["cargo", "build", "--locked", "--release", "--manifest-path", str(ROOT / "Cargo.toml"),
+               "--package", "mopd", "--package", "mopd-runtime"]
+    subprocess.run(command, check=True, env=variables, stdout=sys.stderr)
+    programs = {name: (target / "release" / name).read_bytes() for name in PROGRAMS}
+    for name, content in programs.items():
+        for path in paths:
+            at = content.find(path.encode())
+            if at >= 0:
+                sys.exit(f"wheel: {name} has a path of this machine in it: {content[at:at + 120]!r}")
+    return programs
+
+
+def tag(programs):
+    """The oldest profile whose systems have what the programs ask of the C and C++ libraries."""
+    if sys.platform != "linux":
+        sys.exit("wheel: wheels are built on Linux only")
+    everything = b"\0".join(programs.values())
+    newest = lambda name: max(map(int, re.findall(rb"\0" + name + rb"(\d+)(?=[.\0])", everything)), default=0)
+    glibc, libstdcxx = newest(rb"GLIBC_2\."), newest(rb"GLIBCXX_3\.4\.")
+    for minor, highest in PROFILES:
+        if glibc <= minor and libstdcxx <= highest:
+            return f"py3-none-manylinux_2_{minor}_{platform.machine()}"
+    sys.exit(f"wheel: no profile has glibc 2.{glibc} with GLIBCXX 3.4.{libstdcxx}")
+
+
+def metadata(project, version):
+    pins = [line.split()[0] for line in (HERE / "libtorch.txt").read_text().splitlines() if line.startswith("torch==")]
+    fields = [
+        ("Metadata-Version", "2.4"), ("Name", project["name"]), ("Version", version),
+        ("Summary", project["description"]), ("License-Expression", project["license"]),
+        *(("License-File", name) for name in project["license-files"]),
+        ("Requires-Python", project["requires-python"]),
+        ("Provides-Extra", "torch"), ("Requires-Dist", f'{pins[0]}; extra == "torch"'),
+        ("Description-Content-Type", "text/markdown"),
+    ]
+    head = "".join(f"{name}: {value}\n" for name, value in fields)
+    return head + "\n" + (ROOT / project["readme"]).read_text()
+
+
+def package(folder):
+    """Writes the wheel; answers its name."""
+    project = toml(ROOT / "pyproject.toml")["project"]
+    version = toml(ROOT / "Cargo.toml")["workspace"]["package"]["version"]
+    programs = build()
+    platform_tag = tag(programs)
+    name = f"{project['name']}-{version}"
+    files = {f"{name}.data/scripts/{program}": content for program, content in programs.items()}
+    listing = f"{name}.dist-info"
+    files[f"{listing}/METADATA"] = metadata(project, version).encode()
+    files[f"{listing}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: mopd {version}\nRoot-Is-Purelib: false\nTag: {platform_tag}\n".encode()
+    for licence in project["license-files"]:
+        files[f"{listing}/licenses/{licence}"] = (ROOT / licence).read_bytes()
+    digest = lambda content: base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    rows = [f"{path},sha256={digest(content)},{len(content)}\n" for path, content in files.items()]
+    files[f"{listing}/RECORD"] = ("".join(rows) + f"{listing}/RECORD,,\n").encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = folder / f"{name}-{platform_tag}.whl"
+    partial = wheel.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in files.items():
+            entry = zipfile.ZipInfo(path)  # Of 1980: the same programs give the same bytes.
+            entry.external_attr = (0o100755 if "/scripts/" in path else 0o100644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+    partial.replace(wheel)
+    return wheel.name
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    return package(pathlib.Path(wheel_directory))
+
+
+if __name__ == "__main__":
+    print(pathlib.Path(sys.argv[1]) / package(pathlib.Path(sys.argv[1])))
