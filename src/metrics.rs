@@ -31,10 +31,11 @@ pub const OF_DOMAIN: [&str; 22] = [
     "signal_share",
 ];
 /// What the whole step has.
-pub const OF_STEP: [&str; 10] = [
+pub const OF_STEP: [&str; 11] = [
     "loss",
     "validation_loss",
     "gradient_norm",
+    "trained_share",
     "learning_rate",
     "learned",
     "extrapolated",

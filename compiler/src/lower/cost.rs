@@ -18,6 +18,8 @@ const GRADIENT_BYTES: u64 = 4;
 /// Where the last extrapolation left it; and while candidates are judged, when there is no gradient, the
 /// weight as it is and the candidate's.
 const EXTRAPOLATED_BYTES: u64 = 8;
+/// Where single elements train: the place of one, and its value in a vector of those that train.
+const ELEMENT_BYTES: u64 = 8;
 /// A weight alone.
 const WEIGHT_BYTES: u64 = 4;
 /// Multiplications and additions per parameter and token (arXiv:2001.08361, section 2.1): forward, and
@@ -194,7 +196,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             + MOMENT_BYTES * train.optimizer.moments()
             + if train.private.is_some() { PRIVATE_BYTES } else { 0 }
             + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 }
-            + GRADIENT_BYTES * train.aligned() as u64;
+            + GRADIENT_BYTES * train.aligned() as u64
+            + if train.trainable.changes().next().is_some() { ELEMENT_BYTES } else { 0 };
         frozen.saturating_add(trained.saturating_mul(each))
     });
     // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are

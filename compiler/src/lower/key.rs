@@ -108,7 +108,7 @@ struct TrainMeaning<'a> {
     objective: ObjectiveMeaning<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     own_data: Vec<(Fields, ObjectiveMeaning<'a>)>,
-    trainable: &'a Trainable,
+    trainable: Trainable<String>,
     optimizer: &'a Optimizer,
     #[serde(skip_serializing_if = "Option::is_none")]
     private: Option<Private>,
@@ -389,7 +389,7 @@ impl<'a> TrainMeaning<'a> {
                     (prefixes, ObjectiveMeaning::of(&own.objective))
                 })
                 .collect(),
-            trainable: &train.trainable,
+            trainable: train.trainable.map(of),
             optimizer: &train.optimizer,
             private: train.private,
             length: train.length,

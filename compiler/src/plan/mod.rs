@@ -46,8 +46,8 @@ pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 use serde::{Deserialize, Serialize};
 pub use settings::{
-    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Device, Domain, DomainId, Dtype,
-    Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId,
+    AdamW, Adapter, AdapterKind, Architecture, Changed, Checkpointing, Column, Device, Domain, DomainId,
+    Dtype, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId,
     Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Sampling,
     Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
     WeightFilter, WeightGroup,

@@ -2,9 +2,9 @@
 //! rest by name.
 
 pub use mopd_lang::experiment::{
-    AdamW, Adapter, AdapterKind, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family, Keep,
-    Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat,
-    Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Changed, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family,
+    Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection,
+    PromptFormat, Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 
@@ -207,8 +207,12 @@ impl<O: Clone> Train<O> {
 impl<O> Train<O> {
     /// The models that must exist before, with repetition.
     pub fn inputs(&self) -> Vec<ModelId> {
-        let writers = self.producers().flat_map(Producer::models);
-        std::iter::once(self.start).chain(self.scorers.models()).chain(writers).collect()
+        std::iter::once(self.start).chain(self.asked()).chain(self.trainable.models()).collect()
+    }
+
+    /// The models that score or write.
+    pub fn asked(&self) -> impl Iterator<Item = ModelId> {
+        self.scorers.models().chain(self.producers().flat_map(Producer::models))
     }
 
     /// The stage's rollout, then those of terms with completions of their own.

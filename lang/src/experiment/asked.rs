@@ -71,6 +71,7 @@ impl Train {
         let mut inputs = vec![self.start];
         inputs.extend(self.reference.iter().map(|(_, model)| *model));
         inputs.extend(self.rollouts().into_iter().filter_map(Rollout::earlier_model));
+        inputs.extend(self.trainable.models());
         let models =
             self.asked(teachers).into_iter().filter_map(|id| match &teachers[id.0 as usize].weights {
                 TeacherWeights::Model(model) => Some(*model),

@@ -16,6 +16,7 @@ mod schedules;
 mod stages;
 mod tables;
 mod teachers;
+mod trainable;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,7 @@ pub use schedules::*;
 pub use stages::*;
 pub use tables::*;
 pub use teachers::*;
+pub use trainable::*;
 
 /// Where in the source a thing was asked for: an index into a table of places, so that a failure at run time
 /// can point there.

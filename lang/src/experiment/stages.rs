@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Validation, WeightGroup};
+use super::optimizers::{Extrapolation, GradientAlignment, Optimizer, Validation};
+use super::trainable::Trainable;
 use super::{DomainId, Guard, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, Template};
 use crate::experiment::formula::Formula;
 use serde::{Deserialize, Serialize};
@@ -205,32 +206,6 @@ pub struct Train {
     pub ema: Option<f64>,
     /// In the order in which they look at a step.
     pub guards: Vec<Guard>,
-}
-
-/// Which weights a stage changes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "trains", rename_all = "snake_case")]
-pub enum Trainable {
-    /// The model's own: those in `only` (all where absent) that are not in `except`.
-    Weights { only: Option<Vec<WeightFilter>>, except: Vec<WeightFilter> },
-    /// Small matrices beside frozen weights.
-    Adapter(Adapter),
-}
-
-impl Default for Trainable {
-    fn default() -> Trainable {
-        Trainable::Weights { only: None, except: Vec::new() }
-    }
-}
-
-/// Some of a model's weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightFilter {
-    /// In every layer.
-    Group(WeightGroup),
-    /// Everything in these layers, counted from 0, both ends included.
-    Layers { first: u32, last: u32 },
 }
 
 /// Low-rank matrices B A that are trained beside frozen matrices W: W + scale * B A, with scale = alpha /

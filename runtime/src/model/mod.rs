@@ -2,6 +2,7 @@
 
 mod attention;
 mod cache;
+pub mod change;
 mod config;
 mod decoder;
 mod feed_forward;

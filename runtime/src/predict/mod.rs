@@ -45,6 +45,8 @@ const MANY_STEPS: u32 = 20;
 const LONG: f64 = 1.0;
 /// Prompts of a domain that a teacher answers at once.
 const TOGETHER: u32 = 256;
+/// Bytes of an element that trains by itself: its place, and its value among those that train.
+const ELEMENT_BYTES: u64 = 8;
 /// The part of the memory that is free that a trial may need.
 const FREE: f64 = 0.7;
 
@@ -91,7 +93,14 @@ pub fn predict(
     on: (Device, Budget),
 ) -> Result<Option<Prediction>> {
     let stage = &plan.experiment.model(model).stage;
-    let learners = stage.trains();
+    let of_stage = stage.trains();
+    // Before anything is trained, nothing has changed.
+    let whole = |train: &&Train<Objective>| Train {
+        trainable: train.trainable.whatever_changed(),
+        ..(*train).clone()
+    };
+    let tried: Vec<Train<Objective>> = of_stage.iter().map(whole).collect();
+    let learners: Vec<&Train<Objective>> = tried.iter().collect();
     let every = |place: usize| match stage {
         Stage::Joint(joint) => joint.learners[place].every.max(1),
         _ => 1,
@@ -104,7 +113,11 @@ pub fn predict(
         }
         Trainable::Adapter(_) => 0,
     };
-    let all: u64 = learners.iter().copied().map(moments).sum();
+    let elements = |train: &&Train<Objective>| {
+        let parameters = Weights::parameters(&shapes.configs[train.start.0 as usize]) as u64;
+        if train.trainable.changes().next().is_some() { ELEMENT_BYTES * parameters } else { 0 }
+    };
+    let all: u64 = learners.iter().copied().map(moments).chain(of_stage.iter().map(elements)).sum();
     let mut whole: Option<Prediction> = None;
     for (place, train) in learners.iter().copied().enumerate() {
         let turn = turn(plan, (&learners, place), domains, shapes, steps / every(place), machine, on)?;
@@ -277,7 +290,7 @@ fn further(layers: usize) -> f64 {
 fn extrapolated(trial: &Trial) -> Result<Taken> {
     let train = trial.train;
     let student = trial.shapes.configs[trial.model.0 as usize].layers;
-    let teachers = teachers(train).map(|id| trial.shapes.configs[id.0 as usize].layers).max();
+    let teachers = train.asked().map(|id| trial.shapes.configs[id.0 as usize].layers).max();
     let batch = sequences(train);
     let (first, second) = sizes(train, batch, trial.work(batch, 1));
     let at = |batch: u32| -> Result<Taken> {
@@ -317,10 +330,6 @@ impl Taken {
         let Some(Once { sequences, .. }) = train.rollout.producer.once() else { return self };
         Taken { around: self.around * f64::from(sequences) / f64::from(train.rollout.groups.max(1)), ..self }
     }
-}
-
-fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
-    train.scorers.models().chain(train.producers().flat_map(Producer::models))
 }
 
 /// Sequences of one step, on the stage's rollout: those that terms have of their own come with them.

@@ -384,7 +384,7 @@ impl Trial<'_> {
     fn beside(&self) -> BTreeSet<ModelId> {
         // The others that learn are in memory like models that do not.
         let learners = self.learners.iter().map(|other| other.start);
-        super::teachers(self.train).chain(learners.filter(|id| *id != self.train.start)).collect()
+        self.train.asked().chain(learners.filter(|id| *id != self.train.start)).collect()
     }
 
     /// As it will be, however small the models are here.
@@ -464,7 +464,7 @@ impl Trial<'_> {
         let same = train.start == self.train.start;
         let start = if same { own_start.clone() } else { self.weights(train.start, size, false) };
         let mut teachers: HashMap<ModelId, Arc<Weights>> = HashMap::new();
-        for id in super::teachers(train) {
+        for id in train.asked() {
             // A student's own start is one model, whoever reads it.
             let one = || if id == train.start { start.clone() } else { self.weights(id, size, false) };
             teachers.entry(id).or_insert_with(one);

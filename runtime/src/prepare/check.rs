@@ -12,6 +12,8 @@ use super::{DomainData, Form, tested, trained, validated};
 use crate::data::Problem;
 use crate::environment::{EXPERT_TURNS, recorded};
 use crate::failure::{Error, Result};
+use crate::model::change::first_difference;
+use crate::model::layout;
 use crate::quote::quote;
 use crate::tokenizer::{Counterparts, difference};
 
@@ -49,6 +51,18 @@ pub fn check_training(
     let tokenizer = &form(model).tokenizer;
     if train.mixture.is_empty() {
         return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
+    }
+    for other in train.trainable.models() {
+        let [own, others] = [model, other].map(|id| layout(&form(id).config));
+        // A stage gives a scalar head to models that have none.
+        let [own, others] = [&own, &others].map(|all| all.iter().filter(|entry| !entry.is_scalar_head()));
+        if let Some((own, others)) = first_difference(own, others) {
+            let message =
+                format!("`changed` compares models of another shape than the student's: {others}, not {own}");
+            return Err(
+                Error::new(FailureKind::Runtime, message).help("name models of the student's architecture")
+            );
+        }
     }
     for share in &train.mixture {
         let data = &domains[share.domain.0 as usize];

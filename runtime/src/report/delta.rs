@@ -13,6 +13,7 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::formats::huggingface;
 use crate::mapped::Stored;
+use crate::model::change::{first_difference, is_beyond};
 use crate::model::{Entry, layout};
 use crate::zip::zip_equal;
 
@@ -71,25 +72,9 @@ impl Folder {
 
     /// The same, where its parameters are those of another.
     fn like(self, other: &Folder) -> Result<Folder> {
-        let places = self.entries.len().max(other.entries.len());
-        let apart = (0..places).find(|place| {
-            let of = |folder: &Folder| {
-                folder.entries.get(*place).map(|entry| (entry.name.clone(), entry.shape.clone()))
-            };
-            of(&self) != of(other)
-        });
-        let Some(place) = apart else { return Ok(self) };
-        let said = |folder: &Folder| match folder.entries.get(place) {
-            Some(entry) => format!("`{}` of shape {:?}", entry.name, entry.shape),
-            None => "no further parameter".to_owned(),
-        };
-        let message = format!(
-            "{} and {} have different parameters: {} and {}",
-            other.path,
-            self.path,
-            said(other),
-            said(&self)
-        );
+        let Some((theirs, own)) = first_difference(&other.entries, &self.entries) else { return Ok(self) };
+        let message =
+            format!("{} and {} have different parameters: {theirs} and {own}", other.path, self.path);
         Err(Error::new(FailureKind::Model, message)
             .help("name the model that training began from: it has the same shape"))
     }
@@ -121,20 +106,21 @@ struct Sums {
 impl Sums {
     fn of((now, then): (&[f32], &[f32]), other: Option<(&[f32], &[f32])>, beyond: f64) -> Sums {
         let mut sums = Sums { entries: now.len() as u64, ..Sums::default() };
-        let far = |change: f64| change.abs() > beyond;
         for (place, (now, then)) in zip_equal(now, then).enumerate() {
             let change = f64::from(*now) - f64::from(*then);
             sums.squares += change * change;
             sums.squares_before += f64::from(*then) * f64::from(*then);
             sums.changed += u64::from(now != then);
             sums.in_bfloat16 += u64::from(bf16::from_f32(*now) != bf16::from_f32(*then));
-            sums.beyond += u64::from(far(change));
+            let far = is_beyond(*now, *then, beyond);
+            sums.beyond += u64::from(far);
             if let Some((now, then)) = other {
                 let other = f64::from(now[place]) - f64::from(then[place]);
+                let other_far = is_beyond(now[place], then[place], beyond);
                 sums.squares_other += other * other;
                 sums.products += change * other;
-                sums.both += u64::from(far(change) && far(other));
-                sums.either += u64::from(far(change) || far(other));
+                sums.both += u64::from(far && other_far);
+                sums.either += u64::from(far || other_far);
             }
         }
         sums

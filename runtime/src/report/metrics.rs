@@ -107,6 +107,9 @@ pub struct Row {
     pub learned: Option<f64>,
     /// Global norm of the step's gradient before clipping.
     pub gradient_norm: f64,
+    /// Where single elements of the weights train: how many, as a share of all.
+    #[serde(default)]
+    pub trained_share: Option<f64>,
     /// Wall time of the whole step.
     pub seconds: f64,
     /// Of that: rollouts and their rewards; forward passes of all models; gradient and update.
@@ -166,6 +169,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         learning_rate,
         learned,
         gradient_norm,
+        trained_share,
         seconds,
         rollout_seconds,
         scoring_seconds,
@@ -236,6 +240,7 @@ mod tests {
             learning_rate: 1e-3,
             learned: Some(0.75),
             gradient_norm: 2.0,
+            trained_share: Some(0.0625),
             seconds: 0.125,
             rollout_seconds: 0.0625,
             scoring_seconds: 0.03125,

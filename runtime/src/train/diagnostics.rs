@@ -37,6 +37,8 @@ pub struct Step {
     pub seconds: Seconds,
     /// Of the student, where it has experts.
     pub experts: Option<ExpertLoad>,
+    /// Of the weights, where single elements of them train.
+    pub trained_share: Option<f64>,
 }
 
 /// One row per domain that the step has sequences of, and per teacher that judged some of them: of the terms
@@ -246,6 +248,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         learning_rate: numbers.learning_rate,
         learned: numbers.learned,
         gradient_norm: numbers.gradient_norm,
+        trained_share: numbers.trained_share,
         seconds: numbers.seconds.sum(),
         rollout_seconds: numbers.seconds.rollout,
         scoring_seconds: numbers.seconds.scoring,

@@ -292,7 +292,7 @@ fn prefix(place: usize) -> String {
 /// The numbers that a stage answers.
 fn numbers(model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) -> Vec<f32> {
     match average {
-        Some((_, average)) => to_vec(&average),
+        Some((_, average)) => to_vec(&trained.with_the_frozen(average)),
         None => trained.numbers(model),
     }
 }

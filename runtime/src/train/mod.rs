@@ -13,6 +13,7 @@ mod batches;
 mod cached_scores;
 mod compose;
 mod diagnostics;
+mod elements;
 mod extrapolate;
 mod first_epoch;
 mod given;
@@ -295,7 +296,7 @@ impl<'a> Trainer<'a> {
         let stage = &stages[0];
         let model = learners[place].clone();
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
-        let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
+        let trained = Trained::new(stage, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage)?.beside(learners);
         let optimizer = {
@@ -433,14 +434,12 @@ impl<'a> Trainer<'a> {
             scoring: scoring.as_secs_f64(),
             update: (rolled_out.elapsed() - scoring).as_secs_f64(),
         };
-        let experts = self.model.take_expert_load();
-        let validation_loss = self.losses.validated_before(step);
         let batches = &self.parts[0].batches;
         let chosen = (0..self.stage.sources.len()).map(|source| batches.chosen(source)).collect();
         let numbers = Step {
             step,
             loss,
-            validation_loss,
+            validation_loss: self.losses.validated_before(step),
             states,
             learning_rate,
             learned,
@@ -448,7 +447,8 @@ impl<'a> Trainer<'a> {
             gradient_norm: norm,
             alignment: alignment::columns(of_parts),
             seconds,
-            experts,
+            experts: self.model.take_expert_load(),
+            trained_share: self.trained.share(),
         };
         let several = self.parts.len() > 1;
         let (mut rows, mut tokens) = (Vec::new(), 0);

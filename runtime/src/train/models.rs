@@ -5,8 +5,8 @@
 //! memory does not grow with their number. Weights that are equal are one model, whatever it is called.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -125,7 +125,11 @@ impl Models {
     pub fn new(stage: &Stage) -> Result<Models> {
         let mut frozen: Vec<Arc<Weights>> = Vec::new();
         let mut of_model = HashMap::new();
-        let mut ids: Vec<&ModelId> = stage.models.keys().collect();
+        // Those whose change chooses elements are looked at once, and ask for no room.
+        let compared: HashSet<ModelId> = stage.train.trainable.models().collect();
+        let asked: HashSet<ModelId> = stage.train.asked().chain([stage.train.start]).collect();
+        let apart = |id: &ModelId| compared.contains(id) && !asked.contains(id);
+        let mut ids: Vec<&ModelId> = stage.models.keys().filter(|id| !apart(id)).collect();
         ids.sort();
         for id in ids {
             let weights = &stage.models[id];

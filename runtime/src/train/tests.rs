@@ -35,6 +35,7 @@ mod curriculum;
 mod debate;
 mod derived;
 mod each_turn;
+mod elements;
 mod extrapolation;
 mod feedback;
 mod given;

@@ -10,14 +10,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter, WeightGroup};
+use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightGroup};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use super::Stage;
+use super::elements::{Elements, Piece, before, scatter};
 use super::master::Master;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Entry, EntryKind, Gradient, Weights, layout, to_vec};
+use crate::model::{Decoder, Entry, Gradient, Weights, layout, to_vec};
 use crate::random::Key;
 use crate::store::state::StateTensors;
+
+/// The name of the hash of the places among a checkpoint's tensors.
+const CHOSEN: &str = "trained.elements";
 
 /// Everything but the numbers themselves is as the stage began.
 pub struct Trained {
@@ -28,11 +33,13 @@ pub struct Trained {
 enum What {
     /// The model's own numbers.
     All(Master),
-    /// Parts of the model's flat vector, matrices first, and the same numbers end to end, in single
-    /// precision.
+    /// Parts of the model's flat vector, matrices first, and the numbers of them that train end to end, in
+    /// single precision.
     Parts {
-        ranges: Vec<Range<usize>>,
+        pieces: Vec<Piece>,
         decayed: usize,
+        /// A hash of the places, where single elements are chosen.
+        chosen: Option<Tensor>,
         parameters: Tensor,
     },
     Adapter(Box<Adapted>),
@@ -61,38 +68,18 @@ struct AdaptedMatrix {
 }
 
 impl Trained {
-    /// `model` was made from `start`; `key` selects the numbers that an adapter starts from.
-    pub fn new(trainable: &Trainable, start: &Arc<Weights>, model: &Decoder, key: Key) -> Result<Trained> {
-        let device = model.device;
-        let what = match trainable {
+    /// `model` was made from what the stage starts from; `key` selects the numbers that an adapter starts
+    /// from.
+    pub fn new(stage: &Stage, model: &Decoder, key: Key) -> Result<Trained> {
+        let (device, start) = (model.device, &stage.start);
+        let what = match &stage.train.trainable {
             Trainable::Weights { only: None, except } if except.is_empty() => {
                 What::All(Master::of_model(model.flat(), start))
             }
-            Trainable::Weights { only, except } => {
-                let trains = |entry: &&Entry| {
-                    let in_some =
-                        |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, entry));
-                    // Whoever freezes parts of a model that learns to score means those that it had before.
-                    entry.is_scalar_head() || only.as_deref().is_none_or(in_some) && !in_some(except)
-                };
-                let entries = layout(&start.config);
-                let chosen: Vec<&Entry> = entries.iter().filter(trains).collect();
-                if chosen.is_empty() {
-                    return Err(Error::new(FailureKind::Runtime, "no weight is left to train").help(
-                        "`train_only` and `freeze` name groups of weights and layers that the model has",
-                    ));
-                }
-                let decayed = chosen
-                    .iter()
-                    .filter(|entry| entry.kind == EntryKind::Matrix)
-                    .map(|entry| entry.len())
-                    .sum();
-                let mut ranges: Vec<Range<usize>> = Vec::new();
-                for entry in &chosen {
-                    append(&mut ranges, entry.offset..entry.offset + entry.len());
-                }
-                let values: Vec<f32> = chosen.iter().flat_map(|entry| start.of(entry).into_owned()).collect();
-                What::Parts { ranges, decayed, parameters: Tensor::from_slice(&values).to_device(device) }
+            Trainable::Weights { .. } => {
+                let Elements { pieces, values, decayed, chosen } = Elements::new(stage, device)?;
+                let parameters = Tensor::from_slice(&values).to_device(device);
+                What::Parts { pieces, decayed, chosen, parameters }
             }
             Trainable::Adapter(settings) => {
                 What::Adapter(Box::new(Adapted::new(settings, start, device, key)?))
@@ -115,31 +102,35 @@ impl Trained {
     pub fn ranges_of(&self, groups: &[WeightGroup]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         for entry in layout(&self.start.config) {
-            if (groups.is_empty() || groups.contains(&entry.group))
-                && let Some(place) = self.place(entry.offset)
-            {
-                append(&mut found, place..place + entry.len());
+            let whole = entry.offset..entry.offset + entry.len();
+            let own = match &self.what {
+                What::All(_) => whole,
+                What::Parts { pieces, .. } => before(pieces, whole.start)..before(pieces, whole.end),
+                What::Adapter(_) => continue,
+            };
+            if (groups.is_empty() || groups.contains(&entry.group)) && !own.is_empty() {
+                append(&mut found, own);
             }
         }
         found
     }
 
-    /// Where a number of the model's flat vector stands in that of what is updated.
-    fn place(&self, offset: usize) -> Option<usize> {
-        match &self.what {
-            What::All(_) => Some(offset),
-            What::Parts { ranges, .. } => {
-                let mut before = 0;
-                for range in ranges {
-                    if range.contains(&offset) {
-                        return Some(before + offset - range.start);
-                    }
-                    before += range.len();
-                }
-                None
-            }
-            What::Adapter(_) => None,
-        }
+    /// Of all of the model's numbers, the share that trains, where single elements are chosen.
+    pub fn share(&self) -> Option<f64> {
+        let What::Parts { chosen: Some(_), parameters, .. } = &self.what else { return None };
+        Some(parameters.numel() as f64 / Weights::parameters(&self.start.config) as f64)
+    }
+
+    /// A vector of all numbers where those that do not train have the bits that they began with.
+    pub fn with_the_frozen(&self, flat: Tensor) -> Tensor {
+        let What::Parts { pieces, .. } = &self.what else { return flat };
+        let begun = self.start.flat(Kind::Float, flat.device());
+        scatter(
+            &gathered(pieces, |range| flat.narrow(0, range.start as i64, range.len() as i64)),
+            pieces,
+            &begun,
+        );
+        begun
     }
 
     /// All of the model's numbers in single precision, also where it computes in half: its own vector, or a
@@ -151,9 +142,9 @@ impl Trained {
         let begun = || self.start.flat(Kind::Float, model.device);
         match &self.what {
             What::All(master) => master.single(),
-            What::Parts { ranges, parameters, .. } => {
+            What::Parts { pieces, parameters, .. } => {
                 let flat = begun();
-                scatter(parameters, ranges, &flat);
+                scatter(parameters, pieces, &flat);
                 flat
             }
             What::Adapter(adapted) => {
@@ -177,10 +168,7 @@ impl Trained {
         let _guard = no_grad_guard();
         match &self.what {
             What::All(_) => by_weights,
-            What::Parts { ranges, .. } => {
-                let parts: Vec<Tensor> = ranges.iter().map(|range| by_weights.part(range.clone())).collect();
-                Gradient::whole(Tensor::cat(&parts, 0))
-            }
+            What::Parts { pieces, .. } => Gradient::whole(gathered(pieces, |range| by_weights.part(range))),
             What::Adapter(adapted) => Gradient::whole(adapted.gradient(&by_weights)),
         }
     }
@@ -190,7 +178,7 @@ impl Trained {
         let _guard = no_grad_guard();
         match &self.what {
             What::All(_) => {}
-            What::Parts { ranges, parameters, .. } => scatter(parameters, ranges, model.flat()),
+            What::Parts { pieces, parameters, .. } => scatter(parameters, pieces, model.flat()),
             What::Adapter(adapted) => adapted.merge(model.flat()),
         }
     }
@@ -199,10 +187,18 @@ impl Trained {
     /// their adapter.
     pub fn state(&self, model: &Decoder, tensors: &mut StateTensors) {
         self.parameters(model).0.state("trained", tensors);
+        if let What::Parts { chosen: Some(chosen), .. } = &self.what {
+            tensors.put(CHOSEN, chosen);
+        }
     }
 
     pub fn restore(&self, model: &Decoder, tensors: &StateTensors) -> Result<(), String> {
         self.parameters(model).0.restore("trained", tensors)?;
+        if let What::Parts { chosen: Some(chosen), .. } = &self.what
+            && tensors.get(CHOSEN)? != chosen
+        {
+            return Err("`trained` is of other elements of the weights in it".to_owned());
+        }
         self.apply(model);
         Ok(())
     }
@@ -212,31 +208,17 @@ impl Trained {
     }
 }
 
+/// What trains of the numbers in each piece, end to end.
+fn gathered(pieces: &[Piece], numbers: impl Fn(Range<usize>) -> Tensor) -> Tensor {
+    let parts: Vec<Tensor> = pieces.iter().map(|piece| piece.gather(numbers(piece.range.clone()))).collect();
+    Tensor::cat(&parts, 0)
+}
+
 /// Adds a range, which may go on where the last one ends.
 fn append(ranges: &mut Vec<Range<usize>>, next: Range<usize>) {
     match ranges.last_mut() {
         Some(last) if last.end == next.start => last.end = next.end,
         _ => ranges.push(next),
-    }
-}
-
-/// Writes what stands end to end to its places.
-fn scatter(parameters: &Tensor, ranges: &[Range<usize>], flat: &Tensor) {
-    let _guard = no_grad_guard();
-    let mut from = 0;
-    for range in ranges {
-        let count = range.len() as i64;
-        flat.narrow(0, range.start as i64, count).copy_(&parameters.narrow(0, from, count));
-        from += count;
-    }
-}
-
-fn holds(filter: &WeightFilter, entry: &Entry) -> bool {
-    match filter {
-        WeightFilter::Layers { first, last } => {
-            entry.layer.is_some_and(|layer| (*first..=*last).contains(&layer))
-        }
-        WeightFilter::Group(group) => entry.group == *group,
     }
 }
 

@@ -2,10 +2,10 @@
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Between, Checkpointing, DomainId, Experiment, Extrapolation, GradientAlignment,
-    Guard, GuardAction, Keep, Length, ModelId, Optimizer, Over, Panel, RolloutSource, Sampling, Schedule,
-    SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights, Train, Trainable, Validation,
-    WeightFilter, powers_up_to,
+    Adapter, BatchSize, Between, Changed, Checkpointing, DomainId, Experiment, Extrapolation,
+    GradientAlignment, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Over, Panel, RolloutSource,
+    Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights, Train, Trainable,
+    Validation, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 
@@ -96,7 +96,7 @@ pub fn training(train: &Train, experiment: &Experiment) -> Rows {
         if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
     rows.push(("training", format!("{length}{passes}, learning rate {}", rate(&train.learning_rate))));
     rows.push(("optimizer", optimizer(&train.optimizer)));
-    rows.extend(weights(&train.trainable).map(|weights| ("trained weights", weights)));
+    rows.extend(weights(&train.trainable, experiment).map(|weights| ("trained weights", weights)));
     rows.extend(train.ema.map(|rate| {
         ("output", format!("moving average of the weights, {} kept at every step", setting(rate)))
     }));
@@ -236,11 +236,15 @@ fn on_its_own(part: &Train) -> Train {
 }
 
 /// Which weights a stage changes, where not all.
-fn weights(trainable: &Trainable) -> Option<String> {
+fn weights(trainable: &Trainable, experiment: &Experiment) -> Option<String> {
     let listed = |filters: &[WeightFilter]| {
         joined(filters, |filter| match filter {
             WeightFilter::Group(group) => group.name().to_owned(),
             WeightFilter::Layers { first, last } => format!("layers {first} to {last}"),
+            WeightFilter::Changed(Changed { after, before, beyond }) => {
+                let [after, before] = [after, before].map(|id| &experiment.model(*id).name);
+                format!("elements that `{after}` changed of `{before}` by more than {}", setting(*beyond))
+            }
         })
     };
     match trainable {

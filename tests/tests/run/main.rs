@@ -3,6 +3,7 @@
 mod data;
 mod delta;
 mod disk;
+mod elements;
 mod guards;
 mod keys;
 mod leftovers;

@@ -273,6 +273,10 @@ impl<'a> Settings<'a> {
         let alignment =
             alignment.as_ref().map(|alignment| self.alignment(alignment, train, !learners.0.is_empty()));
         let (optimizer, private) = super::optimizer::executable(optimizer);
+        // Which elements changed may tell of the records, and no budget has that.
+        if private.is_some() && trainable.changes().next().is_some() {
+            self.refuse::<()>(origin, "`changed` with the optimizer `private_adamw`");
+        }
         if let Trainable::Adapter(adapter) = trainable
             && adapter.dropout != 0.0
         {

@@ -7,6 +7,7 @@ mod comparisons;
 mod curriculum;
 mod derived;
 mod drafts;
+mod elements;
 mod expressions;
 mod extrapolation;
 mod feedback;

@@ -476,7 +476,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "filter": filter.as_ref().map(of_formula),
         "choice of prompts": curriculum.as_ref().map(|of| choice_of_prompts(of, &of_producer)),
         "shares": shares.as_ref().map(of_formula),
-        "trainable": written(trainable),
+        "trainable": written(&trainable.map(|id| names.model(*id))),
         "optimizer": written(optimizer),
         "private": private.as_ref().map(written),
         "length": written(length),

@@ -2,7 +2,8 @@
 
 use super::declare::builtins;
 use super::types::{
-    Benchmark, Between, Count, Field, Fraction, LayerRange, Positive, Powers, Projections, Real, WeightGroups,
+    Benchmark, Between, Count, Field, Fraction, LayerRange, Model, NotNegative, Positive, Powers,
+    Projections, Real, WeightGroups,
 };
 
 builtins! { Weights: WeightsName, WeightsCall {
@@ -24,6 +25,11 @@ builtins! { Weights: WeightsName, WeightsCall {
     /// A range of layers, counted from 0, both ends included.
     #[usage = "layers(0..=11)"]
     layers => Layers { range: LayerRange },
+
+    /// The single elements of the weights that training changed by more than `beyond`, from the model that it
+    /// began from, or from another one that `from` names. The difference is absolute.
+    #[usage = "changed(first, beyond: 1e-5)"]
+    changed => Changed { model: Model, beyond: NotNegative, from: Option<Model> },
 
     /// At certain steps the weights are extrapolated along their change so far, by `factor`, up to `rounds`
     /// times, as long as a benchmark improves; `weights` lists which of them.

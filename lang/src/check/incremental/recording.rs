@@ -259,7 +259,8 @@ impl Checker {
             match &self.model(*model).stage {
                 Stage::Train(train) => {
                     let measured = train.validation.is_some() || train.alignment.is_some();
-                    if names_teachers(train) || train.extrapolation.is_some() || measured {
+                    let moves = train.extrapolation.is_some() || train.trainable.changes().next().is_some();
+                    if names_teachers(train) || measured || moves {
                         return None;
                     }
                     uses.trained.extend(train.mixture.iter().map(|share| share.domain));

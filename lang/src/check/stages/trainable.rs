@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Adapter, AdapterKind, BatchSize, Checkpointing, Execution, Projection, Train, Trainable, WeightFilter,
-    WeightGroup,
+    Adapter, AdapterKind, BatchSize, Changed, Checkpointing, Execution, ModelId, Projection, Stage, Train,
+    Trainable, WeightFilter, WeightGroup,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -13,7 +13,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::declare::Arg;
-use crate::check::builtins::weights::{Lora, WeightsCall};
+use crate::check::builtins::weights::{Changed as ChangedArguments, Lora, WeightsCall};
 use crate::check::stages::settings::Settings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -83,6 +83,7 @@ impl Checker {
             WeightsCall::Layers(given) => {
                 self.read(given.range, env).map(|(first, last)| Value::Layers { first, last })
             }
+            WeightsCall::Changed(given) => self.changed(given, env).map(Value::Changed),
             WeightsCall::Extrapolate(given) => {
                 self.extrapolation(given, env).map(|found| Value::Extrapolation(Rc::new(found)))
             }
@@ -116,6 +117,52 @@ impl Checker {
             targets: targets?,
             layers: layers?,
         })
+    }
+
+    /// `changed(first, beyond: 1e-5)`
+    fn changed(&mut self, given: ChangedArguments, env: &Env) -> Option<Changed> {
+        let place = given.model.expr.span;
+        let (after, beyond) = (self.read(given.model, env), self.read(given.beyond, env));
+        let (from, after) = (self.read(given.from, env)?, after?);
+        let Some(before) = from.or_else(|| self.trained_from(after)) else {
+            let name = self.model(after).name.clone();
+            let text =
+                format!("`{name}` is not trained from another model, so training changed nothing of it");
+            let help = format!("name a model to compare it with: `changed({name}, beyond: 1e-5, from: ...)`");
+            self.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
+            return None;
+        };
+        let shapes = (self.architecture(after), self.architecture(before));
+        if let (Some(shape), Some(other)) = shapes
+            && shape != other
+        {
+            self.report_shapes(place, after, before);
+            return None;
+        }
+        Some(Changed { after, before, beyond: beyond? })
+    }
+
+    /// The model that a stage trained; of a parameter itself, until it is given a value.
+    fn trained_from(&self, model: ModelId) -> Option<ModelId> {
+        match &self.model(model).stage {
+            Stage::Train(train) => Some(train.start),
+            Stage::Joint(joint) => Some(joint.members[0].start),
+            Stage::Member { joint, member } => match &self.model(*joint).stage {
+                Stage::Joint(joint) => Some(joint.members[*member].start),
+                _ => None,
+            },
+            Stage::Parameter => Some(model),
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) => None,
+        }
+    }
+
+    fn report_shapes(&mut self, place: Span, one: ModelId, other: ModelId) {
+        let text =
+            format!("`{}` and `{}` have different shapes", self.model(one).name, self.model(other).name);
+        self.report(
+            Diagnostic::error(Code::TypeMismatch, place, text)
+                .help("elements can be compared only between models of one architecture"),
+        );
     }
 
     /// `targets: [query, value]`, `targets: [attention, feed_forward]`
@@ -211,23 +258,14 @@ impl Checker {
         let mut filters = Vec::new();
         for item in items {
             let filter = match &item.kind {
-                // A subnetwork (arXiv:2505.11711).
-                ExprKind::Call { callee, .. } if matches!(&callee.kind, ExprKind::Name(name) if name == "changed") =>
-                {
-                    let text =
-                        format!("`{key}` of the entries that another stage changed is not supported yet");
-                    self.report(
-                        Diagnostic::error(Code::NotSupported, item.span, text)
-                            .help("`mopd delta` says how many entries a stage has changed, and where"),
-                    );
-                    return None;
-                }
                 ExprKind::Call { .. } => match self.evaluate(item, env) {
                     Value::Layers { first, last } => WeightFilter::Layers { first, last },
+                    Value::Changed(changed) => WeightFilter::Changed(changed),
                     other => {
                         self.wrong_kind(
                             item.span,
-                            "a part of a model is a word such as `attention`, or `layers(0..=11)`",
+                            "a part of a model is a word such as `attention`, `layers(0..=11)`, or \
+                             `changed(first, beyond: 1e-5)`",
                             &other,
                         );
                         return None;
@@ -305,8 +343,18 @@ impl Checker {
                 {
                     beyond.extend(filters.iter().filter_map(|filter| match filter {
                         WeightFilter::Layers { last, .. } => Some((*last, settings.place(&[key]))),
-                        WeightFilter::Group(_) => None,
+                        WeightFilter::Group(_) | WeightFilter::Changed(_) => None,
                     }));
+                }
+                for Changed { after, .. } in train.trainable.changes() {
+                    let shapes = (self.architecture(train.start), self.architecture(*after));
+                    if let (Some(shape), Some(other)) = shapes
+                        && shape != other
+                    {
+                        let place = settings.place(&["train_only", "freeze"]);
+                        self.report_shapes(place, train.start, *after);
+                        good = false;
+                    }
                 }
             }
         }

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use crate::experiment::{
-    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, GradientAlignment, Guard,
-    Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId, Template,
-    Validation,
+    Adapter, BenchmarkId, Changed, Column, DataSource, DomainId, Edit, Extrapolation, GradientAlignment,
+    Guard, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId,
+    Template, Validation,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -68,6 +68,8 @@ pub enum Value {
         first: u32,
         last: u32,
     },
+    /// `changed(first, beyond: 1e-5)`
+    Changed(Changed),
     Dataset(Rc<DataSource>),
     /// `columns(prompt: question)`
     Columns(Rc<Vec<Column>>),
@@ -177,6 +179,7 @@ impl Value {
             Value::Optimizer(_) => "an optimizer".into(),
             Value::Adapter(_) => "an adapter".into(),
             Value::Layers { .. } => "some layers of a model".into(),
+            Value::Changed(_) => "some elements of a model's weights".into(),
             Value::Dataset(_) => "a dataset".into(),
             Value::Columns(_) => "a list of columns".into(),
             Value::Metric(_) => "a metric".into(),

@@ -2,7 +2,8 @@
 
 use mopd_compiler::plan::producers::{Guidance, Keeps, Model};
 use mopd_compiler::plan::{
-    Axis, Between, Extrapolation, Function, GradientAlignment, Live, Memory, OwnData, Private, Reduction,
+    Axis, Between, Changed, Extrapolation, Function, GradientAlignment, Live, Memory, OwnData, Private,
+    Reduction,
 };
 
 use super::super::objective::objectives::{nll, objective};
@@ -100,7 +101,10 @@ fn resumed(stage: &Stage, store: &Store, step: u32, mode: RestoreMode) -> Finish
 #[test]
 fn a_stage_ends_the_same_wherever_it_was_cut() {
     let fixture = Fixture { verifier: matches(SOME), ..Fixture::new() };
-    let models = models(false);
+    let mut models = models(false);
+    // By whose difference elements are chosen.
+    let compared = [3, 4].map(|seed| Arc::new(random_model(&models[0].config, seed)));
+    models.extend(compared);
     let sampled = |n| Rollout::new(5, Producer::student(Sampling::new(n, 1.0, 6)));
     let mut cases: Vec<(&str, Train<Objective>, [Teacher; 2])> = Vec::new();
     let mut case = |name, teachers, change: &dyn Fn(&mut Train<Objective>)| {
@@ -257,6 +261,15 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
             only: Some(vec![WeightFilter::Group(WeightGroup::Attention)]),
             except: vec![WeightFilter::Layers { first: 1, last: 1 }],
         };
+    });
+    let changed = WeightFilter::Changed(Changed { after: ModelId(3), before: ModelId(4), beyond: 0.3 });
+    case("elements that differ, on average", ROUTED, &|train| {
+        train.trainable = Trainable::Weights { only: Some(vec![changed]), except: vec![] };
+        (train.ema, train.optimizer) = (Some(0.5), adamw(0.1));
+    });
+    case("some extrapolated elements", ROUTED, &|train| {
+        (train.rollout, train.extrapolation) = (sampled(2), Some(extrapolation(1.0)));
+        train.trainable = Trainable::Weights { only: None, except: vec![changed] };
     });
     for kind in [AdapterKind::Lora, AdapterKind::Dora] {
         case("an adapter", ROUTED, &|train| train.trainable = Trainable::Adapter(adapter(kind)));

@@ -1,0 +1,71 @@
+//! How two models of one shape differ, element by element.
+
+use super::{Entry, Weights, layout};
+
+/// Whether an element is further from what it was than `beyond`, in double precision.
+pub fn is_beyond(now: f32, then: f32, beyond: f64) -> bool {
+    (f64::from(now) - f64::from(then)).abs() > beyond
+}
+
+/// The first parameters in which two lists differ, as messages call them; none where they are the same.
+pub fn first_difference<'e>(
+    ones: impl IntoIterator<Item = &'e Entry>,
+    others: impl IntoIterator<Item = &'e Entry>,
+) -> Option<(String, String)> {
+    let (mut ones, mut others) = (ones.into_iter(), others.into_iter());
+    let said = |entry: Option<&Entry>| match entry {
+        Some(entry) => format!("`{}` of shape {:?}", entry.name, entry.shape),
+        None => "no further parameter".to_owned(),
+    };
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) => return None,
+            (Some(one), Some(other)) if (&one.name, &one.shape) == (&other.name, &other.shape) => {}
+            (one, other) => return Some((said(one), said(other))),
+        }
+    }
+}
+
+/// The change of a model's elements, as far as it goes beyond a bound.
+pub struct Change<'a> {
+    sides: [(&'a Weights, Vec<Entry>); 2],
+    beyond: f64,
+    /// Elements seen so far that changed by more.
+    pub found: usize,
+    /// By which any of them changed most.
+    pub largest: f64,
+}
+
+impl<'a> Change<'a> {
+    pub fn new(after: &'a Weights, before: &'a Weights, beyond: f64) -> Change<'a> {
+        let sides = [after, before].map(|weights| (weights, layout(&weights.config)));
+        Change { sides, beyond, found: 0, largest: 0.0 }
+    }
+
+    /// Of the elements of a parameter, by its name, whether each changed; its length is `len`. None where
+    /// one of the models has no such parameter.
+    pub fn of(&mut self, name: &str, len: usize) -> Option<Vec<bool>> {
+        let [now, then] = self.sides.each_ref().map(|(weights, entries)| {
+            let entry = entries.iter().find(|entry| entry.name == name && entry.len() == len)?;
+            Some(weights.of(entry))
+        });
+        let (now, then) = (now?, then?);
+        let changed: Vec<bool> = (0..len)
+            .map(|place| {
+                self.largest = self.largest.max((f64::from(now[place]) - f64::from(then[place])).abs());
+                is_beyond(now[place], then[place], self.beyond)
+            })
+            .collect();
+        self.found += changed.iter().filter(|changed| **changed).count();
+        Some(changed)
+    }
+
+    pub fn beyond(&self) -> f64 {
+        self.beyond
+    }
+
+    /// Lets go of the files' memory.
+    pub fn release(&self) {
+        self.sides.iter().for_each(|(weights, _)| weights.release());
+    }
+}

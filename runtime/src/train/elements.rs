@@ -1,0 +1,211 @@
+//! Which of a model's own weights a stage trains: whole parameters, or single elements that another stage
+//! changed, a subnetwork (arXiv:2505.11711, arXiv:2606.13657).
+//!
+//! What trains stands end to end in a vector of its own, and nothing else has a gradient: whatever reads the
+//! gradient (the norm that is clipped, the optimizer, its weight decay) sees the elements that train alone,
+//! and the others keep the bits that the stage began with. That is training with the gradient set to 0
+//! elsewhere before it is clipped, as the papers have it, and without moments of what never moves.
+
+use std::ops::Range;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Trainable, WeightFilter};
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::Stage;
+use crate::failure::{Error, Result};
+use crate::model::change::Change;
+use crate::model::{Entry, EntryKind, layout};
+
+/// Most numbers of a piece of which only some train: what is made on the way to them stays small.
+const PIECE: usize = 1 << 24;
+
+/// A part of a model's flat vector of which some numbers train.
+pub struct Piece {
+    pub range: Range<usize>,
+    /// The places of those that do, from the start of the range, in order; all where absent.
+    elements: Option<Tensor>,
+    count: usize,
+}
+
+impl Piece {
+    /// How many numbers train.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Those that train of the numbers in the range.
+    pub fn gather(&self, numbers: Tensor) -> Tensor {
+        match &self.elements {
+            None => numbers,
+            Some(elements) => numbers.index_select(0, elements),
+        }
+    }
+
+    /// Writes those that train to their places.
+    fn scatter(&self, trained: &Tensor, flat: &Tensor) {
+        let mut numbers = flat.narrow(0, self.range.start as i64, self.range.len() as i64);
+        match &self.elements {
+            None => numbers.copy_(trained),
+            Some(elements) => {
+                let trained = trained.to_kind(numbers.kind());
+                let _ = numbers.index_copy_(0, &elements.to_kind(Kind::Int64), &trained);
+            }
+        }
+    }
+
+    /// Trained numbers before a place of the flat vector, where parameters begin and end.
+    fn before(&self, offset: usize) -> usize {
+        if self.range.end <= offset {
+            return self.count;
+        }
+        let within = offset.saturating_sub(self.range.start);
+        assert!(within == 0 || self.elements.is_none(), "a parameter begins where a piece of elements does");
+        within
+    }
+}
+
+/// The pieces that train, in the order of the flat vector, and their numbers as the stage begins.
+pub struct Elements {
+    pub pieces: Vec<Piece>,
+    /// End to end, in single precision.
+    pub values: Vec<f32>,
+    /// How many of the first ones are of matrices.
+    pub decayed: usize,
+    /// A hash of the places, where single elements are chosen.
+    pub chosen: Option<Tensor>,
+}
+
+impl Elements {
+    /// Of a stage that trains weights of the model's own.
+    pub fn new(stage: &Stage, device: Device) -> Result<Elements> {
+        let Trainable::Weights { only, except } = &stage.train.trainable else {
+            unreachable!("an adapter is beside weights that stay")
+        };
+        let start = &stage.start;
+        let mut changes: Vec<Change> = (stage.train.trainable.changes())
+            .map(|changed| {
+                let [after, before] = [changed.after, changed.before].map(|id| &*stage.models[&id]);
+                Change::new(after, before, changed.beyond)
+            })
+            .collect();
+        let by_change = !changes.is_empty();
+        // Those of `only` come first.
+        let of_only = only.iter().flatten().filter(|filter| matches!(filter, WeightFilter::Changed(_)));
+        let of_only = of_only.count();
+        let (mut pieces, mut values, mut decayed) = (Vec::new(), Vec::new(), 0);
+        let mut hash = blake3::Hasher::new();
+        for entry in layout(&start.config) {
+            let in_some = |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, &entry));
+            // Whoever freezes parts of a model that learns to score means those that it had before.
+            let head = entry.is_scalar_head();
+            let all = head || only.as_deref().is_none_or(in_some);
+            let none = !head && in_some(except);
+            let mut changed: Vec<Vec<bool>> = Vec::with_capacity(changes.len());
+            if !head {
+                for change in &mut changes {
+                    let of = change.of(&entry.name, entry.len());
+                    changed.push(of.expect("shapes are compared where models are read"));
+                }
+            }
+            let trains = |place: usize| {
+                let any = |of: &[Vec<bool>]| of.iter().any(|changed| changed[place]);
+                let (only, except) = changed.split_at(of_only.min(changed.len()));
+                !none && (all || any(only)) && !any(except)
+            };
+            let numbers = start.of(&entry);
+            let before = values.len();
+            for first in (0..entry.len()).step_by(PIECE) {
+                let range = first..(first + PIECE).min(entry.len());
+                let places: Vec<i32> = range
+                    .clone()
+                    .filter(|place| trains(*place))
+                    .map(|place| (place - first) as i32)
+                    .collect();
+                values.extend(places.iter().map(|place| numbers[first + *place as usize]));
+                let piece = entry.offset + range.start..entry.offset + range.end;
+                if by_change {
+                    hash.update(&(piece.start as u64).to_le_bytes());
+                    places.iter().for_each(|place| {
+                        hash.update(&place.to_le_bytes());
+                    });
+                }
+                append(&mut pieces, piece, &places, device);
+            }
+            if entry.kind == EntryKind::Matrix {
+                decayed += values.len() - before;
+            }
+        }
+        for change in &changes {
+            change.release();
+            if change.found == 0 {
+                let (beyond, largest) = (change.beyond(), change.largest);
+                let message = format!(
+                    "no element changed by more than {beyond:e}: the largest change is {largest:e}, so \
+                     `changed` names nothing"
+                );
+                return Err(Error::new(FailureKind::Runtime, message)
+                    .help(
+                        "lower `beyond`, or name a stage that moved its weights further: `mopd delta` says how far",
+                    ));
+            }
+        }
+        if values.is_empty() {
+            return Err(Error::new(FailureKind::Runtime, "no weight is left to train")
+                .help("`train_only` and `freeze` name groups of weights and layers that the model has"));
+        }
+        let chosen = by_change.then(|| {
+            let hash = hash.finalize();
+            let (first, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
+            Tensor::from_slice(&[i64::from_le_bytes(*first)])
+        });
+        Ok(Elements { pieces, values, decayed, chosen })
+    }
+}
+
+/// Adds a piece, which may go on where the last one ends.
+fn append(pieces: &mut Vec<Piece>, range: Range<usize>, places: &[i32], device: Device) {
+    let count = places.len();
+    if count == 0 {
+        return;
+    }
+    if count < range.len() {
+        let elements = Some(Tensor::from_slice(places).to_device(device));
+        pieces.push(Piece { range, elements, count });
+        return;
+    }
+    match pieces.last_mut() {
+        Some(last) if last.range.end == range.start && last.elements.is_none() => {
+            last.range.end = range.end;
+            last.count += count;
+        }
+        _ => pieces.push(Piece { range, elements: None, count }),
+    }
+}
+
+/// Trained numbers before a place of the flat vector, where parameters begin and end.
+pub fn before(pieces: &[Piece], offset: usize) -> usize {
+    pieces.iter().map(|piece| piece.before(offset)).sum()
+}
+
+/// Writes what stands end to end to its places.
+pub fn scatter(parameters: &Tensor, pieces: &[Piece], flat: &Tensor) {
+    let _guard = no_grad_guard();
+    let mut from = 0;
+    for piece in pieces {
+        let count = piece.len() as i64;
+        piece.scatter(&parameters.narrow(0, from, count), flat);
+        from += count;
+    }
+}
+
+/// Whether all of a parameter is named.
+fn holds(filter: &WeightFilter, entry: &Entry) -> bool {
+    match filter {
+        WeightFilter::Layers { first, last } => {
+            entry.layer.is_some_and(|layer| (*first..=*last).contains(&layer))
+        }
+        WeightFilter::Group(group) => entry.group == *group,
+        WeightFilter::Changed(_) => false,
+    }
+}
