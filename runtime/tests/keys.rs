@@ -76,10 +76,10 @@ fn the_keys_of_a_representative_plan_are_pinned() {
         "e75581674f795bc6",
         "9784367f4862706f",
         "3af51b0da79bcfd2",
-        "af195c22d832e265",
-        "3ddadccc9adae2c1",
-        "cd861b036fef8f0b",
-        "797122856df7e13f",
+        "8195b73399da699d",
+        "7cabb7dfe52d150c",
+        "4d73235455d09aa4",
+        "327a6d4000519c19",
     ];
     assert_eq!(found, pinned);
 }

@@ -87,7 +87,7 @@ impl Evaluation {
     }
 }
 
-/// A number of a cell beside its score: a mean over prompts.
+/// A number of a cell beside its score: a mean over prompts, but for what is said of all answers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "metric", rename_all = "snake_case")]
 pub enum Metric {
@@ -97,6 +97,12 @@ pub enum Metric {
     Distinct,
     /// Tokens of a completion, the end token included.
     Length,
+    /// The expected calibration error of the answers that state a confidence (arXiv:1706.04599, equation 3).
+    Ece,
+    /// Of the same answers, the mean squared difference of the confidence and 1 or 0 for right or wrong.
+    Brier,
+    /// The share of answers that state a confidence.
+    Stated,
 }
 
 impl Metric {
@@ -113,6 +119,9 @@ impl fmt::Display for Metric {
             Metric::PassAt { k } => write!(f, "pass@{k}"),
             Metric::Distinct => f.write_str("distinct"),
             Metric::Length => f.write_str("length"),
+            Metric::Ece => f.write_str("ece"),
+            Metric::Brier => f.write_str("brier"),
+            Metric::Stated => f.write_str("stated"),
         }
     }
 }

@@ -80,6 +80,8 @@ pub enum Metric {
     Distinct,
     /// Mean number of completion tokens.
     Length,
+    /// How well the confidence that answers state agrees with how often they are right.
+    Calibration,
     /// Mean entropy of the next-token distribution.
     Entropy,
 }
@@ -90,6 +92,7 @@ impl std::fmt::Display for Metric {
             Metric::PassAt(k) => write!(f, "pass_at({k})"),
             Metric::Distinct => f.write_str("distinct"),
             Metric::Length => f.write_str("length"),
+            Metric::Calibration => f.write_str("calibration"),
             Metric::Entropy => f.write_str("entropy"),
         }
     }

@@ -14,6 +14,8 @@ pub struct Answer<'a> {
     pub text: &'a str,
     /// The end token included.
     pub tokens: u32,
+    /// How sure it says it is, in percent; none where it does not say so.
+    pub confidence: Option<i64>,
 }
 
 /// The completions of one test prompt.
@@ -28,6 +30,28 @@ pub struct PromptAnswers {
     pub distinct: u32,
     /// Mean number of tokens.
     pub length: f64,
+    /// Samples that state a confidence. Whatever is said of confidences is said of these alone.
+    pub stated: u32,
+    /// How far those confidences are from what happened.
+    pub gaps: Gaps,
+}
+
+/// Between a confidence, and 100 where the answer is right and 0 where it is wrong: whole numbers, so that
+/// sums are exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gaps {
+    /// Sums of confidence less outcome, of the answers in each [`bin`].
+    pub bins: [i64; BINS],
+    /// Sum of squares, of all answers.
+    pub squares: i64,
+}
+
+/// Intervals of confidence, of equal width.
+pub const BINS: usize = 10;
+
+/// `((m - 1) / 10, m / 10]` in percent, and 0 in the first (arXiv:1706.04599, section 3).
+fn bin(confidence: i64) -> usize {
+    ((confidence - 1).max(0) as usize * BINS / 100).min(BINS - 1)
 }
 
 impl PromptAnswers {
@@ -36,12 +60,21 @@ impl PromptAnswers {
     pub fn of(answers: &[Answer]) -> PromptAnswers {
         assert!(!answers.is_empty(), "a prompt has at least one completion");
         let samples = answers.len() as f64;
+        let mut gaps = Gaps::default();
+        for answer in answers {
+            let Some(confidence) = answer.confidence else { continue };
+            let gap = confidence - if answer.reward >= 1.0 { 100 } else { 0 };
+            gaps.bins[bin(confidence)] += gap;
+            gaps.squares += gap * gap;
+        }
         PromptAnswers {
             samples: answers.len() as u32,
             reward: answers.iter().map(|answer| answer.reward).sum(),
             correct: answers.iter().filter(|answer| answer.reward >= 1.0).count() as u32,
             distinct: answers.iter().map(|answer| answer.text).collect::<HashSet<_>>().len() as u32,
             length: answers.iter().map(|answer| f64::from(answer.tokens)).sum::<f64>() / samples,
+            stated: answers.iter().filter(|answer| answer.confidence.is_some()).count() as u32,
+            gaps,
         }
     }
 
@@ -50,11 +83,14 @@ impl PromptAnswers {
         self.reward / f64::from(self.samples)
     }
 
-    pub fn metric(&self, metric: Metric) -> f64 {
+    /// None of what is no mean over prompts.
+    pub fn metric(&self, metric: Metric) -> Option<f64> {
         match metric {
-            Metric::PassAt { k } => self.pass_at(k),
-            Metric::Distinct => f64::from(self.distinct) / f64::from(self.samples),
-            Metric::Length => self.length,
+            Metric::PassAt { k } => Some(self.pass_at(k)),
+            Metric::Distinct => Some(f64::from(self.distinct) / f64::from(self.samples)),
+            Metric::Length => Some(self.length),
+            Metric::Stated => Some(f64::from(self.stated) / f64::from(self.samples)),
+            Metric::Ece | Metric::Brier => None,
         }
     }
 
@@ -75,7 +111,12 @@ mod tests {
     use super::*;
 
     fn answers(correct: u32, samples: u32) -> PromptAnswers {
-        let of = |index| Answer { reward: f64::from(u8::from(index < correct)), text: "", tokens: 1 };
+        let of = |index| Answer {
+            reward: f64::from(u8::from(index < correct)),
+            text: "",
+            tokens: 1,
+            confidence: None,
+        };
         PromptAnswers::of(&(0..samples).map(of).collect::<Vec<_>>())
     }
 
@@ -95,7 +136,7 @@ mod tests {
         for samples in 1..=8 {
             for correct in 0..=samples {
                 for k in 1..=samples {
-                    let found = answers(correct, samples).metric(Metric::PassAt { k });
+                    let found = answers(correct, samples).metric(Metric::PassAt { k }).unwrap();
                     let wanted = counted(correct, samples, k);
                     assert!((found - wanted).abs() < 1e-12, "{correct} of {samples}, {k}: {found} {wanted}");
                 }
@@ -105,10 +146,27 @@ mod tests {
 
     #[test]
     fn a_sample_is_correct_with_the_whole_reward() {
-        let answer = |reward, text, tokens| Answer { reward, text, tokens };
+        let answer = |reward, text, tokens| Answer { reward, text, tokens, confidence: None };
         let found = PromptAnswers::of(&[answer(1.0, "a", 2), answer(0.5, "b", 3), answer(0.0, "a", 7)]);
         assert_eq!((found.samples, found.correct, found.distinct), (3, 1, 2));
         assert_eq!((found.mean_reward(), found.length), (0.5, 4.0));
-        assert_eq!((found.metric(Metric::Distinct), found.metric(Metric::Length)), (2.0 / 3.0, 4.0));
+        assert_eq!(found.metric(Metric::Distinct), Some(2.0 / 3.0));
+        assert_eq!(found.metric(Metric::Length), Some(4.0));
+        assert_eq!((found.metric(Metric::Stated), found.gaps), (Some(0.0), Gaps::default()));
+    }
+
+    #[test]
+    fn bins_have_their_upper_end() {
+        let bins = [0, 1, 10, 11, 20, 90, 91, 100].map(bin);
+        assert_eq!(bins, [0, 0, 0, 1, 1, 8, 9, 9]);
+    }
+
+    #[test]
+    fn who_states_nothing_is_not_counted() {
+        let answer = |reward, confidence| Answer { reward, text: "", tokens: 1, confidence };
+        let found = PromptAnswers::of(&[answer(1.0, Some(85)), answer(0.0, Some(30)), answer(0.0, None)]);
+        assert_eq!((found.stated, found.metric(Metric::Stated)), (2, Some(2.0 / 3.0)));
+        assert_eq!(found.gaps.bins, [0, 0, 30, 0, 0, 0, 0, 0, -15, 0]);
+        assert_eq!(found.gaps.squares, 900 + 225);
     }
 }

@@ -191,11 +191,11 @@ mod tests {
             prompt: 0,
             reward: f64::NAN,
         };
-        let answers = PromptAnswers::of(&[Answer { reward: 1.0, text: "a", tokens: 3 }]);
+        let answers = PromptAnswers::of(&[Answer { reward: 1.0, text: "a", tokens: 3, confidence: None }]);
         write(&[row.clone(), PromptReward { reward: 0.5, ..row }], &[answers; 2], &path).unwrap();
         let columns = columns(&path).unwrap();
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-        let of_answers = ["samples", "correct", "distinct", "length"];
+        let of_answers = ["samples", "correct", "distinct", "length", "stated"];
         assert_eq!(names[..7], ["table", "model", "domain", "seed", "tests", "prompt", "reward"]);
         assert_eq!(names[7..], of_answers);
         assert_eq!(columns[3].values, ColumnValues::Wholes(vec![Some(u64::MAX); 2]));

@@ -59,6 +59,6 @@ pub fn write_rewards(
 pub(super) fn write(rows: &[PromptReward], answers: &[PromptAnswers], path: &Path) -> Result<(), WriteError> {
     assert_eq!(rows.len(), answers.len(), "each prompt has its answers");
     let mut columns = table!(rows; table, model, domain, seed, tests, prompt, reward);
-    columns.extend(table!(answers; samples, correct, distinct, length));
+    columns.extend(table!(answers; samples, correct, distinct, length, stated));
     parquet::write(columns, path)
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use mopd_compiler::plan::results::{Interval, Score, TableRow};
-use mopd_compiler::plan::{Comparison, DomainId, Metric, ModelId, Objective};
+use mopd_compiler::plan::{Comparison, DomainId, Metric, ModelId, Objective, Row};
 
 use super::answers::PromptAnswers;
 use interval::{Crossed, Estimate, of_rewards};
 
+mod calibration;
 pub mod compare;
 mod interval;
 
@@ -164,7 +165,7 @@ pub fn table_rows(
                 .map(|(seed, scale)| mean(&scale.normalized(&row.means(seed..seed + 1))))
                 .collect(),
             spread: normalized.as_deref().map(population_deviation),
-            metrics: metrics_of_row(experiment, comparison, seeds, scores, &named.models),
+            metrics: metrics_of_row(experiment, comparison, seeds, scores, named, &mut warn),
         });
     }
     Ok((table, warnings))
@@ -176,22 +177,39 @@ fn metrics_of_row(
     comparison: &Comparison,
     seeds: &[u64],
     scores: &Scores,
-    models: &[ModelId],
+    row: &Row,
+    warn: &mut impl FnMut(String),
 ) -> BTreeMap<String, BTreeMap<String, Score>> {
     let mut found: BTreeMap<String, BTreeMap<String, Score>> = BTreeMap::new();
-    for (column, model) in comparison.columns.iter().zip(models) {
+    for (column, model) in comparison.columns.iter().zip(&row.models) {
         let answers = |seed: &u64| &scores.answers[&(*model, column.domain, *seed)];
         for metric in &column.metrics {
-            let of_seed = |seed| answers(seed).iter().map(|prompt| prompt.metric(*metric)).collect();
-            let estimate = Estimate { columns: vec![seeds.iter().map(of_seed).collect()] };
             let name = experiment.domain(column.domain).name.clone();
-            found.entry(metric.to_string()).or_default().insert(name, score_of(&estimate, *metric));
+            let estimate = |seed: &u64| {
+                let answers = answers(seed);
+                let means: Option<Vec<f64>> = answers.iter().map(|prompt| prompt.metric(*metric)).collect();
+                means.or_else(|| calibration::linear(answers, *metric))
+            };
+            let estimated: Option<Crossed> = seeds.iter().map(estimate).collect();
+            if let Some(estimated) = estimated {
+                let score = score_of(&Estimate { columns: vec![estimated] }, *metric);
+                found.entry(metric.to_string()).or_default().insert(name, score);
+            } else if *metric == Metric::Ece {
+                let of: Vec<String> =
+                    (seeds.iter().filter(|seed| estimate(seed).is_none())).map(u64::to_string).collect();
+                warn(format!(
+                    "no `calibration` of `{}` on `{name}`: with seed {} no answer states a confidence, such as \
+                     `Confidence: 85`, a whole number from 0 to 100; a prompt can ask for one",
+                    row.label,
+                    of.join(", "),
+                ));
+            }
         }
     }
     found
 }
 
-/// A mean over prompts and seeds.
+/// A mean over prompts and seeds, or what is as near to one as [`calibration`] makes it.
 fn score_of(estimate: &Estimate, metric: Metric) -> Score {
     let (low, high) = if metric.is_share() { of_rewards(estimate) } else { estimate.interval() };
     let prompts = estimate.columns.first().and_then(|column| column.first()).map_or(0, Vec::len);

@@ -1,5 +1,6 @@
 //! Completions sampled from a model.
 
+mod confidence;
 mod continuous;
 mod debate;
 mod drawer;
@@ -25,7 +26,8 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
-pub use debate::{Debate, Stance, confidence};
+pub use confidence::confidence;
+pub use debate::{Debate, Stance};
 pub use guided::Guidance;
 pub use sequence::{Sequence, Speculation};
 pub use speculative::{Counts, Rejected, Verdict, Verification, speculative};

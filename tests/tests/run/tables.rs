@@ -71,3 +71,46 @@ fn a_benchmark_is_a_column_and_metrics_are_tables() {
         assert_eq!(before["scores"], after["scores"]);
     }
 }
+
+/// A model that learns to answer everything with 7 and to be 80% sure of it, where three of four answers are
+/// 7; and one that was never trained and states nothing.
+const SURE: &str = r#"
+experiment "sure" { seed = 1 }
+
+domain sure { prompts = "sure.jsonl", tests = "sure.test.jsonl", reward = regex("^(?<answer>[0-9]) Confidence") }
+
+model base  = llama { layers = 1, width = 32, heads = 2, context = 32, tokenizer = bytes }
+model start = sft(base, on: domains) { target = demonstration, steps = 150, batch = 8, lr = 3e-3 }
+
+compare "sure" { models = [base, start], samples = 1, temperature = 0, max_tokens = 20, metrics = [calibration] }
+"#;
+
+#[test]
+fn calibration_of_stated_confidences() {
+    let bench = Bench::new();
+    bench.write("tiny.mopd", SURE);
+    let line = |prompt: char, answer: u32| {
+        format!(
+            "{{\"prompt\": \"{prompt}=\", \"answer\": \"{answer}\", \"demonstration\": \"7 Confidence: 80\"}}\n"
+        )
+    };
+    bench.write("sure.jsonl", &"abcdefgh".chars().map(|prompt| line(prompt, 7)).collect::<String>());
+    let tests = [('i', 7), ('j', 7), ('k', 8), ('l', 7)].map(|(prompt, answer)| line(prompt, answer));
+    bench.write("sure.test.jsonl", &tests.concat());
+    let output = bench.run(&["--out", "out"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("no `calibration` of `base` on `sure`"), "{said}");
+    let results = fs::read(bench.path("out/results.json")).expect("results.json");
+    let results: Value = serde_json::from_slice(&results).expect("JSON");
+    let table = &results["tables"][0];
+    assert_eq!(table["metrics"], serde_json::json!(["ece", "brier", "stated"]));
+    let of = |row: usize, metric: &str| table["rows"][row]["metrics"][metric]["sure"]["mean"].as_f64();
+    assert_eq!((of(0, "ece"), of(0, "brier"), of(0, "stated")), (None, None, Some(0.0)));
+    assert_eq!(of(1, "stated"), Some(1.0));
+    // |3/4 - 0.8|, and (3 * 0.2^2 + 0.8^2) / 4.
+    for (metric, wanted) in [("ece", 0.05), ("brier", 0.19)] {
+        let found = of(1, metric).expect("a number");
+        assert!((found - wanted).abs() < 1e-12, "{metric}: {found}");
+    }
+}

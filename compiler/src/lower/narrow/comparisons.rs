@@ -98,12 +98,17 @@ impl Settings<'_> {
 
     fn metrics(&mut self, metrics: &[wide::Metric], origin: Origin) -> Vec<Metric> {
         let executable = |metric: &wide::Metric| match metric {
-            wide::Metric::PassAt(k) => Some(Metric::PassAt { k: *k }),
-            wide::Metric::Distinct => Some(Metric::Distinct),
-            wide::Metric::Length => Some(Metric::Length),
-            wide::Metric::Entropy => self.refuse(origin, format!("the metric `{metric}`")),
+            wide::Metric::PassAt(k) => vec![Metric::PassAt { k: *k }],
+            wide::Metric::Distinct => vec![Metric::Distinct],
+            wide::Metric::Length => vec![Metric::Length],
+            // Never without the share of the answers that it is of.
+            wide::Metric::Calibration => vec![Metric::Ece, Metric::Brier, Metric::Stated],
+            wide::Metric::Entropy => {
+                self.refuse::<()>(origin, format!("the metric `{metric}`"));
+                Vec::new()
+            }
         };
-        metrics.iter().filter_map(executable).collect()
+        metrics.iter().flat_map(executable).collect()
     }
 
     /// That rows spent the same was checked where it can be known before the run: elsewhere nothing was

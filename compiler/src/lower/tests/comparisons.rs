@@ -107,3 +107,14 @@ fn columns_and_metrics_are_meaning() {
         assert_eq!(others, stages, "no stage is made otherwise");
     }
 }
+
+/// Whoever asks for calibration sees of how many answers it is.
+#[test]
+fn calibration_is_three_metrics() {
+    let mut experiment = experiment();
+    experiment.comparisons[0].metrics = vec![Metric::Calibration];
+    let plan = compiled(&experiment);
+    let metrics = plan.experiment.comparisons[0].metrics();
+    assert_eq!(metrics, [plan::Metric::Ece, plan::Metric::Brier, plan::Metric::Stated]);
+    assert_eq!(metrics.iter().map(plan::Metric::to_string).collect::<Vec<_>>(), ["ece", "brier", "stated"]);
+}

@@ -2,7 +2,7 @@
 //! it.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric};
+use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 
@@ -30,6 +30,9 @@ impl Checker {
         else {
             return Value::Error;
         };
+        if let Some(place) = settings.key_span("metrics") {
+            self.check_calibration(&metrics, &name.text, &reward, place);
+        }
         let origin = self.origin(name.span);
         self.parts.benchmarks.write().push(Benchmark {
             name: name.text.clone(),
@@ -133,8 +136,12 @@ impl Checker {
     }
 
     fn metric(&mut self, item: &Expr, env: &Env) -> Option<Metric> {
-        let words =
-            [("distinct", Metric::Distinct), ("length", Metric::Length), ("entropy", Metric::Entropy)];
+        let words = [
+            ("distinct", Metric::Distinct),
+            ("length", Metric::Length),
+            ("calibration", Metric::Calibration),
+            ("entropy", Metric::Entropy),
+        ];
         if let ExprKind::Name(name) = &item.kind {
             let near = nearest(name, ["pass_at"]);
             if near.is_some() {
@@ -151,7 +158,7 @@ impl Checker {
             other => {
                 self.wrong_kind(
                     item.span,
-                    "a measure is `pass_at(16)`, `distinct`, `length` or `entropy`",
+                    "a measure is `pass_at(16)`, `distinct`, `length`, `calibration` or `entropy`",
                     &other,
                 );
                 None
@@ -167,7 +174,8 @@ impl Checker {
         place: Span,
     ) {
         for benchmark in benchmarks {
-            let Benchmark { name, evaluation, origin, .. } = self.benchmark(*benchmark);
+            let Benchmark { name, evaluation, origin, reward, .. } = self.benchmark(*benchmark);
+            self.check_calibration(metrics, &name, &reward, place);
             let found = metrics.iter().find_map(|metric| too_few(*metric, evaluation.samples));
             if let Some((text, label)) = found {
                 let declared = self.span(origin);
@@ -177,6 +185,32 @@ impl Checker {
                 self.report(diagnostic.help(format!("raise the `samples` of `{name}`")));
             }
         }
+    }
+
+    /// That an answer of the column can be right and state its confidence.
+    pub(in crate::check) fn check_calibration(
+        &mut self,
+        metrics: &[Metric],
+        column: &str,
+        reward: &Reward,
+        place: Span,
+    ) {
+        if !metrics.contains(&Metric::Calibration) {
+            return;
+        }
+        let (text, help) = match reward {
+            Reward::Regex { .. } | Reward::JsonSchema { .. } | Reward::UnitTests { .. } => return,
+            Reward::ExactMatch { .. } | Reward::Numeric { .. } => (
+                "takes the whole completion for the answer: one that states its confidence is never right",
+                "find the answer beside the confidence, such as `reward = regex(\"answer: (?<answer>\\\\S+)\")`",
+            ),
+            Reward::Command { .. } | Reward::Http { .. } | Reward::Parts(_) => (
+                "may be between 0 and 1: `calibration` compares a confidence with right and wrong",
+                "judge by `regex`, `json_schema` or `unit_tests`, or leave `calibration` out",
+            ),
+        };
+        let text = format!("the reward of `{column}` {text}");
+        self.report(Diagnostic::error(Code::TypeMismatch, place, text).help(help));
     }
 
     /// That every `eval` is judged on by some table or stage.

@@ -72,6 +72,10 @@ impl Checker {
             _ => Some(Vec::new()),
         };
         if let (Some(metrics), Some(place)) = (&metrics, settings.key_span("metrics")) {
+            for domain in &columns.domains {
+                let domain = self.domain(*domain).clone();
+                self.check_calibration(metrics, &domain.name, &domain.reward, place);
+            }
             // Where there is no domain, the first one's samples are those of the table.
             let known = usize::from(columns.domains.is_empty());
             let benchmarks = columns.benchmarks.get(known..).unwrap_or_default();

@@ -462,10 +462,12 @@ const NAMES: &[(&[&str], Spelling)] = &[
         &["cosine_with_warmup", "cosine_annealing", "CosineAnnealingLR", "get_cosine_schedule_with_warmup"],
         Spelling::Otherwise("write `warmup(10 steps, then: cosine(1e-3 -> 1e-4))`"),
     ),
+    (&["ece", "expected_calibration_error", "brier", "brier_score"], Spelling::Name("calibration")),
     (
         &["accuracy", "acc", "pass_rate"],
         Spelling::Otherwise(
-            "the mean reward is in every cell; metrics are `pass_at(k)`, `distinct`, `length` and `entropy`",
+            "the mean reward is in every cell; metrics are `pass_at(k)`, `distinct`, `length`, \
+             `calibration` and `entropy`",
         ),
     ),
 ];

@@ -107,8 +107,8 @@ pub fn of_rewards(estimate: &Estimate) -> (f64, f64) {
     let prompts = estimate.columns.first().and_then(|column| column.first()).map_or(1, Vec::len);
     let bound = (1.0 - UPPER).powf(1.0 / prompts as f64);
     match estimate.value() {
-        0.0 => (0.0, 1.0 - bound),
-        1.0 => (bound, 1.0),
+        0.0 => (0.0, high.max(1.0 - bound)),
+        1.0 => (low.min(bound), 1.0),
         _ => (low, high),
     }
 }

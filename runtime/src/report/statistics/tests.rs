@@ -84,7 +84,7 @@ impl Scores {
         rewards: &[f64],
         samples: usize,
     ) {
-        let answer = |reward: &f64| Answer { reward: *reward, text: "", tokens: 1 };
+        let answer = |reward: &f64| Answer { reward: *reward, text: "", tokens: 1, confidence: None };
         let answers = rewards.chunks(samples).map(|prompt| prompt.iter().map(answer).collect::<Vec<_>>());
         self.insert(model, domain, seed, answers.map(|prompt| PromptAnswers::of(&prompt)).collect());
     }
@@ -380,7 +380,9 @@ fn metrics_stand_beside_the_score() {
             // Of the first prompt's four samples, two are right by one seed and one by the other.
             let first = [1.0, if seed == 7 { 1.0 } else { 0.0 }, 0.0, 0.0];
             let answers = [first, [1.0, 0.0, 0.0, 0.0]].map(|rewards| {
-                let of = |(index, reward)| Answer { reward, text: "", tokens: 10 + index as u32 };
+                let tokens = |index: usize| 10 + index as u32;
+                let of =
+                    |(index, reward)| Answer { reward, text: "", tokens: tokens(index), confidence: None };
                 PromptAnswers::of(&rewards.into_iter().enumerate().map(of).collect::<Vec<_>>())
             });
             scores.insert(ModelId(0), DomainId(domain), seed, answers.to_vec());

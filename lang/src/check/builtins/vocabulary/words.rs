@@ -112,6 +112,7 @@ pub static CAPABILITIES: &[Word] = &[
 pub static METRICS: &[Word] = &[
     word("distinct", "share of different completions among the samples of a prompt"),
     word("length", "mean number of completion tokens"),
+    word("calibration", "how well the confidence that answers state agrees with how often they are right"),
     word("entropy", "mean entropy of the next-token distribution"),
 ];
 
