@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::signals::{cut, mopd};
+use super::signals::interrupted_twice;
 use super::states::curve;
 use super::{Bench, assert_says, text};
 
@@ -117,12 +117,6 @@ fn a_stage_of_elements_ends_the_same_wherever_it_is_cut() {
     bench.tables("expected", &[]);
     let student = bench.student("expected");
     std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
-    for (signal, step) in [("-INT", 10), ("-TERM", 50)] {
-        let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
-        let run = ["run", "tiny.mopd", "--format", "json", "--out", "out"];
-        assert_eq!(cut(mopd(&bench, &run), &moment, signal).status.code(), Some(130));
-    }
-    let output = bench.run(&["--out", "out", "--format", "json"]);
-    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    interrupted_twice(&bench);
     assert!(bench.student("out") == student, "other weights");
 }

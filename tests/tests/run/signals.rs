@@ -69,6 +69,17 @@ pub fn cut(mut command: Command, moment: &str, signal: &str) -> Output {
     Output { stdout: stdout.into_bytes(), ..output }
 }
 
+/// Interrupts the student of a run at two steps, resumes it after each, and lets it end in `out`.
+pub fn interrupted_twice(bench: &Bench) {
+    for (signal, step) in [("-INT", 10), ("-TERM", 50)] {
+        let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
+        let run = ["run", "tiny.mopd", "--format", "json", "--out", "out"];
+        assert_eq!(cut(mopd(bench, &run), &moment, signal).status.code(), Some(130));
+    }
+    let output = bench.run(&["--out", "out", "--format", "json"]);
+    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+}
+
 fn long() -> Bench {
     let bench = Bench::new();
     bench.edit("tiny.mopd", "steps     = 6", "steps     = 300");

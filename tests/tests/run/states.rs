@@ -1,6 +1,6 @@
 //! States, from the text to the trained weights.
 
-use super::signals::{cut, mopd};
+use super::signals::{cut, interrupted_twice, mopd};
 use super::{Bench, assert_says, report_page, text};
 
 const HELD: &str = "\
@@ -38,13 +38,7 @@ fn states_are_in_checkpoints_and_in_the_report() {
     let (student, betas) = (bench.student("expected"), curve(&bench, "expected", "state.beta"));
     assert!(betas[0] == 0.5 && betas.windows(2).all(|pair| pair[0] != pair[1]), "{betas:?}");
     std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
-    for (signal, step) in [("-INT", 10), ("-TERM", 50)] {
-        let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
-        let run = ["run", "tiny.mopd", "--format", "json", "--out", "out"];
-        assert_eq!(cut(mopd(&bench, &run), &moment, signal).status.code(), Some(130));
-    }
-    let output = bench.run(&["--out", "out", "--format", "json"]);
-    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    interrupted_twice(&bench);
     assert!(bench.student("out") == student, "other weights");
     assert_eq!(curve(&bench, "out", "state.beta"), betas);
 }
@@ -138,13 +132,7 @@ objective eager {
     let [copy, last] = ["state.gap.copy", "state.gap.last"].map(|state| curve(&bench, "expected", state));
     assert!(copy[0] == 1.0 && last[0] == 1.0 && copy != last, "{copy:?} {last:?}");
     std::fs::remove_dir_all(bench.path(".mopd")).expect("removable");
-    for (signal, step) in [("-INT", 7), ("-TERM", 40)] {
-        let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
-        let run = ["run", "tiny.mopd", "--format", "json", "--out", "out"];
-        assert_eq!(cut(mopd(&bench, &run), &moment, signal).status.code(), Some(130));
-    }
-    let output = bench.run(&["--out", "out", "--format", "json"]);
-    assert!(output.status.success() && text(&output).contains("stage_resumed"), "{}", text(&output));
+    interrupted_twice(&bench);
     assert!(bench.student("out") == student, "other weights");
     assert_eq!(curve(&bench, "out", "state.gap.copy"), copy);
     bench.edit("tiny.mopd", "0.01 + state.gap", "0.02 + state.gap");

@@ -1,10 +1,10 @@
-//! Whose distribution completions were drawn from.
+//! The sampler: the model whose next-token distribution the completions were sampled from.
 
 use super::{Rollout, Writer};
 use crate::plan::{Objective, Role, Signal};
 
-/// Whose logits the completions were drawn from, and at which temperature. None where the objective asks for
-/// no more than the recorded log-probabilities; the reason where it does and there is no such distribution.
+/// The model that sampled the completions, and its temperature. None where the objective needs no more than
+/// the recorded log-probabilities. An error, the reason, where it needs the distribution and there is none.
 pub fn sampler(objective: &Objective, rollout: &Rollout) -> Result<Option<(Role, f64)>, &'static str> {
     let live = objective.live.iter().any(|live| live.primitive.roles().contains(&Role::Sampler));
     let asked = |signal: &Signal| {
