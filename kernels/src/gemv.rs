@@ -5,7 +5,9 @@
 //! another order; here it is read as it lies, `[outputs, inputs]`, along the inputs.
 
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::ops::Range;
 
@@ -99,13 +101,14 @@ pub unsafe fn multiply(
     assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
     let rows = x.count();
     let features = CpuFeatures::detect();
+    let most = rows_at_once(matrix, features);
     let row_bytes =
         x.inputs * if matches!(matrix, Matrix::Bf16(_)) { size_of::<bf16>() } else { size_of::<f32>() };
     for start in range.clone().step_by(OUTPUTS) {
         let outputs = start..(start + OUTPUTS).min(range.end);
         let mut row = 0;
         while row < rows {
-            let count = (rows - row).min(8);
+            let count = (rows - row).min(most);
             if count * row_bytes <= NEAR {
                 let mut sums = [[0.0f32; 8]; OUTPUTS];
                 let sums = &mut sums[..outputs.len()];
@@ -139,6 +142,7 @@ pub unsafe fn multiply(
                         (7, 3..) => tile::<7, 3>(x, row, matrix, output, features, &mut sums),
                         (6, 3..) => tile::<6, 3>(x, row, matrix, output, features, &mut sums),
                         (5, 3..) => tile::<5, 3>(x, row, matrix, output, features, &mut sums),
+                        (4, 3..) if most == 4 => tile::<4, 3>(x, row, matrix, output, features, &mut sums),
                         (4, 4..) => tile::<4, 4>(x, row, matrix, output, features, &mut sums),
                         (3, 4..) => tile::<3, 4>(x, row, matrix, output, features, &mut sums),
                         (2, 4..) => tile::<2, 4>(x, row, matrix, output, features, &mut sums),
@@ -163,6 +167,16 @@ pub unsafe fn multiply(
             }
             row += count;
         }
+    }
+}
+
+/// As many rows as have their sums in registers.
+fn rows_at_once(matrix: Matrix, features: CpuFeatures) -> usize {
+    match (matrix, features) {
+        #[cfg(target_arch = "x86_64")]
+        (Matrix::F32(_), CpuFeatures::Avx512 { .. })
+        | (Matrix::Bf16(_), CpuFeatures::Avx512 { bf16: true }) => 8,
+        _ => 4,
     }
 }
 
@@ -245,14 +259,14 @@ unsafe fn one_by_one(
         macro_rules! of_rows {
             ($run:ident, $x:expr, $matrix:expr) => {
                 match count {
-                    1 => x86::$run::<1>($x, $matrix, x.inputs, onward, sums),
-                    2 => x86::$run::<2>($x, $matrix, x.inputs, onward, sums),
-                    3 => x86::$run::<3>($x, $matrix, x.inputs, onward, sums),
-                    4 => x86::$run::<4>($x, $matrix, x.inputs, onward, sums),
-                    5 => x86::$run::<5>($x, $matrix, x.inputs, onward, sums),
-                    6 => x86::$run::<6>($x, $matrix, x.inputs, onward, sums),
-                    7 => x86::$run::<7>($x, $matrix, x.inputs, onward, sums),
-                    _ => x86::$run::<8>($x, $matrix, x.inputs, onward, sums),
+                    1 => avx512::$run::<1>($x, $matrix, x.inputs, onward, sums),
+                    2 => avx512::$run::<2>($x, $matrix, x.inputs, onward, sums),
+                    3 => avx512::$run::<3>($x, $matrix, x.inputs, onward, sums),
+                    4 => avx512::$run::<4>($x, $matrix, x.inputs, onward, sums),
+                    5 => avx512::$run::<5>($x, $matrix, x.inputs, onward, sums),
+                    6 => avx512::$run::<6>($x, $matrix, x.inputs, onward, sums),
+                    7 => avx512::$run::<7>($x, $matrix, x.inputs, onward, sums),
+                    _ => avx512::$run::<8>($x, $matrix, x.inputs, onward, sums),
                 }
             };
         }
@@ -298,19 +312,19 @@ unsafe fn tile<const R: usize, const O: usize>(
         match (matrix, features) {
             #[cfg(target_arch = "x86_64")]
             (Matrix::F32(matrix), CpuFeatures::Avx512 { .. }) => {
-                x86::f32_tile::<R, O>(&x.f32[from], &matrix[weights], inputs, sums)
+                avx512::f32_tile::<R, O>(&x.f32[from], &matrix[weights], inputs, sums)
             }
             #[cfg(target_arch = "x86_64")]
             (Matrix::Bf16(matrix), CpuFeatures::Avx512 { bf16: true }) => {
-                x86::bf16_tile::<R, O>(&x.bf16[from], &matrix[weights], inputs, sums)
+                avx512::bf16_tile::<R, O>(&x.bf16[from], &matrix[weights], inputs, sums)
             }
             #[cfg(target_arch = "x86_64")]
             (Matrix::F32(matrix), CpuFeatures::Avx2) => {
-                x86::f32_avx2::<R, O>(&x.f32[from], &matrix[weights], inputs, sums)
+                avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums)
             }
             #[cfg(target_arch = "x86_64")]
             (Matrix::Bf16(matrix), CpuFeatures::Avx512 { .. } | CpuFeatures::Avx2) => {
-                x86::bf16_avx2::<R, O>(&x.bf16[from], &matrix[weights], inputs, sums)
+                avx2::tile::<R, O, _>(&x.bf16[from], &matrix[weights], inputs, sums)
             }
             (Matrix::F32(matrix), CpuFeatures::Any) => {
                 portable::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums)

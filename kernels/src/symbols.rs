@@ -11,12 +11,17 @@
 //!   cores. Without them: threads of our own.
 //! - `mkl_serv_intel_cpu_true` (ours): lets oneMKL use AVX-512 on processors of other makers. Without it:
 //!   half the rate of f32 products there.
+//! - `mkl_serv_cbwr_set`: with AVX2, the same bits wherever in memory a matrix lies. Without it: last bits of
+//!   products that differ from run to run.
 //!
 //! `MOPD_LIBRARY_SYMBOLS=off` turns all of them off: results are right, in other last bits, and slower.
 //! Results name the variable, because bits follow from it.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use crate::CpuFeatures;
 
 /// The environment variable that turns this module off.
 pub const SWITCH: &str = "MOPD_LIBRARY_SYMBOLS";
@@ -39,6 +44,29 @@ pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
 fn by_the_library() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);
     [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+}
+
+/// Before `main`: oneMKL takes it before its first product alone.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = ask_for_reproducible_products;
+
+/// Its loops for AVX2 sum in an order that depends on how matrices are aligned, unless they are asked for what
+/// Intel calls strict conditional numerical reproducibility. Those for AVX-512 don't. Whoever sets `MKL_CBWR` has
+/// asked for something already.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+extern "C" fn ask_for_reproducible_products() {
+    /// `MKL_CBWR_AVX2 | MKL_CBWR_STRICT` of `mkl_service.h`.
+    const STRICT_AVX2: c_int = 10 | 0x1_0000;
+    if CpuFeatures::detect() != CpuFeatures::Avx2 || std::env::var_os("MKL_CBWR").is_some() {
+        return;
+    }
+    if let Some(address) = find(c"mkl_serv_cbwr_set") {
+        // SAFETY: the function of that name takes an int and returns one.
+        let set = unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(c_int) -> c_int>(address) };
+        set(STRICT_AVX2);
+    }
 }
 
 #[cfg(unix)]

@@ -1,10 +1,11 @@
-//! Rows times outputs with the registers and products of x86-64.
+//! Rows times outputs with AVX-512: 32 registers of sixteen lanes.
 
 use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{AHEAD_OF_TILES, Onward, portable};
+use super::avx2::sums_of_eight;
+use super::{AHEAD_OF_TILES, Onward};
 use crate::lanes::LANES;
 
 /// The sums of eight registers' lanes: of one alone, it would take longer than its products.
@@ -17,13 +18,7 @@ fn eight_sums(lanes: [__m512; 8]) -> [f32; 8] {
     for (half, lanes) in halves.iter_mut().zip(lanes) {
         *half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps::<1>(lanes));
     }
-    let [a, b, c, d, e, f, g, h] = halves;
-    let low = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    let high = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
-    let sums =
-        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
-    // SAFETY: both are eight floats of 32 bits.
-    unsafe { std::mem::transmute::<__m256, [f32; 8]>(sums) }
+    sums_of_eight(halves)
 }
 
 /// Of all registers of a tile. How many there are does not change the order of a sum.
@@ -187,24 +182,4 @@ pub fn bf16_tile<const R: usize, const O: usize>(
         }
     }
     reduce(&lanes, sums);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub fn f32_avx2<const R: usize, const O: usize>(
-    x: &[f32],
-    weights: &[f32],
-    inputs: usize,
-    sums: &mut [[f32; 4]; 8],
-) {
-    portable::<R, O, _>(x, weights, inputs, sums);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub fn bf16_avx2<const R: usize, const O: usize>(
-    x: &[bf16],
-    weights: &[bf16],
-    inputs: usize,
-    sums: &mut [[f32; 4]; 8],
-) {
-    portable::<R, O, _>(x, weights, inputs, sums);
 }
