@@ -10,7 +10,8 @@ use crate::prepare::{DomainData, Form, tested};
 use crate::random::{Key, Purpose, stream_of};
 use crate::report::answers::{Answer, PromptAnswers};
 use crate::reward::RewardInput;
-use crate::rollout::{self, Budget, Prompt, confidence, rollout};
+use crate::rollout::confidence::probability;
+use crate::rollout::{self, Budget, Prompt, rollout};
 use crate::zip::zip_equal;
 
 /// With as many samples as are drawn.
@@ -22,9 +23,6 @@ pub fn sampling(evaluation: &Evaluation) -> Sampling {
 pub fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
     evaluation.prompts.map_or(prompts, |limit| prompts.min(limit as usize))
 }
-
-/// As what a stated confidence is read.
-const PERCENT: (i64, i64) = (0, 100);
 
 /// Prompts that are sampled together.
 const CHUNK: usize = 64;
@@ -113,7 +111,7 @@ pub fn answers(
                 reward: verdict.reward,
                 text,
                 tokens: completion.tokens.len() as u32,
-                confidence: confidence(PERCENT, text),
+                confidence: probability(text),
             })
             .collect();
         answered.extend(judged.chunks(n).map(PromptAnswers::of));

@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use mopd_compiler::plan::Metric;
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::confidence::WHOLE;
+
 /// One completion, judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Answer<'a> {
@@ -14,7 +16,7 @@ pub struct Answer<'a> {
     pub text: &'a str,
     /// The end token included.
     pub tokens: u32,
-    /// How sure it says it is, in percent; none where it does not say so.
+    /// How sure it says it is, of [`WHOLE`]; none where it does not say so.
     pub confidence: Option<i64>,
 }
 
@@ -36,8 +38,8 @@ pub struct PromptAnswers {
     pub gaps: Gaps,
 }
 
-/// Between a confidence, and 100 where the answer is right and 0 where it is wrong: whole numbers, so that
-/// sums are exact.
+/// Between a confidence, and [`WHOLE`] where the answer is right and 0 where it is wrong: whole numbers, so
+/// that sums are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gaps {
     /// Sums of confidence less outcome, of the answers in each [`bin`].
@@ -49,9 +51,9 @@ pub struct Gaps {
 /// Intervals of confidence, of equal width.
 pub const BINS: usize = 10;
 
-/// `((m - 1) / 10, m / 10]` in percent, and 0 in the first (arXiv:1706.04599, section 3).
+/// `((m - 1) / 10, m / 10]`, and 0 in the first (arXiv:1706.04599, section 3).
 fn bin(confidence: i64) -> usize {
-    ((confidence - 1).max(0) as usize * BINS / 100).min(BINS - 1)
+    ((confidence - 1).max(0) as usize * BINS / WHOLE as usize).min(BINS - 1)
 }
 
 impl PromptAnswers {
@@ -63,7 +65,7 @@ impl PromptAnswers {
         let mut gaps = Gaps::default();
         for answer in answers {
             let Some(confidence) = answer.confidence else { continue };
-            let gap = confidence - if answer.reward >= 1.0 { 100 } else { 0 };
+            let gap = confidence - if answer.reward >= 1.0 { WHOLE } else { 0 };
             gaps.bins[bin(confidence)] += gap;
             gaps.squares += gap * gap;
         }
@@ -157,16 +159,16 @@ mod tests {
 
     #[test]
     fn bins_have_their_upper_end() {
-        let bins = [0, 1, 10, 11, 20, 90, 91, 100].map(bin);
+        let bins = [0, 1, 1000, 1001, 2000, 9000, 9001, 10_000].map(bin);
         assert_eq!(bins, [0, 0, 0, 1, 1, 8, 9, 9]);
     }
 
     #[test]
     fn who_states_nothing_is_not_counted() {
         let answer = |reward, confidence| Answer { reward, text: "", tokens: 1, confidence };
-        let found = PromptAnswers::of(&[answer(1.0, Some(85)), answer(0.0, Some(30)), answer(0.0, None)]);
+        let found = PromptAnswers::of(&[answer(1.0, Some(8500)), answer(0.0, Some(3000)), answer(0.0, None)]);
         assert_eq!((found.stated, found.metric(Metric::Stated)), (2, Some(2.0 / 3.0)));
-        assert_eq!(found.gaps.bins, [0, 0, 30, 0, 0, 0, 0, 0, -15, 0]);
-        assert_eq!(found.gaps.squares, 900 + 225);
+        assert_eq!(found.gaps.bins, [0, 0, 3000, 0, 0, 0, 0, 0, -1500, 0]);
+        assert_eq!(found.gaps.squares, 9_000_000 + 2_250_000);
     }
 }

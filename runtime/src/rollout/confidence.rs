@@ -3,29 +3,60 @@
 /// The whole number behind the last `confidence`, in capitals or not, that a number follows: between the two
 /// are neither letters nor digits. None where that number is not whole, or outside of the range.
 pub fn confidence((low, high): (i64, i64), text: &str) -> Option<i64> {
-    const WORD: &str = "confidence";
-    // Of as many bytes, so that places are the same.
-    let lower = text.to_ascii_lowercase();
-    let behind = |at: usize| {
-        let rest = &text[at + WORD.len()..];
-        let first = rest.find(char::is_alphanumeric)?;
-        let (marks, number) = rest.split_at(first);
-        let digits = number.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(number.len());
-        (digits > 0).then_some((marks, number.split_at(digits)))
-    };
-    let stated = lower.match_indices(WORD).filter_map(|(at, _)| behind(at));
-    let (marks, (digits, after)) = stated.last()?;
-    let mut after = after.chars();
-    let fraction =
-        matches!(after.next(), Some('.' | ',')) && after.next().is_some_and(|next| next.is_ascii_digit());
-    let decimals = marks.ends_with(['.', ',']);
-    if fraction || decimals {
+    let Stated { marks, number, .. } = stated(text)?;
+    if number.contains(SEPARATORS) {
         return None;
     }
-    let number: i64 = digits.parse().ok()?;
+    let number: i64 = number.parse().ok()?;
     // Where nothing is below 0, a line before a number is no sign.
     let number = if low < 0 && marks.ends_with('-') { -number } else { number };
     (low..=high).contains(&number).then_some(number)
+}
+
+/// What a confidence of 1 is in the numbers of [`probability`]: whole ones, so that sums are exact.
+pub const WHOLE: i64 = 10_000;
+
+/// The same place in a text read as a probability, of [`WHOLE`]. `85`, `85%` and `85.5` are percent; a number
+/// up to 1 is the probability itself, `0.85`, `.85` or `1`, unless a percent sign follows it.
+pub fn probability(text: &str) -> Option<i64> {
+    let Stated { number, percent, .. } = stated(text)?;
+    let number: f64 = number.replace(',', ".").parse().ok()?;
+    let probability = if number <= 1.0 && !percent { number } else { number / 100.0 };
+    (probability <= 1.0).then(|| (probability * WHOLE as f64).round() as i64)
+}
+
+/// A number behind the word.
+struct Stated<'t> {
+    /// Between the two.
+    marks: &'t str,
+    /// Digits, with one separator between or before them, or none.
+    number: &'t str,
+    /// A percent sign follows.
+    percent: bool,
+}
+
+const SEPARATORS: [char; 2] = ['.', ','];
+
+fn stated(text: &str) -> Option<Stated<'_>> {
+    const WORD: &str = "confidence";
+    // Of as many bytes, so that places are the same.
+    let lower = text.to_ascii_lowercase();
+    let digits = |text: &str| text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len());
+    let behind = |at: usize| {
+        let rest = &text[at + WORD.len()..];
+        let first = rest.find(char::is_alphanumeric)?;
+        let whole = digits(&rest[first..]);
+        // A separator right before the digits belongs to the number, as in `.85`.
+        let begin = first - usize::from(rest[..first].ends_with(SEPARATORS));
+        let mut end = first + whole;
+        if begin == first && rest[end..].starts_with(SEPARATORS) {
+            let decimals = digits(&rest[end + 1..]);
+            end += if decimals > 0 { 1 + decimals } else { 0 };
+        }
+        let percent = rest[end..].trim_start().starts_with('%');
+        (whole > 0).then_some(Stated { marks: &rest[..begin], number: &rest[begin..end], percent })
+    };
+    lower.match_indices(WORD).filter_map(|(at, _)| behind(at)).last()
 }
 
 #[cfg(test)]
@@ -61,5 +92,33 @@ mod tests {
         }
         assert_eq!(confidence((-5, 5), "Confidence: -3"), Some(-3));
         assert_eq!(confidence((0, 5), "Confidence -3"), Some(3));
+    }
+
+    #[test]
+    fn a_probability_may_be_in_percent() {
+        for (text, stated) in [
+            ("Confidence: 85", Some(8500)),
+            ("Confidence: 85%", Some(8500)),
+            ("Confidence: 85.5", Some(8550)),
+            ("Confidence: 85,25 %", Some(8525)),
+            ("Confidence: 0.85", Some(8500)),
+            ("Confidence: .85", Some(8500)),
+            ("Confidence: 0.33333.", Some(3333)),
+            ("Confidence: 0.75, then Confidence: 0.5.", Some(5000)),
+            ("Confidence: 1", Some(10_000)),
+            ("Confidence: 1.", Some(10_000)),
+            ("Confidence: 1%", Some(100)),
+            ("Confidence: 0.5%", Some(50)),
+            ("Confidence: 1.5", Some(150)),
+            ("Confidence: 0", Some(0)),
+            ("Confidence: 100", Some(10_000)),
+            ("**Confidence:** 85/100", Some(8500)),
+            ("Confidence: 100.5", None),
+            ("Confidence: 101", None),
+            ("Confidence: high", None),
+            ("85", None),
+        ] {
+            assert_eq!(probability(text), stated, "{text:?}");
+        }
     }
 }

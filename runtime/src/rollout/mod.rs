@@ -1,6 +1,6 @@
 //! Completions sampled from a model.
 
-mod confidence;
+pub mod confidence;
 mod continuous;
 mod debate;
 mod drawer;
@@ -26,7 +26,6 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
-pub use confidence::confidence;
 pub use debate::{Debate, Stance};
 pub use guided::Guidance;
 pub use sequence::{Sequence, Speculation};

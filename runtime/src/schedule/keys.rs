@@ -85,7 +85,7 @@ struct ForkKey<'a> {
 }
 
 /// Raised whenever more, or something else, is kept of the answers to a prompt.
-const ANSWERS: u32 = 2;
+const ANSWERS: u32 = 3;
 
 /// What is read of a domain.
 #[derive(Clone, Serialize)]

@@ -91,7 +91,7 @@ fn calibration_of_stated_confidences() {
     bench.write("tiny.mopd", SURE);
     let line = |prompt: char, answer: u32| {
         format!(
-            "{{\"prompt\": \"{prompt}=\", \"answer\": \"{answer}\", \"demonstration\": \"7 Confidence: 80\"}}\n"
+            "{{\"prompt\": \"{prompt}=\", \"answer\": \"{answer}\", \"demonstration\": \"7 Confidence: 0.8\"}}\n"
         )
     };
     bench.write("sure.jsonl", &"abcdefgh".chars().map(|prompt| line(prompt, 7)).collect::<String>());

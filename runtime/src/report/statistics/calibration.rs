@@ -13,6 +13,7 @@
 use mopd_compiler::plan::Metric;
 
 use crate::report::answers::{BINS, PromptAnswers};
+use crate::rollout::confidence::WHOLE;
 
 /// One number for each prompt. None without a stated confidence, and of other metrics.
 pub fn linear(prompts: &[PromptAnswers], metric: Metric) -> Option<Vec<f64>> {
@@ -26,10 +27,10 @@ pub fn linear(prompts: &[PromptAnswers], metric: Metric) -> Option<Vec<f64>> {
             let signed = |(sum, gap): (&i64, i64)| if *sum < 0 { -gap } else { gap };
             (
                 prompts.iter().map(|prompt| sums.iter().zip(prompt.gaps.bins).map(signed).sum()).collect(),
-                100.0,
+                WHOLE as f64,
             )
         }
-        Metric::Brier => (prompts.iter().map(|prompt| prompt.gaps.squares).collect(), 10_000.0),
+        Metric::Brier => (prompts.iter().map(|prompt| prompt.gaps.squares).collect(), (WHOLE * WHOLE) as f64),
         Metric::PassAt { .. } | Metric::Distinct | Metric::Length | Metric::Stated => return None,
     };
     let stated: u64 = prompts.iter().map(|prompt| u64::from(prompt.stated)).sum();
@@ -53,7 +54,9 @@ mod tests {
     use crate::random::{Key, Purpose, Uniforms};
     use crate::report::answers::Answer;
 
+    /// Its confidence is in percent.
     fn answer((confidence, right): (Option<i64>, bool)) -> Answer<'static> {
+        let confidence = confidence.map(|percent| percent * WHOLE / 100);
         Answer { reward: f64::from(u8::from(right)), text: "", tokens: 1, confidence }
     }
 

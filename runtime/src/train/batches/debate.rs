@@ -84,7 +84,7 @@ impl Panels {
         }
         let stance = |text: &String| Stance {
             answered: !text.is_empty(),
-            confidence: panel.confidence.and_then(|range| confidence(range, text)),
+            confidence: panel.confidence.and_then(|range| confidence::confidence(range, text)),
         };
         self.tell_of_silence(batch, place, &last);
         let debates =
@@ -103,7 +103,8 @@ impl Panels {
         let panel = &stage.train.panels[place];
         let Some(range) = panel.confidence else { return };
         for (member, texts) in last.iter().enumerate() {
-            let silent = !texts.is_empty() && texts.iter().all(|text| confidence(range, text).is_none());
+            let silent =
+                !texts.is_empty() && texts.iter().all(|text| confidence::confidence(range, text).is_none());
             if !silent || self.told.contains(&(place, member)) {
                 continue;
             }
