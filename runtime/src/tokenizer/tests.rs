@@ -15,6 +15,13 @@ pub(crate) fn pretrained(name: &str) -> Tokenizer {
     Tokenizer::Pretrained(Pretrained::load(&fixtures().join(name)).unwrap())
 }
 
+/// The tokenizer of a folder with its `tokenizer.json` edited.
+pub(crate) fn edited(name: &str, edit: impl FnOnce(&mut Value)) -> Tokenizer {
+    let folder = copy(name);
+    change(&folder, "tokenizer.json", edit);
+    load(&folder)
+}
+
 pub(crate) fn expected() -> Value {
     serde_json::from_slice(&fs::read(fixtures().join("expected.json")).unwrap()).unwrap()
 }

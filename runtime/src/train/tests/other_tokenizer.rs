@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use mopd_compiler::plan::{View, views::Piece, views::Slot};
 
+use super::super::other_tokenizer::OtherTokenizer;
 use super::super::views::Now;
 use super::*;
 use crate::compiled;
-use crate::tokenizer::tests::pretrained;
+use crate::tokenizer::tests::{edited, pretrained};
 
 const BETA: f64 = 0.3;
 
@@ -295,12 +296,23 @@ fn what_cannot_be_aligned_is_said() {
     let shorter = crate::model::Config { context: 2, ..(*models[1].config).clone() };
     let mut short = random_model(&shorter, 1);
     short.tokenizer = models[1].tokenizer.clone();
-    let other =
-        super::super::other_tokenizer::OtherTokenizer::new(&Tokenizer::Bytes, &short, "the teacher `big`");
+    let other = OtherTokenizer::new(&Tokenizer::Bytes, &short, "the teacher `big`");
     let members = || 0..rollouts.sequences.list.len();
     let Err(error) = other.unwrap().reading(&stage, None, &rollouts.sequences, members().skip(1), Now::START)
     else {
         panic!("it does not fit")
     };
     assert!(error.to_string().contains("whose context is 2"), "{error}");
+
+    // It reads a `#` in place of every letter.
+    let mut rewriting = random_model(&models[1].config, 1);
+    rewriting.tokenizer = Arc::new(edited("qwen3", |tokenizer| {
+        tokenizer["normalizer"] =
+            serde_json::json!({ "type": "Replace", "pattern": { "Regex": "(?s)." }, "content": "#" });
+    }));
+    let other = OtherTokenizer::new(&Tokenizer::Bytes, &rewriting, "the teacher `big`").unwrap();
+    let Err(error) = other.reading(&stage, None, &rollouts.sequences, members().skip(1), Now::START) else {
+        panic!("nothing begins where something of the student's does")
+    };
+    assert!(error.to_string().contains("it reads other texts than the completions"), "{error}");
 }
