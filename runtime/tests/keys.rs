@@ -68,18 +68,18 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
 fn the_keys_of_a_representative_plan_are_pinned() {
     let found: Vec<String> = keys(&plan(), 3).iter().map(|key| key[..16].to_owned()).collect();
     let pinned = [
-        "586a1821e3e036b9",
-        "0cc1680693fa4826",
-        "b21e74b79c623abf",
-        "1d1809521cc9d38d",
-        "f30892c4ff4c2b4c",
-        "e75581674f795bc6",
-        "9784367f4862706f",
-        "3af51b0da79bcfd2",
-        "8195b73399da699d",
-        "7cabb7dfe52d150c",
-        "4d73235455d09aa4",
-        "327a6d4000519c19",
+        "e2e03c2144675256",
+        "24871e8d0e8f7fd5",
+        "1a09814825aa1a2c",
+        "306ffe96b393f5ab",
+        "d8e5535150e22be8",
+        "c12f512f5ea15cdb",
+        "9e43b1f98e3d8d3b",
+        "2242757bc9e5e199",
+        "18308c61bc8c0a2e",
+        "416bd5835fdae5ca",
+        "fdab80356774fedf",
+        "73bf351f57bcd145",
     ];
     assert_eq!(found, pinned);
 }

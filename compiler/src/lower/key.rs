@@ -39,12 +39,26 @@ struct DomainMeaning<'a> {
     place: Option<usize>,
     format: &'a PromptFormat,
     limit: Option<u32>,
-    reward: Reward,
+    /// None where the stage asks no verifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reward: Option<Reward>,
+}
+
+impl DomainMeaning<'_> {
+    fn known(self, files: Files, place: Option<usize>) -> Self {
+        match files {
+            Files::ByPath => self,
+            Files::ByContent => {
+                let reward = self.reward.map(|reward| reward.without_paths());
+                DomainMeaning { prompts: None, place, reward, ..self }
+            }
+        }
+    }
 }
 
 fn domain(experiment: &Experiment<Objective>, id: DomainId) -> DomainMeaning<'_> {
     let Domain { prompts, format, limit, reward, .. } = experiment.domain(id);
-    DomainMeaning { prompts: Some(prompts), place: None, format, limit: *limit, reward: reward.clone() }
+    DomainMeaning { prompts: Some(prompts), place: None, format, limit: *limit, reward: Some(reward.clone()) }
 }
 
 fn domain_of<'a>(
@@ -53,16 +67,9 @@ fn domain_of<'a>(
     id: DomainId,
     files: Files,
 ) -> DomainMeaning<'a> {
-    let meaning = domain(experiment, id);
-    match files {
-        Files::ByPath => meaning,
-        Files::ByContent => DomainMeaning {
-            prompts: None,
-            place: train.mixture.iter().position(|share| share.domain == id),
-            reward: meaning.reward.without_paths(),
-            ..meaning
-        },
-    }
+    let mut meaning = domain(experiment, id);
+    meaning.reward = meaning.reward.filter(|_| train.is_judged());
+    meaning.known(files, train.mixture.iter().position(|share| share.domain == id))
 }
 
 #[derive(Serialize)]
@@ -172,13 +179,7 @@ impl<'a> ExtrapolationMeaning<'a> {
         files: Files,
     ) -> ExtrapolationMeaning<'a> {
         let Extrapolation { factor, rounds, powers_of, judged_by, evaluation, weights } = extrapolation;
-        let judge = domain(experiment, *judged_by);
-        let judged_by = match files {
-            Files::ByPath => judge,
-            Files::ByContent => {
-                DomainMeaning { prompts: None, reward: judge.reward.without_paths(), ..judge }
-            }
-        };
+        let judged_by = domain(experiment, *judged_by).known(files, None);
         let (factor, rounds, powers_of) = (*factor, *rounds, *powers_of);
         ExtrapolationMeaning { factor, rounds, powers_of, weights, judged_by, evaluation }
     }
@@ -485,11 +486,9 @@ pub(super) fn plan(experiment: &Experiment<Objective>, keys: &[String]) -> Strin
                 seeds: *seeds,
             }
         });
-    let domains = experiment
-        .domains
-        .iter()
-        .zip(0..)
-        .map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_ref()));
+    let domains = experiment.domains.iter().zip(0..);
+    let domains =
+        domains.map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_ref()));
     let meaning = PlanMeaning {
         seed: experiment.seed,
         keys,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Keep, Objective, Producer, Signal, Train, View};
+
 /// How a completion is judged. Rewards are in [0, 1].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -102,5 +104,32 @@ impl Reward {
             Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.files()).collect(),
             _ => Vec::new(),
         }
+    }
+}
+
+impl Objective {
+    /// Whether it reads what verifiers say.
+    pub fn reads_reward(&self) -> bool {
+        self.signals().iter().any(Signal::is_of_reward)
+    }
+}
+
+impl Train<Objective> {
+    /// Whether verifiers are asked: always about what is written for the stage, whose reward is reported, and
+    /// about completions of the data where something reads rewards. Of a stage that asks none, rewards are no
+    /// part of the key.
+    pub fn is_judged(&self) -> bool {
+        let of_data = |producer: &Producer| {
+            matches!(producer, Producer::Data(_) | Producer::Pairs(_) | Producer::Mix(_))
+        };
+        let written = self.producers().flat_map(Producer::all).any(|producer| !of_data(producer));
+        let read = self.objectives().any(|(_, objective)| objective.reads_reward());
+        let left_out = self.filter.is_some() || self.rollouts().any(|rollout| rollout.keep != Keep::All);
+        let shown = || {
+            let mut domains = self.mixture.iter();
+            domains.any(|share| !self.views(share.domain).all(View::is_fixed))
+        };
+        let of_scorers = || self.scorers.signals().iter().any(Signal::is_of_reward);
+        written || read || left_out || self.curriculum.is_some() || shown() || of_scorers()
     }
 }

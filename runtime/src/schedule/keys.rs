@@ -241,11 +241,9 @@ impl<'a> Maker<'a> {
     fn data(&self, train: &'a Train<Objective>) -> impl Iterator<Item = DataKey<'a>> {
         train.mixture.iter().map(|share| {
             let data = &self.domains[share.domain.0 as usize];
-            DataKey::of(
-                data,
-                data.rows_of(train).map(|rows| &**rows),
-                readers(train, share.domain, self.forms),
-            )
+            let rows = data.rows_of(train).map(|rows| &**rows);
+            let key = DataKey::of(data, rows, readers(train, share.domain, self.forms));
+            DataKey { program: key.program.filter(|_| train.is_judged()), ..key }
         })
     }
 
@@ -253,7 +251,11 @@ impl<'a> Maker<'a> {
         let form = self.form(train.start);
         train.mixture.iter().filter(|_| train.validation.is_some()).map(|share| {
             let data = &self.domains[share.domain.0 as usize];
-            DataKey::of(data, data.validation.as_deref(), [&*form.tokenizer])
+            // It is a loss: nobody judges.
+            DataKey {
+                program: None,
+                ..DataKey::of(data, data.validation.as_deref(), [&*form.tokenizer])
+            }
         })
     }
 

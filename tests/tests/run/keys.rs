@@ -58,8 +58,10 @@ fn an_edited_module_of_a_judge_is_another_judge() {
     assert_eq!(computed(&json(&bench)), 0);
     let before = score(&bench);
     bench.edit("judge/rules.py", "0.25", "0.75");
-    // The specialist is trained with it, and whatever comes of that.
-    assert!(computed(&json(&bench)) > 0);
+    // The specialist is trained with it, and whatever comes of that. What imitates answers asks no judge.
+    let again = json(&bench);
+    assert!(computed(&again) > 0);
+    assert_says(&text(&again), &["{\"event\":\"stage_kept\",\"stage\":\"start\""]);
     assert!((score(&bench) - before).abs() > 0.4, "the old scores were shown");
     assert_eq!(computed(&json(&bench)), 0);
 }

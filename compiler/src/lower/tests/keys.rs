@@ -124,7 +124,8 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
     assert_eq!(
         changed(|experiment| experiment.domains[1].reward =
             Reward::Numeric { field: "answer".into(), tolerance: 0.1 }),
-        all[1..]
+        [3, 4, 5],
+        "what imitates answers asks no verifier"
     );
     assert_eq!(
         changed(|experiment| {
@@ -248,6 +249,28 @@ fn the_keys_of_results_do_not_know_paths() {
     };
     assert_eq!(changed(swapped), [4]);
     assert_eq!(changed(|experiment| trained(experiment, 4).length = Length::Steps(11)), [4]);
+}
+
+/// Imitation asks no verifier: its reward may be edited, and it is the same stage. One that reads rewards of
+/// what the data gives, or that writes completions itself, is another one.
+#[test]
+fn a_reward_that_nobody_reads_is_no_meaning() {
+    let keys = |reward: Reward, reads: bool| {
+        let mut experiment = experiment();
+        experiment.domains[0].reward = reward;
+        if reads {
+            let value = apply(Function::Multiply, [&signal(Signal::Reward), &live(Live::Part(Part::Logp))]);
+            trained(&mut experiment, 1).objective.terms[0].value = value;
+        }
+        let stages = compiled(&experiment).stages.into_iter();
+        stages.map(|stage| [stage.key, stage.content_key]).collect::<Vec<_>>()
+    };
+    let rewards = || [0.1, 0.2].map(|tolerance| Reward::Numeric { field: "answer".into(), tolerance });
+    let [one, other] = rewards().map(|reward| keys(reward, false));
+    assert_eq!(one[..2], other[..2], "a new model, and one that imitates answers");
+    assert!(one[2] != other[2] && one[4] != other[4], "experts and their student");
+    let [one, other] = rewards().map(|reward| keys(reward, true));
+    assert!(one[0] == other[0] && (0..2).all(|key| one[1][key] != other[1][key]));
 }
 
 /// A route by data: what an arm asks and where it leads to is meaning, and so is the order of a domain's

@@ -1,6 +1,5 @@
 //! `data(answer)`: completions that the data gives.
 
-use mopd_compiler::plan::Objective;
 use mopd_compiler::plan::producers::Data;
 
 use super::sample::{Numbered, judge};
@@ -18,7 +17,8 @@ pub(super) struct Fixed(pub(super) Vec<Vec<Sequence>>);
 pub(super) fn make(data: &Data, making: &Making) -> Result<Fixed> {
     let Making { stage, judged, .. } = making;
     let mut examples = all_examples(stage, &data.field)?;
-    if *judged && reads_reward(&stage.train.objective) {
+    // Rollouts always are.
+    if *judged && stage.train.objective.reads_reward() {
         examples.iter_mut().try_for_each(|examples| judge(stage, examples))?;
     }
     Ok(Fixed(examples))
@@ -32,12 +32,6 @@ impl Draws for Fixed {
     fn fixed(&self, draw: Draw) -> Vec<&Sequence> {
         vec![&self.0[draw.source][draw.record]]
     }
-}
-
-/// Whether what the data gives as completions must be judged too; rollouts always are.
-pub(super) fn reads_reward(objective: &Objective) -> bool {
-    let signals = objective.graph.signals(&objective.outputs());
-    signals.iter().any(|signal| signal.is_of_reward())
 }
 
 /// What the data gives as completions, by source.

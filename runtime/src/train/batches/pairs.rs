@@ -2,7 +2,6 @@
 
 use mopd_compiler::plan::producers::Pairs;
 
-use super::data::reads_reward;
 use super::sample::{Numbered, draw_by, judge};
 use super::{Batch, Draws, Group, Making, make};
 use crate::data::mixture::Draw;
@@ -31,7 +30,7 @@ impl Draws for Sides {
         let chosen = of_sections(&*self.chosen, Purpose::Rollout)?;
         let rejected = of_sections(&*self.rejected, Purpose::TeacherRollout)?;
         let mut list: Vec<Group> = zip_equal(chosen, rejected).map(pair).collect();
-        if reads_reward(&batch.stage.train.objective) {
+        if batch.stage.train.objective.reads_reward() {
             judge(batch.stage, list.iter_mut().flatten())?;
         }
         Ok(list)
