@@ -229,7 +229,7 @@ fn work(
     let device = match job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
         Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
-        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Delta(_) | Job::Bench(_) => {
+        Job::Files(_) | Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Delta(_) | Job::Bench(_) => {
             cuda.device()
         }
     };
@@ -249,6 +249,7 @@ fn work(
         Job::Read(job) => read::read(job, control)?,
         Job::Compare(job) => read::compare(job, control)?,
         Job::Delta(job) => delta::delta(job, control)?,
+        Job::Files(job) => schedule::files(job, control)?,
         Job::Predict(job) => schedule::predict(job, device, control)?,
         Job::Bench(job) => bench::divergence::bench(job, device, control)?,
         Job::Floor(job) => bench::floor::floor(job, device, control)?,

@@ -16,8 +16,8 @@ pub struct NewArgs {
 
 /// Check experiments and report diagnostics, without running anything
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check \
-                        --format json a.mopd | jq '.[].code'")]
+#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check --files \
+                        a.mopd\n  mopd check --format json a.mopd | jq '.[].code'")]
 pub struct CheckArgs {
     /// Experiments, or modules that experiments use
     #[arg(required = true, value_name = "FILE")]
@@ -28,6 +28,10 @@ pub struct CheckArgs {
     /// Apply the certain fixes until none is left, and report what remains
     #[arg(long)]
     pub fix: bool,
+    /// Also read the data, the tokenizers and the programs, and ask each reward once. This starts the worker;
+    /// no model is read
+    #[arg(long = "files")]
+    pub with_files: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

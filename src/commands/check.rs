@@ -1,4 +1,4 @@
-//! `mopd check`: diagnostics, and nothing else. It never starts the worker.
+//! `mopd check`: diagnostics. Only with `--files` it starts the worker, for what reading shows.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::{Severity, apply_certain};
 use mopd_lang::source::FileId;
 
+use super::{files, plan_of};
 use crate::args::{CheckArgs, CheckFormat};
 use crate::output::{self, Style, counted};
 use crate::problem::{Problem, Status};
@@ -18,7 +19,7 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
     let mut all = Vec::new();
     for path in &arguments.files {
         let fixed = if arguments.fix { fix(path) } else { Ok(()) };
-        let analysis = match fixed.and_then(|()| host::check_file(path)) {
+        let mut analysis = match fixed.and_then(|()| host::check_file(path)) {
             Ok(analysis) => analysis,
             Err(problem) => {
                 // For people, whatever reads the list; and in the list, for whoever reads nothing else.
@@ -31,6 +32,10 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
                 status = Status::Usage;
                 continue;
             }
+        };
+        let plan = match arguments.with_files && !analysis.has_errors() {
+            true => plan_of(&mut analysis),
+            false => None,
         };
         let diagnostics = &analysis.diagnostics;
         match arguments.format {
@@ -52,8 +57,31 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
         {
             status = Status::Wrong;
         }
-        if diagnostics.is_empty() && arguments.format == CheckFormat::Human {
-            output::error(&clean(&analysis, Style::of_stderr()));
+        let refused = match &plan {
+            Some(plan) => files::refused(plan, path)?,
+            None => Vec::new(),
+        };
+        if let Some(plan) = plan.as_ref().filter(|_| !refused.is_empty()) {
+            let sources = &analysis.sources;
+            for failure in &refused {
+                match arguments.format {
+                    CheckFormat::Human => {
+                        let report = render::of_failure(failure, plan, sources);
+                        output::result(&render::human::report(&report, Style::of_stdout()));
+                    }
+                    CheckFormat::Short => output::result(&render::short::failure(failure, plan, sources)),
+                    CheckFormat::Json => json.push(render::json::of_failure(failure, plan, sources)),
+                    CheckFormat::Sarif => sarif.push(render::sarif::of_failure(failure, plan, sources)),
+                }
+            }
+            output::error(&format!(
+                "{} of {} can't be used in a run\n",
+                counted(refused.len(), "part"),
+                path.display()
+            ));
+            status = if status == Status::Good { Status::Wrong } else { status };
+        } else if diagnostics.is_empty() && arguments.format == CheckFormat::Human {
+            output::error(&clean(&analysis, plan.is_some(), Style::of_stderr()));
         }
         all.extend(analysis.diagnostics);
     }
@@ -106,7 +134,7 @@ fn counted_fixes(count: usize) -> String {
 }
 
 /// `ok: quickstart: 14 models, 3 domains, 1 table`
-fn clean(analysis: &Analysis, style: Style) -> String {
+fn clean(analysis: &Analysis, with_files: bool, style: Style) -> String {
     let what = match &analysis.experiment {
         Some(experiment) => format!(
             "{}: {}, {}, {}",
@@ -120,5 +148,6 @@ fn clean(analysis: &Analysis, style: Style) -> String {
             format!("{entry}: no `experiment`, for use by other files")
         }
     };
-    format!("{}: {what}\n", style.green("ok"))
+    let files = if with_files { "; its files and rewards can be used" } else { "" };
+    format!("{}: {what}{files}\n", style.green("ok"))
 }

@@ -11,6 +11,7 @@ mod doctor;
 mod explain;
 mod export;
 mod expr;
+mod files;
 mod fmt;
 mod new;
 mod plan;

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
+use mopd_compiler::plan::events::{Event, Failure, Job};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::experiment::{Experiment, Train};
 use mopd_store::programs::Program;
 
-use super::run::STORE;
+use super::run::job_of;
 use super::{plan_json, plan_of, report};
 use crate::args::{PlanArgs, PlanFormat};
-use crate::host::{self, as_text, folder_of};
+use crate::host::{self, folder_of};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render::outline::{Predictions, Programs};
@@ -118,17 +118,7 @@ fn predictions(plan: &plan::Plan, arguments: &PlanArgs) -> Result<Predictions, P
 }
 
 fn predicted(plan: &plan::Plan, arguments: &PlanArgs) -> Result<Predictions, Problem> {
-    let job = Job::Predict(Box::new(RunJob {
-        plan: plan.clone(),
-        base: as_text(&folder_of(&arguments.file))?,
-        store: STORE.to_owned(),
-        out: as_text(Path::new("."))?,
-        fresh: false,
-        from: Vec::new(),
-        checkpoint_every: None,
-        forks: Vec::new(),
-        workers: None,
-    }));
+    let job = Job::Predict(Box::new(job_of(plan, &arguments.file, Path::new("."))?));
     let mut found = Predictions::new();
     let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
     let status = worker::ask(&job, failed, |event| {

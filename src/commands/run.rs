@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
@@ -50,15 +51,11 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
     let from = stages_named(&arguments.from, compiled)?;
     provenance(out, compiled)?;
     let job = Job::Run(Box::new(RunJob {
-        plan: compiled.plan.clone(),
-        base: as_text(&folder_of(&arguments.file))?,
-        store: STORE.to_owned(),
-        out: as_text(out)?,
         fresh: arguments.fresh,
         from,
         checkpoint_every: arguments.checkpoint_every,
-        forks: Vec::new(),
         workers: arguments.workers,
+        ..job_of(&compiled.plan, &arguments.file, out)?
     }));
 
     let mut progress = {
@@ -104,6 +101,21 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
             Ok(Status::Wrong)
         }
     }
+}
+
+/// A run of a file's plan as it is where nothing else is asked.
+pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
+    Ok(RunJob {
+        plan: plan.clone(),
+        base: as_text(&folder_of(file))?,
+        store: STORE.to_owned(),
+        out: as_text(out)?,
+        fresh: false,
+        from: Vec::new(),
+        checkpoint_every: None,
+        forks: Vec::new(),
+        workers: None,
+    })
 }
 
 /// Reads the worker to its end. Returns the event that closes the job, if there was one.

@@ -22,7 +22,7 @@ use super::convert::LineIndex;
 use super::intake::Intake;
 use super::publish::{Converter, Published};
 use super::{library, uri};
-use crate::host;
+use crate::{host, paths};
 
 /// A file that is open in the editor, with the analysis of exactly this text.
 pub struct Document {
@@ -202,15 +202,22 @@ impl Session {
         })
     }
 
-    /// Adds what only the audit of gradients finds.
+    /// Adds what only the audit of gradients finds, and the paths that lead to nothing.
     fn audit(&self, path: &str, text: String, checked: &mut CheckOutcome, go_on: &GoOn) {
         if checked.analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return;
         }
         let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
         let entry = SourceFile { path: path.to_owned(), text };
-        let auditor: Auditor =
-            &|experiment, origins| mopd_compiler::audit::diagnostics_while(experiment, origins, &|| go_on());
+        let file = Path::new(path);
+        let auditor: Auditor = &|experiment, origins| {
+            let mut found = mopd_compiler::audit::diagnostics_while(experiment, origins, &|| go_on());
+            // A text that was never saved is in no folder.
+            if file.is_file() {
+                found.extend(paths::missing(experiment, origins, &host::folder_of(file)));
+            }
+            found
+        };
         match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
             // Files are read in the same order, so their numbers agree.
             Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,

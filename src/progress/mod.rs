@@ -187,6 +187,7 @@ impl RunProgress {
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }
             | Event::MeasuredFloor { .. }
+            | Event::Refused(_)
             | Event::Failed(_)
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}

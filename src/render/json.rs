@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::source::{Sources, Span};
+use mopd_lang::source::{FileId, Sources, Span};
 use serde::Serialize;
 
 use crate::problem::Problem;
@@ -73,6 +75,24 @@ pub fn of_problem(problem: &Problem, path: &Path) -> JsonDiagnostic {
     }
 }
 
+/// What a run could not use: at the item that asks for it, or at the beginning of the file.
+pub fn of_failure(failure: &Failure, plan: &Plan, sources: &Sources) -> JsonDiagnostic {
+    let place = super::place_of(failure, plan, sources).unwrap_or(Span::new(FileId(0), 0, 0));
+    let (file, range) = (file(place, sources), range(place, sources));
+    let label = JsonLabel { file: file.clone(), range: range.clone(), text: super::ASKED_FOR.to_owned() };
+    JsonDiagnostic {
+        code: failure.kind.name(),
+        severity: "error",
+        message: failure.message.clone(),
+        file,
+        range,
+        labels: vec![label],
+        help: failure.help.clone(),
+        fix: None,
+        url: None,
+    }
+}
+
 /// The list as text, ending with a newline.
 pub fn list(diagnostics: &[JsonDiagnostic]) -> String {
     serde_json::to_string_pretty(diagnostics).expect("strings and whole numbers can always be written") + "\n"
@@ -120,7 +140,7 @@ fn range(span: Span, sources: &Sources) -> JsonRange {
 #[cfg(test)]
 mod tests {
     use mopd_lang::diag::Code;
-    use mopd_lang::source::{FileId, SourceFile};
+    use mopd_lang::source::SourceFile;
 
     use super::*;
 

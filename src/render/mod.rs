@@ -13,7 +13,10 @@ pub mod trial;
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::{Diagnostic, Fix, Label, Severity};
-use mopd_lang::source::Sources;
+use mopd_lang::source::{Sources, Span};
+
+/// What is written at the item that asked for what failed.
+const ASKED_FOR: &str = "asked for here";
 
 /// Something to report, with the places that it points at.
 pub struct Report<'a> {
@@ -68,13 +71,18 @@ pub fn of_diagnostic<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Re
     }
 }
 
+/// Where the item of the source stands that asked for what failed.
+pub fn place_of(failure: &Failure, plan: &Plan, sources: &Sources) -> Option<Span> {
+    let place = plan.place(failure.origin?)?;
+    let (file, _) = sources.files().find(|(_, file)| file.path == place.file)?;
+    Some(Span::new(file, place.start as usize, place.end as usize))
+}
+
 /// A failure at run time, pointing at the item of the source that asked for what failed.
 pub fn of_failure<'a>(failure: &'a Failure, plan: &'a Plan, sources: &'a Sources) -> Report<'a> {
-    let place = failure.origin.and_then(|origin| plan.place(origin));
-    let mark = place.and_then(|place| {
-        let (_, file) = sources.files().find(|(_, file)| file.path == place.file)?;
-        let (start, end) = (place.start as usize, place.end as usize);
-        Some(MarkedSpan { path: &file.path, text: &file.text, start, end, label: "asked for here" })
+    let mark = place_of(failure, plan, sources).map(|place| {
+        let (file, start, end) = (sources.file(place.file), place.start as usize, place.end as usize);
+        MarkedSpan { path: &file.path, text: &file.text, start, end, label: ASKED_FOR }
     });
     let at = [
         failure.stage.as_ref().map(|stage| format!("stage {stage}")),

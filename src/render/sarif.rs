@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::{Code, Diagnostic, Fix, Label, Severity};
-use mopd_lang::source::{Sources, Span};
+use mopd_lang::source::{FileId, Sources, Span};
 use serde_json::{Value, json};
 
 use crate::problem::Problem;
@@ -39,6 +41,21 @@ pub fn of_problem(problem: &Problem, path: &Path) -> Value {
         "level": "error",
         "message": { "text": text },
         "locations": [{ "physicalLocation": { "artifactLocation": { "uri": path.display().to_string() } } }],
+    })
+}
+
+/// What a run could not use: at the item that asks for it, or at the beginning of the file.
+pub fn of_failure(failure: &Failure, plan: &Plan, sources: &Sources) -> Value {
+    let text = match &failure.help {
+        Some(help) => format!("{}\nhelp: {help}", failure.message),
+        None => failure.message.clone(),
+    };
+    let span = super::place_of(failure, plan, sources).unwrap_or(Span::new(FileId(0), 0, 0));
+    json!({
+        "ruleId": failure.kind.name(),
+        "level": "error",
+        "message": { "text": text },
+        "locations": [{ "physicalLocation": place(span, sources) }],
     })
 }
 

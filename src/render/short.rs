@@ -1,24 +1,29 @@
 //! One line per diagnostic, as compilers print them: `file:line:column: error[code]: message`, lines and
 //! characters from 1.
 
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::events::Failure;
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::source::Sources;
+use mopd_lang::source::{FileId, Sources, Span};
 
 pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> String {
-    diagnostics.iter().map(|diagnostic| line(diagnostic, sources)).collect()
+    let of = |diagnostic: &Diagnostic| {
+        let head = (diagnostic.severity.name(), diagnostic.code.name());
+        line(diagnostic.primary.span, head, &diagnostic.message, sources)
+    };
+    diagnostics.iter().map(of).collect()
 }
 
-fn line(diagnostic: &Diagnostic, sources: &Sources) -> String {
-    let span = diagnostic.primary.span;
+/// What a run could not use: at the item that asks for it, or at the beginning of the file.
+pub fn failure(failure: &Failure, plan: &Plan, sources: &Sources) -> String {
+    let place = super::place_of(failure, plan, sources).unwrap_or(Span::new(FileId(0), 0, 0));
+    line(place, ("error", failure.kind.name()), &failure.message, sources)
+}
+
+fn line(span: Span, (severity, code): (&str, &str), message: &str, sources: &Sources) -> String {
     let file = sources.file(span.file);
     let before = &file.text[..span.start as usize];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let (line, column) = (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1);
-    format!(
-        "{}:{line}:{column}: {}[{}]: {}\n",
-        file.path,
-        diagnostic.severity.name(),
-        diagnostic.code.name(),
-        diagnostic.message
-    )
+    format!("{}:{line}:{column}: {severity}[{code}]: {message}\n", file.path)
 }

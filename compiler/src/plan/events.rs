@@ -14,6 +14,9 @@ use super::{Origin, Plan};
 #[serde(tag = "job", rename_all = "snake_case")]
 pub enum Job {
     Run(Box<RunJob>),
+    /// Say what of a run's files can't be read and which rewards don't answer, and run none: what `mopd
+    /// check --files` asks.
+    Files(Box<RunJob>),
     /// Say what each stage of a run will take, and run none.
     Predict(Box<RunJob>),
     Sample(SampleJob),
@@ -286,6 +289,8 @@ pub enum Event {
     Warning {
         message: String,
     },
+    /// The next thing of a [`Job::Files`] that a run could not use.
+    Refused(Failure),
     /// The job ends here, exit status 1; finished stages are kept.
     Failed(Failure),
     /// The job ends here, exit status 130; finished stages are kept, and checkpoints of those that were at

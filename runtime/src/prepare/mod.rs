@@ -4,6 +4,7 @@
 pub mod cache;
 mod check;
 pub mod load;
+pub mod preflight;
 pub mod prompts;
 mod room;
 

@@ -5,6 +5,7 @@ mod guards;
 mod keys;
 mod locking;
 mod predicted;
+mod preflight;
 mod resume;
 mod room;
 mod run;
@@ -20,6 +21,7 @@ use mopd_compiler::plan::{
 
 pub use keys::{Keys, fork_of};
 pub use room::Room;
+pub use preflight::files;
 pub use run::{Progress, predict, run};
 
 use crate::failure::Result;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
 use mopd_compiler::plan::results::{GuardActed, StageRecord};
-use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
+use mopd_compiler::plan::{DomainId, Plan};
 use mopd_store::Lock;
 use tch::{Device, Kind};
 
@@ -18,7 +18,7 @@ use super::exclusive::Tasks;
 use super::locking::{self, Access, Said};
 use super::predicted::Predicted;
 use super::room::Room;
-use super::{Keys, Task, Work};
+use super::{Keys, Task, Work, preflight};
 use crate::control::Control;
 use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
@@ -26,6 +26,7 @@ use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::device::kind;
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
+use crate::prepare::preflight::ask;
 use crate::prepare::{DomainData, Form, Places, forms, prepare, programs};
 use crate::report::Record;
 use crate::report::answers::PromptAnswers;
@@ -133,11 +134,7 @@ fn prepared(
     control: &Control,
 ) -> Result<Prepared> {
     let plan = &job.plan;
-    if plan.schema != SCHEMA {
-        let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
-        return Err(Error::new(FailureKind::Runtime, message)
-            .help("build mopd and mopd-worker from the same sources"));
-    }
+    preflight::check_schema(plan)?;
     chat::look_at_the_clock();
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
@@ -205,6 +202,9 @@ pub fn run(
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
+    for domain in preflight::judged(plan, tasks, waiting) {
+        ask(&domains[domain.0 as usize], control)?;
+    }
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();

@@ -59,6 +59,14 @@ impl Master {
         Master { values: part(&self.values), low: self.low.as_ref().map(part) }
     }
 
+    /// Some of them, so many at most, evenly spread; copied, as they are kept.
+    pub fn spread(&self, most: usize) -> Vec<Tensor> {
+        let _guard = no_grad_guard();
+        let every = self.len().div_ceil(most).max(1) as i64;
+        let some = |whole: &Tensor| whole.slice(0, None, None, every).copy();
+        std::iter::once(&self.values).chain(&self.low).map(some).collect()
+    }
+
     pub fn len(&self) -> usize {
         self.values.numel()
     }

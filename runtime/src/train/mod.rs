@@ -23,6 +23,7 @@ mod learners;
 mod losses;
 mod master;
 mod models;
+mod monitor;
 mod noise;
 mod non_finite;
 mod objective;
@@ -46,6 +47,7 @@ mod tensor_graph;
 mod tests;
 mod tokens;
 pub mod trained;
+mod turn;
 mod validation;
 mod views;
 pub mod vocabulary;
@@ -70,6 +72,7 @@ pub use self::learners::{train, train_in_turns};
 use self::losses::Losses;
 use self::models::Models;
 pub use self::models::fits_in_memory;
+use self::monitor::Monitor;
 use self::non_finite::Classified;
 use self::objective::Outputs;
 use self::optimizer::{Optimizer, gradient_norm};
@@ -78,6 +81,7 @@ use self::privacy::Privacy;
 pub use self::route::{Route, RoutedTeacher};
 use self::state::RestoreMode;
 use self::trained::Trained;
+pub use self::turn::Turn;
 use self::validation::Validator;
 use crate::control::Control;
 use crate::data::Lists;
@@ -132,26 +136,6 @@ pub struct Stage<'a> {
     pub kind: Kind,
     pub environments: Environments<'a>,
     pub control: &'a Control,
-}
-
-/// When one of the models of a stage learns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn<'a> {
-    /// Of the step that updates it, where the stage trains several models.
-    pub name: Option<&'a str>,
-    /// Its place in a step.
-    pub place: u32,
-    /// It comes in every so many steps, in the last of them.
-    pub every: u32,
-}
-
-impl Turn<'_> {
-    /// Of a model that learns alone.
-    pub const ALONE: Turn<'static> = Turn { name: None, place: 0, every: 1 };
-
-    fn comes(self, step: u32) -> bool {
-        (u64::from(step) + 1).is_multiple_of(u64::from(self.every.max(1)))
-    }
 }
 
 impl Stage<'_> {
@@ -267,6 +251,7 @@ struct Trainer<'a> {
     said_nothing_left: bool,
     losses: Losses,
     guards: Guards<'a>,
+    monitor: Monitor,
 }
 
 impl<'a> Trainer<'a> {
@@ -327,6 +312,7 @@ impl<'a> Trainer<'a> {
             said_nothing_left: false,
             losses,
             guards: Guards::new(stage.watched()),
+            monitor: Monitor::new(stage),
         })
     }
 
@@ -428,6 +414,8 @@ impl<'a> Trainer<'a> {
             return Err((non_finite::gradient(self, &rollouts, &evaluated, step), false));
         }
         let learning_rate = self.apply(gradient, norm, step);
+        let (trains, sequences) = (self.trained.parameters(&self.model).0, &rollouts[0].sequences);
+        self.monitor.look(self.stage, sequences, &trains, (norm, learning_rate), step);
 
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),

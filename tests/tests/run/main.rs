@@ -8,6 +8,7 @@ mod guards;
 mod keys;
 mod leftovers;
 mod methods;
+mod preflight;
 mod private;
 mod rewards;
 mod rollouts;

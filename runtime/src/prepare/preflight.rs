@@ -1,0 +1,78 @@
+//! What can be found out before anything is trained, beside what reading finds: whether those who judge
+//! answer, each asked once. Otherwise a reward that can't be asked is known after the first rollouts, or,
+//! where only a table asks it, at the end of the run.
+
+use std::collections::BTreeSet;
+
+use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Stage};
+
+use super::{DomainData, Places, load, programs, turns};
+use crate::control::Control;
+use crate::data::{self, Dataset, overlap};
+use crate::failure::{Error, Result};
+use crate::reward::RewardInput;
+use crate::tokenizer::Pretrained;
+
+/// The field whose text a record is answered with, where it has one.
+const ANSWER: &str = "answer";
+
+/// Asks the verifier of a domain about one completion of a record that is read: a test, where there is one.
+/// The completion is the record's answer, or else its prompt: no model is there yet to write one.
+pub fn ask(data: &DomainData, control: &Control) -> Result<()> {
+    let read = data.tests.iter().chain(&data.train).chain(turns(data)).chain(&data.validation);
+    let Some(prompts) = read.into_iter().next() else { return Ok(()) };
+    let dataset: &Dataset = &prompts.dataset;
+    let (prompt, record) = (dataset.prompt(0), dataset.object(0));
+    let completion = record.get(ANSWER).and_then(|answer| answer.as_str()).unwrap_or(prompt);
+    let asked = data.verifier.judge(&[RewardInput { prompt, completion, record: &record }], control);
+    for warning in data.verifier.take_warnings() {
+        control.warn(warning);
+    }
+    asked.map(|_| ()).map_err(|error| Error::from(error).at(data.origin))
+}
+
+/// Reads everything of a plan but its models, and asks its verifiers. Hands over everything that can't be
+/// used, in the plan's order, as it is found.
+pub fn look(
+    plan: &Plan,
+    stages: &[ModelId],
+    places: Places,
+    control: &Control,
+    mut found: impl FnMut(Error),
+) -> Result<()> {
+    for (domain, id) in plan.experiment.domains.iter().zip(0..) {
+        control.check()?;
+        let read = load(plan, DomainId(id), domain, stages, places).map_err(|error| error.at(domain.origin));
+        let checked = read.and_then(|data| {
+            for train in data.train.iter().chain(turns(&data)) {
+                for held_out in data.tests.iter().chain(&data.validation) {
+                    overlap(&train.dataset, &held_out.dataset)
+                        .into_iter()
+                        .for_each(|overlap| control.warn(overlap.to_string()));
+                }
+            }
+            ask(&data, control)
+        });
+        match checked {
+            Ok(()) => {}
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => found(error),
+        }
+    }
+    let mut named: BTreeSet<&str> = BTreeSet::new();
+    for model in &plan.experiment.models {
+        if let Stage::Initialise(architecture) = &model.stage
+            && let plan::Tokenizer::File(path) = &architecture.tokenizer
+            && named.insert(path)
+            && let Err(error) = Pretrained::load(&data::beside(places.base, path))
+        {
+            found(Error::from(error).at(model.origin));
+        }
+        for train in model.stage.trains() {
+            if let Err(error) = programs(train, places.base) {
+                found(error.at(model.origin));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! What is asked before the first stage.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
+use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
+
+use super::{Task, Work};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::prepare::Places;
+use crate::prepare::preflight::look;
+use crate::store::Store;
+
+pub(super) fn check_schema(plan: &Plan) -> Result<()> {
+    if plan.schema == SCHEMA {
+        return Ok(());
+    }
+    let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
+    Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"))
+}
+
+/// The domains whose verifiers are asked by tasks that are waited for.
+pub(super) fn judged(plan: &Plan, tasks: &[Task], waiting: impl Fn(usize) -> bool) -> BTreeSet<DomainId> {
+    let mut judged = BTreeSet::new();
+    for (_, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
+        match &task.work {
+            Work::Stage(id) => {
+                for train in plan.experiment.model(*id).stage.trains() {
+                    let shares = train.mixture.iter().filter(|_| train.is_judged());
+                    judged.extend(shares.map(|share| share.domain));
+                    judged.extend(train.extrapolation.as_ref().map(|of| of.judged_by));
+                }
+            }
+            Work::Evaluate { domain, .. } => judged.extend([*domain]),
+        }
+    }
+    judged
+}
+
+/// Says what of a plan can't be read, and which rewards don't answer; models are left alone.
+pub fn files(job: &RunJob, control: &Control) -> Result<()> {
+    let plan = &job.plan;
+    check_schema(plan)?;
+    let (base, store) = (Path::new(&job.base), Path::new(&job.store));
+    let places = Places { base, notes: &Store::notes(store), cache: None, store: None };
+    let refused = |error: Error| {
+        if let Error::Failed(failure) = error {
+            control.emit(&Event::Refused(*failure));
+        }
+    };
+    look(plan, &super::stages(&super::tasks(plan)), places, control, refused)
+}

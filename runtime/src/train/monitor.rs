@@ -1,0 +1,242 @@
+//! What is said of a stage while it trains, whatever its guards look at: a reward that does not tell
+//! completions apart, groups without an advantage, weights that do not change. Each is said once.
+//!
+//! It looks at what a step has anyway and keeps nothing in checkpoints: a stage that is resumed is looked at
+//! from there on.
+
+use tch::Tensor;
+
+use super::Stage;
+use super::master::Master;
+use super::sequences::Sequences;
+
+/// Steps in a row after which something is said.
+const STEPS: u32 = 20;
+
+/// Of the numbers that train, so many at most are compared, evenly spread.
+const COMPARED: usize = 1 << 16;
+
+pub(super) struct Monitor {
+    /// Of each source, where somebody learns from rewards.
+    rewards: Vec<Rewards>,
+    weights: Weights,
+}
+
+/// The rewards of a domain.
+#[derive(Default)]
+struct Rewards {
+    /// Steps in a row in which all completions had this reward.
+    same: Option<(f64, u32)>,
+    /// Steps in a row in which no group had two rewards.
+    flat: u32,
+    said_same: bool,
+    said_flat: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    /// All completions have this reward.
+    Constant(f64),
+    NoAdvantage,
+}
+
+/// The numbers that train.
+#[derive(Default)]
+struct Weights {
+    before: Option<Vec<Tensor>>,
+    /// Updates since then, and the largest gradient norm and learning rate among them.
+    updates: u32,
+    norm: f64,
+    rate: f64,
+    said: bool,
+}
+
+impl Monitor {
+    pub fn new(stage: &Stage) -> Monitor {
+        let train = stage.train;
+        // Where completions are left out by their rewards, those that are left may well have one.
+        let read = train.objective.reads_reward() && !train.rollout.leaves_out();
+        let sources = if read { stage.sources.len() } else { 0 };
+        let rewards = (0..sources).map(|_| Rewards::default()).collect();
+        Monitor { rewards, weights: Weights::default() }
+    }
+
+    /// After an update: what it trained on, the numbers that train, the gradient's norm and the learning rate.
+    pub fn look(
+        &mut self,
+        stage: &Stage,
+        sequences: &Sequences,
+        parameters: &Master,
+        (norm, rate): (f64, f64),
+        step: u32,
+    ) {
+        let name = stage.name;
+        for (source, rewards) in self.rewards.iter_mut().enumerate() {
+            let own = sequences.groups().filter(|group| group[0].source == source);
+            let own = own.map(|group| group.iter().filter_map(|sequence| sequence.reward).collect());
+            let groups: Vec<Vec<f64>> = own.filter(|group: &Vec<f64>| !group.is_empty()).collect();
+            if let Some(trouble) = rewards.look(&groups) {
+                let domain = stage.sources[source].name;
+                stage.control.warn(format!("`{name}`, step {step}: {}", trouble.message(domain)));
+            }
+        }
+        let explained = self.rewards.iter().any(|rewards| rewards.said_flat);
+        if let Some(message) = self.weights.look(|| parameters.spread(COMPARED), norm, rate, explained) {
+            stage.control.warn(format!("`{name}`, step {step}: {message}"));
+        }
+    }
+}
+
+impl Rewards {
+    /// A step without a completion of the domain neither counts nor breaks a row off.
+    fn look(&mut self, groups: &[Vec<f64>]) -> Option<Trouble> {
+        let first = *groups.first()?.first()?;
+        let same = groups.iter().flatten().all(|reward| *reward == first);
+        self.same = match self.same {
+            _ if !same => None,
+            Some((reward, steps)) if reward == first => Some((reward, steps + 1)),
+            _ => Some((first, 1)),
+        };
+        let alike = |group: &Vec<f64>| group.iter().all(|reward| *reward == group[0]);
+        // A group of one has no advantage over others of it, and need not have.
+        let flat = groups.iter().all(alike) && groups.iter().any(|group| group.len() > 1);
+        self.flat = if flat { self.flat + 1 } else { 0 };
+        if let Some((reward, STEPS..)) = self.same
+            && !self.said_same
+        {
+            (self.said_same, self.said_flat) = (true, true);
+            return Some(Trouble::Constant(reward));
+        }
+        if self.flat >= STEPS && !self.said_flat {
+            self.said_flat = true;
+            return Some(Trouble::NoAdvantage);
+        }
+        None
+    }
+}
+
+impl Trouble {
+    fn message(self, domain: &str) -> String {
+        match self {
+            Trouble::Constant(reward) => {
+                let why = if reward <= 0.0 {
+                    "the task is too hard for the student, its completions are cut off (`max_tokens`), or the \
+                     reward reads them otherwise than they are written"
+                } else if reward >= 1.0 {
+                    "the student has learned the task, or the reward accepts everything"
+                } else {
+                    "the reward does not depend on the completion"
+                };
+                format!(
+                    "every completion of `{domain}` in the last {STEPS} steps had the reward {reward}, so there \
+                     is nothing to learn from it: {why}"
+                )
+            }
+            Trouble::NoAdvantage => format!(
+                "in the last {STEPS} steps no group of `{domain}` had two different rewards, so every advantage \
+                 in a group was 0: draw more samples of a prompt, raise `temperature`, leave out prompts that \
+                 are too easy or too hard (`filter`), or reward finer"
+            ),
+        }
+    }
+}
+
+impl Weights {
+    /// `explained`: it was said why there may be no gradient.
+    fn look(
+        &mut self,
+        now: impl FnOnce() -> Vec<Tensor>,
+        norm: f64,
+        rate: f64,
+        explained: bool,
+    ) -> Option<String> {
+        if self.said {
+            return None;
+        }
+        (self.norm, self.rate) = (self.norm.max(norm), self.rate.max(rate));
+        self.updates += 1;
+        if self.updates < STEPS && self.before.is_some() {
+            return None;
+        }
+        let now = now();
+        let unchanged = self.before.as_ref().is_some_and(|before| {
+            before.len() == now.len() && before.iter().zip(&now).all(|(before, now)| before.equal(now))
+        });
+        let (norm, rate) = (self.norm, self.rate);
+        *self = Weights { before: Some(now), ..Weights::default() };
+        if !unchanged || (norm == 0.0 && explained) {
+            return None;
+        }
+        self.said = true;
+        let why = if norm == 0.0 {
+            "its gradient is 0".to_owned()
+        } else if rate == 0.0 {
+            "its learning rate is 0".to_owned()
+        } else {
+            format!(
+                "its updates are smaller than the last digit of its weights: raise `lr`, which is {rate:.1e} at \
+                 most there"
+            )
+        };
+        Some(format!("no weight of the student changed in the last {STEPS} updates: {why}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a domain in steps with these rewards, with the step.
+    fn said(steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, Trouble)> {
+        let mut rewards = Rewards::default();
+        steps.enumerate().filter_map(|(step, groups)| Some((step, rewards.look(&groups)?))).collect()
+    }
+
+    #[test]
+    fn a_reward_that_tells_nothing_apart_is_said_once() {
+        let last = STEPS as usize - 1;
+        assert_eq!(said((0..50).map(|_| vec![vec![0.0; 4]; 2])), [(last, Trouble::Constant(0.0))]);
+        assert_eq!(said((0..50).map(|_| vec![vec![0.5]])), [(last, Trouble::Constant(0.5))]);
+        let sometimes = |step: usize| vec![vec![0.0, f64::from(u8::from(step % 10 == 9))]];
+        assert_eq!(said((0..50).map(sometimes)), []);
+        // From one constant to another.
+        let moved = |step: usize| vec![vec![if step < 10 { 0.0 } else { 1.0 }; 2]];
+        assert_eq!(
+            said((0..50).map(moved)),
+            [(last, Trouble::NoAdvantage), (last + 10, Trouble::Constant(1.0))]
+        );
+    }
+
+    #[test]
+    fn groups_without_an_advantage_are_said_once_and_groups_of_one_are_none() {
+        let flat = |step: usize| vec![vec![1.0; 4], vec![f64::from(u8::from(step % 2 == 0)); 4]];
+        assert_eq!(said((0..50).map(flat)), [(STEPS as usize - 1, Trouble::NoAdvantage)]);
+        let alone = |step: usize| vec![vec![1.0], vec![f64::from(u8::from(step % 2 == 0))]];
+        assert_eq!(said((0..50).map(alone)), []);
+        // Steps without the domain do not count.
+        let seldom = |step: usize| if step % 2 == 0 { flat(step / 2) } else { Vec::new() };
+        assert_eq!(said((0..50).map(seldom)), [(2 * (STEPS as usize - 1), Trouble::NoAdvantage)]);
+    }
+
+    #[test]
+    fn weights_that_do_not_change_are_said_once_with_the_reason() {
+        let said = |numbers: [f64; 2], moves: bool, explained: bool| {
+            let mut weights = Weights::default();
+            let look = |update: u32| {
+                let value = if moves { f64::from(update) } else { 1.0 };
+                let now = || vec![Tensor::from_slice(&[value, 2.0])];
+                Some((update, weights.look(now, numbers[0], numbers[1], explained)?))
+            };
+            (0..100).filter_map(look).collect::<Vec<_>>()
+        };
+        assert_eq!(said([1.0, 1e-3], true, false), []);
+        for (numbers, why) in
+            [([0.0, 1e-3], "gradient is 0"), ([1.0, 0.0], "rate is 0"), ([1.0, 1e-12], "`lr`")]
+        {
+            let found = said(numbers, false, false);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].0 == STEPS && found[0].1.contains(why), "{found:?}");
+        }
+        assert_eq!(said([0.0, 1e-3], false, true), []);
+    }
+}

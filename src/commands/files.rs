@@ -1,0 +1,24 @@
+//! What `mopd check --files` asks of the worker: whether everything that a run reads is there and fine, but
+//! for models, and whether its rewards answer.
+
+use std::path::Path;
+
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::events::{Event, Failure, Job};
+
+use super::run::job_of;
+use crate::problem::Problem;
+use crate::worker;
+
+/// What a run of the plan could not use, in the plan's order. `file` is the experiment's.
+pub fn refused(plan: &Plan, file: &Path) -> Result<Vec<Failure>, Problem> {
+    let job = Job::Files(Box::new(job_of(plan, file, Path::new("."))?));
+    let mut refused = Vec::new();
+    let failed = |failure: &Failure| Problem::run("files-not-checked", failure.message.clone());
+    let status = worker::ask(&job, failed, |event| {
+        if let Event::Refused(failure) = event {
+            refused.push(failure);
+        }
+    })?;
+    if status.success() { Ok(refused) } else { Err(worker::death(status)) }
+}

@@ -1,0 +1,117 @@
+//! What is found before the first stage, and what is said while one trains.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+use super::{Bench, assert_says, text};
+
+/// A judge that notes how often it was started, and says half of everything.
+const JUDGE: &str = "import json, sys
+open('started', 'a').write('x')
+for line in sys.stdin:
+    request = json.loads(line)
+    open('asked', 'a').write(json.dumps(request) + '\\n')
+    print(json.dumps({'id': request['id'], 'reward': 0.5}), flush=True)
+";
+
+fn judged(bench: &Bench, judge: &str) {
+    bench.write("judge.py", judge);
+    let reward = r#"tests = "copy.test.jsonl", reward = "#;
+    let command = format!(r#"{reward}command("python3 judge.py", time_limit: 20)"#);
+    bench.edit("tiny.mopd", &format!("{reward}exact_match"), &command);
+}
+
+fn check(bench: &Bench, arguments: &[&str]) -> Output {
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(bench.folder.path()).args(["check", "--files", "tiny.mopd"]).args(arguments);
+    command.stdin(Stdio::null()).output().expect("mopd starts")
+}
+
+#[test]
+fn a_reward_that_cannot_answer_stops_a_run_before_its_first_stage() {
+    let bench = Bench::new();
+    judged(&bench, "import no_such_module\n");
+    let said = bench.fails(&["--format", "json"]);
+    assert_says(&said, &["\"kind\":\"reward\"", "python3 judge.py", "no_such_module", "domain copy {"]);
+    assert!(!said.contains("stage_started") && !said.contains("\"event\":\"predicted\""), "{said}");
+    // The first test is asked about, with its own answer.
+    judged_again(&bench, JUDGE);
+    bench.tables("out", &[]);
+    let asked = fs::read_to_string(bench.path("asked")).expect("it was asked");
+    let first: serde_json::Value = serde_json::from_str(asked.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&first["prompt"], &first["completion"]), (&"copy: aab=".into(), &"aab".into()));
+    // Where all is kept, nobody is asked.
+    fs::remove_file(bench.path("asked")).expect("removable");
+    bench.tables("out", &[]);
+    assert!(!bench.path("asked").exists());
+}
+
+fn judged_again(bench: &Bench, judge: &str) {
+    bench.write("judge.py", judge);
+}
+
+#[test]
+fn files_and_rewards_are_checked_without_a_run() {
+    let bench = Bench::new();
+    judged(&bench, JUDGE);
+    let output = check(&bench, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_says(&text(&output), &["ok: tiny", "its files and rewards can be used"]);
+    assert!(bench.path("asked").exists() && !bench.path("runs").exists() && !bench.path("out").exists());
+
+    // All that is wrong is said, each at its place.
+    bench.write("judge.py", "import no_such_module\n");
+    bench.edit("last.test.jsonl", "\"answer\": \"b\"", "\"answers\": \"b\"");
+    let output = check(&bench, &[]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_says(&said, &["error[reward]", "no_such_module", "domain copy {", "domain last {"]);
+    assert_says(&said, &["error[data]", "last.test.jsonl:", "`answer`", "2 parts of tiny.mopd can't be used"]);
+    let output = check(&bench, &["--format", "json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let codes: Vec<&str> = found.as_array().expect("a list").iter().filter_map(|it| it["code"].as_str()).collect();
+    assert_eq!(codes, ["reward", "data"]);
+    assert_eq!(found[0]["range"]["start"]["line"], 7);
+    let output = check(&bench, &["--format", "short"]);
+    assert_says(&text(&output), &["tiny.mopd:8:8: error[reward]: the reward command"]);
+    let output = check(&bench, &["--format", "sarif"]);
+    let log: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(log["runs"][0]["results"][1]["ruleId"], "data");
+    // Without the option nothing is opened.
+    let mut command = Command::new(mopd_tests::mopd());
+    let plain = command.current_dir(bench.folder.path()).args(["check", "tiny.mopd"]).output();
+    assert_eq!(plain.expect("mopd starts").status.code(), Some(0));
+}
+
+fn count(said: &str, what: &str) -> usize {
+    said.matches(what).count()
+}
+
+#[test]
+fn a_constant_reward_is_said_once_while_it_trains() {
+    let bench = Bench::new();
+    judged(&bench, JUDGE);
+    bench.edit("tiny.mopd", "steps = 4, prompts = 4", "steps = 45, prompts = 4");
+    let output = bench.run(&["--out", "out"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let warning = "warning: `expert[copy]`, step 19: every completion of `copy` in the last 20 steps had the reward 0.5";
+    assert_eq!(count(&said, warning), 1, "{said}");
+    assert_eq!(count(&said, "the reward does not depend on the completion"), 1, "{said}");
+    // Its weights do not change either, for a reason that was said.
+    assert_eq!(count(&said, "no weight of the student changed"), 0, "{said}");
+    // The student's rewards are reported, and nothing learns from them.
+    assert_eq!(count(&said, "`student`, step"), 0, "{said}");
+}
+
+#[test]
+fn a_student_that_stopped_changing_is_said_once() {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "target = answer, steps = 20", "target = answer, steps = 60");
+    bench.edit("tiny.mopd", "param start_lr: real = 3e-3", "param start_lr: real = 1e-30");
+    let output = bench.run(&["--out", "out"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(count(&said, "no weight of the student changed in the last 20 updates"), 1, "{said}");
+    assert_says(&said, &["warning: `start`, step 20: no weight", "raise `lr`"]);
+}
