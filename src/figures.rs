@@ -41,6 +41,17 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// What was not predicted, if anything: `1 stage is not predicted: trying it would take about as long`
+pub fn left_out(seconds: f64, short: u32, late: u32) -> Option<String> {
+    let stages = |n: u32| format!("{n} stage{} not predicted", if n == 1 { " is" } else { "s are" });
+    let short = (short > 0).then(|| format!("{}: a trial would take about as long", stages(short)));
+    let late = (late > 0).then(|| {
+        format!("{} after {} of trials: `--predict=full` tries all", stages(late), duration(seconds))
+    });
+    let both: Vec<String> = [short, late].into_iter().flatten().collect();
+    (!both.is_empty()).then(|| both.join("; "))
+}
+
 /// `student: 32 of 64 scores found in the store`
 pub fn scores_found(of_what: &str, found: u64, of: u64) -> String {
     format!("{of_what}: {} of {} scores found in the store", count(found), count(of))
@@ -81,6 +92,15 @@ fn scaled(value: f64, step: f64, units: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_predicted_is_said_with_the_reason() {
+        assert_eq!(left_out(3.0, 0, 0), None);
+        let short = "1 stage is not predicted: a trial would take about as long";
+        assert_eq!(left_out(3.0, 1, 0).as_deref(), Some(short));
+        let late = "2 stages are not predicted after 31.0 s of trials: `--predict=full` tries all";
+        assert_eq!(left_out(31.0, 1, 2), Some(format!("{short}; {late}")));
+    }
 
     #[test]
     fn counts() {

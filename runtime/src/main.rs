@@ -227,11 +227,15 @@ fn work(
     // It may have been stopped before it began.
     control.check()?;
     let device = match job {
-        Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
+        Job::Run(job) | Job::Predict(job) | Job::Why(job) => cuda.wanted(job.plan.experiment.device)?,
         Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
-        Job::Files(_) | Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Delta(_) | Job::Bench(_) => {
-            cuda.device()
-        }
+        Job::Files(_)
+        | Job::Probe
+        | Job::Sample(_)
+        | Job::Read(_)
+        | Job::Compare(_)
+        | Job::Delta(_)
+        | Job::Bench(_) => cuda.device(),
     };
     tch::set_num_threads(1);
     let versions = Versions {
@@ -251,6 +255,7 @@ fn work(
         Job::Delta(job) => delta::delta(job, control)?,
         Job::Files(job) => schedule::files(job, control)?,
         Job::Predict(job) => schedule::predict(job, device, control)?,
+        Job::Why(job) => schedule::why(job, &versions, device, control)?,
         Job::Bench(job) => bench::divergence::bench(job, device, control)?,
         Job::Floor(job) => bench::floor::floor(job, device, control)?,
         Job::Run(job) => schedule::run(job, &versions, device, cache, control, progress)?,

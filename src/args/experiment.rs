@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Format, Overrides};
+use super::{Format, Overrides, PredictMode};
 
 /// Create a starter experiment: a commented file with data, ready to run
 #[derive(Debug, Args)]
@@ -16,8 +16,10 @@ pub struct NewArgs {
 
 /// Check experiments and report diagnostics, without running anything
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check --files \
-                        a.mopd\n  mopd check --format json a.mopd | jq '.[].code'")]
+#[command(
+    after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check --files \
+                        a.mopd\n  mopd check --format json a.mopd | jq '.[].code'"
+)]
 pub struct CheckArgs {
     /// Experiments, or modules that experiments use
     #[arg(required = true, value_name = "FILE")]
@@ -67,7 +69,7 @@ pub struct FmtArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json\n  \
                         mopd plan --predict a.mopd             time and memory of each stage, from a short \
-                        trial\n  mopd plan std.opd                       the objectives of a library module")]
+                        trial\n  mopd plan --why a.mopd                 what a run would keep, and why it trains the rest\n  mopd plan std.opd                       the objectives of a library module")]
 pub struct PlanArgs {
     /// The experiment, a .mopd file; or a library, also as `std.opd`
     pub file: PathBuf,
@@ -76,11 +78,14 @@ pub struct PlanArgs {
     /// `json` is the plan itself, as the worker gets it
     #[arg(long, value_enum, default_value_t = PlanFormat::Tree)]
     pub format: PlanFormat,
-    /// Predict time and memory of each stage from a few steps with shallow models; automatic where a model is
-    /// loaded
-    #[arg(long)]
-    pub predict: bool,
-    #[arg(long, hide = true)]
+    /// Predict time and memory of each stage from a few steps with shallow models: `full` where no value is
+    /// given; `quick` for half a minute at most, which is automatic where a model is loaded; `never`
+    #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true,
+          default_missing_value = "full")]
+    pub predict: Option<PredictMode>,
+    /// Instead, say what a run would do with each stage, keep it or train it, and which part of what it depends on
+    /// is another than in the run before
+    #[arg(long, conflicts_with = "predict")]
     pub why: bool,
 }
 

@@ -7,6 +7,7 @@ mod run;
 use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mopd_compiler::plan::events::Predict;
 
 pub use self::bench::*;
 pub use self::experiment::*;
@@ -120,6 +121,24 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 pub enum Format {
     Human,
     Json,
+}
+
+/// What may be spent on predictions; see [`Predict`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PredictMode {
+    Never,
+    Quick,
+    Full,
+}
+
+impl From<PredictMode> for Predict {
+    fn from(mode: PredictMode) -> Predict {
+        match mode {
+            PredictMode::Never => Predict::Never,
+            PredictMode::Quick => Predict::Quick,
+            PredictMode::Full => Predict::Full,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Format, Overrides, seconds, size};
+use super::{Format, Overrides, PredictMode, seconds, size};
 
 /// Run an experiment; finished stages are not run again
 #[derive(Debug, Args)]
@@ -46,6 +46,10 @@ pub struct RunArgs {
     /// for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
+    /// How long to measure, before the first stage, what time and memory stages will take: `never`; `quick`, for half
+    /// a minute at most, and not stages that are over as soon as a trial of them; `full`, all of them
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = PredictMode::Quick)]
+    pub predict: PredictMode,
     /// Interval of the lines that say where the stages at work stand, if standard error is no terminal
     /// [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]

@@ -22,6 +22,7 @@ mod setup;
 mod sweep;
 mod trial;
 mod watch;
+mod why;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! `mopd plan`: the stages of a run and their cost.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, Failure, Job};
+use mopd_compiler::plan::events::{Event, Failure, Job, Prediction, RunJob};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
@@ -10,23 +11,21 @@ use mopd_lang::experiment::{Experiment, Train};
 use mopd_store::programs::Program;
 
 use super::run::job_of;
-use super::{plan_json, plan_of, report};
-use crate::args::{PlanArgs, PlanFormat};
+use super::{plan_json, plan_of, plan_to_run, report, why};
+use crate::args::{PlanArgs, PlanFormat, PredictMode};
+use crate::figures;
 use crate::host::{self, folder_of};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
-use crate::render::outline::{Predictions, Programs};
+use crate::render::outline::Programs;
 use crate::render::{self, outline};
 use crate::worker;
 
 pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
-    if arguments.why {
-        return Err(Problem::not_supported("`mopd plan --why`"));
-    }
     if arguments.format == PlanFormat::Dot {
         return Err(Problem::not_supported("`--format dot`").help("the formats are tree and json"));
     }
-    if arguments.predict && arguments.format == PlanFormat::Json {
+    if arguments.predict.is_some() && arguments.format == PlanFormat::Json {
         return Err(Problem::usage(
             "no-prediction",
             "a plan as JSON has no predictions: they are of one machine".to_owned(),
@@ -34,23 +33,24 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
         .help("leave out `--format json`, or `--predict`"));
     }
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
+    if arguments.why {
+        let plan = plan_to_run(&mut analysis);
+        report(&analysis);
+        return match plan {
+            Some(plan) => why::why(&plan, arguments).map(|()| Status::Good),
+            None => Ok(Status::Wrong),
+        };
+    }
     let plan = plan_of(&mut analysis);
     // What is known is shown, even of an experiment that can't run.
     match (&analysis.experiment, &plan) {
         (Some(_), Some(plan)) if arguments.format == PlanFormat::Json => output::result(&plan_json(plan)?),
         (Some(experiment), plan) if arguments.format == PlanFormat::Tree => {
-            let predictions = match plan {
-                Some(plan) => predictions(plan, arguments)?,
-                None => Predictions::new(),
-            };
             let programs = programs(experiment, &folder_of(&arguments.file))?;
-            output::result(&outline::tree(
-                experiment,
-                plan.as_ref(),
-                &programs,
-                &predictions,
-                Style::of_stdout(),
-            ));
+            output::result(&outline::tree(experiment, plan.as_ref(), &programs, Style::of_stdout()));
+            if let Some(plan) = plan {
+                predict(plan, arguments)?;
+            }
         }
         (None, _) if !analysis.has_errors() => {
             let objectives: Vec<&NamedObjective> =
@@ -97,36 +97,54 @@ fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     Ok(programs)
 }
 
-/// What each stage will take, where that is asked for or nothing else can say it.
-fn predictions(plan: &plan::Plan, arguments: &PlanArgs) -> Result<Predictions, Problem> {
+/// Says what each stage will take, where that is asked for or nothing else can say it: behind the rest of the
+/// plan, stage by stage as it is known.
+fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
     let in_files = |stage: &Stage<_>| match stage {
         Stage::Load(_) => true,
         Stage::Initialise(architecture) => architecture.tokenizer.vocabulary().is_none(),
         Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) | Stage::Learner { .. } => false,
     };
-    if !arguments.predict && !plan.experiment.models.iter().any(|model| in_files(&model.stage)) {
-        return Ok(Predictions::new());
+    let loads = plan.experiment.models.iter().any(|model| in_files(&model.stage));
+    let mode = match arguments.predict {
+        Some(mode) => mode,
+        None if loads => PredictMode::Quick,
+        None => PredictMode::Never,
+    };
+    if mode == PredictMode::Never {
+        return Ok(());
     }
-    match predicted(plan, arguments) {
-        Err(problem) if !arguments.predict => {
-            // The rest of the plan is worth showing.
+    match predicted(plan, mode, arguments) {
+        Err(problem) if arguments.predict.is_none() => {
+            // The rest of the plan was worth showing.
             output::error(&format!("no prediction of time and memory: {}\n", problem.message()));
-            Ok(Predictions::new())
+            Ok(())
         }
         other => other,
     }
 }
 
-fn predicted(plan: &plan::Plan, arguments: &PlanArgs) -> Result<Predictions, Problem> {
-    let job = Job::Predict(Box::new(job_of(plan, &arguments.file, Path::new("."))?));
-    let mut found = Predictions::new();
+fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Result<(), Problem> {
+    let job = RunJob { predict: mode.into(), ..job_of(plan, &arguments.file, Path::new("."))? };
+    output::error("measuring what the stages take on this machine\n");
+    let mut said: BTreeSet<String> = BTreeSet::new();
     let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
-    let status = worker::ask(&job, failed, |event| {
-        if let Event::Predicted { stage, prediction, .. } = event {
-            found.insert(stage, prediction);
+    let status = worker::ask(&Job::Predict(Box::new(job)), failed, |event| match event {
+        Event::Predicted { stage, prediction: Prediction { seconds, memory, .. }, .. } => {
+            if said.insert(stage.clone()) {
+                let took = figures::duration(seconds);
+                let memory = figures::bytes(memory);
+                output::result(&format!("predicted {stage}: {took}, peak memory {memory}\n"));
+            }
         }
+        Event::PredictionEnded { seconds, short, late } => {
+            if let Some(left_out) = figures::left_out(seconds, short, late) {
+                output::error(&format!("{left_out}\n"));
+            }
+        }
+        _ => {}
     })?;
-    if status.success() { Ok(found) } else { Err(worker::death(status)) }
+    if status.success() { Ok(()) } else { Err(worker::death(status)) }
 }
 
 /// What a file without an experiment has to offer.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
+use mopd_compiler::plan::events::{Event, Failure, Job, Predict, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
 use serde::Serialize;
@@ -55,6 +55,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
         from,
         checkpoint_every: arguments.checkpoint_every,
         workers: arguments.workers,
+        predict: arguments.predict.into(),
         ..job_of(&compiled.plan, &arguments.file, out)?
     }));
 
@@ -115,6 +116,7 @@ pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: None,
+        predict: Predict::default(),
     })
 }
 
@@ -196,8 +198,8 @@ fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, P
     Ok(found)
 }
 
-pub fn out_folder(wanted: Option<&Path>, compiled: &Compiled) -> PathBuf {
-    let experiment = &compiled.plan.experiment;
+pub fn out_folder(wanted: Option<&Path>, plan: &Plan) -> PathBuf {
+    let experiment = &plan.experiment;
     match (wanted, &experiment.out) {
         (Some(out), _) => out.to_owned(),
         (None, Some(out)) => PathBuf::from(out),

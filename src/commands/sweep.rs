@@ -147,7 +147,7 @@ impl Sweep {
     /// The folder of results that the members' folders lie in.
     pub fn folder(&self, wanted: Option<&Path>) -> PathBuf {
         let (_, first) = self.compiled().next().expect("one of them can run");
-        out_folder(wanted, first)
+        out_folder(wanted, &first.plan)
     }
 
     /// The folder of results as the runs need it, before the first of them begins.

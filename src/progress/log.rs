@@ -74,6 +74,16 @@ impl Log {
                 self.predicted += 1;
                 None
             }
+            Event::PredictionEnded { seconds, short, late } => {
+                let predicted = self.predicted > 0;
+                let trials = predicted.then(|| {
+                    let what = counted(self.predicted as usize, "stage");
+                    format!("time and memory of {what} predicted in {}", figures::duration(*seconds))
+                });
+                let all: Vec<String> =
+                    trials.into_iter().chain(figures::left_out(*seconds, *short, *late)).collect();
+                (!all.is_empty()).then(|| all.join("; "))
+            }
             Event::Evaluated { .. } => {
                 self.evaluated += 1;
                 None
@@ -86,7 +96,7 @@ impl Log {
     pub fn between(&self, counts: Counts) -> String {
         let Counts { done, begun, tasks } = counts;
         if tasks == 0 {
-            "reading data and models".to_owned()
+            "reading data and models, asking rewards once".to_owned()
         } else if done >= tasks {
             format!("evaluating: {} so far", counted(self.evaluated as usize, "score"))
         } else if begun == 0 {

@@ -40,6 +40,8 @@ pub struct RunProgress {
     /// Those that run, in the order in which they began.
     stages: BTreeMap<(String, u64), StageBar>,
     begun: u32,
+    /// What stages will take may be measured now.
+    predicting: bool,
     /// Most lines that were drawn at once.
     tallest: usize,
     /// Stages that ran, that were kept, and all there are.
@@ -96,6 +98,7 @@ impl RunProgress {
             started: Instant::now(),
             stages: BTreeMap::new(),
             begun: 0,
+            predicting: false,
             tallest: 0,
             finished: 0,
             kept: 0,
@@ -110,8 +113,10 @@ impl RunProgress {
     /// Takes note of an event. Those that end a job are the caller's.
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Started { tasks, .. } => self.tasks = *tasks,
+            Event::Started { tasks, .. } => (self.tasks, self.predicting) = (*tasks, true),
+            Event::PredictionEnded { .. } => self.predicting = false,
             Event::StageStarted { stage, seed, steps } => {
+                self.predicting = false;
                 self.begun += 1;
                 let begun = StageBar {
                     order: self.begun,
@@ -188,6 +193,7 @@ impl RunProgress {
             | Event::MeasuredTime { .. }
             | Event::MeasuredFloor { .. }
             | Event::Refused(_)
+            | Event::Fate { .. }
             | Event::Failed(_)
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}
@@ -287,10 +293,11 @@ impl RunProgress {
         let done = self.finished + self.kept;
         let elapsed = figures::duration(self.started.elapsed().as_secs_f64());
         lines.push(format!(
-            "{:>24} {} {done}/{} stages, {elapsed} so far",
+            "{:>24} {} {done}/{} stages, {elapsed} so far{}",
             "all",
             bar(done, self.tasks),
-            self.tasks
+            self.tasks,
+            if self.predicting { ", measuring what they take" } else { "" }
         ));
         // Never fewer lines than before: a screen that shrinks leaves its last line behind.
         self.tallest = self.tallest.max(lines.len());

@@ -6,9 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Plan;
 use super::deltas::{Delta, DeltaJob};
+pub use super::failures::{Failure, FailureKind};
+use super::fates::StageFate;
 use super::results::ComparedTable;
-use super::{Origin, Plan};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
@@ -19,6 +21,8 @@ pub enum Job {
     Files(Box<RunJob>),
     /// Say what each stage of a run will take, and run none.
     Predict(Box<RunJob>),
+    /// Say what a run would do with each stage, and run none.
+    Why(Box<RunJob>),
     Sample(SampleJob),
     /// Hand over tables that a run left.
     Read(ReadJob),
@@ -77,6 +81,20 @@ pub struct RunJob {
     pub forks: Vec<Fork>,
     /// Stages that run side by side at most; one core each.
     pub workers: Option<u32>,
+    #[serde(default)]
+    pub predict: Predict,
+}
+
+/// What may be spent on finding out what stages will take, before the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Predict {
+    Never,
+    /// Some seconds, and nothing on stages that take little longer than a trial of them.
+    #[default]
+    Quick,
+    /// Whatever it takes.
+    Full,
 }
 
 /// A stage that does not begin with its first step: it takes weights, optimiser, step and place in the data
@@ -236,6 +254,17 @@ pub enum Event {
         stage: String,
         seed: u64,
         prediction: Prediction,
+    },
+    /// The next stage of a [`Job::Why`].
+    Fate {
+        fate: StageFate,
+    },
+    /// Stages were tried for so long. `short`: those left out since a trial would take about as long; `late`:
+    /// those that no time was left for.
+    PredictionEnded {
+        seconds: f64,
+        short: u32,
+        late: u32,
     },
     Evaluated {
         model: String,
@@ -407,76 +436,6 @@ pub struct Prediction {
     /// Of that, what the worker holds also while nothing runs, in bytes.
     #[serde(default)]
     pub resting: u64,
-}
-
-/// Why a job could not be finished, in the author's terms.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
-    pub kind: FailureKind,
-    /// One line that stands alone.
-    pub message: String,
-    /// The way out.
-    pub help: Option<String>,
-    /// The item of the source that asked for it.
-    pub origin: Option<Origin>,
-    pub stage: Option<String>,
-    pub seed: Option<u64>,
-    pub step: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// A data file is missing, or a line of it is malformed.
-    Data,
-    /// A prompt and its longest completion do not fit the model's context.
-    Context,
-    /// A reward program crashed, hung or answered nonsense.
-    Reward,
-    /// An environment crashed, hung or answered nonsense.
-    Environment,
-    /// A program that edits completions crashed, hung or answered nonsense.
-    Edit,
-    /// A model's files are missing or malformed, or what they describe cannot be run.
-    Model,
-    /// A loss, gradient or log-probability is not finite.
-    NonFinite,
-    /// A guard of a stage stopped it.
-    Guard,
-    /// Results could not be written.
-    Storage,
-    /// Libtorch, a device or the plan itself.
-    Runtime,
-}
-
-impl FailureKind {
-    pub const ALL: [FailureKind; 10] = [
-        FailureKind::Data,
-        FailureKind::Context,
-        FailureKind::Reward,
-        FailureKind::Environment,
-        FailureKind::Edit,
-        FailureKind::Model,
-        FailureKind::NonFinite,
-        FailureKind::Guard,
-        FailureKind::Storage,
-        FailureKind::Runtime,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            FailureKind::Data => "data",
-            FailureKind::Context => "context",
-            FailureKind::Reward => "reward",
-            FailureKind::Environment => "environment",
-            FailureKind::Edit => "edit",
-            FailureKind::Model => "model",
-            FailureKind::NonFinite => "non-finite",
-            FailureKind::Guard => "guard",
-            FailureKind::Storage => "storage",
-            FailureKind::Runtime => "runtime",
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

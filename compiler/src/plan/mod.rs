@@ -10,6 +10,8 @@ pub mod deltas;
 pub mod difference;
 pub mod events;
 mod extrapolation;
+mod failures;
+pub mod fates;
 mod feedback;
 mod guards;
 mod moving;

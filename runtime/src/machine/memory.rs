@@ -68,7 +68,10 @@ mod group {
         let Ok(text) = read_to_string(folder.join("memory.stat")) else { return 0 };
         let field =
             |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-        field("inactive_file ").or(field("total_inactive_file ")).unwrap_or(0)
+        let file = |kind: &str| {
+            field(&format!("{kind}_file ")).or(field(&format!("total_{kind}_file "))).unwrap_or(0)
+        };
+        file("inactive") + file("active")
     }
 
     #[cfg(test)]
@@ -84,6 +87,8 @@ mod group {
         assert_eq!(left(folder.path(), files), Some(300));
         write("memory.stat", "anon 400\ninactive_file 250\n");
         assert_eq!(left(folder.path(), files), Some(550));
+        write("memory.stat", "anon 400\ninactive_file 250\nactive_file 20\n");
+        assert_eq!(left(folder.path(), files), Some(570));
         write("memory.current", "5000\n");
         assert_eq!(left(folder.path(), files), Some(0));
     }

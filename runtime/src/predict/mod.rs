@@ -41,6 +41,10 @@ const FEW_SECONDS: f64 = 8.0;
 /// The same where the stage has so many steps at least: the trial is a small part of it.
 const MORE_SECONDS: f64 = 30.0;
 const MANY_STEPS: u32 = 20;
+/// A stage that takes so many times as long as a trial of it is worth one.
+const WORTH: f64 = 2.0;
+/// Steps with shallow models that trials of a deep one have, about.
+const SHALLOW: f64 = 10.0;
 /// Seconds of a step that is long enough to be tried once, after the first.
 const LONG: f64 = 1.0;
 /// Prompts of a domain that a teacher answers at once.
@@ -80,17 +84,18 @@ impl Shapes {
     }
 }
 
-/// What a stage that trains will take on this machine, alone; none for other stages. Of several models that
-/// learn in turns, the turns add up, and all are in memory during each: weights and moments of all, and
-/// besides what the turn itself takes.
+/// What a stage that trains will take on this machine, alone; none for other stages, nor, unless it is
+/// `thorough`, for one that is over about as soon as a trial of it. Of several models that learn in turns, the
+/// turns add up, and all are in memory during each: weights and moments of all, and besides what the turn
+/// itself takes.
 pub fn predict(
     plan: &Plan,
     model: ModelId,
-    domains: &[DomainData],
-    shapes: &Shapes,
+    (domains, shapes): (&[DomainData], &Shapes),
     steps: u32,
     machine: &Machine,
     on: (Device, Budget),
+    thorough: bool,
 ) -> Result<Option<Prediction>> {
     let stage = &plan.experiment.model(model).stage;
     let of_stage = stage.trains();
@@ -120,7 +125,10 @@ pub fn predict(
     let all: u64 = learners.iter().copied().map(moments).chain(of_stage.iter().map(elements)).sum();
     let mut whole: Option<Prediction> = None;
     for (place, train) in learners.iter().copied().enumerate() {
-        let turn = turn(plan, (&learners, place), domains, shapes, steps / every(place), machine, on)?;
+        let own = (steps / every(place), thorough);
+        let Some(turn) = turn(plan, (&learners, place), domains, shapes, own, machine, on)? else {
+            return Ok(None);
+        };
         let memory = turn.memory + all - moments(train);
         whole = Some(match whole {
             None => Prediction { memory, ..turn },
@@ -137,16 +145,16 @@ pub fn predict(
     Ok(whole)
 }
 
-/// What the turns of the model in its place take, so many in all.
+/// What the turns of the model in its place take, so many in all; none where that is not worth a trial.
 fn turn(
     plan: &Plan,
     (learners, place): (&[&Train<Objective>], usize),
     domains: &[DomainData],
     shapes: &Shapes,
-    steps: u32,
+    (steps, thorough): (u32, bool),
     machine: &Machine,
     (device, budget): (Device, Budget),
-) -> Result<Prediction> {
+) -> Result<Option<Prediction>> {
     let train = learners[place];
     let model = train.start;
     let kind = kind(plan.experiment.dtype);
@@ -167,6 +175,9 @@ fn turn(
     };
     let batch = sequences(train);
     let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
+    if !thorough && !worth_a_trial(&trial, machine, most, steps) {
+        return Ok(None);
+    }
     let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);
     let taken = match most_sequences(&trial, machine, most) {
         Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine))?,
@@ -210,7 +221,26 @@ fn turn(
     let seconds = taken.around + rollout + scoring + update + judged + validated + saved;
     let memory = memory as u64 + aligned_bytes(train, &shapes.configs[model.0 as usize]);
     let resting = taken.resting as u64;
-    Ok(Prediction { seconds, rollout, scoring, update, memory, resting })
+    Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting }))
+}
+
+/// Whether trying a stage takes well less than the stage, both roughly.
+fn worth_a_trial(trial: &Trial, machine: &Machine, most: f64, steps: u32) -> bool {
+    let batch = sequences(trial.train);
+    let step = trial.estimated(batch, machine);
+    let tried = match most_sequences(trial, machine, most) {
+        Some(part) if part >= batch => f64::from(tried(step)) * step,
+        Some(part) => 2.0 * (trial.estimated(part, machine) + trial.estimated(2 * part, machine)),
+        None => SHALLOW * MOST_WORK / machine.products,
+    };
+    WORTH * tried < f64::from(steps) * step
+}
+
+/// Steps of a trial of whole steps.
+fn tried(estimated: f64) -> u32 {
+    // The first step says little about the others: memory that nobody had before is cleared first, page by
+    // page.
+    if estimated <= LONG { 3 } else { 2 }
 }
 
 /// Of gradients that are compared, in single precision, beside that of the step. Of an adapter they are
@@ -254,9 +284,7 @@ fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32>
 
 /// From a trial of the stage as it will be.
 fn whole(trial: &Trial, estimated: f64) -> Result<Taken> {
-    // The first step says little about the others: memory that nobody had before is cleared first, page by
-    // page.
-    let tried = if estimated <= LONG { 3 } else { 2 };
+    let tried = tried(estimated);
     let batch = sequences(trial.train);
     let Some(Once { sequences: written, .. }) = trial.train.rollout.producer.once() else {
         return trial.whole(batch, tried, None);

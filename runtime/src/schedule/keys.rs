@@ -14,6 +14,7 @@ use mopd_compiler::plan::{
     Stage, Tokenizer, Train,
 };
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{LARGE, Task, Work, stream};
 use crate::machine::arithmetic::Numeric;
@@ -35,11 +36,18 @@ struct TaskKeys {
     beside: Vec<String>,
     rollouts: Option<String>,
     scores: Vec<(ModelId, String)>,
+    /// What the result's key is a hash of, where a stage computes it.
+    parts: Option<Value>,
 }
 
 impl TaskKeys {
     fn of(result: String) -> TaskKeys {
-        TaskKeys { result, beside: Vec::new(), rollouts: None, scores: Vec::new() }
+        TaskKeys { result, beside: Vec::new(), rollouts: None, scores: Vec::new(), parts: None }
+    }
+
+    fn of_stage(key: &StageKey) -> TaskKeys {
+        let parts = serde_json::to_value(key).expect("a key is plain data");
+        TaskKeys { parts: Some(parts), ..TaskKeys::of(hashed("mopd result", key)) }
     }
 }
 
@@ -190,6 +198,11 @@ impl Keys {
         &self.tasks[task].result
     }
 
+    /// What the key of a stage that is computed is a hash of.
+    pub fn parts(&self, task: usize) -> Option<&Value> {
+        self.tasks[task].parts.as_ref()
+    }
+
     /// Of the other models that a stage trains.
     pub fn beside(&self, task: usize) -> &[String] {
         &self.tasks[task].beside
@@ -252,10 +265,7 @@ impl<'a> Maker<'a> {
         train.mixture.iter().filter(|_| train.validation.is_some()).map(|share| {
             let data = &self.domains[share.domain.0 as usize];
             // It is a loss: nobody judges.
-            DataKey {
-                program: None,
-                ..DataKey::of(data, data.validation.as_deref(), [&*form.tokenizer])
-            }
+            DataKey { program: None, ..DataKey::of(data, data.validation.as_deref(), [&*form.tokenizer]) }
         })
     }
 
@@ -288,7 +298,7 @@ impl<'a> Maker<'a> {
                     key.data.extend(self.data(train));
                     key.validation.extend(self.validation(train));
                 }
-                let keys = TaskKeys::of(hashed("mopd result", &key));
+                let keys = TaskKeys::of_stage(&key);
                 let others = 1..joint.learners.len() as u32;
                 let beside = others.map(|learner| learner_key(&keys.result, learner)).collect();
                 return TaskKeys { beside, ..keys };
@@ -331,7 +341,7 @@ impl<'a> Maker<'a> {
                     .collect();
             }
         }
-        TaskKeys { rollouts, scores, ..TaskKeys::of(hashed("mopd result", &key)) }
+        TaskKeys { rollouts, scores, ..TaskKeys::of_stage(&key) }
     }
 
     fn evaluation<'k>(

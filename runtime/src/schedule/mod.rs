@@ -1,6 +1,7 @@
 //! What has to be done for a plan, and in which order: stages per seed, then evaluations.
 
 mod exclusive;
+mod fits;
 mod guards;
 mod keys;
 mod locking;
@@ -12,6 +13,7 @@ mod run;
 pub mod sample;
 mod scores;
 mod stage;
+mod why;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -20,9 +22,10 @@ use mopd_compiler::plan::{
 };
 
 pub use keys::{Keys, fork_of};
-pub use room::Room;
 pub use preflight::files;
+pub use room::Room;
 pub use run::{Progress, predict, run};
+pub use why::why;
 
 use crate::failure::Result;
 use crate::model::Weights;

@@ -1,10 +1,11 @@
 //! What the tasks of a run will take: stages that train, by trials; evaluations, by what they keep of every
 //! token.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, Prediction};
+use mopd_compiler::plan::events::{Event, Predict, Prediction};
 use mopd_compiler::plan::{ModelId, Plan};
 use tch::Device;
 
@@ -18,6 +19,9 @@ use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::predict::{Machine, Shapes, predict};
 
+/// After so long, [`Predict::Quick`] tries no further stage.
+const QUICK: Duration = Duration::from_secs(30);
+
 /// Empty where nothing was asked.
 #[derive(Default)]
 pub struct Predicted {
@@ -29,14 +33,14 @@ pub struct Predicted {
 }
 
 impl Predicted {
-    /// Of the tasks that are waited for; stages, each model once, however many its seeds, and only with
-    /// `trials`. Said as soon as it is known.
+    /// Of the tasks that are waited for; stages, each model once, however many its seeds, as far as `mode` has
+    /// it. Said as soon as it is known.
     pub fn of(
         plan: &Plan,
         prepared: &Prepared,
         store: &Path,
         (device, room): (Device, &Room),
-        trials: bool,
+        mode: Predict,
         control: &Control,
         waiting: impl Fn(usize) -> bool,
     ) -> Result<Predicted> {
@@ -44,12 +48,14 @@ impl Predicted {
         let kind = kind(plan.experiment.dtype);
         let shapes = Shapes::new(plan, forms);
         let mut machine = None;
+        let (began, mut tried) = (Instant::now(), HashSet::new());
+        let (mut short, mut late) = (0, 0);
         let Predicted { mut stages, mut evaluations, .. } = Predicted::default();
         for (index, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
             control.check()?;
             let budget = room.generation(widths[index] > 1);
             let id = match &task.work {
-                Work::Stage(id) if trials => *id,
+                Work::Stage(id) if mode != Predict::Never => *id,
                 Work::Stage(_) => continue,
                 Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
                     let (form, domain) = (&forms[model.0 as usize], &domains[domain.0 as usize]);
@@ -60,7 +66,12 @@ impl Predicted {
                 }
             };
             let model = plan.experiment.model(id);
-            if !stages.contains_key(&id) {
+            let trains = !model.stage.trains().is_empty();
+            if trains && tried.insert(id) {
+                if mode == Predict::Quick && began.elapsed() >= QUICK {
+                    late += 1;
+                    continue;
+                }
                 let steps = super::steps(&model.stage, domains);
                 // On a thread like those that will run it: the system's allocator has memory of its own for
                 // each.
@@ -68,12 +79,16 @@ impl Predicted {
                     let thread = scope.spawn(|| {
                         tch::set_num_threads(widths[index] as i32);
                         let machine = machine.get_or_insert_with(|| Machine::measure(device, kind, store));
-                        predict(plan, id, domains, &shapes, steps, machine, (device, budget))
+                        let thorough = mode == Predict::Full;
+                        predict(plan, id, (domains, &shapes), steps, machine, (device, budget), thorough)
                     });
                     thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
                 });
                 match measured {
-                    Ok(prediction) => stages.extend(prediction.map(|prediction| (id, prediction))),
+                    Ok(Some(prediction)) => {
+                        stages.insert(id, prediction);
+                    }
+                    Ok(None) => short += 1,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
                     // What is wrong with the stage it says best itself, with its name and its step.
                     Err(Error::Failed(_)) => {}
@@ -83,6 +98,9 @@ impl Predicted {
                 let (stage, seed) = (model.name.clone(), task.seed);
                 control.emit(&Event::Predicted { stage, seed, prediction: *prediction });
             }
+        }
+        if !tried.is_empty() {
+            control.emit(&Event::PredictionEnded { seconds: began.elapsed().as_secs_f64(), short, late });
         }
         Ok(Predicted { stages, evaluations, resting: memory::resident() })
     }

@@ -29,6 +29,11 @@ impl Room {
         Room { bytes: bytes.filter(|_| device == Device::Cpu), workers: workers.max(1) }
     }
 
+    /// What all tasks together may hold; none where that is not known.
+    pub fn bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
     /// For the rows that a task generates at a time. Half of the memory is for all of them: the rest is for
     /// weights, activations and what other programs will want. `exclusive`: nothing runs beside the task. No
     /// result depends on it.

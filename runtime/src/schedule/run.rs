@@ -18,7 +18,7 @@ use super::exclusive::Tasks;
 use super::locking::{self, Access, Said};
 use super::predicted::Predicted;
 use super::room::Room;
-use super::{Keys, Task, Work, preflight};
+use super::{Keys, Task, Work, fits, preflight, why};
 use crate::control::Control;
 use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
@@ -127,7 +127,15 @@ pub(super) struct Prepared {
     pub(super) environments: Vec<Vec<String>>,
 }
 
-fn prepared(
+/// The keys of everything that a run computes.
+pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic, device: Device) -> Keys {
+    let Prepared { tasks, forms, widths, domains, environments } = prepared;
+    let dtype = job.plan.experiment.dtype.name();
+    let numeric = Numeric { arithmetic, dtype, device: arithmetic::device_of_key(device) };
+    Keys::new(&job.plan, tasks, forms, (domains, environments), &numeric, widths, &job.forks)
+}
+
+pub(super) fn prepared(
     job: &RunJob,
     cache: Option<&DataCache>,
     store: Option<&Store>,
@@ -163,7 +171,7 @@ pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
     let store = Store::open(folder).ok();
     let prepared = prepared(job, None, store.as_ref(), control)?;
     let room = Room::here(workers(job, &prepared.tasks), device);
-    Predicted::of(&job.plan, &prepared, folder, (device, &room), true, control, |_| true).map(|_| ())
+    Predicted::of(&job.plan, &prepared, folder, (device, &room), job.predict, control, |_| true).map(|_| ())
 }
 
 /// Tasks that may run side by side.
@@ -191,14 +199,9 @@ pub fn run(
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, cache, Some(&store), control)?;
-    let Prepared { tasks, forms, widths, domains, environments } = &prepared;
+    let Prepared { tasks, forms, widths, domains, .. } = &prepared;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
-    let numeric = Numeric {
-        arithmetic: &arithmetic,
-        dtype: plan.experiment.dtype.name(),
-        device: arithmetic::device_of_key(device),
-    };
-    let keys = Keys::new(plan, tasks, forms, (domains, environments), &numeric, widths, &job.forks);
+    let keys = keys_of(job, &prepared, &arithmetic, device);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
@@ -210,15 +213,16 @@ pub fn run(
         .count();
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     locking::register(plan, tasks, &keys, &out, &store, control)?;
+    why::note(plan, tasks, &keys, job);
     if let Some(warning) = store.note_arithmetic(&arithmetic)? {
         control.warn(warning);
     }
     let workers = workers(job, tasks);
     let room = Room::here(workers, device);
-    // Whoever waits for the first step after an edit does not wait for trials.
-    let trials = cache.is_none();
-    let predicted =
-        Predicted::of(plan, &prepared, Path::new(&job.store), (device, &room), trials, control, waiting)?;
+    fits::weights(plan, &prepared, &room, waiting)?;
+    let on = (device, &room);
+    let predicted = Predicted::of(plan, &prepared, Path::new(&job.store), on, job.predict, control, waiting)?;
+    fits::predicted(plan, tasks, &predicted, &room, control)?;
     let before_stages = started.elapsed().as_secs_f64();
 
     let shared = Scheduler {

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use mopd_compiler::plan::events::{Event, Job, RunJob};
+use mopd_compiler::plan::events::{Event, Job, Predict, RunJob};
 use mopd_compiler::plan::*;
 
 #[allow(dead_code, reason = "each test uses some of them")]
@@ -196,6 +196,7 @@ pub fn job(plan: &Plan, folder: &Path, out: &str) -> RunJob {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: Some(2),
+        predict: Predict::Full,
     }
 }
 

@@ -4,16 +4,15 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, Fork, Job, Request, RunJob};
+use mopd_compiler::plan::events::{Event, Fork, Job, Predict, Request, RunJob};
 use mopd_compiler::plan::results::Results;
 
 use super::fork::StartedSweep;
 use super::ui::Note;
 use super::{Running, WatchEvent, WatchSession, WorkerHandle};
 use crate::commands::Compiled;
-use crate::commands::run::{self, STORE};
+use crate::commands::run;
 use crate::commands::sweep::SweepRun;
-use crate::host::{as_text, folder_of};
 use crate::problem::Problem;
 use crate::worker::{self, Worker};
 
@@ -115,15 +114,12 @@ impl WatchSession<'_> {
     fn begin(&mut self, compiled: &Compiled, out: &Path, forks: Vec<Fork>) -> Result<(), Problem> {
         run::provenance(out, compiled)?;
         let job = Job::Run(Box::new(RunJob {
-            plan: compiled.plan.clone(),
-            base: as_text(&folder_of(&self.arguments.file))?,
-            store: STORE.to_owned(),
-            out: as_text(out)?,
-            fresh: false,
-            from: Vec::new(),
             checkpoint_every: self.arguments.checkpoint_every,
             forks,
             workers: self.arguments.workers,
+            // Whoever waits for the first step after an edit does not wait for trials.
+            predict: Predict::Never,
+            ..run::job_of(&compiled.plan, &self.arguments.file, out)?
         }));
         if self.worker.is_none() {
             self.worker = Some(self.attach()?);

@@ -6,7 +6,6 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::{Cost, Plan};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
@@ -18,7 +17,7 @@ use mopd_store::programs::Program;
 
 pub use self::training::slots;
 use self::training::{drawn, objective, stops, training};
-use crate::figures::{bytes, count, duration, flops, setting};
+use crate::figures::{bytes, count, flops, setting};
 use crate::output::{Style, counted};
 
 /// Characters of a hash that tell stages apart.
@@ -29,9 +28,6 @@ const QUOTED: usize = 100;
 
 pub type Rows = Vec<(&'static str, String)>;
 
-/// What stages will take, by name.
-pub type Predictions = BTreeMap<String, Prediction>;
-
 /// What the author's programs are made of.
 #[derive(Default)]
 pub struct Programs {
@@ -41,14 +37,7 @@ pub struct Programs {
     pub of_rollouts: BTreeMap<String, Program>,
 }
 
-/// `predictions` are of the plan's stages, those that are known.
-pub fn tree(
-    experiment: &Experiment,
-    plan: Option<&Plan>,
-    programs: &Programs,
-    predictions: &Predictions,
-    style: Style,
-) -> String {
+pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, style: Style) -> String {
     let mut out = format!(
         "{}: {}, {}, {}, {}\n",
         style.bold(&experiment.name),
@@ -103,9 +92,6 @@ pub fn tree(
         }
         if let Some(facts) = plan.and_then(|plan| plan.stages.get(index)) {
             rows.push(("cost", cost(&facts.cost)));
-            if let Some(Prediction { seconds, memory, .. }) = predictions.get(&model.name) {
-                rows.push(("predicted", format!("{}, peak memory {}", duration(*seconds), bytes(*memory))));
-            }
             rows.push(("key", style.dim(prefix(&facts.key))));
         }
         out += &node(

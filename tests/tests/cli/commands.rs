@@ -301,7 +301,9 @@ fn the_book_has_every_option_of_every_command() {
         let help = place.mopd(&[words, &["--help"]].concat()).is(0, &[]).out;
         let words =
             help.lines().filter(|line| line.trim_start().starts_with('-')).flat_map(str::split_whitespace);
-        let mut found: Vec<String> = words.filter(|word| word.starts_with("--")).map(str::to_owned).collect();
+        // An option whose value may be left out is `--name[=<VALUE>]`.
+        let name = |word: &str| word.split('[').next().unwrap_or(word).to_owned();
+        let mut found: Vec<String> = words.filter(|word| word.starts_with("--")).map(name).collect();
         found.retain(|option| {
             option.trim_matches('-').len() > 1 && option != "--help" && option != "--version"
         });

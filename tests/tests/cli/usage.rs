@@ -37,7 +37,6 @@ fn what_is_not_built_says_so() {
     }
     place.mopd(&["plan", "--format", "dot", "a.mopd"]).is(2, &["not supported yet"]);
     place.mopd(&["export", "--engine", "verl", "a.mopd"]).is(2, &["`--engine verl` is not supported yet"]);
-    place.mopd(&["plan", "--why", "a.mopd"]).is(2, &["not supported yet"]);
 }
 
 #[test]

@@ -66,10 +66,14 @@ fn files_and_rewards_are_checked_without_a_run() {
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_says(&said, &["error[reward]", "no_such_module", "domain copy {", "domain last {"]);
-    assert_says(&said, &["error[data]", "last.test.jsonl:", "`answer`", "2 parts of tiny.mopd can't be used"]);
+    assert_says(
+        &said,
+        &["error[data]", "last.test.jsonl:", "`answer`", "2 parts of tiny.mopd can't be used"],
+    );
     let output = check(&bench, &["--format", "json"]);
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let codes: Vec<&str> = found.as_array().expect("a list").iter().filter_map(|it| it["code"].as_str()).collect();
+    let codes: Vec<&str> =
+        found.as_array().expect("a list").iter().filter_map(|it| it["code"].as_str()).collect();
     assert_eq!(codes, ["reward", "data"]);
     assert_eq!(found[0]["range"]["start"]["line"], 7);
     let output = check(&bench, &["--format", "short"]);
@@ -114,4 +118,66 @@ fn a_student_that_stopped_changing_is_said_once() {
     assert!(output.status.success(), "{said}");
     assert_eq!(count(&said, "no weight of the student changed in the last 20 updates"), 1, "{said}");
     assert_says(&said, &["warning: `start`, step 20: no weight", "raise `lr`"]);
+}
+
+/// What a plan would do, and why, a line for each stage.
+fn why(bench: &Bench) -> String {
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(bench.folder.path()).args(["plan", "--why", "tiny.mopd"]).stdin(Stdio::null());
+    text(&command.output().expect("mopd starts"))
+}
+
+#[test]
+fn a_plan_says_what_a_run_would_keep_and_why_it_trains_the_rest() {
+    let bench = Bench::new();
+    judged(&bench, JUDGE);
+    assert_says(
+        &why(&bench),
+        &["start", "trained: no earlier run has a stage of this name and seed", "rerun"],
+    );
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let said = why(&bench);
+    assert!(!said.contains("trained"), "{said}");
+    assert_says(&said, &["nothing to rerun"]);
+    // An edited verifier: who asks it, and whoever is made from that.
+    bench.edit("judge.py", "0.5", "0.25");
+    let said = why(&bench);
+    let of = |name: &str| {
+        said.lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("{name}: {said}"))
+            .to_owned()
+    };
+    assert!(of("start").ends_with("kept") && of("expert[last]").ends_with("kept"), "{said}");
+    assert_says(
+        &of("expert[copy]"),
+        &["trained: the program of the reward of `copy` changed (against runs/tiny)"],
+    );
+    assert_says(
+        &of("student"),
+        &["the program of the reward of `copy` changed", "`expert[copy]` is trained"],
+    );
+    // A setting and the rows of a domain.
+    bench.edit("judge.py", "0.25", "0.5");
+    bench.edit("tiny.mopd", "steps     = 6", "steps     = 7");
+    bench.edit("last.jsonl", "\"answer\": \"b\"", "\"answer\": \"c\"");
+    let said = why(&bench);
+    let of = |name: &str| said.lines().find(|line| line.starts_with(name)).expect("a line").to_owned();
+    assert_says(&of("start"), &["trained: the data of `last` changed"]);
+    assert_says(&of("student"), &["its settings changed: steps 6 -> 7; the data of `last` changed"]);
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_says(&why(&bench), &["nothing to rerun"]);
+}
+
+#[test]
+fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "layers = 1, width = 32, heads = 2", "layers = 400, width = 16384, heads = 128");
+    let began = std::time::Instant::now();
+    let said = bench.fails(&["--format", "json"]);
+    assert_says(&said, &["\"kind\":\"memory\"", "`base` can't fit in memory: its weights alone are", "GiB"]);
+    assert_says(&said, &["take a smaller model", "model base"]);
+    assert!(!said.contains("stage_started") && began.elapsed().as_secs() < 60, "{said}");
 }

@@ -62,7 +62,8 @@ fn all_models_are_published_found_and_made_again() {
     assert!(said.contains(&kept("student")) && said.contains(&kept("student.follower")), "{said}");
     assert!(follower(&bench, "again") == follow);
     // Whoever wants one of them anew gets both.
-    let anew = bench.run(&["--out", "out", "--from", "student.follower", "--format", "json"]);
+    let anew =
+        bench.run(&["--out", "out", "--from", "student.follower", "--format", "json", "--predict=full"]);
     let said = text(&anew);
     assert!(anew.status.success() && !said.contains(&kept("student")), "{said}");
     assert!(said.contains("{\"event\":\"predicted\",\"stage\":\"student\""), "{said}");

@@ -9,7 +9,7 @@ mod figures;
 
 use std::ops::ControlFlow;
 
-use mopd_compiler::plan::events::{Event, FloorJob, Job, RunJob, Seconds};
+use mopd_compiler::plan::events::{Event, FloorJob, Job, Predict, RunJob, Seconds};
 
 use self::figures::{DistillReport, Floor};
 use super::folder::TempFolder;
@@ -57,6 +57,7 @@ pub fn distill(arguments: &BenchDistillArgs) -> Result<Status, Problem> {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: Some(1),
+        predict: Predict::Full,
     };
     match measure(arguments, &run, &compiled)? {
         ControlFlow::Continue((floor, seen)) => {

@@ -1,0 +1,79 @@
+//! Why a job fails.
+
+use serde::{Deserialize, Serialize};
+
+use super::Origin;
+
+/// Why a job could not be finished, in the author's terms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// One line that stands alone.
+    pub message: String,
+    /// The way out.
+    pub help: Option<String>,
+    /// The item of the source that asked for it.
+    pub origin: Option<Origin>,
+    pub stage: Option<String>,
+    pub seed: Option<u64>,
+    pub step: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// A data file is missing, or a line of it is malformed.
+    Data,
+    /// A prompt and its longest completion do not fit the model's context.
+    Context,
+    /// A reward program crashed, hung or answered nonsense.
+    Reward,
+    /// An environment crashed, hung or answered nonsense.
+    Environment,
+    /// A program that edits completions crashed, hung or answered nonsense.
+    Edit,
+    /// A model's files are missing or malformed, or what they describe cannot be run.
+    Model,
+    /// A loss, gradient or log-probability is not finite.
+    NonFinite,
+    /// A guard of a stage stopped it.
+    Guard,
+    /// A stage needs more memory than there is.
+    Memory,
+    /// Results could not be written.
+    Storage,
+    /// Libtorch, a device or the plan itself.
+    Runtime,
+}
+
+impl FailureKind {
+    pub const ALL: [FailureKind; 11] = [
+        FailureKind::Data,
+        FailureKind::Context,
+        FailureKind::Reward,
+        FailureKind::Environment,
+        FailureKind::Edit,
+        FailureKind::Model,
+        FailureKind::NonFinite,
+        FailureKind::Guard,
+        FailureKind::Memory,
+        FailureKind::Storage,
+        FailureKind::Runtime,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureKind::Data => "data",
+            FailureKind::Context => "context",
+            FailureKind::Reward => "reward",
+            FailureKind::Environment => "environment",
+            FailureKind::Edit => "edit",
+            FailureKind::Model => "model",
+            FailureKind::NonFinite => "non-finite",
+            FailureKind::Guard => "guard",
+            FailureKind::Memory => "memory",
+            FailureKind::Storage => "storage",
+            FailureKind::Runtime => "runtime",
+        }
+    }
+}

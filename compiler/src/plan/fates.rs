@@ -1,0 +1,71 @@
+//! What a run would do with the stages of a plan, and why: what `mopd plan --why` asks.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a run would do with a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageFate {
+    pub stage: String,
+    pub seed: u64,
+    /// Its result is in the store.
+    pub kept: bool,
+    /// The steps of the last checkpoint under its key.
+    pub checkpoint: Option<u32>,
+    /// The run before that is most like this one in what the stage depends on; none where none had a stage of
+    /// its name and seed.
+    pub before: Option<Before>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    /// Its folder of results.
+    pub out: String,
+    /// What of the key is another; nothing where the key is the same.
+    pub changed: Vec<KeyPart>,
+}
+
+/// What a stage depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "part", rename_all = "snake_case")]
+pub enum KeyPart {
+    Settings,
+    Tokenizer,
+    /// The rows of a domain that it trains on, validates on, or is judged by.
+    Data {
+        domain: String,
+    },
+    /// What its reward is made of.
+    Program {
+        domain: String,
+    },
+    /// The day, which a chat template writes.
+    Day {
+        domain: String,
+    },
+    /// Programs that its rollouts start.
+    RolloutPrograms,
+    Input {
+        model: String,
+    },
+    /// How the machine, mopd and libtorch compute, or on how many cores.
+    Arithmetic,
+    Fork,
+}
+
+impl fmt::Display for KeyPart {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            KeyPart::Settings => formatter.write_str("its settings"),
+            KeyPart::Tokenizer => formatter.write_str("its tokenizer"),
+            KeyPart::Data { domain } => write!(formatter, "the data of `{domain}`"),
+            KeyPart::Program { domain } => write!(formatter, "the program of the reward of `{domain}`"),
+            KeyPart::Day { domain } => write!(formatter, "the day, which a template of `{domain}` writes"),
+            KeyPart::RolloutPrograms => formatter.write_str("a program of its rollouts"),
+            KeyPart::Input { model } => write!(formatter, "`{model}`"),
+            KeyPart::Arithmetic => formatter.write_str("the arithmetic"),
+            KeyPart::Fork => formatter.write_str("the checkpoint that it goes on from"),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Stages that can't fit in memory are refused before anything of them is made.
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
+
+use super::predicted::Predicted;
+use super::room::Room;
+use super::run::Prepared;
+use super::{Task, Work};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::model::{Config, Weights};
+
+/// A stage that is predicted to take more of the memory than this part of it is warned of; predictions miss by
+/// some per cent.
+const TIGHT: f64 = 0.9;
+
+/// Refuses a stage that is waited for whose weights alone, with the gradients and moments of those that all
+/// train, are more than there is memory for. Nothing is made to know that.
+pub(super) fn weights(
+    plan: &Plan,
+    prepared: &Prepared,
+    room: &Room,
+    waiting: impl Fn(usize) -> bool,
+) -> Result<()> {
+    let Some(bytes) = room.bytes() else { return Ok(()) };
+    for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
+        let Work::Stage(id) = task.work else { continue };
+        let model = plan.experiment.model(id);
+        let config = |id: ModelId| &*prepared.forms[id.0 as usize].config;
+        let needed = least(&model.stage, id, config, plan.experiment.dtype);
+        if needed > bytes {
+            let (needed, bytes) = (gib(needed), gib(bytes));
+            let what = if model.stage.trains().is_empty() {
+                "its weights alone are"
+            } else {
+                "what trains, with its gradients and moments, is alone"
+            };
+            let message = format!(
+                "`{}` can't fit in memory: {what} {needed}, and there is room for {bytes}",
+                model.name
+            );
+            let way = "take a smaller model or a machine with more memory; of a large model, an `adapter`, `freeze` or \
+                       `sgd` needs less than all of its weights with AdamW";
+            return Err(Error::new(FailureKind::Memory, message).help(way).at(model.origin));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that a stage holds whatever its batches are.
+fn least<'c>(
+    stage: &Stage<Objective>,
+    id: ModelId,
+    config: impl Fn(ModelId) -> &'c Config,
+    dtype: Dtype,
+) -> u64 {
+    let parameters = |id: ModelId| Weights::parameters(config(id)) as u64;
+    match stage {
+        // They stay in files.
+        Stage::Load(_) | Stage::Learner { .. } => 0,
+        Stage::Initialise(_) | Stage::Merge(_) => 4 * parameters(id),
+        Stage::Train(_) | Stage::Joint(_) => {
+            let trains = stage.trains();
+            trains.into_iter().map(|train| each(train, dtype) * parameters(train.start)).sum()
+        }
+    }
+}
+
+/// Bytes of a parameter of a model that learns, at least.
+fn each(train: &Train<Objective>, dtype: Dtype) -> u64 {
+    let computed = if dtype == Dtype::Bfloat16 { 2 } else { 4 };
+    match &train.trainable {
+        Trainable::Weights { only: None, except } if except.is_empty() => {
+            4 + computed + 4 * train.optimizer.moments()
+        }
+        Trainable::Weights { .. } | Trainable::Adapter(_) => computed,
+    }
+}
+
+/// Refuses a stage that is predicted to take more than there is memory for, and warns of one that nearly does.
+pub(super) fn predicted(
+    plan: &Plan,
+    tasks: &[Task],
+    predicted: &Predicted,
+    room: &Room,
+    control: &Control,
+) -> Result<()> {
+    let Some(bytes) = room.bytes() else { return Ok(()) };
+    let mut told: Vec<ModelId> = Vec::new();
+    for task in tasks {
+        let Work::Stage(id) = task.work else { continue };
+        let Some(prediction) = predicted.stage(id).filter(|_| !told.contains(&id)) else { continue };
+        told.push(id);
+        let model = plan.experiment.model(id);
+        let (name, needed) = (&model.name, prediction.memory);
+        let numbers = format!("{}, and there is room for {}", gib(needed), gib(bytes));
+        if needed > bytes {
+            let message = format!("`{name}` can't fit in memory: it is predicted to take {numbers}");
+            return Err(Error::new(FailureKind::Memory, message).help(lower(model)).at(model.origin));
+        }
+        if needed as f64 > TIGHT * bytes as f64 {
+            control.warn(format!("`{name}` may not fit in memory: it is predicted to take {numbers}"));
+        }
+    }
+    Ok(())
+}
+
+/// What of a stage takes memory beside the weights, as far as it can be lowered.
+fn lower(model: &Model<Objective>) -> String {
+    let mut ways: Vec<String> = Vec::new();
+    for train in model.stage.trains() {
+        match train.execution.micro_batch {
+            None => ways.push("set `micro_batch = 1`".to_owned()),
+            Some(1) => {}
+            Some(size) => ways.push(format!("lower `micro_batch = {size}`")),
+        }
+        if train.execution.checkpointing.layers() == 0 {
+            ways.push("set `checkpointing = all`".to_owned());
+        }
+        ways.push(format!("lower {}", train.rollout.producer.kind().asked(train.rollout.groups)));
+        if let Some(sampling) = train.rollout.producer.sampling() {
+            ways.push(format!("lower `max_tokens = {}`", sampling.max_tokens));
+        }
+        if !matches!(train.trainable, Trainable::Adapter(_)) {
+            ways.push("train an `adapter`".to_owned());
+        }
+    }
+    ways.dedup();
+    format!(
+        "{}, or take a machine with more memory; `--predict=never` tries it all the same",
+        ways.join(", ")
+    )
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+}

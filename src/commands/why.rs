@@ -1,0 +1,144 @@
+//! `mopd plan --why`: what a run would do with each stage, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::difference::{Change, Difference, Fate, ItemKind, difference, reruns};
+use mopd_compiler::plan::events::{Event, Failure, Job};
+use mopd_compiler::plan::fates::{Before, KeyPart, StageFate};
+
+use super::run::{job_of, out_folder};
+use crate::args::{PlanArgs, PlanFormat};
+use crate::output::{self, Style, printable};
+use crate::problem::Problem;
+use crate::worker;
+
+/// Says of each stage of a file's plan whether a run keeps it or trains it.
+pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
+    let job = Job::Why(Box::new(job_of(plan, &arguments.file, &out_folder(None, plan))?));
+    let mut fates: Vec<StageFate> = Vec::new();
+    let failed = |failure: &Failure| Problem::run("not-explained", failure.message.clone());
+    let status = worker::ask(&job, failed, |event| {
+        if let Event::Fate { fate } = event {
+            fates.push(fate);
+        }
+    })?;
+    if !status.success() {
+        return Err(worker::death(status));
+    }
+    if arguments.format == PlanFormat::Json {
+        let line = |fate| serde_json::to_string(fate).expect("a fate was read from JSON") + "\n";
+        output::result(&fates.iter().map(line).collect::<String>());
+        return Ok(());
+    }
+    let style = Style::of_stdout();
+    let several = fates.iter().map(|fate| fate.seed).collect::<BTreeSet<u64>>().len() > 1;
+    let name = |fate: &StageFate| {
+        if several { format!("{} (seed {})", fate.stage, fate.seed) } else { fate.stage.clone() }
+    };
+    let width = fates.iter().map(|fate| name(fate).chars().count()).max().unwrap_or(0);
+    let mut reasons = Reasons { plan, fates: &fates, differences: BTreeMap::new() };
+    let mut text = String::new();
+    for fate in &fates {
+        let name = name(fate);
+        let padding = " ".repeat(width - name.chars().count());
+        let what = match fate.kept {
+            true => "kept".to_owned(),
+            false => format!("{}{}", style.yellow("trained"), printable(&reasons.of(fate))),
+        };
+        text += &format!("{}{padding}  {what}\n", style.bold(&printable(&name)));
+    }
+    let trained = fates.iter().filter(|fate| !fate.kept).count();
+    output::result(&format!("{text}{}\n", reruns(trained, fates.len())));
+    Ok(())
+}
+
+struct Reasons<'a> {
+    plan: &'a Plan,
+    fates: &'a [StageFate],
+    /// By the folder of the run before.
+    differences: BTreeMap<String, Option<Difference>>,
+}
+
+impl Reasons<'_> {
+    /// Behind `trained`.
+    fn of(&mut self, fate: &StageFate) -> String {
+        let resumes = match fate.checkpoint {
+            Some(step) => format!(", from the checkpoint at step {step} on"),
+            None => String::new(),
+        };
+        let Some(before) = &fate.before else {
+            return format!("{resumes}: no earlier run has a stage of this name and seed");
+        };
+        if before.changed.is_empty() {
+            let why = if fate.checkpoint.is_some() {
+                "it was not finished"
+            } else {
+                "the store has no result of it"
+            };
+            return format!("{resumes}: {why}");
+        }
+        let parts: Vec<String> = before.changed.iter().map(|part| self.part(fate, before, part)).collect();
+        format!("{resumes}: {} (against {})", parts.join("; "), shown(Path::new(&before.out)).display())
+    }
+
+    fn part(&mut self, fate: &StageFate, before: &Before, part: &KeyPart) -> String {
+        match part {
+            KeyPart::Settings => match self.settings(fate, before) {
+                Some(changes) => format!("its settings changed: {changes}"),
+                None => "its settings changed".to_owned(),
+            },
+            KeyPart::Input { model } => {
+                let again = self
+                    .fates
+                    .iter()
+                    .any(|other| other.stage == *model && other.seed == fate.seed && !other.kept);
+                if again { format!("`{model}` is trained") } else { format!("`{model}` is another model") }
+            }
+            other => format!("{other} changed"),
+        }
+    }
+
+    /// What of a stage was written otherwise in the run before, or of its domains; none where its plan is not
+    /// there any more, or tells nothing.
+    fn settings(&mut self, fate: &StageFate, before: &Before) -> Option<String> {
+        let plan = self.plan;
+        let difference = self
+            .differences
+            .entry(before.out.clone())
+            .or_insert_with(|| {
+                let text = fs::read_to_string(Path::new(&before.out).join("plan.json")).ok()?;
+                let earlier: Plan = serde_json::from_str(&text).ok()?;
+                Some(difference(&earlier, plan))
+            })
+            .as_ref()?;
+        let model = plan.experiment.models.iter().find(|model| model.name == fate.stage)?;
+        let trains = model.stage.trains();
+        let domains: BTreeSet<&str> = trains
+            .iter()
+            .flat_map(|train| &train.mixture)
+            .map(|share| plan.experiment.domain(share.domain).name.as_str())
+            .collect();
+        let mut found: Vec<String> = Vec::new();
+        for item in &difference.items {
+            let Fate::Changed { settings, objective } = &item.fate else { continue };
+            let changes = settings.iter().chain(objective).map(Change::to_string);
+            match item.kind {
+                ItemKind::Stage if item.name == fate.stage => found.extend(changes),
+                ItemKind::Domain if domains.contains(item.name.as_str()) => {
+                    found.extend(changes.map(|change| format!("{change} of `{}`", item.name)));
+                }
+                _ => {}
+            }
+        }
+        (!found.is_empty()).then(|| found.join(", "))
+    }
+}
+
+/// A path below the current folder without that.
+fn shown(path: &Path) -> &Path {
+    let here = std::env::current_dir().ok();
+    here.as_deref().and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path)
+}
