@@ -85,9 +85,9 @@ impl Shapes {
 }
 
 /// What a stage that trains will take on this machine, alone; none for other stages, nor, unless it is
-/// `thorough`, for one that is over about as soon as a trial of it. Of several models that learn in turns, the
-/// turns add up, and all are in memory during each: weights and moments of all, and besides what the turn
-/// itself takes.
+/// `thorough`, for one that is over about as soon as a trial of it. Of several models that learn in turns,
+/// the turns add up, and all are in memory during each: weights and moments of all, and besides what the
+/// turn itself takes.
 pub fn predict(
     plan: &Plan,
     model: ModelId,

@@ -11,8 +11,8 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 
-/// A stage that is predicted to take more of the memory than this part of it is warned of; predictions miss by
-/// some per cent.
+/// A stage that is predicted to take more of the memory than this part of it is warned of; predictions miss
+/// by some per cent.
 const TIGHT: f64 = 0.9;
 
 /// Refuses a stage that is waited for whose weights alone, with the gradients and moments of those that all
@@ -78,7 +78,8 @@ fn each(train: &Train<Objective>, dtype: Dtype) -> u64 {
     }
 }
 
-/// Refuses a stage that is predicted to take more than there is memory for, and warns of one that nearly does.
+/// Refuses a stage that is predicted to take more than there is memory for, and warns of one that nearly
+/// does.
 pub(super) fn predicted(
     plan: &Plan,
     tasks: &[Task],

@@ -33,8 +33,8 @@ pub struct Predicted {
 }
 
 impl Predicted {
-    /// Of the tasks that are waited for; stages, each model once, however many its seeds, as far as `mode` has
-    /// it. Said as soon as it is known.
+    /// Of the tasks that are waited for; stages, each model once, however many its seeds, as far as `mode`
+    /// has it. Said as soon as it is known.
     pub fn of(
         plan: &Plan,
         prepared: &Prepared,

@@ -61,7 +61,7 @@ impl Monitor {
         Monitor { rewards, weights: Weights::default() }
     }
 
-    /// After an update: what it trained on, the numbers that train, the gradient's norm and the learning rate.
+    /// After an update: what it trained on, the numbers that train, the gradient's norm, the learning rate.
     pub fn look(
         &mut self,
         stage: &Stage,

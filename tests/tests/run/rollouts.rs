@@ -154,7 +154,7 @@ fn each_case_of(file: &str) {
     for case in &cases {
         let own = rows(&tree, &case.name);
         assert_says(own, &["tokens from", "cost"]);
-        assert_says(&tree, &[&format!("\npredicted {}: ", case.name)]);
+        assert_says(&tree, &[&format!("predicted {}: ", case.name)]);
         let stages = page["stages"].as_array().expect("stages");
         let stage = stages.iter().find(|stage| stage["name"] == case.name.as_str()).expect("its curves");
         let series = stage["series"].as_array().expect("series");
