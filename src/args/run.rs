@@ -47,7 +47,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
     /// How long to measure, before the first stage, what time and memory stages will take: `never`; `quick`,
-    /// for half a minute at most, and not stages that are over as soon as a trial of them; `full`, all of them
+    /// for half a minute at most, and not stages that are over as soon as their trial; `full`, all of them
     #[arg(long, value_enum, value_name = "HOW", default_value_t = PredictMode::Quick)]
     pub predict: PredictMode,
     /// Interval of the lines that say where the stages at work stand, if standard error is no terminal
