@@ -69,6 +69,22 @@ fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     zero_gradient(&workspace.client.diagnostics(&uri));
 }
 
+/// Whether a file is there is looked at when the text is opened or saved.
+#[test]
+fn paths_that_lead_to_nothing_are_said() {
+    let mut workspace = Workspace::new();
+    workspace.write("a.mopd", GOOD);
+    let found = workspace.open("a.mopd", GOOD);
+    assert!(found.iter().all(|diagnostic| diagnostic["code"] == "missing-file"), "{found:?}");
+    let missing: Vec<&str> = found.iter().map(|diagnostic| slice(GOOD, &diagnostic["range"])).collect();
+    assert_eq!(missing, ["\"sort.jsonl\"", "\"sort.test.jsonl\""]);
+    workspace.write("sort.jsonl", "{}\n");
+    workspace.write("sort.test.jsonl", "{}\n");
+    let uri = workspace.uri("a.mopd");
+    workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": uri } }));
+    assert_eq!(workspace.client.diagnostics(&uri), [Value::Null; 0]);
+}
+
 #[test]
 fn hover_explains_names_and_settings() {
     let mut workspace = Workspace::new();
