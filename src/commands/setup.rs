@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use mopd_store::programs::python;
+
 use crate::host::reason;
 use crate::libtorch::{self, PINS};
 use crate::output;
@@ -59,14 +61,5 @@ fn fetch() -> Result<String, Problem> {
         true => Ok(folder),
         false => Err(Problem::run("no-libtorch", "libtorch could not be downloaded")
             .help("what is above says why. The same command goes on with what is missing")),
-    }
-}
-
-/// The Python that installed mopd, where there is one: it has pip. Else the one on the PATH.
-fn python() -> String {
-    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("python3")));
-    match beside.filter(|python| python.is_file()) {
-        Some(python) => python.display().to_string(),
-        None => "python3".to_owned(),
     }
 }

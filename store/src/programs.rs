@@ -162,6 +162,16 @@ impl Program {
     }
 }
 
+/// The Python that functions and installers run in: the one that installed mopd, where there is one beside
+/// this program; else the one on the PATH.
+pub fn python() -> String {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("python3")));
+    match beside.filter(|python| python.is_file()) {
+        Some(python) => python.display().to_string(),
+        None => "python3".to_owned(),
+    }
+}
+
 enum Named {
     File(String),
     Module(String),

@@ -99,7 +99,7 @@ pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRa
             | Reward::Regex { .. }
             | Reward::JsonSchema { .. }
             | Reward::UnitTests { .. } => SHARE,
-            Reward::Command { .. } | Reward::Http { .. } => ALL,
+            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } => ALL,
             Reward::Parts(parts) => parts.iter().fold(ValueRange::at(0.0), |sum, part| {
                 let own = of(&part.reward);
                 add(sum, product(own, ValueRange::at(part.weight)))

@@ -104,6 +104,7 @@ fn of_reward(reward: &Reward) -> Vec<(&'static str, f64)> {
     match reward {
         Reward::Numeric { tolerance, .. } => vec![("tolerance", *tolerance)],
         Reward::Command { time_limit_seconds, .. }
+        | Reward::Python { time_limit_seconds, .. }
         | Reward::UnitTests { time_limit_seconds, .. }
         | Reward::Http { time_limit_seconds, .. } => vec![("reward's time limit", *time_limit_seconds)],
         Reward::Parts { parts } => {

@@ -24,6 +24,17 @@ pub enum Reward {
         #[serde(default)]
         depends: Vec<String>,
     },
+    /// A function of Python that is called with lists of completions: a worker process of ours speaks for it.
+    Python {
+        /// Relative to the source file.
+        file: String,
+        function: String,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// As for a command.
+        #[serde(default)]
+        depends: Vec<String>,
+    },
     /// 1 where the completion is JSON that the schema accepts, a file relative to the source file.
     JsonSchema { schema: String },
     /// 1 where the completion's Python code passes the tests in the data field.
@@ -62,7 +73,7 @@ impl Reward {
     pub fn without_paths(&self) -> Reward {
         let mut reward = self.clone();
         match &mut reward {
-            Reward::Command { depends, .. } => depends.clear(),
+            Reward::Command { depends, .. } | Reward::Python { depends, .. } => depends.clear(),
             Reward::Parts { parts } => {
                 parts.iter_mut().for_each(|part| part.reward = part.reward.without_paths());
             }
@@ -84,7 +95,9 @@ impl Reward {
             | Reward::Regex { .. }
             | Reward::JsonSchema { .. }
             | Reward::UnitTests { .. } => true,
-            Reward::Command { .. } | Reward::Http { .. } | Reward::Parts { .. } => false,
+            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } | Reward::Parts { .. } => {
+                false
+            }
         }
     }
 
@@ -92,6 +105,8 @@ impl Reward {
     pub fn commands(&self) -> Vec<(&str, &[String])> {
         match self {
             Reward::Command { command, depends, .. } => vec![(command, depends)],
+            // Its file is found as the script of a command is.
+            Reward::Python { file, depends, .. } => vec![(file, depends)],
             Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
             _ => Vec::new(),
         }
@@ -101,6 +116,7 @@ impl Reward {
     pub fn files(&self) -> Vec<&str> {
         match self {
             Reward::JsonSchema { schema } => vec![schema],
+            Reward::Python { file, .. } => vec![file],
             Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.files()).collect(),
             _ => Vec::new(),
         }

@@ -77,7 +77,7 @@
     ; schedules
     "constant" "linear" "cosine" "exponential" "piecewise" "warmup" "ladder" "alternate" "learned"
     ; rewards
-    "exact_match" "numeric" "regex" "command" "json_schema" "unit_tests" "http" "parts"
+    "exact_match" "numeric" "regex" "command" "python" "json_schema" "unit_tests" "http" "parts"
     ; rollouts and their edits
     "sample" "from" "data" "mix" "token_mix" "interleave" "refine" "snapshot" "replay" "speculative" "turns" "denoise" "derived" "first_of" "each_turn"
     "rewrite" "keep" "retry" "best" "first_turns" "expert_turns" "through"

@@ -222,6 +222,15 @@ pub enum Reward {
         /// Files and folders that it reads besides its own sources.
         depends: Vec<String>,
     },
+    /// A function of Python that is called with lists of completions.
+    Python {
+        file: String,
+        function: String,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// As for a command.
+        depends: Vec<String>,
+    },
     /// 1 where the completion is JSON that the schema allows.
     JsonSchema { schema: String },
     /// 1 where the completion's Python code passes the tests in a data field.
@@ -243,6 +252,7 @@ impl Reward {
     pub fn commands(&self) -> Vec<(&str, &[String])> {
         match self {
             Reward::Command { command, depends, .. } => vec![(command, depends)],
+            Reward::Python { file, depends, .. } => vec![(file, depends)],
             Reward::Parts(parts) => parts.iter().flat_map(|part| part.reward.commands()).collect(),
             _ => Vec::new(),
         }
@@ -252,6 +262,7 @@ impl Reward {
     pub fn files(&self) -> Vec<&str> {
         match self {
             Reward::JsonSchema { schema } => vec![schema],
+            Reward::Python { file, .. } => vec![file],
             Reward::Parts(parts) => parts.iter().flat_map(|part| part.reward.files()).collect(),
             _ => Vec::new(),
         }

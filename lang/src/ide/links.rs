@@ -45,6 +45,10 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
                 }
                 let start = token.start + 1;
                 found.push(link(start, start + inside.len(), Destination::File(inside.to_owned())));
+                // `judge.py:score`
+                if let Some((file, _)) = inside.rsplit_once(':').filter(|(file, _)| file.ends_with(".py")) {
+                    found.push(link(start, start + file.len(), Destination::File(file.to_owned())));
+                }
                 // A command: the script among its words has an ending or a folder.
                 let words = inside.split(' ').filter(|word| *word != inside && word.contains(['.', '/']));
                 found.extend(words.map(|word| {

@@ -31,6 +31,8 @@ pub enum EnvironmentError {
     TimedOut { command: String, limit: Duration, prompt: String, stderr: String },
     #[error("the environment `{command}` returned invalid output: {why} in {}", quote(line))]
     InvalidOutput { command: String, why: String, line: String },
+    #[error("{message}")]
+    Refused { message: String, help: String },
     #[error(
         "the environment `{command}` gave {of} with a sum of {sum} for the prompt {}, which is not from 0 to 1",
         quote(prompt)
@@ -71,6 +73,7 @@ impl EnvironmentError {
             EnvironmentError::Over { .. } => "play fewer of the expert's turns, such as `expert_turns(all_but: 1)`, or \
                                               leave the data line out"
                 .to_owned(),
+            EnvironmentError::Refused { help, .. } => help.clone(),
             EnvironmentError::Setting { .. } => "`time_limit` must be more than 0 seconds".to_owned(),
             EnvironmentError::Start { .. } => {
                 "commands run by `sh` in the folder of the experiment's file".to_owned()

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::control::Control;
 use crate::program::{self, Failure, Pool, Trouble, Worker};
+use crate::quote::quote;
 
 /// The environment of one stage.
 pub struct Environment {
@@ -213,6 +214,7 @@ impl Environment {
             if episode.heard == episode.asked {
                 return Err(invalid("a second reply for one request"));
             }
+            program::refused(&reply, *index)?;
             let reply = self.reply(&reply, episode.heard).map_err(|why| invalid(&why))?;
             match episode.replies.get(episode.heard) {
                 Some(before) if *before != reply => {
@@ -291,6 +293,14 @@ impl Environment {
             Failure::Ended { how, stderr } => EnvironmentError::Ended { command, how, prompt, stderr },
             Failure::TimedOut { stderr } => EnvironmentError::TimedOut { command, limit, prompt, stderr },
             Failure::InvalidOutput { why, line } => EnvironmentError::InvalidOutput { command, why, line },
+            Failure::Refused { why, place } => {
+                let (message, help) = program::refusal(
+                    &format!("the environment `{command}`"),
+                    &quote(episodes[place].start.prompt),
+                    &why,
+                );
+                EnvironmentError::Refused { message, help }
+            }
         }
     }
 

@@ -24,7 +24,10 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Pool {
     /// What it is for, a noun.
     what: &'static str,
+    /// As people call it.
     pub command: String,
+    /// As the shell starts it.
+    started: String,
     pub folder: PathBuf,
     /// For an answer; the first one of a process includes its start.
     pub limit: Duration,
@@ -46,6 +49,11 @@ pub enum Trouble {
         why: String,
         line: String,
     },
+    /// It says itself that it cannot answer the request at this place of the batch.
+    Refused {
+        why: String,
+        place: usize,
+    },
 }
 
 /// Why a program did not answer, though it was restarted where that may help.
@@ -56,6 +64,7 @@ pub enum Failure {
     Ended { how: String, stderr: String },
     TimedOut { stderr: String },
     InvalidOutput { why: String, line: String },
+    Refused { why: String, place: usize },
 }
 
 /// Why not all of a batch was answered.
@@ -67,10 +76,22 @@ pub struct Unanswered {
     pub open: Option<usize>,
 }
 
+impl Unanswered {
+    /// The one that stands for it: what the program refused, else the first without an answer.
+    pub fn place(&self) -> Option<usize> {
+        match self.failure {
+            Failure::Refused { place, .. } => Some(place),
+            _ => self.open,
+        }
+    }
+}
+
 /// One line to a program.
 #[derive(Serialize)]
 struct Request<'a, T> {
     id: u64,
+    /// How many of the batch follow.
+    left: usize,
     #[serde(flatten)]
     what: &'a T,
 }
@@ -88,11 +109,22 @@ impl Pool {
         Some(Pool {
             what,
             command: command.to_owned(),
+            started: command.to_owned(),
             folder: folder.to_owned(),
             limit,
             idle: Mutex::default(),
             warnings: Mutex::default(),
         })
+    }
+
+    /// The same program, where the shell starts it with other words than people call it by.
+    pub fn started_by(self, started: String) -> Pool {
+        Pool { started, ..self }
+    }
+
+    /// With what it is for: "reward command `python3 judge.py`".
+    pub fn name(&self) -> String {
+        format!("{} `{}`", self.what, self.command)
     }
 
     /// A process that waits, where there is one.
@@ -117,12 +149,12 @@ impl Pool {
         slot: &mut Option<Worker>,
         mut with: impl FnMut(&mut Worker) -> Result<T, Trouble>,
     ) -> Result<T, Failure> {
-        let (what, command) = (self.what, &self.command);
+        let name = self.name();
         let mut restarted = false;
         loop {
             let mut worker = match slot.take() {
                 Some(worker) => worker,
-                None => Worker::start(command, &self.folder)
+                None => Worker::start(&self.started, &self.folder)
                     .map_err(|error| Failure::Start { cause: error.to_string() })?,
             };
             let trouble = match with(&mut worker) {
@@ -138,16 +170,16 @@ impl Pool {
                     return Err(Failure::Stopped);
                 }
                 Trouble::InvalidOutput { why, line } => return Err(Failure::InvalidOutput { why, line }),
+                Trouble::Refused { why, place } => return Err(Failure::Refused { why, place }),
                 Trouble::Ended => {
                     let (how, stderr) = worker.post_mortem();
-                    let warning = format!("the {what} `{command}` ended ({how}) and was restarted");
+                    let warning = format!("the {name} ended ({how}) and was restarted");
                     (warning, Failure::Ended { how, stderr })
                 }
                 Trouble::TimedOut => {
                     let (seconds, stderr) = (self.limit.as_secs_f64(), worker.kill());
-                    let warning = format!(
-                        "the {what} `{command}` took longer than its limit of {seconds} s and was restarted"
-                    );
+                    let warning =
+                        format!("the {name} took longer than its limit of {seconds} s and was restarted");
                     (warning, Failure::TimedOut { stderr })
                 }
             };
@@ -198,8 +230,9 @@ impl Pool {
         // the next batch's.
         let first = worker.reserve(batch.len() as u64);
         let mut lines = Vec::new();
-        for (id, what) in (first..).zip(batch) {
-            serde_json::to_writer(&mut lines, &Request { id, what }).expect("text and JSON values are JSON");
+        for ((id, what), left) in (first..).zip(batch).zip((0..batch.len()).rev()) {
+            let request = Request { id, left, what };
+            serde_json::to_writer(&mut lines, &request).expect("text and JSON values are JSON");
             lines.push(b'\n');
         }
         let deadline = self.deadline();
@@ -208,12 +241,14 @@ impl Pool {
             let line = line(worker, deadline, control)?;
             let invalid = |why: &str| Trouble::invalid(why, &line);
             let (id, reply) = reply(&line)?;
-            let place = id.checked_sub(first).and_then(|place| answers.get_mut(usize::try_from(place).ok()?));
+            let place = id.checked_sub(first).and_then(|place| usize::try_from(place).ok());
+            let place = place.filter(|place| *place < answers.len());
             let place = place.ok_or_else(|| invalid("an `id` that was not asked"))?;
-            if place.is_some() {
+            if answers[place].is_some() {
                 return Err(invalid(&format!("a second {what} for one `id`")));
             }
-            *place = Some(read(&reply).map_err(|why| invalid(&why))?);
+            refused(&reply, place)?;
+            answers[place] = Some(read(&reply).map_err(|why| invalid(&why))?);
         }
         Ok(())
     }
@@ -246,6 +281,21 @@ pub fn reply(line: &str) -> Result<(u64, Value), Trouble> {
     let id = reply.get("id").and_then(Value::as_u64);
     let id = id.ok_or_else(|| Trouble::invalid("no `id` that is a whole number", line))?;
     Ok((id, reply))
+}
+
+/// Whether a reply has an `error` in place of an answer.
+pub fn refused(reply: &Value, place: usize) -> Result<(), Trouble> {
+    match reply.get("error") {
+        Some(Value::String(why)) => Err(Trouble::Refused { why: why.clone(), place }),
+        _ => Ok(()),
+    }
+}
+
+/// The message and the help where a program says why it does not answer: the first of its lines, and the
+/// others.
+pub fn refusal(program: &str, prompt: &str, why: &str) -> (String, String) {
+    let (first, others) = why.trim().split_once('\n').unwrap_or((why.trim(), "its reply says no more"));
+    (format!("{program} failed for the prompt {prompt}: {first}"), others.to_owned())
 }
 
 /// What is worth knowing of a process that ended.

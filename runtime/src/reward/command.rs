@@ -1,26 +1,60 @@
-//! Rewards from a program of the author's: batches of JSON lines to worker processes, and their answers.
+//! Rewards from a program of the author's: batches of JSON lines to worker processes, and their answers. A
+//! function of the author's is judged by in the same way: our own program calls it.
 
 use std::path::Path;
 
+use mopd_store::programs::python;
+
 use super::{RewardError, RewardInput, Verdict, verdict};
 use crate::control::Control;
-use crate::program::{Failure, Pool, Unanswered, Worker};
+use crate::program::{self, Failure, Pool, Unanswered, Worker};
+use crate::quote::quote;
+
+/// Calls a function for each batch of requests. It is a part of the package for Python, too.
+const CALLS: &str = include_str!("../../../python/mopd/reward.py");
 
 pub(super) struct Command {
     pool: Pool,
     batch: usize,
+    /// Whether a failure is of a whole batch.
+    whole: bool,
 }
 
 impl Command {
     /// The time limit is for one batch, from the moment it is sent.
     pub fn new(command: &str, limit_seconds: f64, batch: u32, folder: &Path) -> Result<Command, RewardError> {
-        let setting = |setting: String| RewardError::Setting { command: command.to_owned(), setting };
-        let pool = Pool::new("reward command", command, limit_seconds, folder);
+        Command::of("reward command", command, limit_seconds, batch, folder)
+    }
+
+    /// `judge.py:score`
+    pub fn function(
+        file: &str,
+        function: &str,
+        limit_seconds: f64,
+        batch: u32,
+        folder: &Path,
+    ) -> Result<Command, RewardError> {
+        let name = format!("{file}:{function}");
+        let Command { pool, batch, .. } =
+            Command::of("reward function", &name, limit_seconds, batch, folder)?;
+        let words = [&python(), "-c", CALLS, file, function].map(quoted).join(" ");
+        Ok(Command { pool: pool.started_by(format!("exec {words}")), batch, whole: true })
+    }
+
+    fn of(
+        what: &'static str,
+        name: &str,
+        limit_seconds: f64,
+        batch: u32,
+        folder: &Path,
+    ) -> Result<Command, RewardError> {
+        let setting = |setting: String| RewardError::Setting { program: format!("{what} `{name}`"), setting };
+        let pool = Pool::new(what, name, limit_seconds, folder);
         let pool = pool.ok_or_else(|| setting(format!("a time limit of {limit_seconds} s")))?;
         if batch == 0 {
             return Err(setting("batches of 0".to_owned()));
         }
-        Ok(Command { pool, batch: batch as usize })
+        Ok(Command { pool, batch: batch as usize, whole: false })
     }
 
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
@@ -45,22 +79,37 @@ impl Command {
         control: &Control,
     ) -> Result<Vec<Verdict>, RewardError> {
         let outcome = self.pool.batch(worker, batch, "reward", verdict, control);
-        let Unanswered { failure, given, open } = match outcome {
+        let unanswered = match outcome {
             Ok(rewards) => return Ok(rewards),
             Err(unanswered) => unanswered,
         };
-        let prompt = open.map_or("", |index| batch[index].prompt).to_owned();
-        let (command, limit) = (self.pool.command.clone(), self.pool.limit);
+        let prompt = unanswered.place().map_or("", |index| batch[index].prompt).to_owned();
+        let Unanswered { failure, given, .. } = unanswered;
+        let (program, limit) = (self.pool.name(), self.pool.limit);
         Err(match failure {
             Failure::Stopped => RewardError::Stopped,
             Failure::Start { cause } => {
-                RewardError::Start { command, folder: self.pool.folder.display().to_string(), cause }
+                RewardError::Start { program, folder: self.pool.folder.display().to_string(), cause }
             }
-            Failure::Ended { how, stderr } => RewardError::Ended { command, how, prompt, stderr },
+            Failure::Ended { how, stderr } => RewardError::Ended { program, how, prompt, stderr },
             Failure::TimedOut { stderr } => {
-                RewardError::TimedOut { command, limit, given, asked: batch.len(), prompt, stderr }
+                RewardError::TimedOut { program, limit, given, asked: batch.len(), prompt, stderr }
             }
-            Failure::InvalidOutput { why, line } => RewardError::InvalidOutput { command, why, line },
+            Failure::InvalidOutput { why, line } => RewardError::InvalidOutput { program, why, line },
+            Failure::Refused { why, .. } => {
+                let prompt = match batch.len() - 1 {
+                    1 if self.whole => format!("{} and another", quote(&prompt)),
+                    others @ 2.. if self.whole => format!("{} and {others} others", quote(&prompt)),
+                    _ => quote(&prompt),
+                };
+                let (message, help) = program::refusal(&format!("the {program}"), &prompt, &why);
+                RewardError::Refused { message, help }
+            }
         })
     }
+}
+
+/// As a word of the shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }

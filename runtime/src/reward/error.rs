@@ -25,28 +25,31 @@ pub enum RewardError {
     Tests { cause: String, help: String },
     #[error("{what}")]
     Server { what: String, help: String },
-    #[error("the reward command `{command}` cannot work with {setting}")]
-    Setting { command: String, setting: String },
-    #[error("the reward command `{command}` could not be started in {folder}: {cause}")]
-    Start { command: String, folder: String, cause: String },
+    /// `program` is a command or a function, with what it is called.
+    #[error("the {program} cannot work with {setting}")]
+    Setting { program: String, setting: String },
+    #[error("the {program} could not be started in {folder}: {cause}")]
+    Start { program: String, folder: String, cause: String },
     #[error(
-        "the reward command `{command}` ended ({how}) before it judged the prompt {}; restarting it did not \
+        "the {program} ended ({how}) before it judged the prompt {}; restarting it did not \
          help",
         quote(prompt)
     )]
-    Ended { command: String, how: String, prompt: String, stderr: String },
+    Ended { program: String, how: String, prompt: String, stderr: String },
     #[error(
-        "the reward command `{command}` gave {given} of {asked} rewards within its time limit of {} s; \
+        "the {program} gave {given} of {asked} rewards within its time limit of {} s; \
          restarting it did not help; the first prompt without a reward is {}",
         limit.as_secs_f64(),
         quote(prompt)
     )]
-    TimedOut { command: String, limit: Duration, given: usize, asked: usize, prompt: String, stderr: String },
+    TimedOut { program: String, limit: Duration, given: usize, asked: usize, prompt: String, stderr: String },
     /// The job is to stop.
     #[error("interrupted")]
     Stopped,
-    #[error("the reward command `{command}` returned invalid output: {why} in {}", quote(line))]
-    InvalidOutput { command: String, why: String, line: String },
+    #[error("{message}")]
+    Refused { message: String, help: String },
+    #[error("the {program} returned invalid output: {why} in {}", quote(line))]
+    InvalidOutput { program: String, why: String, line: String },
 }
 
 fn kind_name(kind: FieldKind) -> &'static str {
@@ -80,7 +83,9 @@ impl RewardError {
                  supported"
                     .to_owned()
             }
-            RewardError::Tests { help, .. } | RewardError::Server { help, .. } => help.clone(),
+            RewardError::Tests { help, .. }
+            | RewardError::Server { help, .. }
+            | RewardError::Refused { help, .. } => help.clone(),
             RewardError::Setting { .. } => {
                 "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned()
             }

@@ -94,6 +94,10 @@ impl Verifier {
                 let command = command::Command::new(command, *time_limit_seconds, *batch, base)?;
                 return Ok(Verifier { judge: Judge::Command(command) });
             }
+            plan::Reward::Python { file, function, time_limit_seconds, batch, depends: _ } => {
+                let command = command::Command::function(file, function, *time_limit_seconds, *batch, base)?;
+                return Ok(Verifier { judge: Judge::Command(command) });
+            }
             plan::Reward::JsonSchema { schema } => {
                 let schema = json_schema::JsonSchema::new(schema, base)?;
                 return Ok(Verifier { judge: Judge::JsonSchema(Box::new(schema)) });

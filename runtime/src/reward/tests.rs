@@ -3,6 +3,7 @@
 mod http;
 mod json_schema;
 mod parts;
+mod python;
 mod unit_tests;
 
 use std::fs;
@@ -204,7 +205,8 @@ fn vanishes(process: &Path) -> bool {
 #[test]
 fn a_command_sees_the_whole_request_and_runs_once() {
     let text = "for r in requests():
-    assert sorted(r) == ['completion', 'id', 'prompt', 'record'], r
+    assert sorted(r) == ['completion', 'id', 'left', 'prompt', 'record'], r
+    assert r['left'] == [2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 1, 0][r['id']], r
     assert r['record'] == {'prompt': 'p', 'answer': 3}, r
     assert r['prompt'][1:] == r['completion'][1:], r
     reply(r['id'], int(r['prompt'][1:]) / 10)

@@ -135,15 +135,15 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
     }
 }
 
-/// What the key of a reward knows of its command, and what it can't know.
+/// What the key of a reward knows of its program, and what it can't know.
 fn made_of(program: &Program) -> String {
     const SHOWN: usize = 6;
     let names: Vec<&str> = program.names().take(SHOWN).collect();
     let files = match program.names().len() {
-        0 => "a command without files".to_owned(),
+        0 => "a program without files".to_owned(),
         all => {
             let more = if all > SHOWN { format!(" and {} more", all - SHOWN) } else { String::new() };
-            format!("a command of {}: {}{more}", counted(all, "file"), names.join(", "))
+            format!("a program of {}: {}{more}", counted(all, "file"), names.join(", "))
         }
     };
     format!("{files}; results do not follow {}", program.unseen.join(", "))
@@ -164,7 +164,8 @@ fn outside(reward: &Reward) -> Rows {
         Reward::ExactMatch { .. }
         | Reward::Numeric { .. }
         | Reward::Regex { .. }
-        | Reward::Command { .. } => return Vec::new(),
+        | Reward::Command { .. }
+        | Reward::Python { .. } => return Vec::new(),
     };
     vec![("reward", said)]
 }

@@ -66,6 +66,31 @@ fn an_edited_module_of_a_judge_is_another_judge() {
     assert_eq!(computed(&json(&bench)), 0);
 }
 
+/// The file of a function of Python, and what it imports from beside it.
+#[test]
+fn an_edited_function_is_another_judge() {
+    let bench = Bench::new();
+    judged(&bench, "python(\"judge/score.py:score\", time_limit: 20)");
+    let function =
+        "from rules import verdict\ndef score(batch):\n    return [verdict(each) for each in batch]\n";
+    bench.write("judge/score.py", function);
+    assert!(computed(&json(&bench)) > 0);
+    assert_eq!(computed(&json(&bench)), 0);
+    assert_eq!(score(&bench), 0.25);
+    bench.edit("judge/rules.py", "0.25", "0.75");
+    assert!(computed(&json(&bench)) > 0);
+    assert_eq!(score(&bench), 0.75);
+    bench.edit("judge/score.py", "return [", "raise ValueError('no rule'); return [");
+    let said = bench.fails(&[]);
+    assert_says(
+        &said,
+        &["the reward function `judge/score.py:score` failed for the prompt", "ValueError: no rule"],
+    );
+    assert_says(&said, &["(judge/score.py, line 3, in score)"]);
+    fs::remove_file(bench.path("judge/score.py")).expect("it was there");
+    assert_says(&bench.fails(&[]), &["judge/score.py can't be read: there is no such file"]);
+}
+
 #[test]
 fn what_a_judge_depends_on_is_declared() {
     let bench = Bench::new();
@@ -78,7 +103,7 @@ fn what_a_judge_depends_on_is_declared() {
         command.output().expect("mopd starts")
     };
     let said = text(&plan(&bench));
-    assert_says(&said, &["a command of 3 files: judge/rules.py, judge/verify.py, rules.json"]);
+    assert_says(&said, &["a program of 3 files: judge/rules.py, judge/verify.py, rules.json"]);
     assert_says(&said, &["results do not follow environment variables, installed packages, the network"]);
     assert!(computed(&json(&bench)) > 0);
     let before = score(&bench);

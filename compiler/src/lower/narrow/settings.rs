@@ -355,6 +355,13 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
             batch: *batch,
             depends: depends.clone(),
         },
+        wide::Reward::Python { file, function, time_limit_seconds, batch, depends } => Reward::Python {
+            file: file.clone(),
+            function: function.clone(),
+            time_limit_seconds: *time_limit_seconds,
+            batch: *batch,
+            depends: depends.clone(),
+        },
         wide::Reward::JsonSchema { schema } => Reward::JsonSchema { schema: schema.clone() },
         wide::Reward::UnitTests { field, time_limit_seconds } => {
             Reward::UnitTests { field: field.clone(), time_limit_seconds: *time_limit_seconds }

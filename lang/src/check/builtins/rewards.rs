@@ -28,6 +28,18 @@ builtins! { Reward: RewardName, RewardCall {
         depends: Option<Dependencies>,
     },
 
+    /// A function of Python returns a number from 0 to 1 for each of a list of completions, which have
+    /// `prompt`, `completion` and `record`. `time_limit` is in seconds, `batch` is the longest list.
+    /// Rewards are recomputed when a source file in the file's folder changes, or a file or folder of
+    /// `depends`.
+    #[usage = "python(\"judge.py:score\", time_limit: 10, depends: [\"rules.json\"])"]
+    python => Python {
+        function: Text,
+        time_limit: Seconds = 30.0,
+        batch: Count = 256,
+        depends: Option<Dependencies>,
+    },
+
     /// 1 if the completion is JSON that a JSON Schema in a file accepts; it may stand in a fence of
     /// Markdown.
     #[usage = "json_schema(\"schema.json\")"]

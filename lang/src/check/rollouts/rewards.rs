@@ -30,7 +30,7 @@ impl Checker {
             other => {
                 self.wrong_kind(
                     expr.span,
-                    "a reward is `exact_match`, `numeric(...)`, `regex(...)` or `command(...)`",
+                    "a reward is `exact_match`, `numeric(...)`, `regex(...)`, `command(...)` or the like",
                     &other,
                 );
                 None
@@ -76,6 +76,21 @@ impl Checker {
                 let batch = self.read(given.batch, env)?;
                 let depends = self.read(given.depends, env)?.unwrap_or_default();
                 Reward::Command { command, time_limit_seconds, batch, depends }
+            }
+            RewardCall::Python(given) => {
+                let named = self.read(given.function, env)?;
+                let Some((file, function)) = function_of(&named) else {
+                    let text = "this does not name a file of Python and a function in it";
+                    self.report(Diagnostic::error(Code::OutOfRange, given.call.span, text).help(
+                        "it looks like `python(\"judge.py:score\")`; the path has no spaces, and none of the \
+                         characters that a shell reads",
+                    ));
+                    return None;
+                };
+                let time_limit_seconds = self.read(given.time_limit, env)?;
+                let batch = self.read(given.batch, env)?;
+                let depends = self.read(given.depends, env)?.unwrap_or_default();
+                Reward::Python { file, function, time_limit_seconds, batch, depends }
             }
             RewardCall::JsonSchema(given) => {
                 let schema = self.read(given.schema, env)?;
@@ -234,6 +249,16 @@ impl Checker {
         }
         Some(Value::Secret(Secret::Environment(name)))
     }
+}
+
+/// `judge/verify.py` and `score` of `judge/verify.py:score`.
+fn function_of(text: &str) -> Option<(String, String)> {
+    let (file, function) = text.rsplit_once(':')?;
+    let of_path = |c: char| c.is_alphanumeric() || "/._-+@,".contains(c);
+    let of_name = |c: char| c.is_alphanumeric() || c == '_';
+    let is_file = file.ends_with(".py") && !file.starts_with('-') && file.chars().all(of_path);
+    let is_name = function.chars().all(of_name) && function.starts_with(|c: char| !c.is_numeric());
+    (is_file && is_name).then(|| (file.to_owned(), function.to_owned()))
 }
 
 /// Whether it names a host that speaks HTTP; who reads it whole says the rest.

@@ -139,7 +139,7 @@ impl Editor {
         let answers = pool.batch(&mut worker, &asked, "completion", completion, stage.control);
         pool.take_warnings().into_iter().for_each(|warning| stage.control.warn(warning));
         let answers = answers.map_err(|unanswered| {
-            let prompt = unanswered.open.map_or("", |open| asked[open].prompt);
+            let prompt = unanswered.place().map_or("", |place| asked[place].prompt);
             self.failed(pool, unanswered, prompt, asked.len())
         })?;
         pool.give_back(worker);
@@ -189,6 +189,7 @@ impl Editor {
                  else; messages belong on standard error"
                     .to_owned(),
             ),
+            Failure::Refused { why, .. } => program::refusal(&program, &prompt, &why),
         };
         Error::new(FailureKind::Edit, message).help(help)
     }

@@ -1,0 +1,125 @@
+"""Rewards by a function: what `reward = python("judge.py:score")` starts, with the file and the function.
+
+It speaks the protocol of reward commands: a line of JSON for each completion in, a line for each out. The
+requests of a batch say how many follow in it (`left`), so the function gets each batch as one list.
+
+This file is also run as text by Python 3.9 or newer, where the package is not installed: it imports nothing
+but Python's own modules.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import sys
+import traceback
+from typing import Any, Callable, Dict, List, NamedTuple
+
+#: Of a traceback, what is handed on.
+LINES = 8
+
+
+class Completion(NamedTuple):
+    """A completion to judge."""
+
+    prompt: str
+    completion: str
+    #: The data line that the prompt came from.
+    record: Dict[str, Any]
+
+
+def serve(file: str, function: str) -> None:
+    # What the function prints, and programs that it starts, belongs on standard error; what it reads is
+    # nobody's request.
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    try:
+        judge, broken = load(file, function), ""
+    except BaseException as error:
+        judge, broken = None, explained(error, file)
+    batch: List[Dict[str, Any]] = []
+    for line in requests:
+        batch.append(json.loads(line))
+        if batch[-1]["left"]:
+            continue
+        answers = judged(judge, batch, file) if judge else [{"id": batch[0]["id"], "error": broken}]
+        for answer in answers:
+            replies.write(json.dumps(answer) + "\n")
+        replies.flush()
+        batch = []
+
+
+def load(file: str, function: str) -> Callable[[List[Completion]], Any]:
+    path = os.path.abspath(file)
+    # Imports of the file find what lies beside it, as when it is run as a program.
+    sys.path.insert(0, os.path.dirname(path))
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a file of Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(name, module)
+    spec.loader.exec_module(module)
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise NameError(f"{file} has no function `{function}`")
+    return found
+
+
+def judged(
+    judge: Callable[[List[Completion]], Any], batch: List[Dict[str, Any]], file: str
+) -> List[Dict[str, Any]]:
+    """A reply for each of a batch; one where there is something wrong with all of it."""
+    completions = [Completion(each["prompt"], each["completion"], each["record"]) for each in batch]
+    try:
+        given = list(judge(completions))
+    except BaseException as error:
+        return [{"id": batch[0]["id"], "error": explained(error, file)}]
+    if len(given) != len(batch):
+        error = f"it returned {len(given)} rewards for {len(batch)} completions"
+        return [{"id": batch[0]["id"], "error": error}]
+    return [reply(each["id"], reward) for each, reward in zip(batch, given)]
+
+
+def reply(id: int, given: Any) -> Dict[str, Any]:
+    """`given` is a number, or a number and words about the completion."""
+    words = None
+    if isinstance(given, tuple) and len(given) == 2:
+        given, words = given
+    try:
+        reward = None if isinstance(given, (str, bytes)) else float(given)
+    except (TypeError, ValueError):
+        reward = None
+    if reward is None or not math.isfinite(reward):
+        return {"id": id, "error": f"it returned {given!r}, which is not a number, for a completion"}
+    return {"id": id, "reward": reward, **({} if words is None else {"feedback": str(words)})}
+
+
+def explained(error: BaseException, file: str) -> str:
+    """The traceback's last line and its place, and behind that the end of the traceback."""
+    last = traceback.format_exception_only(type(error), error)[-1].strip()
+    # Neither this program nor Python's machinery for imports.
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    frames = [frame for frame in frames if frame.filename != __file__] if "__file__" in globals() else frames
+    folder = os.path.dirname(os.path.abspath(file))
+    own = [frame for frame in frames if os.path.abspath(frame.filename).startswith(folder + os.sep)]
+    where = ""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" ({shown(error.filename)}, line {error.lineno})"
+    elif own:
+        where = f" ({shown(own[-1].filename)}, line {own[-1].lineno}, in {own[-1].name})"
+    text = "".join(traceback.format_list(frames)) if own else ""
+    return "\n".join([last + where, *text.rstrip().splitlines()[-LINES:]])
+
+
+def shown(path: str) -> str:
+    """A path as it is nearest from the folder of the experiment."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

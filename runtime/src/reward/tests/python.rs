@@ -1,0 +1,167 @@
+//! A function of Python that judges: lists in, numbers out, and what is said where it fails.
+
+use super::*;
+
+/// A folder with `judge.py`.
+struct Function {
+    folder: TempDir,
+    verifier: Verifier,
+}
+
+impl Function {
+    fn new(text: &str, limit: f64, batch: u32) -> Function {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("judge")).unwrap();
+        fs::write(folder.path().join("judge/verify.py"), text).unwrap();
+        let reward = plan::Reward::Python {
+            file: "judge/verify.py".to_owned(),
+            function: "score".to_owned(),
+            time_limit_seconds: limit,
+            batch,
+            depends: Vec::new(),
+        };
+        let verifier = Verifier::new(&reward, folder.path()).unwrap();
+        Function { folder, verifier }
+    }
+
+    fn judge(&self, completions: &[&str]) -> Result<Vec<Verdict>, RewardError> {
+        let record = record(json!({ "prompt": "p", "answer": "ab" }));
+        let prompts: Vec<String> = (0..completions.len()).map(|index| format!("p{index}")).collect();
+        let answers: Vec<_> = prompts
+            .iter()
+            .zip(completions)
+            .map(|(prompt, completion)| RewardInput { prompt, completion, record: &record })
+            .collect();
+        self.verifier.judge(&answers, &undisturbed())
+    }
+
+    fn rewards(&self, completions: &[&str]) -> Vec<f64> {
+        let verdicts = self.judge(completions).unwrap();
+        verdicts.into_iter().map(|verdict| verdict.reward).collect()
+    }
+
+    /// What is said where it fails, and the help.
+    fn fails(&self, completions: &[&str]) -> (String, String) {
+        let error = self.judge(completions).unwrap_err();
+        (error.to_string(), error.help())
+    }
+}
+
+/// Whole batches, in order, whatever it prints; what lies beside its file can be imported.
+#[test]
+fn a_function_gets_each_batch_as_one_list() {
+    let text = "import os, sys
+import words
+batches = []
+def score(batch):
+    print('thinking'); os.system('echo loud')
+    assert sys.stdin.read() == ''
+    batches.append(len(batch))
+    assert batch[0].prompt.startswith('p') and batch[0].record['prompt'] == 'p'
+    return [(each.completion == each.record['answer'], words.of(batches)) for each in batch]
+";
+    let function = Function::new(text, 60.0, 3);
+    fs::write(function.folder.path().join("judge/words.py"), "def of(batches): return str(batches)").unwrap();
+    let said: Vec<_> = function
+        .judge(&["ab", "x", "ab", "y"])
+        .unwrap()
+        .into_iter()
+        .map(|verdict| (verdict.reward, verdict.feedback.unwrap_or_default()))
+        .collect();
+    let expected = [(1.0, "[3]"), (0.0, "[3]"), (1.0, "[3]"), (0.0, "[3, 1]")];
+    assert_eq!(said, expected.map(|(reward, words)| (reward, words.to_owned())));
+    // One process for all of it.
+    assert_eq!(function.judge(&["ab"]).unwrap()[0].feedback.as_deref(), Some("[3, 1, 1]"));
+    assert_eq!(function.verifier.take_warnings(), [] as [&str; 0]);
+}
+
+#[test]
+fn an_exception_is_told_with_its_place() {
+    let text = "def number(text):
+    return int(text)
+
+def score(batch):
+    return [number(each.completion) for each in batch]
+";
+    let function = Function::new(text, 60.0, 2);
+    assert_eq!(function.rewards(&["1", "0"]), [1.0, 0.0]);
+    let (message, help) = function.fails(&["1", "0", "1", "one"]);
+    assert_eq!(
+        message,
+        "the reward function `judge/verify.py:score` failed for the prompt \"p2\" and another: ValueError: invalid \
+         literal for int() with base 10: 'one' (judge/verify.py, line 2, in number)"
+    );
+    assert!(help.contains("line 5, in score") && help.contains("    return int(text)"), "{help}");
+    let (message, _) = function.fails(&["one"]);
+    assert!(message.contains("failed for the prompt \"p0\": ValueError: "), "{message}");
+    assert_eq!(function.verifier.take_warnings(), [] as [&str; 0], "it is not restarted for that");
+}
+
+#[test]
+fn what_is_no_function_or_no_number_is_named() {
+    for (text, said) in [
+        ("def other(batch): pass", "NameError: judge/verify.py has no function `score`"),
+        ("score = 3", "NameError: judge/verify.py has no function `score`"),
+        ("def score(batch:", "SyntaxError: "),
+        (
+            "import no_such_module",
+            "ModuleNotFoundError: No module named 'no_such_module' (judge/verify.py, line 1, in ",
+        ),
+        ("def score(batch): return [1]", "it returned 1 rewards for 2 completions"),
+        ("def score(batch): return [None, 1]", "it returned None, which is not a number, for a completion"),
+        ("def score(batch): return ['1', 1]", "it returned '1', which is not a number, for a completion"),
+        (
+            "def score(batch): return [float('nan')] * 2",
+            "it returned nan, which is not a number, for a completion",
+        ),
+        ("def score(batch): return 1", "TypeError: 'int' object is not iterable"),
+        ("import sys\ndef score(batch): sys.exit(3)", "SystemExit: 3 (judge/verify.py, line 2, in score)"),
+    ] {
+        let (message, _) = Function::new(text, 60.0, 4).fails(&["a", "b"]);
+        assert!(message.contains(said), "{text}: {message}");
+    }
+    let (message, _) = Function::new("def score(batch): return [0, 1.5]", 60.0, 4).fails(&["a", "b"]);
+    assert!(message.contains("a `reward` that is not a number from 0 to 1"), "{message}");
+}
+
+/// One that dies is started again, once, and one that hangs is killed: as for a command.
+#[test]
+fn a_process_that_dies_or_hangs_is_restarted() {
+    let text = "import os
+open('starts', 'a').write('x')
+def score(batch):
+    if len(open('starts').read()) == 1: os._exit(3)
+    return [0.5 for _ in batch]
+";
+    let function = Function::new(text, 60.0, 4);
+    assert_eq!(function.rewards(&["a", "b"]), [0.5, 0.5]);
+    assert_eq!(
+        function.verifier.take_warnings(),
+        ["the reward function `judge/verify.py:score` ended (exit status 3) and was restarted"]
+    );
+    let text = "import time\ndef score(batch): time.sleep(1000)";
+    let (message, help) = Function::new(text, 2.0, 4).fails(&["a", "b"]);
+    assert_eq!(
+        message,
+        "the reward function `judge/verify.py:score` gave 0 of 2 rewards within its time limit of 2 s; restarting it \
+         did not help; the first prompt without a reward is \"p0\""
+    );
+    assert!(help.contains("raise `time_limit`"), "{help}");
+}
+
+/// Other programs may say so, too, of the completion that they can't judge.
+#[test]
+fn a_command_may_say_why_it_does_not_judge() {
+    let text = "for r in requests():
+    if r['prompt'] == 'p1':
+        print(json.dumps({'id': r['id'], 'error': 'no such case: 7\\nlook at cases.json'}), flush=True)
+    else:
+        reply(r['id'], 1)
+";
+    let error = Program::new(text, 60.0, 4).judge(3).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the reward command `python3 judge.py` failed for the prompt \"p1\": no such case: 7"
+    );
+    assert_eq!(error.help(), "look at cases.json");
+}
