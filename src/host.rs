@@ -2,8 +2,9 @@
 //! library.
 
 use std::cell::RefCell;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use mopd_lang::Analysis;
 use mopd_lang::check::{Auditor, analyse_audited};
@@ -53,9 +54,37 @@ pub fn is_standard(path: &Path) -> bool {
     module_name(path).is_some()
 }
 
+/// Whether a path stands for standard input: the text there is one of the working folder.
+pub fn is_standard_input(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+static STANDARD_INPUT: OnceLock<Result<String, Problem>> = OnceLock::new();
+
+/// The text on standard input. It is read once, however often it is asked for.
+pub fn standard_input() -> Result<String, Problem> {
+    let read = || {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| {
+            Problem::usage("unreadable-file", format!("can't read standard input: {}", reason(&error)))
+        })?;
+        decode("standard input", bytes)
+    };
+    STANDARD_INPUT.get_or_init(read).clone()
+}
+
+/// A text that a command wrote itself, in the place of what is on standard input.
+pub fn set_standard_input(text: String) {
+    // Nothing was read before a command began.
+    let _ = STANDARD_INPUT.set(Ok(text));
+}
+
 fn entry(path: &Path) -> Result<SourceFile, Problem> {
     match module_name(path) {
         Some(name) => standard(&["std", &name]).ok_or_else(|| no_module(&name)),
+        None if is_standard_input(path) => {
+            Ok(SourceFile { path: path.display().to_string(), text: standard_input()? })
+        }
         None => read(path),
     }
 }

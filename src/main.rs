@@ -30,7 +30,8 @@ use clap::Parser;
 fn main() -> ExitCode {
     crash::install_hook();
     let arguments = args::Cli::parse();
-    match commands::dispatch(arguments.command) {
+    let begun = commands::begin(&arguments.output);
+    match begun.and_then(|()| commands::dispatch(arguments.command)) {
         Ok(status) => status.into(),
         Err(problem) => {
             problem.report();

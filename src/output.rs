@@ -6,7 +6,52 @@
 //! but our own colours, and untrusted text goes through [`printable`] before it is combined with ours.
 
 use std::borrow::Cow;
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use chrono::Local;
+
+/// What the command line says of all output.
+#[derive(Default)]
+pub struct Settings {
+    /// None where the streams decide.
+    pub colours: Option<bool>,
+    pub quiet: bool,
+    pub verbose: bool,
+    pub log: Option<LogFile>,
+}
+
+/// The file that gets what goes to standard error, too: each text with its time, without colours.
+pub struct LogFile(Mutex<File>);
+
+impl LogFile {
+    /// What is there already stays.
+    pub fn append(path: &Path) -> io::Result<LogFile> {
+        Ok(LogFile(Mutex::new(File::options().create(true).append(true).open(path)?)))
+    }
+}
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+fn settings() -> &'static Settings {
+    SETTINGS.get_or_init(Settings::default)
+}
+
+/// Holds from now on; the first call counts.
+pub fn configure(settings: Settings) {
+    // Before the first output nobody has asked for them.
+    let _ = SETTINGS.set(settings);
+}
+
+pub fn is_quiet() -> bool {
+    settings().quiet
+}
+
+pub fn has_log_file() -> bool {
+    settings().log.is_some()
+}
 
 /// Writes to standard output.
 pub fn result(text: &str) {
@@ -20,12 +65,72 @@ pub fn verbatim(text: &str) {
     let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
 }
 
-/// Writes to standard error.
+/// Writes to standard error, and to the log file where there is one.
 pub fn error(text: &str) {
+    to_stderr(text);
+    to_log_file(text);
+}
+
+/// The same for what tells how things go: nothing that a quiet command says.
+pub fn note(text: &str) {
+    if !is_quiet() {
+        to_stderr(text);
+    }
+    to_log_file(text);
+}
+
+/// What only somebody who looks closely wants to know.
+pub fn detail(text: &str) {
+    if settings().verbose {
+        error(text);
+    }
+}
+
+/// A line of a log, which has its time on standard error as well. `note` says whether a quiet command leaves
+/// it out.
+pub fn log_line(text: &str, note: bool) {
+    if !(note && is_quiet()) {
+        to_stderr(&format!("{} {}\n", stamp(), text.trim_end()));
+    }
+    to_log_file(text);
+}
+
+fn to_stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(safe(text, Style::of_stderr()).as_bytes());
 }
 
-/// Terminal styles, or plain text where the stream is no terminal or `NO_COLOR` asks for it.
+/// Writes to the log file alone.
+pub fn to_log_file(text: &str) {
+    let Some(LogFile(file)) = &settings().log else { return };
+    let text = without_colours(text);
+    if !text.trim().is_empty() {
+        let line = format!("{} {}\n", stamp(), safe(text.trim_end(), Style { terminal: false }));
+        // A full disk must not end what is logged.
+        let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+    }
+}
+
+/// `2026-11-23 14:57:50`, where the reader is.
+fn stamp() -> String {
+    Local::now().format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn without_colours(text: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(c) = rest.chars().next() {
+        match colour(rest) {
+            0 => {
+                out.push(c);
+                rest = &rest[c.len_utf8()..];
+            }
+            skipped => rest = &rest[skipped..],
+        }
+    }
+    out
+}
+
+/// Terminal styles, or plain text: as `--color` says, else where the stream is no terminal or `NO_COLOR` asks
+/// for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     pub terminal: bool,
@@ -36,11 +141,11 @@ impl Style {
     pub const PLAIN: Style = Style { terminal: false };
 
     pub fn of_stdout() -> Style {
-        Style { terminal: std::io::stdout().is_terminal() && styled() }
+        Style { terminal: styled(std::io::stdout().is_terminal()) }
     }
 
     pub fn of_stderr() -> Style {
-        Style { terminal: std::io::stderr().is_terminal() && styled() }
+        Style { terminal: styled(std::io::stderr().is_terminal()) }
     }
 
     pub fn bold(self, text: &str) -> String {
@@ -72,10 +177,11 @@ impl Style {
     }
 }
 
-fn styled() -> bool {
+fn styled(terminal: bool) -> bool {
     // https://no-color.org: any value but the empty one.
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !plain && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
+    let plain = || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    settings().colours.unwrap_or_else(|| terminal && !plain() && !dumb())
 }
 
 /// `first` before the first line of `text`, `rest` before the others; ends with a newline.
@@ -252,6 +358,14 @@ mod tests {
         ] {
             assert!(!safe(&format!("a{bad}"), style).contains(['\u{1b}', '\u{7}']), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_log_file_has_no_colours() {
+        let style = Style { terminal: true };
+        let text = format!("{}: x {}", style.red("error"), style.bold("é"));
+        assert_eq!(without_colours(&text), "error: x é");
+        assert_eq!(without_colours(HOSTILE), HOSTILE);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use mopd_store::files::remove_unfinished;
 use crate::output::printable;
 use crate::problem::Problem;
 
-const LOCK: &str = ".lock";
+/// In the folder of results.
+pub const LOCK: &str = ".lock";
 
 /// The right to write to a folder of results; let go of when dropped.
 pub struct RunLock {

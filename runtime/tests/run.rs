@@ -6,7 +6,7 @@ use std::fs;
 use std::io::BufRead;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Column, ColumnValues, Event, FailureKind, Job, SampleJob};
+use mopd_compiler::plan::events::{Column, ColumnValues, Event, FailureKind, Job, SampleJob, SamplePrompt};
 use mopd_compiler::plan::*;
 use mopd_runtime::report::read::columns;
 use support::*;
@@ -652,10 +652,13 @@ fn a_checkpoint_answers_a_prompt() {
     assert_eq!(run(&job(&fine_tuning(3, nll()).plan, folder.path(), "out")).1, 0);
     let checkpoint = folder.path().join("out/models/start-seed1").to_str().unwrap().to_owned();
     let sample = |checkpoint: &str, max_tokens| {
-        let (checkpoint, prompt) = (checkpoint.to_owned(), "copy ab=".to_owned());
+        let prompt = |text: &str| SamplePrompt::Prompt(text.to_owned());
+        let (checkpoint, prompts) = (checkpoint.to_owned(), vec![prompt("copy ab="), prompt("copy ba=")]);
         finish(start(&Job::Sample(SampleJob {
             checkpoint,
-            prompt,
+            prompts,
+            chat: false,
+            system: None,
             n: 3,
             temperature: 1.0,
             max_tokens,
@@ -664,8 +667,13 @@ fn a_checkpoint_answers_a_prompt() {
     };
     let (events, code) = sample(&checkpoint, Some(5));
     assert_eq!(code, 0);
-    assert_eq!(events.iter().filter(|event| matches!(event, Event::Sample { tokens: 1..=5, .. })).count(), 3);
-    assert_eq!(sample(&checkpoint, Some(5)).0[1..4], events[1..4]);
+    let of = |place: u32| {
+        let own =
+            |event: &&Event| matches!(event, Event::Sample { tokens: 1..=5, prompt, .. } if *prompt == place);
+        events.iter().filter(own).count()
+    };
+    assert_eq!((of(0), of(1)), (3, 3));
+    assert_eq!(sample(&checkpoint, Some(5)).0[1..7], events[1..7]);
     assert_eq!(sample(&checkpoint, None).1, 0, "without a limit, what the context leaves is taken");
 
     let (events, code) = sample(&checkpoint, Some(100));

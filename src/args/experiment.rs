@@ -21,7 +21,7 @@ pub struct NewArgs {
                         a.mopd\n  mopd check --format json a.mopd | jq '.[].code'"
 )]
 pub struct CheckArgs {
-    /// Experiments, or modules that experiments use
+    /// Experiments, or modules that experiments use; `-` for standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// `short` is one line per diagnostic; `json` counts lines and UTF-16 columns from 0, as editors do

@@ -3,8 +3,10 @@
 mod bench;
 mod experiment;
 mod run;
+mod shell;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mopd_compiler::plan::events::Predict;
@@ -12,6 +14,7 @@ use mopd_compiler::plan::events::Predict;
 pub use self::bench::*;
 pub use self::experiment::*;
 pub use self::run::*;
+pub use self::shell::*;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,6 +34,33 @@ or a file can't be read;
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Colours; `auto` is those of a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Say on standard error only what is wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Also say which programs, folders and results of the store are used
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Append what goes to standard error to this file, too, each line with its time
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,11 +73,13 @@ pub enum Command {
     Run(RunArgs),
     Watch(WatchArgs),
     Report(ReportArgs),
+    Ls(LsArgs),
     Compare(CompareArgs),
     Delta(DeltaArgs),
     Export(ExportArgs),
     Explain(ExplainArgs),
     Sample(SampleArgs),
+    Eval(EvalArgs),
     Setup(SetupArgs),
     Doctor(DoctorArgs),
     Lsp(LspArgs),
@@ -55,6 +87,8 @@ pub enum Command {
     Expr(ExprArgs),
     Try(TryArgs),
     Cache(CacheArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
     /// Any other word: a command that is not supported yet, or unknown.
     #[command(external_subcommand)]
     Other(Vec<OsString>),

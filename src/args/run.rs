@@ -21,7 +21,7 @@ The folder for results holds results.json (the tables), metrics.parquet (every s
                         a stage that was cut
 off goes on from its last checkpoint, and ends with the same bits.")]
 pub struct RunArgs {
-    /// The experiment, a .mopd file
+    /// The experiment, a .mopd file; `-` for standard input, whose data lies in the working folder
     pub file: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
@@ -35,6 +35,10 @@ pub struct RunArgs {
     /// several times
     #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
     pub from: Vec<String>,
+    /// Check what can be checked without the worker, say what would run and where the results would go, and
+    /// change nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Resume from what is kept. A run always does; with this option it reports if nothing is kept
     #[arg(long, conflicts_with_all = ["fresh", "from"])]
     pub resume: bool,
@@ -169,6 +173,22 @@ pub struct ReportArgs {
     pub out: Option<PathBuf>,
 }
 
+/// List runs: folder, state, when, and how long
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd ls
+  mopd ls experiments/*/runs
+  mopd ls --format json | jq 'select(.state == \"unfinished\").folder'")]
+pub struct LsArgs {
+    /// Folders with runs in them, or below
+    #[arg(value_name = "DIR", default_value = "runs")]
+    pub folders: Vec<PathBuf>,
+    /// `json` is one object per line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
 /// Compare runs: differences in meaning, and differences in results with their intervals
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -247,15 +267,85 @@ pub struct ExportArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Sample completions of a prompt from a checkpoint
+/// Evaluate models on files of prompts: the table of a `compare`, without an experiment
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  mopd sample runs/quickstart/models/student-seed1 --prompt 'sort dacb='")]
+#[command(after_help = "\
+Examples:
+  mopd eval runs/quickstart/models/student-seed1 --on sort.test.jsonl --reward exact_match --max-tokens 16
+  mopd eval models/base models/tuned --on gsm8k.jsonl --reward 'numeric' --chat --samples 8 --metric 'pass_at(8)'
+  mopd eval models/tuned --on held.jsonl --reward 'python(\"judge.py:score\")' --max-tokens 256
+
+Paths are relative to the folder where the command runs. Completions are computed once and kept in .mopd/store, as \
+                        those of a run.")]
+pub struct EvalArgs {
+    /// Folders under models/ of a run, or what `hf(...)` takes: a folder as `save_pretrained` writes it, a
+    /// name on the hub
+    #[arg(required = true, value_name = "CHECKPOINT")]
+    pub checkpoints: Vec<String>,
+    /// JSON lines with prompts, a column of the table each
+    #[arg(long, required = true, value_name = "FILE")]
+    pub on: Vec<String>,
+    /// How a completion is judged, as an experiment has it: `exact_match`, `numeric`,
+    /// `python("judge.py:score")`
+    #[arg(long, value_name = "REWARD")]
+    pub reward: String,
+    /// Completions of each prompt
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: u32,
+    /// 0 is greedy decoding [default: 0 with one sample, 1 with several]
+    #[arg(long, value_parser = temperature)]
+    pub temperature: Option<f64>,
+    /// Longest completion, in tokens
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+    /// A further number of the table, as an experiment has it: `pass_at(8)`, `length`, `distinct`
+    #[arg(long, value_name = "METRIC")]
+    pub metric: Vec<String>,
+    /// Put prompts as the model's chat template puts what a user says
+    #[arg(long)]
+    pub chat: bool,
+    /// The system's message
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Of the random numbers
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Folder for results: results.json, rewards.parquet
+    #[arg(long, value_name = "DIR", default_value = "runs/eval")]
+    pub out: String,
+    /// `json` writes the worker's events to standard output, one per line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// Sample completions of prompts from a checkpoint
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd sample runs/quickstart/models/student-seed1 --prompt 'sort dacb='
+  mopd sample models/Qwen3-0.6B --chat --system 'Answer with one number.' --prompt '17 + 25?'
+  mopd sample models/Qwen3-0.6B --chat --prompt - < question.txt
+  mopd sample runs/a/models/student-seed1 --prompts test.jsonl --format json > completions.jsonl
+
+A line of FILE is an object with `prompt`, or in a chat with `messages`; other fields are left alone. What is drawn \
+                        for a prompt
+depends on its text and the seed, not on the others.")]
 pub struct SampleArgs {
-    /// A folder under models/ of a run
+    /// A folder under models/ of a run, or one as `save_pretrained` writes it
     pub checkpoint: PathBuf,
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
-    /// Number of completions
+    /// The prompt; `-` for all of standard input
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]
+    pub prompt: Option<String>,
+    /// JSON lines with a prompt each; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Put prompts as the model's chat template puts what a user says
+    #[arg(long)]
+    pub chat: bool,
+    /// The system's message, before prompts that have none
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+    /// Number of completions of each prompt
     #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub n: u32,
     /// 0 is greedy decoding

@@ -65,7 +65,7 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
         return Ok(Status::Good);
     }
     if items.is_empty() {
-        output::error("the store is empty\n");
+        output::note("the store is empty\n");
         return Ok(Status::Good);
     }
     output::result(&format!("{}\n", grid(&items, now)));
@@ -77,7 +77,7 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
         bytes(total(|_| true)),
         bytes(total(|item| item.needed_by.is_empty()))
     );
-    output::error(&summary);
+    output::note(&summary);
     Ok(Status::Good)
 }
 

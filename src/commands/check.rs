@@ -81,7 +81,7 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
             ));
             status = if status == Status::Good { Status::Wrong } else { status };
         } else if diagnostics.is_empty() && arguments.format == CheckFormat::Human {
-            output::error(&clean(&analysis, plan.is_some(), Style::of_stderr()));
+            output::note(&clean(&analysis, plan.is_some(), Style::of_stderr()));
         }
         all.extend(analysis.diagnostics);
     }
@@ -105,6 +105,10 @@ fn fix(path: &Path) -> Result<(), Problem> {
     if host::is_standard(path) {
         return Ok(());
     }
+    if host::is_standard_input(path) {
+        let message = "`--fix` changes files in place, and standard input is none";
+        return Err(Problem::usage("mixed-input", message).help("leave `--fix` out, or name the file"));
+    }
     let text = host::read_text(path)?;
     let mut failed = None;
     let fixed = apply_certain(&text, FileId(0), |text| match host::analyse_text(path, text) {
@@ -119,7 +123,7 @@ fn fix(path: &Path) -> Result<(), Problem> {
     }
     if let Some((fixed, count)) = fixed {
         host::replace(path, &fixed)?;
-        output::error(&format!(
+        output::note(&format!(
             "{}: {}: {}\n",
             Style::of_stderr().green("fixed"),
             path.display(),

@@ -1,6 +1,5 @@
 //! `mopd fmt`: the canonical style, in place.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mopd_lang::fmt::{self, Formatted};
@@ -13,7 +12,7 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 pub fn fmt(arguments: &FmtArgs) -> Result<Status, Problem> {
-    if arguments.paths.iter().any(|path| path == Path::new("-")) {
+    if arguments.paths.iter().any(|path| host::is_standard_input(path)) {
         if arguments.paths.len() > 1 {
             return Err(Problem::usage(
                 "mixed-input",
@@ -45,12 +44,7 @@ pub fn fmt(arguments: &FmtArgs) -> Result<Status, Problem> {
 }
 
 fn standard_input(check: bool) -> Result<Status, Problem> {
-    let mut bytes = Vec::new();
-    let read = std::io::stdin().lock().read_to_end(&mut bytes);
-    read.map_err(|error| {
-        Problem::usage("unreadable-file", format!("can't read standard input: {}", reason(&error)))
-    })?;
-    let text = host::decode("standard input", bytes)?;
+    let text = host::standard_input()?;
     let formatted = fmt::format(&text);
     let changed = formatted.text != text;
     match check {

@@ -6,13 +6,18 @@ mod bench;
 mod cache;
 mod check;
 mod compare;
+mod completions;
 mod delta;
 mod doctor;
+mod dry_run;
+mod eval;
 mod explain;
 mod export;
 mod expr;
 mod files;
 mod fmt;
+mod ls;
+mod man;
 mod new;
 mod plan;
 mod report;
@@ -33,19 +38,61 @@ use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, nearest};
 use mopd_lang::source::{FileId, Sources, Span};
 
-use crate::args::Command;
+use crate::args::{Color, Command, OutputArgs};
 use crate::host;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] = &[
-    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "delta", "export",
-    "explain", "sample", "setup", "doctor", "lsp", "bench", "expr", "try", "cache", "help",
+    "new",
+    "check",
+    "fmt",
+    "plan",
+    "audit",
+    "run",
+    "watch",
+    "report",
+    "ls",
+    "compare",
+    "delta",
+    "export",
+    "explain",
+    "sample",
+    "eval",
+    "setup",
+    "doctor",
+    "lsp",
+    "bench",
+    "expr",
+    "try",
+    "cache",
+    "completions",
+    "man",
+    "help",
 ];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["eval", "serve"];
+const LATER: &[&str] = &["serve"];
+
+/// What the command line says of output holds from now on.
+///
+/// # Errors
+/// A log file that can't be written to.
+pub fn begin(arguments: &OutputArgs) -> Result<(), Problem> {
+    let log = arguments
+        .log_file
+        .as_deref()
+        .map(|path| output::LogFile::append(path).map_err(|error| Problem::unwritten(path, &error)));
+    let colours = match arguments.color {
+        Color::Auto => None,
+        Color::Always => Some(true),
+        Color::Never => Some(false),
+    };
+    let (quiet, verbose) = (arguments.quiet, arguments.verbose);
+    output::configure(output::Settings { colours, quiet, verbose, log: log.transpose()? });
+    Ok(())
+}
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -58,10 +105,12 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Export(arguments) => export::export(&arguments),
+        Command::Ls(arguments) => ls::ls(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Delta(arguments) => delta::delta(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
+        Command::Eval(arguments) => eval::eval(&arguments),
         Command::Setup(_) => setup::setup(),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Lsp(_) => crate::lsp::serve(),
@@ -69,6 +118,8 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Expr(arguments) => expr::expr(&arguments),
         Command::Try(arguments) => trial::trial(&arguments),
         Command::Cache(arguments) => cache::cache(&arguments),
+        Command::Completions(arguments) => completions::completions(&arguments),
+        Command::Man(arguments) => man::man(&arguments),
         Command::Other(words) => Err(other(&words)),
     }
 }

@@ -24,7 +24,7 @@ pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
         write(&folder.join(path), &text)?;
     }
     let file = folder.join(format!("{name}.mopd"));
-    output::error(&format!("made {}; run it with\n\n", folder.display()));
+    output::note(&format!("made {}; run it with\n\n", folder.display()));
     output::result(&format!("mopd run {}\n", file.display()));
     Ok(Status::Good)
 }

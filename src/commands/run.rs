@@ -40,8 +40,8 @@ pub fn run(arguments: &RunArgs) -> Result<Status, Problem> {
 /// What `--tensorboard` leaves beside the results of a run that is finished.
 pub fn event_files(out: &Path) -> Result<(), Problem> {
     match export::event_files(out, None)? {
-        Some(folder) => output::error(&format!("event files in {}\n", folder.display())),
-        None => output::error("no event files: nothing is trained here\n"),
+        Some(folder) => output::note(&format!("event files in {}\n", folder.display())),
+        None => output::note("no event files: nothing is trained here\n"),
     }
     Ok(())
 }
@@ -49,6 +49,7 @@ pub fn event_files(out: &Path) -> Result<(), Problem> {
 /// Runs one plan. `table` says whether its tables are printed.
 pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) -> Result<Status, Problem> {
     let from = stages_named(&arguments.from, compiled)?;
+    details(compiled, out);
     provenance(out, compiled)?;
     let job = Job::Run(Box::new(RunJob {
         fresh: arguments.fresh,
@@ -66,10 +67,10 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
     let printer = progress.printer();
     let worker = {
         let printer = printer.clone();
-        Worker::start(&job, move |line| printer.say(&format!("{}\n", output::printable(line))))?
+        Worker::start(&job, move |line| printer.warn(&format!("{}\n", output::printable(line))))?
     };
     let interrupts = Interrupts::handled();
-    let forwarding = interrupts.forward_to(&worker, move |text| printer.say(text));
+    let forwarding = interrupts.forward_to(&worker, move |text| printer.warn(text));
     let ending = follow(worker, &mut progress, arguments.format);
     drop(forwarding);
     progress.close();
@@ -120,6 +121,18 @@ pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
     })
 }
 
+/// What `--verbose` says of a run before it begins.
+fn details(compiled: &Compiled, out: &Path) {
+    for (_, file) in compiled.sources.files() {
+        output::detail(&format!("read {}\n", file.path));
+    }
+    let plan = &compiled.plan;
+    output::detail(&format!("plan {}, results in {}, store {STORE}\n", plan.hash, out.display()));
+    for (model, facts) in plan.experiment.models.iter().zip(&plan.stages) {
+        output::detail(&format!("{}: key {}\n", model.name, facts.key));
+    }
+}
+
 /// Reads the worker to its end. Returns the event that closes the job, if there was one.
 fn follow(
     mut worker: Worker,
@@ -143,7 +156,7 @@ fn follow(
                     last = Some(event);
                 }
             }
-            Some(WorkerMessage::Text(text)) => progress.printer().say(&format!("{text}\n")),
+            Some(WorkerMessage::Text(text)) => progress.printer().warn(&format!("{text}\n")),
         }
         Ok(())
     })?;
@@ -176,7 +189,7 @@ pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
 }
 
 /// The stages that `--from` names. A sweep's name stands for all of its members.
-fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, Problem> {
+pub fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, Problem> {
     let names: Vec<&str> = compiled.plan.experiment.models.iter().map(|model| model.name.as_str()).collect();
     let sweep = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
     let mut found = Vec::new();
@@ -289,8 +302,8 @@ fn finish(
     if table {
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }
-    output::error(&table::stages(&results.stages));
-    output::error(&format!(
+    output::note(&table::stages(&results.stages));
+    output::note(&format!(
         "{}, results in {}\n",
         table::whole(&results, seconds, peak_memory),
         out.display()

@@ -14,11 +14,12 @@ use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
 use super::run::{event_files, one, out_folder, results};
-use super::{Compiled, archive, plan_to_run};
+use super::{Compiled, archive, dry_run, plan_to_run};
 use crate::args::{Format, RunArgs};
-use crate::host;
+use crate::host::{self, as_text};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
+use crate::progress::utc;
 use crate::render;
 use crate::run_lock::RunLock;
 use crate::table;
@@ -240,6 +241,9 @@ fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
 pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
     Interrupts::handled();
     let folder = sweep.folder(arguments.out.as_deref());
+    if arguments.dry_run {
+        return dry_run::dry_run(arguments, sweep, &folder);
+    }
     worker::find()?;
     let lock = RunLock::take(&folder)?;
     sweep.make_room(&folder)?;
@@ -250,7 +254,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
             continue;
         };
         match (sweep.announcement(index, arguments.format), arguments.format) {
-            (Some(text), Format::Human) => output::error(&text),
+            (Some(text), Format::Human) => output::note(&text),
             (Some(text), Format::Json) => output::result(&text),
             (None, _) => {}
         }
@@ -283,12 +287,21 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
             Status::Wrong | Status::Usage => ended.push(None),
         }
     }
+    let mut left = ended.iter().any(Option::is_some);
     if sweep.is_swept() {
         let together = sweep.together(&folder, &ended)?;
+        left = together.results.is_some();
         if let (Some(results), Format::Human) = (&together.results, arguments.format) {
             output::result(&sweep.table(results, Style::of_stdout()));
         }
-        output::error(&together.text(&folder));
+        let say = if together.failed.is_empty() { output::note } else { output::error };
+        say(&together.text(&folder));
+    }
+    if left && arguments.format == Format::Json {
+        output::result(&format!(
+            "{}\n",
+            json!({ "event": "results", "out": as_text(&folder)?, "time": utc() })
+        ));
     }
     Ok(if ended.iter().any(Option::is_none) { Status::Wrong } else { status })
 }

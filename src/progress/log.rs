@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Local, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use mopd_compiler::plan::events::Event;
 
 use super::StageBar;
@@ -126,11 +126,6 @@ impl StageBar {
         }
         words
     }
-}
-
-/// `2026-11-23 14:57:50`, where the reader is.
-pub fn stamp() -> String {
-    Local::now().format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// `2026-11-23T14:57:50.125Z`

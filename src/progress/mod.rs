@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mopd_compiler::plan::events::Event;
 
 pub use self::log::utc;
-use self::log::{Counts, Log, stamp};
+use self::log::{Counts, Log};
 use crate::figures;
 use crate::output::{self, Style};
 use crate::worker::killed::ActiveStage;
@@ -30,7 +30,9 @@ pub struct RunProgress {
     /// away while others are drawn leaves stale lines on the screen.
     screen: ProgressBar,
     style: Style,
-    /// Where standard error is no terminal.
+    /// Whether it is drawn. Where standard error is no terminal, it is told by lines.
+    drawn: bool,
+    /// What is told by lines: there, and in a log file.
     log: Option<Log>,
     /// More than one seed: stages are told apart by theirs.
     seeds: bool,
@@ -67,16 +69,26 @@ struct StageBar {
 #[derive(Clone)]
 pub struct ProgressPrinter {
     screen: ProgressBar,
-    logged: bool,
+    drawn: bool,
 }
 
 impl ProgressPrinter {
     pub fn say(&self, text: &str) {
-        if self.logged {
-            output::error(&format!("{} {}\n", stamp(), text.trim_end()));
-        } else {
+        self.line(text, true);
+    }
+
+    /// The same for what a quiet command says as well.
+    pub fn warn(&self, text: &str) {
+        self.line(text, false);
+    }
+
+    fn line(&self, text: &str, note: bool) {
+        if self.drawn {
             // Printed by whoever draws: it knows where its lines stand.
             self.screen.println(output::safe(text.trim_end(), Style::of_stderr()));
+            output::to_log_file(text);
+        } else {
+            output::log_line(text, note);
         }
     }
 }
@@ -84,14 +96,15 @@ impl ProgressPrinter {
 impl RunProgress {
     /// `log_every` are the seconds between the lines of a log.
     pub fn new(seeds: bool, resumes: bool, log_every: f64) -> RunProgress {
-        let log = (!std::io::stderr().is_terminal()).then(|| Log::every(log_every));
-        let target =
-            if log.is_none() { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+        let drawn = std::io::stderr().is_terminal() && !output::is_quiet();
+        let log = (!drawn || output::has_log_file()).then(|| Log::every(log_every));
+        let target = if drawn { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let screen = ProgressBar::with_draw_target(None, target);
         screen.set_style(ProgressStyle::with_template("{msg}").expect("a constant template"));
         RunProgress {
             screen,
             style: Style::of_stderr(),
+            drawn,
             log,
             seeds,
             resumes,
@@ -107,7 +120,7 @@ impl RunProgress {
     }
 
     pub fn printer(&self) -> ProgressPrinter {
-        ProgressPrinter { screen: self.screen.clone(), logged: self.log.is_some() }
+        ProgressPrinter { screen: self.screen.clone(), drawn: self.drawn }
     }
 
     /// Takes note of an event. Those that end a job are the caller's.
@@ -176,7 +189,7 @@ impl RunProgress {
             }
             Event::Warning { message } => {
                 let head = self.style.yellow("warning");
-                self.printer().say(&output::hanging(
+                self.printer().warn(&output::hanging(
                     &format!("{head}: "),
                     "         ",
                     &output::printable(message),
@@ -203,32 +216,32 @@ impl RunProgress {
         let line =
             self.log.as_mut().and_then(|log| log.line(event, |stage, seed| name(stage, seed, seeds), counts));
         if let Some(line) = line {
-            self.printer().say(&output::printable(&line));
+            self.logged(&line);
         }
         self.tick();
     }
 
     /// Says or draws how far the run is, where it is time for that.
     pub fn tick(&mut self) {
-        let counts = self.counts();
-        let Some(log) = &mut self.log else {
-            if self.tasks > 0 {
-                let screen = self.screen();
-                self.screen.set_message(output::safe(&screen, self.style).into_owned());
-            }
-            return;
-        };
-        if !log.due() {
-            return;
+        if self.drawn && self.tasks > 0 {
+            let screen = self.screen();
+            self.screen.set_message(output::safe(&screen, self.style).into_owned());
         }
-        let between = log.between(counts);
-        let printer = self.printer();
+        let counts = self.counts();
+        let due = self.log.as_mut().and_then(|log| log.due().then_some(log));
+        let Some(between) = due.map(|log| log.between(counts)) else { return };
         if self.stages.is_empty() {
-            printer.say(&between);
+            self.logged(&between);
         }
         for (name, stage) in self.in_order() {
-            printer.say(&output::printable(&stage.words(&name)));
+            self.logged(&stage.words(&name));
         }
+    }
+
+    /// A line of the log: on the screen that nothing is drawn on, and in a file.
+    fn logged(&self, line: &str) {
+        let line = output::printable(line);
+        if self.drawn { output::to_log_file(&line) } else { self.printer().say(&line) }
     }
 
     fn counts(&self) -> Counts {
@@ -281,8 +294,10 @@ impl RunProgress {
     /// Replaces a stage's bar by a line that stays.
     fn settle(&mut self, stage: &str, seed: u64, what: &str) {
         self.stages.remove(&(stage.to_owned(), seed));
-        if self.log.is_none() {
-            self.printer().say(&format!("{:>24} {what}", self.name(stage, seed)));
+        if self.drawn {
+            // The log has lines of its own for that.
+            let line = format!("{:>24} {what}", self.name(stage, seed));
+            self.screen.println(output::safe(&line, self.style));
         }
     }
 

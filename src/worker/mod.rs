@@ -103,9 +103,11 @@ impl Worker {
         let failed = |what: &str, error: std::io::Error| {
             Problem::run("worker-failed", format!("{} {what}: {}", path.display(), reason(&error)))
         };
+        output::detail(&format!("worker {}\n", path.display()));
         let mut command = Command::new(&path);
         if let Some(libtorch) = libtorch::find()?.libtorch {
             let before = std::env::var_os(LIBRARY_PATH);
+            output::detail(&format!("libtorch {} ({})\n", libtorch.folder.display(), libtorch.source.text()));
             if let Some(searched) = libtorch.library_path(before.as_deref()) {
                 command.env(LIBRARY_PATH, searched).env(CALLERS_LIBRARY_PATH, before.unwrap_or_default());
             }

@@ -49,6 +49,13 @@ impl Lock {
         attempt().map_err(|source| WriteError { path: path.to_owned(), source })
     }
 
+    /// Whether another process, or another thread, has the lock that the file at this path is. Takes nothing
+    /// and makes no file.
+    pub fn is_held(path: &Path) -> bool {
+        let taken = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        File::open(path).is_ok_and(taken)
+    }
+
     /// Whether the file is still the one at its path: a folder may be deleted under a lock.
     pub fn in_place(&self) -> io::Result<bool> {
         match fs::metadata(&self.path) {

@@ -113,12 +113,27 @@ pub struct Fork {
 pub struct SampleJob {
     /// A model's folder.
     pub checkpoint: String,
-    pub prompt: String,
+    pub prompts: Vec<SamplePrompt>,
+    /// Whether the model's chat template writes the prompts.
+    pub chat: bool,
+    /// In a chat, the system's message before a prompt that has none.
+    pub system: Option<String>,
+    /// Completions of each prompt.
     pub n: u32,
     pub temperature: f64,
     /// What the context leaves, where absent.
     pub max_tokens: Option<u32>,
     pub seed: u64,
+}
+
+/// What a model is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplePrompt {
+    /// In a chat, what the user says.
+    Prompt(String),
+    /// A list of messages, for a chat.
+    Messages(serde_json::Value),
 }
 
 /// Read Parquet files.
@@ -287,6 +302,8 @@ pub enum Event {
     },
     /// One completion of a [`SampleJob`].
     Sample {
+        /// The place of its prompt.
+        prompt: u32,
         text: String,
         tokens: u32,
         finished: bool,

@@ -68,6 +68,10 @@ enum WatchEvent {
 }
 
 pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
+    if host::is_standard_input(&arguments.file) {
+        let message = "`watch` waits for saves of a file, and standard input is none";
+        return Err(Problem::usage("mixed-input", message).help("name the file"));
+    }
     host::read(&arguments.file)?;
     if !arguments.check {
         worker::find()?;

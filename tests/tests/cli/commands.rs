@@ -210,10 +210,10 @@ fn a_checkpoint_is_tried() {
     let place = Place::with(&[("m/model.safetensors", ""), ("m/config.json", "{}")]);
     place.worker(
         r#"
-assert job == {"job": "sample", "checkpoint": "m", "prompt": "sort ba=", "n": 2, "temperature": 0.5, "max_tokens": 9, "seed": 3}, job
+assert job == {"job": "sample", "checkpoint": "m", "prompts": [{"prompt": "sort ba="}], "chat": False, "system": None, "n": 2, "temperature": 0.5, "max_tokens": 9, "seed": 3}, job
 ready()
-say("sample", text="ab", tokens=3, finished=True, logp=-0.25)
-say("sample", text="b\u001b[2Ja", tokens=9, finished=False, logp=-4.0)
+say("sample", prompt=0, text="ab", tokens=3, finished=True, logp=-0.25)
+say("sample", prompt=0, text="b\u001b[2Ja", tokens=9, finished=False, logp=-4.0)
 say("finished", seconds=0.1, peak_memory=1)
 "#,
     );
@@ -240,6 +240,55 @@ say("finished", seconds=0.1, peak_memory=1)
     let list = place.mopd_with_worker(&[&arguments[..], &["--format", "json"]].concat()).is(0, &[]).json();
     assert_eq!(list[0], serde_json::json!({"text": "ab", "tokens": 3, "finished": true, "logp": -0.25}));
     assert_eq!(list[1]["text"], "b\u{1b}[2Ja");
+}
+
+#[test]
+fn prompts_come_from_files_and_pipes() {
+    let place = Place::with(&[("m/model.safetensors", ""), ("m/config.json", "{}")]);
+    place.worker(
+        r#"
+json.dump(job, open("job.json", "w"))
+ready()
+for place in range(len(job["prompts"])):
+    for sample in range(job["n"]):
+        say("sample", prompt=place, text="x" * (1 + sample), tokens=1 + sample, finished=True, logp=-0.5)
+say("finished", seconds=0.1, peak_memory=1)
+"#,
+    );
+    let job = || -> serde_json::Value { serde_json::from_str(&place.read("job.json")).expect("a job") };
+    place.write(
+        "p.jsonl",
+        "{\"prompt\": \"a\", \"answer\": 1}\n\n{\"messages\": [{\"role\": \"user\", \"content\": \"b\"}]}\n",
+    );
+    let arguments = ["sample", "m", "--chat", "--system", "Be short.", "--prompts", "p.jsonl", "-n", "2"];
+    let said = place.mopd_with_worker(&arguments).is(0, &[]).out;
+    let prompts = serde_json::json!([{"prompt": "a"}, {"messages": [{"role": "user", "content": "b"}]}]);
+    assert_eq!(
+        (&job()["prompts"], &job()["chat"], &job()["system"]),
+        (&prompts, &true.into(), &"Be short.".into())
+    );
+    assert!(said.starts_with("a\n  1  x  (1 token, log-probability -0.50)\n  2  xx  (2 tokens"), "{said}");
+    let lines = place.mopd_with_worker(&[&arguments[..], &["--format", "json"]].concat()).is(0, &[]).out;
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(
+        (&lines[0]["prompt"], &lines[1]["messages"]),
+        (&prompts[0]["prompt"], &prompts[1]["messages"])
+    );
+    assert_eq!(lines[1]["completions"][1]["text"], "xx");
+
+    let mut piped = place.with_worker(&["sample", "m", "--prompt", "-"]);
+    piped.stdin(std::fs::File::open(place.path("p.jsonl")).expect("a file"));
+    assert!(piped.output().expect("mopd starts").status.success());
+    assert_eq!(job()["prompts"][0]["prompt"], place.read("p.jsonl").as_str());
+
+    place
+        .mopd(&["sample", "m", "--prompts", "p.jsonl"])
+        .is(2, &["line 3 of p.jsonl has `messages`", "`--chat`"]);
+    place.write("bad.jsonl", "{\"text\": 1}\n");
+    place.mopd(&["sample", "m", "--prompts", "bad.jsonl"]).is(2, &["line 1 of bad.jsonl has no `prompt`"]);
+    place.mopd(&["sample", "m", "--prompt", "a", "--system", "b"]).is(2, &["--chat"]);
+    place.mopd(&["sample", "m"]).is(2, &["--prompt"]);
 }
 
 #[test]
@@ -305,11 +354,14 @@ fn the_book_has_every_option_of_every_command() {
         let name = |word: &str| word.split('[').next().unwrap_or(word).to_owned();
         let mut found: Vec<String> = words.filter(|word| word.starts_with("--")).map(name).collect();
         found.retain(|option| {
-            option.trim_matches('-').len() > 1 && option != "--help" && option != "--version"
+            // Options of all commands have a table of their own.
+            let common = ["--help", "--version", "--color", "--quiet", "--verbose", "--log-file"];
+            option.trim_matches('-').len() > 1 && !common.contains(&option.as_str())
         });
         found
     };
-    let commands = "new check fmt plan audit run watch report compare delta export explain sample setup doctor lsp expr try";
+    let commands = "new check fmt plan audit run watch report ls compare delta export explain sample eval setup doctor lsp expr try \
+                    completions man";
     let benches = ["check", "distill", "divergence", "expr", "watch"].map(|what| vec!["bench", what]);
     let caches = ["list", "verify", "prune"].map(|what| vec!["cache", what]);
     let mut seen = 0;

@@ -8,6 +8,7 @@ mod commands;
 mod format;
 mod run;
 mod setup;
+mod shell;
 mod trial;
 mod usage;
 

@@ -163,7 +163,17 @@ fn events_pass_through() {
     let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
     assert_eq!(
         names,
-        ["ready", "started", "stage_started", "step", "warning", "stage_finished", "stage_kept", "finished"]
+        [
+            "ready",
+            "started",
+            "stage_started",
+            "step",
+            "warning",
+            "stage_finished",
+            "stage_kept",
+            "finished",
+            "results"
+        ]
     );
 }
 

@@ -24,6 +24,8 @@ fn wrong_use_is_status_2() {
     place.mopd(&["run", "--set", "seed", "a.mopd"]).is(2, &["NAME=VALUE"]);
     place.mopd(&["run", "--workers", "0", "a.mopd"]).is(2, &["--workers"]);
     place.mopd(&["sample", "x", "--prompt", "p", "--temperature=-1"]).is(2, &["0 or more"]);
+    place.mopd(&["--quiet", "--verbose", "check", "a.mopd"]).is(2, &["cannot be used with"]);
+    place.mopd(&["--color", "red", "check", "a.mopd"]).is(2, &["auto, always, never"]);
     place.mopd(&["chek", "a.mopd"]).is(2, &["error[unknown-command]", "did you mean `mopd check`?"]);
     place.mopd(&["a.mopd"]).is(2, &["did you mean `mopd run a.mopd`?"]);
 }
@@ -31,7 +33,7 @@ fn wrong_use_is_status_2() {
 #[test]
 fn what_is_not_built_says_so() {
     let place = Place::with(&[("a.mopd", GOOD)]);
-    for command in ["eval", "serve"] {
+    for command in ["serve"] {
         let said = place.mopd(&[command, "--any", "a.mopd"]);
         said.is(2, &[&format!("error[not-supported-yet]: `mopd {command}` is not supported yet")]);
     }

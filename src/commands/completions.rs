@@ -1,0 +1,15 @@
+//! `mopd completions`: what a shell completes of commands and options.
+
+use clap::CommandFactory;
+
+use crate::args::{Cli, CompletionsArgs};
+use crate::output;
+use crate::problem::{Problem, Status};
+
+pub fn completions(arguments: &CompletionsArgs) -> Result<Status, Problem> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "mopd", &mut script);
+    // A shell reads it: as it is.
+    output::verbatim(&String::from_utf8_lossy(&script));
+    Ok(Status::Good)
+}

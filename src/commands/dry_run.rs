@@ -1,0 +1,108 @@
+//! `mopd run --dry-run`: what would run, and where results would go. Nothing is started or written.
+
+use std::path::Path;
+
+use mopd_compiler::plan::Plan;
+use mopd_lang::Analysis;
+use mopd_lang::diag::Code;
+use mopd_store::Lock;
+use serde_json::{Value, json};
+
+use super::run::{STORE, stages_named};
+use super::sweep::{Sweep, SweepRun};
+use crate::args::{Format, RunArgs};
+use crate::host::{self, as_text};
+use crate::libtorch;
+use crate::output::{self, Style, counted};
+use crate::problem::{Problem, Status};
+use crate::render;
+use crate::run_lock::LOCK;
+use crate::worker;
+
+pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Status, Problem> {
+    let worker = worker::find()?;
+    let libtorch = libtorch::find()?.libtorch;
+    for (_, compiled) in sweep.compiled() {
+        stages_named(&arguments.from, compiled)?;
+    }
+    let mut analysis = host::check_file(&arguments.file)?;
+    if !files_are_there(&mut analysis) {
+        return Ok(Status::Wrong);
+    }
+    let left_out = left_out(&analysis);
+    let stages = |plan: &Plan| -> Vec<String> {
+        let names = plan.experiment.models.iter().map(|model| model.name.clone());
+        names.filter(|name| !left_out.contains(name)).collect()
+    };
+    if Lock::is_held(&folder.join(LOCK)) {
+        let message = format!("another run writes to {} now", folder.display());
+        return Err(Problem::usage("folder-in-use", message)
+            .help("wait until it ends, or give this one a folder of its own with `--out DIR`"));
+    }
+    let runs: Vec<(&SweepRun, &Plan)> =
+        sweep.compiled().map(|(member, compiled)| (member, &compiled.plan)).collect();
+    if arguments.format == Format::Json {
+        let of_run = |(member, plan): &(&SweepRun, &Plan)| -> Result<Value, Problem> {
+            let out = as_text(&member.out(folder))?;
+            let (stages, tables) = (stages(plan), &plan.experiment.comparisons);
+            let tables: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+            Ok(
+                json!({ "out": out, "plan": plan.hash, "stages": stages, "seeds": seeds(plan), "tables": tables }),
+            )
+        };
+        let runs: Vec<Value> = runs.iter().map(of_run).collect::<Result<_, _>>()?;
+        let line = json!({ "event": "dry_run", "out": as_text(folder)?, "store": STORE, "runs": runs });
+        output::result(&format!("{line}\n"));
+        return Ok(Status::Good);
+    }
+    for (member, plan) in &runs {
+        let name = if sweep.is_swept() { format!(" [{}]", member.name()) } else { String::new() };
+        let (stages, tables) = (stages(plan), plan.experiment.comparisons.len());
+        output::result(&format!(
+            "{}{name}: {} on {}, {}: {}\n",
+            plan.experiment.name,
+            counted(stages.len(), "model"),
+            counted(seeds(plan) as usize, "seed"),
+            counted(tables, "table"),
+            stages.join(", "),
+        ));
+    }
+    output::result(&format!("results in {}{}\n", folder.display(), what_is_there(folder, &runs)));
+    output::result(&format!("finished stages are taken from {STORE}; none is computed twice\n"));
+    let libtorch = libtorch.map_or_else(String::new, |it| format!(", libtorch {}", it.folder.display()));
+    output::result(&format!("worker {}{libtorch}\n", worker.display()));
+    Ok(Status::Good)
+}
+
+/// Whether the files are there that the experiment names; those that are not are reported.
+fn files_are_there(analysis: &mut Analysis) -> bool {
+    analysis.diagnostics.retain(|diagnostic| diagnostic.code == Code::MissingFile);
+    let style = Style::of_stderr();
+    output::error(&render::human::diagnostics(&analysis.diagnostics, &analysis.sources, style));
+    analysis.diagnostics.is_empty()
+}
+
+/// The names of models that no table and no stage needs.
+fn left_out(analysis: &Analysis) -> Vec<String> {
+    let Some(experiment) = &analysis.experiment else { return Vec::new() };
+    experiment.left_out().into_iter().map(|id| experiment.model(id).name.clone()).collect()
+}
+
+fn seeds(plan: &Plan) -> u32 {
+    plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1)
+}
+
+/// Of the folder for results.
+fn what_is_there(folder: &Path, runs: &[(&SweepRun, &Plan)]) -> String {
+    if !folder.join("results.json").is_file() {
+        return String::new();
+    }
+    let same =
+        matches!(runs, [(_, plan)] if super::ls::plan_of(folder).as_deref() == Some(plan.hash.as_str()));
+    match same {
+        true => ", where those of the same plan are".to_owned(),
+        false => {
+            format!(", where those of another plan are; they move to {}", folder.join("previous").display())
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `mopd ls`: the runs below folders, what state they are in, and how long they took.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_store::{Lock, age};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::args::{Format, LsArgs};
+use crate::figures::duration;
+use crate::host::reason;
+use crate::output::{self, counted, printable};
+use crate::problem::{Problem, Status};
+use crate::run_lock::LOCK;
+
+/// Folders within folders that are looked into.
+const DEEP: usize = 5;
+
+struct Listed {
+    folder: PathBuf,
+    experiment: String,
+    state: State,
+    /// When its results were written; of one without, its plan.
+    when: SystemTime,
+    seconds: Option<f64>,
+    tables: Vec<String>,
+    /// Of a sweep: its runs that ended well, and all.
+    members: Option<(usize, usize)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Finished,
+    /// Interrupted or failed; the same command goes on with it.
+    Unfinished,
+    Running,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::Finished => "finished",
+            State::Unfinished => "unfinished",
+            State::Running => "running",
+        }
+    }
+}
+
+/// What is read of the files of any version.
+#[derive(Deserialize)]
+struct PlanFile {
+    hash: String,
+    experiment: Named,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct ResultsFile {
+    plan: String,
+    experiment: String,
+    #[serde(default)]
+    seconds: Option<f64>,
+    #[serde(default)]
+    tables: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct SweepFile {
+    members: Vec<Member>,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    good: bool,
+}
+
+pub fn ls(arguments: &LsArgs) -> Result<Status, Problem> {
+    let mut runs = Vec::new();
+    for folder in &arguments.folders {
+        visit(folder, 0, &mut runs).map_err(|error| {
+            Problem::usage("no-run", format!("can't read {}: {}", folder.display(), reason(&error)))
+                .help("`mopd run a.mopd` leaves a run, in runs/NAME where it is told nothing else")
+        })?;
+    }
+    runs.sort_by(|one, other| one.folder.cmp(&other.folder));
+    runs.dedup_by(|one, other| one.folder == other.folder);
+    if arguments.format == Format::Json {
+        for run in &runs {
+            let when = DateTime::<Utc>::from(run.when).to_rfc3339_opts(SecondsFormat::Secs, true);
+            let members = run.members.map(|(good, all)| json!({ "good": good, "all": all }));
+            let line = json!({ "folder": run.folder, "experiment": run.experiment, "state": run.state.name(),
+                "time": when, "seconds": run.seconds, "tables": run.tables, "members": members });
+            output::result(&format!("{line}\n"));
+        }
+        return Ok(Status::Good);
+    }
+    if runs.is_empty() {
+        output::note("no runs here\n");
+        return Ok(Status::Good);
+    }
+    output::result(&format!("{}\n", grid(&runs)));
+    Ok(Status::Good)
+}
+
+/// The hash of the plan whose results lie in a folder.
+pub fn plan_of(folder: &Path) -> Option<String> {
+    read::<ResultsFile>(&folder.join("results.json")).map(|results| results.plan)
+}
+
+fn visit(folder: &Path, depth: usize, found: &mut Vec<Listed>) -> std::io::Result<()> {
+    if let Some(run) = run(folder) {
+        // What lies in it is its own: the runs of a sweep, the run before it.
+        found.push(run);
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if depth < DEEP && !hidden && entry.file_type()?.is_dir() {
+            // One that can't be read is not why nothing is said of the others.
+            let _ = visit(&entry.path(), depth + 1, found);
+        }
+    }
+    Ok(())
+}
+
+fn run(folder: &Path) -> Option<Listed> {
+    let plan: Option<PlanFile> = read(&folder.join("plan.json"));
+    let sweep: Option<SweepFile> = read(&folder.join("sweep.json"));
+    if plan.is_none() && sweep.is_none() {
+        return None;
+    }
+    let results: Option<ResultsFile> = read(&folder.join("results.json"));
+    // Those of another plan, which was there before, are not of this run.
+    let results = results.filter(|results| plan.as_ref().is_none_or(|plan| plan.hash == results.plan));
+    let members =
+        sweep.map(|sweep| (sweep.members.iter().filter(|member| member.good).count(), sweep.members.len()));
+    let state = match &results {
+        _ if Lock::is_held(&folder.join(LOCK)) => State::Running,
+        Some(_) if members.is_none_or(|(good, all)| good == all) => State::Finished,
+        _ => State::Unfinished,
+    };
+    let written = |name: &str| std::fs::metadata(folder.join(name)).and_then(|found| found.modified()).ok();
+    let when = results.as_ref().and_then(|_| written("results.json"));
+    let when = when.or_else(|| written("plan.json")).or_else(|| written("sweep.json"))?;
+    let experiment = match (&plan, &results) {
+        (Some(plan), _) => plan.experiment.name.clone(),
+        (None, Some(results)) => results.experiment.clone(),
+        (None, None) => String::new(),
+    };
+    let (seconds, tables) = results.map_or((None, Vec::new()), |results| (results.seconds, results.tables));
+    let tables = tables.into_iter().map(|table| table.name).collect();
+    Some(Listed { folder: folder.to_owned(), experiment, state, when, seconds, tables, members })
+}
+
+/// None also of a file that is not what a run leaves.
+fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn grid(runs: &[Listed]) -> Grid {
+    let now = SystemTime::now();
+    let mut grid = Grid::new();
+    grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    grid.force_no_tty().set_header(["folder", "experiment", "state", "when", "took", "tables"]);
+    for run in runs {
+        let members = run
+            .members
+            .map_or_else(String::new, |(good, all)| format!(", {good} of {}", counted(all, "run")));
+        grid.add_row([
+            printable(&run.folder.display().to_string()),
+            printable(&run.experiment),
+            format!("{}{members}", run.state.name()),
+            format!("{} ago", duration(age(run.when, now).as_secs_f64())),
+            run.seconds.map(duration).unwrap_or_default(),
+            printable(&run.tables.join(", ")),
+        ]);
+    }
+    if let Some(column) = grid.column_mut(4) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    grid
+}
