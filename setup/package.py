@@ -1,4 +1,5 @@
-"""Builds mopd and mopd-worker into a wheel, without libtorch: `package.py FOLDER`, or as the build backend of pyproject.toml.
+"""Builds mopd and mopd-worker into a wheel, with the module `mopd` of Python and without libtorch: `package.py FOLDER`, or as
+the build backend of pyproject.toml.
 
 The programs have no path of this machine in them, and the wheel's tag is the oldest glibc that they run with; both are
 read from the programs themselves. Nothing but Python and what builds mopd is needed.
@@ -100,14 +101,26 @@ def metadata(project, version):
     return head + "\n" + (ROOT / project["readme"]).read_text()
 
 
+def module():
+    """The files of the module, by their place in the wheel."""
+    folder = ROOT / "python"
+    files = sorted(path for path in (folder / "mopd").iterdir() if path.suffix == ".py" or path.name == "py.typed")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def package(folder):
-    """Writes the wheel; answers its name."""
+    """Builds the programs and writes the wheel; answers its name."""
+    return write(folder, build())
+
+
+def write(folder, programs):
+    """Writes a wheel with these programs; answers its name."""
     project = toml(ROOT / "pyproject.toml")["project"]
     version = toml(ROOT / "Cargo.toml")["workspace"]["package"]["version"]
-    programs = build()
     platform_tag = tag(programs)
     name = f"{project['name']}-{version}"
     files = {f"{name}.data/scripts/{program}": content for program, content in programs.items()}
+    files.update(module())
     listing = f"{name}.dist-info"
     files[f"{listing}/METADATA"] = metadata(project, version).encode()
     files[f"{listing}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: mopd {version}\nRoot-Is-Purelib: false\nTag: {platform_tag}\n".encode()

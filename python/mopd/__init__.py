@@ -1,0 +1,32 @@
+"""mopd from Python: check, run and read experiments.
+
+>>> import mopd
+>>> run = mopd.run("pilot/pilot.mopd")
+>>> run.tables[0]
+>>> run.metrics
+
+Everything is done by the program `mopd` of the same package; this module starts it and reads what it says and
+leaves.
+"""
+
+from ._check import Diagnostic, Fix, Label, Place, check
+from ._program import Error, program
+from ._results import Run, Table, load
+from ._run import RunError, run
+from .reward import Completion
+
+__all__ = [
+    "Completion",
+    "Diagnostic",
+    "Error",
+    "Fix",
+    "Label",
+    "Place",
+    "Run",
+    "RunError",
+    "Table",
+    "check",
+    "load",
+    "program",
+    "run",
+]

@@ -1,0 +1,184 @@
+"""What a run leaves behind: its tables, and its Parquet files as frames of polars or pandas."""
+
+from __future__ import annotations
+
+import functools
+import html
+import importlib
+import json
+import pathlib
+from typing import Any, Dict, List, Optional
+
+from ._program import Error, Source
+
+#: Looked for in this order.
+FRAMES = ("polars", "pandas")
+
+
+def load(run: Source, *, frames: Optional[str] = None) -> Run:
+    """The run in a folder of results, such as `runs/quickstart`.
+
+    `frames` is `"polars"` or `"pandas"`: what its tables are read with. By default it is polars where that is
+    installed, else pandas; neither is needed until a frame is asked for.
+    """
+    path = pathlib.Path(run)
+    if not (path / "plan.json").is_file() and not (path / "sweep.json").is_file():
+        why = "it has no plan.json" if path.is_dir() else "there is no such folder"
+        raise Error(f"{path} is no run: {why}; `mopd run` leaves one, runs/NAME where it is told nothing else")
+    if frames is not None and frames not in FRAMES:
+        raise Error(f"frames are read with polars or pandas, not with {frames!r}")
+    return Run(path, frames)
+
+
+class Run:
+    """A run that was loaded. Its frames are read when they are asked for."""
+
+    def __init__(self, path: pathlib.Path, frames: Optional[str] = None) -> None:
+        #: The folder of its results.
+        self.path = path
+        self._frames = frames
+
+    @functools.cached_property
+    def results(self) -> Dict[str, Any]:
+        """`results.json`."""
+        file = self.path / "results.json"
+        if not file.is_file():
+            raise Error(f"{self.path} has no tables: the run is not finished; the same command goes on with it")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    @property
+    def experiment(self) -> str:
+        """The name of the experiment."""
+        return self.results["experiment"]
+
+    @property
+    def tables(self) -> List[Table]:
+        """Its tables, in the order of the experiment."""
+        return [Table(each, self._frames) for each in self.results["tables"]]
+
+    def table(self, name: str) -> Table:
+        """The table with this name."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        names = ", ".join(f'"{table.name}"' for table in self.tables)
+        raise Error(f'the run has no table "{name}"; it has {names or "none"}')
+
+    @property
+    def members(self) -> List[Run]:
+        """The runs of a sweep that ended well; none of another run."""
+        file = self.path / "sweep.json"
+        if not file.is_file():
+            return []
+        listed = json.loads(file.read_text(encoding="utf-8"))["members"]
+        names = [pathlib.PurePath(member["out"]).name for member in listed if member["good"]]
+        return [Run(self.path / name, self._frames) for name in names]
+
+    @functools.cached_property
+    def metrics(self) -> Any:
+        """A frame: a row for each seed, stage, step and domain."""
+        return self._read("metrics")
+
+    @functools.cached_property
+    def samples(self) -> Any:
+        """A frame: completions of every stage that trains, a row for each token."""
+        return self._read("samples")
+
+    @functools.cached_property
+    def rewards(self) -> Any:
+        """A frame: the rewards behind the tables, a row for each model, domain, seed and test prompt."""
+        return self._read("rewards")
+
+    @functools.cached_property
+    def weights(self) -> Any:
+        """A frame: histograms of weights and signals over tokens."""
+        return self._read("weights")
+
+    def _read(self, name: str) -> Any:
+        file = self.path / f"{name}.parquet"
+        if not file.is_file():
+            why = "it is a sweep, whose runs are its `members`" if self.members else "the run left none"
+            raise Error(f"{self.path} has no {file.name}: {why}")
+        return _library(self._frames).read_parquet(file)
+
+    def __repr__(self) -> str:
+        return f"<mopd.Run {str(self.path)!r}>"
+
+    def _repr_html_(self) -> str:
+        return "".join(table._repr_html_() for table in self.tables)
+
+
+class Table:
+    """A table of a run. A notebook shows it as one; `print` writes Markdown."""
+
+    def __init__(self, said: Dict[str, Any], frames: Optional[str] = None) -> None:
+        self._frames = frames
+        #: As in `results.json`.
+        self.said = said
+        self.name: str = said["name"]
+        #: What a score is: `pass@1`, `mean reward`.
+        self.metric: str = said["metric"]
+        #: Its columns.
+        self.domains: List[str] = said["domains"]
+        #: The names of its rows.
+        self.models: List[str] = [row["model"] for row in said["rows"]]
+
+    def frame(self) -> Any:
+        """A frame: a row for each model, domain and metric, with `mean`, `low`, `high` and `n`. The normalized
+        score, which is of all domains, has none as its domain."""
+        rows = []
+        for row in self.said["rows"]:
+            scores = [(self.metric, domain, score) for domain, score in row["scores"].items()]
+            for metric, of_domain in row.get("metrics", {}).items():
+                scores += [(metric, domain, score) for domain, score in of_domain.items()]
+            if row["normalized"] is not None:
+                scores.append(("normalized", None, row["normalized"]))
+            for metric, domain, score in scores:
+                key = {"model": row["model"], "domain": domain, "metric": metric}
+                rows.append({**key, **{name: score.get(name) for name in ("mean", "low", "high", "n")}})
+        return _library(self._frames).DataFrame(rows)
+
+    def _grid(self) -> List[List[str]]:
+        normalized = any(row["normalized"] is not None for row in self.said["rows"])
+        grid = [["model", *self.domains, *(["normalized", "spread"] if normalized else [])]]
+        for row in self.said["rows"]:
+            cells = [row["model"], *(_span(row["scores"].get(domain)) for domain in self.domains)]
+            if normalized:
+                spread = row["spread"]
+                cells += [_span(row["normalized"]), "" if spread is None else f"{spread:.2f}"]
+            grid.append(cells)
+        return grid
+
+    def __repr__(self) -> str:
+        return f"<mopd.Table {self.name!r}: {self.metric} of {', '.join(self.models)}>"
+
+    def __str__(self) -> str:
+        head, *rows = (f"| {' | '.join(cells)} |" for cells in self._grid())
+        rule = f"|---|{'---:|' * (len(self._grid()[0]) - 1)}"
+        return "\n".join([f"{self.name}: {self.metric}", "", head, rule, *rows])
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._grid()
+        lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)]
+        for first, *cells in rows:
+            # A number of a domain stays in one line.
+            numbers = (f'<td style="text-align: right; white-space: nowrap">{html.escape(cell)}</td>' for cell in cells)
+            lines.append(f"<th>{html.escape(first)}</th>{''.join(numbers)}")
+        caption = f"{self.name}: {self.metric}, mean [95% interval]"
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table><caption>{html.escape(caption)}</caption>{body}</table>"
+
+
+def _span(score: Optional[Dict[str, float]]) -> str:
+    return "" if score is None else f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+
+
+def _library(wanted: Optional[str]) -> Any:
+    for name in FRAMES if wanted is None else (wanted,):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+    needed = " or ".join(FRAMES) if wanted is None else wanted
+    raise Error(f"frames need {needed}, which is not installed: `pip install {FRAMES[0] if wanted is None else wanted}`")

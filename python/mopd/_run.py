@@ -1,0 +1,154 @@
+"""`mopd run`."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO, Any, Callable, Deque, Dict, Mapping, Optional, Sequence, Union
+
+from ._program import Error, Source, input_of, options, program
+from ._results import Run, load
+
+#: Of the program's standard error, what an exception says where the program did not name a failure.
+LINES_KEPT = 200
+
+
+class RunError(Error):
+    """An experiment that is wrong, or a run that failed."""
+
+    def __init__(self, failure: Dict[str, Any], report: str) -> None:
+        message = failure.get("message") or report or "the run failed"
+        hint = failure.get("help")
+        super().__init__(f"{message}\n  help: {hint}" if hint else message)
+        #: What failed: `data`, `reward`, ...; None where nothing had begun, as with a mistake in the text.
+        self.kind: Optional[str] = failure.get("kind")
+        self.stage: Optional[str] = failure.get("stage")
+        self.seed: Optional[int] = failure.get("seed")
+        self.step: Optional[int] = failure.get("step")
+        #: The last lines that the program wrote for people, diagnostics among them.
+        self.report = report
+
+
+def run(
+    source: Source,
+    *,
+    set: Optional[Mapping[str, object]] = None,
+    out: Optional[Source] = None,
+    fresh: bool = False,
+    from_: Sequence[str] = (),
+    resume: bool = False,
+    checkpoint_every: Optional[str] = None,
+    workers: Optional[int] = None,
+    log_every: Optional[str] = None,
+    tensorboard: bool = False,
+    arguments: Sequence[str] = (),
+    folder: Optional[Source] = None,
+    on_event: Optional[Callable[[Dict[str, Any]], object]] = None,
+    quiet: bool = False,
+) -> Run:
+    """Runs an experiment, and loads what it leaves. Finished stages are not run again.
+
+    `source` is the text of an experiment, or a file: a `pathlib.Path`, or a string of one line that ends with
+    `.mopd`. `folder` is the folder in which the program works: results and the store lie below it, and a
+    text's data and modules; by default it is the current one.
+
+    `set={"seed": 2}` is `--set seed=2`; `out`, `fresh`, `from_`, `resume`, `checkpoint_every`, `workers`,
+    `log_every` and `tensorboard` are the options of `mopd run`, and `arguments` has any others.
+
+    `on_event` is called with each event, a dictionary, as it comes. What the program says for people goes to
+    `sys.stderr`, unless `quiet`. An interrupt ends the run after its step, with a checkpoint; a second one at
+    once.
+
+    Raises `RunError` where the experiment is wrong or the run fails.
+    """
+    file, text = input_of(source, folder)
+    given = options(
+        set=[f"{name}={value}" for name, value in (set or {}).items()],
+        out=None if out is None else os.fspath(out),
+        fresh=fresh,
+        **{"from": list(from_)},
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        workers=workers,
+        log_every=log_every,
+        tensorboard=tensorboard,
+    )
+    place = pathlib.Path(os.path.abspath("." if folder is None else folder))
+    libc = ctypes.CDLL(None)
+    process = subprocess.Popen(
+        [program(), "run", "--format", "json", *given, *arguments, "--", file],
+        cwd=place,
+        stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        # A Ctrl-C of the terminal is handed on once, by us; and where we are killed, the run ends too.
+        start_new_session=True,
+        preexec_fn=lambda: libc.prctl(_PARENT_DEATH, signal.SIGTERM),
+    )
+    kept: Deque[str] = collections.deque(maxlen=LINES_KEPT)
+    said = threading.Thread(target=_hand_on, args=(process.stderr, kept, quiet), daemon=True)
+    said.start()
+    failure: Dict[str, Any] = {}
+    results: Optional[str] = None
+    with process:
+        try:
+            if process.stdin is not None and text is not None:
+                # One that ended already says itself why.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(text)
+                    process.stdin.close()
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "failed":
+                    failure = event
+                elif event["event"] == "results":
+                    results = event["out"]
+                if on_event is not None:
+                    on_event(event)
+            status = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            said.join()
+    if status == 0 and results is not None:
+        return load(place / results)
+    if status == 130:
+        raise RunError({"message": "interrupted; the same call goes on from the last checkpoint"}, "".join(kept))
+    raise RunError(failure, "".join(kept).strip())
+
+
+#: PR_SET_PDEATHSIG
+_PARENT_DEATH = 1
+
+
+def _hand_on(stream: Union[IO[str], None], kept: Deque[str], quiet: bool) -> None:
+    assert stream is not None
+    for line in stream:
+        kept.append(line)
+        if not quiet:
+            print(line, end="", file=sys.stderr, flush=True)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Asks it to end after its step, and waits; the next interrupt ends it at once."""
+    process.send_signal(signal.SIGINT)
+    try:
+        # What it still says is read, or it would wait for us.
+        for _ in process.stdout or ():
+            pass
+        process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()

@@ -1,0 +1,11 @@
+"""In place of polars, which the tests do without: it keeps what it is asked."""
+
+
+def read_parquet(path):
+    with open(path, "rb") as file:
+        assert file.read(4) == b"PAR1", path
+    return ("polars", path.name)
+
+
+def DataFrame(rows):
+    return ("polars", rows)

@@ -1,0 +1,91 @@
+//! The module `mopd` of Python: its own tests, the page that shows it, and the wheel that brings it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mopd_tests::root;
+use tempfile::TempDir;
+
+/// Python with the module of the checkout, and with stubs for what is not installed everywhere.
+fn python(folder: &Path) -> Command {
+    let of = |path: &str| root().join("python").join(path).display().to_string();
+    let mut python = Command::new("python3");
+    python.current_dir(folder).env("PYTHONDONTWRITEBYTECODE", "1");
+    python.env("PYTHONPATH", format!("{}:{}", root().join("python").display(), of("tests/stubs")));
+    python.env("MOPD_BIN", program());
+    python
+}
+
+fn program() -> PathBuf {
+    std::path::absolute(mopd_tests::mopd()).expect("the program has a path")
+}
+
+/// What it wrote to standard error, of one that ended well.
+#[track_caller]
+fn good(output: Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}\n{said}", String::from_utf8_lossy(&output.stdout));
+    said
+}
+
+#[test]
+fn its_own_tests_pass() {
+    let mut python = python(&root().join("python/tests"));
+    let said = good(python.args(["-W", "error", "-m", "unittest", "-v"]).output().expect("python3 starts"));
+    assert!(said.contains("\nOK\n") && !said.contains("skipped"), "{said}");
+}
+
+/// The page's blocks, one after the other, with real runs.
+#[test]
+fn the_page_runs() {
+    let page = fs::read_to_string(root().join("book/src/python.md")).expect("the page");
+    let blocks: Vec<&str> = page
+        .split("\n```python\n")
+        .skip(1)
+        .map(|rest| rest.split("\n```\n").next().expect("a fence ends"))
+        .collect();
+    assert!(blocks.len() >= 6, "{} blocks", blocks.len());
+    let place = TempDir::new().expect("a folder");
+    fs::write(place.path().join("page.py"), blocks.join("\n")).expect("a file");
+    let output = python(place.path()).arg("page.py").output().expect("python3 starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    good(output);
+    for part in ["-:7:", "did you mean", "\nlr\n", "sorting: pass@1", "| start | ", "gone.jsonl"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+}
+
+/// Packed with programs that stand for those that take long to build, installed without a network, in an
+/// environment of its own: the module calls the program of its own package.
+#[test]
+fn the_wheel_brings_the_module() {
+    let place = TempDir::new().expect("a folder");
+    let run = |command: &mut Command| good(command.current_dir(place.path()).output().expect("it starts"));
+    let pack = format!(
+        "import pathlib, sys\nsys.path.insert(0, {:?})\nimport package\n\
+         script = b'#!/bin/sh\\nexec {} \"$@\"\\n'\n\
+         print(package.write(pathlib.Path('wheels'), dict.fromkeys(package.PROGRAMS, script)))",
+        root().join("setup").display().to_string(),
+        program().display(),
+    );
+    run(Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").args(["-c", &pack]));
+    run(Command::new("python3").args(["-m", "venv", "--without-pip", "env"]));
+    let wheels = fs::read_dir(place.path().join("wheels")).expect("a folder");
+    let wheels: Vec<PathBuf> = wheels.map(|entry| entry.expect("an entry").path()).collect();
+    let [wheel] = wheels.as_slice() else { panic!("{wheels:?}") };
+    run(Command::new("python3")
+        .args(["-m", "pip", "--python", "env/bin/python3", "install", "--quiet", "--no-index", "--no-deps"])
+        .arg(wheel));
+
+    let installed = place.path().join("env/bin/mopd");
+    let mode = fs::metadata(&installed).expect("the program").permissions().mode();
+    assert_eq!(mode & 0o111, 0o111, "{mode:o}");
+    let script = "import mopd, os, pathlib
+assert os.path.samefile(mopd.program(), 'env/bin/mopd'), mopd.program()
+assert (pathlib.Path(mopd.__file__).parent / 'py.typed').is_file()
+[found] = mopd.check('let a = b\\n')
+assert found.code == 'unknown-name', found";
+    run(Command::new("env/bin/python3").env_remove("MOPD_BIN").env_remove("PYTHONPATH").args(["-c", script]));
+}
