@@ -52,9 +52,9 @@ fn by_the_library() -> bool {
 #[unsafe(link_section = ".init_array")]
 static AT_START: extern "C" fn() = ask_for_reproducible_products;
 
-/// Its loops for AVX2 sum in an order that depends on how matrices are aligned, unless they are asked for what
-/// Intel calls strict conditional numerical reproducibility. Those for AVX-512 don't. Whoever sets `MKL_CBWR` has
-/// asked for something already.
+/// Its loops for AVX2 sum in an order that depends on how matrices are aligned, unless they are asked for
+/// what Intel calls strict conditional numerical reproducibility. Those for AVX-512 don't. Whoever sets
+/// `MKL_CBWR` has asked for something already.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 extern "C" fn ask_for_reproducible_products() {
     /// `MKL_CBWR_AVX2 | MKL_CBWR_STRICT` of `mkl_service.h`.

@@ -76,10 +76,10 @@ fn the_keys_of_a_representative_plan_are_pinned() {
         "c12f512f5ea15cdb",
         "9e43b1f98e3d8d3b",
         "2242757bc9e5e199",
-        "18308c61bc8c0a2e",
-        "416bd5835fdae5ca",
-        "fdab80356774fedf",
-        "73bf351f57bcd145",
+        "c8f595e4ed9751a6",
+        "8def468306768587",
+        "4b30fd949d5a5d1a",
+        "b24a23718a740b2a",
     ];
     assert_eq!(found, pinned);
 }

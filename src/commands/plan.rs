@@ -126,20 +126,20 @@ fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
 
 fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Result<(), Problem> {
     let job = RunJob { predict: mode.into(), ..job_of(plan, &arguments.file, Path::new("."))? };
-    output::error("measuring what the stages take on this machine\n");
+    output::note("measuring what the stages take on this machine\n");
     let mut said: BTreeSet<String> = BTreeSet::new();
     let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
     let status = worker::ask(&Job::Predict(Box::new(job)), failed, |event| match event {
-        Event::Predicted { stage, prediction: Prediction { seconds, memory, .. }, .. } => {
-            if said.insert(stage.clone()) {
-                let took = figures::duration(seconds);
-                let memory = figures::bytes(memory);
-                output::result(&format!("predicted {stage}: {took}, peak memory {memory}\n"));
-            }
+        Event::Predicted { stage, prediction: Prediction { seconds, memory, .. }, .. }
+            if said.insert(stage.clone()) =>
+        {
+            let took = figures::duration(seconds);
+            let memory = figures::bytes(memory);
+            output::result(&format!("predicted {stage}: {took}, peak memory {memory}\n"));
         }
         Event::PredictionEnded { seconds, short, late } => {
             if let Some(left_out) = figures::left_out(seconds, short, late) {
-                output::error(&format!("{left_out}\n"));
+                output::note(&format!("{left_out}\n"));
             }
         }
         _ => {}

@@ -51,7 +51,8 @@ pub fn tile<const R: usize, const O: usize, T: Widen>(
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
     let mut lanes = [[_mm256_setzero_ps(); O]; R];
     let whole = inputs - inputs % LANES;
-    // In loops over places: what the library does with iterators is compiled for smaller registers and called.
+    // In loops over places: what the library does with iterators is compiled for smaller registers, and
+    // called.
     let mut first = 0;
     while first < whole {
         let mut row_of_weights = [_mm256_setzero_ps(); O];

@@ -209,12 +209,12 @@ mod tests {
 
     #[test]
     fn groups_without_an_advantage_are_said_once_and_groups_of_one_are_none() {
-        let flat = |step: usize| vec![vec![1.0; 4], vec![f64::from(u8::from(step % 2 == 0)); 4]];
+        let flat = |step: usize| vec![vec![1.0; 4], vec![f64::from(u8::from(step.is_multiple_of(2))); 4]];
         assert_eq!(said((0..50).map(flat)), [(STEPS as usize - 1, Trouble::NoAdvantage)]);
-        let alone = |step: usize| vec![vec![1.0], vec![f64::from(u8::from(step % 2 == 0))]];
+        let alone = |step: usize| vec![vec![1.0], vec![f64::from(u8::from(step.is_multiple_of(2)))]];
         assert_eq!(said((0..50).map(alone)), []);
         // Steps without the domain do not count.
-        let seldom = |step: usize| if step % 2 == 0 { flat(step / 2) } else { Vec::new() };
+        let seldom = |step: usize| if step.is_multiple_of(2) { flat(step / 2) } else { Vec::new() };
         assert_eq!(said((0..50).map(seldom)), [(2 * (STEPS as usize - 1), Trouble::NoAdvantage)]);
     }
 
