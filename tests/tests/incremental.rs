@@ -291,6 +291,32 @@ fn what_models_and_tables_name_may_change_in_any_file() {
     write_on_both("two files with many models", ENTRY, MINE, 1..24);
 }
 
+/// Analyses one text after the other as an editor does, and compares each with a fresh start.
+fn write_in_turn(texts: &[&str]) {
+    let mut memory = AnalysisCache::default();
+    for text in texts {
+        let library = with_library(text);
+        let load = |module: &[&str]| {
+            let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+            library.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
+        };
+        let entry = || SourceFile { path: "entry".to_owned(), text: (*text).to_owned() };
+        let (again, fresh) =
+            (told(&analyse_again(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
+        assert!(again == fresh, "{}\nin:\n{text}", difference(&again, &fresh));
+    }
+}
+
+#[test]
+fn a_domain_may_ask_for_a_family_over_all_domains_for_a_moment() {
+    let sound = "experiment \"e\" { seed = 1 }\ndomain sort { prompts = \"p\", tests = \"t\", reward = exact_match \
+                 }\ndomain other { prompts = \"p\", tests = \"t\", reward = exact_match }\nmodel start = llama { layers = \
+                 1, width = 8, heads = 1, context = 8, tokenizer = bytes }\nmodel expert[d in domains] = grpo(start, \
+                 on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = 4, lr = 0.1 }\n";
+    let faulty = sound.replacen("exact_match", "expert", 1);
+    write_in_turn(&[sound, &faulty, sound]);
+}
+
 #[test]
 fn a_body_that_goes_through_all_domains_is_checked_again_when_one_comes_or_goes() {
     let one = "domain only { prompts = \"p\", tests = \"t\", reward = exact_match }\n";

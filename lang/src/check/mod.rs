@@ -319,6 +319,7 @@ impl Checker {
 
     /// Goes through the entry file.
     fn check(mut self, overrides: &[(String, String)]) -> (Checked, AnalysisCache) {
+        self.cache.begin();
         self.apply_overrides(self.entry, overrides);
         let experiment = self.experiment(self.entry);
         if self.cancellation.stopped {

@@ -27,6 +27,9 @@ pub struct AnalysisCache {
     /// All domains, as far as a check can tell them from others.
     domains: Vec<Domain>,
     changed: Changed,
+    /// Not before all domains are declared. A model that a domain asks for is evaluated while the list of
+    /// domains is incomplete: repeating that check would leave out what it does for the others.
+    keeps: bool,
 }
 
 #[derive(Default)]
@@ -134,6 +137,12 @@ impl AnalysisCache {
             }
         }
         self.changed = Changed::default();
+        self.keeps = true;
+    }
+
+    /// An analysis begins.
+    pub(in crate::check) fn begin(&mut self) {
+        self.keeps = false;
     }
 
     /// What the check of an item came to, where it may be repeated.
@@ -142,6 +151,9 @@ impl AnalysisCache {
     }
 
     pub(in crate::check) fn keep(&mut self, path: &str, index: usize, check: Option<Check>) {
+        if !self.keeps {
+            return;
+        }
         if let Some(item) = self.files.get_mut(path).and_then(|file| file.items.get_mut(index)) {
             item.check = check.map(Rc::new);
         }
