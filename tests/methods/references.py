@@ -305,18 +305,18 @@ def _(b):
     return b.per_completion(-(r - others)[b.of] * b.ls, "sum").mean()
 
 
-@method("rl.grpo_anchored", anchor=0.3)
+@method("kl_penalty.grpo_anchored", anchor=0.3)
 def _(b):
     return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.2) + 0.3 * (b.ls - b.lr) ** 2 / 2)
 
 
-@method("rl.grpo_k3", anchor=0.3)
+@method("kl_penalty.grpo_k3", anchor=0.3)
 def _(b):
     gap = b.lr - b.ls
     return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.2) + 0.3 * (gap.exp() - 1 - gap))
 
 
-@method("rl.grpo_anchored_full", anchor=0.3)
+@method("kl_penalty.grpo_anchored_full", anchor=0.3)
 def _(b):
     return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.2) + 0.3 * kl(b.s, b.r))
 
@@ -998,7 +998,7 @@ def _(b):  # arXiv:2606.14368 on SDPO's loss: the student's 3 likeliest entries 
     return (b.ratio.detach().clip(max=2) * torch.stack(losses)).mean()
 
 
-@method("rl.adaptive_kl_rl", target=2, start=0.3)
+@method("kl_penalty.adaptive_kl_rl", target=2, start=0.3)
 def _(b):  # arXiv:1909.08593, eq. 2 and the controller of its section 2.2; eq. 7 of PPO on the advantage of RLOO
     distance = b.per_completion(b.lb - b.lr, "sum")
     charged, g = b.reward_of_completion - 0.3 * distance, b.group_of_completion

@@ -26,7 +26,8 @@ fn run(models: &str, compared: &[&str]) -> TempDir {
     }
     let source = format!(
         r#"use std.opd.mopd
-use std.rl.{{clipped, grpo_loss, dr_grpo, dapo, dapo_overlong, dapo_rl, gspo, rloo, grpo_anchored, grpo_k3, grpo_anchored_full}}
+use std.rl.{{clipped, grpo_loss, dr_grpo, dapo, dapo_overlong, dapo_rl, gspo, rloo}}
+use std.kl_penalty.{{grpo_anchored, grpo_k3, grpo_anchored_full}}
 
 experiment "family" {{ seed = 1 }}
 

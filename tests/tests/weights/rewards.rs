@@ -65,18 +65,18 @@ fn reinforcement() -> Vec<Case> {
             others - t.s("reward")
         }),
         // The anchor as k2 (card B0.4): half the squared log-ratio.
-        anchored("rl.grpo_anchored").curved(
+        anchored("kl_penalty.grpo_anchored").curved(
             "near",
             move |t| 0.1 * apart(t).powi(2) / 2.0,
             move |t| 0.1 * apart(t),
         ),
         // k3 to the reference, as published: exp(-d) - 1 + d.
-        anchored("rl.grpo_k3").curved(
+        anchored("kl_penalty.grpo_k3").curved(
             "near",
             move |t| 0.1 * ((-apart(t)).exp() - 1.0 + apart(t)),
             move |t| 0.1 * (1.0 - (-apart(t)).exp()),
         ),
-        anchored("rl.grpo_anchored_full").linear("near", "kl(student || reference)", |_| 0.1),
+        anchored("kl_penalty.grpo_anchored_full").linear("near", "kl(student || reference)", |_| 0.1),
         // Card B1.7, stage 1: reward with nothing that holds it back; the weak side the other way.
         of("erpd.extreme").with("side", "-1").linear("push", "student.logp", outcome),
         // Card A1.6: A = (r - mean_G) / (std_G + eps), then normalised over the batch without groups that
