@@ -59,6 +59,11 @@ impl Error {
         self
     }
 
+    /// With something in front of what it says.
+    pub fn behind(self, before: &str) -> Error {
+        self.change(|failure| failure.message = bounded(format!("{before}{}", failure.message)))
+    }
+
     pub fn help(self, help: impl Into<String>) -> Error {
         self.change(|failure| failure.help = Some(bounded(help.into())))
     }

@@ -72,12 +72,11 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
     let total = |wanted: fn(&Item) -> bool| {
         items.iter().filter(|item| wanted(item)).map(|item| item.bytes).sum::<u64>()
     };
-    let summary = format!(
-        "{} in total, {} of it not needed by any kept run\n",
-        bytes(total(|_| true)),
-        bytes(total(|item| item.needed_by.is_empty()))
-    );
-    output::note(&summary);
+    let unneeded = match total(|item| item.needed_by.is_empty()) {
+        0 => "all of it needed by kept runs".to_owned(),
+        unneeded => format!("{} of it not needed by any kept run", bytes(unneeded)),
+    };
+    output::note(&format!("{} in total, {unneeded}\n", bytes(total(|_| true))));
     Ok(Status::Good)
 }
 

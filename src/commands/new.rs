@@ -24,8 +24,8 @@ pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
         write(&folder.join(path), &text)?;
     }
     let file = folder.join(format!("{name}.mopd"));
-    output::note(&format!("made {}; run it with\n\n", folder.display()));
-    output::result(&format!("mopd run {}\n", file.display()));
+    output::note(&format!("made {}; `mopd run {}` runs it\n", folder.display(), file.display()));
+    output::result(&format!("{}\n", file.display()));
     Ok(Status::Good)
 }
 

@@ -46,6 +46,8 @@ pub struct RunProgress {
     predicting: bool,
     /// Most lines that were drawn at once.
     tallest: usize,
+    /// Columns of the longest name so far.
+    widest: usize,
     /// Stages that ran, that were kept, and all there are.
     pub finished: u32,
     pub kept: u32,
@@ -113,6 +115,7 @@ impl RunProgress {
             begun: 0,
             predicting: false,
             tallest: 0,
+            widest: WIDTH as usize,
             finished: 0,
             kept: 0,
             tasks: 0,
@@ -131,6 +134,7 @@ impl RunProgress {
             Event::StageStarted { stage, seed, steps } => {
                 self.predicting = false;
                 self.begun += 1;
+                self.widest = self.widest.max(self.name(stage, *seed).chars().count());
                 let begun = StageBar {
                     order: self.begun,
                     started: Instant::now(),
@@ -296,7 +300,7 @@ impl RunProgress {
         self.stages.remove(&(stage.to_owned(), seed));
         if self.drawn {
             // The log has lines of its own for that.
-            let line = format!("{:>24} {what}", self.name(stage, seed));
+            let line = format!("{:>1$} {what}", self.name(stage, seed), self.widest);
             self.screen.println(output::safe(&line, self.style));
         }
     }
@@ -304,15 +308,16 @@ impl RunProgress {
     /// A line for each running stage, then one for the whole.
     fn screen(&mut self) -> String {
         let mut lines: Vec<String> =
-            self.in_order().into_iter().map(|(name, stage)| stage.line(&name)).collect();
+            self.in_order().into_iter().map(|(name, stage)| stage.line(&name, self.widest)).collect();
         let done = self.finished + self.kept;
         let elapsed = figures::duration(self.started.elapsed().as_secs_f64());
         lines.push(format!(
-            "{:>24} {} {done}/{} stages, {elapsed} so far{}",
+            "{:>4$} {} {done}/{} stages, {elapsed} so far{}",
             "all",
             bar(done, self.tasks),
             self.tasks,
-            if self.predicting { ", measuring what they take" } else { "" }
+            if self.predicting { ", measuring what they take" } else { "" },
+            self.widest,
         ));
         // Never fewer lines than before: a screen that shrinks leaves its last line behind.
         self.tallest = self.tallest.max(lines.len());
@@ -329,17 +334,21 @@ impl StageBar {
         Some((rate, f64::from(self.steps.saturating_sub(self.step)) / rate))
     }
 
-    fn line(&self, name: &str) -> String {
+    /// `width` are the columns of its name.
+    fn line(&self, name: &str, width: usize) -> String {
         if self.steps == 0 {
             // A merge has no steps to count.
-            return format!("{name:>24} {} so far", figures::duration(self.started.elapsed().as_secs_f64()));
+            return format!(
+                "{name:>width$} {} so far",
+                figures::duration(self.started.elapsed().as_secs_f64())
+            );
         }
         let StageBar { step, steps, metric, .. } = self;
         let (rate, left) = match self.pace() {
             Some((rate, left)) => (rate, format!("{left:.0}s")),
             None => (0.0, "?".to_owned()),
         };
-        format!("{name:>24} {} {step}/{steps} {rate:.1}/s {left} left  {metric}", bar(*step, *steps))
+        format!("{name:>width$} {} {step}/{steps} {rate:.1}/s {left} left  {metric}", bar(*step, *steps))
     }
 }
 
@@ -368,7 +377,7 @@ mod tests {
             checkpoint: None,
             metric: "reward 0.500".to_owned(),
         };
-        let line = stage.line("expert[sort]");
+        let line = stage.line("expert[sort]", 24);
         let bar = "━".repeat(6) + &"╌".repeat(18);
         assert_eq!(line, format!("            expert[sort] {bar} 25/100 2.5/s 30s left  reward 0.500"));
         assert_eq!(
@@ -376,7 +385,7 @@ mod tests {
             "expert[sort]: step 25 of 100, 2.50 steps/s, 30.0 s left, reward 0.500"
         );
         let resumed = StageBar { first: 20, checkpoint: Some(20), ..stage };
-        assert_eq!(resumed.line("expert[sort]"), line.replace("2.5/s 30s", "0.5/s 150s"));
+        assert_eq!(resumed.line("expert[sort]", 24), line.replace("2.5/s 30s", "0.5/s 150s"));
         assert_eq!(
             resumed.words("expert[sort]"),
             "expert[sort]: step 25 of 100, 0.50 steps/s, 2 min 30 s left, reward 0.500, checkpoint at step 20"

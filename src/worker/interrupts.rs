@@ -80,7 +80,7 @@ impl ActiveWorker {
     fn stop(&self) {
         // A request of one word can always be written down.
         let _ = self.requests.send(&Request::End);
-        (self.say)("stopping after this step; Ctrl-C again stops at once\n");
+        (self.say)("stopping after this step; Ctrl-C or SIGTERM again stops at once\n");
     }
 }
 

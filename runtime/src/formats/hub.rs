@@ -142,6 +142,12 @@ impl Hub {
             let message = format!("`{revision}` is not a revision: a branch, a tag or a commit of {name}");
             return Err(Error::new(FailureKind::Model, message));
         }
+        // A name without a slash, most of all, may be meant for a folder.
+        let no_folder = format!("there is no folder {}, and ", folder.display());
+        self.of_repository(name, revision).map_err(|error| error.behind(&no_folder))
+    }
+
+    fn of_repository(&self, name: &str, revision: &str) -> Result<Found> {
         let commit = self.cached_commit(name, revision);
         if let Some(commit) = &commit {
             let folder = self.snapshot(name, commit);

@@ -150,7 +150,7 @@ fn a_value_for_a_name_that_is_not_there() {
 fn a_new_experiment_checks_cleanly() {
     let place = Place::new();
     let said = place.mopd(&["new", "pilot"]).is(0, &[]);
-    assert_eq!(said.out, "mopd run pilot/pilot.mopd\n");
+    assert_eq!(said.out, "pilot/pilot.mopd\n");
     place.mopd(&["check", "pilot/pilot.mopd"]).is(0, &["ok: pilot: 6 models, 2 domains, 1 table"]);
     place.mopd(&["plan", "pilot/pilot.mopd"]).is(0, &[]);
     for file in ["sort.train", "sort.test", "reverse.train", "reverse.test"] {

@@ -57,7 +57,9 @@ fn the_cache_answers_without_a_network() {
     let find = |revision: Option<&str>| hub.find("org/tiny", revision, Path::new("/nowhere"));
     let (text, help) = message(&find(None).unwrap_err());
     assert!(
-        text.contains("org/tiny (revision main) is not in the cache") && help.contains("HF_HUB_OFFLINE"),
+        text.starts_with(
+            "there is no folder /nowhere/org/tiny, and org/tiny (revision main) is not in the cache "
+        ) && help.contains("HF_HUB_OFFLINE"),
         "{text}"
     );
     cached(folder.path(), FIRST, &["config.json"]);
