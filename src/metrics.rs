@@ -31,7 +31,7 @@ pub const OF_DOMAIN: [&str; 22] = [
     "signal_share",
 ];
 /// What the whole step has.
-pub const OF_STEP: [&str; 11] = [
+pub const OF_STEP: [&str; 12] = [
     "loss",
     "validation_loss",
     "gradient_norm",
@@ -43,6 +43,7 @@ pub const OF_STEP: [&str; 11] = [
     "expert_entropy",
     "expert_largest_share",
     "seconds",
+    "memory",
 ];
 /// What adds up over the rows of a step to the whole of it.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];

@@ -1,11 +1,13 @@
 //! The folder of a run, for the commands that read it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::{Column, ColumnValues, Event, Failure, Job, ReadJob};
+use mopd_compiler::plan::events::{Column, ColumnValues, Event, Failure, Job, MetricsRow, ReadJob};
 use mopd_compiler::plan::results::Results;
 use mopd_compiler::plan::{Plan, SCHEMA};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::host::{as_text, reason};
 use crate::problem::Problem;
@@ -93,6 +95,29 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
 /// A table that a run left, column by column.
 #[derive(Clone, Debug, Default)]
 pub struct ColumnTable(Vec<Column>);
+
+impl ColumnTable {
+    /// Of rows as events have them: a column for every name that one of them has.
+    pub fn from_rows(rows: &[MetricsRow]) -> ColumnTable {
+        let names: BTreeSet<&String> = rows.iter().flat_map(MetricsRow::keys).collect();
+        let column = |name: &String| {
+            let cells = || rows.iter().map(|row| row.get(name));
+            // A field of a row has one type.
+            let values = match cells().flatten().next() {
+                Some(Value::String(_)) => {
+                    let text = |cell: Option<&Value>| cell?.as_str().map(str::to_owned);
+                    ColumnValues::Texts(cells().map(text).collect())
+                }
+                Some(Value::Number(number)) if number.is_u64() => {
+                    ColumnValues::Wholes(cells().map(|cell| cell?.as_u64()).collect())
+                }
+                _ => ColumnValues::Numbers(cells().map(|cell| cell?.as_f64()).collect()),
+            };
+            Column { name: name.clone(), values }
+        };
+        ColumnTable(names.into_iter().map(column).collect())
+    }
+}
 
 impl From<Vec<Column>> for ColumnTable {
     fn from(columns: Vec<Column>) -> ColumnTable {

@@ -58,9 +58,13 @@ pub struct RunArgs {
     /// [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub log_every: Option<f64>,
-    /// Also write event files for TensorBoard, to tensorboard/ in the folder for results
+    /// Also write event files for TensorBoard while stages train, to tensorboard/ in the folder for results
     #[arg(long)]
     pub tensorboard: bool,
+    /// A program that gets each event of the run as a line of JSON on its standard input, for an experiment
+    /// tracker: `python3 -m mopd.track wandb`, `python3 -m mopd.track mlflow`, or your own
+    #[arg(long, value_name = "COMMAND")]
+    pub tracker: Option<String>,
     /// `json` writes the worker's events to standard output, one per line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,

@@ -190,6 +190,9 @@ pub struct FloorJob {
     pub completion: Option<f64>,
 }
 
+/// A row of `metrics.parquet`: its columns, without those that are null.
+pub type MetricsRow = serde_json::Map<String, serde_json::Value>;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -247,6 +250,8 @@ pub enum Event {
         /// Of the whole step, all domains together.
         loss: f64,
         domains: Vec<DomainStep>,
+        /// The step in `metrics.parquet`, of all models that it trained.
+        rows: Vec<MetricsRow>,
     },
     /// Before [`Event::StageFinished`], of a stage where what frozen models say of its data is kept: of how
     /// many sequences it was in the store, each time one came in this run, and how many came.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use mopd_compiler::plan::events::MetricsRow;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::parquet;
 use crate::files::WriteError;
@@ -42,6 +44,9 @@ pub struct Row {
     pub entropy: Option<f64>,
     /// Mean tokens of a completion.
     pub length: Option<f64>,
+    /// Completion tokens that were trained on.
+    #[serde(default)]
+    pub tokens: Option<f64>,
     /// Of the completions, the share that was cut off before its end token.
     #[serde(default)]
     pub truncated: Option<f64>,
@@ -116,6 +121,12 @@ pub struct Row {
     pub rollout_seconds: f64,
     pub scoring_seconds: f64,
     pub update_seconds: f64,
+    /// When the step was done, in seconds since 1970.
+    #[serde(default)]
+    pub time: Option<f64>,
+    /// Resident memory of the whole worker then, in bytes; absent where the system does not tell.
+    #[serde(default)]
+    pub memory: Option<u64>,
     /// What each part of the verifier said, on average, where it has several: a column `reward.<name>` each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reward_parts: BTreeMap<String, f64>,
@@ -126,6 +137,36 @@ pub struct Row {
     /// the cosine.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub alignment: BTreeMap<String, f64>,
+}
+
+impl Row {
+    /// As events have it: a column per field, under the name that it has in the file.
+    pub fn columns(&self) -> MetricsRow {
+        let Ok(Value::Object(mut fields)) = serde_json::to_value(self) else {
+            unreachable!("a row is a struct of numbers and texts")
+        };
+        for (field, prefix) in [("reward_parts", "reward."), ("states", "state."), ("alignment", "")] {
+            let Some(Value::Object(values)) = fields.remove(field) else { continue };
+            fields.extend(values.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)));
+        }
+        // A number that is not finite is null, too: JSON has no other numbers.
+        fields.retain(|_, value| !value.is_null());
+        fields
+    }
+
+    /// Without what differs from one run to the next.
+    #[cfg(test)]
+    pub fn without_times(self) -> Row {
+        Row {
+            seconds: 0.0,
+            rollout_seconds: 0.0,
+            scoring_seconds: 0.0,
+            update_seconds: 0.0,
+            time: None,
+            memory: None,
+            ..self
+        }
+    }
 }
 
 /// Writes the rows as Parquet: a column per field of [`Row`], with its name; absent numbers are null.
@@ -145,6 +186,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         signal_mean,
         entropy,
         length,
+        tokens,
         truncated,
         clipped_fraction,
         domain_weight,
@@ -174,6 +216,8 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         rollout_seconds,
         scoring_seconds,
         update_seconds,
+        time,
+        memory,
     );
     for (of, values) in [
         ("reward", (|row| &row.reward_parts) as fn(&Row) -> &BTreeMap<String, f64>),
@@ -216,6 +260,7 @@ mod tests {
             signal_mean: Some(-0.0),
             entropy: Some(0.3),
             length: Some(7.5),
+            tokens: Some(30.0),
             truncated: Some(0.5),
             clipped_fraction: None,
             domain_weight: Some(1.25),
@@ -245,6 +290,8 @@ mod tests {
             rollout_seconds: 0.0625,
             scoring_seconds: 0.03125,
             update_seconds: 0.03125,
+            time: Some(1.5e9 + 0.25),
+            memory: None,
             reward_parts: BTreeMap::new(),
             states: BTreeMap::new(),
             alignment: BTreeMap::new(),

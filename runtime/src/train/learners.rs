@@ -178,10 +178,13 @@ fn of_step(mut events: Vec<(usize, Event)>) -> Option<Event> {
     let mut events = events.into_iter().map(|(_, event)| event);
     let first = events.next()?;
     Some(events.fold(first, |mut all, event| {
-        if let (Event::Step { tokens, seconds, .. }, Event::Step { tokens: more, seconds: longer, .. }) =
-            (&mut all, event)
+        if let (
+            Event::Step { tokens, seconds, rows, .. },
+            Event::Step { tokens: more, seconds: longer, rows: others, .. },
+        ) = (&mut all, event)
         {
             *tokens += more;
+            rows.extend(others);
             seconds.rollout += longer.rollout;
             seconds.scoring += longer.scoring;
             seconds.update += longer.update;

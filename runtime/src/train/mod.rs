@@ -449,8 +449,8 @@ impl<'a> Trainer<'a> {
             tokens += sequences.layout.tokens() as u64;
             part.rollouts = (train.passes > 1).then_some(rollouts);
         }
-        // Progress is that on the first part's completions.
-        let event = self.event(step, &rows[0], tokens, seconds, loss);
+        progress::finish(&mut rows);
+        let event = self.event(step, &rows, tokens, seconds, loss);
         self.guards.look(step, &rows[0].iter().collect::<Vec<_>>());
         record.rows.extend(rows.into_iter().flatten());
         Ok(event)

@@ -1,19 +1,39 @@
 //! What is said of a step while it runs.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use mopd_compiler::plan::Recipe;
 use mopd_compiler::plan::events::{DomainStep, Event, Seconds, TeacherStep};
 
 use super::{Stage, Trainer};
+use crate::machine::memory::resident;
 use crate::report::metrics::Row;
 
+/// What the rows of a step, part by part, get when it is done.
+pub(super) fn finish(rows: &mut [Vec<Row>]) {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs_f64());
+    let memory = resident();
+    for row in rows.iter_mut().flatten() {
+        (row.time, row.memory) = (time, memory);
+    }
+}
+
 impl Trainer<'_> {
-    /// From the rows of a step.
-    pub(super) fn event(&self, step: u32, rows: &[Row], tokens: u64, seconds: Seconds, loss: f64) -> Event {
+    /// From the rows of a step, part by part. Progress is that on the first part's completions.
+    pub(super) fn event(
+        &self,
+        step: u32,
+        rows: &[Vec<Row>],
+        tokens: u64,
+        seconds: Seconds,
+        loss: f64,
+    ) -> Event {
         let Stage { name, seed, steps, train, .. } = *self.stage;
-        let (metric, value) = headline(train.recipe, rows, loss);
-        let domains = rows.chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
+        let (metric, value) = headline(train.recipe, &rows[0], loss);
+        let domains = rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
         let (stage, metric) = (name.to_owned(), metric.to_owned());
-        Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains }
+        let rows = rows.iter().flatten().map(Row::columns).collect();
+        Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains, rows }
     }
 }
 

@@ -1,12 +1,15 @@
 //! `mopd export`: a run in the file format of another program.
 
+mod live;
 mod tensorboard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use mopd_compiler::plan::events::MetricsRow;
 use mopd_store::files::folder_of_model;
 
+pub use self::live::LiveEventFiles;
 use self::tensorboard::{Events, Scalar};
 use crate::args::ExportArgs;
 use crate::metrics::{NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, number};
@@ -67,6 +70,13 @@ fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
 /// The events of every stage and seed, by the folder that TensorBoard shows as their name.
 fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
     let mut all: BTreeMap<String, Events> = BTreeMap::new();
+    // Of all rows of a step, where they say so.
+    let mut tokens: HashMap<_, f64> = HashMap::new();
+    for row in 0..metrics.rows() {
+        if let Some(own) = metrics.number("tokens", row) {
+            *tokens.entry(step_of(metrics, row)).or_default() += own;
+        }
+    }
     for rows in gathered(metrics, 0..metrics.rows(), "domain") {
         let row = rows[0];
         let name = folder_of_model(metrics.text("stage", row), metrics.whole("seed", row));
@@ -80,7 +90,12 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
         };
         // The rows of a step follow each other, and each says what the whole step had.
         if events.begins(step) {
-            events.step(step, metrics.number("seconds", row).unwrap_or(0.0), numbers(&OF_STEP, ""));
+            let seconds = metrics.number("seconds", row).unwrap_or(0.0);
+            events.step(step, metrics.number("time", row), seconds, numbers(&OF_STEP, ""));
+            if let Some(tokens) = tokens.get(&step_of(metrics, row)).filter(|_| seconds > 0.0) {
+                let tag = "tokens_per_second".to_owned();
+                events.add(vec![Scalar { tag, value: tokens / seconds }]);
+            }
             let named: Vec<&str> = NAMED.iter().flat_map(|prefix| metrics.columns(prefix)).collect();
             events.add(numbers(&named, ""));
         }
@@ -92,9 +107,23 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
     all
 }
 
+fn step_of(metrics: &ColumnTable, row: usize) -> (u64, &str, u64) {
+    (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row))
+}
+
+/// The numbers of a step as a tracker is told them: by the tags that event files have.
+pub fn scalars(rows: &[MetricsRow]) -> BTreeMap<String, f64> {
+    let all = series(&ColumnTable::from_rows(rows));
+    all.values().flat_map(Events::scalars).map(|scalar| (scalar.tag.clone(), scalar.value)).collect()
+}
+
 fn write(folder: &Path, events: &Events) -> Result<(), Problem> {
-    let path: PathBuf = folder.join(FILE);
-    std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, events.bytes())).map_err(|error| {
+    let (path, bytes) = (folder.join(FILE), events.bytes());
+    // Whoever reads a file while it is written goes on reading where it ended.
+    if std::fs::read(&path).is_ok_and(|known| known == bytes) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, bytes)).map_err(|error| {
         Problem::unwritten(&path, &error)
             .help("`mopd export --tensorboard --out DIR` writes them to another place")
     })

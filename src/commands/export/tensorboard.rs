@@ -14,14 +14,14 @@ pub struct Scalar {
 #[derive(Debug, Default)]
 pub struct Events {
     steps: Vec<EventStep>,
-    /// Seconds of the steps so far.
-    seconds: f64,
+    /// When the last step was done.
+    time: f64,
 }
 
 #[derive(Debug)]
 struct EventStep {
     number: u64,
-    /// When it was done, counted from the stage's beginning.
+    /// When it was done, in seconds since 1970.
     time: f64,
     scalars: Vec<Scalar>,
 }
@@ -32,9 +32,11 @@ impl Events {
         self.steps.last().is_none_or(|last| last.number != step)
     }
 
-    pub fn step(&mut self, number: u64, seconds: f64, scalars: Vec<Scalar>) {
-        self.seconds += seconds;
-        self.steps.push(EventStep { number, time: self.seconds, scalars });
+    /// `time` is when the step was done. Where that was not recorded, time is counted from the stage's
+    /// beginning.
+    pub fn step(&mut self, number: u64, time: Option<f64>, seconds: f64, scalars: Vec<Scalar>) {
+        self.time = time.unwrap_or(self.time + seconds);
+        self.steps.push(EventStep { number, time: self.time, scalars });
     }
 
     /// More of the last step.
@@ -44,13 +46,21 @@ impl Events {
         }
     }
 
+    /// What is recorded of the steps.
+    pub fn scalars(&self) -> impl Iterator<Item = &Scalar> {
+        self.steps.iter().flat_map(|step| &step.scalars)
+    }
+
     /// The whole file.
     pub fn bytes(&self) -> Vec<u8> {
+        let mut file = beginning();
+        file.extend(self.records());
+        file
+    }
+
+    /// What belongs behind the records of the steps before.
+    pub fn records(&self) -> Vec<u8> {
         let mut file = Vec::new();
-        let mut first = Vec::new();
-        double(&mut first, 1, 0.0);
-        text(&mut first, 3, b"brain.Event:2");
-        record(&mut file, &first);
         for step in &self.steps {
             let mut summary = Vec::new();
             for scalar in &step.scalars {
@@ -68,6 +78,39 @@ impl Events {
         }
         file
     }
+}
+
+/// What every file begins with.
+pub fn beginning() -> Vec<u8> {
+    let (mut file, mut first) = (Vec::new(), Vec::new());
+    double(&mut first, 1, 0.0);
+    text(&mut first, 3, b"brain.Event:2");
+    record(&mut file, &first);
+    file
+}
+
+/// Bytes of a file of ours up to its first record of a step from `step` on, or that was not written to its
+/// end; none of a file that begins otherwise.
+pub fn length_before(file: &[u8], step: u64) -> Option<usize> {
+    let mut at = file.starts_with(&beginning()).then(|| beginning().len())?;
+    loop {
+        let Some(length) = file[at..].first_chunk().map(|length| u64::from_le_bytes(*length)) else {
+            return Some(at);
+        };
+        // The time's key and eight bytes, then the step's key and the step.
+        let end = usize::try_from(length).ok().and_then(|length| (at + 16).checked_add(length));
+        let record = end.and_then(|end| file.get(at..end)).unwrap_or_default();
+        match record.get(12 + 10..).and_then(read_varint) {
+            Some(known) if known < step => at += record.len(),
+            _ => return Some(at),
+        }
+    }
+}
+
+fn read_varint(bytes: &[u8]) -> Option<u64> {
+    let length = bytes.iter().take(10).position(|byte| byte & 0x80 == 0)?;
+    let parts = bytes[..=length].iter().rev();
+    Some(parts.fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f)))
 }
 
 /// Length, checksum of the length, data, checksum of the data.
@@ -153,7 +196,7 @@ mod tests {
         let scalar = |tag: &str, value| Scalar { tag: tag.to_owned(), value };
         for number in [0, 300] {
             assert!(events.begins(number));
-            events.step(number, 0.5, vec![scalar("loss", 1.5)]);
+            events.step(number, None, 0.5, vec![scalar("loss", 1.5)]);
             events.add(vec![scalar("reward/sort", 0.25)]);
             assert!(!events.begins(number));
         }
@@ -166,5 +209,28 @@ mod tests {
         expected.extend(b"\x0a\x12\x0a\x0breward/sort\x15");
         expected.extend(0.25f32.to_le_bytes());
         assert_eq!(&bytes[bytes.len() - 4 - expected.len()..bytes.len() - 4], expected);
+    }
+
+    #[test]
+    fn a_file_is_gone_on_with_at_any_of_its_steps() {
+        let scalar = |value| vec![Scalar { tag: "loss".to_owned(), value }];
+        let steps = |numbers: &[u64]| {
+            let mut events = Events::default();
+            numbers.iter().for_each(|number| events.step(*number, Some(1.7e9), 0.5, scalar(1.0)));
+            events
+        };
+        let whole = steps(&[0, 1, 200, 300]).bytes();
+        assert_eq!(whole, [beginning(), steps(&[0, 1]).records(), steps(&[200, 300]).records()].concat());
+        for (step, before) in [(0, vec![]), (1, vec![0]), (2, vec![0, 1]), (300, vec![0, 1, 200])] {
+            assert_eq!(length_before(&whole, step), Some(steps(&before).bytes().len()), "{step}");
+        }
+        assert_eq!(length_before(&whole, 301), Some(whole.len()));
+        // Cut off while it was written, at any byte.
+        let third = steps(&[0, 1, 200]).bytes().len();
+        for length in third..whole.len() {
+            assert_eq!(length_before(&whole[..length], 301), Some(third), "{length}");
+        }
+        assert_eq!(length_before(b"something else", 5), None);
+        assert_eq!(length_before(b"", 5), None);
     }
 }

@@ -1,5 +1,7 @@
 //! `mopd run`: checks, compiles, sends the plan to the worker, shows progress, prints the tables.
 
+mod tracker;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -9,6 +11,8 @@ use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
 use serde::Serialize;
 
+use self::tracker::Tracker;
+use super::export::LiveEventFiles;
 use super::{Compiled, archive, export, plan_json, report, sweep};
 use crate::args::{Format, RunArgs};
 use crate::host::{as_text, folder_of, reason};
@@ -65,15 +69,26 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
         RunProgress::new(seeds, arguments.resume, arguments.log_every.unwrap_or(LOG_EVERY))
     };
     let printer = progress.printer();
+    let tracker = arguments.tracker.as_ref();
+    let mut followers = Followers {
+        format: arguments.format,
+        event_files: arguments.tensorboard.then(|| LiveEventFiles::new(out)),
+        tracker: tracker
+            .map(|command| Tracker::start(command, &compiled.plan, out, printer.clone()))
+            .transpose()?,
+    };
     let worker = {
         let printer = printer.clone();
         Worker::start(&job, move |line| printer.warn(&format!("{}\n", output::printable(line))))?
     };
     let interrupts = Interrupts::handled();
     let forwarding = interrupts.forward_to(&worker, move |text| printer.warn(text));
-    let ending = follow(worker, &mut progress, arguments.format);
+    let ending = follow(worker, &mut progress, &mut followers);
     drop(forwarding);
     progress.close();
+    if let Some(tracker) = followers.tracker {
+        tracker.finish();
+    }
     let (last, status) = ending?;
 
     match last {
@@ -133,11 +148,40 @@ fn details(compiled: &Compiled, out: &Path) {
     }
 }
 
+/// Who is told of every event, beside the progress that is shown.
+struct Followers {
+    format: Format,
+    /// None where one could not be written: that is said once.
+    event_files: Option<LiveEventFiles>,
+    tracker: Option<Tracker>,
+}
+
+impl Followers {
+    fn note(&mut self, event: &Event, progress: &RunProgress) {
+        if self.format == Format::Json {
+            output::result(&json_line(event));
+        }
+        if let (Event::Step { step, rows, .. }, Some(files)) = (event, &mut self.event_files)
+            && let Err((path, error)) = files.step(*step, rows)
+        {
+            progress.printer().warn(&format!(
+                "warning: can't write {}: {}; the event files come at the end of the run\n",
+                path.display(),
+                reason(&error)
+            ));
+            self.event_files = None;
+        }
+        if let Some(tracker) = &mut self.tracker {
+            tracker.note(event);
+        }
+    }
+}
+
 /// Reads the worker to its end. Returns the event that closes the job, if there was one.
 fn follow(
     mut worker: Worker,
     progress: &mut RunProgress,
-    format: Format,
+    followers: &mut Followers,
 ) -> Result<(Option<Event>, ExitStatus), Problem> {
     let mut last = None;
     let killer = worker.killer();
@@ -145,9 +189,7 @@ fn follow(
         match said {
             None => progress.tick(),
             Some(WorkerMessage::Event(event)) => {
-                if format == Format::Json {
-                    output::result(&json_line(&event));
-                }
+                followers.note(&event, progress);
                 if let Event::Ready { versions, .. } = &event {
                     check_version(&versions.mopd, &killer)?;
                 }

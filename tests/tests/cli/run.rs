@@ -10,7 +10,7 @@ const FINISH: &str = r#"
 ready()
 say("started", tasks=2, kept=0)
 say("stage_started", stage="start", seed=1, steps=2)
-say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5, loss=2.5, domains=[],
+say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5, loss=2.5, domains=[], rows=[],
     tokens=12, seconds={"rollout": 0.5, "scoring": 0.25, "update": 0.25})
 say("warning", message="half of the rewards are 0")
 say("stage_finished", stage="start", seed=1, seconds=1.0)
@@ -94,7 +94,7 @@ time.sleep(1.5)
 say("started", tasks=2, kept=1)
 say("stage_started", stage="start", seed=1, steps=4)
 say("stage_resumed", stage="start", seed=1, step=1)
-say("step", stage="start", seed=1, step=1, steps=4, metric="loss", value=2.5, loss=2.5, domains=[],
+say("step", stage="start", seed=1, step=1, steps=4, metric="loss", value=2.5, loss=2.5, domains=[], rows=[],
     tokens=12, seconds={"rollout": 0.5, "scoring": 0.25, "update": 0.25})
 say("checkpoint", stage="start", seed=1, key="k", step=2)
 time.sleep(2.5)
@@ -261,7 +261,7 @@ ready()
 say("started", tasks=2, kept=0)
 say("stage_started", stage="start", seed=1, steps=2)
 say("stage_started", stage="student", seed=1, steps=150)
-say("step", stage="student", seed=1, step=16, steps=150, metric="loss", value=2.5, loss=2.5, domains=[],
+say("step", stage="student", seed=1, step=16, steps=150, metric="loss", value=2.5, loss=2.5, domains=[], rows=[],
     tokens=12, seconds={"rollout": 0.5, "scoring": 0.25, "update": 0.25})
 os.kill(os.getpid(), signal.SIGKILL)
 "#;
@@ -397,7 +397,7 @@ say('started', tasks=3, kept=0)
 say('stage_kept', stage='start', seed=1)
 say('stage_started', stage='student', seed=1, steps=100)
 say('stage_resumed', stage='student', seed=1, step=40)
-say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], \
+say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], rows=[], \
          tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
 say('checkpoint', stage='student', seed=1, key='k', step=41)
 say('waiting', what='expert, seed 1')
@@ -419,7 +419,7 @@ fn resume_says_where_there_is_nothing_to_go_on_from() {
     let script = "ready()
 say('started', tasks=3, kept=0)
 say('stage_started', stage='student', seed=1, steps=100)
-say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], \
+say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], rows=[], \
                   tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
 say('interrupted', finished=0, tasks=3)
 sys.exit(130)";
@@ -457,5 +457,5 @@ fn what_a_run_is_told_reaches_the_worker() {
 #[test]
 fn a_second_interrupt_ends_a_worker_that_does_not_stop() {
     let script = format!("signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAIT}time.sleep(60)");
-    interrupt(&script, 2).is(130, &["Ctrl-C again stops at once", "interrupted", "1 of 3 stages"]);
+    interrupt(&script, 2).is(130, &["Ctrl-C or SIGTERM again stops at once", "interrupted", "1 of 3 stages"]);
 }

@@ -15,6 +15,7 @@ mod rollouts;
 mod signals;
 mod states;
 mod tables;
+mod trackers;
 mod train;
 mod turns;
 

@@ -145,16 +145,7 @@ fn it_changes_nothing() {
             let run = |train: &Train<Objective>| {
                 let stage = Stage { micro_batch, ..fixture.stage(train, ROUTED, &models) };
                 let (weights, rows) = trained_to_the_end(&stage);
-                let rows: Vec<Row> = rows
-                    .into_iter()
-                    .map(|row| Row {
-                        seconds: 0.0,
-                        rollout_seconds: 0.0,
-                        scoring_seconds: 0.0,
-                        update_seconds: 0.0,
-                        ..row
-                    })
-                    .collect();
+                let rows: Vec<Row> = rows.into_iter().map(Row::without_times).collect();
                 (weights, rows)
             };
             let ((weights, mut rows), (known, plain)) = (run(&with), run(&without));

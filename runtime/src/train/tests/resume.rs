@@ -46,14 +46,7 @@ fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> Finished {
 
 /// All but the time that steps took.
 fn rows(finished: &Finished) -> Vec<Row> {
-    let timeless = |row: &Row| Row {
-        seconds: 0.0,
-        rollout_seconds: 0.0,
-        scoring_seconds: 0.0,
-        update_seconds: 0.0,
-        ..row.clone()
-    };
-    finished.record.rows.iter().map(timeless).collect()
+    finished.record.rows.iter().cloned().map(Row::without_times).collect()
 }
 
 fn store() -> (tempfile::TempDir, Store) {

@@ -50,6 +50,7 @@ fn step(stage: &str, seed: u64, step: u32, reward: f64) -> Event {
         value: 0.1,
         loss: 2.0,
         domains: domains.into(),
+        rows: Vec::new(),
         tokens: 12,
         seconds: SECONDS,
     }

@@ -1,0 +1,52 @@
+//! Event files that grow with each step, so that TensorBoard shows a run while it trains.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use mopd_compiler::plan::events::MetricsRow;
+
+use super::tensorboard::{beginning, length_before};
+use super::{FILE, FOLDER, series};
+use crate::run_folder::ColumnTable;
+
+pub struct LiveEventFiles {
+    folder: PathBuf,
+    /// By the series, those of this run.
+    files: HashMap<String, File>,
+}
+
+impl LiveEventFiles {
+    /// For a run with results in `out`.
+    pub fn new(out: &Path) -> LiveEventFiles {
+        LiveEventFiles { folder: out.join(FOLDER), files: HashMap::new() }
+    }
+
+    /// # Errors
+    /// If a file can't be written; then its path comes with the error.
+    pub fn step(&mut self, step: u32, rows: &[MetricsRow]) -> Result<(), (PathBuf, io::Error)> {
+        for (name, events) in series(&ColumnTable::from_rows(rows)) {
+            let path = self.folder.join(&name).join(FILE);
+            let file = match self.files.get_mut(&name) {
+                Some(file) => Ok(file),
+                None => opened(&path, step).map(|file| self.files.entry(name).or_insert(file)),
+            };
+            file.and_then(|file| file.write_all(&events.records())).map_err(|error| (path, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// A file to which a step is added next. What it has of earlier steps stays, for a stage that is resumed.
+fn opened(path: &Path, step: u32) -> io::Result<File> {
+    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+    let kept = std::fs::read(path).ok().and_then(|known| length_before(&known, u64::from(step)));
+    let mut file = File::options().create(true).write(true).truncate(false).open(path)?;
+    file.set_len(kept.unwrap_or(0) as u64)?;
+    file.seek(SeekFrom::End(0))?;
+    if kept.is_none() {
+        file.write_all(&beginning())?;
+    }
+    Ok(file)
+}

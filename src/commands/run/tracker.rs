@@ -1,0 +1,141 @@
+//! `--tracker COMMAND`: a program that is told what a run does, a line of JSON for each event, and passes it
+//! on to wherever experiments are tracked.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::events::Event;
+use serde_json::{Value, json};
+
+use crate::commands::export::scalars;
+use crate::host::reason;
+use crate::output::printable;
+use crate::problem::Problem;
+use crate::progress::{ProgressPrinter, utc};
+
+/// How long it may take to pass on the rest, once the run is over.
+const LAST_LINES: Duration = Duration::from_secs(60);
+
+pub struct Tracker {
+    command: String,
+    child: Child,
+    /// None when it was found to have ended, which is said once.
+    lines: Option<Sender<String>>,
+    said: Vec<JoinHandle<()>>,
+    printer: ProgressPrinter,
+}
+
+impl Tracker {
+    /// # Errors
+    /// If no shell can be started; whether there is such a program, only the shell knows.
+    pub fn start(
+        command: &str,
+        plan: &Plan,
+        out: &Path,
+        printer: ProgressPrinter,
+    ) -> Result<Tracker, Problem> {
+        let failed = |error| {
+            Problem::run("tracker-failed", format!("can't start the tracker `{command}`: {}", reason(&error)))
+        };
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C at the terminal ends the run, and the tracker is still told how.
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let (Some(mut input), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            unreachable!("all three were asked for")
+        };
+        let (lines, texts) = channel::<String>();
+        // From a thread: a run does not wait for its tracker.
+        std::thread::spawn(move || {
+            for text in texts {
+                if input.write_all(text.as_bytes()).and_then(|()| input.flush()).is_err() {
+                    break;
+                }
+            }
+        });
+        let said = vec![passed_on(stdout, printer.clone()), passed_on(stderr, printer.clone())];
+        let mut tracker = Tracker { command: command.to_owned(), child, lines: Some(lines), said, printer };
+        tracker.line(json!({
+            "event": "run",
+            "experiment": plan.experiment.name,
+            "out": out.display().to_string(),
+            "plan": plan.hash,
+        }));
+        Ok(tracker)
+    }
+
+    pub fn note(&mut self, event: &Event) {
+        let mut line = serde_json::to_value(event).expect("an event was read from JSON");
+        if let (Event::Step { rows, .. }, Value::Object(fields)) = (event, &mut line) {
+            fields.remove("rows");
+            fields.insert("scalars".to_owned(), json!(scalars(rows)));
+        }
+        self.line(line);
+    }
+
+    fn line(&mut self, mut line: Value) {
+        line["time"] = utc().into();
+        let sent = self.lines.as_ref().is_none_or(|lines| lines.send(format!("{line}\n")).is_ok());
+        if !sent {
+            self.lines = None;
+            self.printer.warn(&format!(
+                "warning: the tracker `{}` has ended; the run goes on without it\n",
+                printable(&self.command)
+            ));
+        }
+    }
+
+    /// The run is over: waits until the tracker has passed on what it was told.
+    pub fn finish(mut self) {
+        let told_all = self.lines.take().is_some();
+        let status = self.ended();
+        if status.is_none() {
+            // Its children may hold its output open: nobody waits for what they say.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        } else {
+            self.said.drain(..).for_each(|said| _ = said.join());
+        }
+        let what = match status {
+            None => format!("did not end within {} s of the run", LAST_LINES.as_secs()),
+            Some(status) if told_all && !status.success() => format!("failed ({status})"),
+            Some(_) => return,
+        };
+        self.printer.warn(&format!("warning: the tracker `{}` {what}\n", printable(&self.command)));
+    }
+
+    /// How it ended; none where it goes on for too long.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_LINES {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
+
+/// Shows what a tracker says, line by line.
+fn passed_on(stream: impl Read + Send + 'static, printer: ProgressPrinter) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            printer.say(&format!("tracker: {}\n", printable(String::from_utf8_lossy(&line).trim_end())));
+        }
+    })
+}
