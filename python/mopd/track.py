@@ -61,7 +61,8 @@ class Mlflow:
 
 
 def name_in_mlflow(name: str) -> str:
-    """A name with the characters that MLflow allows."""
+    """A name with the characters that MLflow allows: of `expert[sort]`, `expert.sort`."""
+    name = name.replace("[", ".").replace("]", "")
     return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in name)
 
 

@@ -44,6 +44,7 @@ class Track(unittest.TestCase):
         mlflow.start_run.assert_called_once_with(run_name="pilot")
         first = mlflow.log_metrics.call_args_list[0]
         self.assertEqual(first, mock.call({"student-seed1/loss": 2.0, "student-seed1/reward/a_b": 0.5}, step=0))
+        self.assertEqual(track.name_in_mlflow("expert[sort]-seed1/loss"), "expert.sort-seed1/loss")
         # Nobody said that the run was finished.
         mlflow.end_run.assert_called_once_with("FAILED")
 
