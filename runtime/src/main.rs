@@ -234,6 +234,7 @@ fn work(
         | Job::Sample(_)
         | Job::Read(_)
         | Job::Compare(_)
+        | Job::Differences(_)
         | Job::Delta(_)
         | Job::Bench(_) => cuda.device(),
     };
@@ -252,6 +253,7 @@ fn work(
         Job::Sample(job) => sample::sample(job, device, control)?,
         Job::Read(job) => read::read(job, control)?,
         Job::Compare(job) => read::compare(job, control)?,
+        Job::Differences(job) => read::differences(job, control)?,
         Job::Delta(job) => delta::delta(job, control)?,
         Job::Files(job) => schedule::files(job, control)?,
         Job::Predict(job) => schedule::predict(job, device, control)?,

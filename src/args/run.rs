@@ -166,13 +166,14 @@ pub enum CacheAction {
 Examples:
   mopd report runs/quickstart
   mopd report runs/quickstart --out quickstart.html
+  mopd report runs/a runs/b
 
 The page needs no network and no other file: it can be sent and kept. The path of the page is the result.")]
 pub struct ReportArgs {
-    /// The folder of a run
-    #[arg(value_name = "RUN")]
-    pub run: PathBuf,
-    /// The page [default: report.html in the run's folder]
+    /// The folder of a run, or of several for one page
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The page [default: report.html in the run's folder; of several runs, in this one]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }

@@ -204,6 +204,7 @@ impl RunProgress {
             | Event::Evaluated { .. }
             | Event::Table { .. }
             | Event::Compared { .. }
+            | Event::Differences { .. }
             | Event::Delta { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }

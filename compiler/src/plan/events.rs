@@ -10,7 +10,7 @@ use super::Plan;
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
 use super::fates::StageFate;
-use super::results::ComparedTable;
+use super::results::{ComparedTable, RowDifferences};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
@@ -28,6 +28,8 @@ pub enum Job {
     Read(ReadJob),
     /// Say how far the tables of runs are apart.
     Compare(CompareJob),
+    /// Compare the rows of each of a run's tables.
+    Differences(DifferencesJob),
     /// Say how far the weights of two models are apart.
     Delta(DeltaJob),
     /// What `mopd bench divergence` asks.
@@ -147,6 +149,13 @@ pub struct ReadJob {
 pub struct CompareJob {
     /// Folders.
     pub runs: Vec<String>,
+}
+
+/// Compare the rows of each of a run's tables, prompt by prompt and seed by seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DifferencesJob {
+    /// The run's folder.
+    pub run: String,
 }
 
 /// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
@@ -295,6 +304,10 @@ pub enum Event {
     /// The next run of a [`CompareJob`], after the first.
     Compared {
         tables: Vec<ComparedTable>,
+    },
+    /// What a [`DifferencesJob`] asked for.
+    Differences {
+        tables: Vec<RowDifferences>,
     },
     /// The next parameter of a [`DeltaJob`]; then the next group, and all.
     Delta {

@@ -176,6 +176,25 @@ pub struct ComparedCell {
     pub difference: Interval,
 }
 
+/// The rows of a run's own table: by how much each differs from each, and their means over all columns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowDifferences {
+    /// The table's name.
+    pub table: String,
+    /// One per row, in their order: the mean over the columns; none of a row that was not evaluated.
+    pub means: Vec<Option<Interval>>,
+    pub pairs: Vec<RowPair>,
+}
+
+/// Two rows of a table, the earlier one first. Prompts and seeds are paired.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowPair {
+    pub first: u32,
+    pub second: u32,
+    /// `second - first`: one per column, then of the mean over them, then of the normalized score.
+    pub differences: Vec<Option<Interval>>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     pub mean: f64,

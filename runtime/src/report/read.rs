@@ -4,7 +4,9 @@ use std::fs::File;
 use std::path::Path;
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{Column, ColumnValues, CompareJob, Event, FailureKind, ReadJob};
+use mopd_compiler::plan::events::{
+    Column, ColumnValues, CompareJob, DifferencesJob, Event, FailureKind, ReadJob,
+};
 use parquet::basic::{ConvertedType, Type};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record;
@@ -12,7 +14,7 @@ use parquet::record;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::report::rewards::PromptReward;
-use crate::report::statistics::compare::{Run, compare as differences};
+use crate::report::statistics::compare::{Run, compare as of_two, within};
 use crate::zip::zip_equal;
 
 /// Answers with one [`Event::Table`] a file.
@@ -31,8 +33,14 @@ pub fn compare(job: &CompareJob, control: &Control) -> Result<()> {
     for other in others {
         control.check()?;
         let other = run(Path::new(other))?;
-        control.emit(&Event::Compared { tables: differences(&first, &other) });
+        control.emit(&Event::Compared { tables: of_two(&first, &other) });
     }
+    Ok(())
+}
+
+/// Answers with one [`Event::Differences`].
+pub fn differences(job: &DifferencesJob, control: &Control) -> Result<()> {
+    control.emit(&Event::Differences { tables: within(&run(Path::new(&job.run))?) });
     Ok(())
 }
 

@@ -28,8 +28,11 @@ pub struct Sample {
     pub teacher: Option<String>,
     /// From 0: several samples may be of one step and domain.
     pub sample: u32,
-    /// The end of what stands before the completion.
+    /// What the model read before the completion, special tokens by their names; of a long one, its end.
     pub prompt: String,
+    /// Its tokens; none of what an earlier version kept.
+    #[serde(default)]
+    pub prompt_length: Option<u32>,
     pub reward: Option<f64>,
     /// Tokens trained on, of which [`Sample::tokens`] are the first.
     pub length: u32,
@@ -40,7 +43,8 @@ pub struct Sample {
 /// nats.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenSeen {
-    /// What it adds to the text; empty where it ends the sequence or is a part of a character.
+    /// What it adds to the text, the name of a special token; empty where it is a part of a character, or the
+    /// end where that has no name.
     pub text: String,
     pub logp: Option<f32>,
     pub teacher_logp: Option<f32>,
@@ -167,6 +171,7 @@ struct TokenRow {
     teacher: Option<String>,
     sample: u32,
     prompt: String,
+    prompt_length: Option<u32>,
     reward: Option<f64>,
     length: u32,
     position: u32,
@@ -194,6 +199,7 @@ pub fn write_samples(samples: &[Sample], path: &Path) -> Result<(), WriteError> 
                 teacher: sample.teacher.clone(),
                 sample: sample.sample,
                 prompt: sample.prompt.clone(),
+                prompt_length: sample.prompt_length,
                 reward: sample.reward,
                 length: sample.length,
                 position: position as u32,
@@ -210,8 +216,8 @@ pub fn write_samples(samples: &[Sample], path: &Path) -> Result<(), WriteError> 
         }
     }
     let table = table!(rows;
-        seed, stage, step, domain, teacher, sample, prompt, reward, length, position, text, logp,
-        teacher_logp, divergence, entropy,
+        seed, stage, step, domain, teacher, sample, prompt, prompt_length, reward, length, position,
+        text, logp, teacher_logp, divergence, entropy,
         weight, signal, advantage, selected,
     );
     parquet::write(table, path)

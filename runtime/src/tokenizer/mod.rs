@@ -184,6 +184,15 @@ impl Tokenizer {
         }
     }
 
+    /// All of the text that a model reads: special tokens by their names, and what stands behind an end as
+    /// well, where a chat has several. A special token of [`Tokenizer::Bytes`] has no name.
+    pub fn as_read(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
+        match self {
+            Tokenizer::Bytes => Ok(bytes::decode(tokens)),
+            Tokenizer::Pretrained(tokenizer) => tokenizer.as_read(tokens),
+        }
+    }
+
     /// The tokens that end a completion, the one that [`Tokenizer::completion`] writes first; at least one.
     pub fn ends(&self) -> &[Token] {
         match self {

@@ -282,8 +282,17 @@ impl Pretrained {
     /// The text of tokens, special ones left out. Ids that no token has, as rows of a padded embedding are,
     /// are left out too.
     pub fn decode(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
+        self.text(tokens, true)
+    }
+
+    /// The same with special tokens, by their names.
+    pub fn as_read(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
+        self.text(tokens, false)
+    }
+
+    fn text(&self, tokens: &[Token], without_special: bool) -> Result<String, TokenizerError> {
         let ids: Vec<u32> = tokens.iter().filter_map(|&token| u32::try_from(token).ok()).collect();
-        guarded(|| self.0.tokenizer.decode(&ids, true))
+        guarded(|| self.0.tokenizer.decode(&ids, without_special))
             .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot decode: {error}")))
     }
 

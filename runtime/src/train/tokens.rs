@@ -20,7 +20,7 @@ const SEQUENCES: usize = 2;
 /// Tokens of a sequence that are kept.
 const LENGTH: usize = 256;
 /// Tokens of a prompt that are kept, the last ones.
-const PROMPT: usize = 256;
+const PROMPT: usize = 1024;
 
 /// Adds what a step did to its tokens.
 pub fn record(
@@ -96,8 +96,9 @@ pub fn record(
                 prompt: stage
                     .start
                     .tokenizer
-                    .decode(&prompt[prompt.len().saturating_sub(PROMPT)..])
+                    .as_read(&prompt[prompt.len().saturating_sub(PROMPT)..])
                     .unwrap_or_default(),
+                prompt_length: Some(prompt.len() as u32),
                 reward: sequence.reward,
                 length: range.len() as u32,
                 tokens: zip_equal(range.take(LENGTH), texts(&stage.start.tokenizer, sequence))
@@ -170,7 +171,7 @@ fn texts(tokenizer: &Tokenizer, sequence: &Sequence) -> Vec<String> {
 fn addition(tokenizer: &Tokenizer, tokens: &[Token]) -> String {
     const BEFORE: usize = 8;
     let tokens = &tokens[tokens.len().saturating_sub(BEFORE)..];
-    let text = |tokens: &[Token]| tokenizer.decode(tokens).unwrap_or_default();
+    let text = |tokens: &[Token]| tokenizer.as_read(tokens).unwrap_or_default();
     let (before, whole) = (text(&tokens[..tokens.len() - 1]), text(tokens));
     let added = whole.strip_prefix(before.trim_end_matches('\u{fffd}')).unwrap_or_default();
     added.trim_end_matches('\u{fffd}').to_owned()

@@ -80,8 +80,8 @@ impl WeightedMean {
     }
 }
 
-/// By stage.
-pub fn curves(metrics: &ColumnTable) -> BTreeMap<String, Curves> {
+/// By stage; `runs` share the page.
+pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, Curves> {
     let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for row in 0..metrics.rows() {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
@@ -98,7 +98,7 @@ pub fn curves(metrics: &ColumnTable) -> BTreeMap<String, Curves> {
             domains(rows) * (there(rows, &OF_DOMAIN) + there(rows, &OF_TEACHER)) + there(rows, &OF_STEP)
         })
         .sum();
-    let points = (NUMBERS / (3 * series.max(1))).clamp(FEWEST, MOST);
+    let points = (NUMBERS / (3 * series.max(1) * runs)).clamp(FEWEST, MOST);
     rows.into_iter().map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points))).collect()
 }
 
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_short_stage_has_every_step() {
-        let all = curves(&metrics(3));
+        let all = curves(&metrics(3), 1);
         let student = &all["student"];
         assert!(student.whole && student.seeds == 2 && student.domains == ["sort", "reverse"]);
         let rewards: Vec<_> = student.series.iter().filter(|series| series.metric == "reward").collect();
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_long_stage_is_thinned_to_means() {
-        let all = curves(&metrics(1000));
+        let all = curves(&metrics(1000), 1);
         let student = &all["student"];
         assert!(!student.whole && student.at.len() == MOST && student.steps == 1000);
         assert_eq!(student.at[0], Rounded(4.0), "the middle of steps 0 to 8");
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_teacher_of_two_domains_is_judged_token_by_token() {
-        let all = curves(&metrics(1));
+        let all = curves(&metrics(1), 1);
         let divergence = all["student"]
             .series
             .iter()

@@ -1,27 +1,80 @@
-//! `mopd report`: a run as one HTML page without dependencies.
+//! `mopd report`: runs as one HTML page without dependencies.
 
 mod curves;
+mod headline;
 mod page;
 mod samples;
 mod source;
+mod stages;
+mod tables;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use mopd_compiler::plan::ModelId;
+use mopd_compiler::plan::events::{DifferencesJob, Event, Failure, Job};
+use mopd_compiler::plan::results::RowDifferences;
 use serde::{Serialize, Serializer};
 
 use crate::args::ReportArgs;
+use crate::host::as_text;
 use crate::output;
 use crate::problem::{Problem, Status};
-use crate::run_folder::{METRICS, RunFolder, SAMPLES, WEIGHTS};
+use crate::run_folder::{ColumnTable, METRICS, REWARDS, RunFolder, SAMPLES, WEIGHTS};
+use crate::worker;
 
 /// Larger pages open slowly; what grows with a run is kept below this.
 const LARGE: usize = 2_000_000;
 
+/// A run with all that the page shows of it.
+pub struct LoadedRun {
+    folder: RunFolder,
+    /// What tells it from the others on the page.
+    name: String,
+    /// From 0.
+    place: usize,
+    /// Stages of the runs before it: ids of stages count through all runs.
+    stages_before: u32,
+    metrics: ColumnTable,
+    samples: ColumnTable,
+    weights: ColumnTable,
+    differences: Vec<RowDifferences>,
+}
+
+impl LoadedRun {
+    fn stage(&self, model: ModelId) -> u32 {
+        self.stages_before + model.0
+    }
+
+    fn stage_anchor(&self, model: ModelId) -> String {
+        format!("stage-{}", self.stage(model))
+    }
+
+    /// Of what each run has one of.
+    fn anchor(&self, what: &str) -> String {
+        if self.place == 0 { what.to_owned() } else { format!("R{}-{what}", self.place) }
+    }
+}
+
 pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
-    let run = RunFolder::open(&arguments.run)?;
-    let [metrics, samples, weights] = run.tables([METRICS, SAMPLES, WEIGHTS])?.map(Option::unwrap_or_default);
-    let html = page::page(&run, &metrics, &samples, &weights)?;
-    let out = arguments.out.clone().unwrap_or_else(|| run.path.join("report.html"));
+    let names = names(&arguments.runs);
+    let mut runs: Vec<LoadedRun> = Vec::new();
+    for (path, name) in arguments.runs.iter().zip(names) {
+        let folder = RunFolder::open(path)?;
+        let [metrics, samples, weights] =
+            folder.tables([METRICS, SAMPLES, WEIGHTS])?.map(Option::unwrap_or_default);
+        let differences = differences(&folder)?;
+        let stages_before = runs
+            .last()
+            .map_or(0, |run| run.stages_before + run.folder.plan.experiment.models.len() as u32);
+        let place = runs.len();
+        runs.push(LoadedRun { folder, name, place, stages_before, metrics, samples, weights, differences });
+    }
+    let html = page::page(&runs)?;
+    let out = arguments.out.clone().unwrap_or_else(|| match &arguments.runs[..] {
+        [run] => run.join("report.html"),
+        // The page of one of them is another.
+        _ => PathBuf::from("report.html"),
+    });
     write(&out, &html)?;
     if html.len() > LARGE {
         let size = crate::figures::bytes(html.len() as u64);
@@ -31,6 +84,38 @@ pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
     }
     output::result(&format!("{}\n", out.display()));
     Ok(Status::Good)
+}
+
+/// What each run is called: the end of its path, as much of it as tells it from the others.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let end = |path: &Path, parts: usize| {
+        let all: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        all[all.len().saturating_sub(parts)..].join("/")
+    };
+    let longest = paths.iter().map(|path| path.components().count()).max().unwrap_or(1);
+    let name = |path: &PathBuf| {
+        let alone = |parts: &usize| {
+            paths.iter().filter(|other| end(other, *parts) == end(path, *parts)).count() == 1
+        };
+        end(path, (1..longest).find(alone).unwrap_or(longest))
+    };
+    paths.iter().map(name).collect()
+}
+
+/// By how much the rows of a finished run's tables differ.
+fn differences(run: &RunFolder) -> Result<Vec<RowDifferences>, Problem> {
+    if run.results.is_none() || !run.path.join(REWARDS).is_file() {
+        return Ok(Vec::new());
+    }
+    let job = Job::Differences(DifferencesJob { run: as_text(&run.path)? });
+    let mut found = Vec::new();
+    let failed = |failure: &Failure| Problem::usage("can't-read", failure.message.clone());
+    let status = worker::ask(&job, failed, |event| {
+        if let Event::Differences { tables } = event {
+            found = tables;
+        }
+    })?;
+    if status.success() { Ok(found) } else { Err(worker::death(status)) }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Problem> {
@@ -56,6 +141,14 @@ impl Serialize for Rounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_called_by_what_tells_them_apart() {
+        let of = |paths: &[&str]| names(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(of(&["runs/a"]), ["a"]);
+        assert_eq!(of(&["x/runs/a", "y/runs/a", "b"]), ["x/runs/a", "y/runs/a", "b"]);
+        assert_eq!(of(&["a", "a"]), ["a", "a"]);
+    }
 
     #[test]
     fn numbers_have_four_figures() {

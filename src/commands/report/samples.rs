@@ -77,7 +77,7 @@ fn fit<T: Serialize>(mut found: BTreeMap<String, Vec<T>>, wanted: &[&str], budge
 }
 
 /// The samples of the first seed, stages in order of their interest.
-pub fn samples(table: &ColumnTable, wanted: &[&str]) -> WithinBudget<SampledCompletion> {
+pub fn samples(table: &ColumnTable, wanted: &[&str], runs: usize) -> WithinBudget<SampledCompletion> {
     let mut found: BTreeMap<String, Vec<SampledCompletion>> = BTreeMap::new();
     let mut first: BTreeMap<&str, u64> = BTreeMap::new();
     let mut current = None;
@@ -114,10 +114,14 @@ pub fn samples(table: &ColumnTable, wanted: &[&str]) -> WithinBudget<SampledComp
     for sample in found.values_mut().flatten() {
         sample.numbers.retain(|_, values| values.iter().any(Option::is_some));
     }
-    fit(found, wanted, SAMPLES)
+    fit(found, wanted, SAMPLES / runs)
 }
 
-pub fn histograms(table: &ColumnTable, wanted: &[&str]) -> (WithinBudget<Histogram>, Edges) {
+pub fn histograms(
+    table: &ColumnTable,
+    wanted: &[&str],
+    runs: usize,
+) -> (WithinBudget<Histogram>, Edges) {
     /// Tokens by the bits of where their bin begins and where their size does: both are at least 0, so bits
     /// are in order.
     type Bins = BTreeMap<(u64, u64), u64>;
@@ -152,5 +156,5 @@ pub fn histograms(table: &ColumnTable, wanted: &[&str]) -> (WithinBudget<Histogr
             edges.into_iter().map(|(low, high)| (Rounded(f64::from_bits(low)), high.map(Rounded))).collect(),
         )
     });
-    (fit(found, wanted, HISTOGRAMS), edges.collect())
+    (fit(found, wanted, HISTOGRAMS / runs), edges.collect())
 }

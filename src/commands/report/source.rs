@@ -6,9 +6,13 @@ use mopd_compiler::plan::{Origin, Plan};
 use mopd_lang::ide::{Meaning, semantic_tokens};
 use serde::Serialize;
 
+use super::LoadedRun;
 use crate::host;
 use crate::output::printable;
 use crate::run_folder::RunFolder;
+
+/// Where a word begins and ends, and its class.
+type Meanings = Vec<(usize, usize, &'static str)>;
 
 #[derive(Serialize)]
 pub struct SourceFileView {
@@ -34,17 +38,24 @@ pub struct Excerpt {
 }
 
 /// The experiment, then its modules.
-pub fn files(run: &RunFolder) -> Vec<SourceFileView> {
-    let mut files = vec![file(&entry_name(run), 0, &run.source, meanings(run))];
-    files
-        .extend(run.modules.iter().zip(1..).map(|((name, text), index)| file(name, index, text, Vec::new())));
+pub fn files(loaded: &LoadedRun) -> Vec<SourceFileView> {
+    let run = &loaded.folder;
+    let mut files = vec![file(loaded, &entry_name(run), 0, &run.source, meanings(run))];
+    for ((name, text), index) in run.modules.iter().zip(1..) {
+        let meanings = meanings_of(&run.path.join("modules").join(name), text);
+        files.push(file(loaded, name, index, text, meanings));
+    }
     files
 }
 
 /// The colours of the entry. Its imports and data may be elsewhere by now; words tell most without them.
-fn meanings(run: &RunFolder) -> Vec<(usize, usize, &'static str)> {
-    let Ok(analysis) = host::analyse_file(&run.path.join("source.mopd"), &[]) else { return Vec::new() };
-    let tokens = semantic_tokens(&run.source, &analysis).into_iter();
+fn meanings(run: &RunFolder) -> Meanings {
+    meanings_of(&run.path.join("source.mopd"), &run.source)
+}
+
+fn meanings_of(path: &Path, text: &str) -> Meanings {
+    let Ok(analysis) = host::analyse_file(path, &[]) else { return Vec::new() };
+    let tokens = semantic_tokens(text, &analysis).into_iter();
     tokens.map(|token| (token.start as usize, token.end as usize, class(token.meaning))).collect()
 }
 
@@ -66,7 +77,7 @@ fn class(meaning: Meaning) -> &'static str {
     }
 }
 
-fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'static str)>) -> SourceFileView {
+fn file(run: &LoadedRun, name: &str, index: usize, text: &str, meanings: Meanings) -> SourceFileView {
     let mut meanings = meanings.into_iter().peekable();
     let mut start = 0;
     let mut lines = Vec::new();
@@ -86,14 +97,14 @@ fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'sta
         }
         pieces.push(("", printable(text.get(at..end).unwrap_or_default())));
         pieces.retain(|(_, text)| !text.is_empty());
-        lines.push(SourceLine { anchor: anchor(index, number + 1), pieces });
+        lines.push(SourceLine { anchor: anchor(run, index, number + 1), pieces });
         start = end + text[end..].find('\n').map_or(0, |newline| newline + 1);
     }
     SourceFileView { name: printable(name), lines }
 }
 
-fn anchor(file: usize, line: usize) -> String {
-    if file == 0 { format!("L{line}") } else { format!("F{file}L{line}") }
+fn anchor(run: &LoadedRun, file: usize, line: usize) -> String {
+    run.anchor(&if file == 0 { format!("L{line}") } else { format!("F{file}L{line}") })
 }
 
 /// What the experiment's file was called where it was run.
@@ -109,7 +120,8 @@ fn base(file: &str) -> Option<&str> {
 }
 
 /// The source of something; none where its place is unknown.
-pub fn excerpt(run: &RunFolder, origin: Origin) -> Option<Excerpt> {
+pub fn excerpt(loaded: &LoadedRun, origin: Origin) -> Option<Excerpt> {
+    let run = &loaded.folder;
     let place = run.plan.place(origin)?;
     let library = place.file.strip_prefix("std:").and_then(|name| name.strip_suffix(".mopd"));
     let (name, index, text) = match library {
@@ -132,7 +144,7 @@ pub fn excerpt(run: &RunFolder, origin: Origin) -> Option<Excerpt> {
     };
     Some(Excerpt {
         place: printable(&format!("{name}, {lines_text}")),
-        anchor: index.map(|index| anchor(index, first + 1)),
+        anchor: index.map(|index| anchor(loaded, index, first + 1)),
         text: printable(&lines.join("\n")),
     })
 }

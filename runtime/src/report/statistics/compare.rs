@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::results::{ComparedCell, ComparedRow, ComparedTable, Interval};
+use mopd_compiler::plan::results::{
+    ComparedCell, ComparedRow, ComparedTable, Interval, RowDifferences, RowPair,
+};
 use mopd_compiler::plan::{Comparison, ModelId};
 
 use super::interval::{Component, Crossed, Estimate, around};
@@ -168,6 +170,36 @@ pub fn compare(before: &Run, after: &Run) -> Vec<ComparedTable> {
     tables
 }
 
+/// By how much the rows of each table differ: one run answers the same test prompts with the same seeds
+/// everywhere, so all is paired.
+pub fn within(run: &Run) -> Vec<RowDifferences> {
+    let of_table = |comparison: &Comparison| {
+        let side = run.side(comparison, &run.domains_of(comparison));
+        let rows: Vec<Option<Vec<Option<Scored>>>> =
+            comparison.rows.iter().map(|row| side.scores(&row.models)).collect();
+        let same_tests = vec![true; side.columns.len()];
+        let over_columns = |scores: &Vec<Option<Scored>>| {
+            let mean = scores.get(side.columns.len())?.as_ref()?;
+            let (low, high) = around(mean.value, &mean.estimate().components());
+            Some(Interval { mean: mean.value, low, high })
+        };
+        let means = rows.iter().map(|row| row.as_ref().and_then(over_columns)).collect();
+        let mut pairs = Vec::new();
+        for (second, after) in rows.iter().enumerate() {
+            for (first, before) in rows[..second].iter().enumerate() {
+                let (Some(before), Some(after)) = (before, after) else { continue };
+                let difference = |(before, after): (&Option<Scored>, &Option<Scored>)| {
+                    Some(cell(before.as_ref()?, after.as_ref()?, true, &same_tests).difference)
+                };
+                let differences = before.iter().zip(after).map(difference).collect();
+                pairs.push(RowPair { first: first as u32, second: second as u32, differences });
+            }
+        }
+        RowDifferences { table: comparison.name.clone(), means, pairs }
+    };
+    run.comparisons.iter().map(of_table).collect()
+}
+
 fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> ComparedTable {
     let (left_prompts, right_prompts) = (left.prompts(), right.prompts());
     let same_seeds = left.seeds == right.seeds;
@@ -308,6 +340,32 @@ mod tests {
         assert!((other.mean - 0.1).abs() < 1e-9 && other.high - other.low > 0.1, "{other:?}");
         let fewer = difference(&before, &run("same", &[1], 20, |_, _| 0.3));
         assert!((fewer.mean - 0.1).abs() < 1e-9);
+    }
+
+    /// Within a table, what rows have in common cancels out as between two runs that are alike.
+    #[test]
+    fn rows_of_a_table_are_compared_prompt_by_prompt() {
+        let hard = |prompt: u32| if prompt < 50 { 0.9 } else { 0.1 };
+        let mut both = run("same", &[1, 2], 100, |_, prompt| hard(prompt));
+        let alone = run("same", &[1, 2], 100, |seed, prompt| hard(prompt) + 0.02 * seed as f64);
+        both.rewards.extend(alone.rewards.into_iter().map(|mut row| {
+            row.model = "tuned".into();
+            row
+        }));
+        both.models.push("tuned".into());
+        both.comparisons[0].rows.push(Row { label: "tuned".into(), models: vec![ModelId(1)] });
+        both.comparisons[0].rows.push(Row { label: "absent".into(), models: vec![ModelId(7)] });
+        let [table] = &within(&both)[..] else { panic!("one table") };
+        assert!(table.means[2].is_none() && table.pairs.len() == 1, "{table:?}");
+        assert_eq!((table.pairs[0].first, table.pairs[0].second), (0, 1));
+        let [column, mean, normalized] = &table.pairs[0].differences[..] else { panic!("{table:?}") };
+        assert!(normalized.is_none() && column == mean, "one column is its own mean");
+        // Seeds differ by 0.02, and t of one degree of freedom is 12.706.
+        let of = column.clone().unwrap();
+        assert!((of.mean - 0.03).abs() < 1e-12 && (of.high - of.mean - 12.7062 * 0.01).abs() < 1e-6, "{of:?}");
+        // The mean of a row alone varies with its prompts, too.
+        let start = table.means[0].clone().unwrap();
+        assert!((start.mean - 0.5).abs() < 1e-12 && (start.high - start.mean - 1.9842 * 0.0402).abs() < 1e-3);
     }
 
     #[test]

@@ -129,6 +129,13 @@ fn diagnostics_of_conversations_are_of_their_own_tokens() {
     for sample in &record.tokens.samples {
         let text: String = sample.tokens.iter().map(|token| token.text.as_str()).collect();
         assert!(!text.contains("user") && !text.contains("im_start"), "{text:?}");
+        assert!(text.ends_with("<|im_end|>"), "the end of the turn has a name: {text:?}");
+        // What the model read before: all turns with the template's marks, and the assistant's header.
+        let prompt = &sample.prompt;
+        assert!(prompt.contains("<|im_start|>user\n"), "{prompt:?}");
+        assert!(prompt.contains("<|im_end|>") && prompt.ends_with("<|im_start|>assistant\n"), "{prompt:?}");
+        let length = stage.start.tokenizer.encode(prompt).unwrap().len();
+        assert_eq!(sample.prompt_length, Some(length as u32), "{prompt:?}");
     }
 }
 

@@ -1,0 +1,70 @@
+// Puts the charts into the page, and draws them anew for another width and for paper.
+
+const trained = data.stages.filter((stage) => stage.at.length);
+let drawn = [];
+function show(stage) {
+  const into = document.getElementById("stage-charts");
+  into.replaceChildren();
+  document.getElementById("stage").value = String(stage.id);
+  const seeds = stage.seeds > 1 ? `, mean of ${stage.seeds} seeds, shaded from the lowest to the highest` : "";
+  const bins = stage.whole ? "" : `; each point is a mean over ${Math.round(stage.steps / stage.at.length)} steps`;
+  document.getElementById("stage-facts").textContent = `${stage.kind}, ${stage.steps} steps${seeds}${bins}`;
+  const [first, ...last] = [learning, weights, tokens].map((make) => make(stage));
+  const half = [divergence(stage), shares(stage, "domain", stage.domains), shares(stage, "teacher", stage.teachers)].filter(Boolean);
+  if (first) into.append(first[0]);
+  for (let at = 0; at < half.length; at += 2) into.append(element("div", { class: "pair" }, ...half.slice(at, at + 2).map(([box]) => box)));
+  for (const made of last) if (made) into.append(made[0]);
+  // Drawn when they stand in the page: then their width is known.
+  drawn = [first, ...half, ...last].filter(Boolean).map(([, draw]) => draw);
+  for (const draw of drawn) draw();
+  if (stage.left_out) into.append(element("p", { class: "note" }, `${stage.left_out} of this stage are left out to keep the page small; they are in the run’s folder.`));
+}
+
+const redraw = [];
+for (const box of document.querySelectorAll("figure[data-chart=scores]")) redraw.push(scores(box));
+for (const box of document.querySelectorAll("[data-reference]")) references(box);
+for (const table of document.querySelectorAll("table.scores")) {
+  const columns = table.querySelectorAll("tbody tr:first-child a").length;
+  roving(table, "tbody a", columns);
+}
+for (const box of document.querySelectorAll("figure[data-chart=graph]")) graph(box);
+for (const box of document.querySelectorAll("figure[data-chart=cost]")) redraw.push(cost(box));
+for (const draw of redraw) draw?.();
+
+function fromAddress() {
+  const match = /^#train-(\d+)$/.exec(location.hash);
+  const stage = match && trained.find((one) => one.id === Number(match[1]));
+  if (!stage) return false;
+  show(stage);
+  document.getElementById("training").scrollIntoView();
+  return true;
+}
+if (trained.length) {
+  const picker = document.getElementById("stage");
+  picker.append(...trained.map((stage) => element("option", { value: stage.id }, visible(stage.name))));
+  picker.addEventListener("change", () => show(trained.find((stage) => String(stage.id) === picker.value)));
+  if (!fromAddress()) show(trained.find((stage) => stage.kind === "distill") ?? trained.at(-1));
+  addEventListener("hashchange", fromAddress);
+}
+// What was chosen stays chosen.
+const all = () => {
+  for (const draw of [...redraw, ...drawn]) draw?.();
+};
+let waiting = null;
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  clearTimeout(waiting);
+  waiting = setTimeout(all, 150);
+});
+// Charts that were made for a window are made again for the paper, and the other way round.
+addEventListener("beforeprint", () => {
+  printing = true;
+  all();
+});
+addEventListener("afterprint", () => {
+  printing = false;
+  all();
+});
+document.documentElement.dataset.drawn = "yes";

@@ -1,0 +1,68 @@
+// The tables of results.
+
+/** `+0.04`; what rounds to nothing has no minus. */
+function signed(value) {
+  const text = Math.abs(value).toFixed(2);
+  return (value < 0 && Number(text) !== 0 ? "−" : "+") + text;
+}
+
+/** Below each number, by how much it differs from the row that is chosen. The numbers come with the page. */
+function references(box) {
+  const place = Number(box.dataset.reference);
+  const { name, rows, references: known, paired } = data.tables[place];
+  if (!known.length) {
+    box.remove();
+    return;
+  }
+  const options = known.map((reference, index) => element("option", { value: index }, rows[reference.row].model));
+  const choice = element("select", {}, element("option", { value: "" }, "none"), ...options);
+  const legend = element("span", { class: "legend", "aria-live": "polite" });
+  box.append(element("label", {}, `Differences to `, choice), legend);
+  const lines = [...document.querySelectorAll(`#table-${place} tbody tr`)];
+  choice.addEventListener("change", () => {
+    for (const old of document.querySelectorAll(`#table-${place} .difference`)) old.remove();
+    const chosen = choice.value === "" ? null : known[Number(choice.value)];
+    legend.textContent = chosen
+      ? `Below each number: its difference to ${rows[chosen.row].model}, with a 95% interval ${paired}; * where the interval leaves 0 out.`
+      : "";
+    chosen?.rows.forEach((cells, row) => cells.forEach((cell, column) => {
+      if (!cell || row === chosen.row) return;
+      const [mean, low, high] = cell;
+      const clear = low > 0 || high < 0;
+      const text = `${signed(mean)} [${signed(low)}, ${signed(high)}]${clear ? " *" : ""}`;
+      lines[row].querySelectorAll("td")[column].append(element("small", { class: clear ? "difference clear" : "difference" }, text));
+    }));
+  });
+  choice.setAttribute("aria-label", `Differences of ${name} to a row`);
+}
+
+function scores(box) {
+  const table = data.tables[Number(box.dataset.table)];
+  const columns = [...table.domains, ...(table.normalized ? ["normalized"] : [])];
+  const rows = table.rows.flatMap((row) => columns.map((column, index) => ({ model: row.model, column, mean: row.cells[index]?.[0], low: row.cells[index]?.[1], high: row.cells[index]?.[2] })).filter((row) => row.mean !== undefined && row.mean !== null));
+  box.dataset.points = rows.length;
+  const body = element("div");
+  box.append(body);
+  const draw = () => {
+    body.replaceChildren();
+    const longest = Math.min(150, 14 + 6.6 * Math.max(...table.rows.map((row) => row.model.length)));
+    const width = widthOf(body, 1010);
+    const panels = Math.max(1, Math.min(columns.length, Math.floor((width - longest) / 150)));
+    // A panel below another has room for its name.
+    const [panel, between, rowsOfPanels] = [21 * table.rows.length, 34, Math.ceil(columns.length / panels)];
+    const svg = Plot.plot({
+      width, height: 26 + rowsOfPanels * panel + (rowsOfPanels - 1) * between + 30, marginLeft: longest, marginRight: 12, marginTop: 26, marginBottom: 30, style: chartStyle,
+      fx: { domain: d3.range(panels), label: null, axis: null, padding: 0.16 },
+      fy: { domain: d3.range(rowsOfPanels), label: null, axis: null, paddingInner: between / (panel + between), paddingOuter: 0, round: false },
+      x: { label: null, ticks: 3, grid: true, nice: true }, y: { domain: table.rows.map((row) => row.model), label: null, tickSize: 0 },
+      marks: [
+        Plot.text(columns.map((column, index) => ({ column, index })), { text: (d) => visible(d.column), fx: (d) => d.index % panels, fy: (d) => Math.floor(d.index / panels), frameAnchor: "top-left", dy: -18, fontWeight: 600 }),
+        Plot.ruleY(rows, { fx: (d) => columns.indexOf(d.column) % panels, fy: (d) => Math.floor(columns.indexOf(d.column) / panels), y: "model", x1: "low", x2: "high", stroke: "var(--heat)", strokeWidth: 2.4, strokeOpacity: 0.5, strokeLinecap: "round" }),
+        Plot.dot(rows, { fx: (d) => columns.indexOf(d.column) % panels, fy: (d) => Math.floor(columns.indexOf(d.column) / panels), y: "model", x: "mean", fill: "var(--heat)", r: 3.6, title: (d) => `${d.model}, ${d.column}: ${figure(d.mean)} (${figure(d.low)} to ${figure(d.high)})` }),
+      ],
+    });
+    const best = d3.greatest(rows.filter((row) => row.column === columns.at(-1)), (row) => row.mean);
+    finish(body, svg, `${table.name}: means with 95% intervals`, best ? `Highest on ${best.column}: ${best.model} with ${figure(best.mean)}. The table above has every number` : "");
+  };
+  return draw;
+}

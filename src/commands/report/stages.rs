@@ -1,0 +1,260 @@
+//! The stages of a run: what the script draws of each, and each in words.
+
+use std::collections::BTreeSet;
+
+use mopd_compiler::plan::results::StageRecord;
+use mopd_compiler::plan::{Model, ModelId, Objective, Recipe, Stage};
+use serde::Serialize;
+
+use super::curves::{Curves, curves};
+use super::samples::{Edges, Histogram, SampledCompletion, histograms, samples};
+use super::source::{self, Excerpt};
+use super::{LoadedRun, Rounded};
+use crate::figures::{bytes, count, duration, flops};
+use crate::output::{counted, printable};
+
+#[derive(Serialize)]
+pub struct StageData {
+    id: u32,
+    /// The place of its run on the page.
+    run: usize,
+    anchor: String,
+    pub name: String,
+    kind: String,
+    /// Of all seeds that were run; none of stages that were kept from before.
+    seconds: Option<Rounded>,
+    predicted: Option<Rounded>,
+    #[serde(flatten)]
+    pub curves: Curves,
+    histograms: Vec<Histogram>,
+    pub samples: Vec<SampledCompletion>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<String>,
+}
+
+/// `carries`: the weights go on; otherwise they teach, judge, or are merged.
+#[derive(Serialize)]
+pub struct Edge {
+    from: u32,
+    to: u32,
+    carries: bool,
+}
+
+/// A stage in words.
+#[derive(Serialize)]
+pub struct Card {
+    anchor: String,
+    name: String,
+    kind: String,
+    key: String,
+    inputs: Vec<CardInput>,
+    facts: Vec<(String, String)>,
+    curves: Option<String>,
+    excerpts: Vec<Excerpt>,
+    runs: String,
+    predicted: String,
+    spent: String,
+    memory_predicted: String,
+    memory: String,
+    sequences: String,
+    flops: String,
+}
+
+#[derive(Serialize)]
+struct CardInput {
+    anchor: String,
+    name: String,
+}
+
+/// All stages of a run: to draw, and in words; and where bins of histograms begin. It shares the page with
+/// others, and so the room.
+pub fn stages(run: &LoadedRun, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges) {
+    let mut curves = curves(&run.metrics, runs);
+    let wanted = by_interest(run);
+    let mut samples = samples(&run.samples, &wanted, runs);
+    let (mut histograms, bins) = histograms(&run.weights, &wanted, runs);
+    let mut stages = Vec::new();
+    let mut cards = Vec::new();
+    for (index, model) in run.folder.plan.experiment.models.iter().enumerate() {
+        let id = ModelId(index as u32);
+        let records = records(run, &model.name);
+        let mut missing = Vec::new();
+        if samples.left_out.contains(&model.name) {
+            missing.push("samples");
+        }
+        if histograms.left_out.contains(&model.name) {
+            missing.push("histograms");
+        }
+        let missing = missing.join(" and ");
+        let stage = StageData {
+            id: run.stage(id),
+            run: run.place,
+            anchor: run.stage_anchor(id),
+            name: model.name.clone(),
+            kind: kind(&model.stage).to_owned(),
+            seconds: (!records.is_empty())
+                .then(|| Rounded(records.iter().map(|record| record.seconds).sum())),
+            predicted: total(&records, |record| record.predicted.map(|prediction| prediction.seconds))
+                .map(Rounded),
+            curves: curves.remove(&model.name).unwrap_or_default(),
+            histograms: histograms.kept.remove(&model.name).unwrap_or_default(),
+            samples: samples.kept.remove(&model.name).unwrap_or_default(),
+            left_out: (!missing.is_empty()).then(|| missing[..1].to_uppercase() + &missing[1..]),
+        };
+        cards.push(card(run, index, model, &records, &stage));
+        stages.push(stage);
+    }
+    (stages, cards, bins)
+}
+
+/// Distillation first, then what else trains: where something must be left out, it is the last of these.
+fn by_interest(run: &LoadedRun) -> Vec<&str> {
+    let rank = |model: &Model<Objective>| match &model.stage {
+        Stage::Train(train) if train.recipe == Recipe::Distill => 0,
+        Stage::Train(train) if train.recipe == Recipe::Grpo => 1,
+        _ => 2,
+    };
+    let mut models: Vec<_> = run.folder.plan.experiment.models.iter().collect();
+    models.sort_by_key(|model| rank(model));
+    models.into_iter().map(|model| model.name.as_str()).collect()
+}
+
+fn kind<O>(stage: &Stage<O>) -> &'static str {
+    match stage {
+        Stage::Initialise(shape) => shape.family.name(),
+        Stage::Load(_) => "loaded",
+        Stage::Train(train) => train.recipe.name(),
+        Stage::Joint(_) | Stage::Learner { .. } => "train",
+        Stage::Merge(_) => "merge",
+    }
+}
+
+fn records<'a>(run: &'a LoadedRun, stage: &str) -> Vec<&'a StageRecord> {
+    let records = run.folder.results.iter().flat_map(|results| &results.stages);
+    records.filter(|record| record.stage == stage).collect()
+}
+
+/// The sum over seeds, where each has the number.
+fn total(records: &[&StageRecord], number: impl Fn(&StageRecord) -> Option<f64>) -> Option<f64> {
+    if records.is_empty() {
+        return None;
+    }
+    records.iter().map(|record| number(record)).sum()
+}
+
+pub fn edges(run: &LoadedRun) -> Vec<Edge> {
+    let mut edges = Vec::new();
+    for (index, model) in run.folder.plan.experiment.models.iter().enumerate() {
+        let start = model.stage.trains().first().map(|train| train.start);
+        for input in model.stage.inputs() {
+            edges.push(Edge {
+                from: run.stage(input),
+                to: run.stage(ModelId(index as u32)),
+                carries: start == Some(input),
+            });
+        }
+    }
+    edges
+}
+
+fn card(
+    run: &LoadedRun,
+    index: usize,
+    model: &Model<Objective>,
+    records: &[&StageRecord],
+    stage: &StageData,
+) -> Card {
+    let plan = &run.folder.plan;
+    let name = |id: ModelId| plan.experiment.model(id).name.as_str();
+    let facts_of_plan = &plan.stages[index];
+    let mut facts = Vec::new();
+    let mut excerpts: Vec<Excerpt> = source::excerpt(run, model.origin).into_iter().collect();
+    for train in model.stage.trains() {
+        let objective = &train.objective;
+        facts.push(("objective".to_owned(), objective.name.clone()));
+        let form = &objective.normal_form;
+        facts.extend([
+            ("divergence".to_owned(), form.divergence.clone()),
+            ("tokens".to_owned(), form.token_allocation.clone()),
+        ]);
+        let named = train.scorers.named().iter().flat_map(|scorer| &scorer.choices);
+        let teachers: BTreeSet<String> = train
+            .scorers
+            .routed()
+            .iter()
+            .chain(named)
+            .map(|choice| {
+                let is =
+                    choice.teacher.model().map(|model| format!(" (is {})", name(model))).unwrap_or_default();
+                let domain = &plan.experiment.domain(choice.domain).name;
+                let when = choice
+                    .when
+                    .as_ref()
+                    .map(|when| format!(" where {} in {domain}", when.text()))
+                    .unwrap_or_default();
+                format!("{}{is}{when}", choice.name)
+            })
+            .collect();
+        if !teachers.is_empty() {
+            facts.push(("teachers".to_owned(), teachers.into_iter().collect::<Vec<_>>().join(", ")));
+        }
+        if !source::covers(plan, model.origin, objective.origin) {
+            excerpts.extend(source::excerpt(run, objective.origin));
+        }
+    }
+    let scores = || records.iter().filter_map(|record| record.scores_found);
+    let (found, of) = scores().fold((0, 0), |(found, of), scores| (found + scores.found, of + scores.of));
+    if found > 0 {
+        facts.push(("scores found in the store".to_owned(), format!("{} of {}", count(found), count(of))));
+    }
+    let guards = run.folder.results.iter().flat_map(|results| &results.guards);
+    let several = records.len() > 1;
+    for acted in guards.filter(|acted| acted.stage == model.name) {
+        let of = if several { format!(", seed {}", acted.seed) } else { String::new() };
+        let text = format!("`{}` at step {}{of}: {}", acted.guard, acted.step, acted.numbers);
+        facts.push(("guard".to_owned(), text));
+    }
+    for (_, text) in &mut facts {
+        *text = printable(text);
+    }
+    facts.retain(|(_, text)| !text.is_empty());
+    let cost = &facts_of_plan.cost;
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let memory = records.iter().filter_map(|record| record.peak_memory).max();
+    let memory_predicted =
+        records.iter().filter_map(|record| record.predicted.map(|prediction| prediction.memory)).max();
+    Card {
+        anchor: stage.anchor.clone(),
+        name: printable(&model.name),
+        kind: stage.kind.clone(),
+        key: facts_of_plan.key.clone(),
+        inputs: (model.stage.inputs().into_iter())
+            .map(|id| CardInput { anchor: run.stage_anchor(id), name: printable(name(id)) })
+            .collect(),
+        facts,
+        curves: (!stage.curves.at.is_empty()).then(|| format!("train-{}", stage.id)),
+        excerpts,
+        runs: if records.is_empty() { "kept".to_owned() } else { counted(records.len(), "seed") },
+        predicted: or_dash(stage.predicted.map(|seconds| duration(seconds.0))),
+        spent: or_dash(stage.seconds.map(|seconds| duration(seconds.0))),
+        memory_predicted: or_dash(memory_predicted.map(bytes)),
+        memory: or_dash(memory.map(bytes)),
+        sequences: or_dash(cost.sequences.map(count)),
+        flops: or_dash(cost.flops.filter(|flops| *flops > 0.0).map(flops)),
+    }
+}
+
+pub fn cost_legend(run: &LoadedRun) -> String {
+    let text = "Sequences and floating-point operations are for one seed, with every completion at its \
+                maximum length. Memory that was not measured is a dash: stages ran in parallel, or \
+                nothing was trained.";
+    match &run.folder.results {
+        Some(results) => format!(
+            "{} in all, peak memory {}. {text}",
+            duration(results.seconds),
+            bytes(results.peak_memory)
+        ),
+        None => format!("This run was not finished, so nothing was measured. {text}"),
+    }
+}
+

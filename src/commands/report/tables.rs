@@ -1,0 +1,267 @@
+//! The tables of a run: as words, as numbers to draw, and by how much their rows differ.
+
+use std::collections::BTreeMap;
+
+use minijinja::context;
+use minijinja::value::Value;
+use mopd_compiler::plan::results::{Interval, RowDifferences, Table, TableRow};
+use mopd_compiler::plan::{Comparison, ModelId};
+use serde::Serialize;
+
+use super::{LoadedRun, Rounded};
+use crate::output::{counted, printable};
+
+/// Numbers that all differences of a table take.
+const DIFFERENCES: usize = 30_000;
+
+#[derive(Serialize)]
+pub struct TableData {
+    name: String,
+    domains: Vec<String>,
+    normalized: bool,
+    rows: Vec<RowData>,
+    /// By the row that others are compared with: as many of the first rows as there is room for.
+    references: Vec<Reference>,
+    /// What the intervals of differences are over.
+    paired: &'static str,
+}
+
+#[derive(Serialize)]
+struct RowData {
+    model: String,
+    /// One per domain, then the normalized score where there is one.
+    cells: Vec<Option<Bounds>>,
+}
+
+/// The mean, and the bounds of its 95% interval.
+type Bounds = [Rounded; 3];
+
+#[derive(Serialize)]
+struct Reference {
+    row: usize,
+    /// Of every row, the difference of every column; none of the reference itself.
+    rows: Vec<Vec<Option<Bounds>>>,
+}
+
+fn bounds(interval: &Interval) -> Bounds {
+    [Rounded(interval.mean), Rounded(interval.low), Rounded(interval.high)]
+}
+
+pub fn comparison<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a Comparison> {
+    run.folder.plan.experiment.comparisons.iter().find(|comparison| comparison.name == table.name)
+}
+
+pub fn is_normalized(table: &Table) -> bool {
+    table.rows.iter().any(|row| row.normalized.is_some())
+}
+
+/// By how much rows of a table differ, where it has the rows that were compared.
+pub fn differences<'a>(run: &'a LoadedRun, table: &Table) -> Option<&'a RowDifferences> {
+    let found = run.differences.iter().find(|found| found.table == table.name)?;
+    (found.means.len() == table.rows.len()).then_some(found)
+}
+
+/// `of - to`, by column: domains, their mean, the normalized score.
+pub fn difference(found: &RowDifferences, of: usize, to: usize) -> Option<Vec<Option<Interval>>> {
+    let is = |first: usize, second: usize| {
+        let same = |pair: &&mopd_compiler::plan::results::RowPair| {
+            (pair.first as usize, pair.second as usize) == (first, second)
+        };
+        found.pairs.iter().find(same).map(|pair| &pair.differences)
+    };
+    let turned = |interval: &Interval| Interval {
+        mean: -interval.mean,
+        low: -interval.high,
+        high: -interval.low,
+    };
+    is(to, of).cloned().or_else(|| {
+        Some(is(of, to)?.iter().map(|difference| difference.as_ref().map(turned)).collect())
+    })
+}
+
+pub fn data(run: &LoadedRun) -> Vec<TableData> {
+    let tables = run.folder.results.iter().flat_map(|results| &results.tables);
+    tables.map(|table| table_data(run, table)).collect()
+}
+
+fn table_data(run: &LoadedRun, table: &Table) -> TableData {
+    let normalized = is_normalized(table);
+    let rows = table.rows.iter().map(|row| {
+        let scores = table.domains.iter().map(|domain| {
+            let score = row.scores.get(domain)?;
+            Some([Rounded(score.mean), Rounded(score.low), Rounded(score.high)])
+        });
+        let last = row.normalized.as_ref().map(bounds);
+        RowData { model: printable(&row.model), cells: scores.chain(normalized.then_some(last)).collect() }
+    });
+    let columns = table.domains.len() + usize::from(normalized);
+    let room = DIFFERENCES / (3 * columns * table.rows.len()).max(1);
+    let references = differences(run, table).map_or_else(Vec::new, |found| {
+        let of = |to: usize| {
+            let rows = (0..table.rows.len()).map(|row| {
+                let all = difference(found, row, to).unwrap_or_default();
+                // The mean over columns, which the table does not show, stands between.
+                let place = |column| if column < table.domains.len() { column } else { column + 1 };
+                let shown = (0..columns).map(|column| all.get(place(column))?.as_ref().map(bounds));
+                shown.collect::<Vec<_>>()
+            });
+            Reference { row: to, rows: rows.collect() }
+        };
+        let has_any =
+            |reference: &Reference| reference.rows.iter().flatten().any(Option::is_some);
+        (0..table.rows.len().min(room)).map(of).filter(has_any).collect()
+    });
+    let seeds = comparison(run, table).map_or(1, |comparison| comparison.seeds);
+    TableData {
+        name: printable(&table.name),
+        domains: table.domains.iter().map(|name| printable(name)).collect(),
+        normalized,
+        rows: rows.collect(),
+        references,
+        paired: if seeds > 1 {
+            "over prompts and seeds, which are paired"
+        } else {
+            "over prompts, which are paired; with one seed, it says nothing of other seeds"
+        },
+    }
+}
+
+/// The tables in words, every number with where it comes from.
+pub fn tables(run: &LoadedRun) -> Vec<Value> {
+    let mut shown_tables = Vec::new();
+    for table in run.folder.results.iter().flat_map(|results| &results.tables) {
+        let comparison = comparison(run, table);
+        let normalized = is_normalized(table);
+        let best_scores: Vec<Option<f64>> = (table.domains.iter())
+            .map(|domain| best(table.rows.iter().map(|row| row.scores.get(domain).map(|score| score.mean))))
+            .collect();
+        let best_normalized =
+            best(table.rows.iter().map(|row| row.normalized.as_ref().map(|score| score.mean)));
+        let mut prompts: BTreeMap<&str, u32> = BTreeMap::new();
+        let rows: Vec<Value> = (table.rows.iter())
+            .map(|row| {
+                let of_column = |column: usize| anchor_of(run, comparison, &row.model, column);
+                let mut cells: Vec<Option<Value>> = Vec::new();
+                for (column, domain) in table.domains.iter().enumerate() {
+                    cells.push(row.scores.get(domain).map(|score| {
+                        prompts.insert(domain, score.n);
+                        let interval = Interval { mean: score.mean, low: score.low, high: score.high };
+                        let best = best_scores[column] == Some(score.mean);
+                        cell(&interval, of_column(column), Some(score.n), &score.by_seed, best)
+                    }));
+                }
+                if normalized {
+                    cells.push(row.normalized.as_ref().map(|interval| {
+                        let best = best_normalized == Some(interval.mean);
+                        cell(interval, of_column(0), None, &row.normalized_by_seed, best)
+                    }));
+                }
+                context! {
+                    model => printable(&row.model), anchor => of_column(0), cells,
+                    spread => row.spread.map(|spread| format!("{spread:.2}")),
+                }
+            })
+            .collect();
+        let most = prompts
+            .values()
+            .max()
+            .map(|n| format!(", {} a domain", counted(*n as usize, "prompt")))
+            .unwrap_or_default();
+        let over = table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default();
+        let several =
+            table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
+        let seeds = if several { "; below it, the mean of each seed" } else { "" };
+        let legend = format!(
+            "{}, {}{most}. Mean and 95% interval{over}{seeds}. Marked: the highest of a column. Each number \
+             links to its stage.",
+            table.metric,
+            crate::table::sampled(table, comparison)
+        );
+        let domains: Vec<String> = table.domains.iter().map(|name| printable(name)).collect();
+        let mut grids = vec![context! { metric => "", domains, normalized, rows }];
+        grids.extend(table.metrics.iter().map(|metric| metric_grid(run, table, metric, comparison)));
+        shown_tables.push(context! { name => printable(&table.name), legend, grids });
+    }
+    shown_tables
+}
+
+/// The highest mean of a column; none where all are the same.
+fn best(means: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let means: Vec<f64> = means.flatten().filter(|mean| mean.is_finite()).collect();
+    let highest = means.iter().copied().reduce(f64::max)?;
+    means.iter().any(|mean| *mean < highest).then_some(highest)
+}
+
+/// The columns that have a metric.
+fn metric_grid(run: &LoadedRun, table: &Table, metric: &str, comparison: Option<&Comparison>) -> Value {
+    let of = |row: &TableRow, domain: &String| row.metrics.get(metric)?.get(domain).cloned();
+    let asked = |domain: &str| table.rows.iter().any(|row| of(row, &domain.to_owned()).is_some());
+    let columns: Vec<(usize, &String)> =
+        table.domains.iter().enumerate().filter(|(_, domain)| asked(domain)).collect();
+    let rows = table.rows.iter().map(|row| {
+        let cells: Vec<Option<Value>> = (columns.iter())
+            .map(|(column, domain)| {
+                let score = of(row, domain)?;
+                let interval = Interval { mean: score.mean, low: score.low, high: score.high };
+                let anchor = anchor_of(run, comparison, &row.model, *column);
+                // More of a metric is not always better.
+                Some(cell(&interval, anchor, Some(score.n), &score.by_seed, false))
+            })
+            .collect();
+        let anchor = anchor_of(run, comparison, &row.model, 0);
+        context! { model => printable(&row.model), anchor, cells }
+    });
+    let rows: Vec<Value> = rows.collect();
+    let domains: Vec<String> = columns.iter().map(|(_, domain)| printable(domain)).collect();
+    context! { metric, domains, normalized => false, rows }
+}
+
+/// Where the stage of a row's model in a column is told of.
+pub fn anchor_of(run: &LoadedRun, comparison: Option<&Comparison>, row: &str, column: usize) -> String {
+    let row = comparison.and_then(|comparison| comparison.rows.iter().find(|known| known.label == row));
+    let model = row.and_then(|row| row.models.get(column));
+    model.map_or_else(|| run.anchor("provenance"), |model: &ModelId| run.stage_anchor(*model))
+}
+
+/// A number with its interval, and where it comes from.
+fn cell(interval: &Interval, anchor: String, prompts: Option<u32>, by_seed: &[f64], best: bool) -> Value {
+    let by_seed = if by_seed.len() > 1 { by_seed } else { &[] };
+    let seeds = by_seed.iter().map(|mean| format!("{mean:.2}")).collect::<Vec<_>>().join(" ");
+    let prompts = prompts.map(|n| format!(", {}", counted(n as usize, "prompt"))).unwrap_or_default();
+    let Interval { mean, low, high } = interval;
+    context! {
+        mean => format!("{mean:.2}"),
+        low => format!("{low:.2}"),
+        high => format!("{high:.2}"),
+        seeds,
+        anchor,
+        best,
+        title => format!("{mean:.4}, 95% interval {low:.4} to {high:.4}{prompts}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::plan::results::RowPair;
+
+    use super::*;
+
+    #[test]
+    fn a_difference_is_the_same_from_either_side() {
+        let of = Interval { mean: 0.25, low: -0.5, high: 1.0 };
+        let pair = RowPair { first: 0, second: 2, differences: vec![Some(of.clone()), None] };
+        let found = RowDifferences { table: "t".into(), means: vec![None; 3], pairs: vec![pair] };
+        assert_eq!(difference(&found, 2, 0), Some(vec![Some(of), None]));
+        let turned = Interval { mean: -0.25, low: -1.0, high: 0.5 };
+        assert_eq!(difference(&found, 0, 2), Some(vec![Some(turned), None]));
+        assert_eq!(difference(&found, 1, 2), None);
+    }
+
+    #[test]
+    fn the_best_of_a_column_stands_out() {
+        let of = |means: &[Option<f64>]| best(means.iter().copied());
+        assert_eq!(of(&[Some(0.5), None, Some(0.75), Some(f64::NAN)]), Some(0.75));
+        assert_eq!(of(&[Some(0.5), Some(0.5)]), None);
+        assert_eq!(of(&[None]), None);
+    }
+}
