@@ -105,7 +105,8 @@ impl MeaningChange {
     }
 }
 
-fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
+/// The tables that the first run shares with each of the others.
+pub fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
     let job = Job::Compare(CompareJob { runs: runs.to_vec() });
     let mut found = Vec::new();
     let failed = |failure: &Failure| Problem::usage("can't-read", failure.message.clone());
@@ -118,7 +119,7 @@ fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
 }
 
 /// The table's columns after the model.
-fn columns(table: &ComparedTable) -> Vec<String> {
+pub fn columns(table: &ComparedTable) -> Vec<String> {
     let normalized = table.rows.iter().any(|row| row.cells.last().is_some_and(Option::is_some));
     let mut columns = table.domains.clone();
     columns.push("mean".to_owned());
@@ -129,7 +130,7 @@ fn columns(table: &ComparedTable) -> Vec<String> {
 }
 
 /// Whether the interval of a difference leaves 0 out.
-fn is_clear(cell: &ComparedCell) -> bool {
+pub fn is_clear(cell: &ComparedCell) -> bool {
     cell.difference.low > 0.0 || cell.difference.high < 0.0
 }
 
@@ -140,13 +141,13 @@ fn signed(value: f64) -> String {
 }
 
 /// `+0.04 [+0.02, +0.06]`
-fn span(cell: &ComparedCell) -> String {
+pub fn span(cell: &ComparedCell) -> String {
     let difference = &cell.difference;
     format!("{} [{}, {}]", signed(difference.mean), signed(difference.low), signed(difference.high))
 }
 
 /// How the intervals were made, and what they do not cover.
-fn notes(table: &ComparedTable) -> Vec<String> {
+pub fn notes(table: &ComparedTable) -> Vec<String> {
     let seeds = if table.same_seeds {
         "prompts and seeds are paired"
     } else {

@@ -232,7 +232,7 @@ fn every_chart_has_its_numbers() {
     let student = stage("student");
     assert_eq!(
         (&student["steps"], &student["seeds"], &student["whole"]),
-        (&6.into(), &2.into(), &true.into())
+        (&6.into(), &serde_json::json!([1, 2]), &true.into())
     );
     let has = |stage: &Value, metric: &str, by: &str| {
         let series = stage["series"].as_array().expect("series").iter();
@@ -256,9 +256,9 @@ fn every_chart_has_its_numbers() {
     let samples = student["samples"].as_array().expect("samples");
     let first: Vec<_> = samples.iter().filter(|sample| sample["step"] == 0).collect();
     assert_eq!(first.len(), 4);
-    assert!(
-        samples.iter().all(|sample| sample["prompt"].as_str().is_some_and(|prompt| prompt.contains(HOSTILE)))
-    );
+    let prompts = texts(&data["prompts"]);
+    let prompt = |sample: &Value| prompts[sample["prompt"].as_u64().expect("a place") as usize];
+    assert!(samples.iter().all(|sample| prompt(sample).contains(HOSTILE)));
     for sample in samples {
         let tokens = sample["text"].as_array().map_or(0, Vec::len);
         assert!(tokens > 0);
@@ -274,6 +274,145 @@ fn every_chart_has_its_numbers() {
         rows.len() == 4
             && rows.iter().all(|row| row["cells"].as_array().is_some_and(|cells| cells.len() == 2))
     );
+}
+
+/// The line on top and the differences between rows are those of the results.
+#[test]
+fn the_answer_stands_on_top() {
+    let page = parsed(&page().1);
+    let results: Value =
+        serde_json::from_str(&fs::read_to_string(shared().path("run/results.json")).expect("results"))
+            .expect("JSON");
+    let rows = results["tables"][0]["rows"].as_array().expect("rows");
+    let score = |row: usize, domain: &str| rows[row]["scores"][domain]["mean"].as_f64().expect("a number");
+    let mean = |row: usize| (score(row, "copy") + score(row, "last")) / 2.0;
+    assert_eq!(rows[2]["model"], "student");
+    let text = page["text"].as_str().expect("a text");
+    let said = format!("student has {:.2} [", mean(2));
+    assert!(text.contains(&said), "no `{said}`");
+    let best = (0..rows.len()).map(mean).fold(0.0, f64::max);
+    assert!(
+        if best > mean(2) { text.contains("a difference of +") } else { text.contains("; best of 4 rows") },
+        "{text}"
+    );
+    let references = page["data"][0]["tables"][0]["references"].as_array().expect("references");
+    assert_eq!(references.len(), 4);
+    for reference in references {
+        let to = reference["row"].as_u64().expect("a row") as usize;
+        for (of, cells) in reference["rows"].as_array().expect("rows").iter().enumerate() {
+            for (cell, domain) in cells.as_array().expect("cells").iter().zip(["copy", "last"]) {
+                let expected = score(of, domain) - score(to, domain);
+                let Some(shown) = cell.as_array() else {
+                    assert_eq!(of, to, "{cells}");
+                    continue;
+                };
+                let [mean, low, high] = [0, 1, 2].map(|at| shown[at].as_f64().expect("a number"));
+                assert!((mean - expected).abs() < 1e-3 && low <= mean && mean <= high, "{cells} {expected}");
+                // Seen from the other row, it is the same.
+                let back = &references[of]["rows"][to];
+                let back = &back[if domain == "copy" { 0 } else { 1 }];
+                assert_eq!(back[1].as_f64().expect("a number"), -high, "{cells}");
+            }
+        }
+    }
+}
+
+/// What a script would do by hand: a row to compare with, and the completions of a prompt.
+#[test]
+fn rows_and_completions_are_laid_side_by_side() {
+    let Some(browser) = browser() else { return };
+    let (text, path) = page();
+    let data = &parsed(&path)["data"][0];
+    let samples = |stage: &Value| stage["samples"].as_array().expect("samples").clone();
+    let all: Vec<Value> = data["stages"].as_array().expect("stages").iter().flat_map(samples).collect();
+    let distilled =
+        data["stages"].as_array().expect("stages").iter().find(|stage| stage["kind"] == "distill");
+    let first = &samples(distilled.expect("a student"))[0]["prompt"];
+    let same = all.iter().filter(|sample| sample["prompt"] == *first).count();
+    let page = tempfile::Builder::new().suffix(".html").tempfile().expect("a temporary file");
+    let script =
+        "<script>const chosen = document.querySelector('[data-reference] select'); chosen.value = '0';
+        chosen.dispatchEvent(new Event('change'));
+        document.querySelector('.samples tbody button').click();</script></body>";
+    fs::write(page.path(), text.replacen("</body>", script, 1)).expect("a page");
+    let (dom, log) = opened(browser, page.path(), "", &[]);
+    assert_eq!(log, "");
+    // Three rows beside the one, in two domains.
+    assert_eq!(dom.matches("class=\"difference").count(), 6);
+    assert!(dom.contains("its difference to start, with a 95% interval over prompts and seeds"));
+    assert!(dom.contains(&format!("{0} of {0}", all.len())), "the table counts its samples");
+    let table = dom.split("class=\"samples\"").nth(1).and_then(|rest| rest.split("</table>").next());
+    assert_eq!(table.expect("a table").matches("<tr>").count(), 1 + 25);
+    let beside = dom.split("class=\"side-by-side\"").nth(1).expect("completions");
+    assert!(dom.contains(&format!("Completions of one prompt: {same}")));
+    assert_eq!(beside.split("</section>").next().expect("its end").matches("<article>").count(), same);
+}
+
+/// Several runs on one page: their stages in one chart, their tables side by side.
+#[test]
+fn runs_share_a_page() {
+    let place = shared();
+    place.good(&["run", "tiny.mopd", "--set", "steps=3", "--out", "short"]);
+    assert_eq!(place.good(&["report", "run", "short", "--out", "both.html"]), "both.html\n");
+    let path = place.path("both.html");
+    let page = parsed(&path);
+    assert_eq!((texts(&page["wrong"]), texts(&page["open"])), (vec![], vec![]));
+    let ids = texts(&page["ids"]);
+    let known: BTreeSet<&str> = ids.iter().copied().collect();
+    assert_eq!(known.len(), ids.len(), "ids are unique");
+    for target in texts(&page["targets"]).iter().filter(|target| !target.starts_with("#train-")) {
+        assert!(known.contains(&target[1..]), "{target} leads nowhere");
+    }
+    let data = &page["data"][0];
+    assert_eq!(texts(&data["runs"]), ["run", "short"]);
+    let stages = data["stages"].as_array().expect("stages");
+    let students: Vec<&Value> = stages.iter().filter(|stage| stage["name"] == "student").collect();
+    assert_eq!((&students[0]["run"], &students[1]["run"]), (&0.into(), &1.into()));
+    for (student, steps) in students.iter().zip([6, 3]) {
+        for axis in ["elapsed_seconds", "elapsed_tokens"] {
+            let mean = student[axis]["mean"].as_array().expect(axis);
+            assert_eq!(mean.len(), steps, "{axis}");
+            assert!(
+                mean.windows(2).all(|pair| pair[0].as_f64() < pair[1].as_f64()),
+                "{axis} grows: {mean:?}"
+            );
+        }
+    }
+    let text = page["text"].as_str().expect("a text");
+    assert!(
+        text.contains("tiny & table: differences to run") && text.contains("prompts and seeds are paired")
+    );
+
+    let Some(browser) = browser() else { return };
+    let with = |script: &str| {
+        let page = tempfile::Builder::new().suffix(".html").tempfile().expect("a temporary file");
+        let script = format!(
+            "<script>const overlay = document.querySelector('[data-chart=overlay]');
+            const all = [...overlay.querySelectorAll('label')];
+            const control = (name) => all.find((one) => one.textContent.trim().startsWith(name)).firstElementChild;
+            const set = (name, value) => {{ control(name).value = value; control(name).dispatchEvent(new \
+             Event('change')); }};
+            {script}</script></body>"
+        );
+        let html = fs::read_to_string(&path).expect("the page");
+        fs::write(page.path(), html.replacen("</body>", &script, 1)).expect("a page");
+        let (dom, log) = opened(browser, page.path(), "", &["--window-size=900,900"]);
+        assert_eq!(log, "", "{script}");
+        let figure = dom.split("data-chart=\"overlay\"").nth(1).expect("the chart");
+        figure.split("</figure>").next().expect("its end").to_owned()
+    };
+    let points = |figure: &str| attributes(figure, "data-points")[0].parse::<usize>().expect("a number");
+    // Both students, in two domains.
+    let plain = with("");
+    assert_eq!(points(&plain), 2 * (6 + 3));
+    assert!(plain.contains("run: student, copy") && plain.contains("short: student, last"), "{plain}");
+    let seeds = with("set('Seeds', 'each'); set('X axis', 'tokens'); set('Smoothing', '0.9');");
+    assert!(seeds.contains("short: student, copy, seed 2") && seeds.contains("completion tokens trained on"));
+    assert!(seeds.contains("exponential moving averages over points (factor 0.9)"), "{seeds}");
+    let zoomed =
+        with("overlay.querySelector('[aria-label=\"X axis from\"]').value = '4'; set('Metric', 'loss');");
+    // Steps 4 and 5 of the longer one; the loss is of the whole step.
+    assert_eq!(points(&zoomed), 2);
 }
 
 /// The first of some names that is a program here; a note for people where none is.
@@ -363,7 +502,16 @@ fn a_browser_draws_every_chart() {
             }
             seen.insert(name.to_owned());
         }
-        for name in ["scores", "learning", "weights-position", "weights-entropy", "tokens", "graph", "cost"] {
+        for name in [
+            "scores",
+            "overlay",
+            "learning",
+            "weights-position",
+            "weights-entropy",
+            "tokens",
+            "graph",
+            "cost",
+        ] {
             assert!(seen.contains(name), "{name} of {}", stage["name"]);
         }
         assert_eq!(seen.contains("divergence"), stage["name"] == "student");
@@ -444,7 +592,7 @@ fn paper_gets_charts_of_its_own_width() {
             let svg = figure.split("<svg").nth(1).expect("it is drawn");
             attributes(svg, "width")[0].parse().expect("a number")
         };
-        assert!(dom.contains("aria-label=\"Loss of the step, student."), "what was chosen is not shown");
+        assert!(dom.contains("aria-label=\"Training loss, student."), "what was chosen is not shown");
         ["learning", "divergence", "weights-position", "cost"].map(width)
     };
     let window = with("");

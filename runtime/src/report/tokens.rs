@@ -30,9 +30,9 @@ pub struct Sample {
     pub sample: u32,
     /// What the model read before the completion, special tokens by their names; of a long one, its end.
     pub prompt: String,
-    /// Its tokens; none of what an earlier version kept.
+    /// Tokens before that end; none of what an earlier version kept.
     #[serde(default)]
-    pub prompt_length: Option<u32>,
+    pub prompt_left_out: Option<u32>,
     pub reward: Option<f64>,
     /// Tokens trained on, of which [`Sample::tokens`] are the first.
     pub length: u32,
@@ -171,7 +171,7 @@ struct TokenRow {
     teacher: Option<String>,
     sample: u32,
     prompt: String,
-    prompt_length: Option<u32>,
+    prompt_left_out: Option<u32>,
     reward: Option<f64>,
     length: u32,
     position: u32,
@@ -199,7 +199,7 @@ pub fn write_samples(samples: &[Sample], path: &Path) -> Result<(), WriteError> 
                 teacher: sample.teacher.clone(),
                 sample: sample.sample,
                 prompt: sample.prompt.clone(),
-                prompt_length: sample.prompt_length,
+                prompt_left_out: sample.prompt_left_out,
                 reward: sample.reward,
                 length: sample.length,
                 position: position as u32,
@@ -216,7 +216,7 @@ pub fn write_samples(samples: &[Sample], path: &Path) -> Result<(), WriteError> 
         }
     }
     let table = table!(rows;
-        seed, stage, step, domain, teacher, sample, prompt, prompt_length, reward, length, position,
+        seed, stage, step, domain, teacher, sample, prompt, prompt_left_out, reward, length, position,
         text, logp, teacher_logp, divergence, entropy,
         weight, signal, advantage, selected,
     );

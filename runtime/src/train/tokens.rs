@@ -1,5 +1,7 @@
 //! What is kept of a step to look at token by token.
 
+use std::collections::BTreeSet;
+
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::Live;
 
@@ -56,7 +58,8 @@ pub fn record(
             tokens.histograms.push(histogram);
         }
     }
-    let mut kept = vec![0; stage.sections().len()];
+    let chosen =
+        if is_moment(step, stage.steps) { chosen(stage, sequences, tokens) } else { BTreeSet::new() };
     // Of a domain, all together: a sample's number.
     let mut numbers = vec![0u32; stage.sources.len()];
     for (index, sequence) in sequences.list.iter().enumerate() {
@@ -79,9 +82,7 @@ pub fn record(
                 }
             }
         }
-        let kept = &mut kept[stage.section_of(sequence)];
-        if *kept < SEQUENCES && !sequence.is_rejected() && is_moment(step, stage.steps) {
-            *kept += 1;
+        if chosen.contains(&index) {
             let number = numbers[sequence.source];
             numbers[sequence.source] += 1;
             let source = &stage.sources[sequence.source];
@@ -93,12 +94,8 @@ pub fn record(
                 domain: source.name.to_owned(),
                 teacher: source.route.teacher(sequence.record).map(|teacher| teacher.name.clone()),
                 sample: number,
-                prompt: stage
-                    .start
-                    .tokenizer
-                    .as_read(&prompt[prompt.len().saturating_sub(PROMPT)..])
-                    .unwrap_or_default(),
-                prompt_length: Some(prompt.len() as u32),
+                prompt: as_read(stage, prompt),
+                prompt_left_out: Some(prompt.len().saturating_sub(PROMPT) as u32),
                 reward: sequence.reward,
                 length: range.len() as u32,
                 tokens: zip_equal(range.take(LENGTH), texts(&stage.start.tokenizer, sequence))
@@ -107,6 +104,32 @@ pub fn record(
             });
         }
     }
+}
+
+/// The end of a prompt as the model reads it.
+fn as_read(stage: &Stage, prompt: &[Token]) -> String {
+    stage.start.tokenizer.as_read(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default()
+}
+
+/// The sequences of a step to keep. A prompt that was kept before comes first: then its completions can be
+/// read one after the other.
+fn chosen(stage: &Stage, sequences: &Sequences, tokens: &Tokens) -> BTreeSet<usize> {
+    let known: BTreeSet<(&str, &str)> =
+        (tokens.samples.iter()).map(|sample| (sample.domain.as_str(), sample.prompt.as_str())).collect();
+    let list = &sequences.list;
+    let mut order: Vec<usize> = (0..list.len()).filter(|index| !list[*index].is_rejected()).collect();
+    order.sort_by_cached_key(|index| {
+        let sequence = &list[*index];
+        let domain = stage.sources[sequence.source].name;
+        !known.contains(&(domain, as_read(stage, sequence.prompt(stage)).as_str()))
+    });
+    let mut kept = vec![0; stage.sections().len()];
+    let within = |index: &usize| {
+        let kept = &mut kept[stage.section_of(&list[*index])];
+        *kept += 1;
+        *kept <= SEQUENCES
+    };
+    order.into_iter().filter(within).collect()
 }
 
 /// Those of each source, one source after the other.

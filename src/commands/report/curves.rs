@@ -13,15 +13,15 @@ use crate::run_folder::ColumnTable;
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
 
 /// Numbers that all series of a page have together.
-const NUMBERS: usize = 60_000;
+const NUMBERS: usize = 100_000;
 const FEWEST: usize = 12;
-const MOST: usize = 120;
+const MOST: usize = 240;
 
 /// The curves of a stage.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Curves {
     pub steps: u32,
-    pub seeds: usize,
+    pub seeds: Vec<u64>,
     /// The domains trained on, each for every set of completions.
     pub domains: Vec<String>,
     /// The teachers, where the data chooses between them: no domain says then whose a share is.
@@ -30,7 +30,18 @@ pub struct Curves {
     pub at: Vec<Rounded>,
     /// Whether each step has a point.
     pub whole: bool,
+    /// How long training took up to each point, and the completion tokens that were trained on: none where a
+    /// step does not say.
+    pub elapsed_seconds: Option<Elapsed>,
+    pub elapsed_tokens: Option<Elapsed>,
     pub series: Vec<Series>,
+}
+
+/// Where points stand on another axis than that of steps: by seed, and the mean over seeds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Elapsed {
+    pub mean: Vec<Rounded>,
+    pub by_seed: Vec<Vec<Rounded>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,6 +56,9 @@ pub struct Series {
     pub low: Option<Vec<Option<Rounded>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub high: Option<Vec<Option<Rounded>>>,
+    /// The same by seed, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_seed: Vec<Vec<Option<Rounded>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,7 +100,7 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, Curves> {
     for row in 0..metrics.rows() {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
     }
-    // Nearly all series have a range, hence three numbers a point.
+    // Nearly all series have a mean, a range, and each seed.
     let domains = |rows: &[usize]| distinct(rows.iter().map(|row| domain(metrics, *row))).len();
     let there = |rows: &[usize], names: &[&str]| {
         let has = |name: &&&str| rows.iter().any(|row| metrics.number(name, *row).is_some());
@@ -98,7 +112,8 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, Curves> {
             domains(rows) * (there(rows, &OF_DOMAIN) + there(rows, &OF_TEACHER)) + there(rows, &OF_STEP)
         })
         .sum();
-    let points = (NUMBERS / (3 * series.max(1) * runs)).clamp(FEWEST, MOST);
+    let seeds = distinct((0..metrics.rows()).map(|row| metrics.whole("seed", row))).len();
+    let points = (NUMBERS / ((3 + seeds) * series.max(1) * runs)).clamp(FEWEST, MOST);
     rows.into_iter().map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points))).collect()
 }
 
@@ -116,7 +131,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
     let at = (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect();
     let mut curves = Curves {
         steps: steps as u32,
-        seeds: seeds.len(),
+        seeds: seeds.clone(),
         domains: domains.clone(),
         teachers: if routed {
             teachers.iter().map(|teacher| (*teacher).to_owned()).collect()
@@ -125,6 +140,12 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
         },
         at,
         whole: points == steps,
+        elapsed_seconds: elapsed(metrics, rows, &seeds, steps, points, |_, row| {
+            metrics.number("seconds", row)
+        }),
+        elapsed_tokens: elapsed(metrics, rows, &seeds, steps, points, |before, row| {
+            Some(before.unwrap_or(0.0) + metrics.number("tokens", row)?)
+        }),
         series: Vec::new(),
     };
     let series =
@@ -156,6 +177,14 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
                 mean,
                 low: (seeds.len() > 1).then(|| over(f64::min)),
                 high: (seeds.len() > 1).then(|| over(f64::max)),
+                by_seed: if seeds.len() > 1 {
+                    let of_seed = |seed: &Vec<WeightedMean>| {
+                        seed.iter().map(|point| point.value().map(Rounded)).collect()
+                    };
+                    means.iter().map(of_seed).collect()
+                } else {
+                    Vec::new()
+                },
             })
         };
     let is = |column: &str, row: usize, name: &str| metrics.text(column, row) == name;
@@ -209,6 +238,39 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
     curves
 }
 
+/// What adds up over the steps of each seed, at the middle of the steps of each point. `add` makes the number
+/// of a step out of what its rows before had and the next row. None where a step is missing.
+fn elapsed(
+    metrics: &ColumnTable,
+    rows: &[usize],
+    seeds: &[u64],
+    steps: usize,
+    points: usize,
+    add: impl Fn(Option<f64>, usize) -> Option<f64>,
+) -> Option<Elapsed> {
+    let mut of_steps = vec![vec![None; steps]; seeds.len()];
+    for row in rows {
+        let seed = seeds.iter().position(|known| *known == metrics.whole("seed", *row))?;
+        let step = &mut of_steps[seed][metrics.whole("step", *row) as usize];
+        *step = Some(add(*step, *row)?);
+    }
+    let at_points = |of_seed: Vec<Option<f64>>| {
+        let mut means = vec![WeightedMean::default(); points];
+        let mut sum = 0.0;
+        for (step, number) in of_seed.into_iter().enumerate() {
+            sum += number?;
+            means[step * points / steps].add(sum, 1.0);
+        }
+        means.into_iter().map(WeightedMean::value).collect::<Option<Vec<f64>>>()
+    };
+    let by_seed = of_steps.into_iter().map(at_points).collect::<Option<Vec<Vec<f64>>>>()?;
+    let mean = |point: usize| by_seed.iter().map(|seed| seed[point]).sum::<f64>() / seeds.len() as f64;
+    Some(Elapsed {
+        mean: (0..points).map(mean).map(Rounded).collect(),
+        by_seed: by_seed.iter().map(|seed| seed.iter().copied().map(Rounded).collect()).collect(),
+    })
+}
+
 /// In the order of their first appearance.
 fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
@@ -254,6 +316,8 @@ mod tests {
             column("reward", ColumnValues::Numbers(rewards)),
             column("token_share", ColumnValues::Numbers(shares)),
             column("divergence", ColumnValues::Numbers(divergences)),
+            column("tokens", ColumnValues::Numbers(vec![Some(2.0); rows])),
+            column("seconds", ColumnValues::Numbers(vec![Some(0.5); rows])),
             column(
                 "state.beta",
                 ColumnValues::Numbers((0..rows).map(|row| Some((row / 2) as f64)).collect()),
@@ -261,11 +325,21 @@ mod tests {
         ])
     }
 
+    fn reward_seeds(curves: &Curves) -> Vec<Vec<f64>> {
+        let reward = curves.series.iter().find(|series| series.metric == "reward").unwrap();
+        let of_seed = |seed: &Vec<Option<Rounded>>| seed.iter().map(|value| value.unwrap().0).collect();
+        reward.by_seed.iter().map(of_seed).collect()
+    }
+
     #[test]
     fn a_short_stage_has_every_step() {
         let all = curves(&metrics(3), 1);
         let student = &all["student"];
-        assert!(student.whole && student.seeds == 2 && student.domains == ["sort", "reverse"]);
+        assert!(student.whole && student.seeds == [1, 2] && student.domains == ["sort", "reverse"]);
+        assert_eq!(reward_seeds(student), [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]);
+        // Two domains add up to the tokens of a step; its time is the same in both rows.
+        assert_eq!(student.elapsed_tokens.as_ref().unwrap().mean, [4.0, 8.0, 12.0].map(Rounded));
+        assert_eq!(student.elapsed_seconds.as_ref().unwrap().by_seed, [[0.5, 1.0, 1.5].map(Rounded); 2]);
         let rewards: Vec<_> = student.series.iter().filter(|series| series.metric == "reward").collect();
         // `reverse` has none.
         let [reward] = rewards.as_slice() else { panic!("{rewards:?}") };
@@ -283,9 +357,9 @@ mod tests {
         let all = curves(&metrics(1000), 1);
         let student = &all["student"];
         assert!(!student.whole && student.at.len() == MOST && student.steps == 1000);
-        assert_eq!(student.at[0], Rounded(4.0), "the middle of steps 0 to 8");
+        assert_eq!(student.at[0], Rounded(2.0), "the middle of steps 0 to 4");
         let reward = student.series.iter().find(|series| series.metric == "reward").unwrap();
-        assert_eq!(reward.mean[0], Some(Rounded(5.5)));
+        assert_eq!(reward.mean[0], Some(Rounded(3.5)));
     }
 
     #[test]

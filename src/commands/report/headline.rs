@@ -19,7 +19,8 @@ pub struct Headline {
 /// Of the first table that has a distilled model in it, else of the first with any number.
 pub fn headline(run: &LoadedRun) -> Option<Headline> {
     let tables = || run.folder.results.iter().flat_map(|results| &results.tables);
-    let found = tables().find(|table| comparison(run, table).is_some_and(|known| distilled(run, known).is_some()));
+    let found =
+        tables().find(|table| comparison(run, table).is_some_and(|known| distilled(run, known).is_some()));
     found.and_then(|table| of_table(run, table)).or_else(|| tables().find_map(|table| of_table(run, table)))
 }
 
@@ -51,8 +52,11 @@ fn of_table(run: &LoadedRun, table: &Table) -> Option<Headline> {
     };
     let ranked = (0..scores.len()).filter(|row| !is_anchor(*row));
     let ranked: Vec<(usize, &Interval)> = ranked.filter_map(|row| Some((row, scores[row]?))).collect();
-    let best = ranked.iter().copied().reduce(|best, next| if next.1.mean > best.1.mean { next } else { best })?;
+    let best =
+        ranked.iter().copied().reduce(|best, next| if next.1.mean > best.1.mean { next } else { best })?;
     let subject = distilled(run, comparison).and_then(|row| Some((row, scores[row]?)));
+    // Where several are best, the one that the run was made for.
+    let best = subject.filter(|(_, own)| own.mean == best.1.mean).unwrap_or(best);
 
     let label = |models: &[ModelId]| {
         let row = comparison.rows.iter().find(|row| row.models == models).map(|row| row.label.clone());
@@ -111,7 +115,7 @@ fn of_table(run: &LoadedRun, table: &Table) -> Option<Headline> {
     let over = table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default();
     let of_columns = match table.domains.len() {
         1 => String::new(),
-        n => format!(", mean over {n} columns"),
+        n => format!(", mean over {n} domains"),
     };
     let what = if normalized.is_some() { "normalized " } else { "" };
     Some(Headline {

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::ModelId;
 use mopd_compiler::plan::events::{DifferencesJob, Event, Failure, Job};
-use mopd_compiler::plan::results::RowDifferences;
+use mopd_compiler::plan::results::{ComparedTable, RowDifferences};
 use serde::{Serialize, Serializer};
 
+use super::compare;
 use crate::args::ReportArgs;
 use crate::host::as_text;
 use crate::output;
@@ -38,6 +39,8 @@ pub struct LoadedRun {
     samples: ColumnTable,
     weights: ColumnTable,
     differences: Vec<RowDifferences>,
+    /// The tables that it shares with the first run of the page.
+    compared: Vec<ComparedTable>,
 }
 
 impl LoadedRun {
@@ -63,11 +66,27 @@ pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
         let [metrics, samples, weights] =
             folder.tables([METRICS, SAMPLES, WEIGHTS])?.map(Option::unwrap_or_default);
         let differences = differences(&folder)?;
-        let stages_before = runs
-            .last()
-            .map_or(0, |run| run.stages_before + run.folder.plan.experiment.models.len() as u32);
+        let stages_before =
+            runs.last().map_or(0, |run| run.stages_before + run.folder.plan.experiment.models.len() as u32);
         let place = runs.len();
-        runs.push(LoadedRun { folder, name, place, stages_before, metrics, samples, weights, differences });
+        let compared = match runs.first() {
+            Some(first) if has_rewards(&first.folder) && has_rewards(&folder) => {
+                let paths = [as_text(&first.folder.path)?, as_text(&folder.path)?];
+                compare::results(&paths)?.into_iter().flatten().collect()
+            }
+            _ => Vec::new(),
+        };
+        runs.push(LoadedRun {
+            folder,
+            name,
+            place,
+            stages_before,
+            metrics,
+            samples,
+            weights,
+            differences,
+            compared,
+        });
     }
     let html = page::page(&runs)?;
     let out = arguments.out.clone().unwrap_or_else(|| match &arguments.runs[..] {
@@ -94,17 +113,21 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
     };
     let longest = paths.iter().map(|path| path.components().count()).max().unwrap_or(1);
     let name = |path: &PathBuf| {
-        let alone = |parts: &usize| {
-            paths.iter().filter(|other| end(other, *parts) == end(path, *parts)).count() == 1
-        };
+        let alone =
+            |parts: &usize| paths.iter().filter(|other| end(other, *parts) == end(path, *parts)).count() == 1;
         end(path, (1..longest).find(alone).unwrap_or(longest))
     };
     paths.iter().map(name).collect()
 }
 
+/// What differences are computed from: only finished runs have it.
+fn has_rewards(run: &RunFolder) -> bool {
+    run.results.is_some() && run.path.join(REWARDS).is_file()
+}
+
 /// By how much the rows of a finished run's tables differ.
 fn differences(run: &RunFolder) -> Result<Vec<RowDifferences>, Problem> {
-    if run.results.is_none() || !run.path.join(REWARDS).is_file() {
+    if !has_rewards(run) {
         return Ok(Vec::new());
     }
     let job = Job::Differences(DifferencesJob { run: as_text(&run.path)? });

@@ -5,11 +5,12 @@ use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
+use super::LoadedRun;
 use super::headline::headline;
-use super::samples::Edges;
+use super::samples::{Edges, prompts};
+use super::source::Sources;
 use super::stages::{Edge, StageData, cost_legend, edges, stages};
 use super::tables::{self, TableData, tables};
-use super::{LoadedRun, source};
 use crate::figures::{bytes, duration};
 use crate::output::printable;
 use crate::problem::Problem;
@@ -17,9 +18,10 @@ use crate::problem::Problem;
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 /// Parts of one script, in the order in which they are put together.
-const SCRIPT: [&str; 7] = [
+const SCRIPT: [&str; 8] = [
     include_str!("script/base.js"),
     include_str!("script/curves.js"),
+    include_str!("script/overlay.js"),
     include_str!("script/histograms.js"),
     include_str!("script/samples.js"),
     include_str!("script/results.js"),
@@ -38,6 +40,8 @@ struct PageData {
     /// Of all runs, one after the other, and so the stages.
     tables: Vec<TableData>,
     stages: Vec<StageData>,
+    /// What the models read before the samples.
+    prompts: Vec<String>,
     edges: Vec<Edge>,
     #[serde(rename = "edges_of_bins")]
     bins: Edges,
@@ -48,12 +52,14 @@ pub fn page(runs: &[LoadedRun]) -> Result<String, Problem> {
         runs: runs.iter().map(|run| printable(&run.name)).collect(),
         tables: Vec::new(),
         stages: Vec::new(),
+        prompts: Vec::new(),
         edges: Vec::new(),
         bins: Edges::new(),
     };
     let mut views = Vec::new();
     for run in runs {
-        let (stages, cards, bins) = stages(run, runs.len());
+        let mut sources = Sources::new(run);
+        let (stages, cards, bins) = stages(run, &mut sources, runs.len());
         let first_table = data.tables.len();
         let trained = stages.iter().any(|stage| !stage.curves.at.is_empty());
         data.tables.extend(tables::data(run));
@@ -66,8 +72,10 @@ pub fn page(runs: &[LoadedRun]) -> Result<String, Problem> {
             known.sort_by(|first, second| first.0.0.total_cmp(&second.0.0));
             known.dedup_by(|next, kept| next.0 == kept.0);
         }
-        views.push(view(run, first_table, trained, Value::from(Serde(&cards))));
+        views.push(view(run, &sources, first_table, trained, Value::from(Serde(&cards))));
     }
+    data.prompts = prompts(data.stages.iter_mut().flat_map(|stage| &mut stage.samples));
+    let sampled = data.stages.iter().any(|stage| !stage.samples.is_empty());
     let trained = data.stages.iter().any(|stage| !stage.curves.at.is_empty());
     let data = serde_json::to_string(&data)
         .map_err(|error| Problem::run("no-report", format!("the page's data can't be written: {error}")))?;
@@ -80,6 +88,7 @@ pub fn page(runs: &[LoadedRun]) -> Result<String, Problem> {
         title,
         runs => views,
         trained,
+        sampled,
         style => Value::from_safe_string(STYLE.to_owned()),
         data => Value::from_safe_string(inside_script(&data)),
         licenses => Value::from_safe_string(LICENSES.replace("*/", "* /")),
@@ -97,7 +106,7 @@ pub fn page(runs: &[LoadedRun]) -> Result<String, Problem> {
 }
 
 /// What the template shows of a run. `first_table` is the place of its first table among those of all runs.
-fn view(run: &LoadedRun, first_table: usize, trained: bool, stages: Value) -> Value {
+fn view(run: &LoadedRun, sources: &Sources, first_table: usize, trained: bool, stages: Value) -> Value {
     let experiment = &run.folder.plan.experiment;
     let results = run.folder.results.as_ref();
     let seeds = results.map_or_else(|| vec![experiment.seed], |results| results.seeds.clone());
@@ -118,9 +127,10 @@ fn view(run: &LoadedRun, first_table: usize, trained: bool, stages: Value) -> Va
         headline => Value::from(Serde(headline(run))),
         first_table,
         tables => tables(run),
+        compared => tables::compared(run),
         stages,
         cost_legend => cost_legend(run),
-        files => Value::from(Serde(source::files(run))),
+        files => Value::from(Serde(sources.files())),
         command => format!("mopd run{} source.mopd", set_seed(run)),
         place => run.place,
     }

@@ -1,6 +1,6 @@
 //! The samples and histograms of a run, reduced to the size of a page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -19,7 +19,13 @@ pub struct SampledCompletion {
     pub domain: String,
     pub teacher_name: String,
     pub sample: u64,
-    pub prompt: String,
+    /// Its place among the prompts of the page: samples of several stages may be of the same one.
+    pub prompt: usize,
+    #[serde(skip)]
+    pub prompt_text: String,
+    /// Tokens before that text, which are not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_left_out: Option<u64>,
     pub reward: Option<Rounded>,
     /// Tokens of the completion, of which some may be left out.
     pub length: u64,
@@ -60,12 +66,19 @@ pub struct WithinBudget<T> {
 }
 
 /// Keeps what fits, stage by stage in the order of `wanted`.
-fn fit<T: Serialize>(mut found: BTreeMap<String, Vec<T>>, wanted: &[&str], budget: usize) -> WithinBudget<T> {
+///
+/// `besides` is what things take that is not among their own fields.
+fn fit<T: Serialize>(
+    mut found: BTreeMap<String, Vec<T>>,
+    wanted: &[&str],
+    budget: usize,
+    besides: impl Fn(&[T]) -> usize,
+) -> WithinBudget<T> {
     let mut fitting = WithinBudget { kept: BTreeMap::new(), left_out: Vec::new() };
     let mut left = budget;
     for stage in wanted {
         let Some(things) = found.remove(*stage) else { continue };
-        let size = serde_json::to_string(&things).map_or(usize::MAX, |text| text.len());
+        let size = serde_json::to_string(&things).map_or(usize::MAX, |text| text.len() + besides(&things));
         if size <= left {
             left -= size;
             fitting.kept.insert((*stage).to_owned(), things);
@@ -96,7 +109,8 @@ pub fn samples(table: &ColumnTable, wanted: &[&str], runs: usize) -> WithinBudge
                 domain: place.2.to_owned(),
                 teacher_name: table.text("teacher", row).to_owned(),
                 sample: place.3,
-                prompt: table.text("prompt", row).to_owned(),
+                prompt_text: table.text("prompt", row).to_owned(),
+                prompt_left_out: Some(table.whole("prompt_left_out", row)).filter(|tokens| *tokens > 0),
                 reward: table.number("reward", row).map(Rounded),
                 length: table.whole("length", row),
                 ..SampledCompletion::default()
@@ -114,14 +128,28 @@ pub fn samples(table: &ColumnTable, wanted: &[&str], runs: usize) -> WithinBudge
     for sample in found.values_mut().flatten() {
         sample.numbers.retain(|_, values| values.iter().any(Option::is_some));
     }
-    fit(found, wanted, SAMPLES / runs)
+    let prompts = |samples: &[SampledCompletion]| {
+        let texts: BTreeSet<&str> = samples.iter().map(|sample| sample.prompt_text.as_str()).collect();
+        texts.into_iter().map(str::len).sum()
+    };
+    fit(found, wanted, SAMPLES / runs, prompts)
 }
 
-pub fn histograms(
-    table: &ColumnTable,
-    wanted: &[&str],
-    runs: usize,
-) -> (WithinBudget<Histogram>, Edges) {
+/// The prompts of all samples, each once, in the order in which samples refer to them from now on.
+pub fn prompts<'a>(samples: impl Iterator<Item = &'a mut SampledCompletion>) -> Vec<String> {
+    let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut texts = Vec::new();
+    for sample in samples {
+        let key = (sample.domain.clone(), std::mem::take(&mut sample.prompt_text));
+        sample.prompt = *known.entry(key).or_insert_with_key(|(_, text)| {
+            texts.push(text.clone());
+            texts.len() - 1
+        });
+    }
+    texts
+}
+
+pub fn histograms(table: &ColumnTable, wanted: &[&str], runs: usize) -> (WithinBudget<Histogram>, Edges) {
     /// Tokens by the bits of where their bin begins and where their size does: both are at least 0, so bits
     /// are in order.
     type Bins = BTreeMap<(u64, u64), u64>;
@@ -156,5 +184,5 @@ pub fn histograms(
             edges.into_iter().map(|(low, high)| (Rounded(f64::from_bits(low)), high.map(Rounded))).collect(),
         )
     });
-    (fit(found, wanted, HISTOGRAMS / runs), edges.collect())
+    (fit(found, wanted, HISTOGRAMS / runs, |_| 0), edges.collect())
 }

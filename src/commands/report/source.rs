@@ -1,9 +1,10 @@
-//! The source text of a run: its highlighted lines, and the excerpt of a stage.
+//! The source text of a run: its coloured lines, and the excerpts of stages.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use mopd_compiler::plan::{Origin, Plan};
-use mopd_lang::ide::{Meaning, semantic_tokens};
+use mopd_lang::ide::{Meaning, declarations, semantic_tokens};
 use serde::Serialize;
 
 use super::LoadedRun;
@@ -11,20 +12,19 @@ use crate::host;
 use crate::output::printable;
 use crate::run_folder::RunFolder;
 
-/// Where a word begins and ends, and its class.
-type Meanings = Vec<(usize, usize, &'static str)>;
-
 #[derive(Serialize)]
 pub struct SourceFileView {
     pub name: String,
     pub lines: Vec<SourceLine>,
 }
 
+/// A class, which may be empty, and a text.
+type Pieces = Vec<(&'static str, String)>;
+
 #[derive(Serialize)]
 pub struct SourceLine {
     pub anchor: String,
-    /// A class, which may be empty, and a text.
-    pub pieces: Vec<(&'static str, String)>,
+    pub pieces: Pieces,
 }
 
 /// The lines of the source that say what something is.
@@ -32,29 +32,123 @@ pub struct SourceLine {
 pub struct Excerpt {
     /// `quickstart.mopd, lines 59 to 66`
     pub place: String,
-    /// Of its first line, where the page has the file.
+    /// Of its first line where the page has the file, of the stage that shows it where it is shown already.
     pub anchor: Option<String>,
-    pub text: String,
+    /// None of what another stage shows.
+    pub lines: Vec<Pieces>,
 }
 
-/// The experiment, then its modules.
-pub fn files(loaded: &LoadedRun) -> Vec<SourceFileView> {
-    let run = &loaded.folder;
-    let mut files = vec![file(loaded, &entry_name(run), 0, &run.source, meanings(run))];
-    for ((name, text), index) in run.modules.iter().zip(1..) {
-        let meanings = meanings_of(&run.path.join("modules").join(name), text);
-        files.push(file(loaded, name, index, text, meanings));
+/// Where a word begins and ends, and its class.
+type Meanings = Vec<(usize, usize, &'static str)>;
+
+struct Text {
+    name: String,
+    /// Among the files of the page: the experiment, then its modules; none of the standard library.
+    place: Option<usize>,
+    text: String,
+    lines: Vec<Pieces>,
+    /// Where its named items begin and end.
+    items: Vec<(usize, usize)>,
+}
+
+/// The texts of a run.
+pub struct Sources<'a> {
+    run: &'a LoadedRun,
+    /// By the name of a module of the standard library, of a file otherwise.
+    texts: BTreeMap<String, Text>,
+    /// Excerpts of the library that a stage shows, by place.
+    shown: BTreeMap<String, String>,
+}
+
+impl<'a> Sources<'a> {
+    pub fn new(run: &'a LoadedRun) -> Sources<'a> {
+        let folder = &run.folder;
+        let entry = text(entry_name(folder), Some(0), &folder.path.join("source.mopd"), &folder.source);
+        let mut texts = BTreeMap::from([(entry.name.clone(), entry)]);
+        for ((name, source), place) in folder.modules.iter().zip(1..) {
+            let path = folder.path.join("modules").join(name);
+            texts.entry(name.clone()).or_insert_with(|| text(name.clone(), Some(place), &path, source));
+        }
+        Sources { run, texts, shown: BTreeMap::new() }
     }
-    files
+
+    /// The experiment, then its modules.
+    pub fn files(&self) -> Vec<SourceFileView> {
+        let mut own: Vec<(usize, &Text)> =
+            self.texts.values().filter_map(|text| Some((text.place?, text))).collect();
+        own.sort_by_key(|(place, _)| *place);
+        let view = |(place, text): (usize, &Text)| SourceFileView {
+            name: printable(&text.name),
+            lines: (text.lines.iter().zip(1..))
+                .map(|(pieces, number)| SourceLine {
+                    anchor: anchor(self.run, place, number),
+                    pieces: pieces.clone(),
+                })
+                .collect(),
+        };
+        own.into_iter().map(view).collect()
+    }
+
+    /// The source of something, the whole item where that is its name; none where its place is unknown. What
+    /// is of the library is shown by the first stage that has it, `stage`.
+    pub fn excerpt(&mut self, origin: Origin, stage: &str) -> Option<Excerpt> {
+        let place = self.run.folder.plan.place(origin)?;
+        let library = place.file.strip_prefix("std:").and_then(|name| name.strip_suffix(".mopd"));
+        let key = match library {
+            Some(module) => format!("std.{module}"),
+            None => {
+                let file = base(&place.file).unwrap_or_default();
+                if self.texts.contains_key(file) { file.to_owned() } else { entry_name(&self.run.folder) }
+            }
+        };
+        if let (Some(module), false) = (library, self.texts.contains_key(&key)) {
+            let source = host::standard(&["std", module])?.text;
+            self.texts.insert(key.clone(), text(key.clone(), None, Path::new(&key), &source));
+        }
+        let text = self.texts.get(&key)?;
+        let (start, end) = (place.start as usize, place.end as usize);
+        let holds = |item: &&(usize, usize)| item.0 <= start && end <= item.1;
+        let (start, end) = text.items.iter().find(holds).copied().unwrap_or((start, end));
+        // What the plan says of a text that was changed since may lie outside of it, or inside of a character.
+        let first = text.text.get(..start)?.matches('\n').count();
+        let last = text.text.get(..end)?.trim_end().matches('\n').count().max(first);
+        let lines = match first == last {
+            true => format!("line {}", first + 1),
+            false => format!("lines {} to {}", first + 1, last + 1),
+        };
+        let shown = printable(&format!("{}, {lines}", text.name));
+        if let Some(place) = text.place {
+            let anchor = anchor(self.run, place, first + 1);
+            return Some(Excerpt {
+                place: shown,
+                anchor: Some(anchor),
+                lines: text.lines.get(first..=last)?.to_vec(),
+            });
+        }
+        if let Some(elsewhere) = self.shown.get(&shown) {
+            return Some(Excerpt { place: shown, anchor: Some(elsewhere.clone()), lines: Vec::new() });
+        }
+        let lines = text.lines.get(first..=last)?.to_vec();
+        self.shown.insert(shown.clone(), stage.to_owned());
+        Some(Excerpt { place: shown, anchor: None, lines })
+    }
 }
 
-/// The colours of the entry. Its imports and data may be elsewhere by now; words tell most without them.
-fn meanings(run: &RunFolder) -> Meanings {
-    meanings_of(&run.path.join("source.mopd"), &run.source)
+fn text(name: String, place: Option<usize>, path: &Path, source: &str) -> Text {
+    let items = declarations(source).into_iter();
+    let items = items.map(|item| (item.extent.start as usize, item.extent.end as usize));
+    Text {
+        name,
+        place,
+        text: source.to_owned(),
+        lines: lines(source, meanings(path, source)),
+        items: items.collect(),
+    }
 }
 
-fn meanings_of(path: &Path, text: &str) -> Meanings {
-    let Ok(analysis) = host::analyse_file(path, &[]) else { return Vec::new() };
+/// The colours of a text. Its imports and data may be elsewhere by now; words tell most without them.
+fn meanings(path: &Path, text: &str) -> Meanings {
+    let Ok(analysis) = host::analyse_text(path, text) else { return Vec::new() };
     let tokens = semantic_tokens(text, &analysis).into_iter();
     tokens.map(|token| (token.start as usize, token.end as usize, class(token.meaning))).collect()
 }
@@ -77,11 +171,11 @@ fn class(meaning: Meaning) -> &'static str {
     }
 }
 
-fn file(run: &LoadedRun, name: &str, index: usize, text: &str, meanings: Meanings) -> SourceFileView {
+fn lines(text: &str, meanings: Meanings) -> Vec<Pieces> {
     let mut meanings = meanings.into_iter().peekable();
     let mut start = 0;
     let mut lines = Vec::new();
-    for (number, line) in text.lines().enumerate() {
+    for line in text.lines() {
         // `lines` drops a carriage return and a newline; places count both.
         let begin = start + text[start..].find(line).unwrap_or(0);
         let end = begin + line.len();
@@ -97,10 +191,10 @@ fn file(run: &LoadedRun, name: &str, index: usize, text: &str, meanings: Meaning
         }
         pieces.push(("", printable(text.get(at..end).unwrap_or_default())));
         pieces.retain(|(_, text)| !text.is_empty());
-        lines.push(SourceLine { anchor: anchor(run, index, number + 1), pieces });
+        lines.push(pieces);
         start = end + text[end..].find('\n').map_or(0, |newline| newline + 1);
     }
-    SourceFileView { name: printable(name), lines }
+    lines
 }
 
 fn anchor(run: &LoadedRun, file: usize, line: usize) -> String {
@@ -117,36 +211,6 @@ fn entry_name(run: &RunFolder) -> String {
 
 fn base(file: &str) -> Option<&str> {
     Path::new(file).file_name()?.to_str()
-}
-
-/// The source of something; none where its place is unknown.
-pub fn excerpt(loaded: &LoadedRun, origin: Origin) -> Option<Excerpt> {
-    let run = &loaded.folder;
-    let place = run.plan.place(origin)?;
-    let library = place.file.strip_prefix("std:").and_then(|name| name.strip_suffix(".mopd"));
-    let (name, index, text) = match library {
-        Some(module) => (format!("std.{module}"), None, host::standard(&["std", module])?.text),
-        None => match run.modules.iter().position(|(name, _)| Some(name.as_str()) == base(&place.file)) {
-            Some(module) => (run.modules[module].0.clone(), Some(module + 1), run.modules[module].1.clone()),
-            None => (entry_name(run), Some(0), run.source.clone()),
-        },
-    };
-    // What the plan says of a text that was changed since may lie outside of it, or inside of a character.
-    let whole = text.get(..place.start as usize)?;
-    text.get(..place.end as usize)?;
-    let first = whole.matches('\n').count();
-    let last = text[..place.end as usize].matches('\n').count();
-    let lines: Vec<&str> = text.lines().skip(first).take(last - first + 1).collect();
-    let lines_text = if first == last {
-        format!("line {}", first + 1)
-    } else {
-        format!("lines {} to {}", first + 1, last + 1)
-    };
-    Some(Excerpt {
-        place: printable(&format!("{name}, {lines_text}")),
-        anchor: index.map(|index| anchor(loaded, index, first + 1)),
-        text: printable(&lines.join("\n")),
-    })
 }
 
 /// Whether two origins are in the same text, and one inside the other.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::curves::{Curves, curves};
 use super::samples::{Edges, Histogram, SampledCompletion, histograms, samples};
-use super::source::{self, Excerpt};
+use super::source::{self, Excerpt, Sources};
 use super::{LoadedRun, Rounded};
 use crate::figures::{bytes, count, duration, flops};
 use crate::output::{counted, printable};
@@ -68,7 +68,7 @@ struct CardInput {
 
 /// All stages of a run: to draw, and in words; and where bins of histograms begin. It shares the page with
 /// others, and so the room.
-pub fn stages(run: &LoadedRun, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges) {
+pub fn stages(run: &LoadedRun, sources: &mut Sources, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges) {
     let mut curves = curves(&run.metrics, runs);
     let wanted = by_interest(run);
     let mut samples = samples(&run.samples, &wanted, runs);
@@ -101,7 +101,7 @@ pub fn stages(run: &LoadedRun, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges
             samples: samples.kept.remove(&model.name).unwrap_or_default(),
             left_out: (!missing.is_empty()).then(|| missing[..1].to_uppercase() + &missing[1..]),
         };
-        cards.push(card(run, index, model, &records, &stage));
+        cards.push(card(run, sources, model, &records, &stage));
         stages.push(stage);
     }
     (stages, cards, bins)
@@ -159,16 +159,16 @@ pub fn edges(run: &LoadedRun) -> Vec<Edge> {
 
 fn card(
     run: &LoadedRun,
-    index: usize,
+    sources: &mut Sources,
     model: &Model<Objective>,
     records: &[&StageRecord],
     stage: &StageData,
 ) -> Card {
     let plan = &run.folder.plan;
     let name = |id: ModelId| plan.experiment.model(id).name.as_str();
-    let facts_of_plan = &plan.stages[index];
+    let facts_of_plan = &plan.stages[(stage.id - run.stages_before) as usize];
     let mut facts = Vec::new();
-    let mut excerpts: Vec<Excerpt> = source::excerpt(run, model.origin).into_iter().collect();
+    let mut excerpts: Vec<Excerpt> = sources.excerpt(model.origin, &stage.anchor).into_iter().collect();
     for train in model.stage.trains() {
         let objective = &train.objective;
         facts.push(("objective".to_owned(), objective.name.clone()));
@@ -199,7 +199,11 @@ fn card(
             facts.push(("teachers".to_owned(), teachers.into_iter().collect::<Vec<_>>().join(", ")));
         }
         if !source::covers(plan, model.origin, objective.origin) {
-            excerpts.extend(source::excerpt(run, objective.origin));
+            let found = sources.excerpt(objective.origin, &stage.anchor);
+            let is_new = |new: &Excerpt| !excerpts.iter().any(|known| known.place == new.place);
+            if let Some(new) = found.filter(is_new) {
+                excerpts.push(new);
+            }
         }
     }
     let scores = || records.iter().filter_map(|record| record.scores_found);
@@ -257,4 +261,3 @@ pub fn cost_legend(run: &LoadedRun) -> String {
         None => format!("This run was not finished, so nothing was measured. {text}"),
     }
 }
-

@@ -9,6 +9,7 @@ use mopd_compiler::plan::{Comparison, ModelId};
 use serde::Serialize;
 
 use super::{LoadedRun, Rounded};
+use crate::commands::compare;
 use crate::output::{counted, printable};
 
 /// Numbers that all differences of a table take.
@@ -69,14 +70,11 @@ pub fn difference(found: &RowDifferences, of: usize, to: usize) -> Option<Vec<Op
         };
         found.pairs.iter().find(same).map(|pair| &pair.differences)
     };
-    let turned = |interval: &Interval| Interval {
-        mean: -interval.mean,
-        low: -interval.high,
-        high: -interval.low,
-    };
-    is(to, of).cloned().or_else(|| {
-        Some(is(of, to)?.iter().map(|difference| difference.as_ref().map(turned)).collect())
-    })
+    let turned =
+        |interval: &Interval| Interval { mean: -interval.mean, low: -interval.high, high: -interval.low };
+    is(to, of)
+        .cloned()
+        .or_else(|| Some(is(of, to)?.iter().map(|difference| difference.as_ref().map(turned)).collect()))
 }
 
 pub fn data(run: &LoadedRun) -> Vec<TableData> {
@@ -107,8 +105,7 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
             });
             Reference { row: to, rows: rows.collect() }
         };
-        let has_any =
-            |reference: &Reference| reference.rows.iter().flatten().any(Option::is_some);
+        let has_any = |reference: &Reference| reference.rows.iter().flatten().any(Option::is_some);
         (0..table.rows.len().min(room)).map(of).filter(has_any).collect()
     });
     let seeds = comparison(run, table).map_or(1, |comparison| comparison.seeds);
@@ -124,6 +121,28 @@ fn table_data(run: &LoadedRun, table: &Table) -> TableData {
             "over prompts, which are paired; with one seed, it says nothing of other seeds"
         },
     }
+}
+
+/// The tables that a run shares with the first one of the page, in words.
+pub fn compared(run: &LoadedRun) -> Vec<Value> {
+    let shown = run.compared.iter().map(|table| {
+        let columns = compare::columns(table);
+        let rows = table.rows.iter().map(|row| {
+            let cells: Vec<Option<Value>> = (row.cells.iter().take(columns.len()))
+                .map(|cell| {
+                    let cell = cell.as_ref()?;
+                    let text = compare::span(cell).replace('-', "\u{2212}");
+                    let title = format!("{:.4} here, {:.4} there", cell.after, cell.before);
+                    Some(context! { text, title, clear => compare::is_clear(cell) })
+                })
+                .collect();
+            context! { model => printable(&row.model), cells }
+        });
+        let columns: Vec<String> = columns.iter().map(|name| printable(name)).collect();
+        let notes = compare::notes(table).iter().map(|note| printable(note)).collect::<Vec<_>>().join(". ");
+        context! { name => printable(&table.name), notes, columns, rows => rows.collect::<Vec<_>>() }
+    });
+    shown.collect()
 }
 
 /// The tables in words, every number with where it comes from.

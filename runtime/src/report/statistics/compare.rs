@@ -8,7 +8,7 @@ use mopd_compiler::plan::results::{
 };
 use mopd_compiler::plan::{Comparison, ModelId};
 
-use super::interval::{Component, Crossed, Estimate, around};
+use super::interval::{Component, Crossed, Estimate, around, of_rewards};
 use super::{Scale, combined, mean};
 use crate::report::rewards::PromptReward;
 
@@ -181,6 +181,19 @@ pub fn within(run: &Run) -> Vec<RowDifferences> {
         let over_columns = |scores: &Vec<Option<Scored>>| {
             let mean = scores.get(side.columns.len())?.as_ref()?;
             let (low, high) = around(mean.value, &mean.estimate().components());
+            // Where all rewards agree, nothing varies; another prompt may all the same.
+            let of_columns: Vec<(f64, f64)> = scores[..side.columns.len()]
+                .iter()
+                .flatten()
+                .map(|column| of_rewards(&column.estimate()))
+                .collect();
+            let [lows, highs] = [|bounds: &(f64, f64)| bounds.0, |bounds: &(f64, f64)| bounds.1]
+                .map(|bound| super::mean(&of_columns.iter().map(bound).collect::<Vec<f64>>()));
+            let (low, high) = match mean.value {
+                0.0 => (0.0, high.max(highs)),
+                1.0 => (low.min(lows), 1.0),
+                _ => (low.max(0.0), high.min(1.0)),
+            };
             Some(Interval { mean: mean.value, low, high })
         };
         let means = rows.iter().map(|row| row.as_ref().and_then(over_columns)).collect();
@@ -362,7 +375,14 @@ mod tests {
         assert!(normalized.is_none() && column == mean, "one column is its own mean");
         // Seeds differ by 0.02, and t of one degree of freedom is 12.706.
         let of = column.clone().unwrap();
-        assert!((of.mean - 0.03).abs() < 1e-12 && (of.high - of.mean - 12.7062 * 0.01).abs() < 1e-6, "{of:?}");
+        assert!(
+            (of.mean - 0.03).abs() < 1e-12 && (of.high - of.mean - 12.7062 * 0.01).abs() < 1e-6,
+            "{of:?}"
+        );
+        // Right everywhere is not certain to be: the bound of Clopper and Pearson.
+        both.rewards.iter_mut().for_each(|row| row.reward = 1.0);
+        let all = within(&both)[0].means[0].clone().unwrap();
+        assert!((all.low - 0.025_f64.powf(0.01)).abs() < 1e-9 && all.high == 1.0, "{all:?}");
         // The mean of a row alone varies with its prompts, too.
         let start = table.means[0].clone().unwrap();
         assert!((start.mean - 0.5).abs() < 1e-12 && (start.high - start.mean - 1.9842 * 0.0402).abs() < 1e-3);

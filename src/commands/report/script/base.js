@@ -1,6 +1,7 @@
 // What all charts share: numbers and texts for people, elements, captions, tables behind charts.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+const trained = data.stages.filter((stage) => stage.at.length);
 const colours = [0, 1, 2, 3, 4, 5, 6].map((index) => `var(--c${index})`);
 const dashes = [null, "7 3", "2 3", "9 3 2 3"];
 const colour = (index) => colours[index % colours.length];
@@ -64,7 +65,10 @@ function finish(box, svg, name, description, table) {
 function roving(box, selector, down = 0) {
   const all = () => [...box.querySelectorAll(selector)];
   const stop = (chosen) => all().forEach((one) => one.setAttribute("tabindex", one === chosen ? "0" : "-1"));
-  stop(all()[0]);
+  stop(all().find((one) => one.getAttribute("tabindex") === "0") ?? all()[0]);
+  // Of a box that grew, the listeners are there already.
+  if (box.dataset.roving) return;
+  box.dataset.roving = "yes";
   box.addEventListener("focusin", (event) => {
     const chosen = event.target.closest(selector);
     if (chosen) stop(chosen);

@@ -14,13 +14,18 @@ function lines(box, { name, unit, names, series, steps, scale, floors, most = 10
       if (floor && floor.mean[at] !== null) floorPoints.push({ step, value: floor.mean[at], index });
     });
   });
+  // Noise far below the curve would press it flat against the top: then words say where it is.
+  const values = points.map((point) => point.value).filter((value) => scale !== "log" || value > 0);
+  const lowest = d3.min(values) ?? 0;
+  const hidden = floors ? names.map((_, index) => floorPoints.some((point) => point.index === index && point.value < lowest / 10)) : [];
+  const floorsDrawn = floorPoints.filter((point) => !hidden[point.index]);
   const positive = (point) => scale !== "log" || point.value > 0;
   const marks = [
     Plot.areaY(bands, { x: "step", y1: "low", y2: "high", z: "index", fill: (d) => colour(d.index), fillOpacity: 0.14, ariaHidden: "true" }),
     ...names.map((_, index) => Plot.line(points.filter((point) => point.index === index && positive(point)), {
       x: "step", y: "value", stroke: colour(index), strokeWidth: 1.8, strokeDasharray: dash(index), strokeLinejoin: "round",
     })),
-    ...names.map((_, index) => Plot.line(floorPoints.filter((point) => point.index === index && positive(point)), {
+    ...names.map((_, index) => Plot.line(floorsDrawn.filter((point) => point.index === index && positive(point)), {
       x: "step", y: "value", stroke: colour(index), strokeWidth: 1.2, strokeDasharray: "1 3",
     })),
   ];
@@ -40,13 +45,18 @@ function lines(box, { name, unit, names, series, steps, scale, floors, most = 10
   const table = { columns, rows: steps.map((step, at) => [String(Math.round(step)), ...series.map((one) => one.mean[at]), ...(floors ?? []).map((one) => one?.mean[at] ?? null)]) };
   const legend = keys(names);
   if (legend) box.append(legend);
+  const under = names.flatMap((label, index) => {
+    const own = floorPoints.filter((point) => point.index === index).map((point) => point.value);
+    return hidden[index] ? [`${visible(label || name)} ${figure(d3.min(own))} to ${figure(d3.max(own))}`] : [];
+  });
+  if (under.length) box.append(element("p", { class: "legend" }, `The noise is below the axis: ${under.join("; ")}.`));
   const plot = finish(box, svg, name, description, table);
   reader(plot, svg, steps, (at) => names.map((label, index) => [label, series[index].mean[at], series[index].low?.[at], series[index].high?.[at], floors?.[index]?.mean[at]]));
   return points.length;
 }
 
 /** A line that follows the mouse or the arrow keys, and what stands at it in words. */
-function reader(plot, svg, steps, at) {
+function reader(plot, svg, steps, at, say = (step) => `step ${Math.round(step)}`) {
   const x = svg.scale ? svg.scale("x") : null;
   const scale = x ?? plot.querySelector("svg")?.scale?.("x");
   if (!scale) return;
@@ -67,7 +77,7 @@ function reader(plot, svg, steps, at) {
     rule.setAttribute("x1", place);
     rule.setAttribute("x2", place);
     rule.setAttribute("visibility", "visible");
-    readout.replaceChildren(element("b", {}, `step ${Math.round(steps[index])}`));
+    readout.replaceChildren(element("b", {}, say(steps[index])));
     for (const [label, value, low, high, floor] of at(index)) {
       const range = low !== undefined && low !== null && low !== high ? ` (${figure(low)} to ${figure(high)} over seeds)` : "";
       const noise = floor !== undefined && floor !== null ? `, noise ${figure(floor)}` : "";
@@ -101,42 +111,47 @@ function seriesOf(stage, metric, by) {
 
 const metrics = {
   reward: ["Reward", "mean reward"],
-  dropped: ["Completions that `keep` left out", "completions"],
+  dropped: ["Completions dropped by `keep`", "completions"],
   divergence: ["Divergence from the teacher", "nats per token"],
-  loss: ["Loss of the step", "loss"],
+  loss: ["Training loss", "loss"],
   entropy: ["Entropy of the student", "nats per token"],
-  length: ["Length of completions", "tokens"],
-  truncated: ["Completions that were cut off", "fraction"],
-  signal_mean: ["Size of the signal", "mean size per token"],
-  clipped_fraction: ["Tokens at the bound of a clip", "fraction"],
-  accepted: ["Drafted tokens that stood", "fraction"],
-  accepted_length: ["Tokens of a completion per draft", "tokens"],
+  length: ["Completion length", "tokens"],
+  truncated: ["Truncated completions", "fraction"],
+  signal_mean: ["Mean absolute signal", "mean per token"],
+  clipped_fraction: ["Clipped tokens", "fraction"],
+  accepted: ["Acceptance rate of drafted tokens", "fraction"],
+  accepted_length: ["Tokens per draft", "tokens"],
   agreement: ["Agreement of teachers' continuations with the student's blocks", "fraction"],
-  correct_of_others: ["What other models got right of the prompts", "fraction"],
+  correct_of_others: ["Accuracy of other models on the prompts", "fraction"],
   derived: ["Completions of derived prompts", "fraction"],
   replayed: ["Replayed completions", "fraction"],
-  unavailable: ["Completions that a teacher could not judge", "completions"],
-  unstated: ["Confidences that members of a panel did not state", "count"],
-  chosen_prompts: ["Prompts chosen", "prompts"],
+  unavailable: ["Completions without a teacher score", "completions"],
+  unstated: ["Missing confidences of panel members", "count"],
+  chosen_prompts: ["Chosen prompts", "prompts"],
   priority: ["Mean priority of the chosen prompts", "priority"],
-  gradient_norm: ["Norm of the gradient before clipping", "norm"],
+  gradient_norm: ["Gradient norm before clipping", "norm"],
   learning_rate: ["Learning rate", "learning rate"],
-  learned: ["What the run itself found (`learned`)", "fraction"],
-  validation_loss: ["Loss on validation rows", "nats per token"],
-  extrapolated: ["How far weights were extrapolated", "changes since the last time"],
-  judged: ["Benchmark that extrapolation goes by", "mean reward"],
-  expert_entropy: ["Evenness of experts", "fraction of the most"],
-  expert_largest_share: ["Largest share of an expert", "fraction"],
-  seconds: ["Time of a step", "seconds"],
+  learned: ["Learned share (`learned`)", "fraction"],
+  validation_loss: ["Validation loss", "nats per token"],
+  extrapolated: ["Extrapolation of weights", "changes since the last time"],
+  judged: ["Benchmark score for extrapolation", "mean reward"],
+  expert_entropy: ["Normalized entropy of expert load", "fraction of the maximum"],
+  expert_largest_share: ["Largest expert load", "fraction"],
+  seconds: ["Step time", "seconds"],
 };
 
-function learning(stage) {
+/** Metrics that have names of their own in a run. */
+function nameMetrics(stage) {
   for (const { metric } of stage.series) {
     if (metric.startsWith("reward.")) metrics[metric] ??= [`Part \`${metric.slice("reward.".length)}\` of the reward`, "mean of the part"];
-    if (metric.startsWith("grad_norm.")) metrics[metric] ??= [`Norm of the gradient of \`${metric.slice("grad_norm.".length)}\``, "norm"];
-    if (metric.startsWith("alignment.")) metrics[metric] ??= [`Cosine of gradients: ${metric.slice("alignment.".length).split(".").map((part) => `\`${part}\``).join(" and ")}`, "cosine"];
+    if (metric.startsWith("grad_norm.")) metrics[metric] ??= [`Gradient norm of \`${metric.slice("grad_norm.".length)}\``, "norm"];
+    if (metric.startsWith("alignment.")) metrics[metric] ??= [`Cosine similarity of gradients: ${metric.slice("alignment.".length).split(".").map((part) => `\`${part}\``).join(" and ")}`, "cosine"];
     if (metric.startsWith("state.")) metrics[metric] ??= [`The state \`${metric.slice("state.".length)}\``, metric.slice("state.".length)];
   }
+}
+
+function learning(stage) {
+  nameMetrics(stage);
   const known = Object.keys(metrics).filter((metric) => stage.series.some((one) => one.metric === metric && one.by !== "teacher"));
   if (!known.length) return null;
   const box = element("figure", { "data-chart": "learning" });

@@ -1,12 +1,11 @@
 // Puts the charts into the page, and draws them anew for another width and for paper.
 
-const trained = data.stages.filter((stage) => stage.at.length);
 let drawn = [];
 function show(stage) {
   const into = document.getElementById("stage-charts");
   into.replaceChildren();
   document.getElementById("stage").value = String(stage.id);
-  const seeds = stage.seeds > 1 ? `, mean of ${stage.seeds} seeds, shaded from the lowest to the highest` : "";
+  const seeds = stage.seeds.length > 1 ? `, mean of ${stage.seeds.length} seeds, shaded from the lowest to the highest` : "";
   const bins = stage.whole ? "" : `; each point is a mean over ${Math.round(stage.steps / stage.at.length)} steps`;
   document.getElementById("stage-facts").textContent = `${stage.kind}, ${stage.steps} steps${seeds}${bins}`;
   const [first, ...last] = [learning, weights, tokens].map((make) => make(stage));
@@ -23,13 +22,25 @@ function show(stage) {
 const redraw = [];
 for (const box of document.querySelectorAll("figure[data-chart=scores]")) redraw.push(scores(box));
 for (const box of document.querySelectorAll("[data-reference]")) references(box);
+for (const box of document.querySelectorAll("#sample-table")) sampleTable(box);
 for (const table of document.querySelectorAll("table.scores")) {
   const columns = table.querySelectorAll("tbody tr:first-child a").length;
   roving(table, "tbody a", columns);
 }
 for (const box of document.querySelectorAll("figure[data-chart=graph]")) graph(box);
 for (const box of document.querySelectorAll("figure[data-chart=cost]")) redraw.push(cost(box));
+for (const box of document.querySelectorAll("figure[data-chart=overlay]")) redraw.push(overlay(box));
 for (const draw of redraw) draw?.();
+
+/** A stage that a link leads to unfolds. */
+function unfold() {
+  const stage = document.getElementById(decodeURIComponent(location.hash.slice(1)))?.closest("details.stage");
+  if (!stage || stage.open) return;
+  stage.open = true;
+  stage.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+unfold();
 
 function fromAddress() {
   const match = /^#train-(\d+)$/.exec(location.hash);
@@ -50,6 +61,7 @@ if (trained.length) {
 const all = () => {
   for (const draw of [...redraw, ...drawn]) draw?.();
 };
+let folded = [];
 let waiting = null;
 let width = innerWidth;
 addEventListener("resize", () => {
@@ -61,10 +73,13 @@ addEventListener("resize", () => {
 // Charts that were made for a window are made again for the paper, and the other way round.
 addEventListener("beforeprint", () => {
   printing = true;
+  folded = [...document.querySelectorAll("details.stage:not([open])")];
+  for (const stage of folded) stage.open = true;
   all();
 });
 addEventListener("afterprint", () => {
   printing = false;
+  for (const stage of folded) stage.open = false;
   all();
 });
 document.documentElement.dataset.drawn = "yes";

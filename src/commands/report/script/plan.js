@@ -4,12 +4,13 @@ function graph(box) {
   const known = data.stages.filter((stage) => stage.run === Number(box.dataset.run));
   box.dataset.points = known.length;
   const g = new dagre.graphlib.Graph();
-  g.setGraph({ rankdir: "LR", nodesep: 12, ranksep: 46, marginx: 6, marginy: 6 });
+  // Columns are depths: the longest way from a stage without inputs. The layout counts from where edges end, so it gets them the other way round.
+  g.setGraph({ rankdir: "RL", ranker: "longest-path", nodesep: 12, ranksep: 46, marginx: 6, marginy: 6 });
   g.setDefaultEdgeLabel(() => ({}));
   const short = (name) => (name.length > 28 ? `${name.slice(0, 27)}…` : name);
   for (const stage of known) g.setNode(String(stage.id), { width: 20 + 6.9 * Math.max(short(visible(stage.name)).length, stage.kind.length * 0.9), height: 38 });
   const own = data.edges.filter((edge) => known.some((stage) => stage.id === edge.to));
-  for (const edge of own) g.setEdge(String(edge.from), String(edge.to), { carries: edge.carries });
+  for (const edge of own) g.setEdge(String(edge.to), String(edge.from), { carries: edge.carries });
   dagre.layout(g);
   const { width } = g.graph();
   // Edges may bow out further than the boxes.
@@ -22,7 +23,7 @@ function graph(box) {
   const line = d3.line((point) => point.x, (point) => point.y).curve(d3.curveBasis);
   for (const edge of g.edges()) {
     const { points, carries } = g.edge(edge);
-    svg.append("path").attr("class", carries ? "edge" : "edge teaches").attr("d", line(points)).attr("marker-end", `url(#arrow-${box.dataset.run})`);
+    svg.append("path").attr("class", carries ? "edge" : "edge teaches").attr("d", line([...points].reverse())).attr("marker-end", `url(#arrow-${box.dataset.run})`);
   }
   for (const stage of known) {
     const { x, y, width: w, height: h } = g.node(String(stage.id));
@@ -32,6 +33,7 @@ function graph(box) {
     link.append("text").attr("x", x).attr("y", y - 2).attr("text-anchor", "middle").text(short(visible(stage.name)));
     link.append("text").attr("class", "kind").attr("x", x).attr("y", y + 12).attr("text-anchor", "middle").text(stage.kind);
   }
+  roving(svg.node(), "a.node");
   const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
   title.textContent = `The plan: ${known.length} stages`;
   svg.node().prepend(title);
@@ -46,7 +48,7 @@ function cost(box) {
   }
   box.dataset.points = rows.length;
   const body = element("div");
-  box.append(caption("Seconds of each stage, predicted and spent"), body);
+  box.append(caption("Time per stage, predicted and measured"), body);
   return () => {
     body.replaceChildren();
     const longest = Math.min(170, 14 + 6.6 * Math.max(...rows.map((row) => row.name.length)));
@@ -54,11 +56,11 @@ function cost(box) {
       width: widthOf(body, 760), height: 44 + 20 * rows.length, marginLeft: longest, marginRight: 20, marginTop: 8, marginBottom: 34, style: chartStyle,
       x: { label: "seconds, all seeds", labelAnchor: "right", labelArrow: "none", grid: true, ticks: 6 }, y: { domain: rows.map((row) => row.name), label: null, tickSize: 0, padding: 0.3 },
       marks: [
-        Plot.barX(rows.filter((row) => row.seconds !== null), { x: "seconds", y: "name", fill: "var(--heat)", fillOpacity: 0.75, rx2: 2, title: (row) => `${row.name}: ${figure(row.seconds)} s spent${row.predicted === null ? "" : `, ${figure(row.predicted)} s predicted`}` }),
+        Plot.barX(rows.filter((row) => row.seconds !== null), { x: "seconds", y: "name", fill: "var(--heat)", fillOpacity: 0.75, rx2: 2, title: (row) => `${row.name}: ${figure(row.seconds)} s measured${row.predicted === null ? "" : `, ${figure(row.predicted)} s predicted`}` }),
         Plot.tickX(rows.filter((row) => row.predicted !== null), { x: "predicted", y: "name", stroke: "var(--c1)", strokeWidth: 2.6, insetTop: -2, insetBottom: -2 }),
       ],
     });
-    body.append(element("p", { class: "legend" }, "Bars: spent. Red ticks: predicted before the run began."));
-    finish(body, svg, "Seconds of each stage", rows.map((row) => `${row.name}: ${figure(row.seconds)} spent, ${figure(row.predicted)} predicted`).join("; "));
+    body.append(element("p", { class: "legend" }, "Bars: measured. Red ticks: predicted before the run began."));
+    finish(body, svg, "Time per stage", rows.map((row) => `${row.name}: ${figure(row.seconds)} measured, ${figure(row.predicted)} predicted`).join("; "));
   };
 }

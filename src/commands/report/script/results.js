@@ -1,8 +1,8 @@
 // The tables of results.
 
 /** `+0.04`; what rounds to nothing has no minus. */
-function signed(value) {
-  const text = Math.abs(value).toFixed(2);
+function signed(value, digits = 2) {
+  const text = Math.abs(value).toFixed(digits);
   return (value < 0 && Number(text) !== 0 ? "−" : "+") + text;
 }
 
@@ -29,7 +29,9 @@ function references(box) {
       if (!cell || row === chosen.row) return;
       const [mean, low, high] = cell;
       const clear = low > 0 || high < 0;
-      const text = `${signed(mean)} [${signed(low)}, ${signed(high)}]${clear ? " *" : ""}`;
+      // A bound that rounds to 0 would contradict the asterisk.
+      const digits = clear && Math.min(Math.abs(low), Math.abs(high)) < 0.005 ? 3 : 2;
+      const text = `${signed(mean, digits)} [${signed(low, digits)}, ${signed(high, digits)}]${clear ? " *" : ""}`;
       lines[row].querySelectorAll("td")[column].append(element("small", { class: clear ? "difference clear" : "difference" }, text));
     }));
   });
