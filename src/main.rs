@@ -16,6 +16,7 @@ mod output;
 mod paths;
 mod problem;
 mod progress;
+mod provenance;
 mod render;
 mod run_folder;
 mod run_lock;

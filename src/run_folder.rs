@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::host::{as_text, reason};
 use crate::problem::Problem;
+use crate::provenance::{PROVENANCE, Provenance};
 use crate::worker;
 
 pub const METRICS: &str = "metrics.parquet";
@@ -26,6 +27,8 @@ pub struct RunFolder {
     /// The experiment's text, and that of the modules beside it by file name.
     pub source: String,
     pub modules: Vec<(String, String)>,
+    /// None of what an earlier version left.
+    pub provenance: Option<Provenance>,
 }
 
 impl RunFolder {
@@ -57,7 +60,9 @@ impl RunFolder {
             }
         }
         modules.sort();
-        Ok(RunFolder { path: path.to_owned(), plan, results, source, modules })
+        let provenance_file = path.join(PROVENANCE);
+        let provenance = if provenance_file.is_file() { Some(json(&provenance_file)?) } else { None };
+        Ok(RunFolder { path: path.to_owned(), plan, results, source, modules, provenance })
     }
 
     /// Some of its Parquet files, in that order; none of those that the run did not leave.

@@ -262,6 +262,8 @@ mod tests {
             plan: "h".to_owned(),
             seeds: vec![1],
             versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
+            device: None,
+            data: Vec::new(),
             stages: Vec::new(),
             guards: Vec::new(),
             before_stages: 0.0,

@@ -8,6 +8,7 @@ use std::path::Path;
 use mopd_store::{WriteError, write_atomically};
 
 use crate::problem::Problem;
+use crate::provenance::PROVENANCE;
 use crate::run_folder::{METRICS, REWARDS, SAMPLES, WEIGHTS};
 
 /// The folder within that of results that holds the last finished run with another plan.
@@ -20,7 +21,7 @@ const RESULTS: &str = "results.json";
 /// others.
 const MADE: [&str; 5] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS];
 /// What says which plan that was, or that it was a sweep.
-const SAYS: [&str; 3] = [PLAN, "source.mopd", "sweep.json"];
+const SAYS: [&str; 4] = [PLAN, "source.mopd", "sweep.json", PROVENANCE];
 const PLAN: &str = "plan.json";
 const MODULES: &str = "modules";
 

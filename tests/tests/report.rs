@@ -211,6 +211,10 @@ fn the_page_is_whole_and_asks_for_nothing() {
         "tiny </script> & 'more'",
         "libtorch",
         "seeds 1, 2",
+        "mopd run tiny.mopd --out run",
+        "git commit",
+        "hardware",
+        "copy.test.jsonl",
     ] {
         assert!(text.contains(part), "no `{part}`");
     }

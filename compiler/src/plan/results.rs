@@ -14,6 +14,11 @@ pub struct Results {
     pub plan: String,
     pub seeds: Vec<u64>,
     pub versions: Versions,
+    /// `cpu`, `cuda:0`; none in files of before, and so the data.
+    #[serde(default)]
+    pub device: Option<String>,
+    #[serde(default)]
+    pub data: Vec<DataHash>,
     pub tables: Vec<Table>,
     /// Of every stage that this run computed, in the order in which they ended.
     #[serde(default)]
@@ -32,6 +37,17 @@ pub struct Results {
     /// predicted.
     #[serde(default)]
     pub predicted_memory: Option<u64>,
+}
+
+/// The data of a domain as it was read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataHash {
+    pub domain: String,
+    /// `prompts`, `tests` or `validation`.
+    pub part: String,
+    pub path: String,
+    /// Blake3 of the files' content and of what is read of them.
+    pub hash: String,
 }
 
 /// What a stage took, and what was expected.

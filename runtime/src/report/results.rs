@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::results::{GuardActed, Intervals, Results, StageRecord, Table};
+use mopd_compiler::plan::results::{DataHash, GuardActed, Intervals, Results, StageRecord, Table};
 use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
 
 use super::statistics::{Experiment, Scores, StatisticsError, table_rows};
@@ -30,6 +30,8 @@ pub struct RunCost {
     pub seconds: f64,
     pub before_stages: f64,
     pub predicted_memory: Option<u64>,
+    pub device: Option<String>,
+    pub data: Vec<DataHash>,
 }
 
 /// Puts the tables together, and says what a reader should be warned of.
@@ -70,6 +72,8 @@ pub fn assemble(
         plan: plan.hash.clone(),
         seeds: first_seeds(plan, most),
         versions,
+        device: took.device,
+        data: took.data,
         tables,
         stages: took.stages,
         guards: took.guards,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
-use mopd_compiler::plan::results::{GuardActed, StageRecord};
+use mopd_compiler::plan::results::{DataHash, GuardActed, StageRecord};
 use mopd_compiler::plan::{DomainId, Plan};
 use mopd_store::Lock;
 use tch::{Device, Kind};
@@ -23,7 +23,7 @@ use crate::control::Control;
 use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
-use crate::machine::device::kind;
+use crate::machine::device::{kind, name};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
 use crate::prepare::preflight::ask;
@@ -283,6 +283,8 @@ pub fn run(
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
         predicted_memory: state.predicted_memory,
+        device: Some(name(shared.device)),
+        data: data(shared.domains),
     };
     let (results, warnings) = assemble(plan, &scores, took, versions.clone())
         .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
@@ -292,6 +294,25 @@ pub fn run(
     shared.publish_what_is_gone()?;
     write_results(&results, &shared.out)?;
     Ok(())
+}
+
+/// Hashes of what was read of each domain.
+fn data(domains: &[DomainData]) -> Vec<DataHash> {
+    let mut all = Vec::new();
+    for domain in domains {
+        for (part, prompts) in
+            [("prompts", &domain.train), ("tests", &domain.tests), ("validation", &domain.validation)]
+        {
+            let Some(prompts) = prompts else { continue };
+            all.push(DataHash {
+                domain: domain.name.clone(),
+                part: part.to_owned(),
+                path: prompts.dataset.path.display().to_string(),
+                hash: prompts.dataset.hash.clone(),
+            });
+        }
+    }
+    all
 }
 
 impl Scheduler<'_> {

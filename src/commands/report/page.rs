@@ -12,8 +12,9 @@ use super::source::Sources;
 use super::stages::{Edge, StageData, cost_legend, edges, stages};
 use super::tables::{self, TableData, tables};
 use crate::figures::{bytes, duration};
-use crate::output::printable;
+use crate::output::{counted, printable};
 use crate::problem::Problem;
+use crate::provenance::Machine;
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -124,6 +125,7 @@ fn view(run: &LoadedRun, sources: &Sources, first_table: usize, trained: bool, s
         memory => results.map(|results| bytes(results.peak_memory)),
         unfinished => results.is_none(),
         trained,
+        data => Value::from(Serde(results.map_or(&[][..], |results| &results.data))),
         headline => Value::from(Serde(headline(run))),
         first_table,
         tables => tables(run),
@@ -132,8 +134,32 @@ fn view(run: &LoadedRun, sources: &Sources, first_table: usize, trained: bool, s
         cost_legend => cost_legend(run),
         files => Value::from(Serde(sources.files())),
         command => format!("mopd run{} source.mopd", set_seed(run)),
+        facts => facts(run),
         place => run.place,
     }
+}
+
+/// What is known of how the run was made, each with its name.
+fn facts(run: &LoadedRun) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    if let Some(provenance) = &run.folder.provenance {
+        facts.push(("started", provenance.started.clone()));
+        facts.push(("command line", provenance.command.join(" ")));
+        let git = provenance.git.as_ref().map_or("not in a git repository".to_owned(), |git| {
+            let state = if git.dirty { "dirty: tracked files had changes" } else { "clean" };
+            format!("{}, {state}", git.commit)
+        });
+        facts.push(("git commit", git));
+        let Machine { processor, cores, memory } = &provenance.machine;
+        let cores = cores.map(|cores| counted(cores, "core"));
+        let parts = [processor.clone(), cores, memory.map(bytes)];
+        facts.push(("hardware", parts.into_iter().flatten().collect::<Vec<_>>().join(", ")));
+    }
+    let results = run.folder.results.as_ref();
+    facts.extend(results.and_then(|results| Some(("device", results.device.clone()?))));
+    facts.retain(|(_, text)| !text.is_empty());
+    facts.iter_mut().for_each(|(_, text)| *text = printable(text));
+    facts
 }
 
 fn script() -> String {

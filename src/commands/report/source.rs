@@ -109,7 +109,8 @@ impl<'a> Sources<'a> {
         let (start, end) = (place.start as usize, place.end as usize);
         let holds = |item: &&(usize, usize)| item.0 <= start && end <= item.1;
         let (start, end) = text.items.iter().find(holds).copied().unwrap_or((start, end));
-        // What the plan says of a text that was changed since may lie outside of it, or inside of a character.
+        // What the plan says of a text that was changed since may lie outside of it, or inside of a
+        // character.
         let first = text.text.get(..start)?.matches('\n').count();
         let last = text.text.get(..end)?.trim_end().matches('\n').count().max(first);
         let lines = match first == last {

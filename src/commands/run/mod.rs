@@ -19,6 +19,7 @@ use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::progress::{LOG_EVERY, RunProgress, TICK, utc};
+use crate::provenance::{PROVENANCE, Provenance};
 use crate::render;
 use crate::table;
 use crate::worker::interrupts::Interrupts;
@@ -289,6 +290,11 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
             files.push((Path::new("modules").join(name), &module.text));
         }
     }
+    let entry = compiled.sources.files().next().map(|(_, entry)| folder_of(Path::new(&entry.path)));
+    let started = Provenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
+    let started = serde_json::to_string_pretty(&started)
+        .map_err(|error| Problem::run("no-provenance", format!("{PROVENANCE} can't be written: {error}")))?;
+    files.push((PathBuf::from(PROVENANCE), &started));
     files.push((PathBuf::from("plan.json"), &plan));
     let files: Vec<(&Path, &str)> = files.iter().map(|(path, text)| (path.as_path(), *text)).collect();
     archive::begin(out, &compiled.plan.hash, &files)

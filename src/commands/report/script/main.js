@@ -73,7 +73,7 @@ addEventListener("resize", () => {
 // Charts that were made for a window are made again for the paper, and the other way round.
 addEventListener("beforeprint", () => {
   printing = true;
-  folded = [...document.querySelectorAll("details.stage:not([open])")];
+  folded = [...document.querySelectorAll("details.stage:not([open]), details.folded:not([open])")];
   for (const stage of folded) stage.open = true;
   all();
 });

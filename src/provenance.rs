@@ -1,0 +1,103 @@
+//! What a run was started with besides its text: `provenance.json` in its folder.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+/// In the folder of results.
+pub const PROVENANCE: &str = "provenance.json";
+
+/// Others read this file, so fields are only ever added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The words of the command line, the program first.
+    pub command: Vec<String>,
+    /// When the run was started last, in UTC.
+    pub started: String,
+    /// Of the experiment's folder; none where it is in no repository, or git is not there.
+    pub git: Option<Git>,
+    pub machine: Machine,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Git {
+    pub commit: String,
+    /// Whether files that git tracks had changes that were not committed.
+    pub dirty: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub processor: Option<String>,
+    pub cores: Option<usize>,
+    /// Bytes.
+    pub memory: Option<u64>,
+}
+
+impl Provenance {
+    /// Of a run that starts now, of an experiment in this folder.
+    pub fn now(folder: &Path, started: String) -> Provenance {
+        let mut command = vec!["mopd".to_owned()];
+        command.extend(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()));
+        Provenance { command, started, git: git(folder), machine: machine() }
+    }
+}
+
+fn git(folder: &Path) -> Option<Git> {
+    let said = |words: &[&str]| {
+        let mut git = Command::new("git");
+        // Only to read: no lock, and no program that a repository names.
+        git.env("GIT_OPTIONAL_LOCKS", "0").args(["-c", "core.fsmonitor=false"]);
+        git.current_dir(folder).args(words).stdin(Stdio::null()).stderr(Stdio::null());
+        let output = git.output().ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let commit = said(&["rev-parse", "HEAD"])?.trim().to_owned();
+    let dirty = !said(&["status", "--porcelain", "--untracked-files=no"])?.trim().is_empty();
+    Some(Git { commit, dirty })
+}
+
+fn machine() -> Machine {
+    let value = |file: &str, name: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let kilobytes = value("/proc/meminfo", "MemTotal");
+    Machine {
+        processor: value("/proc/cpuinfo", "model name"),
+        cores: std::thread::available_parallelism().ok().map(usize::from),
+        memory: kilobytes
+            .and_then(|text| text.strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .map(|kilobytes| kilobytes * 1024),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_that_are_not_committed_are_dirty() {
+        let folder = tempfile::tempdir().unwrap();
+        let git_says = |words: &[&str]| {
+            let mut git = Command::new("git");
+            git.current_dir(folder.path()).args(["-c", "user.name=a", "-c", "user.email=a@example.com"]);
+            git.args(words).output().is_ok_and(|output| output.status.success())
+        };
+        if !git_says(&["init"]) {
+            return;
+        }
+        assert_eq!(git(folder.path()), None, "no commit yet");
+        std::fs::write(folder.path().join("a.mopd"), "1").unwrap();
+        assert!(git_says(&["add", "."]) && git_says(&["commit", "-m", "a"]));
+        let clean = git(folder.path()).unwrap();
+        assert!(clean.commit.len() >= 40 && !clean.dirty, "{clean:?}");
+        // What git does not track is no change.
+        std::fs::write(folder.path().join("notes"), "1").unwrap();
+        assert_eq!(git(folder.path()), Some(clean.clone()));
+        std::fs::write(folder.path().join("a.mopd"), "2").unwrap();
+        assert_eq!(git(folder.path()), Some(Git { dirty: true, ..clean }));
+    }
+}
