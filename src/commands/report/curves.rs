@@ -56,7 +56,7 @@ pub struct Series {
     pub low: Option<Vec<Option<Rounded>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub high: Option<Vec<Option<Rounded>>>,
-    /// The same by seed, where there are several.
+    /// The same by seed, where there are several, and room.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by_seed: Vec<Vec<Option<Rounded>>>,
 }
@@ -113,12 +113,17 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, Curves> {
         })
         .sum();
     let seeds = distinct((0..metrics.rows()).map(|row| metrics.whole("seed", row))).len();
-    let points = (NUMBERS / ((3 + seeds) * series.max(1) * runs)).clamp(FEWEST, MOST);
-    rows.into_iter().map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points))).collect()
+    let room = |numbers: usize| NUMBERS / (numbers * series.max(1) * runs);
+    // Where there is not even room for the fewest points, single seeds are left out.
+    let by_seed = room(3 + seeds) >= FEWEST;
+    let points = room(if by_seed { 3 + seeds } else { 3 }).clamp(FEWEST, MOST);
+    rows.into_iter()
+        .map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points, by_seed)))
+        .collect()
 }
 
 /// From the rows of a stage.
-fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
+fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool) -> Curves {
     let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
@@ -177,7 +182,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize) -> Curves {
                 mean,
                 low: (seeds.len() > 1).then(|| over(f64::min)),
                 high: (seeds.len() > 1).then(|| over(f64::max)),
-                by_seed: if seeds.len() > 1 {
+                by_seed: if by_seed && seeds.len() > 1 {
                     let of_seed = |seed: &Vec<WeightedMean>| {
                         seed.iter().map(|point| point.value().map(Rounded)).collect()
                     };
@@ -337,6 +342,9 @@ mod tests {
         let student = &all["student"];
         assert!(student.whole && student.seeds == [1, 2] && student.domains == ["sort", "reverse"]);
         assert_eq!(reward_seeds(student), [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]);
+        // On a page without room, single seeds are what goes first.
+        let crowded = &curves(&metrics(3), 10_000)["student"];
+        assert!(crowded.at.len() == 3 && reward_seeds(crowded).is_empty());
         // Two domains add up to the tokens of a step; its time is the same in both rows.
         assert_eq!(student.elapsed_tokens.as_ref().unwrap().mean, [4.0, 8.0, 12.0].map(Rounded));
         assert_eq!(student.elapsed_seconds.as_ref().unwrap().by_seed, [[0.5, 1.0, 1.5].map(Rounded); 2]);

@@ -184,7 +184,7 @@ function divergence(stage) {
   const draw = () => {
     body.replaceChildren();
     body.append(element("p", { class: "legend" }, noise
-      ? "Absolute mean log-ratio per token. The dotted line is its numerical noise: the difference between the student’s log-probability at sampling and at scoring."
+      ? "Absolute mean log-ratio per token. Dotted, where it is near: its numerical noise, the difference between the student’s log-probability at sampling and at scoring."
       : "Absolute mean log-ratio per token. The student did not sample these tokens itself at temperature 1, so its noise is not known."));
     box.dataset.points = lines(body, {
       name: `Divergence from each teacher, ${stage.name}`, unit: "nats per token", names: found.map((one) => one.of), series: found, steps: stage.at, scale: "log", floors: noise ? floors : undefined, most: 480, height: 240,

@@ -69,6 +69,7 @@ function overlay(box) {
   const asked = () => {
     const lines = [];
     const missing = [];
+    let left = false;
     for (const [stage, check] of boxes) {
       if (!check.checked) continue;
       const elapsed = axes[axis.value].of(stage);
@@ -79,18 +80,19 @@ function overlay(box) {
       const found = ofStage(stage, metric.value).filter((one) => !domain.value || !one.of || one.of === domain.value);
       for (const one of found) {
         const name = [stageName(stage), visible(one.of)].filter(Boolean).join(", ");
+        if (seeds.value === "each" && stage.seeds.length > 1 && !one.by_seed) left = true;
         if (seeds.value === "each" && one.by_seed) one.by_seed.forEach((values, at) => lines.push({ name: `${name}, seed ${stage.seeds[at]}`, xs: elapsed.by_seed[at], values }));
         else lines.push({ name, xs: elapsed.mean, values: one.mean, low: one.low, high: one.high });
       }
     }
-    return [lines, missing];
+    return [lines, missing, left];
   };
 
   const draw = () => {
     body.replaceChildren();
     const count = boxes.filter(([, check]) => check.checked).length;
     summary.textContent = `Stages: ${count} of ${stages.length} chosen`;
-    const [found, missing] = asked();
+    const [found, missing, left] = asked();
     const shown = found.slice(0, mostLines);
     const [title, unit] = metrics[metric.value];
     const bound = (input) => (input.value === "" ? null : Number(input.value));
@@ -101,6 +103,7 @@ function overlay(box) {
     const notes = [];
     if (factor !== null) notes.push(`Lines are exponential moving averages over points (factor ${factor}); the faint ones are not smoothed.`);
     if (found.length > shown.length) notes.push(`${shown.length} of ${found.length} lines are drawn: choose fewer.`);
+    if (left) notes.push("Curves of single seeds are left out to keep the page small; here are means over seeds.");
     if (missing.length) notes.push(`Without ${axis.value === "tokens" ? "a number of tokens" : "times"}, so not drawn: ${missing.join(", ")}.`);
     if (banded && shown.some((line) => line.low)) notes.push("Shaded: from the lowest to the highest seed.");
     let below = 0;
