@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
+use mopd_compiler::plan::results::DataHash;
 use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
     Train, View,
@@ -366,6 +367,21 @@ fn turns(data: &DomainData) -> impl Iterator<Item = &Arc<Prompts>> {
 }
 
 impl DomainData {
+    /// What was read, for whoever asks later whether it was the same.
+    pub fn hashes(&self) -> Vec<DataHash> {
+        let parts = [("prompts", &self.train), ("tests", &self.tests), ("validation", &self.validation)];
+        let hash = |(part, prompts): (&str, &Option<Arc<Prompts>>)| {
+            let dataset = &prompts.as_ref()?.dataset;
+            Some(DataHash {
+                domain: self.name.clone(),
+                part: part.to_owned(),
+                path: dataset.path.display().to_string(),
+                hash: dataset.hash.clone(),
+            })
+        };
+        parts.into_iter().filter_map(hash).collect()
+    }
+
     /// The rows that a stage trains on.
     pub fn rows_of<O>(&self, train: &Train<O>) -> Option<&Arc<Prompts>> {
         match train.trajectory() {

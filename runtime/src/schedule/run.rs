@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
-use mopd_compiler::plan::results::{DataHash, GuardActed, StageRecord};
+use mopd_compiler::plan::results::{GuardActed, StageRecord};
 use mopd_compiler::plan::{DomainId, Plan};
 use mopd_store::Lock;
 use tch::{Device, Kind};
@@ -284,7 +284,7 @@ pub fn run(
         before_stages,
         predicted_memory: state.predicted_memory,
         device: Some(name(shared.device)),
-        data: data(shared.domains),
+        data: shared.domains.iter().flat_map(DomainData::hashes).collect(),
     };
     let (results, warnings) = assemble(plan, &scores, took, versions.clone())
         .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
@@ -294,25 +294,6 @@ pub fn run(
     shared.publish_what_is_gone()?;
     write_results(&results, &shared.out)?;
     Ok(())
-}
-
-/// Hashes of what was read of each domain.
-fn data(domains: &[DomainData]) -> Vec<DataHash> {
-    let mut all = Vec::new();
-    for domain in domains {
-        for (part, prompts) in
-            [("prompts", &domain.train), ("tests", &domain.tests), ("validation", &domain.validation)]
-        {
-            let Some(prompts) = prompts else { continue };
-            all.push(DataHash {
-                domain: domain.name.clone(),
-                part: part.to_owned(),
-                path: prompts.dataset.path.display().to_string(),
-                hash: prompts.dataset.hash.clone(),
-            });
-        }
-    }
-    all
 }
 
 impl Scheduler<'_> {

@@ -292,8 +292,9 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     }
     let entry = compiled.sources.files().next().map(|(_, entry)| folder_of(Path::new(&entry.path)));
     let started = Provenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
-    let started = serde_json::to_string_pretty(&started)
-        .map_err(|error| Problem::run("no-provenance", format!("{PROVENANCE} can't be written: {error}")))?;
+    let started = serde_json::to_string_pretty(&started).map_err(|error| {
+        Problem::run("plan-not-written", format!("{PROVENANCE} can't be written: {error}"))
+    })?;
     files.push((PathBuf::from(PROVENANCE), &started));
     files.push((PathBuf::from("plan.json"), &plan));
     let files: Vec<(&Path, &str)> = files.iter().map(|(path, text)| (path.as_path(), *text)).collect();
