@@ -209,7 +209,7 @@ fn a_password_of_the_address_is_used_and_not_shown() {
     let endpoint = format!("http://user:pass%2Fword@{home}/mirror");
     let text = refused(&hub(folder.path(), &endpoint, false));
     assert!(
-        text.starts_with(&format!("http://{home}/mirror answers that org/tiny is at \"nonsense\"")),
+        text.contains(&format!(", and http://{home}/mirror answers that org/tiny is at \"nonsense\"")),
         "{text}"
     );
     assert_eq!(seen.lock().unwrap()[0].header("authorization"), Some("Basic dXNlcjpwYXNzL3dvcmQ="));
