@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own, in the order in which it is shown.
-pub const OF_DOMAIN: [&str; 22] = [
+pub const OF_DOMAIN: [&str; 23] = [
     "reward",
     "dropped",
     "divergence",
@@ -18,6 +18,7 @@ pub const OF_DOMAIN: [&str; 22] = [
     "domain_weight",
     "accepted",
     "accepted_length",
+    "tokens_per_step",
     "agreement",
     "correct_of_others",
     "unavailable",

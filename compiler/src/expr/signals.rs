@@ -42,6 +42,11 @@ pub enum Signal {
     /// Of a trajectory that is sampled with drafts: 1 where the token is of it, 0 where it is of a draft,
     /// from the first token that was rejected on. Per token, bool.
     Accepted,
+    /// Which head wrote the token: 0 for the first of a step, 1 for the second. Per token, count.
+    Head,
+    /// How likely the student's second head finds that its token stands, before it is drawn; 1 for tokens of
+    /// the first head, which always stand. Per token, prob.
+    Confidence,
     /// Place in such a draft, from 1 at the first token that was rejected; 0 in the trajectory. Per token,
     /// count.
     Offset,
@@ -133,7 +138,7 @@ impl Signal {
             Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position | Signal::InSpan { .. } => {
                 Axis::Token
             }
-            Signal::Accepted | Signal::Offset => Axis::Token,
+            Signal::Accepted | Signal::Head | Signal::Confidence | Signal::Offset => Axis::Token,
             Signal::Length
             | Signal::Truncated
             | Signal::Reward
@@ -181,6 +186,8 @@ impl Signal {
             Signal::Position
             | Signal::InSpan { .. }
             | Signal::Accepted
+            | Signal::Head
+            | Signal::Confidence
             | Signal::Offset
             | Signal::Length
             | Signal::Truncated
@@ -403,6 +410,8 @@ pub enum Live {
     EndLogp,
     /// `live student.value`: what the student's scalar head says of the prefix.
     Value,
+    /// The log-odds of `student.confidence`, of tokens of the second head.
+    ConfidenceLogit,
     /// `live kl(...)`: exact over its support.
     Divergence(Divergence),
     /// `live nll(role)`: minus the student's log-probability of the role's most probable token.
@@ -419,7 +428,9 @@ impl Live {
     /// The roles whose distributions must be known, the student's aside.
     pub fn roles(&self) -> Vec<Role> {
         match self {
-            Live::Logp | Live::EndLogp | Live::Value | Live::Other { .. } => Vec::new(),
+            Live::Logp | Live::EndLogp | Live::Value | Live::ConfidenceLogit | Live::Other { .. } => {
+                Vec::new()
+            }
             Live::Divergence(divergence) => divergence.roles(),
             Live::Likelihood { of: role } | Live::Ranking { role, .. } => vec![*role],
         }

@@ -94,8 +94,11 @@ fn weights_alone(parameters: Option<u64>) -> Cost {
 
 /// Every sequence is taken to fill the context, since prompts are not known before the data is read.
 fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs: &[Cost]) -> Cost {
-    let parameters = architecture.and_then(parameters);
-    let trained = architecture.and_then(|architecture| trained(&train.trainable, architecture));
+    let second = architecture.filter(|_| train.trains_second_head()).map_or(0, second_head);
+    let with_head = |numbers: u64| numbers.saturating_add(second);
+    let parameters = architecture.and_then(parameters).map(with_head);
+    let trained =
+        architecture.and_then(|architecture| trained(&train.trainable, architecture)).map(with_head);
     let context = architecture.map(|architecture| u64::from(architecture.context));
     let steps = match train.length {
         Length::Steps(steps) => Some(u64::from(steps)),
@@ -223,6 +226,12 @@ pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
     Some(
         layer.saturating_mul(u64::from(architecture.layers)).saturating_add(embeddings).saturating_add(width),
     )
+}
+
+/// Of a second head: `2 W^2` in, `W^2` out, and `W` for its confidence.
+fn second_head(architecture: &Architecture) -> u64 {
+    let width = u64::from(architecture.width);
+    (3 * width).saturating_mul(width).saturating_add(width)
 }
 
 /// Rows and columns of a layer's matrix.

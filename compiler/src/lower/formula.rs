@@ -331,6 +331,12 @@ impl<'a> Lowering<'a> {
                 let target = self.lowered(target);
                 self.squared_error(on, target, formula.origin)
             }
+            Kind::Confidence => self.live_confidence(formula.origin),
+            Kind::CrossEntropy => {
+                let [target] = operands(formula)[..] else { unreachable!("a cross-entropy has one target") };
+                let target = self.lowered(target);
+                self.cross_entropy(target, formula.origin)
+            }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
             Kind::Apply(Function::Multiply) if switched_off(formula) => {
                 self.graph.constant(formula.axis, 0.0)

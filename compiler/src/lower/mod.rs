@@ -26,6 +26,7 @@ mod reduced;
 mod sampler;
 mod scalar_heads;
 mod scores;
+mod second_heads;
 #[cfg(test)]
 mod tests;
 
@@ -91,6 +92,7 @@ pub fn compile(
     }
     if findings.0.is_empty() {
         findings.add(scalar_heads::unfit(&lowered, origins));
+        findings.add(second_heads::unfit(&lowered, origins));
     }
     if !findings.0.is_empty() {
         findings.0.sort_by_key(|finding| (finding.primary.span, finding.code));

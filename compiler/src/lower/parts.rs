@@ -13,7 +13,11 @@ pub(super) fn operands(formula: &FormulaNode) -> Vec<&Formula> {
         | FormulaKind::Statistic { .. }
         | FormulaKind::Scan { .. }
         | FormulaKind::Memory { .. }
-        | FormulaKind::Live(wide::Live::Preference(_) | wide::Live::SquaredError { .. })
+        | FormulaKind::Live(
+            wide::Live::Preference(_)
+            | wide::Live::SquaredError { .. }
+            | wide::Live::BinaryCrossEntropy { .. },
+        )
         | FormulaKind::Across { .. } => formula.operands(),
         FormulaKind::Number(_)
         | FormulaKind::Schedule(_)

@@ -156,6 +156,29 @@ impl Lowering<'_> {
     }
 }
 
+impl Lowering<'_> {
+    /// `live student.confidence`
+    pub(super) fn live_confidence(&mut self, origin: Origin) -> NodeId {
+        let logit = self.live(Live::ConfidenceLogit, origin);
+        self.graph.apply(Function::Sigmoid, &[logit])
+    }
+
+    /// -(y log c + (1 - y) log(1 - c)) of the confidence c and a target y, from the log-odds of c: a
+    /// logarithm of c itself is infinite where c rounds to 0 or 1.
+    pub(super) fn cross_entropy(&mut self, target: NodeId, origin: Origin) -> NodeId {
+        use Function::*;
+        let logit = self.live(Live::ConfidenceLogit, origin);
+        let graph = &mut self.graph;
+        let one = graph.constant(Axis::Run, 1.0);
+        let opposite = graph.apply(Negate, &[logit]);
+        let (stands, falls) = (minus_log_sigmoid(graph, logit), minus_log_sigmoid(graph, opposite));
+        let other = graph.apply(Subtract, &[one, target]);
+        let (stands, falls) =
+            (graph.apply(Multiply, &[target, stands]), graph.apply(Multiply, &[other, falls]));
+        graph.apply(Add, &[stands, falls])
+    }
+}
+
 /// What is read off a scalar head for a part of a role, if it is one's.
 pub(super) fn read_of(part: &wide::Part) -> Option<Read> {
     match part {

@@ -21,6 +21,7 @@ pub mod results;
 mod rewards;
 mod scalar_heads;
 mod scorers;
+mod second_heads;
 mod settings;
 mod stages;
 pub(crate) mod template;
@@ -46,6 +47,7 @@ pub use producers::{Producer, Rollout};
 pub use rewards::{Reward, RewardPart, Secret};
 pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
+pub use second_heads::second_heads;
 use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Changed, Checkpointing, Column, Device, Domain, DomainId,

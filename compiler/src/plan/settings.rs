@@ -382,6 +382,10 @@ pub struct Sampling {
     /// Logits of tokens of prompt and completion are divided (positive) or multiplied (negative) by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f64>,
+    /// Two tokens are drawn in a step, the second by a head of its own: it stands where that head's
+    /// confidence is at least this. One token in a step where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept: Option<f64>,
     /// A completion ends behind the first of these texts, which it keeps.
     pub stop: Vec<String>,
 }
@@ -398,6 +402,7 @@ impl Sampling {
             top_p,
             top_k,
             repetition_penalty,
+            accept: None,
             stop: Vec::new(),
         }
     }

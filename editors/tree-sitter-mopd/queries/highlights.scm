@@ -24,7 +24,7 @@
     ; formats of prompts, parts of a model
     "chat" "attention" "feed_forward" "query" "key" "value" "output" "gate" "up" "down"
     ; rollouts that are kept, merges, teachers
-    "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "without_padding" "shifted" "equal" "uniform"
+    "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "shifted" "equal" "uniform"
     ; budgets, metrics, ways to compare texts
     "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel" "prompts" "rollouts" "terms"))
 

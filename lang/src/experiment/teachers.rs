@@ -242,8 +242,6 @@ pub enum Alignment {
     Positions,
     /// Another tokenizer: by the text that tokens stand for.
     Tokens,
-    /// Padding inside the completion is taken out first.
-    WithoutPadding,
     /// The teacher predicts the next token where the student fills this one.
     Shifted,
 }

@@ -1,6 +1,8 @@
 //! Generation by tensors, wherever they are: every token is computed once. On the processor there is
 //! [`super::paged`].
 
+mod pairs;
+
 use tch::{Tensor, no_grad_guard};
 
 use super::attention::{HIDDEN, cap, wide_softmax};
@@ -26,6 +28,8 @@ pub struct Generator<'a> {
     /// Tokens that there is room for now, and at most.
     capacity: i64,
     most: i64,
+    /// `[rows, width]`: the stream behind the last layer, where the next token is predicted.
+    last: Tensor,
     logits: Vec<f32>,
 }
 
@@ -87,6 +91,7 @@ impl<'a> Generator<'a> {
                 .to_kind(kind),
             positions: tensor(&lengths),
             logits: to_vec(&decoder.project_vocabulary(&last)),
+            last,
             rotary,
             filled: length,
             capacity: capacity as i64,
@@ -127,7 +132,13 @@ impl<'a> Generator<'a> {
         }
         self.filled = length;
         self.positions = &self.positions + 1;
-        self.logits = to_vec(&decoder.project_vocabulary(&stream));
+        self.predict(stream);
+    }
+
+    /// What comes next, from the stream behind the last layer.
+    fn predict(&mut self, last: Tensor) {
+        self.logits = to_vec(&self.decoder.project_vocabulary(&last));
+        self.last = last;
     }
 
     /// Makes room, layer by layer: what is there is copied.
@@ -152,6 +163,12 @@ impl<'a> Generator<'a> {
     /// step. To be changed before they are read.
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.logits
+    }
+
+    /// Last hidden states, `[rows, width]`, which these logits are made of.
+    pub fn hidden(&self) -> Tensor {
+        let _guard = no_grad_guard();
+        self.decoder.normalise_last(&self.last)
     }
 
     /// Goes on with these rows only, in this order; a row may be repeated.

@@ -29,6 +29,9 @@ pub struct Config {
     /// a discriminator or a critic says of the prefix.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub scalar_head: bool,
+    /// A second head predicts the token behind the next one: [`super::second_head`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub second_head: bool,
     pub biases: Biases,
     /// Queries and keys are normalised per head before they are rotated.
     pub query_key_norm: bool,
@@ -200,6 +203,7 @@ impl Config {
             context: architecture.context as usize,
             tied: architecture.tied,
             scalar_head: false,
+            second_head: false,
             biases: Biases {
                 query_key_value: architecture.family == plan::Family::Qwen2,
                 ..Biases::default()

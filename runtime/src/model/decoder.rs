@@ -19,6 +19,7 @@ use super::packed_attention::{self, BatchPlaces, PackedAttention};
 use super::packed_batch::PackedBatch;
 use super::parameters::{Leaf, Parameters, Vector};
 use super::rope::Rotaries;
+use super::second_head::SecondHead;
 use super::weights::Weights;
 use super::{Config, Entry, EntryKind, LayerAttention, layout};
 use crate::tokenizer::Tokenizer;
@@ -60,6 +61,7 @@ pub struct Decoder {
     pub(super) lm_head: Tensor,
     /// `[1, width]`
     pub(super) scalar_head: Option<Tensor>,
+    pub(super) second_head: Option<SecondHead>,
     /// By layer, how many tokens each expert took in forward passes so far; none where a layer has no
     /// experts.
     load: RefCell<Vec<Option<Tensor>>>,
@@ -134,6 +136,11 @@ impl Decoder {
         let lm_head =
             if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
         let scalar_head = config.scalar_head.then(|| parameters.outside("score.weight"));
+        let second_head = config.second_head.then(|| SecondHead {
+            input: parameters.outside("second_head.input.weight"),
+            output: parameters.outside("second_head.output.weight"),
+            confidence: parameters.outside("second_head.confidence.weight"),
+        });
         let norm = parameters.outside("model.norm.weight");
         let leaves = parameters.leaves();
         let decayed: usize =
@@ -153,6 +160,7 @@ impl Decoder {
             norm,
             lm_head,
             scalar_head,
+            second_head,
         }
     }
 
@@ -378,7 +386,8 @@ impl Decoder {
         self.capped_logits(&self.normalise_last(stream))
     }
 
-    fn capped_logits(&self, hidden: &Tensor) -> Tensor {
+    /// From last hidden states.
+    pub fn capped_logits(&self, hidden: &Tensor) -> Tensor {
         logits(hidden, &self.lm_head, self.config.logit_softcap)
     }
 

@@ -40,7 +40,25 @@ impl Entry {
     pub fn is_scalar_head(&self) -> bool {
         self.layer.is_none() && self.name == "score.weight"
     }
+
+    /// Whether it is a part of a second head.
+    pub fn is_second_head(&self) -> bool {
+        self.layer.is_none() && self.name.starts_with(SECOND_HEAD)
+    }
+
+    /// Whether it is the matrix that such a head reads with.
+    pub fn is_second_head_input(&self) -> bool {
+        self.is_second_head() && self.name.ends_with("input.weight")
+    }
+
+    /// Whether a stage gives it to models that have none.
+    pub fn is_given(&self) -> bool {
+        self.is_scalar_head() || self.is_second_head()
+    }
 }
+
+/// What the entries of a second head begin with.
+const SECOND_HEAD: &str = "second_head";
 
 /// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are
 /// multiplied with the same input are neighbours, so that they are one matrix, and so are their biases. Of
@@ -92,6 +110,14 @@ pub fn layout(config: &Config) -> Vec<Entry> {
     }
     if config.scalar_head {
         add(None, "score", vec![1, config.width], EntryKind::Matrix, Embedding);
+    }
+    if config.second_head {
+        let width = config.width;
+        for (part, shape) in
+            [("input", [width, 2 * width]), ("output", [width, width]), ("confidence", [1, width])]
+        {
+            add(None, &format!("{SECOND_HEAD}.{part}"), shape.to_vec(), EntryKind::Matrix, Embedding);
+        }
     }
     for layer in 0..config.layers {
         let mut bias = |group: WeightGroup, part: &str, outputs: usize| {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
+use super::second_head::SecondHeadGrad;
 use mopd_kernels::tensor::{add_product, multiply};
 
 /// d loss / d what reads the last hidden states; nothing where it is absent.
@@ -13,11 +14,12 @@ pub struct HeadGrads {
     pub lm_head: Option<LmHeadGrad>,
     /// `[1, width]`
     pub scalar: Option<Tensor>,
+    pub second: Option<SecondHeadGrad>,
 }
 
 impl From<LmHeadGrad> for HeadGrads {
     fn from(lm_head: LmHeadGrad) -> HeadGrads {
-        HeadGrads { lm_head: Some(lm_head), scalar: None }
+        HeadGrads { lm_head: Some(lm_head), scalar: None, second: None }
     }
 }
 

@@ -20,6 +20,7 @@ mod parameter_data;
 mod parameters;
 mod rope;
 mod saved_activations;
+mod second_head;
 mod step;
 mod weights;
 
@@ -35,6 +36,7 @@ pub use lm_head_grad::{HeadGrads, LmHeadGrad};
 pub use packed_batch::PackedBatch;
 pub use paged::{PagedGenerator, page_layout};
 pub use saved_activations::SavedActivations;
+pub use second_head::{CERTAIN, SecondHeadGrad, SecondPass};
 pub use weights::Weights;
 
 /// The logit of an id that no token has, in place of what the LM head says: its probability is 0 at any

@@ -15,6 +15,7 @@ use super::lm_head_grad::{HeadGrads, LmHeadGrad};
 use super::loops::Normalised;
 use super::packed_batch::PackedBatch;
 use super::parameters::{Block, Leaf};
+use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
 use mopd_kernels::Cpu;
 
@@ -219,7 +220,21 @@ impl Decoder {
             let zeros = || head.detach().zeros_like();
             gradient.write(gradient.leaf_of(head), &heads.scalar.unwrap_or_else(zeros));
         }
-        self.read_and_projected(&context.batch.tokens, &grad_stream, heads.lm_head, &mut gradient);
+        let mut read = (context.batch.tokens.shallow_clone(), grad_stream);
+        if let Some(head) = &self.second_head {
+            let grads = heads.second.as_ref().map(|grads| &grads.matrices);
+            for (index, matrix) in head.matrices().into_iter().enumerate() {
+                let zeros = || matrix.detach().zeros_like();
+                let grad = grads.map_or_else(zeros, |grads| grads[index].shallow_clone());
+                gradient.write(gradient.leaf_of(matrix), &grad);
+            }
+            if let Some(SecondHeadGrad { tokens, read: grad, .. }) = &heads.second {
+                // It reads the embedding as the layers do.
+                let of_layers = read.1.to_kind(grad.kind());
+                read = (Tensor::cat(&[&read.0, tokens], 0), Tensor::cat(&[&of_layers, grad], 0));
+            }
+        }
+        self.read_and_projected(&read.0, &read.1, heads.lm_head, &mut gradient);
         assert!(
             gradient.written.iter().all(|written| *written),
             "every parameter is read by a layer or by the loss"

@@ -102,23 +102,50 @@ impl Weights {
 
     /// The same model with a scalar head of zeros, if it has none: at first it says 0 of everything.
     pub fn with_scalar_head(self: &Arc<Weights>) -> Arc<Weights> {
-        if self.config.scalar_head {
+        self.reshaped(Config { scalar_head: true, ..(*self.config).clone() }, |entry| vec![0.0; entry.len()])
+    }
+
+    /// The same model with a second head, if it has none. At first that says what the first one does, and
+    /// that it is right as often as not.
+    pub fn with_second_head(self: &Arc<Weights>, key: Key) -> Arc<Weights> {
+        let config = Config { second_head: true, ..(*self.config).clone() };
+        let deviation = config.initial_deviation;
+        self.reshaped(config, |entry| {
+            if !entry.is_second_head_input() {
+                return vec![0.0; entry.len()];
+            }
+            let mut values = Vec::with_capacity(entry.len());
+            let mut normals = key.row(0, 0);
+            while values.len() < entry.len() {
+                let more = normals.normals().into_iter().take(entry.len() - values.len());
+                values.extend(more.map(|normal| (normal * deviation) as f32));
+            }
+            values
+        })
+    }
+
+    /// The same model without a second head.
+    pub fn without_second_head(self: &Arc<Weights>) -> Arc<Weights> {
+        self.reshaped(Config { second_head: false, ..(*self.config).clone() }, |_| {
+            unreachable!("it has nothing new")
+        })
+    }
+
+    /// The same numbers in another configuration; `fill` makes those of entries that are new.
+    fn reshaped(self: &Arc<Weights>, config: Config, fill: impl Fn(&Entry) -> Vec<f32>) -> Arc<Weights> {
+        if config == *self.config {
             return self.clone();
         }
-        let config = Arc::new(Config { scalar_head: true, ..(*self.config).clone() });
-        let entries = layout(&config);
-        let head = entries.iter().find(|entry| entry.is_scalar_head()).expect("it has one");
+        let own = layout(&self.config);
         let mut values = Vec::with_capacity(Weights::parameters(&config));
-        self.for_each_part(|part| {
-            let before = head.offset.saturating_sub(values.len()).min(part.len());
-            values.extend_from_slice(&part[..before]);
-            if values.len() == head.offset {
-                values.resize(head.offset + head.len(), 0.0);
+        for entry in layout(&config) {
+            match own.iter().find(|known| known.name == entry.name) {
+                Some(known) => values.extend_from_slice(&self.of(known)),
+                None => values.extend(fill(&entry)),
             }
-            values.extend_from_slice(&part[before..]);
-        });
+        }
         self.release();
-        Arc::new(Weights::new(config, self.tokenizer.clone(), values))
+        Arc::new(Weights::new(Arc::new(config), self.tokenizer.clone(), values))
     }
 
     /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at

@@ -479,7 +479,7 @@ impl Trial<'_> {
             turn,
             steps,
             sources: self.sources(train, |data| trained(data, train), verifier)?,
-            start: train::beginning(train, &start),
+            start: train::beginning(train, &start, (0, 0)),
             models: teachers,
             models_fit: Some(self.models_fit()),
             budget: self.budget,

@@ -52,10 +52,15 @@ pub fn check_training(
     if train.mixture.is_empty() {
         return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
     }
+    if train.trains_second_head() && form(model).config.attention.iter().any(|layer| layer.window.is_some()) {
+        let message =
+            "sampling with two output heads from a model with sliding attention is not supported yet";
+        return Err(Error::new(FailureKind::Runtime, message).help("leave `heads` and `accept` out"));
+    }
     for other in train.trainable.models() {
         let [own, others] = [model, other].map(|id| layout(&form(id).config));
-        // A stage gives a scalar head to models that have none.
-        let [own, others] = [&own, &others].map(|all| all.iter().filter(|entry| !entry.is_scalar_head()));
+        // A stage gives some heads to models that have none.
+        let [own, others] = [&own, &others].map(|all| all.iter().filter(|entry| !entry.is_given()));
         if let Some((own, others)) = first_difference(own, others) {
             let message =
                 format!("`changed` compares models of another shape than the student's: {others}, not {own}");

@@ -78,8 +78,9 @@ pub struct Form {
 pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
     let Places { base, notes, .. } = places;
     let heads = plan::scalar_heads(&plan.experiment.models);
+    let second_heads = plan::second_heads(&plan.experiment.models);
     let mut forms: Vec<Form> = Vec::new();
-    for (model, head) in zip_equal(&plan.experiment.models, heads) {
+    for (model, (head, second)) in zip_equal(&plan.experiment.models, zip_equal(heads, second_heads)) {
         let inherited = |from: &ModelId| {
             let form = forms.get(from.0 as usize).ok_or_else(|| {
                 Error::new(
@@ -117,6 +118,12 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
         let config = match head {
             Some(true) => Arc::new(Config { scalar_head: true, ..(*form.config).clone() }),
             Some(false) | None => form.config,
+        };
+        let config = match second {
+            Some(second_head) if second_head != config.second_head => {
+                Arc::new(Config { second_head, ..(*config).clone() })
+            }
+            _ => config,
         };
         forms.push(Form { config, ..form });
     }

@@ -71,6 +71,9 @@ pub struct Row {
     pub accepted: Option<f64>,
     #[serde(default)]
     pub accepted_length: Option<f64>,
+    /// Where two tokens are drawn in a step: those of the completions, per step of the decoder.
+    #[serde(default)]
+    pub tokens_per_step: Option<f64>,
     /// Where the objective reads `agreement`: the mean similarity of what teachers wrote to the blocks of the
     /// row.
     #[serde(default)]
@@ -196,6 +199,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         unstated,
         accepted,
         accepted_length,
+        tokens_per_step,
         agreement,
         correct_of_others,
         derived,
@@ -270,6 +274,7 @@ mod tests {
             unstated: Some(2.0),
             accepted: None,
             accepted_length: Some(2.5),
+            tokens_per_step: Some(1.25),
             agreement: Some(0.375),
             correct_of_others: Some(0.25),
             derived: Some(0.125),

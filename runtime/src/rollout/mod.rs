@@ -6,6 +6,7 @@ mod debate;
 mod drawer;
 mod guided;
 mod in_step;
+mod paired;
 #[cfg(test)]
 mod precision;
 mod sampler;
@@ -44,6 +45,8 @@ pub struct Completion {
     pub logps: Vec<f32>,
     /// Where each token comes from, if it was drafted and verified.
     pub verdicts: Vec<Verdict>,
+    /// Which head wrote each token, where two tokens are drawn in a step.
+    pub heads: Vec<u8>,
     /// Cut off at `max_tokens`, or at the limit of its domain.
     pub truncated: bool,
 }
@@ -110,6 +113,14 @@ pub fn memory(
     let mut lengths: Vec<usize> = lengths.collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let Some(&longest) = lengths.first() else { return 0 };
+    if sampling.accept.is_some() {
+        // Rows in step, each with two places of the cache a step; copied once where some leave.
+        let rows = ROWS.max(n).min(lengths.len() * n);
+        let pages = pages_of(longest + 2 * sampling.max_tokens as usize) * rows;
+        return 2 * pages * layout.bytes()
+            + rows * config.vocabulary * size_of::<f32>()
+            + reading(config, READ);
+    }
     let most = (sampling.max_tokens as usize).max(1) - 1;
     // Beside the pages that samples of a prompt share.
     let own = |length: usize| pages_of(length + most) - length / PAGE;
@@ -150,6 +161,10 @@ pub fn rollout<'a>(
         ));
     }
     let author = author.into();
+    if let Some(accept) = sampling.accept {
+        assert!(author.guide.is_none(), "nobody has a say in what two heads draw");
+        return paired::rollout(author.model, prompts, (sampling, accept), key, control);
+    }
     match continuous::Flight::new(author, prompts, sampling, key, budget) {
         Some(flight) => flight.run(control).map(|(completions, _)| completions),
         None => in_step::rollout(author, prompts, sampling, key, control),

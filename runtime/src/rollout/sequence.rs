@@ -25,6 +25,9 @@ pub struct Sequence {
     /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has
     /// it.
     pub logps: Option<Vec<f32>>,
+    /// Which head wrote each token, where two tokens are drawn in a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<Vec<u8>>,
     pub truncated: bool,
     pub reward: Option<f64>,
     /// What each part of the verifier said, where it has several.
@@ -81,6 +84,7 @@ impl Sequence {
             prompt: None,
             written: None,
             logps: None,
+            heads: None,
             truncated: false,
             reward: None,
             reward_parts: Vec::new(),
@@ -111,6 +115,11 @@ impl Sequence {
             Some(written) => written.iter().filter(|written| **written).count(),
             None => self.completion.len(),
         }
+    }
+
+    /// Steps in which two tokens at most were drawn; none where one was.
+    pub fn steps(&self) -> Option<usize> {
+        Some(self.heads.as_ref()?.iter().filter(|head| **head == 0).count())
     }
 
     /// Whether it is what was rejected of a draft.

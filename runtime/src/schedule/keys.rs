@@ -355,7 +355,7 @@ impl<'a> Maker<'a> {
         let Domain { reward, format, limit, .. } = self.plan.experiment.domain(domain);
         let Evaluation { sampling, prompts } = evaluation;
         let data = &self.domains[domain.0 as usize];
-        // No evaluation changes its length meanwhile.
+        // No evaluation changes its length meanwhile, or draws two tokens in a step.
         let Sampling {
             n: _,
             temperature,
@@ -364,6 +364,7 @@ impl<'a> Maker<'a> {
             top_p,
             top_k,
             repetition_penalty,
+            accept: _,
             stop,
         } = sampling;
         EvaluationKey {

@@ -219,7 +219,7 @@ impl Scheduler<'_> {
                 steps,
                 guards_from: self.guards_from(index),
                 sources: self.sources(settings, |data| trained(data, settings))?,
-                start: train::beginning(settings, &self.input(job, settings.start)),
+                start: train::beginning(settings, &self.input(job, settings.start), (seed, stream)),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
                 models_fit: None,
                 budget: self.room.generation(self.widths[index] > 1),

@@ -246,7 +246,8 @@ mod tests {
     #[test]
     fn a_model_survives_its_folder() {
         for (tied, largest) in [(true, LARGEST_FILE), (false, LARGEST_FILE), (false, 10_000)] {
-            let (folder, weights, sums) = saved(&Config { tied, ..tiny() }, largest);
+            // With a second head too.
+            let (folder, weights, sums) = saved(&Config { tied, second_head: tied, ..tiny() }, largest);
             let loaded = Checkpoint::load(folder.path()).unwrap();
             assert_eq!(loaded.weights.values(), weights.values());
             assert_eq!(loaded.weights.config, weights.config);

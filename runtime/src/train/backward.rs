@@ -2,8 +2,10 @@
 //! from there through the student's layers.
 
 use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::{Live, Objective};
 use tch::{Kind, Tensor, no_grad_guard};
 
+use super::given::missing;
 use super::part::{Rollouts, Scoring};
 use super::scores::{ScoringPass, failed};
 use super::views::Shown;
@@ -26,17 +28,21 @@ impl ScoringPass {
         let Scoring { stage, model, .. } = *scoring;
         let objective = &stage.train.objective;
         let followed = self.adjoint_of_rest(objective, adjoints);
-        let ScoringPass { hidden, trace, micro_batches, vocabulary, .. } = self;
+        let ScoringPass { hidden, second, trace, micro_batches, vocabulary, .. } = self;
         let device = hidden.device();
         let parameters = Parameters { batch, device };
-        let (mut live, mut of_head) = (Vec::new(), None);
+        let (mut live, mut of_head, mut of_confidence) = (Vec::new(), None, None);
         for (primitive, adjoint) in zip_equal(&objective.live, adjoints) {
             let resolved =
                 parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
-            let adjoint = Tensor::from_slice(adjoint).to_device(device);
-            match resolved {
-                Some(primitive) => live.push((primitive, adjoint)),
-                None => of_head = Some(adjoint),
+            let of_tokens = Tensor::from_slice(adjoint).to_device(device);
+            match (resolved, &primitive.primitive) {
+                (Some(primitive), _) => live.push((primitive, of_tokens)),
+                (None, Live::ConfidenceLogit) => {
+                    check_confidence(objective, &rollouts.sequences.second_tokens(), adjoint)?;
+                    of_confidence = Some(of_tokens);
+                }
+                (None, _) => of_head = Some(of_tokens),
             }
         }
         live.extend(
@@ -56,7 +62,15 @@ impl ScoringPass {
                 Some(grad_hidden.map_or_else(|| of_scalars.shallow_clone(), |sum| sum + &of_scalars));
             heads.scalar = Some(grad);
         }
-        let grad_hidden = grad_hidden.expect("something in the loss is live");
+        let nothing = || Tensor::zeros(hidden.size(), (wide(hidden.kind()), device));
+        let mut grad_hidden = match (grad_hidden, &of_confidence) {
+            (None, Some(_)) => nothing(),
+            (grad, _) => grad.expect("something in the loss is live"),
+        };
+        if let Some(pass) = second {
+            let (of_layers, grad) = pass.backward(model, &grad_hidden, of_confidence.as_ref());
+            (grad_hidden, heads.second) = (of_layers, Some(grad));
+        }
         if let Some(trace) = trace {
             return Ok(model.gradient_of(trace, &grad_hidden, heads));
         }
@@ -78,11 +92,27 @@ impl ScoringPass {
     }
 }
 
+/// That a loss reads how likely tokens stand only of those that might not.
+fn check_confidence(objective: &Objective, second: &[i64], adjoint: &[f32]) -> Result<()> {
+    let mut of_first = vec![true; adjoint.len()];
+    second.iter().for_each(|place| of_first[*place as usize] = false);
+    if zip_equal(adjoint, of_first).all(|(adjoint, of_first)| !of_first || *adjoint == 0.0) {
+        return Ok(());
+    }
+    let why = "the token of a first head always stands";
+    Err(missing("`live student.confidence` of tokens of the first head", why, objective)
+        .help("say which tokens the term is of: `{ when = head == 1 }`"))
+}
+
+fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
 /// From d loss / d what a scalar head says, `[tokens]`: d loss / d hidden states, `[tokens, width]`, in
 /// single precision where they are in half, and d loss / d the head, `[1, width]`.
 fn through_scalar_head(adjoint: &Tensor, hidden: &Tensor, head: &Tensor) -> (Tensor, Tensor) {
     let _guard = no_grad_guard();
-    let wide = if hidden.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let wide = wide(hidden.kind());
     let (adjoint, hidden, head) =
         (adjoint.to_kind(wide).unsqueeze(1), hidden.to_kind(wide), head.detach().to_kind(wide));
     (adjoint.mm(&head), adjoint.tr().mm(&hidden))

@@ -124,6 +124,7 @@ pub fn diagnose(
             unstated: panels::unstated(stage, sequences, own),
             accepted: acceptance.map(|[accepted, _]| accepted),
             accepted_length: acceptance.map(|[_, length]| length),
+            tokens_per_step: tokens_per_step(own),
             agreement: objective
                 .chosen
                 .and_then(|chosen| agreement::mean(objective, batch, outputs.get(chosen), range.clone())),
@@ -186,6 +187,13 @@ fn acceptance(own: &[Sequence]) -> Option<[f64; 2]> {
     (verified > 0).then(|| [f64::from(stood) / f64::from(verified), tokens as f64 / f64::from(blocks)])
 }
 
+/// Tokens of completions for each step in which two were drawn at most.
+fn tokens_per_step(own: &[Sequence]) -> Option<f64> {
+    let steps: usize = own.iter().map(Sequence::steps).sum::<Option<usize>>()?;
+    let tokens: usize = own.iter().map(|sequence| sequence.completion.len()).sum();
+    (steps > 0).then(|| tokens as f64 / steps as f64)
+}
+
 /// Of what others wrote of the same prompts, the share that is right; none where nobody asks.
 fn correct_of_others(own: &[Sequence]) -> Option<f64> {
     let asked = || own.iter().flat_map(|sequence| &sequence.correct_of);
@@ -235,6 +243,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step)
         unstated: None,
         accepted: None,
         accepted_length: None,
+        tokens_per_step: None,
         agreement: None,
         correct_of_others: None,
         derived: None,

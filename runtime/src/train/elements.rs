@@ -97,8 +97,9 @@ impl Elements {
         let mut hash = blake3::Hasher::new();
         for entry in layout(&start.config) {
             let in_some = |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, &entry));
-            // Whoever freezes parts of a model that learns to score means those that it had before.
-            let head = entry.is_scalar_head();
+            // Whoever freezes parts of a model that learns to score, or to draw two tokens in a step, means
+            // those that it had before.
+            let head = entry.is_given();
             let all = head || only.as_deref().is_none_or(in_some);
             let none = !head && in_some(except);
             let mut changed: Vec<Vec<bool>> = Vec::with_capacity(changes.len());

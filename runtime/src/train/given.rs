@@ -34,6 +34,10 @@ pub fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> R
                 },
             )
         }
+        Signal::Head => match sequences.heads() {
+            Some(heads) => Ok(Some(heads.into_iter().map(f32::from).collect())),
+            None => Err(missing("`head`", "its completions are drawn by one head", objective)),
+        },
         Signal::Truncated => {
             per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated")
         }

@@ -473,9 +473,14 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// What a stage's student begins with: a model that is to learn scores has a scalar head.
-pub fn beginning(train: &Train<Objective>, start: &Arc<Weights>) -> Arc<Weights> {
-    if train.trains_scalar_head() { start.with_scalar_head() } else { start.clone() }
+/// What a stage's student begins with: a model that is to learn scores has a scalar head, one that draws two
+/// tokens in a step a second head, and no other has that.
+pub fn beginning(train: &Train<Objective>, start: &Arc<Weights>, (seed, stream): (u64, u64)) -> Arc<Weights> {
+    let start = if train.trains_scalar_head() { start.with_scalar_head() } else { start.clone() };
+    match train.trains_second_head() {
+        true => start.with_second_head(Key::new(seed, stream, Purpose::Initialise, 2)),
+        false => start.without_second_head(),
+    }
 }
 
 /// What a model of a stage starts as.

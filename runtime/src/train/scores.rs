@@ -8,12 +8,13 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
+use std::rc::Rc;
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
-use mopd_compiler::plan::{LivePrimitive, Objective, Role, Signal};
+use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
@@ -28,13 +29,15 @@ use super::views::{Shown, available};
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use super::{Source, Stage, panels};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, SavedActivations, to_vec};
+use crate::model::{CERTAIN, Decoder, SavedActivations, SecondPass, to_vec};
 use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.
 pub struct ScoringPass {
     /// The student's last hidden states, `[tokens, width]`, without gradient.
     pub(super) hidden: Tensor,
+    /// Where a second head made some of them.
+    pub(super) second: Option<Rc<SecondPass>>,
     /// Where they were made from, if there is one micro-batch.
     pub(super) trace: Option<SavedActivations>,
     pub(super) micro_batches: Vec<Vec<usize>>,
@@ -312,11 +315,15 @@ impl ScoringPass {
             [all] => Some(model.trace(&sequences.packed(stage, all, &Shown::Own), stage.recomputed)),
             _ => None,
         };
-        let _guard = no_grad_guard();
-        let hidden = match &trace {
+        let of_layers = match &trace {
             Some(trace) => trace.hidden.shallow_clone(),
             None => hidden(stage, model, sequences, &micro_batches, &Shown::Own),
         };
+        let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
+        let second = model.second_pass(&of_layers, &targets, &sequences.second_tokens()).map(Rc::new);
+        let _guard = no_grad_guard();
+        let hidden =
+            second.as_ref().map_or_else(|| of_layers.shallow_clone(), |pass| pass.hidden(&of_layers));
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
             matrix: Matrix::Held(scoring.models.compared(model)),
@@ -341,20 +348,20 @@ impl ScoringPass {
             others.push((Role::Sampler, vec![policy.share()]));
             sampler = Some((Role::Sampler, temperature));
         }
-        let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
         let mut vocabulary =
             Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
                 .without(model.tokenizer.absent())
                 .at(stage.train.objective.temperature);
         vocabulary.spans = spans;
         let (tokens, by_rest) = (model.tokenizer.tokens(), RefCell::default());
-        Ok(ScoringPass { hidden, trace, micro_batches, vocabulary, tokens, by_rest })
+        Ok(ScoringPass { hidden, second, trace, micro_batches, vocabulary, tokens, by_rest })
     }
 
     /// The same pass, without what the student's layers kept: they are gone through again where it is used.
     pub fn again(&self) -> ScoringPass {
         ScoringPass {
             hidden: self.hidden.shallow_clone(),
+            second: self.second.clone(),
             trace: None,
             micro_batches: self.micro_batches.clone(),
             vocabulary: self.vocabulary.share(),
@@ -381,6 +388,7 @@ impl ScoringPass {
             let given = match signal {
                 Signal::VocabularySize => Some(vec![self.tokens as f32]),
                 Signal::Value { role } => Some(self.scalars(*role, objective)?),
+                Signal::Confidence => Some(self.confidence()),
                 _ => given(signal, objective, sequences)?,
             };
             match given {
@@ -419,10 +427,11 @@ impl ScoringPass {
         };
         batch.signals.extend(zip_equal(computed, of_signals[..asked].iter().map(to_vec)));
         let mut of_live = of_live.iter();
-        for of_vocabulary in of_vocabulary {
-            let values = match of_vocabulary {
-                true => to_vec(of_live.next().expect("one for each primitive")),
-                false => self.scalars(Role::Student, objective)?,
+        for (of_vocabulary, live) in zip_equal(of_vocabulary, live) {
+            let values = match live.primitive {
+                _ if of_vocabulary => to_vec(of_live.next().expect("one for each primitive")),
+                Live::ConfidenceLogit => self.confidence_logits(),
+                _ => self.scalars(Role::Student, objective)?,
             };
             batch.live.push(values);
         }
@@ -430,6 +439,19 @@ impl ScoringPass {
             *self.by_rest.borrow_mut() = of_signals[asked..].iter().map(to_vec).collect();
         }
         Ok(())
+    }
+
+    /// The log-odds that tokens stand.
+    fn confidence_logits(&self) -> Vec<f32> {
+        let tokens = self.hidden.size()[0];
+        let certain = || vec![CERTAIN; tokens as usize];
+        self.second.as_ref().map_or_else(certain, |pass| to_vec(&pass.logits(tokens)))
+    }
+
+    /// How likely they do: those of the first head always.
+    fn confidence(&self) -> Vec<f32> {
+        let sigmoid = |odds: f32| (1.0 / (1.0 + f64::from(-odds).exp())) as f32;
+        self.confidence_logits().into_iter().map(sigmoid).collect()
     }
 
     /// What the scalar head of a role says at each token.

@@ -133,6 +133,24 @@ impl Sequences {
         self.per_token(|sequence| sequence.logps.as_deref())
     }
 
+    /// Which head wrote these tokens; none where one wrote them all.
+    pub fn heads(&self) -> Option<Vec<u8>> {
+        self.per_token(|sequence| sequence.heads.as_deref())
+    }
+
+    /// The places of second tokens among those that are trained on.
+    pub fn second_tokens(&self) -> Vec<i64> {
+        let heads = self.heads().unwrap_or_default();
+        let places: Vec<usize> = (0..heads.len()).filter(|place| heads[*place] == 1).collect();
+        // It goes by the token before it.
+        let of = |place: usize| self.layout.sequence_of_token[place];
+        assert!(
+            places.iter().all(|&place| place > 0 && heads[place - 1] == 0 && of(place - 1) == of(place)),
+            "a second token follows a first one"
+        );
+        places.into_iter().map(|place| place as i64).collect()
+    }
+
     /// One element for each token that is trained on, from a list of each sequence's completion.
     fn per_token<T: Copy>(&self, of: impl Fn(&Sequence) -> Option<&[T]>) -> Option<Vec<T>> {
         let mut all = Vec::with_capacity(self.layout.tokens());

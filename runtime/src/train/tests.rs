@@ -61,6 +61,7 @@ mod routes;
 mod said;
 mod scalar_head;
 mod scorers;
+mod second_head;
 mod speculative;
 mod states;
 mod through;

@@ -339,7 +339,7 @@ pub fn samples(sampling: &Sampling) -> String {
         sampling.top_p.map(|p| format!(", top_p {}", setting(p))),
         sampling.top_k.map(|k| format!(", top_k {k}")),
         sampling.repetition_penalty.map(|penalty| format!(", repetition penalty {}", setting(penalty))),
-        sampling.heads.map(|heads| format!(", {} heads", heads.heads)),
+        sampling.heads.map(|heads| format!(", {} heads, accept {}", heads.heads, setting(heads.accept))),
         stops(&sampling.stop),
     ];
     let most: String = most.into_iter().flatten().collect();

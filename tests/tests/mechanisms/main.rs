@@ -13,6 +13,7 @@ mod exposure;
 mod feedback;
 mod judges;
 mod mixtures;
+mod pairs;
 mod panels;
 mod pipelines;
 mod preferences;

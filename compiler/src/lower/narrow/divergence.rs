@@ -192,6 +192,8 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Narrowed<NodeId> {
         | Kind::Dpo
         | Kind::BradleyTerry { .. }
         | Kind::SquaredError { .. }
+        | Kind::Confidence
+        | Kind::CrossEntropy
         | Kind::Apply(_)
         | Kind::Reduce(_)
         | Kind::Statistic { .. }

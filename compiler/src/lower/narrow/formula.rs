@@ -48,6 +48,10 @@ pub enum Kind {
     SquaredError {
         on: Read,
     },
+    /// `student.confidence`, where gradient flows.
+    Confidence,
+    /// What that is apart from a target.
+    CrossEntropy,
     Apply(Function),
     Reduce(Reduction),
     Statistic {
@@ -227,6 +231,10 @@ fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
         FormulaKind::Live(wide::Live::Part(part)) if let Some(on) = read_of(part) => {
             Kind::Score { of: None, on }
         }
+        FormulaKind::Live(wide::Live::Part(wide::Part::Confidence)) => Kind::Confidence,
+        FormulaKind::Live(wide::Live::BinaryCrossEntropy { part: wide::Part::Confidence, .. }) => {
+            Kind::CrossEntropy
+        }
         FormulaKind::Live(of) => live(of, at)?,
         FormulaKind::Entry(_) => return Err(refused(at, "a side of a divergence outside of it")),
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
@@ -287,6 +295,7 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
                 wide::Part::Score => {
                     return Ok(Kind::Score { of: Some(scored(of, at)?), on: Read::Completion });
                 }
+                wide::Part::Confidence if role == Role::Student => Signal::Confidence,
                 wide::Part::Mean | wide::Part::Deviation | wide::Part::Confidence => return unknown(),
                 wide::Part::Correct => Signal::CorrectOf { role },
                 wide::Part::StatedConfidence => Signal::StatedConfidence { role },
@@ -337,7 +346,8 @@ fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
         Wide::SpanScore { role: of, span } => {
             return Ok(Kind::Score { of: Some(scored(of, at)?), on: read_on(span, at)? });
         }
-        Wide::Agreement { .. } | Wide::Block | Wide::Head | Wide::Masked => return unknown(),
+        Wide::Head => Signal::Head,
+        Wide::Agreement { .. } | Wide::Block | Wide::Masked => return unknown(),
     }))
 }
 

@@ -171,7 +171,6 @@ fn weights_of(
             refuse("a teacher with `align = tokens` that is trained in the same stage");
         }
         Alignment::Tokens => {}
-        Alignment::WithoutPadding => refuse("a teacher that is shown completions without their padding"),
         Alignment::Shifted => refuse("a teacher whose positions are shifted by one"),
     }
     let construct = match weights {

@@ -21,6 +21,7 @@ mod plans;
 mod recorded;
 mod refusals;
 mod scores;
+mod second_heads;
 mod states;
 mod validation;
 

@@ -98,7 +98,7 @@ fn mean_of(of: &Formula) -> Formula {
 #[test]
 fn signals_and_roles() {
     for (of, name) in [
-        (Signal::Of { role: Role::Student, part: Part::Confidence }, "student.confidence"),
+        (Signal::Of { role: Role::Teacher, part: Part::Confidence }, "teacher.confidence"),
         (Signal::Masked, "masked"),
     ] {
         assert_refused(signal(of), &format!("the signal `{name}`"));
@@ -134,10 +134,7 @@ fn divergences_and_losses() {
     assert_live_refused(of(own, Support::Full), varies);
     assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
     assert_live_refused(Live::Part(Part::Mean), "`live student.mean`");
-    assert_live_refused(
-        Live::BinaryCrossEntropy { part: Part::Confidence, target: number(1.0) },
-        "`live bce`",
-    );
+    assert_live_refused(Live::BinaryCrossEntropy { part: Part::Mean, target: number(1.0) }, "`live bce`");
     assert_live_refused(
         Live::SquaredError { part: Part::Mean, target: number(1.0), dimensions: None },
         "`live mse`",

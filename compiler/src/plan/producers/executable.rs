@@ -1,7 +1,7 @@
 //! From a checked rollout to what the runtime executes.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
+use mopd_lang::experiment::{self as checked, BatchSize, Edit, Heads, RolloutSource};
 use mopd_lang::source::Span;
 
 use super::{
@@ -97,7 +97,7 @@ pub(super) fn source(
     let source = &rollout.source;
     match source {
         RolloutSource::Data { field } => Ok(Producer::data(field)),
-        RolloutSource::Sample(of) => Ok(Producer::student(sampling(of, origins, rollout.origin)?)),
+        RolloutSource::Sample(of) => Ok(Producer::student(of_student(of, origins, rollout.origin)?)),
         RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
         RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
         RolloutSource::Parameter { name, .. } => {
@@ -160,6 +160,17 @@ pub(super) fn sampling_once(
     }
 }
 
+/// Of `sample(...)` itself, which may draw two tokens in a step.
+fn of_student(of: &checked::Sampling, origins: Origins, origin: checked::Origin) -> Narrowed<Sampling> {
+    let accept = match of.heads {
+        None => None,
+        Some(Heads { heads: 2, accept }) => Some(accept),
+        Some(_) => return Err(refused(origins.span(origin), "sampling with more than two output heads")),
+    };
+    let one = checked::Sampling { heads: None, ..of.clone() };
+    Ok(Sampling { accept, ..sampling(&one, origins, origin)? })
+}
+
 pub(crate) fn sampling(
     sampling: &checked::Sampling,
     origins: Origins,
@@ -169,7 +180,7 @@ pub(crate) fn sampling(
     let checked::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
         sampling;
     if heads.is_some() {
-        return Err(refused(at, "sampling with several output heads"));
+        return Err(refused(at, "sampling with several output heads in this place"));
     }
     let moves = moving(max_tokens, "a `max_tokens`", origins)?;
     let limit = moves.largest().round();

@@ -55,7 +55,6 @@ impl Checker {
             let words = [
                 ("positions", Alignment::Positions),
                 ("tokens", Alignment::Tokens),
-                ("without_padding", Alignment::WithoutPadding),
                 ("shifted", Alignment::Shifted),
             ];
             self.word(expr, "a way to align tokens", &words)

@@ -60,6 +60,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
         context,
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
         scalar_head: scalar_head(&keys)?,
+        second_head: keys.flag(SECOND_HEAD)?.unwrap_or(false),
         biases: biases(&keys, family)?,
         query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
         norm: Norm {
@@ -105,6 +106,10 @@ pub fn read(json: &Value) -> Result<Config, String> {
 /// How the reference calls what generates text, and what makes a number of it.
 const GENERATES: &str = "ForCausalLM";
 const SCORES: &str = "ForSequenceClassification";
+
+/// Of models that have one. The reference passes the key over, and the tensors too: it reads the first head
+/// alone.
+const SECOND_HEAD: &str = "mopd_second_head";
 
 /// Whether it is a model that scores texts. What sorts them into several classes is refused.
 fn scalar_head(keys: &ConfigKeys) -> Result<bool, String> {

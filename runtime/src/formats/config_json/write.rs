@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::families::NAMES;
-use super::{GENERATES, SCORES};
+use super::{GENERATES, SCORES, SECOND_HEAD};
 use crate::model::{Activation, Config, Family, Rope, RopeScaling};
 
 /// The ids that `config.json` names, in the way it names them: a number, a list of numbers, or null.
@@ -38,6 +38,9 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
         put("label2id", json!({ "score": 0 }));
     } else {
         put("architectures", json!([class]));
+    }
+    if config.second_head {
+        put(SECOND_HEAD, json!(true));
     }
     put("model_type", json!(name));
     put("vocab_size", json!(config.vocabulary));

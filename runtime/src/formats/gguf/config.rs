@@ -137,6 +137,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         context,
         tied: tensor("output.weight").is_none(),
         scalar_head: false,
+        second_head: false,
         biases: Biases {
             query_key_value: bias("attn_q"),
             output: bias("attn_output"),

@@ -112,8 +112,14 @@ pub(super) fn prompts<'p>(stage: &'p Stage, shown: &'p Shown, draws: &[Numbered]
 
 /// What was written behind a drawn prompt.
 pub(super) fn sequence(draw: Draw, completion: Completion) -> Sequence {
+    let heads = Some(completion.heads).filter(|heads| !heads.is_empty());
+    assert!(
+        heads.as_ref().is_none_or(|heads| heads.len() == completion.tokens.len()),
+        "a head for every token"
+    );
     Sequence {
         logps: Some(completion.logps),
+        heads,
         truncated: completion.truncated,
         ..Sequence::new(draw.source, draw.record, completion.tokens)
     }

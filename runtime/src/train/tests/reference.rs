@@ -94,6 +94,7 @@ fn sequence(value: &Value) -> Sequence {
         completion: tokens("completion"),
         written: written.contains(&false).then_some(written),
         logps: logps.map(|logps| logps.iter().map(|logp| logp.as_f64().unwrap() as f32).collect()),
+        heads: None,
         truncated: value["truncated"].as_bool().unwrap(),
         reward: value["reward"].as_f64(),
         reward_parts: Vec::new(),

@@ -39,6 +39,8 @@ impl Parameters<'_> {
             | Signal::InSpan { .. }
             | Signal::Value { .. }
             | Signal::Accepted
+            | Signal::Head
+            | Signal::Confidence
             | Signal::Offset
             | Signal::Length
             | Signal::Truncated
@@ -71,7 +73,7 @@ impl Parameters<'_> {
     pub fn primitive<'p>(&self, live: &'p Live) -> Result<Option<Primitive<'p>>, EvaluationError> {
         Ok(Some(match live {
             Live::Logp => Primitive::Logp,
-            Live::Value => return Ok(None),
+            Live::Value | Live::ConfidenceLogit => return Ok(None),
             Live::EndLogp => Primitive::EndLogp,
             Live::Divergence(divergence) => Primitive::Divergence(self.divergence(divergence)?),
             Live::Likelihood { of } => Primitive::Likelihood { of: *of },

@@ -121,6 +121,7 @@ const metrics = {
   clipped_fraction: ["Clipped tokens", "fraction"],
   accepted: ["Acceptance rate of drafted tokens", "fraction"],
   accepted_length: ["Tokens per draft", "tokens"],
+  tokens_per_step: ["Tokens per step of the decoder", "tokens"],
   agreement: ["Agreement of teachers' continuations with the student's blocks", "fraction"],
   correct_of_others: ["Accuracy of other models on the prompts", "fraction"],
   derived: ["Completions of derived prompts", "fraction"],

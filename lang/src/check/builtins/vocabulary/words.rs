@@ -91,7 +91,6 @@ pub static PROJECTIONS: &[Word] = &[
 pub static ALIGNMENTS: &[Word] = &[
     word("positions", "the same tokens at the end of both inputs"),
     word("tokens", "another tokenizer: by the text that tokens stand for"),
-    word("without_padding", "padding inside the completion is removed first"),
     word("shifted", "the teacher predicts the next token where the student fills this one"),
 ];
 

@@ -1,0 +1,68 @@
+//! Rows that go on by one token or by two, in one pass. Where a row has no second token, its place of the
+//! cache is hidden from then on, as padding is. So places are no positions, and a window can't be told from
+//! them.
+
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::Generator;
+use crate::model::attention::{HIDDEN, cap, wide_softmax};
+use crate::tokenizer::Token;
+use crate::zip::zip_equal;
+
+impl Generator<'_> {
+    /// Appends to every row its token, and another one where there is one. Every step takes room for two
+    /// tokens of what was said to follow.
+    pub fn step_pairs(&mut self, first: &[Token], second: &[Option<Token>]) {
+        if second.iter().all(Option::is_none) {
+            return self.step(first);
+        }
+        let _guard = no_grad_guard();
+        while self.capacity < self.filled + 2 {
+            self.grow();
+        }
+        let decoder = self.decoder;
+        let config = &*decoder.config;
+        let rows = first.len() as i64;
+        let [heads, groups, width] =
+            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let padding = decoder.tokenizer.padding();
+        let pair = |(first, second): (&Token, &Option<Token>)| [*first, second.unwrap_or(padding)];
+        let tokens: Vec<Token> = zip_equal(first, second).flat_map(pair).collect();
+        let tokens = Tensor::from_slice(&tokens).to_device(decoder.device);
+        let positions = Tensor::stack(&[&self.positions, &(&self.positions + 1)], 1).view([-1]);
+        let rotary = self.rotary.at(&positions);
+        let length = self.filled + 2;
+        // `[rows, 1, 1, 2, length]`: the first token does not see the second.
+        let bias = self.bias.narrow(3, 0, length).unsqueeze(3).repeat([1, 1, 1, 2, 1]);
+        let _ = bias.select(3, 0).select(3, length - 1).fill_(HIDDEN);
+        let mut stream = decoder.embed(&tokens);
+        for (index, layer) in decoder.layers.iter().enumerate() {
+            assert!(layer.attention.window.is_none(), "windows are refused where a stage is checked");
+            let (query, key, value) = decoder.project(layer, &stream, &rotary);
+            let cached = |cache: &Tensor, new: &Tensor| {
+                let new = new.reshape([rows, 2, groups, width]).transpose(1, 2);
+                cache.narrow(2, self.filled, 2).copy_(&new);
+                cache.narrow(2, 0, length)
+            };
+            let (keys, values) = (cached(&self.keys[index], &key), cached(&self.values[index], &value));
+            let shared = heads / groups;
+            let query = (query * config.attention_scale).reshape([rows, 2, groups, shared, width]);
+            let query = query.permute([0, 2, 3, 1, 4]).reshape([rows, groups, shared * 2, width]);
+            let scores = cap(query.matmul(&keys.transpose(2, 3)), config.attention_softcap);
+            let scores = scores.reshape([rows, groups, shared, 2, length]) + &bias;
+            let weights = wide_softmax(&scores).to_kind(values.kind());
+            let attended = weights.reshape([rows, groups, shared * 2, length]).matmul(&values);
+            let attended = attended.reshape([rows, groups, shared, 2, width]).permute([0, 3, 1, 2, 4]);
+            stream = decoder.finish(layer, stream, &attended.reshape([rows * 2, heads * width]));
+        }
+        let stands: Vec<i64> = second.iter().map(|second| i64::from(second.is_some())).collect();
+        let stands = Tensor::from_slice(&stands).to_device(decoder.device);
+        // Whoever has no second token goes on from the first.
+        let hidden = stands.eq(0).to_kind(self.bias.kind()) * HIDDEN;
+        self.bias.select(3, self.filled + 1).copy_(&hidden.view([rows, 1, 1]));
+        let last = Tensor::arange(rows, (Kind::Int64, decoder.device)) * 2 + &stands;
+        self.filled = length;
+        self.positions = &self.positions + 1 + &stands;
+        self.predict(stream.index_select(0, &last));
+    }
+}

@@ -1,0 +1,171 @@
+//! Rows that go on by one token or by two in a step: a second head of the model predicts the token behind the
+//! next one, and says how likely it stands (arXiv:2605.27255).
+
+use mopd_compiler::plan::Sampling;
+use tch::{Kind, Tensor};
+
+use super::{Completion, Drawer, Prompt, append, drawer, units};
+use crate::control::Control;
+use crate::failure::Result;
+use crate::model::{Decoder, Generator, to_vec};
+use crate::random::{Key, Uniforms};
+use crate::tokenizer::Token;
+use crate::zip::zip_equal;
+
+/// `sampling.n` completions of every prompt, those of a prompt adjacent. A second token stands where its
+/// confidence is `accept` at least; otherwise none is drawn.
+pub fn rollout(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    (sampling, accept): (&Sampling, f64),
+    key: Key,
+    control: &Control,
+) -> Result<Vec<Completion>> {
+    let n = sampling.n.max(1) as usize;
+    let mut completions = vec![Completion::default(); prompts.len() * n];
+    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n);
+    for unit in units {
+        let unit = Unit { decoder, prompts, unit: &order[unit], sampling, accept };
+        unit.write(key, control, &mut completions)?;
+    }
+    Ok(completions)
+}
+
+/// Prompts whose rows go on in step.
+struct Unit<'a> {
+    decoder: &'a Decoder,
+    prompts: &'a [Prompt<'a>],
+    unit: &'a [usize],
+    sampling: &'a Sampling,
+    accept: f64,
+}
+
+struct Row {
+    /// Index into the completions.
+    index: usize,
+    uniforms: Uniforms,
+    most: usize,
+    /// Where its logits and its hidden state are; at first samples of a prompt have the same.
+    place: usize,
+}
+
+/// A row that goes on, with what it has drawn in a step.
+struct Drawn {
+    row: Row,
+    first: Token,
+    second: Option<Token>,
+    ended: bool,
+}
+
+impl Unit<'_> {
+    fn write(&self, key: Key, control: &Control, completions: &mut [Completion]) -> Result<()> {
+        let Unit { decoder, prompts, unit, sampling, .. } = *self;
+        let n = sampling.n.max(1) as usize;
+        let mut drawer = Drawer::new(decoder.into(), sampling);
+        let row = |row: usize| {
+            let (prompt, sample) = (unit[row / n], row % n);
+            let most = sampling.max_tokens(prompts[prompt].limit) as usize;
+            let uniforms = prompts[prompt].uniforms(key, sample);
+            Row { index: prompt * n + sample, uniforms, most, place: row / n }
+        };
+        let mut rows: Vec<Row> = (0..unit.len() * n).map(row).collect();
+        let mut width = unit.len();
+        let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);
+        let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
+        // A step takes two places of the cache, however many of its tokens stand.
+        let mut generator = Generator::start(decoder, &tokens, 2 * longest);
+        loop {
+            control.check()?;
+            let hidden = generator.hidden();
+            let places: Vec<usize> = rows.iter().map(|row| row.place).collect();
+            let of = rows.iter_mut().collect();
+            let goes_on = self.draw(&mut drawer, of, &places, 0, generator.logits(), completions)?;
+            let going = zip_equal(rows, goes_on).filter(|(_, goes_on)| *goes_on);
+            let mut drawn: Vec<Drawn> = going
+                .map(|(row, _)| {
+                    let first = *completions[row.index].tokens.last().expect("a token was drawn");
+                    Drawn { row, first, second: None, ended: false }
+                })
+                .collect();
+            self.draw_seconds(&mut drawer, &mut drawn, &hidden, completions)?;
+            drawn.retain(|drawn| !drawn.ended);
+            if drawn.is_empty() {
+                return Ok(());
+            }
+            let places: Vec<i64> = drawn.iter().map(|drawn| drawn.row.place as i64).collect();
+            if !places.iter().copied().eq(0..width as i64) {
+                generator.select(&places);
+                width = places.len();
+            }
+            let (firsts, seconds): (Vec<Token>, Vec<Option<Token>>) =
+                drawn.iter().map(|drawn| (drawn.first, drawn.second)).unzip();
+            generator.step_pairs(&firsts, &seconds);
+            let placed = drawn.into_iter().enumerate();
+            rows = placed.map(|(place, drawn)| Row { place, ..drawn.row }).collect();
+        }
+    }
+
+    /// The second token of those rows whose confidence is high enough; `hidden` is what their first tokens
+    /// were predicted from.
+    fn draw_seconds(
+        &self,
+        drawer: &mut Drawer,
+        drawn: &mut [Drawn],
+        hidden: &Tensor,
+        completions: &mut [Completion],
+    ) -> Result<()> {
+        if drawn.is_empty() {
+            return Ok(());
+        }
+        let tensor = |numbers: Vec<i64>| Tensor::from_slice(&numbers).to_device(self.decoder.device);
+        let places = tensor(drawn.iter().map(|drawn| drawn.row.place as i64).collect());
+        let firsts = tensor(drawn.iter().map(|drawn| drawn.first).collect());
+        let (second, odds) = self.decoder.second(&hidden.index_select(0, &places), &firsts);
+        let confident = |odds: &f32| 1.0 / (1.0 + f64::from(-odds).exp()) >= self.accept;
+        let stands: Vec<bool> = to_vec(&odds).iter().map(confident).collect();
+        let numbers: Vec<i64> =
+            (0..).zip(&stands).filter(|(_, stands)| **stands).map(|(row, _)| row).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let second = second.index_select(0, &tensor(numbers));
+        let mut logits = to_vec(&self.decoder.capped_logits(&second).to_kind(Kind::Float));
+        let mut standing: Vec<&mut Drawn> =
+            zip_equal(drawn, stands).filter(|(_, stands)| *stands).map(|(drawn, _)| drawn).collect();
+        let places: Vec<usize> = (0..standing.len()).collect();
+        let rows = standing.iter_mut().map(|drawn| &mut drawn.row).collect();
+        let goes_on = self.draw(drawer, rows, &places, 1, &mut logits, completions)?;
+        for (drawn, goes_on) in zip_equal(standing, goes_on) {
+            drawn.second = completions[drawn.row.index].tokens.last().copied();
+            drawn.ended = !goes_on;
+        }
+        Ok(())
+    }
+
+    /// A token of every row by a head, from the logits at its place; whether it goes on.
+    fn draw(
+        &self,
+        drawer: &mut Drawer,
+        mut rows: Vec<&mut Row>,
+        places: &[usize],
+        head: u8,
+        logits: &mut [f32],
+        completions: &mut [Completion],
+    ) -> Result<Vec<bool>> {
+        let n = self.sampling.n.max(1) as usize;
+        let mut drawing = Vec::with_capacity(rows.len());
+        for (row, &place) in zip_equal(&mut rows, places) {
+            let Completion { tokens, verdicts, .. } = &completions[row.index];
+            let seen = [self.prompts[row.index / n].tokens, tokens.as_slice()];
+            drawing.push(drawer::DrawRow { uniforms: &mut row.uniforms, place, seen, verdicts });
+        }
+        let draws = drawer.draw(&mut drawing, logits, None);
+        let mut goes_on = Vec::with_capacity(rows.len());
+        for (row, draw) in zip_equal(rows, draws) {
+            let completion = &mut completions[row.index];
+            goes_on.push(append(completion, draw, row.most, drawer)?);
+            completion.heads.push(head);
+        }
+        Ok(goes_on)
+    }
+}
