@@ -3,12 +3,18 @@
 use super::*;
 
 /// The same weights, rounded to half precision: those of a published checkpoint.
-fn rounded(weights: &Arc<Weights>) -> Arc<Weights> {
+pub(super) fn rounded(weights: &Arc<Weights>) -> Arc<Weights> {
     Arc::new(weights.with_values(to_vec(&weights.flat(Kind::BFloat16, Device::Cpu))))
 }
 
 fn norm(of: &[f64]) -> f64 {
     of.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+/// How far a gradient is from an exact one, as a part of the length of that.
+pub(super) fn relative(got: &[f32], exact: &[f64]) -> f64 {
+    let apart: Vec<f64> = zip_equal(got, exact).map(|(got, exact)| f64::from(*got) - exact).collect();
+    norm(&apart) / norm(exact)
 }
 
 /// Half precision keeps 8 binary digits: of the gradient's length, two parts in a hundred are lost on the way
@@ -33,9 +39,7 @@ fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
                     (got_loss - loss).abs() < 2e-2 * loss.abs().max(1.0),
                     "{name}, {micro_batch:?}: {got_loss} {loss}"
                 );
-                let apart: Vec<f64> =
-                    got.iter().zip(&gradient).map(|(got, exact)| f64::from(*got) - exact).collect();
-                let relative = norm(&apart) / norm(&gradient);
+                let relative = relative(&got, &gradient);
                 assert!(relative < 8e-2, "{name}, {micro_batch:?}, tied {tied}: {relative:e}");
             }
         }
