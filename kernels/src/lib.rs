@@ -21,6 +21,7 @@
 //! | gated linear units and normalisation, forward and backward | [`gated_unit`] |
 //! | sums over the vocabulary and their gradients | [`entries`] |
 //! | AdamW and the gradient's norm | [`adamw`] |
+//! | the sum of a long list: reading memory | [`sum`] |
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -40,6 +41,7 @@ pub mod paged_attention;
 pub mod pages;
 pub mod rope;
 mod scalar;
+pub mod sum;
 pub mod symbols;
 #[cfg(feature = "tch")]
 pub mod tensor;
