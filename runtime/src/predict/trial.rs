@@ -480,6 +480,7 @@ impl Trial<'_> {
             steps,
             sources: self.sources(train, |data| trained(data, train), verifier)?,
             start: train::beginning(train, &start, (0, 0)),
+            start_place: String::new(),
             models: teachers,
             models_fit: Some(self.models_fit()),
             budget: self.budget,

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::results::{ScoresFound, StageRecord};
-use mopd_compiler::plan::{Learner, ModelId, Objective, Stage, Train};
+use mopd_compiler::plan::{Learner, ModelId, Objective, Pretrained, Stage, Train};
 use mopd_store::Lock;
 
 use super::exclusive::Running;
 use super::run::{Scheduler, Stopped, TaskOutput, lock};
 use super::{Work, scores};
+use crate::data;
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
@@ -162,12 +163,34 @@ impl Scheduler<'_> {
 
     /// The weights of a stage's input.
     fn input(&self, job: &StageJob, wanted: ModelId) -> Arc<Weights> {
-        let needs = &self.tasks[job.index].needs;
-        let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
-        let found = found.expect("a stage's inputs are among its needs");
+        let found = self.maker(job, wanted);
         // Two models with one key are one model: whoever trains with them holds one copy.
+        let needs = &self.tasks[job.index].needs;
         let same = needs.iter().find(|need| self.keys.of(**need) == self.keys.of(*found)).unwrap_or(found);
         job.inputs[same].clone()
+    }
+
+    /// The task that makes a stage's input.
+    fn maker(&self, job: &StageJob, wanted: ModelId) -> &usize {
+        let mut needs = self.tasks[job.index].needs.iter();
+        let found = needs.find(|need| self.tasks[**need].work == Work::Stage(wanted));
+        found.expect("a stage's inputs are among its needs")
+    }
+
+    /// Where others find a stage's input: its name on the hub, or the folder that it is in.
+    fn found_at(&self, job: &StageJob, wanted: ModelId) -> String {
+        let folder = match &self.plan.experiment.model(wanted).stage {
+            Stage::Load(Pretrained::HuggingFace { name, .. }) if !self.base.join(name).is_dir() => {
+                return name.clone();
+            }
+            Stage::Load(
+                Pretrained::HuggingFace { name: folder, .. }
+                | Pretrained::Checkpoint { folder }
+                | Pretrained::Gguf { file: folder },
+            ) => data::beside(&self.base, folder),
+            _ => self.store.path(self.keys.of(*self.maker(job, wanted))),
+        };
+        std::path::absolute(&folder).unwrap_or(folder).to_string_lossy().into_owned()
     }
 
     /// The domains that a stage trains on, with some of their rows.
@@ -220,6 +243,7 @@ impl Scheduler<'_> {
                 guards_from: self.guards_from(index),
                 sources: self.sources(settings, |data| trained(data, settings))?,
                 start: train::beginning(settings, &self.input(job, settings.start), (seed, stream)),
+                start_place: self.found_at(job, settings.start),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
                 models_fit: None,
                 budget: self.room.generation(self.widths[index] > 1),

@@ -54,7 +54,8 @@ impl Store {
         Ok(Store { folder: Folder::open(folder)? })
     }
 
-    fn path(&self, key: &str) -> PathBuf {
+    /// The folder of an entry.
+    pub fn path(&self, key: &str) -> PathBuf {
         self.folder.path(key)
     }
 

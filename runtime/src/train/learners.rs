@@ -278,7 +278,10 @@ impl<'a> Learners<'a> {
         let answer = |(stage, model, trained, average): (&Stage, Rc<Decoder>, Trained, _)| {
             let weights = stage.start.with_values(numbers(&model, &trained, average));
             drop(model);
-            let adapter = trained.adapter().map_or_else(|| Ok(adapter::Files::new()), peft::files)?;
+            let adapter = trained.adapter().map_or_else(
+                || Ok(adapter::Files::new()),
+                |adapted| peft::files(adapted, &stage.start_place),
+            )?;
             Ok(Answer { weights, adapter })
         };
         let mut answers = left.into_iter().map(answer);

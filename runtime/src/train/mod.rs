@@ -116,6 +116,8 @@ pub struct Stage<'a> {
     /// The domains trained on, in the order of the mixture.
     pub sources: Vec<Source<'a>>,
     pub start: Arc<Weights>,
+    /// Where others find that: a name on the hub, or a folder.
+    pub start_place: String,
     /// Teachers, references, and models that write rollouts.
     pub models: HashMap<ModelId, Arc<Weights>>,
     /// Whether these stay in memory together; decided by their size where absent.

@@ -12,9 +12,11 @@ use super::trained::{Adapted, module};
 use crate::failure::{Error, Result};
 use crate::store::adapter::Files;
 
+/// `base` is where the model is that the adapter changes: a name on the hub, or a folder.
+///
 /// # Errors
 /// Where a number is not one that the format has.
-pub fn files(adapted: &Adapted) -> Result<Files> {
+pub fn files(adapted: &Adapted, base: &str) -> Result<Files> {
     let failed = |error: &dyn std::fmt::Display| {
         Error::new(FailureKind::Runtime, format!("cannot save an adapter: {error}"))
     };
@@ -33,7 +35,7 @@ pub fn files(adapted: &Adapted) -> Result<Files> {
     let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": null,
+        "base_model_name_or_path": base,
         "inference_mode": true,
         "r": settings.rank,
         "lora_alpha": settings.alpha,

@@ -150,6 +150,7 @@ fn an_adapter_changes_its_targets_alone() {
         (&config["r"], &config["use_dora"], &config["layers_to_transform"]),
         (&3.into(), &true.into(), &[0].as_slice().into())
     );
+    assert_eq!(config["base_model_name_or_path"], "org/base");
     let tensors = safetensors::SafeTensors::deserialize(model).unwrap();
     let part = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight").unwrap();
     assert_eq!(part.shape(), [3, 24]);
