@@ -1,6 +1,8 @@
 //! Every program that the book, the README and the examples show is one that the checker accepts.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use mopd_tests::{Fence, fences, files};
 
@@ -26,6 +28,98 @@ fn what_the_pages_at_the_root_point_at_is_there() {
     }
     assert!(count > 40, "the links were not found");
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// A page's lines outside of fences.
+fn prose(page: &str) -> impl Iterator<Item = &str> {
+    let mut fence = None;
+    page.lines().filter(move |line| {
+        let ticks = line.trim_start();
+        let ticks = &ticks[..ticks.len() - ticks.trim_start_matches('`').len()];
+        match fence {
+            None if ticks.len() >= 3 => fence = Some(ticks),
+            Some(open) if ticks.len() >= open.len() => fence = None,
+            _ => return fence.is_none(),
+        }
+        false
+    })
+}
+
+/// Names of places on a page, as mdBook makes them of headings: letters and digits in lower case, `-`
+/// and `_`, with `-` for a blank; a number behind the second of a name.
+fn places(page: &str) -> BTreeSet<String> {
+    let mut times: HashMap<String, usize> = HashMap::new();
+    let headings = prose(page).filter(|line| line.starts_with('#'));
+    let name = |heading: &str| -> String {
+        let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        text.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+    };
+    let mut numbered = |name: String| {
+        let times = times.entry(name.clone()).or_default();
+        *times += 1;
+        if *times == 1 { name } else { format!("{name}-{}", *times - 1) }
+    };
+    headings.map(|heading| numbered(name(heading))).collect()
+}
+
+/// Where a page's links lead, addresses of other sites aside.
+fn links(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in prose(page) {
+        // What stands in backquotes is no link; a link's text may.
+        let text: String = line.split('`').step_by(2).collect();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        found.extend(targets.map(|(link, _)| link.to_owned()).filter(|link| !link.contains("://")));
+    }
+    found
+}
+
+/// `folder` and a link from a page in it, without `..`.
+fn joined(folder: &Path, link: &str) -> PathBuf {
+    let mut path = folder.to_owned();
+    for part in link.split('/') {
+        match part {
+            ".." => drop(path.pop()),
+            part => path.push(part),
+        }
+    }
+    path
+}
+
+#[test]
+fn every_link_of_the_book_leads_to_a_place_in_it() {
+    let book = mopd_tests::root().join("book/src");
+    let pages: HashMap<PathBuf, String> = files(&book, ".md")
+        .into_iter()
+        .map(|page| (page.clone(), fs::read_to_string(page).expect("a page")))
+        .collect();
+    let mut faults = Vec::new();
+    let mut count = 0;
+    for (page, text) in &pages {
+        for link in links(text) {
+            count += 1;
+            let (path, place) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if path.is_empty() { page.clone() } else { joined(page.parent().unwrap(), path) };
+            let found = match pages.get(&target) {
+                Some(target) => place.is_empty() || places(target).contains(place),
+                // A picture or another file that mdBook copies.
+                None => target.starts_with(&book) && place.is_empty() && target.is_file(),
+            };
+            if !found {
+                faults.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(count > 500, "the links were not found");
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn a_link_and_its_place_are_found_as_mdbook_makes_them() {
+    let page = "# A `code`, twice\n````text\n```\n# no heading [no](link.md)\n```\n````\n\
+                see [`x`](a.md#b), `[no](c.md)` and [out](https://d)\n## A code twice\n";
+    assert_eq!(links(page), ["a.md#b"]);
+    assert_eq!(places(page), ["a-code-twice", "a-code-twice-1"].map(str::to_owned).into());
 }
 
 #[test]

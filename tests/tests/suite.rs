@@ -462,7 +462,7 @@ fn rows(page: &str) -> Vec<Row<'_>> {
     found
 }
 
-/// The codes that a row links to: ``[`zero-gradient`](../../../lang/codes/zero-gradient.md)``.
+/// The codes that a row links to: ``[`zero-gradient`](../reference/diagnostics.md#zero-gradient)``.
 fn linked_codes(says: &str) -> Vec<&str> {
     says.split("[`").skip(1).filter_map(|rest| rest.split_once("`]")).map(|(code, _)| code).collect()
 }
@@ -481,7 +481,7 @@ fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
         let codes = linked_codes(says);
         for code in &codes {
             if !Code::ALL.iter().any(|known| known.name() == *code)
-                || !says.contains(&format!("/lang/codes/{code}.md)"))
+                || !says.contains(&format!("(../reference/diagnostics.md#{code})"))
             {
                 let _ = writeln!(faults, "traps.md:{line}: `{code}` is no code, or its link leads elsewhere");
             }
