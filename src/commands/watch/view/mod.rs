@@ -1,6 +1,10 @@
 //! The terminal view. It shows the same text as the lines, and in addition every stage with its curves.
 
+mod chart;
+mod curve;
 mod draw;
+mod keys;
+mod pace;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,6 +20,7 @@ use ratatui::termion::screen::{AlternateScreen, IntoAlternateScreen};
 
 pub use ratatui::termion::event::Key;
 
+pub use self::keys::Action;
 use self::state::ViewState;
 use super::line_output;
 use super::ui::Note;
@@ -33,13 +38,6 @@ pub struct View {
     dirty: bool,
     /// The table of the last run that ended well, for the terminal as it will be.
     table: String,
-}
-
-/// What a key asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Nothing,
-    Quit,
 }
 
 impl View {
@@ -67,16 +65,7 @@ impl View {
 
     pub fn key(&mut self, key: Key) -> Action {
         self.dirty = true;
-        match key {
-            Key::Char('q') | Key::Ctrl('c') | Key::Esc => return Action::Quit,
-            Key::Up | Key::Char('k') => self.state.choose(-1),
-            Key::Down | Key::Char('j') => self.state.choose(1),
-            Key::PageUp => self.state.choose(-10),
-            Key::PageDown => self.state.choose(10),
-            Key::Char('m' | '\t') => self.state.next_measure(),
-            _ => {}
-        }
-        Action::Nothing
+        keys::press(&mut self.state, key)
     }
 
     /// Draws what is new. Answers how long it is to the next time, where something is left to draw.
@@ -87,7 +76,7 @@ impl View {
         if let Some(since) = self.drawn.map(|drawn| drawn.elapsed()).filter(|since| *since < FRAME) {
             return Ok(Some(FRAME - since));
         }
-        let state = &self.state;
+        let state = &mut self.state;
         let drawn = self.terminal.draw(|frame| draw::draw(frame, state)).map(|_| ());
         drawn
             .map_err(|error| Problem::usage("no-terminal", format!("can't draw on the terminal: {error}")))?;
@@ -117,17 +106,19 @@ fn take(state: &mut ViewState, note: &Note) {
     match note {
         Note::Checked { clean, .. } => {
             let text = line_output::text(note, PLAIN);
-            state.diagnostics = if *clean { String::new() } else { text.clone() };
+            state.diagnose(if *clean { String::new() } else { text.clone() });
             if *clean {
                 state.say(&text);
             }
         }
-        Note::Unreadable(_) => state.diagnostics = line_output::text(note, PLAIN),
+        Note::Unreadable(_) => state.diagnose(line_output::text(note, PLAIN)),
         Note::Failed { .. } | Note::Problem(_) => state.say(&line_output::text(note, PLAIN)),
         Note::Began { sweep, member } => {
-            if let Some(compiled) = sweep.members.get(*member).and_then(|member| member.compiled.as_ref()) {
+            if let Some(of_sweep) = sweep.members.get(*member)
+                && let Some(compiled) = &of_sweep.compiled
+            {
                 let run = sweep.announcement(*member, Format::Human).unwrap_or_default();
-                state.begin(&compiled.plan, run.trim_end());
+                state.begin(&compiled.plan, run.trim_end(), &of_sweep.name());
             }
             state.say(&line_output::text(note, PLAIN));
         }

@@ -1,16 +1,21 @@
 //! The state of the terminal view, independent of a terminal.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{DomainStep, Event, TeacherStep};
+use mopd_compiler::plan::difference::difference;
+use mopd_compiler::plan::events::{DomainStep, Event, MetricsRow, TeacherStep};
 
+use super::curve::Curve;
+use super::pace::{Pace, TimeLeft};
 use crate::output::printable;
 
 /// Lines of the log that are kept.
 const LOG: usize = 500;
-/// Points of a curve at most; beyond, every other one is dropped.
-const POINTS: usize = 2000;
+/// Results of which curves are kept, so that an edit that is taken back finds its own again.
+const HISTORY: usize = 64;
+/// Weights of the moving average, as `s` goes through them; TensorBoard's own is 0.6.
+pub const SMOOTHING: [f64; 4] = [0.0, 0.6, 0.9, 0.99];
 
 /// A number that steps leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +37,9 @@ impl CurveMetric {
     }
 }
 
+/// By metric and domain; the loss is of all domains together.
+pub type Curves = BTreeMap<(CurveMetric, String), Curve>;
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum StageProgress {
     Waiting,
@@ -50,30 +58,12 @@ pub enum StageProgress {
     },
 }
 
-/// Values by step.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Curve {
-    points: Vec<(f64, f64)>,
-    /// Only every so many steps are kept.
-    every: u32,
-}
-
-impl Curve {
-    fn add(&mut self, step: u32, value: f64) {
-        let every = self.every.max(1);
-        if !step.is_multiple_of(every) {
-            return;
-        }
-        self.points.push((f64::from(step), value));
-        if self.points.len() > POINTS {
-            self.every = every * 2;
-            self.points.retain(|(step, _)| (*step as u32).is_multiple_of(every * 2));
-        }
-    }
-
-    pub fn points(&self) -> &[(f64, f64)] {
-        &self.points
-    }
+/// What a stage was before the last edit that changed it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Before {
+    /// The edit since then: `clip ±5 -> ±3`.
+    pub edit: String,
+    pub curves: Curves,
 }
 
 /// A stage with one seed.
@@ -81,42 +71,70 @@ impl Curve {
 pub struct StageView {
     pub name: String,
     pub seed: u64,
+    /// Under which its result is in the store.
+    key: String,
+    /// Whether it has steps: it does more than load, initialise or merge.
+    trains: bool,
     pub progress: StageProgress,
     /// The number that matters, as the worker names it.
     pub metric: Option<(String, f64)>,
-    /// By measure and domain; the loss is of all domains together.
-    pub curves: BTreeMap<(CurveMetric, String), Curve>,
+    pub curves: Curves,
+    pub before: Option<Before>,
+    /// The curves that it had when it began once more: up to where it resumes, they are its own.
+    held: Curves,
     /// The last divergence from each teacher.
     pub teachers: BTreeMap<String, f64>,
+    pub pace: Pace,
 }
 
 impl StageView {
-    fn new(name: &str, seed: u64) -> StageView {
+    fn new(name: &str, seed: u64, key: &str, trains: bool) -> StageView {
         StageView {
             name: name.to_owned(),
             seed,
+            key: key.to_owned(),
+            trains,
             progress: StageProgress::Waiting,
             metric: None,
-            curves: BTreeMap::new(),
+            curves: Curves::new(),
+            before: None,
+            held: Curves::new(),
             teachers: BTreeMap::new(),
+            pace: Pace::default(),
         }
     }
 
     fn begin(&mut self, steps: u32) {
         *self = StageView {
             progress: StageProgress::Running { step: 0, steps },
-            ..StageView::new(&self.name, self.seed)
+            before: self.before.take(),
+            held: std::mem::take(&mut self.curves),
+            ..StageView::new(&self.name, self.seed, &self.key, self.trains)
         };
     }
 
+    fn resume(&mut self, step: u32) {
+        if let StageProgress::Running { step: at, .. } = &mut self.progress {
+            *at = step;
+        }
+        self.curves = std::mem::take(&mut self.held);
+        self.curves.values_mut().for_each(|curve| curve.cut(step));
+    }
+
     fn step(&mut self, step: u32, steps: u32, loss: f64, domains: &[DomainStep]) {
+        // The same text from its first step, with other data for example: what it was is what it is
+        // compared with.
+        if !self.held.is_empty() {
+            let curves = std::mem::take(&mut self.held);
+            self.before = Some(Before { edit: "the run before".to_owned(), curves });
+        }
         // Steps are counted from 0; this one is done.
         self.progress = StageProgress::Running { step: step + 1, steps };
         self.curves.entry((CurveMetric::Loss, "all".to_owned())).or_default().add(step, loss);
         for DomainStep { domain, teachers, divergence, reward } in domains {
-            for (measure, value) in [(CurveMetric::Divergence, divergence), (CurveMetric::Reward, reward)] {
+            for (metric, value) in [(CurveMetric::Divergence, divergence), (CurveMetric::Reward, reward)] {
                 if let Some(value) = value {
-                    self.curves.entry((measure, domain.clone())).or_default().add(step, *value);
+                    self.curves.entry((metric, domain.clone())).or_default().add(step, *value);
                 }
             }
             for TeacherStep { teacher, divergence } in teachers {
@@ -128,13 +146,27 @@ impl StageView {
     }
 
     /// What there are curves of, the most telling first.
-    pub fn measures(&self) -> Vec<CurveMetric> {
-        let has = |measure: &CurveMetric| self.curves.keys().any(|(of, _)| of == measure);
+    pub fn metrics(&self) -> Vec<CurveMetric> {
+        let has = |metric: &CurveMetric| self.curves.keys().any(|(of, _)| of == metric);
         let mut found: Vec<CurveMetric> = CurveMetric::ALL.into_iter().filter(has).collect();
         let headline = self.metric.as_ref().map(|(name, _)| name.as_str());
-        found.sort_by_key(|measure| Some(measure.name()) != headline);
+        found.sort_by_key(|metric| Some(metric.name()) != headline);
         found
     }
+
+    /// Seconds that are left of it while it is at work.
+    pub fn left(&self) -> Option<f64> {
+        let StageProgress::Running { step, steps } = self.progress else { return None };
+        Some(f64::from(steps.saturating_sub(step)) * self.pace.seconds_per_step()?)
+    }
+}
+
+/// What arrow keys move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Panel {
+    Stages,
+    Teachers,
+    Text,
 }
 
 /// Everything that is shown.
@@ -145,15 +177,34 @@ pub struct ViewState {
     pub selected: usize,
     /// The author has chosen a stage; before, the one that runs is shown.
     chosen: bool,
-    /// Which of a stage's measures is shown, counted through.
-    pub measure: usize,
+    /// The one that was chosen, shown of every stage that has it.
+    metric: Option<CurveMetric>,
+    /// A place in [`SMOOTHING`].
+    smoothing: usize,
+    /// Whether what a stage was before is drawn.
+    pub shows_before: bool,
+    pub help: bool,
+    pub panel: Panel,
     pub log: VecDeque<String>,
+    /// Lines that the log is scrolled up from its end.
+    pub log_up: usize,
     /// Of the last check; empty where it was clean.
     pub diagnostics: String,
+    pub diagnostics_down: usize,
+    pub teachers_down: usize,
     pub running: bool,
     pub seeds: bool,
     /// Which run of a sweep the stages are of: `run 2 of 4: clip_at=5`. Empty where there is no sweep.
     pub run: String,
+    /// The name of that run, and its plan.
+    member: String,
+    plan: Option<Plan>,
+    /// Of each run of a sweep that has ended: what it was last.
+    previous: HashMap<String, (Plan, Vec<StageView>)>,
+    /// Curves by key and seed, the latest last.
+    history: VecDeque<((String, u64), Curves)>,
+    /// What a stage of this name takes, by the steps of it that were timed last.
+    timed: HashMap<String, f64>,
 }
 
 impl ViewState {
@@ -163,27 +214,51 @@ impl ViewState {
             stages: Vec::new(),
             selected: 0,
             chosen: false,
-            measure: 0,
+            metric: None,
+            smoothing: 0,
+            shows_before: true,
+            help: false,
+            panel: Panel::Stages,
             log: VecDeque::new(),
+            log_up: 0,
             diagnostics: String::new(),
+            diagnostics_down: 0,
+            teachers_down: 0,
             running: false,
             seeds: false,
             run: String::new(),
+            member: String::new(),
+            plan: None,
+            previous: HashMap::new(),
+            history: VecDeque::new(),
+            timed: HashMap::new(),
         }
     }
 
-    /// A run of this plan begins; which one of a sweep, where it is of one.
-    pub fn begin(&mut self, plan: &Plan, run: &str) {
+    /// A run of this plan begins; of a sweep, which one, and its name.
+    pub fn begin(&mut self, plan: &Plan, run: &str, member: &str) {
         self.run = run.to_owned();
         let seeds =
             plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1);
         let selected = self.stages.get(self.selected).map(|stage| (stage.name.clone(), stage.seed));
-        let each = |model: &str| -> Vec<StageView> {
-            (0..u64::from(seeds))
-                .map(|more| StageView::new(model, plan.experiment.seed.saturating_add(more)))
-                .collect()
-        };
-        self.stages = plan.experiment.models.iter().flat_map(|model| each(&model.name)).collect();
+        self.remember();
+        let before = self.previous.get(member);
+        let mut stages = Vec::new();
+        for (model, facts) in plan.experiment.models.iter().zip(&plan.stages) {
+            let trains = !model.stage.trains().is_empty();
+            for more in 0..u64::from(seeds) {
+                let seed = plan.experiment.seed.saturating_add(more);
+                let mut stage = StageView::new(&model.name, seed, &facts.key, trains);
+                let own = self.history.iter().rfind(|((key, of), _)| *key == stage.key && *of == seed);
+                stage.curves = own.map(|(_, curves)| curves.clone()).unwrap_or_default();
+                stage.before = before.and_then(|(old_plan, old)| {
+                    let old = old.iter().find(|old| old.name == stage.name && old.seed == seed)?;
+                    before_of(old, &stage, old_plan, plan)
+                });
+                stages.push(stage);
+            }
+        }
+        self.stages = stages;
         let still = |stage: &StageView| {
             selected.as_ref().is_some_and(|(name, seed)| stage.name == *name && stage.seed == *seed)
         };
@@ -192,6 +267,21 @@ impl ViewState {
         self.selected = place.unwrap_or(0);
         self.seeds = seeds > 1;
         self.running = true;
+        self.member = member.to_owned();
+        self.plan = Some(plan.clone());
+    }
+
+    /// What the stages are becomes what they were.
+    fn remember(&mut self) {
+        for stage in self.stages.iter().filter(|stage| !stage.curves.is_empty()) {
+            let key = (stage.key.clone(), stage.seed);
+            self.history.retain(|(of, _)| *of != key);
+            self.history.push_back((key, stage.curves.clone()));
+        }
+        self.history.drain(..self.history.len().saturating_sub(HISTORY));
+        if let Some(plan) = self.plan.take() {
+            self.previous.insert(std::mem::take(&mut self.member), (plan, std::mem::take(&mut self.stages)));
+        }
     }
 
     pub fn event(&mut self, event: &Event) {
@@ -206,17 +296,16 @@ impl ViewState {
                     }
                 }
             }
-            Event::Step { stage, seed, step, steps, metric, value, loss, domains, .. } => {
+            Event::Step { stage, seed, step, steps, metric, value, loss, domains, tokens, seconds, rows } => {
                 if let Some(index) = self.place(stage, *seed) {
                     self.stages[index].metric = Some((metric.clone(), *value));
                     self.stages[index].step(*step, *steps, *loss, domains);
+                    self.timing(index, *steps, seconds.sum(), *tokens, rows);
                 }
             }
             Event::StageResumed { stage, seed, step } => {
-                if let Some(index) = self.place(stage, *seed)
-                    && let StageProgress::Running { step: at, .. } = &mut self.stages[index].progress
-                {
-                    *at = *step;
+                if let Some(index) = self.place(stage, *seed) {
+                    self.stages[index].resume(*step);
                 }
             }
             Event::StageKept { stage, seed } => self.set(stage, *seed, StageProgress::Kept),
@@ -235,6 +324,27 @@ impl ViewState {
         }
     }
 
+    fn timing(&mut self, index: usize, steps: u32, seconds: f64, tokens: u64, rows: &[MetricsRow]) {
+        let stage = &mut self.stages[index];
+        stage.pace.add(seconds, tokens, rows);
+        if let Some(seconds) = stage.pace.seconds_per_step() {
+            self.timed.insert(stage.name.clone(), seconds * f64::from(steps));
+        }
+    }
+
+    /// The time that is left of the stages of this run. What follows them, such as evaluation, is not in it.
+    pub fn left(&self) -> TimeLeft {
+        let with = |progress: fn(&StageProgress) -> bool| {
+            self.stages.iter().filter(move |stage| stage.trains && progress(&stage.progress))
+        };
+        let running: Vec<Option<f64>> =
+            with(|progress| matches!(progress, StageProgress::Running { .. })).map(StageView::left).collect();
+        let waiting: Vec<Option<f64>> = with(|progress| matches!(progress, StageProgress::Waiting))
+            .map(|stage| self.timed.get(&stage.name).copied())
+            .collect();
+        if self.running { TimeLeft::of(&running, &waiting) } else { TimeLeft::default() }
+    }
+
     fn place(&self, stage: &str, seed: u64) -> Option<usize> {
         self.stages.iter().position(|known| known.name == stage && known.seed == seed)
     }
@@ -245,28 +355,72 @@ impl ViewState {
         }
     }
 
-    /// Adds to the log, line by line.
+    /// Adds to the log, line by line. Where it is scrolled up, it stays at what is read.
     pub fn say(&mut self, text: &str) {
+        let before = self.log.len();
         self.log.extend(text.lines().map(printable));
+        if self.log_up > 0 {
+            self.log_up += self.log.len() - before;
+        }
         self.log.drain(..self.log.len().saturating_sub(LOG));
+    }
+
+    /// Another text was checked: it is read from its beginning.
+    pub fn diagnose(&mut self, text: String) {
+        self.diagnostics = text;
+        self.diagnostics_down = 0;
+    }
+
+    /// Moves the panel that has the keys; the ends hold.
+    pub fn scroll(&mut self, down: isize) {
+        match self.panel {
+            Panel::Stages => self.choose(down),
+            Panel::Teachers => self.teachers_down = self.teachers_down.saturating_add_signed(down),
+            Panel::Text if self.diagnostics.is_empty() => {
+                self.log_up = self.log_up.saturating_add_signed(down.saturating_neg());
+            }
+            Panel::Text => self.diagnostics_down = self.diagnostics_down.saturating_add_signed(down),
+        }
+    }
+
+    pub fn next_panel(&mut self) {
+        let teachers = self.shown().is_some_and(|(stage, _)| !stage.teachers.is_empty());
+        self.panel = match self.panel {
+            Panel::Stages if teachers => Panel::Teachers,
+            Panel::Stages | Panel::Teachers => Panel::Text,
+            Panel::Text => Panel::Stages,
+        };
     }
 
     /// To the stage so many further; the ends hold.
     pub fn choose(&mut self, down: isize) {
         let last = self.stages.len().saturating_sub(1);
         self.selected = self.selected.saturating_add_signed(down).min(last);
+        self.teachers_down = 0;
         self.chosen = true;
     }
 
-    pub fn next_measure(&mut self) {
-        self.measure = self.measure.wrapping_add(1);
+    pub fn next_metric(&mut self) {
+        let Some((stage, Some(shown))) = self.shown() else { return };
+        let metrics = stage.metrics();
+        let place = metrics.iter().position(|metric| *metric == shown).unwrap_or(0);
+        self.metric = Some(metrics[(place + 1) % metrics.len()]);
+    }
+
+    pub fn next_smoothing(&mut self) {
+        self.smoothing = (self.smoothing + 1) % SMOOTHING.len();
+    }
+
+    /// The weight of what came before in the moving average, 0 where nothing is smoothed.
+    pub fn smoothing(&self) -> f64 {
+        SMOOTHING[self.smoothing]
     }
 
     pub fn shown(&self) -> Option<(&StageView, Option<CurveMetric>)> {
         let stage = self.stages.get(self.selected)?;
-        let measures = stage.measures();
-        let measure = measures.get(self.measure.checked_rem(measures.len()).unwrap_or(0)).copied();
-        Some((stage, measure))
+        let metrics = stage.metrics();
+        let metric = self.metric.filter(|chosen| metrics.contains(chosen)).or(metrics.first().copied());
+        Some((stage, metric))
     }
 
     /// Stages that are finished or kept, of all.
@@ -275,4 +429,28 @@ impl ViewState {
             |stage: &&StageView| matches!(stage.progress, StageProgress::Kept | StageProgress::Done { .. });
         (self.stages.iter().filter(done).count(), self.stages.len())
     }
+}
+
+/// What a stage is compared with: what it was before its last edit. A text that was replaced before the stage
+/// had made a step leaves what was there before that text.
+fn before_of(old: &StageView, stage: &StageView, old_plan: &Plan, plan: &Plan) -> Option<Before> {
+    if old.key == stage.key {
+        return old.before.clone();
+    }
+    let edit = edit_of(old_plan, plan, &stage.name);
+    if !old.curves.is_empty() {
+        return Some(Before { edit, curves: old.curves.clone() });
+    }
+    let Before { edit: earlier, curves } = old.before.clone()?;
+    Some(Before { edit: format!("{earlier}; {edit}"), curves })
+}
+
+/// What an edit did to a stage, without its name; where it did nothing to the stage itself, all that it did.
+fn edit_of(before: &Plan, after: &Plan, stage: &str) -> String {
+    let items = difference(before, after).items;
+    let (setting, objective) = (format!("`{stage}`: "), format!("objective of `{stage}`: "));
+    let own = items.iter().filter(|item| item.name == stage).map(ToString::to_string);
+    let own: Vec<String> = own.map(|text| text.replace(&objective, "").replace(&setting, "")).collect();
+    let all = || items.iter().map(ToString::to_string).collect();
+    printable(&if own.is_empty() { all() } else { own }.join("; "))
 }

@@ -1,0 +1,176 @@
+//! The curves of a stage, what it was before its last edit among them, and their legend.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style};
+use ratatui::symbols::Marker;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, GraphType, Paragraph};
+
+use super::draw::fitting;
+use super::state::{CurveMetric, Curves, StageProgress, StageView, ViewState};
+
+/// Told apart on dark and on light terminals, and by readers who confuse red with green.
+const COLOURS: [Color; 6] =
+    [Color::Blue, Color::Yellow, Color::Magenta, Color::Cyan, Color::Green, Color::Red];
+/// Of the values that a smoothed curve was made from.
+const FAINT: Color = Color::DarkGray;
+/// Rows of the legend at most.
+const LEGEND: usize = 3;
+
+/// A curve as it is drawn.
+struct Drawn {
+    domain: String,
+    colour: Color,
+    points: Vec<(f64, f64)>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Now,
+    Raw,
+    Before,
+}
+
+pub fn draw(frame: &mut Frame, state: &ViewState, area: Rect) {
+    let Some((stage, metric)) = state.shown() else {
+        return frame.render_widget(Block::new().borders(Borders::ALL), area);
+    };
+    let of = if state.seeds { format!("{}, seed {}", stage.name, stage.seed) } else { stage.name.clone() };
+    let Some(metric) = metric else {
+        let block = Block::new().borders(Borders::ALL).title(format!(" {of} "));
+        let why = match stage.progress {
+            StageProgress::Kept => "kept from an earlier run; `mopd report` has its curves",
+            _ => "no step so far",
+        };
+        return frame.render_widget(Paragraph::new(why).block(block), area);
+    };
+    let curves = drawn(state, stage, metric);
+    let smoothed =
+        if state.smoothing() > 0.0 { format!(", smoothed {}", state.smoothing()) } else { String::new() };
+    let mut block =
+        Block::new().borders(Borders::ALL).title(format!(" {of}: {} by domain{smoothed} ", metric.name()));
+    if let Some(before) = &stage.before
+        && curves.iter().any(|curve| curve.kind == Kind::Before)
+    {
+        let room = usize::from(area.width.saturating_sub(4));
+        let edit = if before.edit.is_empty() { "the run before" } else { &before.edit };
+        block =
+            block.title_bottom(format!(" {} ", fitting(&format!("• before: {edit}"), room - room.min(2))));
+    }
+    let inside = block.inner(area);
+    frame.render_widget(block, area);
+    let legend = legend(&curves, stage, metric, usize::from(inside.width));
+    let [chart, below] =
+        Layout::vertical([Constraint::Min(3), Constraint::Length(legend.len() as u16)]).areas(inside);
+    frame.render_widget(Paragraph::new(legend), below);
+    axes(frame, &curves, chart);
+}
+
+/// What is behind comes first.
+fn drawn(state: &ViewState, stage: &StageView, metric: CurveMetric) -> Vec<Drawn> {
+    let weight = state.smoothing();
+    let mut all = Vec::new();
+    let before = stage.before.as_ref().filter(|_| state.shows_before).map(|before| &before.curves);
+    let each = |curves: &'_ Curves, kind: Kind, all: &mut Vec<Drawn>| {
+        for ((_, domain), curve) in curves.iter().filter(|((of, _), _)| *of == metric) {
+            all.push(Drawn {
+                domain: domain.clone(),
+                colour: if kind == Kind::Raw { FAINT } else { colour(stage, metric, domain) },
+                points: if kind == Kind::Raw || weight == 0.0 {
+                    curve.points().to_vec()
+                } else {
+                    curve.smoothed(weight)
+                },
+                kind,
+            });
+        }
+    };
+    if weight > 0.0 {
+        each(&stage.curves, Kind::Raw, &mut all);
+    }
+    if let Some(before) = before {
+        each(before, Kind::Before, &mut all);
+    }
+    each(&stage.curves, Kind::Now, &mut all);
+    all
+}
+
+/// A domain has one colour, in what it is and in what it was.
+fn colour(stage: &StageView, metric: CurveMetric, domain: &str) -> Color {
+    let mut domains = stage.curves.keys().filter(|(of, _)| *of == metric);
+    let place = domains.position(|(_, of)| of == domain);
+    // A domain that the edit took away has none left.
+    place.map_or(FAINT, |place| COLOURS[place % COLOURS.len()])
+}
+
+fn axes(frame: &mut Frame, curves: &[Drawn], area: Rect) {
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    let bound = |pick: fn(f64, f64) -> f64, start: f64| points().map(|(_, value)| *value).fold(start, pick);
+    let (low, high) = (bound(f64::min, f64::INFINITY), bound(f64::max, f64::NEG_INFINITY));
+    if low > high {
+        return;
+    }
+    let last = points().map(|(step, _)| *step).fold(1.0, f64::max);
+    // A flat curve needs some height too.
+    let room = ((high - low) * 0.05).max(high.abs().max(low.abs()) * 0.01).max(1e-6);
+    let (low, high) = (low - room, high + room);
+    let dataset = |curve| {
+        let Drawn { points, colour, kind, .. }: &Drawn = curve;
+        let (marker, graph) = match kind {
+            Kind::Before => (Marker::Dot, GraphType::Scatter),
+            Kind::Now | Kind::Raw => (Marker::Braille, GraphType::Line),
+        };
+        Dataset::default().marker(marker).graph_type(graph).style(Style::new().fg(*colour)).data(points)
+    };
+    let chart = Chart::new(curves.iter().map(dataset).collect())
+        .legend_position(None)
+        .x_axis(Axis::default().bounds([0.0, last]).labels(["0".to_owned(), format!("{last:.0}")]))
+        .y_axis(Axis::default().bounds([low, high]).labels([short(low), short(high)]));
+    frame.render_widget(chart, area);
+}
+
+/// For each domain its last value; where it is smoothed the raw one, where it was edited the one before at
+/// the same step.
+fn legend(curves: &[Drawn], stage: &StageView, metric: CurveMetric, width: usize) -> Vec<Line<'static>> {
+    let at = |domain: &str, kind: Kind, step: f64| {
+        let curve = curves.iter().find(|curve| curve.kind == kind && curve.domain == domain)?;
+        curve.points.iter().rev().find(|(of, _)| *of <= step).map(|(_, value)| *value)
+    };
+    let own = stage.curves.iter().filter(|((of, _), _)| *of == metric);
+    let mut lines: Vec<Line> = Vec::new();
+    let mut left_out = 0;
+    for ((_, domain), curve) in own {
+        let Some((step, raw)) = curve.points().last().copied() else { continue };
+        let mut text = format!("━ {domain} {}", short(at(domain, Kind::Now, step).unwrap_or(raw)));
+        if curves.iter().any(|curve| curve.kind == Kind::Raw) {
+            text += &format!(" (raw {})", short(raw));
+        }
+        if let Some(before) = at(domain, Kind::Before, step) {
+            text += &format!(" • {}", short(before));
+        }
+        let entry = Span::styled(fitting(&text, width), Style::new().fg(colour(stage, metric, domain)));
+        let room = lines.len() < LEGEND;
+        match lines.last_mut() {
+            Some(line) if line.width() + entry.width() + 3 <= width => {
+                line.push_span("   ");
+                line.push_span(entry);
+            }
+            _ if room => lines.push(Line::from(entry)),
+            _ => left_out += 1,
+        }
+    }
+    if left_out > 0
+        && let Some(line) = lines.last_mut()
+    {
+        line.push_span(format!(" +{left_out}"));
+    }
+    lines
+}
+
+/// A value in few columns.
+fn short(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && !(1e-3..1e5).contains(&size) { format!("{value:.1e}") } else { format!("{value:.3}") }
+}

@@ -1,0 +1,102 @@
+//! The keys of the terminal view: what they do, the line at the bottom and the page that `?` shows.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Borders, Clear, Paragraph, Wrap};
+
+use super::Key;
+use super::state::{SMOOTHING, ViewState};
+
+/// What a key asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Nothing,
+    Quit,
+}
+
+/// Rows that a page is.
+const PAGE: isize = 8;
+
+/// In the line at the bottom, the most needed first: what does not fit is left out.
+const LINE: [&str; 7] = ["? help", "q quit", "↑↓ move", "Tab panel", "m metric", "s smooth", "b before"];
+
+const HELP: [(&str, &str); 9] = [
+    ("↑ ↓, k j", "move in the panel with the bold title"),
+    ("PgUp PgDn", "the same, by a page"),
+    ("Home End, g G", "to the beginning, to the end"),
+    ("Tab", "next panel: stages, teachers, log"),
+    ("m", "the next metric: reward, divergence, loss"),
+    ("s", ""),
+    ("b", "curves from before the edit, on or off"),
+    ("?, Esc", "close this help"),
+    ("q, Ctrl-C", "quit after this step; twice: at once"),
+];
+
+pub fn press(state: &mut ViewState, key: Key) -> Action {
+    if matches!(key, Key::Char('q') | Key::Ctrl('c')) {
+        return Action::Quit;
+    }
+    if state.help {
+        // Any key: whoever reads it wants the view back.
+        state.help = false;
+        return Action::Nothing;
+    }
+    match key {
+        Key::Esc => return Action::Quit,
+        Key::Char('?' | 'h') => state.help = true,
+        Key::Up | Key::Char('k') => state.scroll(-1),
+        Key::Down | Key::Char('j') => state.scroll(1),
+        Key::PageUp => state.scroll(-PAGE),
+        Key::PageDown => state.scroll(PAGE),
+        Key::Home | Key::Char('g') => state.scroll(-isize::MAX),
+        Key::End | Key::Char('G') => state.scroll(isize::MAX),
+        Key::Char('\t') => state.next_panel(),
+        Key::Char('m') => state.next_metric(),
+        Key::Char('s') => state.next_smoothing(),
+        Key::Char('b') => state.shows_before = !state.shows_before,
+        _ => {}
+    }
+    Action::Nothing
+}
+
+/// The keys that fit.
+pub fn line(width: usize) -> Paragraph<'static> {
+    let mut text = String::new();
+    for key in LINE {
+        let longer = format!("{text} {key} ");
+        if longer.chars().count() <= width {
+            text = longer;
+        }
+    }
+    Paragraph::new(text).style(Style::new().add_modifier(Modifier::DIM))
+}
+
+/// Over everything else.
+pub fn help(frame: &mut Frame) {
+    let smoothing = SMOOTHING.map(|weight| weight.to_string()).join(", ");
+    let smoothing = format!("smooth curves: {smoothing}");
+    let what = |key, text: &str| match key {
+        "s" => smoothing.clone(),
+        _ => text.to_owned(),
+    };
+    let lines: Vec<Line> =
+        HELP.iter().map(|(key, text)| Line::from(format!("{key:<14}{}", what(*key, text)))).collect();
+    let whole = frame.area();
+    let width = lines.iter().map(Line::width).max().unwrap_or(0) as u16 + 4;
+    let width = width.min(whole.width);
+    // Where it is narrow, lines wrap.
+    let rows: usize =
+        lines.iter().map(|line| line.width().div_ceil(usize::from(width.saturating_sub(4)).max(1))).sum();
+    let height = (rows as u16 + 2).min(whole.height);
+    let area = Rect {
+        x: whole.x + (whole.width - width) / 2,
+        y: whole.y + (whole.height - height) / 2,
+        width,
+        height,
+    };
+    frame.render_widget(Clear, area);
+    let block = Block::new().borders(Borders::ALL).title(" keys ");
+    frame.render_widget(Paragraph::new(lines).block(block).wrap(Wrap { trim: true }), area);
+}
