@@ -169,7 +169,8 @@ pub fn modules_beside(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Files of mopd below a folder, the nearest first, up to so many. Hidden folders, such as a run's store, are
-/// passed over, and so are links to folders and what can't be read.
+/// passed over, and so are the copies of sources in the folders of runs, links to folders and what can't be
+/// read.
 pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
     const FOLDERS_AT_MOST: usize = 20_000;
     let mut found = Vec::new();
@@ -180,8 +181,12 @@ pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
         && seen < FOLDERS_AT_MOST
     {
         seen += 1;
+        let of_run = is_run_folder(&folder);
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
+            if of_run && is_archived(&entry.file_name()) {
+                continue;
+            }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.extend((!entry.file_name().to_string_lossy().starts_with('.')).then_some(path));
             } else if path.extension().is_some_and(|ending| ending == "mopd") && path.is_file() {
@@ -191,6 +196,19 @@ pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
     }
     found.truncate(at_most);
     found
+}
+
+/// Whether a folder is what a run or a sweep left: the sources in it are copies of what was run, which nobody
+/// edits.
+pub fn is_run_folder(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    has("source.mopd") && (has("plan.json") || has("sweep.json"))
+}
+
+/// Whether an entry of a run's folder belongs to the copies of its sources. Anything else may be the
+/// author's, who may have chosen the project's own folder for results.
+pub fn is_archived(name: &std::ffi::OsStr) -> bool {
+    ["source.mopd", "modules", "previous", "previous.part", "next.part"].iter().any(|known| name == *known)
 }
 
 /// The folder that a file's data and sibling modules are relative to.

@@ -78,7 +78,8 @@ fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> S
 }
 
 /// The file itself, or every .mopd file below a folder, in order of their names. Hidden folders, such as a
-/// run's store, are passed over, and links to folders are not followed.
+/// run's store, are passed over, and so are the copies of sources in the folders of runs; links to folders
+/// are not followed.
 fn files_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -89,8 +90,12 @@ fn files_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
         let unreadable = |error| {
             Problem::usage("unreadable-file", format!("can't read {}: {}", folder.display(), reason(&error)))
         };
+        let of_run = host::is_run_folder(&folder);
         for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
+            if of_run && host::is_archived(&entry.file_name()) {
+                continue;
+            }
             let path = entry.path();
             let hidden = entry.file_name().to_string_lossy().starts_with('.');
             if entry.file_type().map_err(unreadable)?.is_dir() {

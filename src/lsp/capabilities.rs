@@ -76,7 +76,7 @@ pub fn result(client: &Client) -> InitializeResult {
         text_document_sync: Some(TextDocumentSyncCapability::Options(sync)),
         hover_provider: Some(HoverProviderCapability::Simple(true)),
         completion_provider: Some(CompletionOptions {
-            trigger_characters: characters(".:={[( "),
+            trigger_characters: characters(".:={[( \"/"),
             ..CompletionOptions::default()
         }),
         signature_help_provider: Some(SignatureHelpOptions {

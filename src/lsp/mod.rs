@@ -14,6 +14,7 @@ mod library;
 mod publish;
 mod requests;
 mod session;
+mod surroundings;
 mod uri;
 
 use std::io::{self, BufReader, Write};

@@ -65,14 +65,17 @@ pub struct Session {
     published: Published,
     messages: Vec<Message>,
     /// The modules of the standard library, read once.
-    standard: Vec<Library>,
+    standard: Vec<Rc<Library>>,
+    /// The modules beside documents, with the text that each was read from: completion asks for them at each
+    /// keystroke, and they seldom change.
+    beside: RefCell<BTreeMap<String, (String, Rc<Library>)>>,
     intake: Arc<Intake>,
 }
 
 impl Session {
     pub fn new(client: Client, intake: Arc<Intake>) -> Session {
-        let standard =
-            mopd_std::MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
+        let modules = mopd_std::MODULES.iter();
+        let standard = modules.map(|(name, text)| Rc::new(Library::of(&["std", name], text))).collect();
         Session {
             client,
             documents: BTreeMap::new(),
@@ -81,6 +84,7 @@ impl Session {
             published: Published::default(),
             messages: Vec::new(),
             standard,
+            beside: RefCell::default(),
             intake,
         }
     }
@@ -351,7 +355,7 @@ impl Session {
     }
 
     /// The modules that a `use` of a document may name: the standard library, and the files beside it.
-    pub fn libraries(&self, document: &Document) -> Vec<Library> {
+    pub fn libraries(&self, document: &Document) -> Vec<Rc<Library>> {
         let mut found = self.standard.clone();
         let own = PathBuf::from(path_of(&document.uri));
         for file in host::modules_beside(&own) {
@@ -361,10 +365,22 @@ impl Session {
                 None => host::read(&file).ok().map(|source| source.text),
             };
             if let (Some(text), Some(name)) = (text, file.file_stem().and_then(|name| name.to_str())) {
-                found.push(Library::of(&[name], &text));
+                found.push(self.module_beside(&key, name, text));
             }
         }
         found
+    }
+
+    fn module_beside(&self, path: &str, name: &str, text: String) -> Rc<Library> {
+        let mut known = self.beside.borrow_mut();
+        match known.get(path) {
+            Some((read, module)) if *read == text => Rc::clone(module),
+            _ => {
+                let module = Rc::new(Library::of(&[name], &text));
+                known.insert(path.to_owned(), (text, Rc::clone(&module)));
+                module
+            }
+        }
     }
 }
 

@@ -64,6 +64,7 @@ use names::load::{Parsed, parse_all};
 pub(crate) use names::modules::declared_name;
 pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
+pub(crate) use names::unknown::import_edit;
 pub use names::{allow, index};
 use teachers::route;
 use values::calls;

@@ -38,6 +38,8 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// The way out, as an edit.
     pub fix: Option<Fix>,
+    /// Several ways out, of which a person picks one.
+    pub choices: Vec<Fix>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +85,7 @@ impl Diagnostic {
             related: Vec::new(),
             help: None,
             fix: None,
+            choices: Vec::new(),
         }
     }
 
@@ -117,6 +120,18 @@ impl Diagnostic {
     pub fn fix(mut self, title: impl Into<String>, span: Span, replacement: impl Into<String>) -> Diagnostic {
         let applicability = Applicability::Certain;
         self.fix = Some(Fix { title: title.into(), span, replacement: replacement.into(), applicability });
+        self
+    }
+
+    /// One of several edits beside or around the offending text.
+    pub fn choice(
+        mut self,
+        title: impl Into<String>,
+        span: Span,
+        replacement: impl Into<String>,
+    ) -> Diagnostic {
+        let applicability = Applicability::Possible;
+        self.choices.push(Fix { title: title.into(), span, replacement: replacement.into(), applicability });
         self
     }
 

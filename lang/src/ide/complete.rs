@@ -1,14 +1,14 @@
 //! Completion: what can be written at the cursor, in the order in which it is likely to be meant.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use super::context::CompletionContext;
 use super::place::CompletionPlace;
 use super::scope::{self, LocalName};
-use super::{ENTRY, Library, describe, hover};
-use crate::check::builtins::{
-    self, Builtin, BuiltinParameter, DataName, GuardName, Kind, SupportName, TeacherName, WeightsName,
-};
+use super::surroundings::Surroundings;
+use super::{ENTRY, Library, describe, hover, outside, values};
+use crate::check::builtins::{self, Builtin, BuiltinParameter, Kind};
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
 use crate::check::{Analysis, DIVERGENCE_SETTINGS, is_standard_divergence};
@@ -26,7 +26,21 @@ pub enum CandidateKind {
     Function,
     Module,
     Type,
+    /// A field of the data.
+    Field,
+    File,
+    Folder,
+    /// A model on this machine.
+    Model,
     Symbol(SymbolKind),
+}
+
+/// The `use` that a name needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Import {
+    /// Where the text is inserted.
+    pub at: u32,
+    pub text: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +55,7 @@ pub struct Candidate {
     pub insert: String,
     /// Smaller stands first.
     pub rank: u8,
+    pub import: Option<Import>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,20 +65,14 @@ pub struct Completion {
     pub candidates: Vec<Candidate>,
 }
 
-/// `libraries` are the modules that a `use` may name; they are asked for in a `use` only.
-pub fn complete(
-    source: &str,
-    offset: u32,
-    analysis: &Analysis,
-    libraries: &dyn Fn() -> Vec<Library>,
-) -> Completion {
+pub fn complete(source: &str, offset: u32, analysis: &Analysis, around: &dyn Surroundings) -> Completion {
     let context = CompletionContext::new(source, offset as usize);
-    let replace = Span::new(ENTRY, context.word_start, offset as usize);
+    let mut replace = Span::new(ENTRY, context.word_start, offset as usize);
     let mut list = List { analysis, names: named_items(analysis), candidates: Vec::new() };
     match context.place() {
         CompletionPlace::Nothing => {}
         CompletionPlace::Item => items(&mut list, &context),
-        CompletionPlace::Import { path } => imports(&mut list, &path, &libraries()),
+        CompletionPlace::Import { path } => imports(&mut list, &path, &around.modules()),
         CompletionPlace::Key { owner, present } => keys(&mut list, &owner, &present),
         CompletionPlace::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
         CompletionPlace::Parameter => list.scope_of(&context, |kind| kind == SymbolKind::Param),
@@ -81,20 +90,40 @@ pub fn complete(
             if let Some(callee) = callee {
                 arguments(&mut list, &callee, &given);
             }
-            values(&mut list, &context, takes);
+            values::values(&mut list, &context, takes, around);
+        }
+        CompletionPlace::Text { place, start } => {
+            let typed = &source[start..offset as usize];
+            let replaced = outside::text(&mut list, place, typed, around);
+            replace = Span::new(ENTRY, offset as usize - replaced, offset as usize);
+        }
+        CompletionPlace::Field => outside::fields(&mut list, &context, around),
+        CompletionPlace::StepNumber { callee, given } => {
+            arguments(&mut list, &callee, &given);
+            values::step_numbers(&mut list, &context);
+        }
+        CompletionPlace::Side => {
+            list.signals(&vocabulary::SIGNALS[..4], 0);
+            let distribution = |kind| matches!(kind, SymbolKind::Teacher | SymbolKind::Parameter);
+            list.scope_of(&context, distribution);
+            list.builtins(|builtin| matches!(builtin.kind, Kind::Teacher(_)), 2);
+        }
+        CompletionPlace::RoutedDomain => {
+            list.scope_of(&context, |kind| matches!(kind, SymbolKind::Domain | SymbolKind::Turn))
         }
     }
     let mut seen = HashSet::new();
     list.candidates.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
-    list.candidates.retain(|candidate| seen.insert(candidate.label.clone()));
+    // Modules may declare the same name.
+    list.candidates.retain(|candidate| seen.insert((candidate.label.clone(), candidate.import.clone())));
     Completion { replace, candidates: list.candidates }
 }
 
-struct List<'a> {
-    analysis: &'a Analysis,
+pub(super) struct List<'a> {
+    pub(super) analysis: &'a Analysis,
     /// The items that the file sees, by name: explanations for what the tokens declare.
     names: HashMap<String, SymbolId>,
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
 }
 
 /// The file's own items, those that it imports, and the standard library's divergences, which need no import.
@@ -114,7 +143,7 @@ pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
 }
 
 /// Those that are known everywhere.
-fn standard_divergences(analysis: &Analysis) -> impl Iterator<Item = SymbolId> {
+pub(super) fn standard_divergences(analysis: &Analysis) -> impl Iterator<Item = SymbolId> {
     analysis.index.ids().filter(|id| {
         let symbol = analysis.index.symbol(*id);
         let path = || &analysis.sources.file(symbol.span.file).path;
@@ -126,35 +155,43 @@ fn standard_divergences(analysis: &Analysis) -> impl Iterator<Item = SymbolId> {
 }
 
 impl List<'_> {
-    fn add(&mut self, label: &str, kind: CandidateKind, detail: &str, doc: &str, insert: &str, rank: u8) {
+    pub(super) fn add(
+        &mut self,
+        label: &str,
+        kind: CandidateKind,
+        detail: &str,
+        doc: &str,
+        insert: &str,
+        rank: u8,
+    ) {
         let (label, detail, doc, insert) =
             (label.to_owned(), detail.to_owned(), doc.to_owned(), insert.to_owned());
-        self.candidates.push(Candidate { label, kind, detail, doc, insert, rank });
+        self.candidates.push(Candidate { label, kind, detail, doc, insert, rank, import: None });
     }
 
-    fn keyword(&mut self, word: &str, detail: &str, rank: u8) {
+    pub(super) fn keyword(&mut self, word: &str, detail: &str, rank: u8) {
         self.add(word, CandidateKind::Keyword, detail, "", &format!("{word} "), rank);
     }
 
-    fn words(&mut self, words: &[Word], kind: CandidateKind, rank: u8) {
+    pub(super) fn words(&mut self, words: &[Word], kind: CandidateKind, rank: u8) {
         for word in words {
             self.add(word.name, kind, word.doc, "", word.name, rank);
         }
     }
 
-    fn signals(&mut self, signals: &[SignalName], rank: u8) {
+    pub(super) fn signals(&mut self, signals: &[SignalName], rank: u8) {
         for signal in signals {
             self.add(signal.name, CandidateKind::Signal, signal.shape, signal.doc, signal.name, rank);
         }
     }
 
-    fn builtins(&mut self, wanted: impl Fn(&Builtin) -> bool, rank: u8) {
+    pub(super) fn builtins(&mut self, wanted: impl Fn(&Builtin) -> bool, rank: u8) {
         for builtin in builtins::all().iter().filter(|builtin| wanted(builtin)) {
             self.add(builtin.name, CandidateKind::Function, builtin.usage, "", builtin.name, rank);
         }
     }
 
-    fn symbol(&mut self, name: &str, kind: SymbolKind, rank: u8) {
+    pub(super) fn symbol(&mut self, name: &str, kind: SymbolKind, rank: u8) {
         let known = self.names.get(name).filter(|id| self.analysis.index.symbol(**id).kind == kind);
         let (detail, doc) = match known {
             Some(id) => {
@@ -165,15 +202,30 @@ impl List<'_> {
         self.add(name, CandidateKind::Symbol(kind), &detail, &doc, name, rank);
     }
 
-    /// The names in scope; those that fit come first.
-    fn scope(&mut self, context: &CompletionContext, takes: Takes) {
+    /// The names in scope that can stand where something is taken; those that fit come first.
+    pub(super) fn scope(&mut self, context: &CompletionContext, takes: Takes) {
         for (name, kind, local) in self.in_scope(context) {
             let rank = if fits(kind, takes) { 0 } else { 3 };
+            if rank == 3 && !self.may_fit(&name, kind, takes) {
+                continue;
+            }
             self.symbol(&name, kind, if rank == 0 && !local { 1 } else { rank });
         }
     }
 
-    fn scope_of(&mut self, context: &CompletionContext, wanted: impl Fn(SymbolKind) -> bool) {
+    /// Whether a name that is not of the kind that is taken may still stand for one: a `let` holds anything.
+    fn may_fit(&self, name: &str, kind: SymbolKind, takes: Takes) -> bool {
+        use SymbolKind as S;
+        // What is taken may be of any kind.
+        if matches!(takes, Takes::Formula | Takes::Condition) {
+            return true;
+        }
+        let holds_anything = matches!(kind, S::Let | S::LocalLet | S::Param | S::Fn | S::Where | S::Carried);
+        let info = self.names.get(name).and_then(|id| self.analysis.index.symbol(*id).info.as_ref());
+        holds_anything && info.is_none_or(|info| info.number.is_none())
+    }
+
+    pub(super) fn scope_of(&mut self, context: &CompletionContext, wanted: impl Fn(SymbolKind) -> bool) {
         for (name, kind, _) in self.in_scope(context) {
             if wanted(kind) {
                 self.symbol(&name, kind, 0);
@@ -182,7 +234,7 @@ impl List<'_> {
     }
 
     /// Name, kind, and whether it is local. Inside an objective a role hides an item of its name.
-    fn in_scope(&self, context: &CompletionContext) -> Vec<(String, SymbolKind, bool)> {
+    pub(super) fn in_scope(&self, context: &CompletionContext) -> Vec<(String, SymbolKind, bool)> {
         let declared = scope::declared(context);
         let own = declared.iter().map(|LocalName { name, kind, local }| ((*name).to_owned(), *kind, *local));
         let imported = self.names.iter().filter_map(|(name, id)| {
@@ -197,7 +249,7 @@ impl List<'_> {
 }
 
 /// Whether a symbol can stand where something is taken.
-fn fits(kind: SymbolKind, takes: Takes) -> bool {
+pub(super) fn fits(kind: SymbolKind, takes: Takes) -> bool {
     use SymbolKind as S;
     // A parameter may be anything.
     if kind == S::Parameter {
@@ -262,7 +314,7 @@ fn item_shape(keyword: &str) -> &'static str {
     }
 }
 
-fn imports(list: &mut List, path: &[String], libraries: &[Library]) {
+fn imports(list: &mut List, path: &[String], libraries: &[Rc<Library>]) {
     for library in libraries.iter().filter(|library| library.path.starts_with(path)) {
         match library.path.get(path.len()) {
             Some(next) => {
@@ -287,7 +339,7 @@ fn imports(list: &mut List, path: &[String], libraries: &[Library]) {
     }
 }
 
-fn item_kind(signature: &str) -> SymbolKind {
+pub(super) fn item_kind(signature: &str) -> SymbolKind {
     match signature.trim_start_matches("pub ").split(' ').next() {
         Some("objective") => SymbolKind::Objective,
         Some("stage") => SymbolKind::Stage,
@@ -359,94 +411,4 @@ fn arguments(list: &mut List, callee: &str, given: &[String]) {
     for (name, detail) in written.iter().filter(|(name, _)| !given.contains(name)) {
         list.add(&format!("{name}:"), CandidateKind::Key, detail, "", &format!("{name}: "), 2);
     }
-}
-
-fn values(list: &mut List, context: &CompletionContext, takes: Takes) {
-    match takes {
-        Takes::Words(words) => return list.words(words, CandidateKind::Word, 0),
-        Takes::Truth => {
-            list.add("true", CandidateKind::Word, "", "", "true", 0);
-            list.add("false", CandidateKind::Word, "", "", "false", 0);
-        }
-        // Only the data knows its fields; a text is the author's.
-        Takes::Field | Takes::Text | Takes::Texts | Takes::Range => return,
-        Takes::Dataset => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Dataset), 0),
-        Takes::Columns => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Columns), 0),
-        Takes::Adapter => {
-            return list.builtins(
-                |builtin| matches!(builtin.kind, Kind::Weights(WeightsName::Lora | WeightsName::Dora)),
-                0,
-            );
-        }
-        Takes::Layers => return list.add("all", CandidateKind::Word, "every layer", "", "all", 0),
-        Takes::Weights => {
-            list.words(vocabulary::WEIGHTS, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::Weights(WeightsName::Layers), 0);
-        }
-        Takes::Secret => {
-            return list.builtins(|builtin| builtin.kind == Kind::Teacher(TeacherName::Environment), 0);
-        }
-        Takes::Metrics => {
-            list.words(vocabulary::METRICS, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::PassAt), 0);
-        }
-        Takes::Capability => {
-            list.words(vocabulary::CAPABILITIES, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::Support(SupportName::TopK), 0);
-        }
-        Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
-        Takes::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
-        Takes::Support => {
-            list.words(vocabulary::FULL, CandidateKind::Word, 0);
-            return list.builtins(|builtin| matches!(builtin.kind, Kind::Support(_)), 0);
-        }
-        Takes::Rollout => return list.builtins(|builtin| matches!(builtin.kind, Kind::Rollout(_)), 0),
-        Takes::Optimizer => return list.builtins(|builtin| matches!(builtin.kind, Kind::Optimizer(_)), 0),
-        Takes::Guards => return list.builtins(|builtin| guards(builtin.kind), 0),
-        Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Normalized), 0),
-        Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
-        Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
-        Takes::Model => list.builtins(|builtin| matches!(builtin.kind, Kind::Constructor(_)), 1),
-        Takes::Domains => {
-            list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0)
-        }
-        _ => {}
-    }
-    let signals = context.sees_signals();
-    if matches!(takes, Takes::Formula | Takes::Condition) {
-        list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
-        for id in standard_divergences(list.analysis).collect::<Vec<SymbolId>>() {
-            let name = list.analysis.index.symbol(id).name.clone();
-            list.symbol(&name, SymbolKind::Divergence, 2);
-        }
-    }
-    if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
-        list.signals(vocabulary::SIGNALS, 1);
-        if context.in_term() {
-            list.keyword("live", "marks the factor that learns", 1);
-        }
-    }
-    list.scope(context, takes);
-}
-
-fn guards(kind: Kind) -> bool {
-    matches!(kind, Kind::Guard(GuardName::Warn | GuardName::Stop | GuardName::LowerLr))
-}
-
-fn belongs_in_formula(kind: Kind) -> bool {
-    use Kind::*;
-    matches!(
-        kind,
-        Elementwise(_)
-            | Bucket
-            | Extreme(..)
-            | Clip
-            | Where
-            | Reduce(_)
-            | Statistic(_)
-            | Scan(_)
-            | Memory(_)
-            | Divergence(_)
-            | Measure(_)
-    )
 }

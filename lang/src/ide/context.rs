@@ -22,6 +22,8 @@ pub struct CompletionContext<'a> {
     settings: Vec<(usize, usize)>,
     /// In a comment, text or number.
     pub(super) inert: bool,
+    /// In a text: where what it says begins.
+    pub(super) text_start: Option<usize>,
 }
 
 impl<'a> CompletionContext<'a> {
@@ -30,18 +32,19 @@ impl<'a> CompletionContext<'a> {
         let under = tokens.iter().position(|token| {
             token.start < offset && offset <= token.end && token.kind != TokenKind::Newline
         });
-        let mut inert = false;
+        let (mut inert, mut text_start) = (false, None);
         let (mut cut, mut word_start) = (tokens.partition_point(|token| token.end <= offset), offset);
         if let Some(index) = under {
             let token = tokens[index];
             match token.kind {
                 TokenKind::Word => (cut, word_start) = (index, token.start),
-                TokenKind::Comment
-                | TokenKind::Doc
-                | TokenKind::Number
-                | TokenKind::OpenText
-                | TokenKind::Foreign => inert = true,
-                TokenKind::Text => inert = offset < token.end,
+                TokenKind::Comment | TokenKind::Doc | TokenKind::Number | TokenKind::Foreign => inert = true,
+                TokenKind::OpenText | TokenKind::Text => {
+                    inert = token.kind == TokenKind::OpenText || offset < token.end;
+                    if inert {
+                        (cut, text_start) = (index, Some(token.start + 1));
+                    }
+                }
                 _ => {}
             }
         }
@@ -54,6 +57,7 @@ impl<'a> CompletionContext<'a> {
             open: Vec::new(),
             settings: Vec::new(),
             inert,
+            text_start,
         };
         context.open_brackets();
         context

@@ -10,6 +10,7 @@ mod describe;
 mod hover;
 mod inlay;
 mod links;
+mod outside;
 mod place;
 mod references;
 mod regions;
@@ -17,13 +18,15 @@ mod rename;
 mod scope;
 mod semantic;
 mod signature;
+mod surroundings;
 mod symbols;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod values;
 
-pub use complete::{Candidate, CandidateKind, Completion, complete};
+pub use complete::{Candidate, CandidateKind, Completion, Import, complete};
 pub use describe::signature as signature_of;
 pub use hover::{Hover, hover};
 pub use inlay::{Inlay, inlays};
@@ -33,6 +36,7 @@ pub use regions::{Fold, FoldKind, folds, selections};
 pub use rename::{RenameProblem, check_new_name, renameable};
 pub use semantic::{Meaning, SemanticToken, semantic_tokens};
 pub use signature::{Signature, signature_help};
+pub use surroundings::{FolderEntry, Surroundings};
 pub use symbols::{Outline, declarations, outline};
 
 use crate::source::FileId;

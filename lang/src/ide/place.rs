@@ -34,6 +34,36 @@ pub enum CompletionPlace {
         callee: Option<String>,
         given: Vec<String>,
     },
+    /// Inside a text that names something, which begins at byte `start`.
+    Text {
+        place: TextPlace,
+        start: usize,
+    },
+    /// After `data.`
+    Field,
+    /// A number of the steps, in the condition of a guard.
+    StepNumber {
+        callee: String,
+        given: Vec<String>,
+    },
+    /// The right side of a divergence.
+    Side,
+    /// After `domain ==`
+    RoutedDomain,
+}
+
+/// What a text names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextPlace {
+    Data,
+    Gguf,
+    Folder,
+    /// A model of the hub, or a folder.
+    Model,
+    /// A program and its arguments.
+    Command,
+    /// `judge.py:score`
+    Python,
 }
 
 pub(super) fn value(takes: Takes) -> CompletionPlace {
@@ -43,7 +73,32 @@ pub(super) fn value(takes: Takes) -> CompletionPlace {
 impl CompletionContext<'_> {
     /// What can be written at the cursor.
     pub fn place(&self) -> CompletionPlace {
-        if self.inert { CompletionPlace::Nothing } else { self.place_of(self.open.len(), self.cut) }
+        match self.text_start {
+            Some(start) => self.in_text(start),
+            None if self.inert => CompletionPlace::Nothing,
+            None => self.place_of(self.open.len(), self.cut),
+        }
+    }
+
+    /// Inside a text: what it names follows from what it is the value of.
+    fn in_text(&self, start: usize) -> CompletionPlace {
+        let place = match self.place_of(self.open.len(), self.cut) {
+            CompletionPlace::Value { takes: Takes::Dataset, .. } => TextPlace::Data,
+            // The first argument of what reads files.
+            CompletionPlace::Value { takes: Takes::Text, callee: Some(callee), .. } => {
+                match callee.as_str() {
+                    "dataset" => TextPlace::Data,
+                    "hf" => TextPlace::Model,
+                    "gguf" => TextPlace::Gguf,
+                    "checkpoint" => TextPlace::Folder,
+                    "command" => TextPlace::Command,
+                    "python" => TextPlace::Python,
+                    _ => return CompletionPlace::Nothing,
+                }
+            }
+            _ => return CompletionPlace::Nothing,
+        };
+        CompletionPlace::Text { place, start }
     }
 
     /// The place right before token `end`, within the first `depth` open brackets.
@@ -51,6 +106,9 @@ impl CompletionContext<'_> {
         if let Some(last) = self.before(end) {
             if self.is(last, ".") && self.item_keyword() != "use" {
                 let base = self.before(last).map_or("", |base| self.text(base));
+                if base == "data" {
+                    return CompletionPlace::Field;
+                }
                 return if matches!(base, "student" | "teacher" | "sampler" | "reference")
                     && self.sees_signals()
                 {
@@ -190,7 +248,11 @@ impl CompletionContext<'_> {
         if (start..end).any(|at| self.is(at, "->")) {
             return CompletionPlace::Teacher;
         }
-        if matches!(self.text(last), "==" | "!=") { value(Takes::Domains) } else { CompletionPlace::Arm }
+        if matches!(self.text(last), "==" | "!=") {
+            CompletionPlace::RoutedDomain
+        } else {
+            CompletionPlace::Arm
+        }
     }
 
     /// The settings that a block has already, at its own depth.
@@ -251,11 +313,18 @@ impl CompletionContext<'_> {
                 given,
             };
         }
+        // A number in a guard is one of a step.
+        let labelled = start + 2 == end && matches!(self.text(start + 1), ":" | "=");
+        if matches!(name, "warn" | "stop" | "lower_lr" | "initial" | "recent") && !labelled {
+            return CompletionPlace::StepNumber { callee: name.to_owned(), given: self.labels(open) };
+        }
+        if last.is_some_and(|last| self.is(last, "||")) {
+            return CompletionPlace::Side;
+        }
         if start == end {
             let takes = self.positional(name, self.commas(open, end));
             return CompletionPlace::Value { takes, callee: Some(name.to_owned()), given: self.labels(open) };
         }
-        let labelled = start + 2 == end && matches!(self.text(start + 1), ":" | "=");
         if labelled { value(self.labelled(name, self.text(start))) } else { value(Takes::Formula) }
     }
 

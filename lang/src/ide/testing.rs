@@ -1,5 +1,8 @@
 //! Programs with a `<CURSOR>` in them.
 
+use std::rc::Rc;
+
+use super::{Library, Surroundings};
 use crate::check::{Analysis, analyse};
 use crate::source::SourceFile;
 
@@ -67,3 +70,10 @@ model student = distill(start) {
 
 compare "tiny" { models = [start, student], samples = 2, temperature = 1.0, max_tokens = longest, seeds = 1 }
 "#;
+
+/// Modules alone.
+impl<F: Fn() -> Vec<Library>> Surroundings for F {
+    fn modules(&self) -> Vec<Rc<Library>> {
+        self().into_iter().map(Rc::new).collect()
+    }
+}

@@ -123,6 +123,140 @@ fn an_import_proposes_modules_and_their_items_with_their_docs() {
 }
 
 #[test]
+fn what_can_not_stand_in_a_place_is_not_proposed() {
+    let everything = &["base", "start", "one", "sort", "longest"];
+    proposes(&within("objective = mopd(clip_at: 5)", "objective = <CURSOR>"), &["mine"], everything);
+    proposes(&within("lr        = 1e-3\n}", "lr = <CURSOR>\n}"), &["longest"], &["start", "sort", "mine"]);
+    proposes(&within("on: domains", "on: <CURSOR>"), &["sort"], &["base", "one", "longest", "mine"]);
+    proposes(&within("reward = exact_match", "reward = <CURSOR>"), &["exact_match", "regex"], everything);
+    proposes("domain a { share = 1 }\nroute { domain == <CURSOR>", &["a"], &["domains", "student"]);
+    let term = within("-gap * live student.logp", "kl(student || <CURSOR>)");
+    proposes(&term, &["teacher", "reference", "one"], &["base", "reward", "clip", "mine", "sort"]);
+    let rollout = "rollout short = sample(n: 1)\n\n".to_owned();
+    proposes(
+        &(rollout + &within("rollout   = sample(", "rollout = <CURSOR>(")),
+        &["short", "from"],
+        &["mine"],
+    );
+}
+
+#[test]
+fn a_guard_proposes_the_numbers_of_a_step() {
+    for condition in ["stop(<CURSOR>)", "warn(entropy < recent(<CURSOR>", "warn(loss > 2 * <CURSOR>)"] {
+        let text = within("  prompts   = 2\n", &format!("  guards = [{condition}]\n"));
+        proposes(&text, &["gradient_norm", "entropy", "step", "longest"], &["adamw", "grpo", "start"]);
+    }
+    let later = within("  prompts   = 2\n", "  guards = [stop(loss > 3, <CURSOR>)]\n");
+    proposes(&later, &["for:", "on:"], &[]);
+}
+
+#[test]
+fn names_of_modules_are_proposed_with_the_use_that_they_need() {
+    let text = within("use std.opd.mopd\n", "").replace("mopd(clip_at: 5)", "mo<CURSOR>");
+    let (text, offset) = cursor(&text);
+    let modules = || {
+        let own = Library::of(&["mine"], "pub objective mopd {}\npub fn half(x) = x / 2\nobjective own {}\n");
+        vec![Library::of(&["std", "opd"], MODULES[0].1), own]
+    };
+    let completion = complete(&text, offset, &check(&text), &modules);
+    let with_use: Vec<(&str, String)> = completion
+        .candidates
+        .iter()
+        .filter_map(|candidate| {
+            let Import { at, text: import } = candidate.import.as_ref()?;
+            let mut with = text.clone();
+            with.insert_str(*at as usize, import);
+            Some((candidate.label.as_str(), with.lines().next()?.to_owned()))
+        })
+        .collect();
+    let wanted = ["use std.opd.mopd", "use mine.mopd"].map(|line| ("mopd", line.to_owned()));
+    assert_eq!(with_use, wanted);
+    // What is imported is there already.
+    let imported = within("mopd(clip_at: 5)", "mo<CURSOR>");
+    let (text, offset) = cursor(&imported);
+    let standard = || vec![Library::of(&["std", "opd"], MODULES[0].1)];
+    let completion = complete(&text, offset, &check(&text), &standard);
+    assert!(completion.candidates.iter().all(|candidate| candidate.import.is_none()), "{completion:?}");
+}
+
+/// A folder with data, a script and a folder, and rows with two fields.
+struct Project;
+
+impl Surroundings for Project {
+    fn modules(&self) -> Vec<std::rc::Rc<Library>> {
+        Vec::new()
+    }
+
+    fn entries(&self, folder: &str) -> Vec<FolderEntry> {
+        let entry = |name: &str, is_folder| FolderEntry { name: name.to_owned(), is_folder };
+        match folder {
+            "" => vec![entry("a.jsonl", false), entry("judge.py", false), entry("data", true)],
+            "data" => vec![entry("b.jsonl", false), entry("m.gguf", false), entry("small", true)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn cached_models(&self) -> Vec<String> {
+        vec!["org/tiny".to_owned()]
+    }
+
+    fn fields(&self, path: &str) -> Vec<String> {
+        let fields = match path {
+            "sort.jsonl" => ["answer", "level"],
+            _ => ["other", "prompt"],
+        };
+        fields.map(str::to_owned).to_vec()
+    }
+}
+
+/// What is proposed, and the text that it replaces.
+fn in_project(marked: &str) -> (Vec<String>, String) {
+    let (text, offset) = cursor(marked);
+    let completion = complete(&text, offset, &check(&text), &Project);
+    let replaced = text[completion.replace.start as usize..completion.replace.end as usize].to_owned();
+    (completion.candidates.into_iter().map(|candidate| candidate.label).collect(), replaced)
+}
+
+#[test]
+fn texts_propose_what_they_name() {
+    let cases: [(&str, &[&str], &str); 11] = [
+        ("domain a { prompts = \"<CURSOR>\" }", &["a.jsonl", "data/"], ""),
+        ("domain a { prompts = \"<CURSOR>\n", &["a.jsonl", "data/"], ""),
+        ("domain a { prompts = \"data/b<CURSOR>\" }", &["b.jsonl", "small/"], "b"),
+        ("domain a { prompts = dataset(\"da<CURSOR>\") }", &["a.jsonl", "data/"], "da"),
+        ("domain a { reward = command(\"python3 ju<CURSOR>\") }", &["a.jsonl", "judge.py", "data/"], "ju"),
+        ("domain a { reward = python(\"<CURSOR>\") }", &["judge.py", "data/"], ""),
+        ("model m = gguf(\"data/<CURSOR>\")", &["m.gguf", "small/"], ""),
+        ("model m = hf(\"o<CURSOR>\")", &["org/tiny", "data"], "o"),
+        ("model m = hf(\"data/s<CURSOR>\")", &["org/tiny", "data/small"], "data/s"),
+        ("domain a { reward = regex(\"<CURSOR>\") }", &[], ""),
+        ("experiment \"<CURSOR>\" {}", &[], ""),
+    ];
+    for (marked, labels, replaced) in cases {
+        let (found, text) = in_project(marked);
+        assert_eq!(
+            (found.as_slice(), text.as_str()),
+            (labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>().as_slice(), replaced),
+            "{marked}"
+        );
+    }
+}
+
+#[test]
+fn fields_are_those_of_the_data() {
+    let stage = within("target = demonstration", "target = <CURSOR>");
+    assert_eq!(in_project(&stage).0, ["answer", "level"]);
+    assert_eq!(in_project(&within("-gap * live", "data.<CURSOR> * live")).0, ["answer", "level"]);
+    let two = format!(
+        "domain b {{ prompts = dataset(\"b.jsonl\"), tests = dataset(\"b.jsonl\", filter: \
+                       data.<CURSOR>\n}}\n{GOOD}"
+    );
+    assert_eq!(in_project(&two).0, ["other", "prompt"]);
+    let all = format!("domain b {{ prompts = \"b.jsonl\" }}\n{stage}");
+    assert_eq!(in_project(&all).0, ["answer", "level", "other", "prompt"]);
+}
+
+#[test]
 fn nothing_is_proposed_where_the_author_invents() {
     for text in [
         "// mo<CURSOR>",

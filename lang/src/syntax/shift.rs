@@ -128,7 +128,7 @@ structs! {
     Argument { name, value }
     MatchArm { span, condition, value, marks }
 
-    Diagnostic { code, severity, message, primary, related, help, fix }
+    Diagnostic { code, severity, message, primary, related, help, fix, choices }
     Label { span, text }
     Fix { title, span, replacement, applicability }
 }

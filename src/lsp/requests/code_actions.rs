@@ -1,4 +1,5 @@
-//! Quick fixes: the fix of a diagnostic, and for a warning the comment that silences it.
+//! Quick fixes: the fix of a diagnostic or the several to choose from, and for a warning the comment that
+//! silences it.
 
 use std::collections::HashMap;
 
@@ -30,6 +31,7 @@ pub fn handle(session: &Session, params: CodeActionParams) -> Result<Vec<CodeAct
         let fixes = diagnostic
             .fix
             .iter()
+            .chain(&diagnostic.choices)
             .map(|fix| (fix, certain(fix)))
             .chain(silence.iter().map(|fix| (fix, false)));
         for (fix, preferred) in fixes {

@@ -2,18 +2,19 @@
 
 use lsp_types::{
     CompletionItem, CompletionItemKind, CompletionList, CompletionParams, CompletionTextEdit, Documentation,
-    TextEdit,
+    Range, TextEdit,
 };
 use mopd_lang::check::index::SymbolKind;
 use mopd_lang::ide::{self, CandidateKind};
 
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
+use super::super::surroundings::Around;
 
 pub fn handle(session: &Session, params: CompletionParams) -> Result<CompletionList, RequestError> {
     let (document, lines, offset) = super::place(session, &params.text_document_position)?;
-    let completion =
-        ide::complete(&document.text, offset, &document.analysis, &|| session.libraries(document));
+    let around = Around::new(session, document);
+    let completion = ide::complete(&document.text, offset, &document.analysis, &around);
     let range = lines.range_of(completion.replace);
     let items = completion.candidates.into_iter().enumerate().map(|(place, candidate)| CompletionItem {
         kind: Some(kind(candidate.kind)),
@@ -24,6 +25,10 @@ pub fn handle(session: &Session, params: CompletionParams) -> Result<CompletionL
         sort_text: Some(format!("{place:04}")),
         filter_text: Some(candidate.label.trim_end_matches(':').to_owned()),
         text_edit: Some(CompletionTextEdit::Edit(TextEdit { range, new_text: candidate.insert })),
+        additional_text_edits: candidate.import.map(|import| {
+            let at = lines.position(import.at as usize);
+            vec![TextEdit { range: Range::new(at, at), new_text: import.text }]
+        }),
         label: candidate.label,
         ..CompletionItem::default()
     });
@@ -38,6 +43,10 @@ fn kind(kind: CandidateKind) -> CompletionItemKind {
         CandidateKind::Signal => CompletionItemKind::VALUE,
         CandidateKind::Function => CompletionItemKind::FUNCTION,
         CandidateKind::Module => CompletionItemKind::MODULE,
+        CandidateKind::Field => CompletionItemKind::FIELD,
+        CandidateKind::File => CompletionItemKind::FILE,
+        CandidateKind::Folder => CompletionItemKind::FOLDER,
+        CandidateKind::Model => CompletionItemKind::VALUE,
         CandidateKind::Type => CompletionItemKind::TYPE_PARAMETER,
         CandidateKind::Symbol(SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence) => {
             CompletionItemKind::FUNCTION

@@ -27,6 +27,27 @@ fn files_are_formatted_in_place_and_named() {
     assert_eq!(left.len(), 3, "nothing is left beside the files: {left:?}");
 }
 
+/// A report shows the text that was run, and sweeps keep one for each of their runs.
+#[test]
+fn what_runs_keep_of_their_sources_stays_as_it_is() {
+    let kept = [
+        "runs/tiny/source.mopd",
+        "runs/tiny/modules/parts.mopd",
+        "runs/tiny/previous/source.mopd",
+        "runs/many/source.mopd",
+    ];
+    let mut files = vec![("a.mopd", GOOD), ("runs/tiny/plan.json", "{}"), ("runs/many/sweep.json", "{}")];
+    files.extend(kept.map(|name| (name, "let  x=1")));
+    files.push(("runs/tiny/mine.mopd", "let  x=1"));
+    let place = Place::with(&files);
+    assert_eq!(place.mopd(&["fmt", "."]).is(0, &[]).out, "./runs/tiny/mine.mopd\n");
+    for name in kept {
+        assert_eq!(place.read(name), "let  x=1", "{name}");
+    }
+    // A file that is named is meant.
+    assert_eq!(place.mopd(&["fmt", kept[0]]).is(0, &[]).out, "runs/tiny/source.mopd\n");
+}
+
 #[test]
 fn the_plan_is_the_same_afterwards() {
     let place = Place::with(&[("a.mopd", &careless())]);

@@ -68,6 +68,11 @@ fn every_way_out_of_every_diagnostic_of_the_suite_is_offered() {
                 expected.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
                 assert_eq!(after(&workspace, &text, action), expected);
             }
+            for choice in &diagnostic.choices {
+                let action =
+                    own.next().unwrap_or_else(|| panic!("no action {:?} in {offered:?}", choice.title));
+                assert_eq!((&action["title"], &action["isPreferred"]), (&json!(choice.title), &json!(false)));
+            }
             // A warning can be silenced too; with a reason, it is gone.
             if diagnostic.severity == Severity::Warning && diagnostic.code != Code::UnusedAllow {
                 let action = own.next().unwrap_or_else(|| panic!("no way to silence {diagnostic:?}"));
@@ -115,4 +120,31 @@ fn a_comment_that_silences_nothing_can_be_removed() {
     let [action] = offered.as_slice() else { panic!("{offered:?}") };
     let uri = workspace.uri("a.mopd");
     assert_eq!(apply(&text, &action["edit"]["changes"][&uri]), GOOD);
+}
+
+#[test]
+fn a_name_of_several_modules_is_imported_from_the_one_that_is_chosen() {
+    let mut workspace = Workspace::new();
+    let text = GOOD.replace("mopd(clip_at: 5)", "follow(guide: one)");
+    let diagnostics = workspace.open("a.mopd", &text);
+    let diagnostic =
+        diagnostics.iter().find(|diagnostic| diagnostic["code"] == "unknown-name").expect("an unknown name");
+    let modules: Vec<&str> = mopd_std::index()
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(module, name)| (name == "follow").then_some(module))
+        .collect();
+    assert!(modules.len() > 1, "{modules:?}");
+    let offered = actions(&mut workspace, "a.mopd", diagnostic);
+    let titles: Vec<&str> = offered.iter().filter_map(|action| action["title"].as_str()).collect();
+    let wanted: Vec<String> = modules.iter().map(|module| format!("add `use std.{module}.follow`")).collect();
+    assert_eq!(titles, wanted);
+    for (action, module) in offered.iter().zip(&modules) {
+        assert!(
+            after(&workspace, &text, action)
+                .contains(&format!("use std.opd.mopd\nuse std.{module}.follow\n"))
+        );
+        let message = diagnostic["message"].as_str().expect("a message");
+        assert!(message.contains(&format!("`std.{module}`")), "{message}");
+    }
 }

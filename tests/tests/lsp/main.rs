@@ -8,6 +8,7 @@ mod features;
 mod layout;
 mod links;
 mod names;
+mod outside;
 mod protocol;
 mod roots;
 

@@ -107,3 +107,25 @@ fn a_rename_reaches_the_files_of_the_folder_that_are_not_open() {
     user.sort_by_key(|edit| offset(USER, &edit["range"]["start"]));
     assert_eq!(super::apply(USER, &json!(user)), USER.replace("half", "moiety"));
 }
+
+/// What a run keeps of its sources is neither found nor renamed.
+#[test]
+fn the_sources_that_a_run_keeps_are_no_sources() {
+    let text = "let only_here = 1\n";
+    let files = [
+        ("a.mopd", text),
+        ("runs/tiny/plan.json", "{}"),
+        ("runs/tiny/source.mopd", text),
+        ("runs/tiny/modules/parts.mopd", text),
+        ("runs/tiny/previous/source.mopd", text),
+        ("runs/tiny/mine.mopd", "let also_here = 1\n"),
+    ];
+    let root = folder(&files);
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let mut client = Client::connect(cache.path());
+    let folders = json!([{ "uri": format!("file://{}", root.path().display()), "name": "root" }]);
+    client.request("initialize", json!({ "capabilities": {}, "workspaceFolders": folders }));
+    client.notify("initialized", json!({}));
+    let found = client.request("workspace/symbol", json!({ "query": "here" }));
+    assert_eq!(names(&found), ["also_here", "only_here"], "{found}");
+}

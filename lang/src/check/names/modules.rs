@@ -103,9 +103,14 @@ impl Modules {
 
     /// The module of the standard library that has a public `name`; none where several have.
     pub fn of_library(&self, name: &str) -> Option<&str> {
-        let offered = self.library.lines().filter_map(|line| line.split_once(' '));
-        let mut modules = offered.filter(|(_, offered)| *offered == name).map(|(module, _)| module);
+        let mut modules = self.all_of_library(name);
         modules.next().filter(|_| modules.next().is_none())
+    }
+
+    /// Every module of the standard library that has a public `name`.
+    pub fn all_of_library(&self, name: &str) -> impl Iterator<Item = &str> {
+        let offered = self.library.lines().filter_map(|line| line.split_once(' '));
+        offered.filter(move |(_, offered)| *offered == name).map(|(module, _)| module)
     }
 
     /// What a module of the standard library offers.

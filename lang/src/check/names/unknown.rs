@@ -4,7 +4,7 @@
 
 use crate::diag::{Code, Diagnostic, nearest, same_letters};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, ItemKind, Name};
+use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, ItemKind, Module, Name};
 
 use crate::check::Checker;
 use crate::check::builtins;
@@ -156,6 +156,14 @@ impl Checker {
                 place,
                 text,
             )
+        } else if let modules @ [_, ..] = &self.modules_with(name)[..] {
+            let listed: Vec<String> = modules.iter().map(|module| format!("`std.{module}`")).collect();
+            let diagnostic = diagnostic.help(format!("{} have it: import one", listed.join(" and ")));
+            modules.iter().fold(diagnostic, |diagnostic, module| {
+                let import = format!("use std.{module}.{name}");
+                let (place, text) = self.place_of_import(env, &import);
+                diagnostic.choice(format!("add `{import}`"), place, text)
+            })
         } else if let Some(signal) = in_formula.then(|| part_of_role(name)).flatten() {
             diagnostic.did_you_mean(name, &signal)
         } else if let Some(head) = self.loop_variable(name, span) {
@@ -196,25 +204,15 @@ impl Checker {
         alone.then(|| Span::new(span.file, start, start))
     }
 
+    fn modules_with(&self, name: &str) -> Vec<String> {
+        self.modules.all_of_library(name).map(str::to_owned).collect()
+    }
+
     /// Where a `use` can be added to the file of `env`, and its text.
     fn place_of_import(&self, env: &Env, import: &str) -> (Span, String) {
         let (file, tree) = (self.modules.file(env.module), self.modules.tree(env.module));
-        let last = tree
-            .items
-            .iter()
-            .filter(|item| matches!(item.kind, ItemKind::Use(_)))
-            .map(|item| item.span.end)
-            .max();
-        match last {
-            Some(end) => (Span { file, start: end, end }, format!("\n{import}")),
-            None => {
-                let text = &self.sources.file(file).text;
-                let head: usize =
-                    text.split_inclusive('\n').take_while(|line| line.starts_with("//!")).map(str::len).sum();
-                let blank = if text[head..].starts_with('\n') { 1 } else { 0 };
-                (Span::new(file, head + blank, head + blank), format!("{import}\n\n"))
-            }
-        }
+        let (at, text) = import_edit(&tree, &self.sources.file(file).text, import);
+        (Span { file, start: at, end: at }, text)
     }
 
     /// `torch.clamp`, `AutoModelForCausalLM.from_pretrained`; the built-in that it is here.
@@ -429,6 +427,20 @@ impl Checker {
     ) -> Option<String> {
         let whole = self.sources.text(span);
         (whole == format!("\"{text}\"") && fits(text)).then(|| text.to_owned())
+    }
+}
+
+/// Where `import`, a `use`, can be added to a file, and the text that is inserted there.
+pub(crate) fn import_edit(tree: &Module, text: &str, import: &str) -> (u32, String) {
+    let uses = tree.items.iter().filter(|item| matches!(item.kind, ItemKind::Use(_)));
+    match uses.map(|item| item.span.end).max() {
+        Some(end) => (end, format!("\n{import}")),
+        None => {
+            let head: usize =
+                text.split_inclusive('\n').take_while(|line| line.starts_with("//!")).map(str::len).sum();
+            let blank = if text[head..].starts_with('\n') { 1 } else { 0 };
+            ((head + blank) as u32, format!("{import}\n\n"))
+        }
     }
 }
 

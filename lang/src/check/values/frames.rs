@@ -48,6 +48,7 @@ impl Checker {
             diagnostic.primary.span = *argument;
             // An edit of the body is no way out for the caller.
             diagnostic.fix = None;
+            diagnostic.choices.clear();
         }
         diagnostic
     }

@@ -1,0 +1,115 @@
+//! Completion of values: what is built in and fits, then the names in scope, then what can be imported.
+
+use super::complete::{CandidateKind, List, standard_divergences};
+use super::context::CompletionContext;
+use super::outside;
+use super::surroundings::Surroundings;
+use crate::check::builtins::{DataName, GuardName, Kind, SupportName, TeacherName, WeightsName};
+use crate::check::index::{SymbolId, SymbolKind};
+use crate::check::vocabulary::{self, Takes};
+use crate::formula::StepNumber;
+
+/// What a guard reads.
+pub fn step_numbers(list: &mut List, context: &CompletionContext) {
+    for number in StepNumber::ALL {
+        list.add(number.name(), CandidateKind::Signal, "a number of the step", "", number.name(), 0);
+    }
+    for (name, detail) in [("step", "the steps that are done"), ("progress", "the share of them, 0 to 1")] {
+        list.add(name, CandidateKind::Signal, detail, "", name, 0);
+    }
+    let inside = |kind| matches!(kind, Kind::Guard(GuardName::Initial | GuardName::Recent));
+    list.builtins(|builtin| inside(builtin.kind), 1);
+    list.scope(context, Takes::Number);
+}
+
+pub fn values(list: &mut List, context: &CompletionContext, takes: Takes, around: &dyn Surroundings) {
+    match takes {
+        Takes::Words(words) => return list.words(words, CandidateKind::Word, 0),
+        Takes::Truth => {
+            list.add("true", CandidateKind::Word, "", "", "true", 0);
+            list.add("false", CandidateKind::Word, "", "", "false", 0);
+        }
+        Takes::Field => return outside::fields(list, context, around),
+        // A text is the author's.
+        Takes::Text | Takes::Texts | Takes::Range => return,
+        Takes::Dataset => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Dataset), 0),
+        Takes::Columns => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Columns), 0),
+        Takes::Adapter => {
+            return list.builtins(
+                |builtin| matches!(builtin.kind, Kind::Weights(WeightsName::Lora | WeightsName::Dora)),
+                0,
+            );
+        }
+        Takes::Layers => return list.add("all", CandidateKind::Word, "every layer", "", "all", 0),
+        Takes::Weights => {
+            list.words(vocabulary::WEIGHTS, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Weights(WeightsName::Layers), 0);
+        }
+        Takes::Secret => {
+            return list.builtins(|builtin| builtin.kind == Kind::Teacher(TeacherName::Environment), 0);
+        }
+        Takes::Metrics => {
+            list.words(vocabulary::METRICS, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::PassAt), 0);
+        }
+        Takes::Capability => {
+            list.words(vocabulary::CAPABILITIES, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Support(SupportName::TopK), 0);
+        }
+        Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
+        Takes::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
+        Takes::Support => {
+            list.words(vocabulary::FULL, CandidateKind::Word, 0);
+            return list.builtins(|builtin| matches!(builtin.kind, Kind::Support(_)), 0);
+        }
+        Takes::Rollout => list.builtins(|builtin| matches!(builtin.kind, Kind::Rollout(_)), 1),
+        Takes::Optimizer => return list.builtins(|builtin| matches!(builtin.kind, Kind::Optimizer(_)), 0),
+        Takes::Guards => return list.builtins(|builtin| guards(builtin.kind), 0),
+        Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Normalized), 0),
+        Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
+        Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
+        Takes::Model => list.builtins(|builtin| matches!(builtin.kind, Kind::Constructor(_)), 1),
+        Takes::Domains => {
+            list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0)
+        }
+        _ => {}
+    }
+    let signals = context.sees_signals();
+    if matches!(takes, Takes::Formula | Takes::Condition) {
+        list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
+        for id in standard_divergences(list.analysis).collect::<Vec<SymbolId>>() {
+            let name = list.analysis.index.symbol(id).name.clone();
+            list.symbol(&name, SymbolKind::Divergence, 2);
+        }
+    }
+    if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
+        list.signals(vocabulary::SIGNALS, 1);
+        if context.in_term() {
+            list.keyword("live", "marks the factor that learns", 1);
+        }
+    }
+    list.scope(context, takes);
+    outside::importable(list, context, takes, around);
+}
+
+fn guards(kind: Kind) -> bool {
+    matches!(kind, Kind::Guard(GuardName::Warn | GuardName::Stop | GuardName::LowerLr))
+}
+
+fn belongs_in_formula(kind: Kind) -> bool {
+    use Kind::*;
+    matches!(
+        kind,
+        Elementwise(_)
+            | Bucket
+            | Extreme(..)
+            | Clip
+            | Where
+            | Reduce(_)
+            | Statistic(_)
+            | Scan(_)
+            | Memory(_)
+            | Divergence(_)
+            | Measure(_)
+    )
+}

@@ -1,0 +1,97 @@
+//! What stands around a document, read from the disk when completion asks for it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use mopd_lang::ide::{FolderEntry, Library, Surroundings};
+
+use super::session::{Document, Session};
+use super::uri;
+use crate::host;
+
+/// Entries of a folder that are proposed; data sets of images have more.
+const ENTRIES_AT_MOST: usize = 1_000;
+/// The rows of a file whose fields are proposed, and how much of it is read for them.
+const ROWS: usize = 20;
+const BYTES: u64 = 1 << 20;
+
+pub struct Around<'a> {
+    session: &'a Session,
+    document: &'a Document,
+    /// None of a text that was never saved.
+    folder: Option<PathBuf>,
+}
+
+impl<'a> Around<'a> {
+    pub fn new(session: &'a Session, document: &'a Document) -> Around<'a> {
+        let folder = uri::to_path(&document.uri).map(|path| host::folder_of(&path));
+        Around { session, document, folder }
+    }
+}
+
+impl Surroundings for Around<'_> {
+    fn modules(&self) -> Vec<Rc<Library>> {
+        self.session.libraries(self.document)
+    }
+
+    fn entries(&self, folder: &str) -> Vec<FolderEntry> {
+        let Some(own) = &self.folder else { return Vec::new() };
+        let entries = fs::read_dir(own.join(folder)).into_iter().flatten().flatten();
+        let shown = entries.filter_map(|entry| {
+            let name = entry.file_name().to_str()?.to_owned();
+            // A link counts as what it leads to.
+            let is_folder = entry.path().is_dir();
+            (!name.starts_with('.') && !name.contains(['"', '\\'])).then_some(FolderEntry { name, is_folder })
+        });
+        shown.take(ENTRIES_AT_MOST).collect()
+    }
+
+    fn cached_models(&self) -> Vec<String> {
+        let Some(cache) = hub_cache() else { return Vec::new() };
+        let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+        let mut found: Vec<String> = entries
+            .filter(|entry| entry.path().join("snapshots").is_dir())
+            .filter_map(|entry| {
+                Some(entry.file_name().to_str()?.strip_prefix("models--")?.replacen("--", "/", 1))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn fields(&self, path: &str) -> Vec<String> {
+        let Some(file) = self.folder.as_ref().map(|own| own.join(path)) else { return Vec::new() };
+        // A pipe would be waited for.
+        if !file.is_file() {
+            return Vec::new();
+        }
+        let Ok(file) = fs::File::open(file) else { return Vec::new() };
+        let rows = BufReader::new(file.take(BYTES)).lines().take(ROWS);
+        let mut fields = BTreeSet::new();
+        for row in rows.map_while(Result::ok) {
+            if let Ok(serde_json::Value::Object(row)) = serde_json::from_str(&row) {
+                fields.extend(row.into_iter().map(|(field, _)| field));
+            }
+        }
+        // A field with another name is reached by `columns(...)`.
+        let is_name = |field: &String| {
+            field.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+                && field.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        };
+        fields.into_iter().filter(is_name).collect()
+    }
+}
+
+/// Where models of the hub lie, as the worker finds them.
+fn hub_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).or_else(|| {
+        let home = folder("HF_HOME")
+            .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+            .or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))?;
+        Some(home.join("hub"))
+    })
+}
