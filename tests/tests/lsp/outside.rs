@@ -53,7 +53,10 @@ fn files_and_fields_are_read_from_the_folder_of_the_file() {
     assert_eq!(labels(&fields), ["demonstration", "level", "prompt"]);
     let folder = half.replace("\"data/\"", "\"\"");
     workspace.replace("a.mopd", 3, &folder);
-    assert_eq!(labels(&completed(&mut workspace, "a.mopd", &folder, "prompts = \"")), ["cache/", "data/"]);
+    let found = completed(&mut workspace, "a.mopd", &folder, "prompts = \"");
+    // The server may have made its cache beside them by now.
+    let entries: Vec<&str> = labels(&found).into_iter().filter(|entry| *entry != "cache/").collect();
+    assert_eq!(entries, ["data/"]);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{Expr, Item, ItemKind, Module, Name};
 
-use crate::check::Checker;
 use crate::check::incremental::cache;
 use crate::check::names::index::ValueInfo;
 use crate::check::values::value::Value;
@@ -226,4 +225,16 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
     }
 }
 
-impl Checker {}
+/// Where `import`, a `use`, can be added to a file, and the text that is inserted there.
+pub(crate) fn import_edit(tree: &Module, text: &str, import: &str) -> (u32, String) {
+    let uses = tree.items.iter().filter(|item| matches!(item.kind, ItemKind::Use(_)));
+    match uses.map(|item| item.span.end).max() {
+        Some(end) => (end, format!("\n{import}")),
+        None => {
+            let head: usize =
+                text.split_inclusive('\n').take_while(|line| line.starts_with("//!")).map(str::len).sum();
+            let blank = usize::from(head > 0 && text[head..].starts_with('\n'));
+            ((head + blank) as u32, format!("{import}\n\n"))
+        }
+    }
+}

@@ -4,7 +4,7 @@
 
 use crate::diag::{Code, Diagnostic, nearest, same_letters};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, ItemKind, Module, Name};
+use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, ItemKind, Name};
 
 use crate::check::Checker;
 use crate::check::builtins;
@@ -12,6 +12,7 @@ use crate::check::builtins::vocabulary::{self, Key};
 use crate::check::builtins::{Builtin, Kind};
 use crate::check::names::foreign::{self, Setting, Spelling};
 use crate::check::names::items::callable;
+use crate::check::names::modules::import_edit;
 use crate::check::values::evaluate::{Context, Env};
 use crate::check::values::value::Value;
 
@@ -427,20 +428,6 @@ impl Checker {
     ) -> Option<String> {
         let whole = self.sources.text(span);
         (whole == format!("\"{text}\"") && fits(text)).then(|| text.to_owned())
-    }
-}
-
-/// Where `import`, a `use`, can be added to a file, and the text that is inserted there.
-pub(crate) fn import_edit(tree: &Module, text: &str, import: &str) -> (u32, String) {
-    let uses = tree.items.iter().filter(|item| matches!(item.kind, ItemKind::Use(_)));
-    match uses.map(|item| item.span.end).max() {
-        Some(end) => (end, format!("\n{import}")),
-        None => {
-            let head: usize =
-                text.split_inclusive('\n').take_while(|line| line.starts_with("//!")).map(str::len).sum();
-            let blank = if text[head..].starts_with('\n') { 1 } else { 0 };
-            ((head + blank) as u32, format!("{import}\n\n"))
-        }
     }
 }
 
