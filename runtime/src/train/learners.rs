@@ -135,6 +135,10 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
                     let trainer = &learners.0[learner];
                     let numbers = || trainer.trained.numbers(&trainer.model);
                     let last_good = (!finite).then(|| trainer.stage.start.with_values(numbers()));
+                    let error = match trainer.stage.turn.name {
+                        Some(turn) => error.behind(&format!("`step {turn}`: ")),
+                        None => error,
+                    };
                     return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
                 }
             }

@@ -94,6 +94,19 @@ fn a_run_that_was_stopped_ends_with_the_same_bits() {
     assert!(bench.student("out") == lead && follower(&bench, "out") == follow);
 }
 
+/// Of two models that learn, the one whose numbers overflow is named by the step that updates it.
+#[test]
+fn a_model_that_diverges_is_told_from_the_other() {
+    let bench = bench(6);
+    bench.edit("tiny.mopd", "updates = follower,", "updates = follower, lr = 1e38,");
+    let said = bench.fails(&[]);
+    assert_says(&said, &["`step follow`: the log-probability of the token taken, of the student", "step 3"]);
+    assert_says(&said, &["is not finite for the domain `copy`", ".last-good"]);
+    bench.edit("tiny.mopd", "updates = follower, lr = 1e38,", "updates = follower,");
+    bench.edit("tiny.mopd", "updates = lead,", "updates = lead, lr = 1e38,");
+    assert_says(&bench.fails(&[]), &["`step teach`: the model's logits are not finite while sampling"]);
+}
+
 /// Two students cost two students' weights, gradients and moments.
 #[test]
 fn a_plan_says_what_both_cost() {
