@@ -219,6 +219,41 @@ fn functions_of_numbers_are_those_of_the_table() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
+/// The words of the book's colours are the compiler's; `MOPD_UPDATE=1` writes them anew.
+#[test]
+fn the_colours_of_the_book_are_of_the_words_of_the_compiler() {
+    let file = "book/mopd-colours.js";
+    let pest = read("lang/grammar.pest");
+    let literals = ["true", "false"];
+    let keywords: BTreeSet<&str> =
+        ITEMS.iter().copied().chain(RESERVED.iter().copied()).chain(rule_words(&pest, "kw_")).collect();
+    let known: BTreeSet<&str> = builtins::names()
+        .chain(losses())
+        .chain(fixed_words())
+        .chain(names(vocabulary::AXES))
+        .chain(names(vocabulary::TYPES))
+        .chain(signals(vocabulary::SIGNALS))
+        .chain(signals(vocabulary::PARTS))
+        .filter(|word| !keywords.contains(word))
+        .collect();
+    // highlight.js splits at single spaces.
+    let list = |class: &str, words: Vec<&str>| {
+        let lines: Vec<String> =
+            words.chunks(10).map(|words| format!("      \"{}\"", words.join(" "))).collect();
+        format!("    {class}:\n{},\n", lines.join(" + \" \" +\n"))
+    };
+    let lists = [
+        list("keyword", keywords.into_iter().filter(|word| !literals.contains(word)).collect()),
+        list("literal", literals.to_vec()),
+        list("built_in", known.into_iter().filter(|word| !literals.contains(word)).collect()),
+    ];
+    let begins = |line: &str| line.trim_start().starts_with("// The compiler's words");
+    let (page, made) = replaced(file, begins, |line| line.trim() == "// end", &lists.concat());
+    let made = mopd_tests::Generated { text: made, names: Vec::new(), faults: Vec::new() };
+    let faults = mopd_tests::settle(&mopd_tests::root().join(file), &page, &made);
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
 /// What `live` stands before.
 fn losses() -> impl Iterator<Item = &'static str> {
     builtins::losses().iter().map(|loss| loss.name)
