@@ -68,7 +68,7 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Stat
         ));
     }
     output::result(&format!("results in {}{}\n", folder.display(), what_is_there(folder, &runs)));
-    output::result(&format!("finished stages are taken from {STORE}; none is computed twice\n"));
+    output::result(&format!("finished stages are taken from {STORE}; `mopd plan --why` says which\n"));
     let libtorch = libtorch.map_or_else(String::new, |it| format!(", libtorch {}", it.folder.display()));
     output::result(&format!("worker {}{libtorch}\n", worker.display()));
     Ok(Status::Good)

@@ -90,8 +90,10 @@ impl Predicted {
                     }
                     Ok(None) => short += 1,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
-                    // What is wrong with the stage it says best itself, with its name and its step.
-                    Err(Error::Failed(_)) => {}
+                    // The stage will say it again, with its step, if it fails for the same reason.
+                    Err(Error::Failed(failure)) => {
+                        control.warn(format!("the trial of `{}` failed: {}", model.name, failure.message));
+                    }
                 }
             }
             if let Some(prediction) = stages.get(&id) {

@@ -120,6 +120,21 @@ fn a_student_that_stopped_changing_is_said_once() {
     assert_says(&said, &["warning: `start`, step 20: no weight", "raise `lr`"]);
 }
 
+/// What is wrong with the last stage is known before the first one is trained.
+#[test]
+fn a_trial_that_fails_is_said_before_the_first_stage() {
+    let bench = Bench::new();
+    let objective = "objective endless {
+  term t = live kl(student || teacher) * log(reward - 1)
+  reduce = mean(token) then mean(sequence)
+}";
+    bench.write("tiny.mopd", &super::source(objective, "endless"));
+    let said = bench.fails(&["--predict", "full"]);
+    let trial = said.find("warning: the trial of `student` failed: the term `t` is not finite").expect(&said);
+    assert!(trial < said.find("start: finished").expect("it is said"), "{said}");
+    assert!(trial < said.find("error[non-finite]: the term `t` is not finite").expect(&said), "{said}");
+}
+
 /// What a plan would do, and why, a line for each stage.
 fn why(bench: &Bench) -> String {
     let mut command = Command::new(mopd_tests::mopd());
