@@ -1,14 +1,18 @@
-//! What can be found out before anything is trained, beside what reading finds: whether those who judge
-//! answer, each asked once. Otherwise a reward that can't be asked is known after the first rollouts, or,
-//! where only a table asks it, at the end of the run.
+//! What can be found out before anything is trained, beside what reading finds: whether rewards and
+//! environments answer, each asked once. Otherwise one that doesn't is known after the first rollouts of its
+//! stage, or, where only a table asks it, at the end of the run.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Stage};
+use mopd_compiler::plan::producers::Producer;
+use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Stage, Train};
+use serde_json::{Map, Value};
 
 use super::{DomainData, Places, load, programs, turns};
 use crate::control::Control;
 use crate::data::{self, Dataset, overlap};
+use crate::environment::{Environment, Episode, Start};
 use crate::failure::{Error, Result};
 use crate::reward::RewardInput;
 use crate::tokenizer::Pretrained;
@@ -31,8 +35,44 @@ pub fn ask(data: &DomainData, control: &Control) -> Result<()> {
     asked.map(|_| ()).map_err(|error| Error::from(error).at(data.origin))
 }
 
-/// Reads everything of a plan but its models, and asks its verifiers. Hands over everything that can't be
-/// used, in the plan's order, as it is found.
+/// The first row that a domain trains on.
+pub struct FirstRow {
+    domain: String,
+    prompt: String,
+    record: Map<String, Value>,
+}
+
+impl FirstRow {
+    pub fn of(data: &DomainData) -> Option<FirstRow> {
+        let dataset = &data.train.as_ref()?.dataset;
+        Some(FirstRow {
+            domain: data.name.clone(),
+            prompt: dataset.prompt(0).to_owned(),
+            record: dataset.object(0),
+        })
+    }
+}
+
+/// Begins an episode in each environment of a stage, about the first row of each domain that it trains on,
+/// and plays none: an action would need a model. `rows` has one for each domain of the plan.
+pub fn begin<O>(train: &Train<O>, base: &Path, rows: &[Option<FirstRow>], control: &Control) -> Result<()> {
+    for turns in train.producers().flat_map(Producer::environments) {
+        let environment = Environment::new(&turns.environment, turns.time_limit_seconds, base)?;
+        let mut episodes: Vec<Episode> = Vec::new();
+        for row in train.mixture.iter().filter_map(|share| rows[share.domain.0 as usize].as_ref()) {
+            let (domain, prompt, record) = (&row.domain, &row.prompt, &row.record);
+            episodes.push(Episode::new(Start { seed: 0, domain, prompt, record }));
+        }
+        let answered = environment.answer(&mut episodes, control);
+        environment.take_warnings().into_iter().for_each(|warning| control.warn(warning));
+        answered?;
+        environment.end(&episodes);
+    }
+    Ok(())
+}
+
+/// Reads everything of a plan but its models, and asks its verifiers and environments. Hands over everything
+/// that can't be used, in the plan's order, as it is found.
 pub fn look(
     plan: &Plan,
     stages: &[ModelId],
@@ -40,8 +80,10 @@ pub fn look(
     control: &Control,
     mut found: impl FnMut(Error),
 ) -> Result<()> {
+    let mut rows = Vec::new();
     for (domain, id) in plan.experiment.domains.iter().zip(0..) {
         control.check()?;
+        rows.push(None);
         let read = load(plan, DomainId(id), domain, stages, places).map_err(|error| error.at(domain.origin));
         let checked = read.and_then(|data| {
             for train in data.train.iter().chain(turns(&data)) {
@@ -51,6 +93,7 @@ pub fn look(
                         .for_each(|overlap| control.warn(overlap.to_string()));
                 }
             }
+            rows[id as usize] = FirstRow::of(&data);
             ask(&data, control)
         });
         match checked {
@@ -69,8 +112,11 @@ pub fn look(
             found(Error::from(error).at(model.origin));
         }
         for train in model.stage.trains() {
-            if let Err(error) = programs(train, places.base) {
-                found(error.at(model.origin));
+            let programs = programs(train, places.base);
+            match programs.and_then(|_| begin(train, places.base, &rows, control)) {
+                Ok(()) => {}
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(error) => found(error.at(model.origin)),
             }
         }
     }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
-use mopd_compiler::plan::{DomainId, Plan, SCHEMA};
+use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA};
 
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::prepare::Places;
-use crate::prepare::preflight::look;
+use crate::prepare::preflight::{FirstRow, ask, begin, look};
+use crate::prepare::{DomainData, Places};
 use crate::store::Store;
 
 pub(super) fn check_schema(plan: &Plan) -> Result<()> {
@@ -21,8 +21,33 @@ pub(super) fn check_schema(plan: &Plan) -> Result<()> {
     Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"))
 }
 
+/// Asks once who will be asked by tasks that are waited for: verifiers of domains, environments of stages.
+pub(super) fn ask_all(
+    plan: &Plan,
+    (tasks, domains): (&[Task], &[DomainData]),
+    base: &Path,
+    waiting: impl Fn(usize) -> bool,
+    control: &Control,
+) -> Result<()> {
+    for domain in judged(plan, tasks, &waiting) {
+        ask(&domains[domain.0 as usize], control)?;
+    }
+    let rows: Vec<Option<FirstRow>> = domains.iter().map(FirstRow::of).collect();
+    let stages = tasks.iter().enumerate().filter_map(|(index, task)| match task.work {
+        Work::Stage(id) => waiting(index).then_some(id),
+        Work::Evaluate { .. } => None,
+    });
+    for id in stages.collect::<BTreeSet<ModelId>>() {
+        let model = plan.experiment.model(id);
+        for train in model.stage.trains() {
+            begin(train, base, &rows, control).map_err(|error| error.at(model.origin))?;
+        }
+    }
+    Ok(())
+}
+
 /// The domains whose verifiers are asked by tasks that are waited for.
-pub(super) fn judged(plan: &Plan, tasks: &[Task], waiting: impl Fn(usize) -> bool) -> BTreeSet<DomainId> {
+fn judged(plan: &Plan, tasks: &[Task], waiting: impl Fn(usize) -> bool) -> BTreeSet<DomainId> {
     let mut judged = BTreeSet::new();
     for (_, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         match &task.work {

@@ -26,7 +26,6 @@ use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::device::{kind, name};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
-use crate::prepare::preflight::ask;
 use crate::prepare::{DomainData, Form, Places, forms, prepare, programs};
 use crate::report::Record;
 use crate::report::answers::PromptAnswers;
@@ -205,9 +204,7 @@ pub fn run(
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
-    for domain in preflight::judged(plan, tasks, waiting) {
-        ask(&domains[domain.0 as usize], control)?;
-    }
+    preflight::ask_all(plan, (tasks, domains), Path::new(&job.base), waiting, control)?;
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();

@@ -5,6 +5,7 @@ use std::fs;
 use mopd_tests::root;
 use serde_json::Value;
 
+use super::signals::mopd;
 use super::{Bench, assert_says, text};
 
 /// The example of the book, short: a table of letters that nobody knows without asking.
@@ -91,6 +92,18 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
         &bench.fails(&[]),
         &["the environment `python3 lookup/environment.py` ended (exit status 1)", "no such room", "expert"],
     );
+    // It begins an episode before anything is trained, and without a run.
+    assert_says(&bench.fails(&[]), &["no stage was finished"]);
+    let check = || {
+        let output = mopd(&bench, &["check", "--files", "tiny.mopd"]).output().expect("mopd starts");
+        (output.status.code(), text(&output))
+    };
+    let (status, said) = check();
+    assert_eq!(status, Some(1), "{said}");
+    assert_says(&said, &["error[environment]", "no such room", "model expert"]);
+    program("for line in sys.stdin: print('{\"id\": 0}' if 'end' not in line else '', flush=True)");
+    let (status, said) = check();
+    assert_eq!(status, Some(0), "{said}");
     program("time.sleep(60)");
     assert_says(&bench.fails(&[]), &["no reply within its time limit of 2 s", "raise `time_limit`"]);
     program("for line in sys.stdin: print('hello', flush=True)");
