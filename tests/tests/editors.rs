@@ -190,6 +190,12 @@ fn replaced(
     (page, made)
 }
 
+/// What is wrong with a page beside what it should be.
+fn settled(file: &str, (page, made): (String, String)) -> Vec<String> {
+    let made = mopd_tests::Generated { text: made, names: Vec::new(), faults: Vec::new() };
+    mopd_tests::settle(&mopd_tests::root().join(file), &page, &made)
+}
+
 /// The lists of functions of numbers are the compiler's; `MOPD_UPDATE=1` writes them anew.
 #[test]
 fn functions_of_numbers_are_those_of_the_table() {
@@ -207,10 +213,7 @@ fn functions_of_numbers_are_those_of_the_table() {
     );
     let (textmate, tree_sitter) = (Grammar::textmate().file, Grammar::tree_sitter().file);
     let mut faults = Vec::new();
-    let mut settle = |file: &str, (page, made): (String, String)| {
-        let made = mopd_tests::Generated { text: made, names: Vec::new(), faults: Vec::new() };
-        faults.extend(mopd_tests::settle(&mopd_tests::root().join(file), &page, &made));
-    };
+    let mut settle = |file: &str, lists: (String, String)| faults.extend(settled(file, lists));
     let name = |line: &str| line.trim() == "\"name\": \"support.function.mopd\",";
     settle(textmate, replaced(textmate, name, |line| line.trim() == "},", &pattern));
     settle(tree_sitter, replaced(tree_sitter, heading("; elementwise"), comment, &quoted(&elementwise)));
@@ -219,38 +222,29 @@ fn functions_of_numbers_are_those_of_the_table() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// The words of the book's colours are the compiler's; `MOPD_UPDATE=1` writes them anew.
+/// The words that the book highlights are the compiler's; `MOPD_UPDATE=1` writes them anew.
 #[test]
-fn the_colours_of_the_book_are_of_the_words_of_the_compiler() {
-    let file = "book/mopd-colours.js";
+fn the_words_that_the_book_highlights_are_those_of_the_compiler() {
+    let file = "book/mopd-highlight.js";
     let pest = read("lang/grammar.pest");
-    let literals = ["true", "false"];
-    let keywords: BTreeSet<&str> =
-        ITEMS.iter().copied().chain(RESERVED.iter().copied()).chain(rule_words(&pest, "kw_")).collect();
-    let known: BTreeSet<&str> = builtins::names()
-        .chain(losses())
-        .chain(fixed_words())
-        .chain(names(vocabulary::AXES))
-        .chain(names(vocabulary::TYPES))
-        .chain(signals(vocabulary::SIGNALS))
-        .chain(signals(vocabulary::PARTS))
-        .filter(|word| !keywords.contains(word))
-        .collect();
+    let literals = BTreeSet::from(["false", "true"]);
+    let mut keywords: BTreeSet<&str> = ITEMS.iter().chain(RESERVED).copied().collect();
+    keywords.extend(rule_words(&pest, "kw_"));
+    keywords.retain(|word| !literals.contains(word));
+    let mut known: BTreeSet<&str> = builtins::names().chain(losses()).chain(fixed_words()).collect();
+    known.extend(names(vocabulary::AXES).chain(names(vocabulary::TYPES)));
+    known.extend(signals(vocabulary::SIGNALS).chain(signals(vocabulary::PARTS)));
+    known.retain(|word| !literals.contains(word) && !keywords.contains(word));
     // highlight.js splits at single spaces.
-    let list = |class: &str, words: Vec<&str>| {
+    let list = |class: &str, words: BTreeSet<&str>| {
+        let words: Vec<&str> = words.into_iter().collect();
         let lines: Vec<String> =
             words.chunks(10).map(|words| format!("      \"{}\"", words.join(" "))).collect();
         format!("    {class}:\n{},\n", lines.join(" + \" \" +\n"))
     };
-    let lists = [
-        list("keyword", keywords.into_iter().filter(|word| !literals.contains(word)).collect()),
-        list("literal", literals.to_vec()),
-        list("built_in", known.into_iter().filter(|word| !literals.contains(word)).collect()),
-    ];
+    let lists = [list("keyword", keywords), list("literal", literals), list("built_in", known)].concat();
     let begins = |line: &str| line.trim_start().starts_with("// The compiler's words");
-    let (page, made) = replaced(file, begins, |line| line.trim() == "// end", &lists.concat());
-    let made = mopd_tests::Generated { text: made, names: Vec::new(), faults: Vec::new() };
-    let faults = mopd_tests::settle(&mopd_tests::root().join(file), &page, &made);
+    let faults = settled(file, replaced(file, begins, |line| line.trim() == "// end", &lists));
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 

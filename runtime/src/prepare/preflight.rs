@@ -53,16 +53,30 @@ impl FirstRow {
     }
 }
 
+/// Environments that have begun an episode about a domain, by their commands.
+pub type Begun<'a> = BTreeSet<(&'a str, DomainId)>;
+
 /// Begins an episode in each environment of a stage, about the first row of each domain that it trains on,
 /// and plays none: an action would need a model. `rows` has one for each domain of the plan.
-pub fn begin<O>(train: &Train<O>, base: &Path, rows: &[Option<FirstRow>], control: &Control) -> Result<()> {
+pub fn begin<'a, O>(
+    train: &'a Train<O>,
+    base: &Path,
+    rows: &[Option<FirstRow>],
+    begun: &mut Begun<'a>,
+    control: &Control,
+) -> Result<()> {
     for turns in train.producers().flat_map(Producer::environments) {
-        let environment = Environment::new(&turns.environment, turns.time_limit_seconds, base)?;
+        let domains = train.mixture.iter().map(|share| share.domain);
+        let domains = domains.filter(|domain| begun.insert((&turns.environment, *domain)));
         let mut episodes: Vec<Episode> = Vec::new();
-        for row in train.mixture.iter().filter_map(|share| rows[share.domain.0 as usize].as_ref()) {
+        for row in domains.filter_map(|domain| rows[domain.0 as usize].as_ref()) {
             let (domain, prompt, record) = (&row.domain, &row.prompt, &row.record);
             episodes.push(Episode::new(Start { seed: 0, domain, prompt, record }));
         }
+        if episodes.is_empty() {
+            continue;
+        }
+        let environment = Environment::new(&turns.environment, turns.time_limit_seconds, base)?;
         let answered = environment.answer(&mut episodes, control);
         environment.take_warnings().into_iter().for_each(|warning| control.warn(warning));
         answered?;
@@ -103,6 +117,7 @@ pub fn look(
         }
     }
     let mut named: BTreeSet<&str> = BTreeSet::new();
+    let mut begun = Begun::new();
     for model in &plan.experiment.models {
         if let Stage::Initialise(architecture) = &model.stage
             && let plan::Tokenizer::File(path) = &architecture.tokenizer
@@ -113,7 +128,7 @@ pub fn look(
         }
         for train in model.stage.trains() {
             let programs = programs(train, places.base);
-            match programs.and_then(|_| begin(train, places.base, &rows, control)) {
+            match programs.and_then(|_| begin(train, places.base, &rows, &mut begun, control)) {
                 Ok(()) => {}
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => found(error.at(model.origin)),

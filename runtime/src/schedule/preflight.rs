@@ -9,7 +9,7 @@ use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA};
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::prepare::preflight::{FirstRow, ask, begin, look};
+use crate::prepare::preflight::{Begun, FirstRow, ask, begin, look};
 use crate::prepare::{DomainData, Places};
 use crate::store::Store;
 
@@ -37,10 +37,11 @@ pub(super) fn ask_all(
         Work::Stage(id) => waiting(index).then_some(id),
         Work::Evaluate { .. } => None,
     });
+    let mut begun = Begun::new();
     for id in stages.collect::<BTreeSet<ModelId>>() {
         let model = plan.experiment.model(id);
         for train in model.stage.trains() {
-            begin(train, base, &rows, control).map_err(|error| error.at(model.origin))?;
+            begin(train, base, &rows, &mut begun, control).map_err(|error| error.at(model.origin))?;
         }
     }
     Ok(())

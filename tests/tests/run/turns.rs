@@ -101,9 +101,11 @@ fn an_environment_that_fails_is_named_with_what_it_said() {
     let (status, said) = check();
     assert_eq!(status, Some(1), "{said}");
     assert_says(&said, &["error[environment]", "no such room", "model expert"]);
-    program("for line in sys.stdin: print('{\"id\": 0}' if 'end' not in line else '', flush=True)");
+    // Both stages play in it; it is started once.
+    program("open('starts', 'a').write('.')\nfor line in sys.stdin: print('{\"id\": 0}', flush=True)");
     let (status, said) = check();
     assert_eq!(status, Some(0), "{said}");
+    assert_eq!(fs::read_to_string(bench.path("starts")).expect("it was started"), ".");
     program("time.sleep(60)");
     assert_says(&bench.fails(&[]), &["no reply within its time limit of 2 s", "raise `time_limit`"]);
     program("for line in sys.stdin: print('hello', flush=True)");

@@ -1,4 +1,4 @@
-// Colours for `mopd` in the code blocks of the book, with the highlight.js that mdbook brings.
+// Syntax highlighting of `mopd` in the code blocks of the book, by the highlight.js that mdbook brings.
 "use strict";
 
 hljs.registerLanguage("mopd", () => ({
@@ -10,7 +10,7 @@ hljs.registerLanguage("mopd", () => ({
       "param pub reward rollout route schedule stage state step sweep" + " " +
       "teacher template term then trains use where",
     literal:
-      "true false",
+      "false true",
     built_in:
       "abs accepted adamw agreement all alternate any attention available average" + " " +
       "balance batch bce best bfloat16 blend block bool bradley_terry bucket" + " " +
@@ -53,5 +53,5 @@ hljs.registerLanguage("mopd", () => ({
   ],
 }));
 
-// The page was coloured before this language was known.
+// The page was highlighted before this language was known.
 document.querySelectorAll("code.language-mopd").forEach((block) => hljs.highlightBlock(block));
