@@ -6,6 +6,7 @@
 //!   gets one from the place of its tensors, so that numbers of a GPU can't come here by mistake.
 //! - [`tensor`] (feature `tch`) lends a tensor's memory as slices. Without the feature nothing here knows
 //!   libtorch.
+//! - [`accelerator`] (feature `tch`) asks libtorch about a GPU.
 //! - [`symbols`] finds functions of libraries that are loaded already: matrix products and threads of
 //!   libtorch.
 //! - [`os`] asks the operating system for what the standard library has no function for.
@@ -25,6 +26,8 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[cfg(feature = "tch")]
+pub mod accelerator;
 pub mod adamw;
 pub mod causal_attention;
 pub mod decode;

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use crate::Cpu;
 use crate::gemm::{Grid, multiply_into};
 use crate::symbols::bf16_gemm;
 
@@ -222,7 +223,7 @@ fn factors<'a>(a: &'a Tensor, b: &'a Tensor) -> Option<[Lent<'a>; 2]> {
 /// `a b`, `[rows, inner]` times `[inner, columns]`, in f32, whatever precision both are in. Either may be a
 /// transposed view. libtorch's own operator rounds the product of bf16 matrices to bf16: of logits, two or
 /// three digits would be left.
-pub fn multiply(a: &Tensor, b: &Tensor) -> Tensor {
+pub fn multiply(_: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
     let _guard = no_grad_guard();
     let Some([left, right]) = factors(a, b) else {
         return a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
@@ -233,7 +234,7 @@ pub fn multiply(a: &Tensor, b: &Tensor) -> Tensor {
 }
 
 /// Adds `a b` to `sum`, which is in f32 and contiguous.
-pub fn add_product(sum: &mut Tensor, a: &Tensor, b: &Tensor) {
+pub fn add_product(_: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
     let _guard = no_grad_guard();
     match factors(a, b) {
         Some([left, right]) => {
@@ -287,6 +288,7 @@ mod tests {
             (numbers * 0.37).sin().view([rows, columns]).to_kind(Kind::BFloat16)
         };
         let (rows, columns, inner) = (5, 70, 33);
+        let cpu = Cpu::new(1);
         let a = [
             matrix(rows, inner, 1),
             matrix(inner, rows, 1).tr(),
@@ -297,18 +299,18 @@ mod tests {
             for b in &b {
                 assert!(lend(a).is_some() && lend(b).is_some());
                 let exact = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
-                let product = multiply(a, b);
+                let product = multiply(cpu, a, b);
                 assert_eq!(product.kind(), Kind::Float);
                 let far = |sum: &Tensor, exact: &Tensor| (sum - exact).abs().max().double_value(&[]);
                 assert!(far(&product, &exact) < 1e-5, "{}", far(&product, &exact));
                 let mut sum = product;
-                add_product(&mut sum, a, b);
+                add_product(cpu, &mut sum, a, b);
                 assert!(far(&sum, &(exact * 2.0)) < 2e-5);
             }
         }
         // Nothing to read, and other kinds.
-        assert_eq!(multiply(&a[0].narrow(0, 0, 0), &b[0]).size(), [0, columns]);
+        assert_eq!(multiply(cpu, &a[0].narrow(0, 0, 0), &b[0]).size(), [0, columns]);
         let single = a[0].to_kind(Kind::Float);
-        assert!(multiply(&single, &b[0]).equal(&single.mm(&b[0].to_kind(Kind::Float))));
+        assert!(multiply(cpu, &single, &b[0]).equal(&single.mm(&b[0].to_kind(Kind::Float))));
     }
 }

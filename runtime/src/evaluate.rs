@@ -1,10 +1,11 @@
 //! How well a model does on held-out prompts: for a table, or for a stage that goes by it.
 
 use mopd_compiler::plan::{Evaluation, Sampling};
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, Form, tested};
 use crate::random::{Key, Purpose, stream_of};
@@ -64,10 +65,10 @@ pub fn evaluate(
     domain: &DomainData,
     evaluation: &Evaluation,
     seed: u64,
-    (device, kind, budget): (Device, Kind, Budget),
+    (place, kind, budget): (Place, Kind, Budget),
     control: &Control,
 ) -> Result<Vec<PromptAnswers>> {
-    let decoder = Decoder::frozen(weights, device, kind);
+    let decoder = Decoder::frozen(weights, place, kind);
     let key = Key::new(seed, stream_of(&tested(domain)?.dataset.hash), Purpose::Evaluate, 0);
     answers(&decoder, domain, evaluation, (key, budget), control)
 }

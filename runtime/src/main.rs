@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versions};
-use mopd_kernels::os::{disable_trim, trim_heap};
+use mopd_kernels::os::disable_trim;
 use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
-use mopd_runtime::machine::memory::peak_memory;
+use mopd_runtime::machine::memory::{give_back, peak_memory};
 use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::Progress;
@@ -157,7 +157,7 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
             handled.take().unwrap_or(Ok(()))?;
             work(&job?, &cuda, Some(&cache), control, progress)
         });
-        trim_heap();
+        give_back();
     }
     ExitCode::SUCCESS
 }
@@ -226,7 +226,7 @@ fn work(
 ) -> Result<bool> {
     // It may have been stopped before it began.
     control.check()?;
-    let device = match job {
+    let place = match job {
         Job::Run(job) | Job::Predict(job) | Job::Why(job) => cuda.wanted(job.plan.experiment.device)?,
         Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
         Job::Files(_)
@@ -236,7 +236,7 @@ fn work(
         | Job::Compare(_)
         | Job::Differences(_)
         | Job::Delta(_)
-        | Job::Bench(_) => cuda.device(),
+        | Job::Bench(_) => cuda.place(),
     };
     tch::set_num_threads(1);
     let versions = Versions {
@@ -244,23 +244,23 @@ fn work(
         libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned(),
     };
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-    control.emit(&Event::Ready { versions: versions.clone(), device: device::name(device), threads });
+    control.emit(&Event::Ready { versions: versions.clone(), device: place.name(), threads });
     if let Some(warning) = cuda.warning() {
         control.warn(warning);
     }
     match job {
         Job::Probe => return Ok(false),
-        Job::Sample(job) => sample::sample(job, device, control)?,
+        Job::Sample(job) => sample::sample(job, place, control)?,
         Job::Read(job) => read::read(job, control)?,
         Job::Compare(job) => read::compare(job, control)?,
         Job::Differences(job) => read::differences(job, control)?,
         Job::Delta(job) => delta::delta(job, control)?,
         Job::Files(job) => schedule::files(job, control)?,
-        Job::Predict(job) => schedule::predict(job, device, control)?,
-        Job::Why(job) => schedule::why(job, &versions, device, control)?,
-        Job::Bench(job) => bench::divergence::bench(job, device, control)?,
-        Job::Floor(job) => bench::floor::floor(job, device, control)?,
-        Job::Run(job) => schedule::run(job, &versions, device, cache, control, progress)?,
+        Job::Predict(job) => schedule::predict(job, place, control)?,
+        Job::Why(job) => schedule::why(job, &versions, place, control)?,
+        Job::Bench(job) => bench::divergence::bench(job, place, control)?,
+        Job::Floor(job) => bench::floor::floor(job, place, control)?,
+        Job::Run(job) => schedule::run(job, &versions, place, cache, control, progress)?,
     }
     Ok(true)
 }

@@ -6,11 +6,12 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::{Graph, LiveId};
 use mopd_compiler::plan::events::{BenchDivergence, BenchJob, Event, FailureKind, Measure};
 use mopd_compiler::plan::{Axis, Divergence, DivergenceKind, Function, Mass, Role, Summand, Support};
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::memory::{peak_since_reset, reset_peak_memory};
+use crate::machine::place::Place;
 use crate::train::vocabulary::{Logits, Parameters, Primitive, Vocabulary};
 
 /// Entries of a truncated support.
@@ -18,12 +19,12 @@ const K: u32 = 64;
 const BETA: f64 = 0.5;
 
 /// Measures on one thread. Emits one event.
-pub fn bench(job: &BenchJob, device: Device, control: &Control) -> Result<()> {
+pub fn bench(job: &BenchJob, place: Place, control: &Control) -> Result<()> {
     if job.tokens == 0 || job.vocabulary <= K || job.width == Some(0) {
         let message = format!("a bench needs a token, a width of 1 and a vocabulary of {} at least", K + 1);
         return Err(Error::new(FailureKind::Runtime, message));
     }
-    let inputs = BenchInputs::new(job, device);
+    let inputs = BenchInputs::new(job, place);
     match job.measure {
         Measure::Memory { plain } => {
             let before = reset_peak_memory();
@@ -71,6 +72,7 @@ pub fn bench(job: &BenchJob, device: Device, control: &Control) -> Result<()> {
 /// Given logits, or hidden states with their matrices.
 struct BenchInputs<'a> {
     job: &'a BenchJob,
+    place: Place,
     /// Logits or hidden states, a row a token.
     student: Tensor,
     teacher: Tensor,
@@ -88,13 +90,13 @@ struct Outcome {
 }
 
 impl BenchInputs<'_> {
-    fn new(job: &BenchJob, device: Device) -> BenchInputs<'_> {
+    fn new(job: &BenchJob, place: Place) -> BenchInputs<'_> {
         let _guard = no_grad_guard();
         tch::manual_seed(1);
         let (tokens, vocabulary) = (i64::from(job.tokens), i64::from(job.vocabulary));
         // Filled in place: nothing of how they were made stays in the process's memory.
         let random = |shape: [i64; 2], deviation: f64| {
-            Tensor::empty(shape, (Kind::Float, device)).normal_(0.0, deviation)
+            Tensor::empty(shape, (Kind::Float, place.device)).normal_(0.0, deviation)
         };
         let width = job.width.map(i64::from);
         let columns = width.unwrap_or(vocabulary);
@@ -102,9 +104,9 @@ impl BenchInputs<'_> {
         let (student, teacher) = (random([tokens, columns], deviation), random([tokens, columns], deviation));
         let matrices =
             width.map(|width| [(); 2].map(|()| random([vocabulary, width], 2.0 / (width as f64).sqrt())));
-        let adjoint = Tensor::full([tokens], 1.0 / tokens as f64, (Kind::Float, device));
-        let targets = Tensor::zeros([tokens], (Kind::Int64, device));
-        BenchInputs { job, student, teacher, matrices, adjoint, targets }
+        let adjoint = Tensor::full([tokens], 1.0 / tokens as f64, (Kind::Float, place.device));
+        let targets = Tensor::zeros([tokens], (Kind::Int64, place.device));
+        BenchInputs { job, place, student, teacher, matrices, adjoint, targets }
     }
 
     /// As it is usually written: log-softmax of both, the divergence, and libtorch's derivative of it.
@@ -167,7 +169,8 @@ impl BenchInputs<'_> {
         };
         let hidden = student.shallow_clone();
         let teacher = vec![(Role::TEACHER, vec![logits(self.teacher.shallow_clone(), of_teacher)])];
-        let vocabulary = Vocabulary::new(&self.targets, logits(student, of_student), teacher, None, 0);
+        let vocabulary =
+            Vocabulary::new(self.place, &self.targets, logits(student, of_student), teacher, None, 0);
         let [_, mut values] = vocabulary.read(&[], &[primitive()]);
         let values = values.swap_remove(0);
         let live = [(primitive(), self.adjoint.shallow_clone())];

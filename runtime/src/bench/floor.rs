@@ -29,11 +29,11 @@ use std::path::Path;
 use mopd_compiler::plan::events::{Event, FailureKind, FloorJob, Phase, StepPart};
 use mopd_compiler::plan::producers::Student;
 use mopd_compiler::plan::{Adapter, AdapterKind, Dtype, Producer, Role, Stage, Trainable};
-use tch::Device;
 
 use super::machine::{self, Product};
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::machine::place::Place;
 use crate::model::{Config, EntryKind, Weights, layout};
 use crate::prepare::{Places, forms, prepare, trained};
 use crate::schedule;
@@ -229,7 +229,7 @@ fn numbers(adapter: &Adapter, config: &Config) -> f64 {
 }
 
 /// Measures the machine and counts what the first stage that distills asks of it. Emits one event.
-pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
+pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let plan = &job.run.plan;
     let base = Path::new(&job.run.base);
     let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
@@ -303,7 +303,7 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
     let rows = (tokens.sequences * tokens.length()).round().max(1.0) as i64;
     let product = Product { rows, inputs: student.width as i64, outputs: inner as i64 };
     tch::set_num_threads(threads as i32);
-    let rates = machine::rates(product, threads, device, control)?;
+    let rates = machine::rates(product, threads, place, control)?;
     control.emit(&Event::MeasuredFloor { rates, phases, prompt: tokens.prompt, threads: threads as u32 });
     Ok(())
 }

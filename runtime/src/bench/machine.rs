@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::Rates;
-use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::Result;
-use crate::machine::device;
+use crate::machine::place::Place;
 use mopd_kernels::{Cpu, sum::sum};
 
 /// `[rows, inputs]` times `[inputs, outputs]`.
@@ -28,30 +28,30 @@ const NUMBERS: usize = 1 << 27;
 const PASSES: usize = 6;
 
 /// The highest rates seen, with so many threads of a processor.
-pub fn rates(product: Product, threads: usize, device: Device, control: &Control) -> Result<Rates> {
-    let float32 = products(product, Kind::Float, device);
+pub fn rates(product: Product, threads: usize, place: Place, control: &Control) -> Result<Rates> {
+    let float32 = products(product, Kind::Float, place);
     control.check()?;
-    let bfloat16 = products(product, Kind::BFloat16, device);
+    let bfloat16 = products(product, Kind::BFloat16, place);
     control.check()?;
-    let memory = match device::cpu(device) {
+    let memory = match place.loops() {
         Some(cpu) => reading(cpu.with_threads(threads)),
-        None => reading_there(device),
+        None => reading_there(place),
     };
     Ok(Rates { float32, bfloat16, memory })
 }
 
 /// Floating-point operations a second.
-fn products(product: Product, kind: Kind, device: Device) -> f64 {
+fn products(product: Product, kind: Kind, place: Place) -> f64 {
     let _guard = no_grad_guard();
     let Product { rows, inputs, outputs } = product;
-    let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, device)).to_kind(kind);
+    let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, place.device)).to_kind(kind);
     // As a model has them: a matrix is `[outputs, inputs]`.
     let (left, right) = (random([rows, inputs]), random([outputs, inputs]));
     let multiply = |times: i64| {
         for _ in 0..times {
             let _ = left.linear::<&Tensor>(&right, None);
         }
-        settle(device);
+        place.settle();
     };
     let flops = 2 * rows * inputs * outputs;
     let times = (LEAST / flops.max(1)).clamp(1, 100_000);
@@ -67,13 +67,6 @@ fn products(product: Product, kind: Kind, device: Device) -> f64 {
     (flops * times) as f64 / best
 }
 
-/// What a device was asked to do is done.
-fn settle(device: Device) {
-    if let Device::Cuda(index) = device {
-        Cuda::synchronize(index as i64);
-    }
-}
-
 /// Bytes a second that the cores read together.
 fn reading(cpu: Cpu) -> f64 {
     let numbers = vec![1.0f32; NUMBERS];
@@ -86,15 +79,15 @@ fn reading(cpu: Cpu) -> f64 {
     (NUMBERS * size_of::<f32>()) as f64 / best
 }
 
-fn reading_there(device: Device) -> f64 {
+fn reading_there(place: Place) -> f64 {
     let _guard = no_grad_guard();
-    let numbers = Tensor::ones([NUMBERS as i64], (Kind::Float, device));
+    let numbers = Tensor::ones([NUMBERS as i64], (Kind::Float, place.device));
     let mut best = f64::INFINITY;
     for _ in 0..PASSES {
-        settle(device);
+        place.settle();
         let started = Instant::now();
         let _ = numbers.sum(Kind::Float);
-        settle(device);
+        place.settle();
         best = best.min(started.elapsed().as_secs_f64());
     }
     (NUMBERS * size_of::<f32>()) as f64 / best
@@ -107,7 +100,7 @@ mod tests {
     #[test]
     fn every_rate_is_a_number() {
         let product = Product { rows: 4, inputs: 8, outputs: 16 };
-        let rates = rates(product, 1, Device::Cpu, &Control::new(std::io::sink())).unwrap();
+        let rates = rates(product, 1, Place::cpu(), &Control::new(std::io::sink())).unwrap();
         for rate in [rates.float32, rates.bfloat16, rates.memory] {
             assert!(rate.is_finite() && rate > 1e3, "{rates:?}");
         }

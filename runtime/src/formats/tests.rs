@@ -8,7 +8,9 @@ use std::sync::Arc;
 use tch::{Device, Kind};
 
 use super::{huggingface, safetensors};
-use crate::model::{Decoder, PackedBatch, Weights, to_vec};
+use crate::machine::place::Place;
+use crate::machine::transfer::to_vec;
+use crate::model::{Decoder, PackedBatch, Weights};
 use crate::store::{Checkpoint, Provenance, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
@@ -51,7 +53,7 @@ fn reference(name: &str) -> Vec<(Vec<Token>, Vec<f32>)> {
 
 /// The largest difference from the reference's logits.
 fn difference(weights: &Weights, name: &str) -> f32 {
-    let decoder = Decoder::frozen(weights, Device::Cpu, Kind::Float);
+    let decoder = Decoder::frozen(weights, Place::cpu(), Kind::Float);
     let mut worst = 0.0f32;
     for (tokens, expected) in reference(name) {
         let positions = expected.len() / weights.config.vocabulary;

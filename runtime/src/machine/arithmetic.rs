@@ -10,7 +10,7 @@ use mopd_compiler::keys;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::machine::device;
+use crate::machine::place::Place;
 use mopd_kernels::{CpuFeatures, symbols};
 
 /// Raised whenever the bits of any result may differ from those that the same plan gave before: another order
@@ -163,9 +163,9 @@ pub struct Numeric<'a> {
 }
 
 /// As a key has it: a GPU with its model, which others compute otherwise than.
-pub fn device_of_key(device: Device) -> String {
-    let name = device::name(device);
-    if device == Device::Cpu {
+pub fn device_of_key(place: Place) -> String {
+    let name = place.name();
+    if place.device == Device::Cpu {
         return name;
     }
     let folders = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();

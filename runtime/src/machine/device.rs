@@ -2,12 +2,14 @@
 //! so that one program serves machines with and without a GPU.
 
 use std::ffi::CStr;
+use std::path::Path;
 
 use mopd_compiler::plan;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_kernels::{Cpu, os};
-use tch::{Device, Kind};
+use mopd_kernels::{accelerator, os};
+use tch::Kind;
 
+use super::place::Place;
 use crate::failure::{Error, Result};
 
 /// What was found out about CUDA.
@@ -44,18 +46,19 @@ fn failed(reason: &str) -> Cuda {
 }
 
 impl Cuda {
-    pub fn device(&self) -> Device {
-        if *self == Cuda::Ready { Device::Cuda(0) } else { Device::Cpu }
+    /// Where tensors are if nothing else is asked for.
+    pub fn place(&self) -> Place {
+        if *self == Cuda::Ready { gpu() } else { on_cpu() }
     }
 
     /// Where an experiment runs that asks for `device`, or does not say.
     ///
     /// # Errors
     /// If it asks for a GPU and there is none: it is not run elsewhere in silence.
-    pub fn wanted(&self, device: Option<plan::Device>) -> Result<Device> {
+    pub fn wanted(&self, device: Option<plan::Device>) -> Result<Place> {
         match (device, self) {
-            (Some(plan::Device::Cpu), _) => Ok(Device::Cpu),
-            (None, _) | (Some(plan::Device::Cuda), Cuda::Ready) => Ok(self.device()),
+            (Some(plan::Device::Cpu), _) => Ok(on_cpu()),
+            (None, _) | (Some(plan::Device::Cuda), Cuda::Ready) => Ok(self.place()),
             (Some(plan::Device::Cuda), missing) => {
                 let why = match missing {
                     Cuda::Absent => "this libtorch is built without CUDA".to_owned(),
@@ -73,6 +76,11 @@ impl Cuda {
     /// What the author should know, if anything.
     pub fn warning(&self) -> Option<String> {
         match self {
+            Cuda::Absent if Path::new("/dev/nvidia0").exists() => Some(
+                "the CPU is used: there is an NVIDIA GPU, but this libtorch is built without CUDA; `mopd setup --cuda` \
+                 fetches one that has it"
+                    .to_owned(),
+            ),
             Cuda::Absent | Cuda::Ready => None,
             Cuda::Unusable(reason) => {
                 Some(format!("the CPU is used: libtorch's CUDA library cannot be opened: {reason}"))
@@ -84,16 +92,22 @@ impl Cuda {
     }
 }
 
-/// Leave to run loops of the CPU engine on tensors of a device, with as many threads as libtorch's operators
-/// have; none where they are elsewhere. Nobody else hands it out.
-pub fn cpu(device: Device) -> Option<Cpu> {
-    (device == Device::Cpu).then(host)
+/// The environment variable that has the CPU follow the rules of a GPU: `operators`. For tests.
+pub const PLACE: &str = "MOPD_PLACE";
+
+fn on_cpu() -> Place {
+    match std::env::var(PLACE) {
+        Ok(name) if name == "operators" => Place::operators(),
+        _ => Place::cpu(),
+    }
 }
 
-/// The same for numbers that are the program's own, whatever device tensors are on.
-pub fn host() -> Cpu {
-    Cpu::new(tch::get_num_threads() as usize)
+/// The first one. Libraries that do not tell how much memory it has leave the least that one of these has.
+fn gpu() -> Place {
+    Place::gpu(0, accelerator::memory(0).map_or(LEAST, |memory| memory.total))
 }
+
+const LEAST: u64 = 8 << 30;
 
 /// What models compute in.
 pub fn kind(dtype: plan::Dtype) -> Kind {
@@ -103,18 +117,10 @@ pub fn kind(dtype: plan::Dtype) -> Kind {
     }
 }
 
-/// As people write it: `cpu`, `cuda:0`.
-pub fn name(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => format!("cuda:{index}"),
-        Device::Mps => "mps".to_owned(),
-        Device::Vulkan => "vulkan".to_owned(),
-        Device::Cpu => "cpu".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
 
     #[test]
@@ -125,11 +131,11 @@ mod tests {
         );
         let broken = failed("libcudnn.so.9: cannot open shared object file: No such file or directory");
         assert!(broken.warning().unwrap().contains("libcudnn.so.9"));
-        assert_eq!(broken.device(), Device::Cpu);
-        assert_eq!(Cuda::Ready.device(), Device::Cuda(0));
-        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cpu)).unwrap(), Device::Cpu);
-        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cuda)).unwrap(), Device::Cuda(0));
-        assert_eq!(Cuda::Absent.wanted(None).unwrap(), Device::Cpu);
+        assert_eq!(broken.place().device, Device::Cpu);
+        assert_eq!(Cuda::Ready.place().device, Device::Cuda(0));
+        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cpu)).unwrap().device, Device::Cpu);
+        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cuda)).unwrap().device, Device::Cuda(0));
+        assert_eq!(Cuda::Absent.wanted(None).unwrap().device, Device::Cpu);
         for missing in [Cuda::Absent, Cuda::NoDevice, Cuda::Unusable("libcudnn.so.9".into())] {
             assert!(
                 missing.wanted(Some(plan::Device::Cuda)).unwrap_err().to_string().contains("`device = cuda`")

@@ -2,7 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mopd_kernels::accelerator;
 use mopd_kernels::os::{disable_trim, return_blocks_above, trim_heap};
+use tch::Device;
+
+use super::place::Place;
 
 /// Most memory that was held before the count began anew, in bytes.
 static BEFORE: AtomicU64 = AtomicU64::new(0);
@@ -27,6 +31,25 @@ pub fn resident() -> Option<u64> {
 pub fn available() -> Option<u64> {
     let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:");
     machine.into_iter().chain(group::available()).min()
+}
+
+/// Bytes that tensors at a place may still take; none where the system does not tell.
+pub fn available_at(place: Place) -> Option<u64> {
+    match place.device {
+        Device::Cuda(index) => Some(accelerator::memory(index)?.free),
+        _ => available(),
+    }
+}
+
+/// Bytes that tensors at a place may take in all, those of this process included.
+pub fn capacity_of(place: Place) -> Option<u64> {
+    match place.device {
+        Device::Cuda(index) => {
+            let memory = accelerator::memory(index)?;
+            Some(memory.free + memory.held)
+        }
+        _ => Some(available()? + resident().unwrap_or(0)),
+    }
 }
 
 /// Limits of control groups (cgroups), by which containers and job schedulers bound the memory of their
@@ -101,6 +124,31 @@ pub fn reset_peak_memory() -> Option<u64> {
     BEFORE.fetch_max(peak_since_reset()?, Ordering::Relaxed);
     std::fs::write("/proc/self/clear_refs", "5").ok()?;
     peak_since_reset()
+}
+
+/// [`reset_peak_memory`] of what tensors at a place hold.
+pub fn reset_peak_of(place: Place) -> Option<u64> {
+    match place.device {
+        Device::Cuda(index) => {
+            accelerator::reset_peak_memory(index);
+            Some(accelerator::memory(index)?.held)
+        }
+        _ => reset_peak_memory(),
+    }
+}
+
+/// [`peak_since_reset`] of what tensors at a place hold.
+pub fn peak_of(place: Place) -> Option<u64> {
+    match place.device {
+        Device::Cuda(index) => Some(accelerator::memory(index)?.peak),
+        _ => peak_since_reset(),
+    }
+}
+
+/// Gives what nobody holds back to the system and to the driver of a GPU, for others.
+pub fn give_back() {
+    trim_heap();
+    accelerator::empty_cache();
 }
 
 /// Does something while every block of some size goes back to the system as soon as it is free. So what is

@@ -3,3 +3,5 @@
 pub mod arithmetic;
 pub mod device;
 pub mod memory;
+pub mod place;
+pub mod transfer;

@@ -4,6 +4,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::{Config, LayerAttention};
+use crate::machine::place::Place;
 
 /// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays
 /// finite.
@@ -52,9 +53,28 @@ fn triangle(length: usize, window: Option<usize>, device: Device) -> Tensor {
     }
 }
 
+/// Keys and values of grouped heads, `[rows, groups, length, head width]`, one for every head.
+fn for_every_head(config: &Config, of_groups: &Tensor) -> Tensor {
+    let [rows, groups, length, width] = of_groups.size()[..] else { unreachable!("it has four axes") };
+    let shared = config.heads as i64 / groups;
+    of_groups.unsqueeze(2).expand([rows, groups, shared, length, width], false).reshape([
+        rows,
+        config.heads as i64,
+        length,
+        width,
+    ])
+}
+
+/// Whether a GPU has an attention for grouped heads that needs no scores of whole sequences: in half precision,
+/// without a mask. What is left to it otherwise makes `[heads, length, length]` numbers.
+fn has_grouped_kernel(kind: Kind, mask: Option<&Tensor>) -> bool {
+    kind == Kind::BFloat16 && mask.is_none()
+}
+
 /// Causal attention; queries are `[rows, heads, length, head width]`, keys and values have fewer heads where
 /// they are grouped. Answers the queries' shape.
 pub(super) fn attend(
+    place: Place,
     config: &Config,
     layer: &LayerAttention,
     masks: &Masks,
@@ -66,6 +86,19 @@ pub(super) fn attend(
     let mask = masks.of(layer, length as usize);
     if config.attention_softcap.is_none() {
         let (causal, grouped) = (mask.is_none(), config.heads != config.key_value_heads);
+        if grouped && place.loops().is_none() && !has_grouped_kernel(query.kind(), mask) {
+            let [key, value] = [key, value].map(|part| for_every_head(config, part));
+            return Tensor::scaled_dot_product_attention(
+                query,
+                &key,
+                &value,
+                mask,
+                0.0,
+                causal,
+                config.attention_scale,
+                false,
+            );
+        }
         return Tensor::scaled_dot_product_attention(
             query,
             key,

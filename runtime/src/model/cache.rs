@@ -6,9 +6,11 @@ mod pairs;
 use tch::{Tensor, no_grad_guard};
 
 use super::attention::{HIDDEN, cap, wide_softmax};
-use super::decoder::{Decoder, Layer, to_vec};
+use super::decoder::{Decoder, Layer};
 use super::packed_batch::PackedBatch;
 use super::rope::Rotaries;
+use crate::machine::transfer::to_vec;
+use crate::machine::transfer::upload;
 use crate::tokenizer::Token;
 
 /// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded
@@ -30,7 +32,10 @@ pub struct Generator<'a> {
     most: i64,
     /// `[rows, width]`: the stream behind the last layer, where the next token is predicted.
     last: Tensor,
-    logits: Vec<f32>,
+    /// `[rows, vocabulary]`: of the next token, where the decoder is.
+    logits: Tensor,
+    /// The same on the host, once somebody asked.
+    on_host: Option<Vec<f32>>,
 }
 
 /// Tokens that room is made for at a time, at least; and as a part of what is there.
@@ -43,7 +48,7 @@ impl<'a> Generator<'a> {
     pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> Generator<'a> {
         let _guard = no_grad_guard();
         let config = &*decoder.config;
-        let (device, kind) = (decoder.device, decoder.kind());
+        let (device, kind) = (decoder.device(), decoder.kind());
         let rows = prompts.len() as i64;
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
         let most = (longest + max_tokens) as i64;
@@ -59,7 +64,7 @@ impl<'a> Generator<'a> {
             bias[row * capacity..][..padding].fill(HIDDEN as f32);
             first += prompt.len();
         }
-        let tensor = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
+        let tensor = |numbers: &[i64]| upload(numbers, device);
         let (places, length) = (tensor(&places), longest as i64);
         let cache = |packed: &Tensor| {
             let [groups, width] = [config.key_value_heads as i64, config.head_width as i64];
@@ -85,12 +90,10 @@ impl<'a> Generator<'a> {
             decoder,
             keys,
             values,
-            bias: Tensor::from_slice(&bias)
-                .to_device(device)
-                .view([rows, 1, 1, capacity as i64])
-                .to_kind(kind),
+            bias: upload(&bias, device).view([rows, 1, 1, capacity as i64]).to_kind(kind),
             positions: tensor(&lengths),
-            logits: to_vec(&decoder.project_vocabulary(&last)),
+            logits: decoder.project_vocabulary(&last),
+            on_host: None,
             last,
             rotary,
             filled: length,
@@ -110,7 +113,7 @@ impl<'a> Generator<'a> {
         let rows = tokens.len() as i64;
         let [heads, groups, head_width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
-        let tokens = Tensor::from_slice(tokens).to_device(decoder.device);
+        let tokens = upload(tokens, decoder.device());
         let rotary = self.rotary.at(&self.positions);
         let length = self.filled + 1;
         let mut stream = decoder.embed(&tokens);
@@ -137,7 +140,8 @@ impl<'a> Generator<'a> {
 
     /// What comes next, from the stream behind the last layer.
     fn predict(&mut self, last: Tensor) {
-        self.logits = to_vec(&self.decoder.project_vocabulary(&last));
+        self.logits = self.decoder.project_vocabulary(&last);
+        self.on_host = None;
         self.last = last;
     }
 
@@ -162,7 +166,12 @@ impl<'a> Generator<'a> {
     /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last
     /// step. To be changed before they are read.
     pub fn logits(&mut self) -> &mut [f32] {
-        &mut self.logits
+        self.on_host.get_or_insert_with(|| to_vec(&self.logits))
+    }
+
+    /// The same where the decoder is.
+    pub fn logits_there(&self) -> &Tensor {
+        &self.logits
     }
 
     /// Last hidden states, `[rows, width]`, which these logits are made of.
@@ -174,7 +183,7 @@ impl<'a> Generator<'a> {
     /// Goes on with these rows only, in this order; a row may be repeated.
     pub fn select(&mut self, rows: &[i64]) {
         let _guard = no_grad_guard();
-        let rows = Tensor::from_slice(rows).to_device(self.decoder.device);
+        let rows = upload(rows, self.decoder.device());
         for cache in self.keys.iter_mut().chain(&mut self.values) {
             *cache = cache.index_select(0, &rows);
         }
@@ -215,6 +224,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
+    use crate::machine::place::Place;
     use crate::model::tests::{random_model, tiny};
 
     /// What is drawn from is in single precision, at the first token as at all others, in bf16 too: a logit
@@ -227,7 +237,7 @@ mod tests {
             (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
         let of_prompts: Vec<&[Token]> = prompts.iter().map(Vec::as_slice).collect();
         for kind in [Kind::Float, Kind::BFloat16] {
-            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+            let decoder = Decoder::frozen(&weights, Place::cpu(), kind);
             let mut generator = Generator::start(&decoder, &of_prompts, 10);
             let batch = PackedBatch::new(
                 prompts.iter().map(|prompt| (prompt.as_slice(), [0].as_slice())),

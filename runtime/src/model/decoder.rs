@@ -22,8 +22,8 @@ use super::rope::Rotaries;
 use super::second_head::SecondHead;
 use super::weights::Weights;
 use super::{Config, Entry, EntryKind, LayerAttention, layout};
+use crate::machine::place::Place;
 use crate::tokenizer::Tokenizer;
-use mopd_kernels::tensor::multiply;
 
 /// Parameters of one layer.
 ///
@@ -48,7 +48,7 @@ pub(super) struct Layer {
 pub struct Decoder {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
-    pub device: Device,
+    pub place: Place,
     kind: Kind,
     numbers: Vector,
     entries: HashMap<String, Entry>,
@@ -106,28 +106,28 @@ impl AttentionRead {
 
 impl Decoder {
     /// For scoring and sampling, in a floating-point `kind`.
-    pub fn frozen(weights: &Weights, device: Device, kind: Kind) -> Decoder {
-        Decoder::new(weights, Vector::whole(weights, kind, device), device, kind, false)
+    pub fn frozen(weights: &Weights, place: Place, kind: Kind) -> Decoder {
+        Decoder::new(weights, Vector::whole(weights, kind, place.device), place, kind, false)
     }
 
     /// The same for a model that comes and goes: each layer takes what room is free, where a whole model
     /// would need it in one place.
-    pub fn streamed(weights: &Weights, device: Device, kind: Kind) -> Decoder {
+    pub fn streamed(weights: &Weights, place: Place, kind: Kind) -> Decoder {
         Decoder::new(
             weights,
-            Vector::by_layer(weights, &layout(&weights.config), kind, device),
-            device,
+            Vector::by_layer(weights, &layout(&weights.config), kind, place.device),
+            place,
             kind,
             false,
         )
     }
 
     /// For training.
-    pub fn trainable(weights: &Weights, device: Device, kind: Kind) -> Decoder {
-        Decoder::new(weights, Vector::whole(weights, kind, device), device, kind, true)
+    pub fn trainable(weights: &Weights, place: Place, kind: Kind) -> Decoder {
+        Decoder::new(weights, Vector::whole(weights, kind, place.device), place, kind, true)
     }
 
-    fn new(weights: &Weights, numbers: Vector, device: Device, kind: Kind, trainable: bool) -> Decoder {
+    fn new(weights: &Weights, numbers: Vector, place: Place, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
         let mut parameters = Parameters::new(&entries, &numbers, trainable);
@@ -149,7 +149,7 @@ impl Decoder {
             load: RefCell::new((0..config.layers).map(|_| None).collect()),
             tokenizer: weights.tokenizer.clone(),
             config,
-            device,
+            place,
             kind,
             numbers,
             entries: entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect(),
@@ -177,6 +177,10 @@ impl Decoder {
     /// Where the model is one that comes and goes: [`Decoder::streamed`].
     pub fn flat(&self) -> &Tensor {
         self.numbers.only().expect("a model that stays is one vector")
+    }
+
+    pub fn device(&self) -> Device {
+        self.place.device
     }
 
     /// What it computes with.
@@ -238,12 +242,12 @@ impl Decoder {
 
     pub(super) fn context(&self, batch: &PackedBatch) -> Context {
         let (length, kind) = (batch.shape[1] as usize, self.kind);
-        let rotary = Rotaries::new(&self.config, length, kind, self.device).at(&batch.positions);
+        let rotary = Rotaries::new(&self.config, length, kind, self.device()).at(&batch.positions);
         Context {
             batch: batch.shallow_clone(),
             rotary_single: rotary.single(),
             rotary,
-            masks: Masks::new(&self.config, length, kind, self.device),
+            masks: Masks::new(&self.config, length, kind, self.device()),
         }
     }
 
@@ -280,7 +284,7 @@ impl Decoder {
             return None;
         }
         let head_norm = layer.query_key_norm.as_ref().map(|scales| self.scale(scales).detach());
-        PackedAttention::of(&self.config, layer, head_norm)
+        PackedAttention::of(self.place.loops()?, &self.config, layer, head_norm)
     }
 
     /// What it needs to know of a batch.
@@ -314,7 +318,7 @@ impl Decoder {
         if layer.after_feed_forward.is_some() {
             return None;
         }
-        Unit::of(&layer.feed_forward, self.config.activation)
+        Unit::of(self.place.loops()?, &layer.feed_forward, self.config.activation)
     }
 
     /// Runs something of which the experts were counted before.
@@ -357,6 +361,7 @@ impl Decoder {
             query_key.split_with_sizes([heads, groups], 2).try_into().expect("two sizes make two parts");
         let by_head = |part: &Tensor| part.transpose(1, 2);
         let attended = attend(
+            self.place,
             config,
             &layer.attention,
             &context.masks,
@@ -388,7 +393,7 @@ impl Decoder {
 
     /// From last hidden states.
     pub fn capped_logits(&self, hidden: &Tensor) -> Tensor {
-        logits(hidden, &self.lm_head, self.config.logit_softcap)
+        logits(self.place, hidden, &self.lm_head, self.config.logit_softcap)
     }
 
     pub(super) fn normalise(&self, stream: &Tensor, scale: &Tensor) -> Tensor {
@@ -446,9 +451,9 @@ impl Decoder {
 /// Next-token logits, `[rows, vocabulary]`, from last hidden states, `[rows, width]`, and the LM head,
 /// `[vocabulary, width]`. In single precision where these are in half: rounded to half, logits would differ
 /// by more than many a divergence, and what samples would differ from what trains.
-pub fn logits(hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor {
+pub fn logits(place: Place, hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor {
     let logits = match hidden.kind() {
-        Kind::BFloat16 => multiply(hidden, &matrix.tr()),
+        Kind::BFloat16 => place.multiply(hidden, &matrix.tr()),
         _ => hidden.linear::<&Tensor>(matrix, None),
     };
     cap(logits, softcap)
@@ -458,13 +463,4 @@ pub fn logits(hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor 
 /// rows.
 fn gather(matrix: &Tensor, rows: &Tensor) -> Tensor {
     Tensor::embedding(matrix, rows, -1, false, false)
-}
-
-/// The elements of a tensor, in f32, on the host.
-pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
-    let tensor = tensor.detach().to_kind(Kind::Float).to_device(Device::Cpu).contiguous();
-    let mut values = vec![0.0; tensor.numel()];
-    let length = values.len();
-    tensor.copy_data(&mut values, length);
-    values
 }

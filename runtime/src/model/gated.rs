@@ -14,7 +14,6 @@ use super::Activation;
 use super::feed_forward::FeedForward;
 use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
-use crate::machine::device;
 use mopd_kernels::gated_unit::{backward, forward};
 use mopd_kernels::tensor::{Element, multiply};
 use mopd_kernels::{Cpu, Scalar};
@@ -44,8 +43,8 @@ pub(super) struct UnitGradients {
 }
 
 impl<'a> Unit<'a> {
-    /// None where the loops are not written for what the layer has, or for where it is.
-    pub fn of(feed_forward: &'a FeedForward, activation: Activation) -> Option<Unit<'a>> {
+    /// None where the loops are not written for what the layer has.
+    pub fn of(cpu: Cpu, feed_forward: &'a FeedForward, activation: Activation) -> Option<Unit<'a>> {
         let FeedForward::Gated {
             gate_up: Linear { weight: gate_up, bias: None },
             down: Linear { weight: down, bias: None },
@@ -54,7 +53,6 @@ impl<'a> Unit<'a> {
         else {
             return None;
         };
-        let cpu = device::cpu(gate_up.device())?;
         matches!(gate_up.kind(), Kind::Float | Kind::BFloat16).then_some(Unit {
             cpu,
             gate_up,
@@ -66,7 +64,7 @@ impl<'a> Unit<'a> {
     /// `normed` and the answer are `[tokens, width]`, the answer in single precision.
     pub fn forward(&self, normed: &Tensor) -> (Tensor, SavedForBackward) {
         let _guard = no_grad_guard();
-        let gate_up = multiply(normed, &self.gate_up.tr());
+        let gate_up = multiply(self.cpu, normed, &self.gate_up.tr());
         let [tokens, inner] = [normed.size()[0], self.down.size()[1]];
         let options = (normed.kind(), normed.device());
         let (mut saved, mut product) =
@@ -76,7 +74,7 @@ impl<'a> Unit<'a> {
             _ => Unit::run_forward::<f32>,
         };
         run(self, &gate_up, &mut saved, &mut product);
-        (multiply(&product, &self.down.tr()), SavedForBackward(saved))
+        (multiply(self.cpu, &product, &self.down.tr()), SavedForBackward(saved))
     }
 
     fn run_forward<T: Scalar + Element + Send + Sync>(
@@ -106,7 +104,7 @@ impl<'a> Unit<'a> {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
         let grad_narrow = grad_answer.to_kind(kind);
-        let grad_product = multiply(&grad_narrow, self.down);
+        let grad_product = multiply(self.cpu, &grad_narrow, self.down);
         let (mut product, mut grad_gate_up) = (grad_product.empty_like().to_kind(kind), saved.empty_like());
         let run = match kind {
             Kind::BFloat16 => Unit::run_backward::<bf16>,
@@ -114,11 +112,11 @@ impl<'a> Unit<'a> {
         };
         run(self, &saved, &grad_product, &mut product, &mut grad_gate_up);
         drop((saved, grad_product));
-        let down = multiply(&grad_narrow.tr(), &product);
-        let gate_up = multiply(&grad_gate_up.tr(), before.normed);
+        let down = multiply(self.cpu, &grad_narrow.tr(), &product);
+        let gate_up = multiply(self.cpu, &grad_gate_up.tr(), before.normed);
         // What the stream carries past the unit is the beginning of what it is told.
         let mut grad_stream = grad_answer.to_kind(Kind::Float).copy();
-        let norm = before.backward(multiply(&grad_gate_up, self.gate_up), &mut grad_stream);
+        let norm = before.backward(multiply(self.cpu, &grad_gate_up, self.gate_up), &mut grad_stream);
         UnitGradients { stream: grad_stream, norm, gate_up, down }
     }
 

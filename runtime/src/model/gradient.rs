@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
+
+use crate::machine::place::Place;
 
 /// A vector in the order of the parameters, in pieces that are made when something is written there. On its
 /// way back through the layers a gradient grows while what the layers kept goes: in pieces it takes the room
@@ -10,7 +12,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub struct Gradient {
     length: usize,
     kind: Kind,
-    device: Device,
+    pub place: Place,
     /// What is written is added to what is there.
     adds: bool,
     /// Numbers of a piece; of the last one fewer.
@@ -18,46 +20,35 @@ pub struct Gradient {
     pieces: Vec<Option<Tensor>>,
 }
 
-/// Numbers of a piece in the processor's memory: few enough bytes for the allocator to keep them for the next
-/// step.
-const PIECE: usize = 1 << 22;
-
 impl Gradient {
     /// Every number is written once.
-    pub fn zero(length: usize, kind: Kind, device: Device) -> Gradient {
-        // Elsewhere every piece costs the start of an operator.
-        let piece = if device == Device::Cpu { PIECE } else { length.max(1) };
-        Gradient::with_pieces(length, kind, device, piece)
-    }
-
-    /// What is written adds up, in single precision: of half-precision parts a sum has more digits than they.
-    pub fn sum(length: usize, kind: Kind, device: Device) -> Gradient {
-        let kind = if kind == Kind::BFloat16 { Kind::Float } else { kind };
-        Gradient { adds: true, ..Gradient::zero(length, kind, device) }
-    }
-
-    fn with_pieces(length: usize, kind: Kind, device: Device, piece: usize) -> Gradient {
+    pub fn zero(length: usize, kind: Kind, place: Place) -> Gradient {
         Gradient {
             length,
             kind,
-            device,
+            place,
             adds: false,
-            piece,
-            pieces: (0..length.div_ceil(piece)).map(|_| None).collect(),
+            piece: place.sizes.piece,
+            pieces: (0..length.div_ceil(place.sizes.piece)).map(|_| None).collect(),
         }
     }
 
+    /// What is written adds up, in single precision: of half-precision parts a sum has more digits than they.
+    pub fn sum(length: usize, kind: Kind, place: Place) -> Gradient {
+        let kind = if kind == Kind::BFloat16 { Kind::Float } else { kind };
+        Gradient { adds: true, ..Gradient::zero(length, kind, place) }
+    }
+
     /// One that is there already, as a vector.
-    pub fn whole(vector: Tensor) -> Gradient {
-        let length = vector.numel();
-        let (kind, device) = (vector.kind(), vector.device());
-        Gradient { length, kind, device, adds: false, piece: length.max(1), pieces: vec![Some(vector)] }
+    pub fn whole(vector: Tensor, place: Place) -> Gradient {
+        let (length, kind) = (vector.numel(), vector.kind());
+        Gradient { length, kind, place, adds: false, piece: length.max(1), pieces: vec![Some(vector)] }
     }
 
     /// The sum with another of the same parameters.
     pub fn plus(self, other: Gradient) -> Gradient {
         let mut sum = match self.kind {
-            Kind::BFloat16 => Gradient::sum(self.length, self.kind, self.device).plus_pieces(self),
+            Kind::BFloat16 => Gradient::sum(self.length, self.kind, self.place).plus_pieces(self),
             _ => Gradient { adds: true, ..self },
         };
         assert_eq!(sum.length, other.length, "gradients of the same parameters");
@@ -102,7 +93,7 @@ impl Gradient {
             let piece = self.pieces[index].get_or_insert_with(|| {
                 let whole = part.len() == bounds.len() && !self.adds;
                 let make = if whole { Tensor::empty } else { Tensor::zeros };
-                make([bounds.len() as i64], (self.kind, self.device))
+                make([bounds.len() as i64], (self.kind, self.place.device))
             });
             let (mut place, numbers) =
                 (piece.narrow(0, part.start as i64, count), numbers.narrow(0, done, count));
@@ -120,15 +111,19 @@ impl Gradient {
         let _guard = no_grad_guard();
         let parts = self.within(&range).map(|(index, part)| match &self.pieces[index] {
             Some(piece) => piece.narrow(0, part.start as i64, part.len() as i64),
-            None => Tensor::zeros([part.len() as i64], (self.kind, self.device)),
+            None => Tensor::zeros([part.len() as i64], (self.kind, self.place.device)),
         });
         let parts: Vec<Tensor> = parts.collect();
-        if parts.is_empty() { Tensor::empty([0], (self.kind, self.device)) } else { Tensor::cat(&parts, 0) }
+        if parts.is_empty() {
+            Tensor::empty([0], (self.kind, self.place.device))
+        } else {
+            Tensor::cat(&parts, 0)
+        }
     }
 
     /// All of it, end to end: each piece with its place.
     pub fn into_pieces(self) -> impl Iterator<Item = (Range<usize>, Tensor)> {
-        let kind = (self.kind, self.device);
+        let kind = (self.kind, self.place.device);
         let bounds: Vec<Range<usize>> = (0..self.pieces.len()).map(|index| self.bounds(index)).collect();
         let zeros = move |count: usize| Tensor::zeros([count as i64], kind);
         bounds.into_iter().zip(self.pieces).map(move |(bounds, piece)| {
@@ -145,14 +140,23 @@ impl Gradient {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
-    use crate::model::to_vec;
+    use crate::machine::transfer::to_vec;
+
+    /// A place with pieces of so many numbers.
+    fn place(piece: usize) -> Place {
+        let mut place = Place::cpu();
+        place.sizes.piece = piece;
+        place
+    }
 
     #[test]
     fn pieces_are_one_vector() {
         let numbers =
             |first: i64, count: i64| Tensor::arange_start(first, first + count, (Kind::Float, Device::Cpu));
-        let mut gradient = Gradient::with_pieces(23, Kind::Float, Device::Cpu, 5);
+        let mut gradient = Gradient::zero(23, Kind::Float, place(5));
         let mut expected = [0.0; 23];
         for (offset, shape) in [(21, [1, 2]), (3, [3, 2]), (15, [5, 1]), (11, [1, 0])] {
             let count = shape[0] * shape[1];
@@ -174,14 +178,14 @@ mod tests {
             end = range.end;
         }
         assert_eq!(end, 23);
-        assert_eq!(to_vec(&Gradient::whole(numbers(0, 4)).part(1..3)), [1.0, 2.0]);
+        assert_eq!(to_vec(&Gradient::whole(numbers(0, 4), Place::cpu()).part(1..3)), [1.0, 2.0]);
     }
 
     /// Where one of them has nothing, the other stays; of halves the sum has the digits of both.
     #[test]
     fn gradients_add_up() {
         let piece = |kind, offset, numbers: &[f32]| {
-            let mut gradient = Gradient::with_pieces(7, kind, Device::Cpu, 2);
+            let mut gradient = Gradient::zero(7, kind, place(2));
             gradient.write(offset, &Tensor::from_slice(numbers));
             gradient
         };

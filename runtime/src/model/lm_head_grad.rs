@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::second_head::SecondHeadGrad;
-use mopd_kernels::tensor::{add_product, multiply};
+use crate::machine::place::Place;
 
 /// d loss / d what reads the last hidden states; nothing where it is absent.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub struct LmHeadGrad {
     width: i64,
     /// The one that the sums are taken in.
     wide: Kind,
-    device: Device,
+    place: Place,
     /// d loss / d logits, `[tokens, entries]`, and hidden states, `[tokens, width]`, that are not multiplied
     /// yet.
     kept: Vec<[Tensor; 2]>,
@@ -40,16 +40,16 @@ pub struct LmHeadGrad {
 
 impl LmHeadGrad {
     /// Of no token; for a matrix `[entries, width]`.
-    pub fn zero(matrix: &Tensor) -> LmHeadGrad {
+    pub fn zero(matrix: &Tensor, place: Place) -> LmHeadGrad {
         let [entries, width] = matrix.size()[..] else { unreachable!("a matrix has rows and columns") };
         let wide = if matrix.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        LmHeadGrad { entries, width, wide, device: matrix.device(), kept: Vec::new(), sum: None }
+        LmHeadGrad { entries, width, wide, place, kept: Vec::new(), sum: None }
     }
 
     /// `[entries, width]`, as it is.
     #[cfg(test)]
     pub fn whole(sum: Tensor) -> LmHeadGrad {
-        LmHeadGrad { sum: Some(sum.shallow_clone()), ..LmHeadGrad::zero(&sum) }
+        LmHeadGrad { sum: Some(sum.shallow_clone()), ..LmHeadGrad::zero(&sum, Place::cpu()) }
     }
 
     /// Adds tokens; holds on to both tensors.
@@ -59,7 +59,7 @@ impl LmHeadGrad {
 
     /// Adds tokens at once.
     pub fn add(&mut self, grad_logits: &Tensor, hidden: &Tensor) {
-        add(&mut self.sum, grad_logits, hidden);
+        add(self.place, &mut self.sum, grad_logits, hidden);
     }
 
     /// Some rows of it, in single precision or in double. Rows beyond the entries are 0.
@@ -69,11 +69,11 @@ impl LmHeadGrad {
             self.sum.as_ref().filter(|_| count > 0).map(|sum| sum.narrow(0, range.start, count).copy());
         if count > 0 {
             for [grad_logits, hidden] in &self.kept {
-                add(&mut rows, &grad_logits.narrow(1, range.start, count), hidden);
+                add(self.place, &mut rows, &grad_logits.narrow(1, range.start, count), hidden);
             }
         }
         let missing = range.end - range.start - if rows.is_some() { count } else { 0 };
-        let zeros = || Tensor::zeros([missing, self.width], (self.wide, self.device));
+        let zeros = || Tensor::zeros([missing, self.width], (self.wide, self.place.device));
         match rows {
             None => zeros(),
             Some(rows) if missing > 0 => Tensor::cat(&[rows, zeros()], 0),
@@ -83,18 +83,20 @@ impl LmHeadGrad {
 }
 
 /// Half-precision products are summed in single precision.
-fn add(sum: &mut Option<Tensor>, grad_logits: &Tensor, hidden: &Tensor) {
+fn add(place: Place, sum: &mut Option<Tensor>, grad_logits: &Tensor, hidden: &Tensor) {
     let half = grad_logits.kind() == Kind::BFloat16;
     match sum {
-        Some(sum) if half => add_product(sum, &grad_logits.tr(), hidden),
+        Some(sum) if half => place.add_product(sum, &grad_logits.tr(), hidden),
         Some(sum) => drop(sum.addmm_(&grad_logits.tr(), hidden)),
-        None if half => *sum = Some(multiply(&grad_logits.tr(), hidden)),
+        None if half => *sum = Some(place.multiply(&grad_logits.tr(), hidden)),
         None => *sum = Some(grad_logits.tr().mm(hidden)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
 
     /// Whatever was multiplied at once and what was kept, and in whichever pieces it is asked for.
@@ -106,7 +108,9 @@ mod tests {
                 .view([rows, columns])
         };
         let (entries, width) = (11, 3);
-        for (kind, near) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 1e-5)] {
+        let cases = [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 1e-5)];
+        let places = [Place::cpu(), Place::operators()];
+        for (place, (kind, near)) in places.into_iter().flat_map(|place| cases.map(|case| (place, case))) {
             let matrix = Tensor::zeros([entries, width], (kind, Device::Cpu));
             let tokens: Vec<[Tensor; 2]> = [4, 1, 6]
                 .map(|count| {
@@ -127,7 +131,7 @@ mod tests {
                 0,
             );
             for added in 0..=3 {
-                let mut grad_lm_head = LmHeadGrad::zero(&matrix);
+                let mut grad_lm_head = LmHeadGrad::zero(&matrix, place);
                 for (index, [grad_logits, hidden]) in tokens.iter().enumerate() {
                     if index < added {
                         grad_lm_head.add(grad_logits, hidden);
@@ -143,7 +147,10 @@ mod tests {
                     assert!(apart < near, "{kind:?} {added} {bounds:?}: {apart:e}");
                 }
             }
-            assert_eq!(LmHeadGrad::zero(&matrix).rows(2..5).abs().sum(Kind::Double).double_value(&[]), 0.0);
+            assert_eq!(
+                LmHeadGrad::zero(&matrix, place).rows(2..5).abs().sum(Kind::Double).double_value(&[]),
+                0.0
+            );
         }
     }
 }

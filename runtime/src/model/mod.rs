@@ -28,7 +28,7 @@ pub use cache::Generator;
 pub use config::{
     Activation, Biases, Config, EmbeddingScale, Experts, Family, LayerAttention, Norm, Rope, RopeScaling,
 };
-pub use decoder::{Decoder, logits, to_vec};
+pub use decoder::{Decoder, logits};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;
 pub use layout::{Entry, EntryKind, layout};

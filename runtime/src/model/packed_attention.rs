@@ -10,12 +10,12 @@ use std::ops::Range;
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use super::Config;
 use super::decoder::Layer;
 use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
 use super::rope::Rotary;
-use super::{Config, to_vec};
-use crate::machine::device;
+use crate::machine::transfer::to_vec;
 use mopd_kernels::Cpu;
 use mopd_kernels::causal_attention::{self, Heads};
 use mopd_kernels::gemm::Factor;
@@ -82,11 +82,15 @@ pub(super) struct LinearGradient {
 }
 
 impl<'a> PackedAttention<'a> {
-    /// None where the loops are not written for what the layer has, or for where it is. `head_norm` is the
-    /// layer's, as it is multiplied with.
-    pub fn of(config: &Config, layer: &'a Layer, head_norm: Option<Tensor>) -> Option<PackedAttention<'a>> {
+    /// None where the loops are not written for what the layer has. `head_norm` is the layer's, as it is
+    /// multiplied with.
+    pub fn of(
+        cpu: Cpu,
+        config: &Config,
+        layer: &'a Layer,
+        head_norm: Option<Tensor>,
+    ) -> Option<PackedAttention<'a>> {
         let weight = &layer.query_key_value.weight;
-        let cpu = device::cpu(weight.device())?;
         let written = matches!(weight.kind(), Kind::Float | Kind::BFloat16)
             && config.attention_softcap.is_none()
             && config.head_width.is_multiple_of(2);
@@ -127,7 +131,8 @@ impl<'a> PackedAttention<'a> {
             Kind::BFloat16 => self.run_forward::<bf16>(normed, places),
             _ => self.run_forward::<f32>(normed, places),
         };
-        let mut answer = multiply(&Self::answered(&saved.attended, places), &self.output.weight.tr());
+        let mut answer =
+            multiply(self.cpu, &Self::answered(&saved.attended, places), &self.output.weight.tr());
         if let Some(bias) = &self.output.bias {
             answer += bias;
         }
@@ -144,7 +149,7 @@ impl<'a> PackedAttention<'a> {
         places: &BatchPlaces,
     ) -> SavedForBackward {
         let (tokens, options) = (normed.size()[0], (normed.kind(), Device::Cpu));
-        let product = multiply(normed, &self.query_key_value.weight.tr());
+        let product = multiply(self.cpu, normed, &self.query_key_value.weight.tr());
         let mut projected = Tensor::empty(product.size(), options);
         let mut read = self.head_norm.as_ref().map(|_| Tensor::empty(product.size(), options));
         self.with_between(places.rotary, |epilogue| {
@@ -176,10 +181,10 @@ impl<'a> PackedAttention<'a> {
         let kind = before.normed.kind();
         let grad_narrow = grad_answer.to_kind(kind);
         let output = LinearGradient {
-            weight: multiply(&grad_narrow.tr(), &Self::answered(&saved.attended, places)),
+            weight: multiply(self.cpu, &grad_narrow.tr(), &Self::answered(&saved.attended, places)),
             bias: self.output.bias.as_ref().map(|_| column_sums(grad_answer)),
         };
-        let grad_answered = multiply(&grad_narrow, &self.output.weight);
+        let grad_answered = multiply(self.cpu, &grad_narrow, &self.output.weight);
         // What the stream carries past attention is the beginning of what it is told.
         let grad_answer = grad_answer.to_kind(Kind::Float);
         let (grad_attended, mut grad_stream) = match places.answered {
@@ -199,11 +204,12 @@ impl<'a> PackedAttention<'a> {
         };
         let (grad_single, grad_projected, head_norm) = run(self, saved, places, &grad_attended);
         let query_key_value = LinearGradient {
-            weight: multiply(&grad_projected.tr(), before.normed),
+            weight: multiply(self.cpu, &grad_projected.tr(), before.normed),
             bias: self.query_key_value.bias.as_ref().map(|_| column_sums(&grad_single)),
         };
         drop(grad_single);
-        let norm = before.backward(multiply(&grad_projected, &self.query_key_value.weight), &mut grad_stream);
+        let norm = before
+            .backward(multiply(self.cpu, &grad_projected, &self.query_key_value.weight), &mut grad_stream);
         AttentionGradients { stream: grad_stream, norm, query_key_value, head_norm, output }
     }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use tch::{Device, Tensor};
 
+use crate::machine::transfer::upload;
 use crate::tokenizer::Token;
 
 /// Sequences end to end, without padding. Only attention sees them side by side, padded on the right: a
@@ -74,7 +75,7 @@ impl PackedBatch {
             }
             count += 1;
         }
-        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        let tensor = |values: &[i64]| upload(values, device);
         PackedBatch {
             shape: [count as i64, longest as i64],
             tokens: tensor(&tokens),

@@ -4,10 +4,10 @@ use half::bf16;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Config;
-use super::decoder::{Decoder, to_vec};
+use super::decoder::Decoder;
 use super::packed_batch::PackedBatch;
 use super::rope::Rotaries;
-use crate::machine::device;
+use crate::machine::transfer::to_vec;
 use crate::tokenizer::Token;
 use mopd_kernels::decode;
 use mopd_kernels::pages::{PageLayout, Pages, Sequence};
@@ -32,9 +32,9 @@ impl<'a> PagedGenerator<'a> {
     /// For sequences of so many tokens at most. None where the decoder is elsewhere, or of numbers that steps
     /// are not written for.
     pub fn new(decoder: &'a Decoder, longest: usize) -> Option<PagedGenerator<'a>> {
-        let cpu = device::cpu(decoder.device)?;
+        let cpu = decoder.place.loops()?;
         let _guard = no_grad_guard();
-        let rotary = Rotaries::new(&decoder.config, longest, decoder.kind(), decoder.device);
+        let rotary = Rotaries::new(&decoder.config, longest, decoder.kind(), decoder.device());
         let stepper = super::step::stepper(decoder, &rotary, cpu)?;
         let pages = Pages::new(page_layout(&decoder.config, decoder.kind()));
         Some(PagedGenerator { decoder, pages, stepper, logits: Vec::new() })
@@ -53,7 +53,8 @@ impl<'a> PagedGenerator<'a> {
             prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
         // Only what follows a prompt is predicted; which token that is does not matter.
         let next = [decoder.tokenizer.padding()];
-        let batch = PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), decoder.device);
+        let batch =
+            PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), decoder.device());
         let (kind, mut layer) = (decoder.kind(), 0);
         let last = decoder.uncounted(|| {
             decoder.pass(&batch, |read| {

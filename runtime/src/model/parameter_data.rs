@@ -9,7 +9,8 @@ use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 
 use super::Entry;
-use crate::machine::device;
+use crate::machine::place;
+use crate::machine::transfer::{note_to_device, upload};
 use crate::mapped::{Encoding, Stored};
 use mopd_kernels::round_to_bf16;
 use mopd_kernels::tensor::{Element, ViewMut, view_mut};
@@ -138,8 +139,9 @@ impl ParameterData {
 /// Numbers as a tensor; where it can be, written there once and by all threads.
 fn converted(numbers: &[f32], kind: Kind, device: Device) -> Tensor {
     if device != Device::Cpu || !matches!(kind, Kind::Float | Kind::BFloat16) {
-        return Tensor::from_slice(numbers).to_device(device).to_kind(kind);
+        return upload(numbers, device).to_kind(kind);
     }
+    note_to_device(numbers.len() * kind.elt_size_in_bytes());
     let mut tensor = Tensor::empty([numbers.len() as i64], (kind, device));
     let from = |first: usize, count: usize| &numbers[first..first + count];
     if kind == Kind::BFloat16 {
@@ -158,6 +160,7 @@ fn place(part: &Stored, tensor: &Tensor) {
     for piece in part.pieces() {
         let (count, here) = (piece.len() as i64, tensor.device() == Device::Cpu);
         let mut to = tensor.narrow(0, first, count);
+        note_to_device(piece.len() * tensor.kind().elt_size_in_bytes());
         if here {
             write(&piece, &mut to);
         } else {
@@ -224,7 +227,7 @@ fn copy<T: Element + bytemuck::Pod>(part: &Stored, tensor: &mut Tensor) {
 fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) {
     /// Below it, threads would take longer to begin than to read.
     const FEW: usize = 1 << 16;
-    if into.len() < FEW { fill(0, into) } else { device::host().fill(into, 1 << 12, fill) }
+    if into.len() < FEW { fill(0, into) } else { place::host().fill(into, 1 << 12, fill) }
 }
 
 fn convert<T>(part: &Stored, into: &mut [T], convert: impl Fn(&[f32], &mut [T])) {

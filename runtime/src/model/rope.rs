@@ -9,6 +9,7 @@ use std::f64::consts::PI;
 use tch::{Device, Kind, Tensor};
 
 use super::{Config, LayerAttention, Rope, RopeScaling};
+use crate::machine::transfer::upload;
 
 /// The cosines and sines of consecutive positions from 0, `[positions, head width]` each, in the layout that
 /// [`rotate`] asks for.
@@ -20,7 +21,7 @@ pub(super) struct Rotary {
 impl Rotary {
     pub fn new(rope: &Rope, head_width: usize, positions: usize, kind: Kind, device: Device) -> Rotary {
         let (frequencies, factor) = frequencies(rope, head_width);
-        let frequencies = Tensor::from_slice(&frequencies).to_device(device);
+        let frequencies = upload(&frequencies, device);
         let angles =
             Tensor::arange(positions as i64, (Kind::Float, device)).unsqueeze(1) * frequencies.unsqueeze(0);
         let (cosine, sine) = (angles.cos() * factor, angles.sin() * factor);

@@ -19,9 +19,6 @@ use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
 use mopd_kernels::Cpu;
 
-/// Numbers of a large matrix whose gradient is made at one time.
-const ROWS: i64 = 1 << 21;
-
 pub struct SavedActivations {
     /// What [`Decoder::hidden`] answers, without gradient.
     pub hidden: Tensor,
@@ -109,7 +106,7 @@ impl WrittenGradient<'_> {
     fn write_rows(&mut self, leaf: usize, rows: impl Fn(Range<i64>) -> Tensor) {
         let Leaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
         let [count, width] = tensor.size()[..] else { unreachable!("it is a matrix") };
-        let step = (ROWS / width.max(1)).max(1);
+        let step = (self.decoder.place.sizes.matrix_rows / width.max(1)).max(1);
         for first in (0..count).step_by(step as usize) {
             let rows = rows(first..(first + step).min(count));
             self.gradient.write(offset + (first * width) as usize, &rows);
@@ -175,7 +172,7 @@ impl Decoder {
     /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `grad_hidden` is
     /// d loss / d hidden; `heads` d loss / d the heads beside what hidden states say of them.
     pub fn gradient_of(&self, trace: SavedActivations, grad_hidden: &Tensor, heads: HeadGrads) -> Gradient {
-        let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.device);
+        let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.place);
         self.write_gradient(trace, grad_hidden, heads, &mut gradient);
         gradient
     }
@@ -341,7 +338,7 @@ impl Decoder {
         let _guard = no_grad_guard();
         let wide = if grad_stream.kind() == Kind::Double { Kind::Double } else { Kind::Float };
         let grad_tokens = grad_stream.to_kind(wide) * self.embedding_scale();
-        let nothing = LmHeadGrad::zero(&self.lm_head);
+        let nothing = LmHeadGrad::zero(&self.lm_head, self.place);
         let grad_lm_head = grad_lm_head.as_ref().unwrap_or(&nothing);
         // d loss / d embedding, added to rows of it.
         let read = |range: Range<i64>, mut rows: Tensor| {

@@ -8,6 +8,7 @@
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::decoder::Decoder;
+use crate::machine::transfer::upload;
 
 /// The log-odds that first tokens stand, which they always do: in single precision their sigmoid is 1.
 pub const CERTAIN: f32 = 40.0;
@@ -82,7 +83,7 @@ impl Decoder {
         if places.is_empty() {
             return None;
         }
-        let places = Tensor::from_slice(places).to_device(self.device);
+        let places = upload(places, self.device());
         let before = &places - 1;
         let (tokens, first, read) = {
             let _guard = no_grad_guard();

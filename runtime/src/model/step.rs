@@ -6,8 +6,9 @@ use mopd_kernels::decode::{self, Experts, Gated, Layer, Linear, Mlp, Shape, Tabl
 use mopd_kernels::tensor::Held;
 use tch::Tensor;
 
+use super::Decoder;
 use super::rope::Rotaries;
-use super::{Decoder, to_vec};
+use crate::machine::transfer::to_vec;
 
 /// None where a decoder is of a kind of number that steps are not written for.
 pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<decode::Decoder> {

@@ -6,10 +6,13 @@ use mopd_compiler::plan::{self, Architecture};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
+use crate::machine::place::Place;
+use crate::machine::transfer::to_vec;
 use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
 use mopd_kernels::pages::Sequence;
 
 pub mod parity;
+mod places;
 mod steps;
 
 pub fn tiny() -> Config {
@@ -154,7 +157,7 @@ fn forward_equals_the_reference() {
     for (tied, key_value_heads) in [(true, 2), (false, 4), (false, 1)] {
         let weights = random_model(&Config { tied, key_value_heads, ..tiny() }, 3);
         let sequences = sequences();
-        let logits = to_vec(&Decoder::frozen(&weights, Device::Cpu, Kind::Float).logits(&batch(&sequences)));
+        let logits = to_vec(&Decoder::frozen(&weights, Place::cpu(), Kind::Float).logits(&batch(&sequences)));
         let mut rows = logits.chunks(259);
         let mut largest = 0.0f64;
         for (prompt, completion) in &sequences {
@@ -226,7 +229,7 @@ pub fn generators<'a>(decoder: &'a Decoder, prompts: &[&[Token]], most: usize) -
 fn generation_equals_the_forward_pass() {
     for (key_value_heads, way) in [1, 2, 4].into_iter().flat_map(|heads| [(heads, 0), (heads, 1)]) {
         let weights = random_model(&Config { key_value_heads, ..tiny() }, 4);
-        let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
+        let decoder = Decoder::frozen(&weights, Place::cpu(), Kind::Float);
         let sequences = sequences();
         let prompts: Vec<&[Token]> = sequences.iter().map(|(prompt, _)| prompt.as_slice()).collect();
         let mut generator = generators(&decoder, &prompts, 9).into_iter().nth(way).unwrap();
@@ -263,7 +266,7 @@ fn gradient_equals_finite_differences() {
                 .gather(1, &batch.targets.unsqueeze(1), false)
                 .mean(Kind::Float)
         };
-        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
+        let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Float);
         let trace = decoder.trace(&batch, 0);
         let hidden = trace.hidden.shallow_clone();
         let logits = hidden.linear::<&Tensor>(&decoder.lm_head().detach(), None).set_requires_grad(true);
@@ -286,7 +289,7 @@ fn gradient_equals_finite_differences() {
             let at = |delta: f32| {
                 let mut moved = weights.values().into_owned();
                 moved[index] += delta;
-                loss(&Decoder::frozen(&weights.with_values(moved), Device::Cpu, Kind::Float).logits(&batch))
+                loss(&Decoder::frozen(&weights.with_values(moved), Place::cpu(), Kind::Float).logits(&batch))
                     .double_value(&[])
             };
             let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
@@ -299,9 +302,9 @@ fn gradient_equals_finite_differences() {
 #[test]
 fn weights_survive_the_device() {
     let weights = random_model(&tiny(), 6);
-    assert_eq!(to_vec(Decoder::trainable(&weights, Device::Cpu, Kind::Float).flat()), *weights.values());
+    assert_eq!(to_vec(Decoder::trainable(&weights, Place::cpu(), Kind::Float).flat()), *weights.values());
     let _guard = no_grad_guard();
-    let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
+    let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Float);
     let before = to_vec(&decoder.logits(&batch(&[(vec![BEGIN, 97], vec![98, END])])));
     // The flat vector is the model: changing it changes the outputs.
     let _ = decoder.flat().shallow_clone().fill_(0.0);

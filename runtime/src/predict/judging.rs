@@ -52,7 +52,7 @@ impl Trial<'_> {
         let fits = machine.free.is_none_or(|free| self.needed() <= super::FREE * free);
         let seconds = if fits && estimated(few) <= most {
             let _guard = no_grad_guard();
-            let decoder = Decoder::frozen(&self.start(), self.device, self.kind);
+            let decoder = Decoder::frozen(&self.start(), self.place, self.kind);
             let prompt =
                 |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, sample: 0, limit: data.limit };
             let prompts: Vec<Prompt> = (0..few).map(prompt).collect();

@@ -5,7 +5,10 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
+
+use crate::machine::memory;
+use crate::machine::place::Place;
 
 pub struct Machine {
     /// Multiplications and additions a second, of matrices of the kind that models compute with.
@@ -26,20 +29,18 @@ const BLOCK: usize = 32 << 20;
 impl Machine {
     /// Takes about a tenth of a second. `kind` is that of the models, `folder` where stages are kept; it need
     /// not exist yet.
-    pub fn measure(device: Device, kind: Kind, folder: &Path) -> Machine {
+    pub fn measure(place: Place, kind: Kind, folder: &Path) -> Machine {
         let _guard = no_grad_guard();
-        let options = (kind, device);
+        let options = (kind, place.device);
         let (one, other) = (Tensor::ones([SIDE, SIDE], options), Tensor::ones([SIDE, SIDE], options));
-        let block = Tensor::ones([BLOCK as i64 / 4], (Kind::Float, device));
+        let block = Tensor::ones([BLOCK as i64 / 4], (Kind::Float, place.device));
         let products = seconds(|| one.matmul(&other).double_value(&[0, 0]));
         let bytes = seconds(|| block.sum(Kind::Float).double_value(&[]));
         Machine {
             products: SIDE.pow(3) as f64 / products,
             bytes: BLOCK as f64 / bytes,
             written: write(folder).map_or(f64::INFINITY, |seconds| BLOCK as f64 / seconds),
-            free: crate::machine::memory::available()
-                .filter(|_| device == Device::Cpu)
-                .map(|bytes| bytes as f64),
+            free: memory::available_at(place).map(|bytes| bytes as f64),
         }
     }
 }

@@ -17,17 +17,16 @@ mod validating;
 
 use std::sync::Arc;
 
-use mopd_compiler::plan::events::Prediction;
-use mopd_compiler::plan::producers::Once;
-use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
-use tch::Device;
-
 use crate::failure::Result;
 use crate::machine::device::kind;
+use crate::machine::place::Place;
 use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, Form};
 use crate::rollout::Budget;
 use crate::tokenizer::Tokenizer;
+use mopd_compiler::plan::events::Prediction;
+use mopd_compiler::plan::producers::Once;
+use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
 
 pub use machine::Machine;
 use trial::{Taken, Trial};
@@ -94,7 +93,7 @@ pub fn predict(
     (domains, shapes): (&[DomainData], &Shapes),
     steps: u32,
     machine: &Machine,
-    on: (Device, Budget),
+    on: (Place, Budget),
     thorough: bool,
 ) -> Result<Option<Prediction>> {
     let stage = &plan.experiment.model(model).stage;
@@ -148,14 +147,14 @@ pub fn predict(
 /// What the turns of the model in its place take, so many in all; none where that is not worth a trial.
 fn turn(
     plan: &Plan,
-    (learners, place): (&[&Train<Objective>], usize),
+    (learners, learner): (&[&Train<Objective>], usize),
     domains: &[DomainData],
     shapes: &Shapes,
     (steps, thorough): (u32, bool),
     machine: &Machine,
-    (device, budget): (Device, Budget),
+    (place, budget): (Place, Budget),
 ) -> Result<Option<Prediction>> {
-    let train = learners[place];
+    let train = learners[learner];
     let model = train.start;
     let kind = kind(plan.experiment.dtype);
     // What is written once for each prompt is tried as drawn at every step.
@@ -164,11 +163,11 @@ fn turn(
     let trial = Trial {
         train: &afresh,
         learners,
-        place,
+        learner,
         model,
         domains,
         shapes,
-        device,
+        place,
         kind,
         budget,
         completion: completion(plan, train, domains, shapes, model),

@@ -9,14 +9,15 @@ use mopd_compiler::plan::{
     Keep, ModelId, Objective, Panel, Producer, Reward, RewardPart, Rollout, Share, Train, Trainable,
     WeightFilter,
 };
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::machine::Machine;
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::environment::Environments;
 use crate::failure::Result;
-use crate::machine::memory::{exactly, peak_since_reset, reset_peak_memory};
+use crate::machine::memory::{exactly, peak_of, reset_peak_of};
+use crate::machine::place::Place;
 use crate::model::{Config, Weights};
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, Form, trained, validated};
@@ -34,12 +35,12 @@ pub struct Trial<'a> {
     pub train: &'a Train<Objective>,
     /// All that learn in the stage, and which of them this is.
     pub learners: &'a [&'a Train<Objective>],
-    pub place: usize,
+    pub learner: usize,
     /// Of its form.
     pub model: ModelId,
     pub domains: &'a [DomainData],
     pub shapes: &'a Shapes,
-    pub device: Device,
+    pub place: Place,
     pub kind: Kind,
     /// What generation may take.
     pub budget: Budget,
@@ -278,16 +279,16 @@ impl Trial<'_> {
         // A rollout serves as many steps as there are passes.
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);
-        let resting = reset_peak_memory().unwrap_or(0);
+        let resting = reset_peak_of(self.place).unwrap_or(0);
         let started = Instant::now();
         let rows = self.train(&train, &verifier, steps, size)?;
         let seconds = started.elapsed().as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
-            reset_peak_memory();
+            reset_peak_of(self.place);
             exactly(|| self.train(&train, &verifier, 1, size))?;
         }
         // In a run, what a stage starts from stays in the files of earlier ones.
-        let memory = peak_since_reset().unwrap_or(0).saturating_sub(self.given(size)) as f64;
+        let memory = peak_of(self.place).unwrap_or(0).saturating_sub(self.given(size)) as f64;
 
         // One row a domain and teacher; all of a step say the same.
         let each: Vec<&Row> =
@@ -394,7 +395,7 @@ impl Trial<'_> {
         models.insert(self.train.start);
         let parameters =
             models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
-        train::fits_in_memory(parameters)
+        train::fits_in_memory(self.place, parameters)
     }
 
     /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried
@@ -439,7 +440,7 @@ impl Trial<'_> {
         let start = self.weights(self.train.start, size, true);
         let mut stages = Vec::with_capacity(self.learners.len());
         for (place, other) in self.learners.iter().copied().enumerate() {
-            let own = place == self.place;
+            let own = place == self.learner;
             // The others are there, and it is never their turn.
             let every = if own { 1 } else { u32::MAX };
             let turn = Turn { name: None, place: place as u32, every };
@@ -491,7 +492,7 @@ impl Trial<'_> {
                 Some(_) => self.sources(train, validated, verifier)?,
                 None => Vec::new(),
             },
-            device: self.device,
+            place: self.place,
             kind: self.kind,
             environments: Environments::Untouched,
             control,

@@ -116,7 +116,7 @@ impl<'a> Flight<'a> {
 
     /// The completions, those of a prompt adjacent. Asked to stop, it does so at the next token.
     pub fn run(mut self, control: &Control) -> Result<(Vec<Completion>, FlightStats)> {
-        let (order, units) = units(self.prompts.iter().map(|prompt| prompt.tokens.len()), self.n);
+        let (order, units) = units(self.prompts.iter().map(|prompt| prompt.tokens.len()), self.n, ROWS);
         let mut units = units.into_iter();
         loop {
             control.check()?;

@@ -8,8 +8,9 @@ use super::guided::{self, Guidance, GuidedScratch};
 use super::sampler::{Draw, draw};
 use super::speculative::Verdict;
 use super::stop::Stop;
-use crate::machine::device;
-use crate::model::{ABSENT, Decoder};
+use super::tensor_sampler;
+use crate::machine::place;
+use crate::model::{ABSENT, Decoder, Generator};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -69,7 +70,9 @@ pub(super) struct Drawer<'a> {
     /// Another model that has a say in each token.
     guide: Option<(VocabularyMask<'a>, Guidance)>,
     pub(super) stop: Stop<'a>,
-    /// Tokens are drawn on the processor wherever the model is.
+    /// Tokens are drawn by operators where the model is, and only they come from there.
+    there: bool,
+    /// The other draws are on the processor wherever the model is.
     cpu: Cpu,
     /// A buffer for each thread.
     scratch: Vec<GuidedScratch>,
@@ -77,8 +80,11 @@ pub(super) struct Drawer<'a> {
 
 impl<'a> Drawer<'a> {
     pub(super) fn new(author: Author<'a>, sampling: &'a Sampling) -> Drawer<'a> {
-        let (cpu, decoder) = (device::host(), author.model);
+        let (cpu, decoder) = (place::host(), author.model);
         Drawer {
+            there: decoder.place.loops().is_none()
+                && author.guide.is_none()
+                && tensor_sampler::draws(sampling),
             cpu,
             decoder,
             sampling,
@@ -95,8 +101,22 @@ impl<'a> Drawer<'a> {
         (self.tokens.rows + guide) * size_of::<f32>()
     }
 
-    /// The next token of every row, whose logits stand at its place, and those of a guide; none where they
-    /// are not finite.
+    /// The next token of every row, whose logits a generator has at its place; none where they are not finite.
+    pub(super) fn draw_of(
+        &mut self,
+        rows: &mut [DrawRow],
+        generator: &mut Generator,
+        guide: Option<&mut Generator>,
+    ) -> Vec<Option<Draw>> {
+        if !self.there {
+            return self.draw(rows, generator.logits(), guide.map(Generator::logits));
+        }
+        let rows = rows.iter_mut().map(|row| (row.place, row.uniforms.uniform()));
+        let entries = (self.tokens.count, self.tokens.absent);
+        tensor_sampler::draw(generator.logits_there(), entries, self.sampling.temperature, rows)
+    }
+
+    /// The same of logits on the host, and those of a guide.
     pub(super) fn draw(
         &mut self,
         rows: &mut [DrawRow],

@@ -3,10 +3,10 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::{Author, Completion, Drawer, Prompt, append, drawer, units};
+use super::{Author, Budget, Completion, Drawer, Prompt, ROWS, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
-use crate::model::Generator;
+use crate::model::{Decoder, Generator};
 use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -17,15 +17,33 @@ pub fn rollout<'a>(
     prompts: &[Prompt],
     sampling: &Sampling,
     key: Key,
+    budget: Budget,
     control: &Control,
 ) -> Result<Vec<Completion>> {
     let (author, n) = (author.into(), sampling.n.max(1) as usize);
     let mut completions = vec![Completion::default(); prompts.len() * n];
-    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n);
+    let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
+    let rows = rows_in_step(author, lengths().max().unwrap_or(0), sampling, budget);
+    let (order, units) = units(lengths(), n, rows);
     for unit in units {
         together(author, prompts, &order[unit], (sampling, key), control, &mut completions)?;
     }
     Ok(completions)
+}
+
+/// Rows that go on together, at most: as many as the budget has room for keys, values and logits of, in powers of
+/// two, so that the last bits of results do not follow every byte that is free.
+fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: Budget) -> usize {
+    let bytes = |model: &Decoder| {
+        let config = &*model.config;
+        let of_token = 2 * config.layers * config.key_value_heads * config.head_width;
+        let tokens = longest + sampling.max_tokens as usize;
+        // Of the logits, those that are drawn from and what the draw makes of them.
+        tokens * of_token * model.kind().elt_size_in_bytes() + 4 * config.vocabulary * size_of::<f32>()
+    };
+    let row = bytes(author.model) + author.guide.map_or(0, |guide| bytes(guide.model));
+    let rows = (budget.0 / row.max(1)).clamp(1, ROWS);
+    1 << rows.ilog2()
 }
 
 struct StepRow {
@@ -76,7 +94,7 @@ fn together(
             let seen = [prompts[*index / n].tokens, tokens.as_slice()];
             drawn.push(drawer::DrawRow { uniforms, place, seen, verdicts });
         }
-        let draws = drawer.draw(&mut drawn, generator.logits(), guide.as_mut().map(Generator::logits));
+        let draws = drawer.draw_of(&mut drawn, &mut generator, guide.as_mut());
         let mut inputs = vec![author.model.tokenizer.padding(); width];
         let (mut alive, mut alive_places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for (number, ((row, place), draw)) in zip_equal(zip_equal(rows, places), draws).enumerate() {

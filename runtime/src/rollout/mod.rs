@@ -13,6 +13,7 @@ mod sampler;
 mod sequence;
 mod speculative;
 mod stop;
+mod tensor_sampler;
 
 use std::ops::Range;
 
@@ -167,14 +168,14 @@ pub fn rollout<'a>(
     }
     match continuous::Flight::new(author, prompts, sampling, key, budget) {
         Some(flight) => flight.run(control).map(|(completions, _)| completions),
-        None => in_step::rollout(author, prompts, sampling, key, control),
+        None => in_step::rollout(author, prompts, sampling, key, budget, control),
     }
 }
 
 /// Prompts by length, and ranges of these that are read together: so little of what is read is padding. It
 /// depends on the lengths alone, since the last bits of what a prompt answers depend on those that are read
-/// with it.
-fn units(lengths: impl Iterator<Item = usize>, n: usize) -> (Vec<usize>, Vec<Range<usize>>) {
+/// with it. A unit has so many rows of `n` a prompt at most, unless one prompt alone has more.
+fn units(lengths: impl Iterator<Item = usize>, n: usize, rows: usize) -> (Vec<usize>, Vec<Range<usize>>) {
     let lengths: Vec<usize> = lengths.collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&prompt| lengths[prompt]);
@@ -182,7 +183,7 @@ fn units(lengths: impl Iterator<Item = usize>, n: usize) -> (Vec<usize>, Vec<Ran
     let mut tokens = 0;
     for (place, &prompt) in order.iter().enumerate() {
         match units.last_mut() {
-            Some(unit) if tokens + lengths[prompt] <= READ && (unit.len() + 1) * n <= ROWS => {
+            Some(unit) if tokens + lengths[prompt] <= READ && (unit.len() + 1) * n <= rows => {
                 unit.end += 1;
                 tokens += lengths[prompt];
             }

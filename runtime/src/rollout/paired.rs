@@ -4,10 +4,12 @@
 use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor};
 
-use super::{Completion, Drawer, Prompt, append, drawer, units};
+use super::{Completion, Drawer, Prompt, ROWS, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
-use crate::model::{Decoder, Generator, to_vec};
+use crate::machine::transfer::to_vec;
+use crate::machine::transfer::upload;
+use crate::model::{Decoder, Generator};
 use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -23,7 +25,7 @@ pub fn rollout(
 ) -> Result<Vec<Completion>> {
     let n = sampling.n.max(1) as usize;
     let mut completions = vec![Completion::default(); prompts.len() * n];
-    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n);
+    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n, ROWS);
     for unit in units {
         let unit = Unit { decoder, prompts, unit: &order[unit], sampling, accept };
         unit.write(key, control, &mut completions)?;
@@ -117,7 +119,7 @@ impl Unit<'_> {
         if drawn.is_empty() {
             return Ok(());
         }
-        let tensor = |numbers: Vec<i64>| Tensor::from_slice(&numbers).to_device(self.decoder.device);
+        let tensor = |numbers: Vec<i64>| upload(&numbers, self.decoder.device());
         let places = tensor(drawn.iter().map(|drawn| drawn.row.place as i64).collect());
         let firsts = tensor(drawn.iter().map(|drawn| drawn.first).collect());
         let (second, odds) = self.decoder.second(&hidden.index_select(0, &places), &firsts);

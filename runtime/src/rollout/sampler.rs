@@ -27,7 +27,7 @@ impl Draw {
 
 /// Entries whose probabilities are summed before the sums are: drawing looks for the piece, then for the
 /// entry.
-const PIECE: usize = 256;
+pub(super) const PIECE: usize = 256;
 
 /// Memory that is used again from draw to draw.
 #[derive(Clone, Debug, Default)]

@@ -6,8 +6,10 @@ use tch::Device;
 
 use super::continuous::{Flight, FlightStats};
 use super::*;
+use crate::machine::place::Place;
+use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
-use crate::model::{PackedBatch, Weights, to_vec};
+use crate::model::{PackedBatch, Weights};
 use crate::random::Purpose;
 use crate::tokenizer::{END, Pretrained, Tokenizer};
 
@@ -36,7 +38,7 @@ fn sampling(n: u32, temperature: f64) -> Sampling {
 
 /// Likes the end token enough that completions have many lengths.
 fn decoder() -> Decoder {
-    Decoder::frozen(&decoder_weights(2.5), Device::Cpu, Kind::Float)
+    Decoder::frozen(&decoder_weights(2.5), Place::cpu(), Kind::Float)
 }
 
 /// So many times as much as other tokens.
@@ -128,7 +130,7 @@ fn what_is_drawn_from_is_what_the_settings_say() {
     let settings =
         Sampling { top_k: Some(9), top_p: Some(0.8), repetition_penalty: Some(1.3), ..sampling(3, 0.7) };
     for kind in [Kind::Float, Kind::Double] {
-        let decoder = Decoder::frozen(&decoder_weights(2.5), Device::Cpu, kind);
+        let decoder = Decoder::frozen(&decoder_weights(2.5), Place::cpu(), kind);
         let completions =
             rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
         let (mut tokens, mut left_out) = (0, 0);
@@ -269,7 +271,7 @@ fn what_is_no_token_is_never_drawn() {
     }
     let weights = Weights::new(Arc::new(config), Arc::new(tokenizer), values);
     for kind in [Kind::Float, Kind::BFloat16] {
-        let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+        let decoder = Decoder::frozen(&weights, Place::cpu(), kind);
         let prompts: Vec<Vec<Token>> = (0..9).map(|i| vec![[0, 1, 4][i % 3]; 1 + i]).collect();
         let key = Key::new(1, 2, Purpose::Rollout, 3);
         for temperature in [0.0, 0.3, 1.0, 50.0] {
@@ -311,7 +313,7 @@ fn made_up(length: usize, seed: usize) -> Vec<Token> {
 fn completions_do_not_depend_on_the_budget() {
     let weights = decoder_weights(1.5);
     for kind in [Kind::Float, Kind::BFloat16] {
-        let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+        let decoder = Decoder::frozen(&weights, Place::cpu(), kind);
         let prompts: Vec<Vec<Token>> = (0..40).map(|i| made_up(1 + i * 7 % 50, i)).collect();
         let sampling = Sampling::new(3, 1.0, 70);
         let (expected, all) = fly(&decoder, &prompts, &sampling, ENOUGH);
@@ -337,7 +339,7 @@ fn completions_do_not_depend_on_the_budget() {
 fn a_guide_reads_what_is_written() {
     let guide = crate::model::Config { layers: 1, ..tiny() };
     let [own, guide] = [decoder_weights(1.5), random_model(&guide, 9)]
-        .map(|weights| Decoder::frozen(&weights, Device::Cpu, Kind::Float));
+        .map(|weights| Decoder::frozen(&weights, Place::cpu(), Kind::Float));
     let prompts: Vec<Vec<Token>> = (0..20).map(|i| made_up(1 + i * 7 % 50, i)).collect();
     let (requests, sampling) = (requests(&prompts), Sampling::new(3, 1.0, 40));
     let key = Key::new(1, 2, Purpose::Rollout, 3);
@@ -362,7 +364,8 @@ fn a_guide_reads_what_is_written() {
             preempted += took.preempted;
         }
         assert!(preempted > 0, "no budget was too small for what came");
-        let in_step = in_step::rollout(by(guidance), &requests, &sampling, key, &undisturbed()).unwrap();
+        let in_step =
+            in_step::rollout(by(guidance), &requests, &sampling, key, ENOUGH, &undisturbed()).unwrap();
         for (one, other) in crate::zip::zip_equal(&in_step, &expected) {
             assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
             assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
@@ -374,7 +377,7 @@ fn a_guide_reads_what_is_written() {
 /// tokens take that exist.
 #[test]
 fn memory_follows_the_tokens_that_exist() {
-    let decoder = Decoder::frozen(&decoder_weights(6.0), Device::Cpu, Kind::Float);
+    let decoder = Decoder::frozen(&decoder_weights(6.0), Place::cpu(), Kind::Float);
     let prompts: Vec<Vec<Token>> =
         (0..64).map(|i| made_up(if i == 20 { 900 } else { 5 + i % 9 }, i)).collect();
     let sampling = Sampling::new(1, 1.0, 1500);
@@ -390,7 +393,7 @@ fn memory_follows_the_tokens_that_exist() {
 /// Where every completion is as long as it may be.
 #[test]
 fn what_is_predicted_is_what_is_taken() {
-    let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);
+    let decoder = Decoder::frozen(&decoder_weights(0.0), Place::cpu(), Kind::Float);
     let config = &*decoder.config;
     let (page, row) = (page_layout(config, Kind::Float).bytes(), 4 * config.vocabulary);
     for (count, n) in [(1, 1), (20, 1), (20, 5), (3, 64)] {
@@ -420,16 +423,21 @@ fn what_is_predicted_is_what_is_taken() {
 #[test]
 fn rows_in_step_write_the_same() {
     let decoder = decoder();
+    let on_tensors = Decoder::frozen(&decoder_weights(2.5), Place::operators(), Kind::Float);
     let prompts: Vec<Vec<Token>> = (0..12).map(|i| made_up(1 + i * 7 % 50, i)).collect();
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     for settings in [Sampling::new(1, 0.0, 150), Sampling::new(4, 1.0, 150)] {
-        let in_step =
-            in_step::rollout(&decoder, &requests(&prompts), &settings, key, &undisturbed()).unwrap();
         let continuous =
             rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
-        for (one, other) in in_step.iter().zip(&continuous) {
-            assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
-            assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
+        // With tokens drawn on the host and by operators; all rows together, and few at a time.
+        for (author, budget) in [(&decoder, ENOUGH), (&on_tensors, ENOUGH), (&on_tensors, Budget(1 << 18))] {
+            let in_step =
+                in_step::rollout(author, &requests(&prompts), &settings, key, budget, &undisturbed())
+                    .unwrap();
+            for (one, other) in crate::zip::zip_equal(&in_step, &continuous) {
+                assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
+                assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
+            }
         }
     }
 }
@@ -438,7 +446,7 @@ fn rows_in_step_write_the_same() {
 /// of them.
 #[test]
 fn whoever_asks_to_stop_is_heard_before_completions_end() {
-    let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);
+    let decoder = Decoder::frozen(&decoder_weights(0.0), Place::cpu(), Kind::Float);
     let (prompts, settings) = (prompts(), Sampling::new(8, 1.0, 200_000));
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     for continuous in [true, false] {
@@ -451,7 +459,7 @@ fn whoever_asks_to_stop_is_heard_before_completions_end() {
         let requests = requests(&prompts);
         let outcome = match continuous {
             true => rollout(&decoder, &requests, &settings, key, ENOUGH, &control),
-            false => in_step::rollout(&decoder, &requests, &settings, key, &control),
+            false => in_step::rollout(&decoder, &requests, &settings, key, ENOUGH, &control),
         };
         assert!(matches!(outcome, Err(Error::Interrupted)));
         asking.join().unwrap();

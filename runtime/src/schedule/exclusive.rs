@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::machine::memory::{peak_since_reset, reset_peak_memory};
+use crate::machine::memory::{peak_of, reset_peak_of};
+use crate::machine::place::Place;
 
 /// Counts the tasks of a run.
-#[derive(Default)]
 pub struct Tasks {
+    place: Place,
     running: AtomicUsize,
     begun: AtomicUsize,
 }
@@ -19,20 +20,24 @@ pub struct Running<'a> {
 }
 
 impl Tasks {
+    pub fn at(place: Place) -> Tasks {
+        Tasks { place, running: AtomicUsize::new(0), begun: AtomicUsize::new(0) }
+    }
+
     pub fn begin(&self) -> Running<'_> {
         let others = self.running.fetch_add(1, Ordering::SeqCst);
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
-        let exclusive = (others == 0 && reset_peak_memory().is_some()).then_some(number);
+        let exclusive = (others == 0 && reset_peak_of(self.place).is_some()).then_some(number);
         Running { tasks: self, exclusive }
     }
 }
 
 impl Running<'_> {
-    /// Most resident memory of this process since the task began, in bytes; none where another ran meanwhile,
+    /// Most memory that this process held where its models are since the task began, in bytes; none where another ran meanwhile,
     /// or where the system does not tell.
     pub fn peak_memory(&self) -> Option<u64> {
         let last = self.tasks.begun.load(Ordering::SeqCst).checked_sub(1);
-        if self.exclusive.is_some() && self.exclusive == last { peak_since_reset() } else { None }
+        if self.exclusive.is_some() && self.exclusive == last { peak_of(self.tasks.place) } else { None }
     }
 }
 
@@ -48,7 +53,7 @@ mod tests {
 
     #[test]
     fn memory_is_told_of_what_ran_alone() {
-        let tasks = Tasks::default();
+        let tasks = Tasks::at(Place::cpu());
         let first = tasks.begin();
         let exclusive = first.peak_memory().is_some();
         let second = tasks.begin();

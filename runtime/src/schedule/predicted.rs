@@ -5,10 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, Predict, Prediction};
-use mopd_compiler::plan::{ModelId, Plan};
-use tch::Device;
-
 use super::room::Room;
 use super::run::Prepared;
 use super::{Task, Work};
@@ -17,7 +13,10 @@ use crate::evaluate;
 use crate::failure::{Error, Result};
 use crate::machine::device::kind;
 use crate::machine::memory;
+use crate::machine::place::Place;
 use crate::predict::{Machine, Shapes, predict};
+use mopd_compiler::plan::events::{Event, Predict, Prediction};
+use mopd_compiler::plan::{ModelId, Plan};
 
 /// After so long, [`Predict::Quick`] tries no further stage.
 const QUICK: Duration = Duration::from_secs(30);
@@ -39,7 +38,7 @@ impl Predicted {
         plan: &Plan,
         prepared: &Prepared,
         store: &Path,
-        (device, room): (Device, &Room),
+        (place, room): (Place, &Room),
         mode: Predict,
         control: &Control,
         waiting: impl Fn(usize) -> bool,
@@ -78,9 +77,9 @@ impl Predicted {
                 let measured = std::thread::scope(|scope| {
                     let thread = scope.spawn(|| {
                         tch::set_num_threads(widths[index] as i32);
-                        let machine = machine.get_or_insert_with(|| Machine::measure(device, kind, store));
+                        let machine = machine.get_or_insert_with(|| Machine::measure(place, kind, store));
                         let thorough = mode == Predict::Full;
-                        predict(plan, id, (domains, &shapes), steps, machine, (device, budget), thorough)
+                        predict(plan, id, (domains, &shapes), steps, machine, (place, budget), thorough)
                     });
                     thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
                 });

@@ -1,9 +1,8 @@
 //! How the memory of this machine is divided: the one place that decides what generation may take, and what
 //! may run side by side.
 
-use tch::Device;
-
 use crate::machine::memory;
+use crate::machine::place::Place;
 use crate::rollout::Budget;
 
 /// What generation may take where the system does not tell what is free.
@@ -13,10 +12,10 @@ const UNKNOWN: usize = 1 << 30;
 /// files want room too.
 const TAKEN: f64 = 0.9;
 
-/// The memory that this process may hold.
+/// The memory that this process may hold where its models are.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// None where the system does not tell, or models are elsewhere.
+    /// None where the system does not tell.
     bytes: Option<u64>,
     /// Tasks that may run side by side.
     workers: usize,
@@ -24,9 +23,8 @@ pub struct Room {
 
 impl Room {
     /// What is free now, and what the process holds already.
-    pub fn here(workers: usize, device: Device) -> Room {
-        let bytes = memory::available().map(|free| free + memory::resident().unwrap_or(0));
-        Room { bytes: bytes.filter(|_| device == Device::Cpu), workers: workers.max(1) }
+    pub fn here(workers: usize, place: Place) -> Room {
+        Room { bytes: memory::capacity_of(place), workers: workers.max(1) }
     }
 
     /// What all tasks together may hold; none where that is not known.
@@ -63,8 +61,9 @@ mod tests {
         let unknown = Room { bytes: None, workers: 4 };
         assert!(unknown.admits(Some(u64::MAX)));
         assert_eq!(unknown.generation(false), Budget(UNKNOWN));
-        let here = Room::here(2, Device::Cpu);
+        let here = Room::here(2, Place::cpu());
         assert!(here.bytes.is_none_or(|bytes| (1 << 20..1 << 50).contains(&bytes)), "{here:?}");
-        assert_eq!(Room::here(2, Device::Cuda(0)).bytes, None);
+        // A GPU that is not there.
+        assert_eq!(Room::here(2, Place::gpu(0, 0)).bytes, None);
     }
 }

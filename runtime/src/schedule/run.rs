@@ -12,7 +12,7 @@ use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
 use mopd_compiler::plan::results::{GuardActed, StageRecord};
 use mopd_compiler::plan::{DomainId, Plan};
 use mopd_store::Lock;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::exclusive::Tasks;
 use super::locking::{self, Access, Said};
@@ -23,7 +23,8 @@ use crate::control::Control;
 use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
-use crate::machine::device::{kind, name};
+use crate::machine::device::kind;
+use crate::machine::place::Place;
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
 use crate::prepare::{DomainData, Form, Places, forms, prepare, programs};
@@ -70,7 +71,7 @@ pub(super) struct Scheduler<'a> {
     /// Keys of results that this run computed: also a fresh run computes nothing twice.
     pub(super) made: Mutex<HashSet<String>>,
     pub(super) said: Said,
-    pub(super) device: Device,
+    pub(super) place: Place,
     pub(super) control: &'a Control,
 }
 
@@ -127,10 +128,10 @@ pub(super) struct Prepared {
 }
 
 /// The keys of everything that a run computes.
-pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic, device: Device) -> Keys {
+pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic, place: Place) -> Keys {
     let Prepared { tasks, forms, widths, domains, environments } = prepared;
     let dtype = job.plan.experiment.dtype.name();
-    let numeric = Numeric { arithmetic, dtype, device: arithmetic::device_of_key(device) };
+    let numeric = Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place) };
     Keys::new(&job.plan, tasks, forms, (domains, environments), &numeric, widths, &job.forks)
 }
 
@@ -164,13 +165,13 @@ pub(super) fn prepared(
 }
 
 /// Says what each stage of a plan will take, and runs none.
-pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
+pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     let folder = Path::new(&job.store);
     // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
     let store = Store::open(folder).ok();
     let prepared = prepared(job, None, store.as_ref(), control)?;
-    let room = Room::here(workers(job, &prepared.tasks), device);
-    Predicted::of(&job.plan, &prepared, folder, (device, &room), job.predict, control, |_| true).map(|_| ())
+    let room = Room::here(workers(job, &prepared.tasks), place);
+    Predicted::of(&job.plan, &prepared, folder, (place, &room), job.predict, control, |_| true).map(|_| ())
 }
 
 /// Tasks that may run side by side.
@@ -187,7 +188,7 @@ fn cores() -> usize {
 pub fn run(
     job: &RunJob,
     versions: &Versions,
-    device: Device,
+    place: Place,
     cache: Option<&DataCache>,
     control: &Control,
     progress: &mut Progress,
@@ -200,7 +201,7 @@ pub fn run(
     let prepared = prepared(job, cache, Some(&store), control)?;
     let Prepared { tasks, forms, widths, domains, .. } = &prepared;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
-    let keys = keys_of(job, &prepared, &arithmetic, device);
+    let keys = keys_of(job, &prepared, &arithmetic, place);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
@@ -215,9 +216,9 @@ pub fn run(
         control.warn(warning);
     }
     let workers = workers(job, tasks);
-    let room = Room::here(workers, device);
+    let room = Room::here(workers, place);
     fits::weights(plan, &prepared, &room, waiting)?;
-    let on = (device, &room);
+    let on = (place, &room);
     let predicted = Predicted::of(plan, &prepared, Path::new(&job.store), on, job.predict, control, waiting)?;
     fits::predicted(plan, tasks, &predicted, &room, control)?;
     let before_stages = started.elapsed().as_secs_f64();
@@ -225,7 +226,7 @@ pub fn run(
     let shared = Scheduler {
         predicted,
         room,
-        running: Tasks::default(),
+        running: Tasks::at(place),
         records: Mutex::default(),
         plan,
         tasks,
@@ -246,7 +247,7 @@ pub fn run(
         guards: Mutex::default(),
         made: Mutex::default(),
         said: Said::default(),
-        device,
+        place,
         control,
     };
     let state = Mutex::new(shared.initial_state());
@@ -280,7 +281,7 @@ pub fn run(
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
         predicted_memory: state.predicted_memory,
-        device: Some(name(shared.device)),
+        device: Some(shared.place.name()),
         data: shared.domains.iter().flat_map(DomainData::hashes).collect(),
     };
     let (results, warnings) = assemble(plan, &scores, took, versions.clone())
@@ -457,7 +458,7 @@ impl Scheduler<'_> {
                     None => {
                         let weights = &inputs[&task.needs[0]];
                         let budget = self.room.generation(self.widths[index] > 1);
-                        let on = (self.device, self.kind(), budget);
+                        let on = (self.place, self.kind(), budget);
                         let answers = evaluate(weights, data, evaluation, task.seed, on, self.control)?;
                         self.store.insert_value(key, &self.about(index), &answers)?;
                         lock(&self.made).insert(key.to_owned());

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::{Event, FailureKind, SampleJob, SamplePrompt};
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
 use crate::random::{Key, Purpose, stream_of};
 use crate::rollout::{Prompt, rollout};
@@ -18,14 +19,14 @@ use crate::tokenizer::json::Json;
 use crate::tokenizer::{Token, Tokenizer};
 
 /// Emits one event per completion.
-pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> {
+pub fn sample(job: &SampleJob, place: Place, control: &Control) -> Result<()> {
     let checkpoint = Checkpoint::load(Path::new(&job.checkpoint))?;
     if !(job.temperature >= 0.0 && job.temperature.is_finite()) {
         return Err(Error::new(FailureKind::Runtime, "the temperature must be 0 or more"));
     }
-    let decoder = Decoder::frozen(&checkpoint.weights, device, Kind::Float);
-    for (place, prompt) in job.prompts.iter().enumerate() {
-        complete(job, &checkpoint.weights, &decoder, (place, prompt), (device, control))?;
+    let decoder = Decoder::frozen(&checkpoint.weights, place, Kind::Float);
+    for (index, prompt) in job.prompts.iter().enumerate() {
+        complete(job, &checkpoint.weights, &decoder, (index, prompt), control)?;
     }
     Ok(())
 }
@@ -50,8 +51,8 @@ fn complete(
     job: &SampleJob,
     weights: &Weights,
     decoder: &Decoder,
-    (place, prompt): (usize, &SamplePrompt),
-    (device, control): (Device, &Control),
+    (index, prompt): (usize, &SamplePrompt),
+    control: &Control,
 ) -> Result<()> {
     let (tokens, stream) = asked(job, prompt, &weights.tokenizer)?;
     let context = weights.config.context;
@@ -68,7 +69,7 @@ fn complete(
     }
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream, Purpose::Sample, 0);
-    let budget = Room::here(1, device).generation(true);
+    let budget = Room::here(1, decoder.place).generation(true);
     for completion in rollout(
         decoder,
         &[Prompt { tokens: &tokens, id: 0, sample: 0, limit: None }],
@@ -78,7 +79,7 @@ fn complete(
         control,
     )? {
         control.emit(&Event::Sample {
-            prompt: place as u32,
+            prompt: index as u32,
             text: weights.tokenizer.decode(&completion.tokens)?,
             tokens: completion.tokens.len() as u32,
             finished: !completion.truncated,

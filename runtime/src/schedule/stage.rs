@@ -254,7 +254,7 @@ impl Scheduler<'_> {
                     Some(_) => self.sources(settings, validated)?,
                     None => Vec::new(),
                 },
-                device: self.device,
+                place: self.place,
                 kind: self.kind(),
                 environments: Environments::In(&self.base),
                 control: self.control,

@@ -3,20 +3,19 @@
 
 use std::path::{Path, PathBuf};
 
+use super::run::{Prepared, keys_of, prepared};
+use super::{Keys, Task, Work};
+use crate::control::Control;
+use crate::failure::Result;
+use crate::machine::arithmetic::Arithmetic;
+use crate::machine::place::Place;
+use crate::store::Store;
 use mopd_compiler::plan::events::{Event, RunJob, Versions};
 use mopd_compiler::plan::fates::{Before, KeyPart, StageFate};
 use mopd_compiler::plan::{DomainId, Plan, Train};
 use mopd_store::{read_json, write_whole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tch::Device;
-
-use super::run::{Prepared, keys_of, prepared};
-use super::{Keys, Task, Work};
-use crate::control::Control;
-use crate::failure::Result;
-use crate::machine::arithmetic::Arithmetic;
-use crate::store::Store;
 
 /// What the keys of a run were made of; the last run of each folder of results is kept.
 #[derive(Serialize, Deserialize)]
@@ -53,13 +52,13 @@ pub(super) fn note(plan: &Plan, tasks: &[Task], keys: &Keys, job: &RunJob) {
 }
 
 /// Says what a run would do with each stage.
-pub fn why(job: &RunJob, versions: &Versions, device: Device, control: &Control) -> Result<()> {
+pub fn why(job: &RunJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     let folder = Path::new(&job.store);
     let store = Store::open(folder)?;
     let prepared = prepared(job, None, Some(&store), control)?;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
-    let keys = keys_of(job, &prepared, &arithmetic, device);
+    let keys = keys_of(job, &prepared, &arithmetic, place);
     let noted = noted(folder);
     for (index, task) in prepared.tasks.iter().enumerate() {
         let Work::Stage(id) = task.work else { continue };

@@ -11,6 +11,7 @@ use super::scores::{ScoringPass, failed};
 use super::views::Shown;
 use super::vocabulary::{Parameters, Primitive};
 use crate::failure::Result;
+use crate::machine::transfer::upload;
 use crate::model::{Gradient, HeadGrads};
 use crate::zip::zip_equal;
 
@@ -35,7 +36,7 @@ impl ScoringPass {
         for (primitive, adjoint) in zip_equal(&objective.live, adjoints) {
             let resolved =
                 parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
-            let of_tokens = Tensor::from_slice(adjoint).to_device(device);
+            let of_tokens = upload(adjoint, device);
             match (resolved, &primitive.primitive) {
                 (Some(primitive), _) => live.push((primitive, of_tokens)),
                 (None, Live::ConfidenceLogit) => {
@@ -45,9 +46,7 @@ impl ScoringPass {
                 (None, _) => of_head = Some(of_tokens),
             }
         }
-        live.extend(
-            followed.map(|adjoint| (Primitive::Logp, Tensor::from_slice(&adjoint).to_device(device))),
-        );
+        live.extend(followed.map(|adjoint| (Primitive::Logp, upload(&adjoint, device))));
         let compared = scoring.models.compared(model);
         let mut heads = HeadGrads::default();
         let mut grad_hidden = None;
@@ -75,14 +74,14 @@ impl ScoringPass {
             return Ok(model.gradient_of(trace, &grad_hidden, heads));
         }
         drop(hidden);
-        let mut sum = Gradient::sum(model.flat().numel(), model.kind(), device);
+        let mut sum = Gradient::sum(model.flat().numel(), model.kind(), stage.place);
         for members in &micro_batches {
             let tokens: Vec<i64> = members
                 .iter()
                 .flat_map(|member| rollouts.sequences.tokens(*member))
                 .map(|token| token as i64)
                 .collect();
-            let grad_hidden = grad_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
+            let grad_hidden = grad_hidden.index_select(0, &upload(&tokens, device));
             let trace =
                 model.trace(&rollouts.sequences.packed(stage, members, &Shown::Own), stage.recomputed);
             // The heads have their share of all tokens already.

@@ -25,6 +25,7 @@ use super::part::Scoring;
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
 use super::views::Shown;
+use crate::machine::transfer::upload;
 use crate::model::Decoder;
 
 /// Bytes of a role's scores of one stage at most. Batches of the first epoch beyond it are computed in every
@@ -178,7 +179,7 @@ impl<'a> CachedScores<'a> {
                 Some(found) => {
                     self.count(wanted.len(), 0);
                     let size = [(found.len() as u64 / row) as i64, config.width as i64];
-                    Tensor::from_data_size(&found, &size, stage.kind).to_device(stage.device)
+                    Tensor::from_data_size(&found, &size, stage.kind).to_device(stage.place.device)
                 }
                 None => {
                     let sequences = self.sequences(scoring, &scorer.sources, number);
@@ -188,11 +189,7 @@ impl<'a> CachedScores<'a> {
                     let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
                     // Mostly all of them, as they are.
                     let all = rows.len() as i64 == whole.size()[0] && rows.is_sorted();
-                    if all {
-                        whole
-                    } else {
-                        whole.index_select(0, &Tensor::from_slice(&rows).to_device(stage.device))
-                    }
+                    if all { whole } else { whole.index_select(0, &upload(&rows, stage.place.device)) }
                 }
             });
             order.extend(wanted.iter().map(|(member, _)| *member));
@@ -202,7 +199,7 @@ impl<'a> CachedScores<'a> {
             parts.push(hidden(stage, (scorer.decoder)(), sequences, &micro_batches, &Shown::Own));
             order.extend(beyond);
         }
-        Some(in_order(&parts, order.into_iter(), sequences, stage.device))
+        Some(in_order(&parts, order.into_iter(), sequences, stage.place.device))
     }
 
     /// What comes for the first time in a batch of the first epoch, of some sources.

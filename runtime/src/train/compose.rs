@@ -64,7 +64,7 @@ impl Composing<'_> {
         let composition = models.composition(index);
         composition.roles().try_for_each(|role| self.complete(role))?;
         self.forward.read(&composition.signals(), &[], objective, self.sequences, self.batch)?;
-        let parameters = Parameters { batch: self.batch, device: stage.device };
+        let parameters = Parameters { batch: self.batch, device: stage.place.device };
         let member = |Member { weight, role }: &Member| {
             let weight = match parameters.weight(weight).map_err(|error| failed(error, objective))? {
                 Weight::Number(number) => Weight::Number(number),

@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
 use crate::failure::{Error, Result};
+use crate::machine::transfer::upload;
 use crate::model::change::Change;
 use crate::model::{Entry, EntryKind, layout};
 
@@ -171,7 +172,7 @@ fn append(pieces: &mut Vec<Piece>, range: Range<usize>, places: &[i32], device: 
         return;
     }
     if count < range.len() {
-        let elements = Some(Tensor::from_slice(places).to_device(device));
+        let elements = Some(upload(places, device));
         pieces.push(Piece { range, elements, count });
         return;
     }

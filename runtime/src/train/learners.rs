@@ -18,7 +18,8 @@ use super::{
     Answer, Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, Trainer, peft, student,
 };
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, to_vec};
+use crate::machine::transfer::to_vec;
+use crate::model::Decoder;
 use crate::report::Record;
 use crate::store::adapter;
 use crate::store::state::{StateTensors, TrainState};
@@ -48,11 +49,11 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));
     let new = || Learners::new(&parts, cache, scores);
     let mut learners = new().map_err(stopped)?;
-    let (mut first, mut before, mut record) = (Place::default(), 0.0, Record::default());
+    let (mut first, mut before, mut record) = (Position::default(), 0.0, Record::default());
     if let Some((state, mode)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
         match (learners.restore(&state, mode), mode) {
             (Ok(()), _) => {
-                first = Place { step: state.position.step, turn: state.position.turn };
+                first = Position { step: state.position.step, turn: state.position.turn };
                 (before, record) = (state.position.seconds, state.record)
             }
             (Err(problem), RestoreMode::Resume) => {
@@ -73,7 +74,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
     }
     let seconds = || before + started.elapsed().as_secs_f64();
     let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
-    let mut keep = |learners: &Learners, place: Place, record: &mut Record, now: bool| {
+    let mut keep = |learners: &Learners, place: Position, record: &mut Record, now: bool| {
         let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
         if place == kept || !(now || pace.due(last.elapsed(), took)) {
             return;
@@ -102,7 +103,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         if let Err(error) = learners.extrapolate(step, &mut record) {
             // Who is stopped here is where the step left everything.
             if stage.control.interrupted() || matches!(error, Error::Interrupted) {
-                keep(&learners, Place { step, turn: 0 }, &mut record, true);
+                keep(&learners, Position { step, turn: 0 }, &mut record, true);
             }
             return Err(Box::new(Stopped { error: error.at_step(step - 1), last_good: None, record }));
         }
@@ -111,7 +112,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         }
         let mut events = Vec::new();
         for turn in 0..stages.len() as u32 {
-            let place = Place { step, turn };
+            let place = Position { step, turn };
             let learner = learners.of_turn(turn);
             if (step, turn) < (first.step, first.turn) || !learners.0[learner].stage.turn.comes(step) {
                 continue;
@@ -149,11 +150,11 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         let acted = learners.acted();
         acted.iter().filter(|acted| !acted.stops()).for_each(|acted| stage.control.warn(acted.message()));
         if let Some(stop) = acted.iter().find(|acted| acted.stops()) {
-            keep(&learners, Place { step: step + 1, turn: 0 }, &mut record, true);
+            keep(&learners, Position { step: step + 1, turn: 0 }, &mut record, true);
             return Err(Box::new(Stopped { error: stop.error(STOPPED), last_good: None, record }));
         }
         if step + 1 < stage.steps {
-            keep(&learners, Place { step: step + 1, turn: 0 }, &mut record, false);
+            keep(&learners, Position { step: step + 1, turn: 0 }, &mut record, false);
         }
     }
     learners.0.iter().flat_map(|trainer| trainer.guards.untested()).for_each(|text| stage.control.warn(text));
@@ -169,7 +170,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
 
 /// Between two turns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// Steps done.
     pub step: u32,
     /// Turns of the next one that are done.
@@ -236,7 +237,12 @@ impl<'a> Learners<'a> {
         self.0.iter_mut().flat_map(|trainer| trainer.guards.take_acted()).collect()
     }
 
-    pub(super) fn state(&self, Place { step, turn }: Place, seconds: f64, record: Record) -> TrainState {
+    pub(super) fn state(
+        &self,
+        Position { step, turn }: Position,
+        seconds: f64,
+        record: Record,
+    ) -> TrainState {
         let mut state = self.0[0].state(step, seconds, record);
         state.position.turn = turn;
         for (place, trainer) in self.0.iter().enumerate().skip(1) {

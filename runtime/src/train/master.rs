@@ -6,7 +6,8 @@ use std::ops::Range;
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use crate::model::{Weights, to_vec};
+use crate::machine::transfer::to_vec;
+use crate::model::Weights;
 use crate::store::state::StateTensors;
 use mopd_kernels::adamw::{Gradient, Parameters, joined, low_half};
 use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
@@ -173,6 +174,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::machine::place::Place;
     use crate::model::Decoder;
     use crate::model::tests::{random_model, tiny};
 
@@ -194,7 +196,7 @@ mod tests {
     #[test]
     fn a_model_in_half_precision_begins_with_the_numbers_it_was_given() {
         let weights = awkward();
-        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::BFloat16);
+        let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::BFloat16);
         let mut master = Master::of_model(decoder.flat(), &weights);
         let mut moved = 0;
         for (single, given) in to_vec(&master.single()).iter().zip(weights.values().iter()) {
@@ -206,7 +208,7 @@ mod tests {
         }
         assert!(moved > 0);
         // A frozen copy computes with the same halves.
-        assert!(decoder.flat().equal(Decoder::frozen(&weights, Device::Cpu, Kind::BFloat16).flat()));
+        assert!(decoder.flat().equal(Decoder::frozen(&weights, Place::cpu(), Kind::BFloat16).flat()));
         let single = master.single();
         master.set(&single);
         assert!(master.single().equal(&single));

@@ -61,7 +61,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::{Event, Seconds};
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
@@ -88,6 +88,7 @@ use crate::data::Lists;
 use crate::data::mixture::MixturePosition;
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
+use crate::machine::place::Place;
 use crate::model::{Decoder, Gradient, Weights};
 use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
@@ -133,7 +134,7 @@ pub struct Stage<'a> {
     /// The domains with their validation rows in place of those trained on; none where the stage does not
     /// validate.
     pub validation: Vec<Source<'a>>,
-    pub device: Device,
+    pub place: Place,
     /// What all models compute in: single precision, or half with what is trained in single.
     pub kind: Kind,
     pub environments: Environments<'a>,
@@ -367,6 +368,7 @@ impl<'a> Trainer<'a> {
         record: &mut Record,
     ) -> Result<Event, Classified> {
         let train = self.stage.train;
+        self.stage.place.settle();
         let rolled_out = Instant::now();
         let (mut scoring, mut sum, mut of_parts) = (Duration::ZERO, None, Vec::new());
         let mut evaluated: Vec<Option<(Batch, Outputs)>> = Vec::with_capacity(rollouts.len());
@@ -419,6 +421,7 @@ impl<'a> Trainer<'a> {
         let (trains, sequences) = (self.trained.parameters(&self.model).0, &rollouts[0].sequences);
         self.monitor.look(self.stage, sequences, &trains, (norm, learning_rate), step);
 
+        self.stage.place.settle();
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),
             scoring: scoring.as_secs_f64(),
@@ -487,7 +490,7 @@ pub fn beginning(train: &Train<Objective>, start: &Arc<Weights>, (seed, stream):
 
 /// What a model of a stage starts as.
 fn student(stage: &Stage) -> Rc<Decoder> {
-    Rc::new(Decoder::trainable(&stage.start, stage.device, stage.kind))
+    Rc::new(Decoder::trainable(&stage.start, stage.place, stage.kind))
 }
 
 fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {

@@ -11,13 +11,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{Composition, ModelId, Role, StudentCopy, Teacher, TeacherChoice, View};
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;
 use super::other_tokenizer::OtherTokenizer;
 use super::route::Section;
 use super::vocabulary::{Fetched, Matrix};
 use crate::failure::Result;
+use crate::machine::place::Place;
 use crate::model::{Config, Decoder, Weights};
 use crate::store::state::StateTensors;
 
@@ -62,17 +63,14 @@ impl Scored {
     }
 }
 
-/// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
-const SMALL: usize = 1 << 26;
-
 /// Whether models of so many parameters in all stay in memory together. Others are read anew for every step,
-/// which takes far less time than a step of theirs.
-pub fn fits_in_memory(parameters: usize) -> bool {
-    parameters <= SMALL
+/// which on the CPU takes far less time than a step of theirs.
+pub fn fits_in_memory(place: Place, parameters: usize) -> bool {
+    parameters <= place.sizes.resident
 }
 
 pub struct Models {
-    device: Device,
+    place: Place,
     kind: Kind,
     frozen: Vec<Arc<Weights>>,
     of_model: HashMap<ModelId, usize>,
@@ -157,9 +155,9 @@ impl Models {
                 Teacher::Student(kind) => {
                     let known = copies.iter().position(|copy| copy.of == *kind);
                     ModelRef::Copy(known.unwrap_or_else(|| {
-                        let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind));
+                        let decoder = Rc::new(Decoder::frozen(&stage.start, stage.place, stage.kind));
                         let apart = matches!(kind, StudentCopy::Average { .. }) && stage.kind != Kind::Float;
-                        let average = apart.then(|| stage.start.flat(Kind::Float, stage.device));
+                        let average = apart.then(|| stage.start.flat(Kind::Float, stage.place.device));
                         copies.push(Copy { of: *kind, decoder, average });
                         copies.len() - 1
                     }))
@@ -196,9 +194,9 @@ impl Models {
         let whole = |weights: &Arc<Weights>| weights.config.vocabulary >= weights.tokenizer.vocabulary();
         let all_whole = frozen.iter().chain([&stage.start]).all(whole);
         assert!(all_whole, "a model has a row for every token: that is looked at where it is read");
-        let keeps_all = stage.models_fit.unwrap_or_else(|| fits_in_memory(parameters));
+        let keeps_all = stage.models_fit.unwrap_or_else(|| fits_in_memory(stage.place, parameters));
         Ok(Models {
-            device: stage.device,
+            place: stage.place,
             kind: stage.kind,
             frozen,
             of_model,
@@ -290,7 +288,7 @@ impl Models {
                 let decoder = resident.entry(index);
                 Some(
                     decoder
-                        .or_insert_with(|| Rc::new(make(&self.frozen[index], self.device, self.kind)))
+                        .or_insert_with(|| Rc::new(make(&self.frozen[index], self.place, self.kind)))
                         .clone(),
                 )
             }
@@ -328,7 +326,7 @@ impl Models {
             ModelRef::Student => of(student),
             ModelRef::Copy(index) => of(&self.copies[index].decoder),
             ModelRef::Learner(index) => of(&self.learners[index]),
-            ModelRef::Frozen(index) => self.frozen[index].scalar_head(self.kind, self.device),
+            ModelRef::Frozen(index) => self.frozen[index].scalar_head(self.kind, self.place.device),
         }
     }
 
@@ -339,7 +337,7 @@ impl Models {
         let ModelRef::Frozen(index) = model_ref else {
             return Matrix::Held(self.compared(decoder.expect("the student and its copies are in memory")));
         };
-        let (weights, kind, device) = (self.frozen[index].clone(), self.kind, self.device);
+        let (weights, kind, device) = (self.frozen[index].clone(), self.kind, self.place.device);
         let entries = weights.tokenizer.vocabulary() as i64;
         let fetch = move || weights.output_matrix(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {

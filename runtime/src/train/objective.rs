@@ -9,22 +9,15 @@ use mopd_compiler::expr::jit;
 use mopd_compiler::expr::values::Values;
 use mopd_compiler::plan::Objective;
 use mopd_compiler::plan::events::FailureKind;
-use tch::{Device, Kind};
 
-use super::tensor_graph::{Inputs, evaluate};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::to_vec;
 
-/// Machine code where the models are on the CPU, or the interpreter where this machine has no code generator;
-/// tensors where the models are elsewhere.
+/// Machine code, or the interpreter where this machine has no code generator. It runs on the host wherever the
+/// models are: a step's signals are a few numbers a token, and the same program gives the same bits everywhere.
 pub enum Program<'a> {
     Compiled(Box<jit::Program>, &'a Objective),
     Interpreted(&'a Objective),
-    /// In single precision, on this device. [`Batch`] and [`Outputs`] hold their numbers on the host, so
-    /// signals that were computed on the device come back to it from there, once per step each, and
-    /// outputs go the other way.
-    Tensors(Device, &'a Objective),
 }
 
 /// The values of the objective's outputs.
@@ -44,11 +37,7 @@ impl Outputs {
 }
 
 impl<'a> Program<'a> {
-    /// `device` is where the models are.
-    pub fn new(objective: &'a Objective, device: Device, control: &Control) -> Program<'a> {
-        if device != Device::Cpu {
-            return Program::Tensors(device, objective);
-        }
+    pub fn new(objective: &'a Objective, control: &Control) -> Program<'a> {
         match jit::Program::compile(&objective.graph, &objective.outputs()) {
             Ok(program) => Program::Compiled(Box::new(program), objective),
             Err(error) => {
@@ -62,9 +51,7 @@ impl<'a> Program<'a> {
     }
 
     pub fn run(&self, batch: &Batch) -> Result<Outputs> {
-        let (Program::Compiled(_, objective)
-        | Program::Interpreted(objective)
-        | Program::Tensors(_, objective)) = self;
+        let (Program::Compiled(_, objective) | Program::Interpreted(objective)) = self;
         let failed = |error| {
             Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name))
                 .at(objective.origin)
@@ -76,12 +63,6 @@ impl<'a> Program<'a> {
                 let values = interpret(&objective.graph, &outputs, batch).map_err(failed)?;
                 let narrow = |node: NodeId| values.get(node).iter().map(|&value| value as f32).collect();
                 Ok(Outputs::Listed(outputs.into_iter().map(|node| (node, narrow(node))).collect()))
-            }
-            Program::Tensors(device, _) => {
-                let _guard = tch::no_grad_guard();
-                let inputs = Inputs::new(batch, Kind::Float, *device);
-                let values = evaluate(&objective.graph, &objective.outputs(), &inputs).map_err(failed)?;
-                Ok(Outputs::Listed(values.iter().map(|(node, value)| (*node, to_vec(value))).collect()))
             }
         }
     }
@@ -97,8 +78,11 @@ mod tests {
     use mopd_compiler::expr::batch::Layout;
     use mopd_compiler::expr::testing::Random;
     use mopd_compiler::plan::{Function, Live, Role, Signal};
+    use tch::{Device, Kind};
 
+    use super::super::tensor_graph::whole::{Inputs, evaluate};
     use super::*;
+    use crate::machine::transfer::to_vec;
 
     /// exp(logp), averaged over each sequence, then over the batch.
     fn probability() -> Objective {
@@ -110,7 +94,7 @@ mod tests {
     #[test]
     fn interpreted_and_compiled_programs_agree() {
         let objective = probability();
-        let compiled = Program::new(&objective, Device::Cpu, &Control::new(Vec::new()));
+        let compiled = Program::new(&objective, &Control::new(Vec::new()));
         assert!(matches!(compiled, Program::Compiled(..)));
         let interpreted = Program::Interpreted(&objective);
         let layout = Layout {
@@ -140,8 +124,7 @@ mod tests {
     fn tensors_and_compiled_programs_agree() {
         let mut at_bound = 0.0;
         for objective in [objectives::mopd(1.0), objectives::grpo(), probability()] {
-            let compiled = Program::new(&objective, Device::Cpu, &Control::new(Vec::new()));
-            let tensors = Program::Tensors(Device::Cpu, &objective);
+            let compiled = Program::new(&objective, &Control::new(Vec::new()));
             for seed in 0..50 {
                 let mut random = Random(seed);
                 let layout = random.layout();
@@ -150,11 +133,14 @@ mod tests {
                     let values = (0..batch.layout.tokens()).map(|_| random.number()).collect();
                     batch.signals.push((Signal::Logp { role }, values));
                 }
-                let (compiled, tensors) = (compiled.run(&batch).unwrap(), tensors.run(&batch).unwrap());
+                let inputs = Inputs::new(&batch, Kind::Float, Device::Cpu);
+                let tensors = evaluate(&objective.graph, &objective.outputs(), &inputs).unwrap();
+                let compiled = compiled.run(&batch).unwrap();
                 at_bound += objective.clipped.map_or(0.0, |clipped| compiled.get(clipped).iter().sum());
                 for node in objective.outputs() {
-                    assert_eq!(compiled.get(node).len(), tensors.get(node).len());
-                    for (a, b) in compiled.get(node).iter().zip(tensors.get(node)) {
+                    let tensors = to_vec(&tensors[&node]);
+                    assert_eq!(compiled.get(node).len(), tensors.len());
+                    for (a, b) in compiled.get(node).iter().zip(&tensors) {
                         // A few roundings to 24 bits; the loss is a sum that may cancel.
                         let bound = 4.0 * f32::EPSILON * a.abs() + 1e-7;
                         assert!((a - b).abs() <= bound, "{}, seed {seed}: {a} {b}", objective.name);
@@ -163,17 +149,5 @@ mod tests {
             }
         }
         assert!(at_bound > 100.0, "only {at_bound} tokens are where a clip changes the derivative");
-    }
-
-    #[test]
-    fn models_elsewhere_are_followed() {
-        let objective = probability();
-        let program = Program::new(&objective, Device::Cuda(0), &Control::new(Vec::new()));
-        assert!(matches!(program, Program::Tensors(Device::Cuda(0), _)));
-        // What a batch lacks is said in the same words.
-        let Err(error) = Program::Tensors(Device::Cpu, &objective).run(&Batch::default()) else {
-            panic!("nothing was missing")
-        };
-        assert!(error.to_string().starts_with("the objective `probability`: "), "{error}");
     }
 }

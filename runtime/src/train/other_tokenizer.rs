@@ -184,7 +184,7 @@ impl Reading {
                         Some(example.written.as_slice()),
                     )
                 });
-                decoder.hidden(&PackedBatch::masked(read, stage.device))
+                decoder.hidden(&PackedBatch::masked(read, stage.place.device))
             })
             .collect();
         let hidden = Tensor::cat(&parts, 0);

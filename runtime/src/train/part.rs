@@ -102,7 +102,7 @@ impl<'a> Part<'a> {
         let writes = |role: Role| policy.is_some_and(|(writer, _)| writer == Writer::Scorer(role));
         let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
         let roles = stage.train.scorers.scored(read);
-        let program = Program::new(objective, stage.device, stage.control);
+        let program = Program::new(objective, stage.control);
         let tags = Tags::of_stage(stage)?;
         let agreements = Agreements::of_stage(stage)?;
         let batches = Batches::new(stage, models, cache)?;

@@ -29,7 +29,9 @@ use super::views::{Shown, available};
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use super::{Source, Stage, panels};
 use crate::failure::{Error, Result};
-use crate::model::{CERTAIN, Decoder, SavedActivations, SecondPass, to_vec};
+use crate::machine::transfer::to_vec;
+use crate::machine::transfer::upload;
+use crate::model::{CERTAIN, Decoder, SavedActivations, SecondPass};
 use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.
@@ -134,8 +136,9 @@ fn logits_of(
     let Scoring { stage, models, .. } = *scoring;
     let sequences = &rollouts.sequences;
     let runs = runs(scoring, role, sequences)?;
-    let mut spans =
-        models.own_tokens(role).then(|| Spans::of_tokens(role, sequences.layout.tokens(), stage.device));
+    let mut spans = models
+        .own_tokens(role)
+        .then(|| Spans::of_tokens(role, sequences.layout.tokens(), stage.place.device));
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
     for (reader, pass) in &passes {
@@ -153,9 +156,12 @@ fn logits_of(
             let only = last && passes.len() == 1;
             let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
             let logits = Logits::Projected { hidden, matrix, softcap, scalar_head };
-            let rest = rest_of(&stage.train.objective, role, &reading, other, &logits, &targets);
+            let rest = {
+                let logits = (stage.place, &logits);
+                rest_of(&stage.train.objective, role, &reading, other, logits, &targets)
+            };
             spans.set(tokens.start, reading.tokens, &reading.spans, rest);
-            let columns = other.columns(stage.device);
+            let columns = other.columns(stage.place.device);
             parts[*run] = Some(Logits::Mapped(Mapped::new(logits, reading.rows(), columns)));
             continue;
         }
@@ -277,7 +283,7 @@ pub fn hidden(
         .iter()
         .map(|members| decoder.hidden(&sequences.packed(stage, members, shown)))
         .collect();
-    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, stage.device)
+    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, stage.place.device)
 }
 
 /// The tokens of some sequences, `[tokens, width]`, in the sequences' order; `parts` are those of `members`
@@ -298,7 +304,7 @@ pub fn in_order(
     }
     places.sort_unstable();
     let order: Vec<i64> = places.into_iter().map(|(_, place)| place).collect();
-    Tensor::cat(parts, 0).index_select(0, &Tensor::from_slice(&order).to_device(device))
+    Tensor::cat(parts, 0).index_select(0, &upload(&order, device))
 }
 
 impl ScoringPass {
@@ -319,7 +325,7 @@ impl ScoringPass {
             Some(trace) => trace.hidden.shallow_clone(),
             None => hidden(stage, model, sequences, &micro_batches, &Shown::Own),
         };
-        let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
+        let targets = upload(&sequences.targets(), stage.place.device);
         let second = model.second_pass(&of_layers, &targets, &sequences.second_tokens()).map(Rc::new);
         let _guard = no_grad_guard();
         let hidden =
@@ -348,10 +354,16 @@ impl ScoringPass {
             others.push((Role::Sampler, vec![policy.share()]));
             sampler = Some((Role::Sampler, temperature));
         }
-        let mut vocabulary =
-            Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
-                .without(model.tokenizer.absent())
-                .at(stage.train.objective.temperature);
+        let mut vocabulary = Vocabulary::new(
+            stage.place,
+            &targets,
+            of_student(&hidden),
+            others,
+            sampler,
+            model.tokenizer.ends()[0],
+        )
+        .without(model.tokenizer.absent())
+        .at(stage.train.objective.temperature);
         vocabulary.spans = spans;
         let (tokens, by_rest) = (model.tokenizer.tokens(), RefCell::default());
         Ok(ScoringPass { hidden, second, trace, micro_batches, vocabulary, tokens, by_rest })

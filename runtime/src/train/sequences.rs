@@ -171,7 +171,7 @@ impl Sequences {
                 sequence.written.as_deref(),
             )
         });
-        PackedBatch::masked(members, stage.device)
+        PackedBatch::masked(members, stage.place.device)
     }
 
     /// Some sequences in the stage's micro-batches, those of similar length together, so that little is

@@ -10,6 +10,7 @@ use super::scores::{STUDENT_LOGP, ScoringPass};
 use super::sequences::Sequences;
 use super::vocabulary::{Logits, Spans, logps_of};
 use crate::failure::Result;
+use crate::machine::place::Place;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -38,11 +39,12 @@ pub fn rest_of(
     role: Role,
     reading: &Reading,
     other: &OtherTokenizer,
-    logits: &Logits,
+    (place, logits): (Place, &Logits),
     targets: &[Token],
 ) -> Option<Tensor> {
-    reads_spans(objective, role)
-        .then(|| reading.rest(|rows| logps_of(logits, rows, targets, other.absent(), objective.temperature)))
+    reads_spans(objective, role).then(|| {
+        reading.rest(|rows| logps_of(place, logits, rows, targets, other.absent(), objective.temperature))
+    })
 }
 
 impl ScoringPass {

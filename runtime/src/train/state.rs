@@ -203,7 +203,7 @@ impl Part<'_> {
         if self.kept.is_some() && draws.len() != groups.len() {
             return Err("it does not say where its sequences stand in the data".to_owned());
         }
-        let device = self.stage.device;
+        let device = self.stage.place.device;
         let policy = match tensors.0.contains_key(&self.name("policy.hidden")) {
             true => Some(Logits::Projected {
                 hidden: tensors.get(&self.name("policy.hidden"))?.to_device(device),

@@ -20,8 +20,9 @@ use super::objective::objectives::{direct, grpo, mopd};
 use super::sequences::Sequences;
 use super::*;
 use crate::data::{Dataset, Field, Request};
+use crate::machine::transfer::to_vec;
+use crate::model::layout;
 use crate::model::tests::{random_model, tiny};
-use crate::model::{layout, to_vec};
 use crate::report::metrics::Row;
 use crate::tokenizer::Tokenizer;
 
@@ -49,6 +50,7 @@ mod mixes;
 mod other_tokenizer;
 mod own_data;
 mod padded;
+mod places;
 mod privacy;
 mod producers;
 mod ratio;
@@ -164,7 +166,7 @@ impl Fixture {
             recomputed: 0,
             judge: train.extrapolation.as_ref().map(|_| &self.judge),
             validation: Vec::new(),
-            device: Device::Cpu,
+            place: Place::cpu(),
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
             control: &self.control,

@@ -11,13 +11,16 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightGroup};
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;
 use super::elements::{Elements, Piece, before, scatter};
 use super::master::Master;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Entry, Gradient, Weights, layout, to_vec};
+use crate::machine::place::Place;
+use crate::machine::transfer::to_vec;
+use crate::machine::transfer::upload;
+use crate::model::{Decoder, Entry, Gradient, Weights, layout};
 use crate::random::Key;
 use crate::store::state::StateTensors;
 
@@ -48,6 +51,9 @@ enum What {
 /// An adapter of several matrices.
 pub struct Adapted {
     base: Arc<Weights>,
+    /// The matrices as they were, in single precision, where they stay on the device; else they are read anew for
+    /// every step, which on the CPU costs no copy over a bus.
+    held: Option<Vec<Tensor>>,
     settings: Adapter,
     matrices: Vec<AdaptedMatrix>,
     /// Of each matrix A, then B, one matrix after the other; then, for DoRA, the magnitudes: in single
@@ -71,18 +77,18 @@ impl Trained {
     /// `model` was made from what the stage starts from; `key` selects the numbers that an adapter starts
     /// from.
     pub fn new(stage: &Stage, model: &Decoder, key: Key) -> Result<Trained> {
-        let (device, start) = (model.device, &stage.start);
+        let (device, start) = (model.device(), &stage.start);
         let what = match &stage.train.trainable {
             Trainable::Weights { only: None, except } if except.is_empty() => {
                 What::All(Master::of_model(model.flat(), start))
             }
             Trainable::Weights { .. } => {
                 let Elements { pieces, values, decayed, chosen } = Elements::new(stage, device)?;
-                let parameters = Tensor::from_slice(&values).to_device(device);
+                let parameters = upload(&values, device);
                 What::Parts { pieces, decayed, chosen, parameters }
             }
             Trainable::Adapter(settings) => {
-                What::Adapter(Box::new(Adapted::new(settings, start, device, key)?))
+                What::Adapter(Box::new(Adapted::new(settings, start, model.place, key)?))
             }
         };
         Ok(Trained { start: start.clone(), what })
@@ -139,7 +145,7 @@ impl Trained {
         if model.flat().kind() != Kind::BFloat16 {
             return model.flat().shallow_clone();
         }
-        let begun = || self.start.flat(Kind::Float, model.device);
+        let begun = || self.start.flat(Kind::Float, model.device());
         match &self.what {
             What::All(master) => master.single(),
             What::Parts { pieces, parameters, .. } => {
@@ -168,8 +174,10 @@ impl Trained {
         let _guard = no_grad_guard();
         match &self.what {
             What::All(_) => by_weights,
-            What::Parts { pieces, .. } => Gradient::whole(gathered(pieces, |range| by_weights.part(range))),
-            What::Adapter(adapted) => Gradient::whole(adapted.gradient(&by_weights)),
+            What::Parts { pieces, .. } => {
+                Gradient::whole(gathered(pieces, |range| by_weights.part(range)), by_weights.place)
+            }
+            What::Adapter(adapted) => Gradient::whole(adapted.gradient(&by_weights), by_weights.place),
         }
     }
 
@@ -238,7 +246,7 @@ pub fn module(projection: Projection) -> &'static str {
 impl Adapted {
     /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
     /// starts it. A magnitude is the norm of its row.
-    fn new(settings: &Adapter, base: &Arc<Weights>, device: Device, key: Key) -> Result<Adapted> {
+    fn new(settings: &Adapter, base: &Arc<Weights>, place: Place, key: Key) -> Result<Adapted> {
         let within = |entry: &Entry| match (settings.layers, entry.layer) {
             (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
             (None, Some(_)) => true,
@@ -278,8 +286,14 @@ impl Adapted {
                 values.extend(base.of(&matrix.entry).chunks(matrix.entry.shape[1]).map(norm));
             }
         }
-        let parameters = Tensor::from_slice(&values).to_device(device);
-        Ok(Adapted { base: base.clone(), settings: settings.clone(), matrices, parameters, decayed })
+        let parameters = upload(&values, place.device);
+        let numbers: usize = matrices.iter().map(|matrix| matrix.entry.len()).sum();
+        let stays = place.loops().is_none() && numbers <= place.sizes.resident;
+        let held = stays.then(|| {
+            let of = |matrix: &AdaptedMatrix| base.tensor(&matrix.entry, Kind::Float, place.device);
+            matrices.iter().map(of).collect()
+        });
+        Ok(Adapted { base: base.clone(), held, settings: settings.clone(), matrices, parameters, decayed })
     }
 
     pub fn settings(&self) -> &Adapter {
@@ -321,10 +335,14 @@ impl Adapted {
         [self.view(of, matrix.a, &[rank, inputs]), self.view(of, matrix.b, &[outputs, rank])]
     }
 
-    /// W + scale * B A, `[outputs, inputs]`.
-    fn direction(&self, matrix: &AdaptedMatrix) -> Tensor {
+    /// W + scale * B A, `[outputs, inputs]`, of the matrix in its place.
+    fn direction(&self, index: usize) -> Tensor {
+        let matrix = &self.matrices[index];
         let [a, b] = self.factors(&self.parameters, matrix);
-        let base = self.base.tensor(&matrix.entry, Kind::Float, self.parameters.device());
+        let base = match &self.held {
+            Some(held) => held[index].shallow_clone(),
+            None => self.base.tensor(&matrix.entry, Kind::Float, self.parameters.device()),
+        };
         base + b.matmul(&a) * self.scale()
     }
 
@@ -336,8 +354,8 @@ impl Adapted {
     /// Into a model's flat vector.
     fn merge(&self, flat: &Tensor) {
         let _guard = no_grad_guard();
-        for matrix in &self.matrices {
-            let direction = self.direction(matrix);
+        for (index, matrix) in self.matrices.iter().enumerate() {
+            let direction = self.direction(index);
             let merged = match matrix.magnitude {
                 None => direction,
                 Some(magnitude) => {
@@ -358,12 +376,12 @@ impl Adapted {
     /// its rows times magnitude / norm.
     fn gradient(&self, by_weights: &Gradient) -> Tensor {
         let gradient = self.parameters.zeros_like();
-        for matrix in &self.matrices {
+        for (index, matrix) in self.matrices.iter().enumerate() {
             let (outputs, inputs) = (matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
             let range = matrix.entry.offset..matrix.entry.offset + matrix.entry.len();
             let mut of_matrix = by_weights.part(range).view([outputs, inputs]).to_kind(Kind::Float);
             if let Some(offset) = matrix.magnitude {
-                let direction = self.direction(matrix);
+                let direction = self.direction(index);
                 let norms = Adapted::norms(&direction);
                 let by_magnitude =
                     (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);

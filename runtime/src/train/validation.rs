@@ -10,6 +10,7 @@ use super::views::Shown;
 use super::vocabulary::{Logits, Matrix, Quantity, Vocabulary};
 use super::{Stage, Trainer};
 use crate::failure::Result;
+use crate::machine::transfer::upload;
 use crate::model::Decoder;
 use crate::rollout::Sequence;
 
@@ -32,9 +33,10 @@ pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &T
         softcap: student.config.logit_softcap,
         scalar_head: None,
     };
-    let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
-    let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
-        .without(student.tokenizer.absent());
+    let targets = upload(&sequences.targets(), stage.place.device);
+    let vocabulary =
+        Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
+            .without(student.tokenizer.absent());
     let logps = vocabulary.values(&[Quantity::Logp(Role::Student)]);
     logps[0].sum(Kind::Double).double_value(&[])
 }

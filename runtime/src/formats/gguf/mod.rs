@@ -39,7 +39,7 @@ pub fn open(path: &Path) -> Result<Gguf> {
                         merge them first (`llama-gguf-split --merge`)"
                 .to_owned());
         }
-        let place = |place: parse::Place| Tensor {
+        let place = |place: parse::Extent| Tensor {
             file: file.clone(),
             range: place.range,
             encoding: place.encoding,

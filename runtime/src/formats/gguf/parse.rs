@@ -64,7 +64,7 @@ pub type Metadata = BTreeMap<String, Value>;
 
 /// Where a tensor lies.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Place {
+pub struct Extent {
     pub encoding: Encoding,
     /// As everywhere here: the last dimension is the one whose numbers are neighbours. GGUF counts the other
     /// way.
@@ -76,7 +76,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Contents {
     pub metadata: Metadata,
-    pub tensors: BTreeMap<String, Place>,
+    pub tensors: BTreeMap<String, Extent>,
 }
 
 /// Lists in lists, at most so deep.
@@ -226,7 +226,7 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
             .and_then(|length| from.checked_add(length))
             .filter(|to| *to <= all.len())
             .ok_or_else(problem)?;
-        if tensors.insert(name.clone(), Place { encoding, shape, range: from..to }).is_some() {
+        if tensors.insert(name.clone(), Extent { encoding, shape, range: from..to }).is_some() {
             return Err(format!("the tensor {name} stands twice"));
         }
     }

@@ -5,6 +5,7 @@
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Generator;
+use crate::machine::transfer::upload;
 use crate::model::attention::{HIDDEN, cap, wide_softmax};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -28,7 +29,7 @@ impl Generator<'_> {
         let padding = decoder.tokenizer.padding();
         let pair = |(first, second): (&Token, &Option<Token>)| [*first, second.unwrap_or(padding)];
         let tokens: Vec<Token> = zip_equal(first, second).flat_map(pair).collect();
-        let tokens = Tensor::from_slice(&tokens).to_device(decoder.device);
+        let tokens = upload(&tokens, decoder.device());
         let positions = Tensor::stack(&[&self.positions, &(&self.positions + 1)], 1).view([-1]);
         let rotary = self.rotary.at(&positions);
         let length = self.filled + 2;
@@ -56,11 +57,11 @@ impl Generator<'_> {
             stream = decoder.finish(layer, stream, &attended.reshape([rows * 2, heads * width]));
         }
         let stands: Vec<i64> = second.iter().map(|second| i64::from(second.is_some())).collect();
-        let stands = Tensor::from_slice(&stands).to_device(decoder.device);
+        let stands = upload(&stands, decoder.device());
         // Whoever has no second token goes on from the first.
         let hidden = stands.eq(0).to_kind(self.bias.kind()) * HIDDEN;
         self.bias.select(3, self.filled + 1).copy_(&hidden.view([rows, 1, 1]));
-        let last = Tensor::arange(rows, (Kind::Int64, decoder.device)) * 2 + &stands;
+        let last = Tensor::arange(rows, (Kind::Int64, decoder.device())) * 2 + &stands;
         self.filled = length;
         self.positions = &self.positions + 1 + &stands;
         self.predict(stream.index_select(0, &last));

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors};
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::formats::huggingface;
+use crate::machine::place::Place;
 use crate::model::attention::cap;
 use crate::model::*;
 use crate::tokenizer::{Token, Tokenizer};
 
-const CASES: [&str; 16] = [
+pub(super) const CASES: [&str; 16] = [
     "llama",
     "llama_tied",
     "llama_bias",
@@ -60,7 +61,7 @@ pub fn read(file: &Path) -> HashMap<String, Vec<f64>> {
     tensors.tensors().into_iter().map(numbers).collect()
 }
 
-fn weights(case: &str) -> Weights {
+pub(super) fn weights(case: &str) -> Weights {
     load(&folder(case))
 }
 
@@ -74,14 +75,14 @@ fn with_config(weights: &Weights, change: impl FnOnce(&mut Config)) -> Weights {
     Weights::new(Arc::new(config), weights.tokenizer.clone(), weights.values().into_owned())
 }
 
-struct Reference {
-    tokens: Vec<Token>,
+pub(super) struct Reference {
+    pub tokens: Vec<Token>,
     /// After each of the last tokens, eight at most.
     logits: Vec<f64>,
     greedy: Vec<Token>,
 }
 
-fn references(case: &str) -> Vec<Reference> {
+pub(super) fn references(case: &str) -> Vec<Reference> {
     let mut stored = read(&folder(case).join("reference.safetensors"));
     let mut of = |what: &str, index: usize| stored.remove(&format!("{what}.{index}")).unwrap();
     let tokens = |values: Vec<f64>| values.into_iter().map(|value| value as Token).collect();
@@ -104,7 +105,7 @@ impl Reference {
 }
 
 /// Sequences of different lengths, all in one batch.
-fn batch(references: &[Reference]) -> PackedBatch {
+pub(super) fn batch(references: &[Reference]) -> PackedBatch {
     super::batch(&references.iter().map(Reference::sequence).collect::<Vec<_>>())
 }
 
@@ -125,7 +126,7 @@ fn logits_equal_the_reference() {
         let (weights, references) = (weights(case), references(case));
         let (batch, expected) = (batch(&references), expected(&references));
         let difference = |kind| {
-            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+            let decoder = Decoder::frozen(&weights, Place::cpu(), kind);
             largest_difference(&decoder.logits(&batch), &expected)
         };
         let (single, double) = (difference(Kind::Float), difference(Kind::Double));
@@ -141,7 +142,7 @@ fn logits_equal_the_reference() {
 fn greedy_tokens_equal_the_reference() {
     for case in CASES {
         let (weights, references) = (weights(case), references(case));
-        let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
+        let decoder = Decoder::frozen(&weights, Place::cpu(), Kind::Float);
         let prompts: Vec<&[Token]> = references.iter().map(|reference| reference.tokens.as_slice()).collect();
         for mut generator in super::generators(&decoder, &prompts, 64) {
             for step in 0..64 {
@@ -161,7 +162,7 @@ fn generation_equals_the_forward_pass() {
     let _guard = no_grad_guard();
     for (case, way) in CASES.into_iter().flat_map(|case| [(case, 0), (case, 1)]) {
         let (weights, references) = (weights(case), references(case));
-        let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
+        let decoder = Decoder::frozen(&weights, Place::cpu(), Kind::Float);
         let prompts: Vec<&[Token]> =
             references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
         let mut generator = super::generators(&decoder, &prompts, 30).into_iter().nth(way).unwrap();
@@ -250,7 +251,7 @@ fn every_feature_changes_the_logits() {
     ];
     for (case, feature, change) in cases {
         let references = references(case);
-        let decoder = Decoder::frozen(&with_config(&weights(case), change), Device::Cpu, Kind::Float);
+        let decoder = Decoder::frozen(&with_config(&weights(case), change), Place::cpu(), Kind::Float);
         let difference = largest_difference(&decoder.logits(&batch(&references)), &expected(&references));
         assert!(difference > 1e-2, "{case} can't tell its {feature}: {difference}");
     }
@@ -264,7 +265,7 @@ fn bf16_differs_by_rounding() {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
         let logps = |kind| {
-            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+            let decoder = Decoder::frozen(&weights, Place::cpu(), kind);
             decoder.logits(&batch).log_softmax(-1, Kind::Float)
         };
         let (single, half) = (logps(Kind::Float), logps(Kind::BFloat16));
@@ -284,8 +285,8 @@ fn equal_weights_give_equal_bits() {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
         for kind in [Kind::Float, Kind::BFloat16] {
-            let student = Decoder::trainable(&weights, Device::Cpu, kind);
-            let teacher = Decoder::frozen(&weights.clone(), Device::Cpu, kind);
+            let student = Decoder::trainable(&weights, Place::cpu(), kind);
+            let teacher = Decoder::frozen(&weights.clone(), Place::cpu(), kind);
             for recomputed in [0, 1] {
                 assert!(
                     student.trace(&batch, recomputed).hidden.equal(&teacher.hidden(&batch)),
@@ -309,12 +310,17 @@ pub fn loss_and_gradient(
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
     let [grad_hidden, grad_lm_head] =
         Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
+    // Sums of half-precision products are in single precision.
+    let grad_lm_head = match decoder.kind() {
+        Kind::BFloat16 => grad_lm_head.to_kind(Kind::Float),
+        _ => grad_lm_head,
+    };
     let gradient = decoder.gradient_of(trace, &grad_hidden, LmHeadGrad::whole(grad_lm_head).into());
     (loss.double_value(&[]), gradient.part(0..gradient.parameters()))
 }
 
 /// Of the mean log-probability of the batch's targets.
-fn gradient(decoder: &Decoder, batch: &PackedBatch, recomputed: usize) -> Tensor {
+pub(super) fn gradient(decoder: &Decoder, batch: &PackedBatch, recomputed: usize) -> Tensor {
     loss_and_gradient(decoder, batch, recomputed, |logits| mean_logp(logits, batch)).1
 }
 
@@ -328,7 +334,7 @@ fn gradient_equals_difference_quotients() {
     for case in CASES {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
-        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Double);
+        let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Double);
         let gradient = gradient(&decoder, &batch, 0);
         let single = gradient_in_f32(&weights, &batch);
         let relative =
@@ -361,7 +367,7 @@ fn gradient_equals_difference_quotients() {
 }
 
 fn gradient_in_f32(weights: &Weights, batch: &PackedBatch) -> Tensor {
-    gradient(&Decoder::trainable(weights, Device::Cpu, Kind::Float), batch, 0)
+    gradient(&Decoder::trainable(weights, Place::cpu(), Kind::Float), batch, 0)
 }
 
 #[test]
@@ -369,7 +375,7 @@ fn layers_run_again_give_the_same_gradient() {
     for case in CASES {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
-        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
+        let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Float);
         let plain = gradient(&decoder, &batch, 0);
         // More than there are means all.
         for recomputed in 1..=weights.config.layers + 1 {
@@ -381,7 +387,7 @@ fn layers_run_again_give_the_same_gradient() {
 #[test]
 fn expert_load_is_counted() {
     let weights = weights("qwen3_moe");
-    let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
+    let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::Float);
     assert_eq!(decoder.take_expert_load(), None);
     let references = references("qwen3_moe");
     // What is run again for the gradient is not counted twice.

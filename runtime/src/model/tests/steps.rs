@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::batch;
 use super::parity::{load, loss_and_gradient, read};
+use crate::machine::place::Place;
 use crate::model::*;
 use crate::tokenizer::Token;
 
@@ -57,9 +58,9 @@ fn a_step_of_distillation_equals_the_reference() {
         for (kind, most) in [(Kind::Double, 2e-6), (Kind::Float, 5e-5)] {
             let scored = {
                 let _guard = tch::no_grad_guard();
-                Decoder::frozen(&teacher, Device::Cpu, kind).logits(&packed).log_softmax(-1, kind)
+                Decoder::frozen(&teacher, Place::cpu(), kind).logits(&packed).log_softmax(-1, kind)
             };
-            let decoder = Decoder::trainable(&student, Device::Cpu, kind);
+            let decoder = Decoder::trainable(&student, Place::cpu(), kind);
             for (objective, terms) in OBJECTIVES {
                 let (loss, gradient) = loss_and_gradient(&decoder, &packed, 1, |logits| {
                     let terms = terms(&logits.log_softmax(-1, kind), &scored, &packed.targets);

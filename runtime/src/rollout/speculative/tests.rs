@@ -1,9 +1,10 @@
 //! Trajectories are the teacher's, whatever the student drafts; and what is rejected is the student's.
 
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::super::sampler::{Scratch, weigh};
 use super::*;
+use crate::machine::place::Place;
 use crate::model::tests::{random_model, tiny};
 use crate::random::Purpose;
 use crate::tokenizer::END;
@@ -149,7 +150,7 @@ fn decoders(kind: Kind) -> [Decoder; 2] {
         let mut values = weights.values().into_owned();
         // Ends are no rare token.
         values[END as usize * width..][..width].iter_mut().for_each(|value| *value *= 2.5);
-        Decoder::frozen(&weights.with_values(values), Device::Cpu, kind)
+        Decoder::frozen(&weights.with_values(values), Place::cpu(), kind)
     })
 }
 

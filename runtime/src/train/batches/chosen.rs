@@ -5,13 +5,14 @@ use mopd_compiler::expr;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::{Choice, Chosen, reads_student};
 use mopd_compiler::plan::{Formula, Role, Signal};
-use tch::{Tensor, no_grad_guard};
+use tch::no_grad_guard;
 
 use super::filter::of_completions;
 use super::sample::{Numbered, judge};
 use super::{Batch, Draws, Group, Making, make};
 use crate::failure::{Error, Result};
-use crate::model::to_vec;
+use crate::machine::transfer::to_vec;
+use crate::machine::transfer::upload;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::scores::{failed, hidden};
@@ -114,12 +115,13 @@ fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result
     let matrix = Matrix::Held(models.compared(student));
     let logits =
         Logits::Projected { hidden, matrix, softcap: student.config.logit_softcap, scalar_head: None };
-    let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
-    let vocabulary = Vocabulary::new(&targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
-        .without(student.tokenizer.absent())
-        .at(stage.train.objective.temperature);
+    let targets = upload(&sequences.targets(), stage.place.device);
+    let vocabulary =
+        Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends()[0])
+            .without(student.tokenizer.absent())
+            .at(stage.train.objective.temperature);
     let layout = expr::batch::Batch { layout: sequences.layout.clone(), ..expr::batch::Batch::default() };
-    let parameters = Parameters { batch: &layout, device: stage.device };
+    let parameters = Parameters { batch: &layout, device: stage.place.device };
     let (mut signals, mut quantities) = (Vec::new(), Vec::new());
     for signal in wanted.iter().filter(|signal| signal.roles().contains(&Role::Student)) {
         let quantity = parameters.quantity(signal).map_err(|error| failed(error, &stage.train.objective))?;

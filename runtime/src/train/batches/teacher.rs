@@ -138,7 +138,7 @@ fn teacher_rollouts(
         // Before the first step, the student is what it starts from.
         let teacher = match models.decoder(writer.model_ref) {
             Some(teacher) => teacher,
-            None => Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
+            None => Rc::new(Decoder::frozen(&stage.start, stage.place, stage.kind)),
         };
         let sees = sees.as_ref().or(models.view(writer));
         let shown = Shown::of_draws(stage, sees, chunk.iter().map(|each| each.draw), Now::START)?;

@@ -8,7 +8,6 @@ use mopd_kernels::tensor::view_mut;
 use tch::{Kind, Tensor};
 
 use super::{Master, Step, gradient_here, zeros};
-use crate::machine::device;
 
 pub struct AdamW {
     settings: plan::AdamW,
@@ -48,13 +47,12 @@ impl AdamW {
         keep: f64,
         step: Step,
     ) {
-        let Step { scale, learning_rate, steps } = step;
+        let Step { scale, learning_rate, steps, cpu } = step;
         let plan::AdamW { beta1, beta2, epsilon, .. } = self.settings;
         let correction1 = 1.0 - beta1.powi(steps);
         let correction2 = 1.0 - beta2.powi(steps);
         let [mut mean, mut square] =
             [&self.mean, &self.square].map(|moment| moment.narrow(0, range.start as i64, range.len() as i64));
-        let cpu = device::cpu(gradient.device());
         let (Some(cpu), Some(gradient_here), Some(mut parameters_here)) =
             (cpu, gradient_here(gradient), parameters.here())
         else {
@@ -97,8 +95,10 @@ mod tests {
 
     use super::super::{Optimizer, gradient_norm};
     use super::*;
+    use crate::machine::place::Place;
+    use crate::machine::transfer::to_vec;
     use crate::model::tests::{random_model, tiny};
-    use crate::model::{Decoder, EntryKind, Gradient, layout, to_vec};
+    use crate::model::{Decoder, EntryKind, Gradient, layout};
 
     /// Algorithm 2 with clipping, one number at a time.
     struct Reference {
@@ -142,7 +142,7 @@ mod tests {
         ] {
             let settings = plan::AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
             let weights = random_model(&tiny(), 1);
-            let model = Decoder::trainable(&weights, Device::Cpu, kind);
+            let model = Decoder::trainable(&weights, Place::cpu(), kind);
             let mut master = Master::of_model(model.flat(), &weights);
             let mut optimizer =
                 Optimizer::new(&plan::Optimizer::AdamW(settings.clone()), &master, model.decayed());
@@ -164,7 +164,7 @@ mod tests {
                     .map(|i| ((i as f32) * 0.37 + step as f32).sin() * 0.1 * (1 + i % 5) as f32)
                     .collect();
                 let tensor = Tensor::from_slice(&gradient).to_kind(kind);
-                let gradient = Gradient::whole(tensor.shallow_clone());
+                let gradient = Gradient::whole(tensor.shallow_clone(), Place::cpu());
                 let norm = gradient_norm(&gradient);
                 optimizer.step(&mut master, gradient, norm, 1e-4);
                 reference.step(&to_vec(&tensor), 1e-4);
@@ -199,7 +199,7 @@ mod tests {
                 for (optimizer, master, gradient) in
                     [(&mut loops, &mut here, gradient), (&mut tensors, &mut elsewhere, apart)]
                 {
-                    let gradient = Gradient::whole(gradient);
+                    let gradient = Gradient::whole(gradient, Place::cpu());
                     let norm = gradient_norm(&gradient);
                     optimizer.step(master, gradient, norm, 1e-3);
                 }

@@ -4,13 +4,13 @@ mod adamw;
 mod sgd;
 
 use mopd_compiler::plan;
+use mopd_kernels::Cpu;
 use mopd_kernels::adamw::sum_of_squares;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use self::adamw::AdamW;
 use self::sgd::Sgd;
 use super::master::{Master, gradient_here};
-use crate::machine::device;
 use crate::model::Gradient;
 use crate::store::state::StateTensors;
 
@@ -67,7 +67,7 @@ impl Optimizer {
         // rounding.
         let scale = (clip_norm / (norm + 1e-6)).min(1.0);
         self.steps += 1;
-        let step = Step { scale, learning_rate, steps: self.steps };
+        let step = Step { scale, learning_rate, steps: self.steps, cpu: gradient.place.loops() };
         for (range, piece) in gradient.into_pieces() {
             match &self.rule {
                 Rule::AdamW(adamw) => adamw.step(parameters, range, &piece, step),
@@ -84,6 +84,8 @@ struct Step {
     learning_rate: f64,
     /// This one included.
     steps: i32,
+    /// Leave to run our own loops.
+    cpu: Option<Cpu>,
 }
 
 fn zeros(parameters: &Master) -> Tensor {
@@ -92,7 +94,7 @@ fn zeros(parameters: &Master) -> Tensor {
 
 /// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
 pub fn gradient_norm(gradient: &Gradient) -> f64 {
-    let sums = gradient.written().map(|piece| match device::cpu(piece.device()).zip(gradient_here(piece)) {
+    let sums = gradient.written().map(|piece| match gradient.place.loops().zip(gradient_here(piece)) {
         Some((cpu, piece)) => sum_of_squares(cpu, piece.gradient()),
         None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
     });
@@ -102,10 +104,12 @@ pub fn gradient_norm(gradient: &Gradient) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::place::Place;
 
     #[test]
     fn the_norm_is_exact_and_tells_of_bad_numbers() {
-        let norm = |numbers: &[f32]| gradient_norm(&Gradient::whole(Tensor::from_slice(numbers)));
+        let norm =
+            |numbers: &[f32]| gradient_norm(&Gradient::whole(Tensor::from_slice(numbers), Place::cpu()));
         assert!((norm(&[3.0, 4.0]) - 5.0).abs() < 1e-12);
         assert!(!norm(&[3.0, f32::NAN]).is_finite());
         assert!(!norm(&[3.0, f32::NEG_INFINITY]).is_finite());

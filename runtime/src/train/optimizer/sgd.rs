@@ -55,8 +55,10 @@ mod tests {
 
     use super::super::{Optimizer, gradient_norm};
     use super::*;
+    use crate::machine::place::Place;
+    use crate::machine::transfer::to_vec;
     use crate::model::tests::{random_model, tiny};
-    use crate::model::{Decoder, Gradient, to_vec};
+    use crate::model::{Decoder, Gradient};
 
     /// One number at a time, in double precision.
     #[test]
@@ -69,7 +71,7 @@ mod tests {
         ] {
             let settings = plan::Optimizer::Sgd(plan::Sgd { momentum, clip_norm });
             let weights = random_model(&tiny(), 1);
-            let model = Decoder::trainable(&weights, Device::Cpu, kind);
+            let model = Decoder::trainable(&weights, Place::cpu(), kind);
             let mut master = Master::of_model(model.flat(), &weights);
             let mut optimizer = Optimizer::new(&settings, &master, model.decayed());
             let mut expected: Vec<f64> = weights.values().iter().map(|&value| f64::from(value)).collect();
@@ -84,7 +86,7 @@ mod tests {
                     *velocity = momentum * *velocity + f64::from(gradient) * (clip_norm / norm).min(1.0);
                     *weight -= 1e-2 * *velocity;
                 }
-                let gradient = Gradient::whole(tensor);
+                let gradient = Gradient::whole(tensor, Place::cpu());
                 let norm = gradient_norm(&gradient);
                 optimizer.step(&mut master, gradient, norm, 1e-2);
             }

@@ -17,6 +17,7 @@ use super::sequences::Sequences;
 use super::{Stage, Trainer};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
+use crate::machine::transfer::upload;
 use crate::model::Gradient;
 use crate::random::Purpose;
 use crate::zip::zip_equal;
@@ -116,7 +117,7 @@ impl Privacy {
         let _guard = no_grad_guard();
         self.add_noise(trainer.stage, &mut sum, step);
         sum /= self.records;
-        Ok(Gradient::whole(sum))
+        Ok(Gradient::whole(sum, trainer.stage.place))
     }
 
     /// The same numbers for the same seed, stage and step.
@@ -129,7 +130,7 @@ impl Privacy {
             let normals = std::iter::repeat_with(|| uniforms.normals()).flatten();
             let noise: Vec<f32> = normals.take(count).map(|normal| (deviation * normal) as f32).collect();
             let mut place = sum.narrow(0, start as i64, count as i64);
-            place += Tensor::from_slice(&noise).to_device(sum.device());
+            place += upload(&noise, sum.device());
         }
     }
 }

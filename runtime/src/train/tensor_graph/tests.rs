@@ -1,11 +1,14 @@
 //! Tensors against the interpreter, and libtorch's derivative against the compiler's.
 
+use mopd_compiler::expr::batch::Layout;
 use mopd_compiler::expr::derivative::adjoints;
 use mopd_compiler::expr::graph::LiveId;
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::testing::{AXES, Random};
-use mopd_compiler::plan::{Over, Schedule};
+use mopd_compiler::plan::{Axis, Over, Reduction, Schedule};
+use tch::{Device, Kind};
 
+use super::whole::{Inputs, evaluate, to_host};
 use super::*;
 
 /// Ordinary numbers, with equal ones among them, or what breaks careless code.

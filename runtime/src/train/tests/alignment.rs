@@ -199,7 +199,7 @@ fn parts_of_a_stage_are_compared() {
 #[test]
 fn angles_are_known_and_what_is_zero_has_none() {
     let whole = |name: &str, numbers: &[f32]| {
-        (name.to_owned(), crate::model::Gradient::whole(Tensor::from_slice(numbers)))
+        (name.to_owned(), crate::model::Gradient::whole(Tensor::from_slice(numbers), Place::cpu()))
     };
     let found = super::super::alignment::columns(vec![
         whole("a", &[3.0, 4.0, 0.0]),

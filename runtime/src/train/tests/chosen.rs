@@ -127,7 +127,7 @@ fn the_first_that_has_a_completion_is_taken() {
     let train = train(mopd(1.0), 1);
     let stage = fixture.stage(&train, ROUTED, &weights);
     let (student, hints) =
-        (Reference::new(&weights[0]), Decoder::frozen(&weights[2], Device::Cpu, Kind::Float));
+        (Reference::new(&weights[0]), Decoder::frozen(&weights[2], Place::cpu(), Kind::Float));
     let tried = lists(Producer::teacher(sampling(3)), STEPS);
     let mut tiers_used = [0; 3];
     for (step, (list, tried)) in (0..).zip(zip_equal(lists(tiers(), STEPS), tried)) {

@@ -116,7 +116,7 @@ fn prompts_come_in_the_order_of_what_was_measured() {
     let train = choosing(by_teacher(Some(2)));
     let stage = fixture.stage(&train, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();
-    let teachers = [1, 2].map(|model: usize| Decoder::frozen(&models[model], stage.device, stage.kind));
+    let teachers = [1, 2].map(|model: usize| Decoder::frozen(&models[model], stage.place, stage.kind));
     // Two prompts of each domain come before, and 16 numbers are the student's.
     let teacher: Vec<Vec<f64>> = (0..2)
         .map(|source| {

@@ -56,7 +56,7 @@ fn lists(producer: Producer, steps: u32) -> Vec<Vec<Sequence>> {
     let stage = Stage { steps, ..fixture.stage(&train, ROUTED, &weights) };
     let models = Models::new(&stage).unwrap();
     let mut batches = Batches::new(&stage, &models, None).unwrap();
-    let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
+    let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
     let mut list = |step| {
         let list = batches.next(&stage, &student, &models, step).unwrap().list;
         batches.commit();
@@ -98,7 +98,7 @@ fn a_new_prompt_shows_what_was_tried_and_answered() {
     let stage = fixture.stage(&train, ROUTED, &weights);
     let alone = |model: usize| Alone {
         stage: &stage,
-        decoder: Decoder::frozen(&weights[model], Device::Cpu, Kind::Float),
+        decoder: Decoder::frozen(&weights[model], Place::cpu(), Kind::Float),
     };
     let (student, big) = (alone(0), alone(2));
     let reference = Reference::new(&weights[0]);

@@ -57,7 +57,7 @@ fn trained(objective: Objective, n: u32) -> Train<Objective> {
 fn drawn(stage: &Stage) -> Vec<Sequences> {
     let models = Models::new(stage).unwrap();
     let mut batches = Batches::new(stage, &models, None).unwrap();
-    let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
+    let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
     (0..stage.steps).map(|step| batches.next(stage, &student, &models, step).unwrap()).collect()
 }
 
@@ -67,7 +67,7 @@ fn drawn(stage: &Stage) -> Vec<Sequences> {
 fn a_group_has_the_turns_of_a_trajectory() {
     let (fixture, weights, train) = (trajectories(), models(true), trained(mopd(1.0), N));
     let stage = fixture.stage(&train, ROUTED, &weights);
-    let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
+    let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
     let mut visited = vec![0; 16];
     for (step, sequences) in drawn(&stage).iter().enumerate() {
         assert_eq!(sequences.layout.groups, 5);

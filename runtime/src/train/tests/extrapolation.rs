@@ -238,7 +238,7 @@ fn a_stage_goes_by_its_benchmark() {
             };
             let score = |multiple: f32| {
                 let weights = stage.start.with_values(at(multiple));
-                let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
+                let decoder = Decoder::frozen(&weights, Place::cpu(), Kind::Float);
                 let key = Key::new(stage.seed, stage.stream, Purpose::Judge, u64::from(step + 1));
                 let by = &extrapolation(temperature).evaluation;
                 let answers = crate::evaluate::answers(

@@ -5,7 +5,7 @@ use mopd_compiler::plan::{Axis, Function, View};
 
 use super::super::batches::data::all_examples;
 use super::super::learned::Policy;
-use super::super::objective::Program;
+use super::super::tensor_graph::whole::{Inputs, evaluate};
 use super::resume::ends_the_same_wherever_it_is_cut;
 use super::*;
 use crate::compiled;
@@ -123,8 +123,12 @@ fn what_is_drawn_is_shown_and_the_gain_is_that_of_its_steps() {
             let gain = before.unwrap_or(loss) - loss + 0.1 * recorded;
             let got = f64::from(outputs.get(settings.gain)[0]);
             assert!((got - gain).abs() < 1e-5, "step {step}: {got} {gain}");
-            let tensors = Program::Tensors(Device::Cpu, &stage.train.objective).run(&batch).unwrap();
-            assert!((f64::from(tensors.get(settings.gain)[0]) - got).abs() < 1e-5, "step {step}, on a GPU");
+            let inputs = Inputs::new(&batch, Kind::Double, Device::Cpu);
+            let tensors = evaluate(&stage.train.objective.graph, &[settings.gain], &inputs).unwrap();
+            assert!(
+                (tensors[&settings.gain].double_value(&[0]) - got).abs() < 1e-5,
+                "step {step}, on tensors"
+            );
             policy.learn(got);
             before = Some(loss);
             trainer.update(rollouts, Instant::now(), step, &mut record).map_err(|(error, _)| error).unwrap();

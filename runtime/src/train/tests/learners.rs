@@ -1,6 +1,6 @@
 //! Several models that learn in turns.
 
-use super::super::learners::{Learners, Place};
+use super::super::learners::{Learners, Position};
 use super::super::{Checkpoints, Finished, Pace, train_in_turns};
 use super::*;
 
@@ -105,7 +105,7 @@ fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
             }
         }
         let key = format!("{step}.{turn}");
-        store.keep_state(&key, "a stage", &cut.state(Place { step, turn }, 0.0, record)).unwrap();
+        store.keep_state(&key, "a stage", &cut.state(Position { step, turn }, 0.0, record)).unwrap();
         let from = store.last_state(&key).0.map(|state| (state, RestoreMode::Resume));
         assert!(from.is_some());
         let keep = |_: &TrainState| Ok(());

@@ -18,7 +18,7 @@ fn lists(producer: Producer, sequences: usize) -> Vec<Vec<Sequence>> {
     stage.steps = STEPS;
     let models = Models::new(&stage).unwrap();
     let mut batches = Batches::new(&stage, &models, None).unwrap();
-    let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
+    let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
     let mut list = |step| batches.next(&stage, &student, &models, step).unwrap().list;
     let lists: Vec<Vec<Sequence>> = (0..STEPS).map(&mut list).collect();
     assert!(lists.iter().all(|list| list.len() == sequences));

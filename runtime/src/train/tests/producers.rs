@@ -33,7 +33,7 @@ pub(super) fn forked(
     let models = Models::new(&stage).unwrap();
     let mut batches = Batches::new(&stage, &models, None).unwrap();
     stage.steps = steps;
-    let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
+    let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
     let mut list = |step| {
         let list = batches.next(&stage, &student, &models, step).unwrap().list;
         batches.commit();
@@ -75,7 +75,7 @@ fn a_snapshot_is_written_once_for_each_prompt() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let of_run = lists(snapshot(1, 2), 8);
     let (writer, reference) =
-        (Decoder::frozen(&weights[1], Device::Cpu, Kind::Float), Reference::new(&weights[1]));
+        (Decoder::frozen(&weights[1], Place::cpu(), Kind::Float), Reference::new(&weights[1]));
     let train = train(mopd(1.0), 1);
     let stage = fixture.stage(&train, ROUTED, &weights);
     let mut known: HashMap<(usize, usize), Vec<Sequence>> = HashMap::new();

@@ -103,7 +103,7 @@ fn drawn(program: &str, producer: Producer, change: impl Fn(&mut Stage)) -> Resu
     change(&mut stage);
     let models = Models::new(&stage).unwrap();
     let mut batches = Batches::new(&stage, &models, None)?;
-    let student = Decoder::trainable(&stage.start, stage.device, stage.kind);
+    let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
     (0..stage.steps).map(|step| Ok(batches.next(&stage, &student, &models, step)?.list)).collect()
 }
 

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::divergence::Weight;
 use super::{Logits, rows_of};
+use crate::machine::place::Place;
 
 pub struct Composed {
     pool: Pool,
@@ -56,11 +57,11 @@ impl Composed {
     }
 
     /// Logits `[count, vocabulary]` in single precision, whose softmax is the distribution.
-    pub fn rows(&self, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
+    pub fn rows(&self, place: Place, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
         let mut whole: Option<Tensor> = None;
         for Part { weight, logits } in &self.members {
             // Never written to: they may be somebody's own.
-            let logits = rows_of(logits, first, count, absent).to_kind(Kind::Float);
+            let logits = rows_of(place, logits, first, count, absent).to_kind(Kind::Float);
             let of_rows = |weights: &Tensor| weights.narrow(0, first, count).unsqueeze(1);
             let member = match (self.pool, weight) {
                 (Pool::Logits, Weight::Number(weight)) => logits * *weight,

@@ -62,7 +62,8 @@ impl Divergence<'_> {
     pub fn values(&self, rows: &Rows) -> Tensor {
         let compared = self.compared(rows);
         if self.is_plain(&compared)
-            && let Some(sums) = loops::sums(Sum::Kl, &compared.left.logps, &compared.right.logps)
+            && let Some(cpu) = rows.loops()
+            && let Some(sums) = loops::sums(cpu, Sum::Kl, &compared.left.logps, &compared.right.logps)
         {
             return sums;
         }
@@ -111,9 +112,9 @@ impl Divergence<'_> {
             let is_left = std::ptr::eq(own, &compared.left);
             if self.is_plain(&compared) {
                 let side = if is_left { Gradient::KlByLeft } else { Gradient::KlByRight };
-                if let Some(on_side) =
-                    loops::gradients(side, &compared.left.logps, &compared.right.logps, adjoint)
-                {
+                let logps = [&compared.left.logps, &compared.right.logps];
+                let own_loops = rows.loops().and_then(|cpu| loops::gradients(cpu, side, logps, adjoint));
+                if let Some(on_side) = own_loops {
                     self.through_mass(rows, &compared, own, on_side, grad);
                     continue;
                 }

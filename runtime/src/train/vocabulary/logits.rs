@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::composed::Composed;
 use super::mapped::Mapped;
 use super::masked;
+use crate::machine::place::Place;
 use crate::model::logits;
 
 /// Where next-token logits of consecutive tokens come from.
@@ -154,29 +155,20 @@ impl Logits {
         chosen
     }
 
-    pub(super) fn device(&self) -> Device {
-        match self {
-            Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.device(),
-            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
-                unreachable!("a model's own logits are asked where they are")
-            }
-        }
-    }
-
     /// More columns than the student's vocabulary has ids, where some of another's have no counterpart.
     pub(super) fn columns(&self) -> Option<i64> {
         if let Logits::Mapped(mapped) = self { Some(mapped.columns()) } else { None }
     }
 
     /// `absent` are ids that no token has.
-    pub(super) fn rows(&self, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
+    pub(super) fn rows(&self, place: Place, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
         let logits = match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
             Logits::Projected { hidden, matrix, softcap, .. } => {
-                logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap)
+                logits(place, &hidden.narrow(0, first, count), &matrix.get(), *softcap)
             }
-            Logits::Composed(composed) => composed.rows(first, count, absent),
-            Logits::Mapped(mapped) => mapped.rows(first, count),
+            Logits::Composed(composed) => composed.rows(place, first, count, absent),
+            Logits::Mapped(mapped) => mapped.rows(place, first, count),
             Logits::Absent(_) => unreachable!("only tokens that a scorer has logits of are read"),
         };
         masked(logits, absent)

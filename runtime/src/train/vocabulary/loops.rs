@@ -4,14 +4,14 @@
 
 use tch::{Kind, Tensor};
 
-use crate::machine::device;
+use mopd_kernels::Cpu;
 use mopd_kernels::entries::{self, Gradient, Sum};
 use mopd_kernels::tensor::{view, view_mut};
 
 /// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't read
 /// them.
-pub fn sums(sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
-    let (cpu, left, right) = (device::cpu(l.device())?, view(l)?, view(r)?);
+pub fn sums(cpu: Cpu, sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
+    let (left, right) = (view(l)?, view(r)?);
     let [rows, width] = l.size()[..] else { return None };
     let mut to = Tensor::empty([rows], (Kind::Float, l.device()));
     entries::sums(cpu, sum, width as usize, &left, &right, &mut view_mut(&mut to)?);
@@ -19,8 +19,8 @@ pub fn sums(sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
 }
 
 /// Gradients, `[rows, entries]`, times factors, `[rows, 1]`.
-pub fn gradients(gradient: Gradient, l: &Tensor, r: &Tensor, factors: &Tensor) -> Option<Tensor> {
-    let (cpu, left, right) = (device::cpu(l.device())?, view(l)?, view(r)?);
+pub fn gradients(cpu: Cpu, gradient: Gradient, [l, r]: [&Tensor; 2], factors: &Tensor) -> Option<Tensor> {
+    let (left, right) = (view(l)?, view(r)?);
     let mut to = l.empty_like();
     let width = l.size()[1] as usize;
     let (factors, mut written) = (factors.contiguous(), view_mut(&mut to)?);

@@ -7,6 +7,8 @@ use mopd_compiler::plan::Role;
 use tch::{Device, Kind, Tensor};
 
 use super::Logits;
+use crate::machine::place::Place;
+use crate::machine::transfer::upload;
 use crate::model::ABSENT;
 use crate::tokenizer::spans::TextSpan;
 use crate::tokenizer::{Counterparts, Token};
@@ -76,20 +78,19 @@ impl Mapped {
     }
 
     /// `[count, columns]`
-    pub fn rows(&self, first: i64, count: i64) -> Tensor {
+    pub fn rows(&self, place: Place, first: i64, count: i64) -> Tensor {
         let from = self.first + first as usize;
         let wanted = &self.rows[from..from + count as usize];
         let (places, rows): (Vec<i64>, Vec<i64>) =
             (0..).zip(wanted).filter_map(|(place, row)| Some((place, (*row)?))).unzip();
         let device = self.columns.ids.device();
-        let (places, chosen) =
-            (Tensor::from_slice(&places).to_device(device), Tensor::from_slice(&rows).to_device(device));
+        let (places, chosen) = (upload(&places, device), upload(&rows, device));
         let shape = [count, self.columns.len()];
         if rows.is_empty() {
             return Tensor::full(shape, f64::from(ABSENT), (Kind::Float, device));
         }
         let chosen = self.logits.chosen(&chosen);
-        let logits = chosen.rows(0, rows.len() as i64, None);
+        let logits = chosen.rows(place, 0, rows.len() as i64, None);
         let logits =
             logits.index_select(1, &self.columns.ids).masked_fill(&self.columns.missing, f64::from(ABSENT));
         if rows.len() as i64 == count {
@@ -103,6 +104,7 @@ impl Mapped {
 /// A model's log-probabilities of some of the tokens that it predicts, `[rows]`: `rows` of `logits`, at a
 /// temperature; `absent` are ids that no token has.
 pub fn logps_of(
+    place: Place,
     logits: &Logits,
     rows: &[i64],
     targets: &[Token],
@@ -113,11 +115,11 @@ pub fn logps_of(
         .chunks(ROWS)
         .map(|rows| {
             let targets: Vec<Token> = rows.iter().map(|row| targets[*row as usize]).collect();
-            let index = Tensor::from_slice(rows).to_device(logits.device());
-            let absent = Tensor::from_slice(absent).to_device(logits.device());
-            let of_rows = logits.chosen(&index).rows(0, rows.len() as i64, Some(&absent));
+            let index = upload(rows, place.device);
+            let absent = upload(absent, place.device);
+            let of_rows = logits.chosen(&index).rows(place, 0, rows.len() as i64, Some(&absent));
             let logps = (of_rows.to_kind(Kind::Float) / temperature).log_softmax(-1, Kind::Float);
-            let targets = Tensor::from_slice(&targets).to_device(logits.device()).unsqueeze(1);
+            let targets = upload(&targets, place.device).unsqueeze(1);
             logps.gather(1, &targets, false).squeeze_dim(1)
         })
         .collect();
@@ -174,7 +176,7 @@ impl Spans {
     pub fn set_student(&mut self, logps: &[f32]) {
         let mut rest = vec![0.0f32; logps.len()];
         self.follow.iter().for_each(|(token, first)| rest[*first] += logps[*token]);
-        self.student_rest = Tensor::from_slice(&rest).to_device(self.rest.device());
+        self.student_rest = upload(&rest, self.rest.device());
     }
 
     /// d loss / d log-probability of the student's tokens that follow, for that of what follows each first

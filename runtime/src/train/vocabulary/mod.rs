@@ -30,7 +30,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use mopd_compiler::plan::Role;
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 pub use self::composed::{Composed, Part, part};
 pub use self::divergence::Weight;
@@ -39,10 +39,11 @@ pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{LogpGrad, Rows};
+use crate::machine::place::Place;
+use crate::machine::transfer::upload;
 use crate::model::{ABSENT, LmHeadGrad};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
-use mopd_kernels::tensor;
 
 /// Logits that were just made, [`ABSENT`] where there is no token.
 fn masked(mut logits: Tensor, absent: Option<&Tensor>) -> Tensor {
@@ -54,6 +55,7 @@ fn masked(mut logits: Tensor, absent: Option<&Tensor>) -> Tensor {
 
 /// The distributions of a step, of all roles.
 pub struct Vocabulary {
+    place: Place,
     /// `[tokens]`: the tokens taken.
     pub targets: Tensor,
     pub student: Logits,
@@ -70,37 +72,14 @@ pub struct Vocabulary {
     pub spans: Vec<Spans>,
     /// Ids that no token has, if there are any.
     absent: Option<Tensor>,
-    sizes: Sizes,
     /// By the first token of a block: d live primitive / d logits of the student, `[block, vocabulary]`, in
     /// the order of the primitives.
     kept: RefCell<HashMap<i64, Vec<Tensor>>>,
 }
 
-/// In elements.
-#[derive(Clone, Copy)]
-struct Sizes {
-    /// Of a chunk: a tensor inside the computation of a divergence.
-    chunk: i64,
-    /// Of a block: the logits that are made with one product of matrices.
-    block: i64,
-    /// Of all blocks whose gradients are kept between the passes, in bytes.
-    kept: usize,
-}
-
-impl Sizes {
-    fn of(device: Device) -> Sizes {
-        match device {
-            // A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36
-            // MiB has rows enough for the product to run at nearly full speed.
-            Device::Cpu => Sizes { chunk: 1 << 19, block: 9 << 20, kept: 1 << 27 },
-            // Starting a kernel costs more than it does on a small chunk.
-            _ => Sizes { chunk: 1 << 26, block: 1 << 26, kept: 1 << 30 },
-        }
-    }
-
-    fn rows(elements: i64, vocabulary: i64) -> i64 {
-        (elements / vocabulary.max(1)).max(1)
-    }
+/// Rows of so many numbers of the vocabulary's width: one at least.
+fn rows_in(numbers: i64, vocabulary: i64) -> i64 {
+    (numbers / vocabulary.max(1)).max(1)
 }
 
 /// Logits of some tokens.
@@ -113,6 +92,7 @@ struct Block {
 
 impl Vocabulary {
     pub fn new(
+        place: Place,
         targets: &Tensor,
         student: Logits,
         others: Vec<(Role, Vec<Logits>)>,
@@ -125,9 +105,9 @@ impl Vocabulary {
             let of_role: i64 = parts.iter().map(Logits::tokens).sum();
             assert_eq!(of_role, tokens, "the logits of the {} are of the tokens taken", role.name());
         }
-        let (targets, sizes) = (targets.shallow_clone(), Sizes::of(targets.device()));
-        let (temperature, absent) = (1.0, None);
+        let (targets, temperature, absent) = (targets.shallow_clone(), 1.0, None);
         Vocabulary {
+            place,
             targets,
             student,
             others,
@@ -136,7 +116,6 @@ impl Vocabulary {
             end,
             spans: Vec::new(),
             absent,
-            sizes,
             kept: RefCell::default(),
         }
     }
@@ -146,6 +125,7 @@ impl Vocabulary {
         let others =
             self.others.iter().map(|(role, parts)| (*role, parts.iter().map(Logits::share).collect()));
         Vocabulary {
+            place: self.place,
             targets: self.targets.shallow_clone(),
             student: self.student.share(),
             others: others.collect(),
@@ -154,7 +134,6 @@ impl Vocabulary {
             end: self.end,
             spans: self.spans.iter().map(Spans::share).collect(),
             absent: self.absent.as_ref().map(Tensor::shallow_clone),
-            sizes: self.sizes,
             kept: RefCell::default(),
         }
     }
@@ -185,7 +164,7 @@ impl Vocabulary {
 
     /// With no probability for these ids, of whichever model.
     pub fn without(self, absent: &[Token]) -> Vocabulary {
-        let ids = || Tensor::from_slice(absent).to_device(self.targets.device());
+        let ids = || upload(absent, self.targets.device());
         Vocabulary { absent: (!absent.is_empty()).then(ids), ..self }
     }
 
@@ -209,7 +188,7 @@ impl Vocabulary {
         let values: [Vec<Tensor>; 2] =
             [quantities.iter().map(|_| empty()).collect(), live.iter().map(|_| empty()).collect()];
         let mut kept = self.kept.borrow_mut();
-        let mut room = self.sizes.kept;
+        let mut room = self.place.sizes.kept;
         for (first, count) in self.blocks() {
             let block = self.block(first, count);
             let grad = self.room_for_grad(&block, live.len(), &mut room);
@@ -288,7 +267,9 @@ impl Vocabulary {
         let mut grad = LogpGrad::default();
         for (primitive, adjoint) in live {
             // Where a token is not selected nothing is computed; nor can an infinite gradient become NaN.
-            if adjoint.count_nonzero(None).int64_value(&[]) > 0 {
+            // On a GPU to ask would cost more than to compute: it waits for all that came before.
+            let selects = || adjoint.count_nonzero(None).int64_value(&[]) > 0;
+            if self.place.loops().is_none() || selects() {
                 primitive.accumulate_grad(rows, &adjoint, &mut grad);
             }
         }
@@ -313,12 +294,12 @@ impl Vocabulary {
     ) -> (Tensor, LmHeadGrad) {
         let _guard = no_grad_guard();
         let mut grad_hidden = Vec::new();
-        let mut grad_lm_head = LmHeadGrad::zero(matrix);
-        let half = hidden.kind() == Kind::BFloat16;
+        let mut grad_lm_head = LmHeadGrad::zero(matrix, self.place);
+        let (half, place) = (hidden.kind() == Kind::BFloat16, self.place);
         self.gradient(live, |ByLogits { first, grad, scale }| {
             let rows = hidden.narrow(0, first, grad.size()[0]);
             let grad = if half { grad.to_kind(Kind::BFloat16) } else { grad };
-            let product = if half { tensor::multiply(&grad, matrix) } else { grad.mm(matrix) };
+            let product = if half { place.multiply(&grad, matrix) } else { grad.mm(matrix) };
             match scale {
                 // A row of the gradients is scaled where it is smaller: in the product.
                 Some(scale) => {
@@ -349,7 +330,7 @@ impl Vocabulary {
     }
 
     fn blocks(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
-        let (tokens, most) = (self.tokens(), Sizes::rows(self.sizes.block, self.vocabulary()));
+        let (tokens, most) = (self.tokens(), rows_in(self.place.sizes.block, self.vocabulary()));
         // About equal ones: a product of a few rows takes as long to prepare as one of many.
         let rows = (tokens as u64).div_ceil((tokens as u64).div_ceil(most as u64).max(1)).max(1) as i64;
         (0..tokens).step_by(rows as usize).map(move |first| (first, rows.min(tokens - first)))
@@ -366,7 +347,7 @@ impl Vocabulary {
     }
 
     fn block(&self, first: i64, count: i64) -> Block {
-        let student = self.student.rows(first, count, self.absent.as_ref());
+        let student = self.student.rows(self.place, first, count, self.absent.as_ref());
         Block { first, student, others: RefCell::default() }
     }
 
@@ -379,13 +360,19 @@ impl Vocabulary {
         if let Some((_, logits)) = known.iter().find(|(of, _)| *of == role) {
             return logits.shallow_clone();
         }
-        let logits = rows_of(self.logits(role), block.first, block.student.size()[0], self.absent.as_ref());
+        let logits = rows_of(
+            self.place,
+            self.logits(role),
+            block.first,
+            block.student.size()[0],
+            self.absent.as_ref(),
+        );
         known.push((role, logits.shallow_clone()));
         logits
     }
 
     fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = Rows<'a>> + use<'a> {
-        let (count, step) = (block.student.size()[0], Sizes::rows(self.sizes.chunk, self.vocabulary()));
+        let (count, step) = (block.student.size()[0], rows_in(self.place.sizes.chunk, self.vocabulary()));
         (0..count)
             .step_by(step as usize)
             .map(move |from| Rows::new(self, block, from, step.min(count - from)))
@@ -427,7 +414,7 @@ fn scaled_grad(first: i64, grad: Vec<Tensor>, adjoints: impl Iterator<Item = Ten
 }
 
 /// `count` tokens from `first` of what stands one after the other.
-fn rows_of(parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
+fn rows_of(place: Place, parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
     let composed = parts.iter().any(|part| matches!(part, Logits::Composed(_) | Logits::Mapped(_)));
     let columns = parts.iter().filter_map(Logits::columns).max();
     let mut whole: Option<Tensor> = None;
@@ -436,7 +423,7 @@ fn rows_of(parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) ->
         let end = start + logits.tokens();
         let (from, to) = (first.max(start), (first + count).min(end));
         if from < to {
-            let rows = logits.rows(from - start, to - from, absent);
+            let rows = logits.rows(place, from - start, to - from, absent);
             // Of several models, those with fewer columns have nothing in the others.
             let missing = columns.map_or(0, |columns| columns - rows.size()[1]);
             let rows = if missing > 0 { rows.pad([0, missing], "constant", f64::from(ABSENT)) } else { rows };

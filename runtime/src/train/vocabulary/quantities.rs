@@ -7,6 +7,7 @@ use super::divergence::Divergence;
 use super::loops;
 use super::rows::{LogpGrad, Rows};
 use super::support::{Entries, entries, in_nucleus, mask, top};
+use mopd_kernels::Cpu;
 use mopd_kernels::entries::Sum;
 
 /// What can be asked of a distribution.
@@ -60,7 +61,7 @@ impl Quantity<'_> {
             Quantity::Primitive(primitive) => primitive.values(rows),
             Quantity::Logp(role) => rows.scored(*role).gather(-1, &rows.targets, false).squeeze_dim(1),
             Quantity::EndLogp(role) => rows.scored(*role).select(1, rows.end).contiguous(),
-            Quantity::Entropy(role) => entropy(&rows.logps(*role, 1.0)),
+            Quantity::Entropy(role) => entropy(rows.loops(), &rows.logps(*role, 1.0)),
             Quantity::Top1(role) => rows.logps(*role, 1.0).amax([-1].as_slice(), false).exp(),
             Quantity::Rank(role) => {
                 let logps = rows.logps(*role, 1.0);
@@ -136,8 +137,8 @@ impl Primitive<'_> {
 }
 
 /// Entropy of each row of log-probabilities, `[rows]`, in nats.
-fn entropy(logps: &Tensor) -> Tensor {
-    let here = loops::sums(Sum::Entropy, logps, logps);
+fn entropy(cpu: Option<Cpu>, logps: &Tensor) -> Tensor {
+    let here = cpu.and_then(|cpu| loops::sums(cpu, Sum::Entropy, logps, logps));
     here.unwrap_or_else(|| -(logps.exp() * logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float))
 }
 

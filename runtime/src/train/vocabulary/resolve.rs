@@ -5,12 +5,13 @@ use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::summand::{Kernel, Recognized};
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::{self, Axis, DivergenceKind, Live, Parameter, Signal};
-use tch::{Device, Tensor};
+use tch::Device;
 
 use super::super::spans::is_of_spans;
 use super::divergence::{Divergence, Pairing, Side, Weight};
 use super::quantities::{Primitive, Quantity};
 use super::summands::{Compiled, Summand};
+use crate::machine::transfer::upload;
 
 /// What formulas inside divergences are computed from.
 pub struct Parameters<'a> {
@@ -158,6 +159,6 @@ impl Parameters<'_> {
         let per_token: Vec<f32> = (0..layout.tokens())
             .map(|token| values[layout.parent(Axis::Token, axis, token)] as f32)
             .collect();
-        Ok(Weight::PerToken(Tensor::from_slice(&per_token).to_device(self.device)))
+        Ok(Weight::PerToken(upload(&per_token, self.device)))
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use mopd_compiler::plan::Role;
+use mopd_kernels::Cpu;
 use tch::{Kind, Tensor};
 
 use super::{Block, Spans, Vocabulary};
@@ -42,6 +43,11 @@ impl<'a> Rows<'a> {
 
     pub fn vocabulary(&self) -> i64 {
         self.student.size()[1]
+    }
+
+    /// Leave to run our own loops on what is here; none where operators work alone.
+    pub fn loops(&self) -> Option<Cpu> {
+        self.vocabulary.place.loops()
     }
 
     /// The temperature of the policy that is trained.

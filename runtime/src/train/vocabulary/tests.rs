@@ -16,13 +16,13 @@ use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::{
     self, DivergenceKind, Formula, Live, Mass, Over, Parameter, Role, Schedule, Signal, Support,
 };
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::divergence::Pairing;
 use super::summands::Summand;
 use super::*;
 use crate::compiled;
-use crate::model::to_vec;
+use crate::machine::transfer::to_vec;
 use crate::tokenizer::END;
 use Role::Student;
 
@@ -151,17 +151,23 @@ fn rows(probabilities: &[[f64; 5]]) -> Tensor {
     Tensor::from_slice(&logits).view([-1, 5])
 }
 
-fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
+fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], place: Option<Place>) -> Vocabulary {
     let others = teacher.map(|teacher| (Role::TEACHER, vec![Logits::Given(teacher)])).into_iter().collect();
-    let mut vocabulary = Vocabulary::new(
+    Vocabulary::new(
+        place.unwrap_or(Place::cpu()),
         &Tensor::from_slice(targets),
         Logits::Given(student),
         others,
         Some((Student, 2.0)),
         END,
-    );
-    vocabulary.sizes = sizes.unwrap_or(vocabulary.sizes);
-    vocabulary
+    )
+}
+
+/// The CPU with chunks and blocks of so many numbers, and so many bytes kept between the passes.
+fn in_parts(chunk: i64, block: i64, kept: usize) -> Place {
+    let mut place = Place::cpu();
+    (place.sizes.chunk, place.sizes.block, place.sizes.kept) = (chunk, block, kept);
+    place
 }
 
 fn batch(tokens: usize) -> Batch {

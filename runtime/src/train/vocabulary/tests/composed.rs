@@ -74,7 +74,7 @@ fn kinds_of_teachers() -> Vec<Made> {
 fn read(made: &Made, per_token: bool) -> Vocabulary {
     let others = vec![(Role::TEACHER, vec![made.logits(per_token)])];
     let student = Logits::Given(rows(&[DISTINCT]));
-    Vocabulary::new(&Tensor::from_slice(&[TAKEN]), student, others, Some((Student, 2.0)), LAST)
+    Vocabulary::new(Place::cpu(), &Tensor::from_slice(&[TAKEN]), student, others, Some((Student, 2.0)), LAST)
 }
 
 /// Value and gradient of every kind of divergence, to every kind of teacher.
@@ -204,8 +204,9 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let expected = whole.gather(-1, &targets.unsqueeze(1), false).squeeze_dim(1).to_kind(Kind::Float);
     for block in [1, 2, 3, 4, 5, 9] {
         let others = vec![(Role::TEACHER, parts.iter().map(Logits::share).collect())];
-        let mut vocabulary = Vocabulary::new(&targets, Logits::projected(&student, &own), others, None, END);
-        vocabulary.sizes = Sizes { chunk: 2 * entries, block: block * entries, kept: 0 };
+        let place = in_parts(2 * entries, block * entries, 0);
+        let student = Logits::projected(&student, &own);
+        let vocabulary = Vocabulary::new(place, &targets, student, others, None, END);
         let got = &vocabulary.values(&[Quantity::Logp(Role::TEACHER)])[0];
         let apart = largest_difference(got, &expected);
         // Of single precision, beside weights of some units.
@@ -224,7 +225,8 @@ fn a_mixture_has_no_probability_where_there_is_no_token() {
     let pass = |pool: Pool| {
         let teacher = Composed::new(pool, vec![part(0.4, TEACHER), part(0.6, OTHER)]);
         let others = vec![(Role::TEACHER, vec![Logits::Composed(teacher)])];
-        Vocabulary::new(&Tensor::from_slice(&[TAKEN]), made(DISTINCT), others, None, END).without(&absent)
+        Vocabulary::new(Place::cpu(), &Tensor::from_slice(&[TAKEN]), made(DISTINCT), others, None, END)
+            .without(&absent)
     };
     let there = |of: [f64; 5]| of[TAKEN as usize] / (1.0 - of[0] - of[3]);
     let mixed = 0.4 * there(TEACHER) + 0.6 * there(OTHER);

@@ -27,13 +27,13 @@ fn chunked(
     student: &Tensor,
     teacher: &Tensor,
     adjoint: &Tensor,
-    sizes: Option<Sizes>,
+    place: Option<Place>,
 ) -> (Tensor, Tensor) {
     let tokens = student.size()[0] as usize;
     let batch = batch(tokens);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let primitive = || Primitive::Divergence(parameters.divergence(spec).unwrap());
-    let vocabulary = given(student.copy(), Some(teacher.shallow_clone()), &vec![0; tokens], sizes);
+    let vocabulary = given(student.copy(), Some(teacher.shallow_clone()), &vec![0; tokens], place);
     let [_, mut values] = vocabulary.read(&[], &[primitive()]);
     let values = values.swap_remove(0);
     let mut blocks = Vec::new();
@@ -66,8 +66,8 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
                 largest_difference(&whole.1, &plain.1)
             );
             for (chunk, block) in [(1, 1), (1, 8), (5, 8), (8, 16), (5, 100), (36, 37)] {
-                let sizes = Sizes { chunk: chunk * vocabulary, block: block * vocabulary + 1, kept: 0 };
-                let parts = chunked(&spec, &student, &teacher, &adjoint, Some(sizes));
+                let place = in_parts(chunk * vocabulary, block * vocabulary + 1, 0);
+                let parts = chunked(&spec, &student, &teacher, &adjoint, Some(place));
                 assert_eq!(parts.0, whole.0, "{chunk} {block}");
                 assert_eq!(parts.1, whole.1, "{chunk} {block}");
             }
@@ -100,15 +100,14 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     for (block, kept) in [(4, 0), (4, 1 << 20), (100, 0), (7, 14)] {
         let teacher = teacher.iter().map(|(hidden, matrix)| Logits::projected(hidden, matrix)).collect();
         let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
-        let mut pass = Vocabulary::new(
+        let pass = Vocabulary::new(
+            in_parts(3 * vocabulary, block * vocabulary, kept * 4 * vocabulary as usize),
             &targets,
             Logits::projected(&hidden, &matrix),
             vec![(Role::TEACHER, teacher)],
             None,
             0,
         );
-        pass.sizes =
-            Sizes { chunk: 3 * vocabulary, block: block * vocabulary, kept: kept * 4 * vocabulary as usize };
         let [_, mut got] = pass.read(&[], &[primitive()]);
         let got = got.swap_remove(0);
         assert!(largest_difference(&got, &values) < 5e-6, "{block}: {}", largest_difference(&got, &values));
@@ -149,9 +148,9 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
             let gradients = |kept: usize| {
                 let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, &matrix)])];
                 let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
-                let mut pass =
-                    Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
-                pass.sizes = Sizes { chunk: 3 * vocabulary, block: 4 * vocabulary, kept };
+                let place = in_parts(3 * vocabulary, 4 * vocabulary, kept);
+                let pass =
+                    Vocabulary::new(place, &targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
                 let live = || {
                     let divergence = Primitive::Divergence(parameters.divergence(&divergence).unwrap());
                     [divergence, Primitive::Logp].into_iter().take(count).collect::<Vec<Primitive>>()
@@ -199,8 +198,8 @@ fn no_gradient_comes_from_a_token_without_a_share() {
     let _ = teacher.get(1).fill_(f64::NAN);
     let adjoint = Tensor::from_slice(&[1.0f32, 0.0]);
     let spec = kl(Student, Role::TEACHER, Support::Full, Mass::Raw);
-    let sizes = Some(Sizes { chunk: 5, block: 10, kept: 0 });
-    let (values, gradient) = chunked(&spec, &rows(&[STUDENT, STUDENT]), &teacher, &adjoint, sizes);
+    let place = Some(in_parts(5, 10, 0));
+    let (values, gradient) = chunked(&spec, &rows(&[STUDENT, STUDENT]), &teacher, &adjoint, place);
     assert!(values.get(1).isnan().int64_value(&[]) == 1);
     close(
         &to_vec(&gradient.get(0)).into_iter().map(f64::from).collect::<Vec<_>>(),
@@ -227,12 +226,12 @@ fn a_matrix_leaves_behind_its_last_token() {
         })
         .collect();
     let held = || matrices.iter().map(|matrix| matrix.held.borrow().is_some()).collect::<Vec<bool>>();
-    let whole = rows_of(&parts, 0, 8, None);
+    let whole = rows_of(Place::cpu(), &parts, 0, 8, None);
     assert_eq!(held(), [false; 4]);
     // The second model's other token comes with the next block.
-    let first = rows_of(&parts, 0, 3, None);
+    let first = rows_of(Place::cpu(), &parts, 0, 3, None);
     assert_eq!(held(), [false, true, false, false]);
-    let second = rows_of(&parts, 3, 5, None);
+    let second = rows_of(Place::cpu(), &parts, 3, 5, None);
     assert_eq!(held(), [false; 4]);
     assert_eq!(to_vec(&Tensor::cat(&[first, second], 0)), to_vec(&whole));
     for (part, matrix) in matrices.iter().enumerate() {

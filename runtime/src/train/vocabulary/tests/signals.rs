@@ -69,12 +69,8 @@ fn parameters_move_with_the_run_and_with_the_token() {
     let batch = Batch { layout, signals: vec![(Signal::Reward, vec![0.5, 0.75])], ..Batch::default() };
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
-    let vocabulary = given(
-        rows(&[DISTINCT; 3]),
-        Some(rows(&[TEACHER; 3])),
-        &[TAKEN; 3],
-        Some(Sizes { chunk: 5, block: 10, kept: 0 }),
-    );
+    let vocabulary =
+        given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(in_parts(5, 10, 0)));
     let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect();
     let expected = [0.5, 0.75, 0.75].map(|share| {
         of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0

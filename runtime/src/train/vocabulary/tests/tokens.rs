@@ -21,8 +21,15 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
     let vocabulary = || {
         let others = vec![(Role::TEACHER, vec![Logits::Given(rows(&[TEACHER]))])];
         let student = Logits::Given(rows(&[DISTINCT]));
-        Vocabulary::new(&Tensor::from_slice(&[TAKEN]), student, others, Some((Student, POLICY)), LAST)
-            .at(POLICY)
+        Vocabulary::new(
+            Place::cpu(),
+            &Tensor::from_slice(&[TAKEN]),
+            student,
+            others,
+            Some((Student, POLICY)),
+            LAST,
+        )
+        .at(POLICY)
     };
     let value = |signal: &Signal| {
         f64::from(to_vec(&vocabulary().values(&[parameters.quantity(signal).unwrap().unwrap()])[0])[0])
@@ -101,8 +108,9 @@ fn ids_without_a_token_have_no_probability() {
         let read = |matrix: &Tensor, absent: &[Token], target: i64| {
             let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, matrix)])];
             let targets = Tensor::full([tokens], target, (Kind::Int64, Device::Cpu));
-            let pass = Vocabulary::new(&targets, Logits::projected(&hidden, matrix), teacher, None, 0)
-                .without(absent);
+            let pass =
+                Vocabulary::new(Place::cpu(), &targets, Logits::projected(&hidden, matrix), teacher, None, 0)
+                    .without(absent);
             let live = || [Primitive::Divergence(parameters.divergence(&spec).unwrap()), Primitive::Logp];
             let [signals, values] =
                 pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Role::TEACHER)], &live());

@@ -1,0 +1,100 @@
+//! What libtorch knows of a GPU: its memory, when it is done, how it computes. Each function answers none, or
+//! does nothing, where there is no GPU or the library was built without headers of libtorch.
+
+/// Bytes of a GPU's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// That nobody holds, by the driver.
+    pub free: u64,
+    pub total: u64,
+    /// That tensors of this process hold now.
+    pub held: u64,
+    /// The same at most, since [`reset_peak_memory`].
+    pub peak: u64,
+}
+
+#[cfg(accelerator)]
+mod found {
+    use std::ffi::c_int;
+
+    unsafe extern "C" {
+        pub fn mopd_device_memory(device: c_int, out: *mut u64) -> c_int;
+        pub safe fn mopd_reset_peak_memory(device: c_int) -> c_int;
+        pub safe fn mopd_empty_cache() -> c_int;
+        pub safe fn mopd_synchronize(device: c_int) -> c_int;
+        pub safe fn mopd_set_arithmetic(deterministic: c_int, tf32: c_int) -> c_int;
+    }
+}
+
+#[cfg(not(accelerator))]
+mod found {
+    use std::ffi::c_int;
+
+    /// # Safety
+    /// As of the function that it stands for: nothing is written.
+    pub unsafe fn mopd_device_memory(_: c_int, _: *mut u64) -> c_int {
+        0
+    }
+
+    pub fn mopd_reset_peak_memory(_: c_int) -> c_int {
+        0
+    }
+
+    pub fn mopd_empty_cache() -> c_int {
+        0
+    }
+
+    pub fn mopd_synchronize(_: c_int) -> c_int {
+        0
+    }
+
+    pub fn mopd_set_arithmetic(_: c_int, _: c_int) -> c_int {
+        0
+    }
+}
+
+pub fn memory(device: usize) -> Option<DeviceMemory> {
+    let mut numbers = [0u64; 4];
+    // SAFETY: four numbers are written, or none.
+    let known = unsafe { found::mopd_device_memory(device as i32, numbers.as_mut_ptr()) } != 0;
+    let [free, total, held, peak] = numbers;
+    known.then_some(DeviceMemory { free, total, held, peak })
+}
+
+/// Begins the count of [`DeviceMemory::peak`] anew.
+pub fn reset_peak_memory(device: usize) {
+    found::mopd_reset_peak_memory(device as i32);
+}
+
+/// Gives memory that no tensor holds back to the driver, for other processes.
+pub fn empty_cache() {
+    found::mopd_empty_cache();
+}
+
+/// Waits until everything that was asked of the device is done: a clock that is read before that has measured
+/// how long it took to ask.
+pub fn synchronize(device: usize) {
+    found::mopd_synchronize(device as i32);
+}
+
+/// How GPUs compute, for the whole process: whether sums are taken in the same order each time, and whether
+/// products of f32 matrices may round their factors to TF32.
+pub fn set_arithmetic(deterministic: bool, tf32: bool) {
+    found::mopd_set_arithmetic(deterministic.into(), tf32.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where there is no GPU nothing is known and nothing fails.
+    #[test]
+    fn a_machine_without_a_gpu_is_no_error() {
+        if memory(0).is_none() {
+            reset_peak_memory(0);
+            empty_cache();
+            synchronize(0);
+            set_arithmetic(true, false);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Where tensors are, what works on them, and how much is done at a time. A run has one place; whoever makes
+//! tensors or chooses between our own loops and libtorch's operators asks it, never the tensor.
+
+use mopd_kernels::{Cpu, accelerator, tensor};
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+/// The place of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub device: Device,
+    engine: Engine,
+    pub sizes: Sizes,
+}
+
+/// What works on tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    /// Our own loops where they are written, libtorch's operators elsewhere.
+    Loops,
+    /// libtorch's operators alone.
+    Operators,
+}
+
+/// How much is done at a time. Small pieces stay in a processor's cache; large ones keep a GPU busy, where
+/// every operator costs a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Numbers of a chunk of `[tokens, vocabulary]`: a tensor inside the computation of a divergence.
+    pub chunk: i64,
+    /// Numbers of a block of `[tokens, vocabulary]`: the logits that one product of matrices makes.
+    pub block: i64,
+    /// Bytes of gradients by logits that are kept between the two passes over the vocabulary.
+    pub kept: usize,
+    /// Numbers of a piece of a gradient.
+    pub piece: usize,
+    /// Numbers of a large matrix whose gradient is made at one time.
+    pub matrix_rows: i64,
+    /// Parameters of the frozen models that stay in memory together.
+    pub resident: usize,
+}
+
+impl Sizes {
+    /// A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36 MiB has
+    /// rows enough for the product to run at nearly full speed. A piece of a gradient has few enough bytes for
+    /// the allocator to keep them for the next step.
+    const CPU: Sizes = Sizes {
+        chunk: 1 << 19,
+        block: 9 << 20,
+        kept: 1 << 27,
+        piece: 1 << 22,
+        matrix_rows: 1 << 21,
+        resident: 1 << 26,
+    };
+
+    /// So small that a tiny model has several of each.
+    const TINY: Sizes =
+        Sizes { chunk: 900, block: 2100, kept: 1 << 14, piece: 4099, matrix_rows: 1500, resident: 1 << 16 };
+
+    /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in half precision, the
+    /// rest is for the student, its optimiser and what is between.
+    fn gpu(bytes: u64) -> Sizes {
+        Sizes {
+            chunk: 1 << 26,
+            block: 1 << 26,
+            kept: 1 << 30,
+            piece: 1 << 26,
+            matrix_rows: 1 << 26,
+            resident: (bytes / 6) as usize,
+        }
+    }
+}
+
+impl Place {
+    /// The processor, with our own loops.
+    pub const fn cpu() -> Place {
+        Place { device: Device::Cpu, engine: Engine::Loops, sizes: Sizes::CPU }
+    }
+
+    /// The processor with the rules of a GPU: operators alone, and everything in many small pieces. It is how
+    /// the GPU's path is tested on a machine without one.
+    pub const fn operators() -> Place {
+        Place { device: Device::Cpu, engine: Engine::Operators, sizes: Sizes::TINY }
+    }
+
+    /// A GPU with so many bytes of memory.
+    pub fn gpu(index: usize, bytes: u64) -> Place {
+        Place { device: Device::Cuda(index), engine: Engine::Operators, sizes: Sizes::gpu(bytes) }
+    }
+
+    /// Leave to run loops of the CPU engine on tensors that are here, with as many threads as libtorch's
+    /// operators have; none where operators work alone. Nobody else hands it out.
+    pub fn loops(&self) -> Option<Cpu> {
+        (self.engine == Engine::Loops).then(host)
+    }
+
+    /// Waits until everything that was asked of the device is done: before a clock is read.
+    pub fn settle(&self) {
+        if let Device::Cuda(index) = self.device {
+            accelerator::synchronize(index);
+        }
+    }
+
+    /// As people write it: `cpu`, `cuda:0`.
+    pub fn name(&self) -> String {
+        match (self.device, self.engine) {
+            (Device::Cuda(index), _) => format!("cuda:{index}"),
+            (_, Engine::Loops) => "cpu".to_owned(),
+            (_, Engine::Operators) => "cpu, operators".to_owned(),
+        }
+    }
+
+    /// `a b`, `[rows, inner]` times `[inner, columns]`, in f32 whatever precision both are in, but for f64.
+    /// Either may be a transposed view. Rounded to half precision, logits would keep two or three digits.
+    pub fn multiply(&self, a: &Tensor, b: &Tensor) -> Tensor {
+        let _guard = no_grad_guard();
+        match self.loops() {
+            _ if a.kind() == Kind::Double || b.kind() == Kind::Double => a.mm(b),
+            Some(cpu) => tensor::multiply(cpu, a, b),
+            // Tensor cores sum products of bf16 in f32; the operator is written for CUDA alone.
+            None if matches!(self.device, Device::Cuda(_)) && a.kind() == Kind::BFloat16 => {
+                a.mm_dtype(b, Kind::Float)
+            }
+            None => a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float)),
+        }
+    }
+
+    /// Adds `a b` to `sum`, which is in f32 and contiguous.
+    pub fn add_product(&self, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
+        let _guard = no_grad_guard();
+        match self.loops() {
+            Some(cpu) => tensor::add_product(cpu, sum, a, b),
+            None if a.kind() == Kind::BFloat16 => *sum += self.multiply(a, b),
+            None => drop(sum.addmm_(a, b)),
+        }
+    }
+}
+
+/// Leave to run loops on numbers that are the program's own, wherever tensors are.
+pub fn host() -> Cpu {
+    Cpu::new(tch::get_num_threads() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Products of bf16 keep the digits of f32 in every place, and what is added is added.
+    #[test]
+    fn places_multiply_alike() {
+        let numbers = |rows: i64, columns: i64, kind| {
+            (Tensor::arange(rows * columns, (Kind::Double, Device::Cpu)) * 0.37)
+                .sin()
+                .view([rows, columns])
+                .to_kind(kind)
+        };
+        for kind in [Kind::BFloat16, Kind::Float] {
+            let (a, b) = (numbers(5, 33, kind), numbers(70, 33, kind).tr());
+            let exact = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
+            for place in [Place::cpu(), Place::operators()] {
+                let mut product = place.multiply(&a, &b);
+                assert_eq!(product.kind(), Kind::Float);
+                assert!((&product - &exact).abs().max().double_value(&[]) < 1e-5, "{kind:?} {place:?}");
+                place.add_product(&mut product, &a, &b);
+                assert!((product - &exact * 2.0).abs().max().double_value(&[]) < 2e-5, "{kind:?} {place:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn loops_are_for_the_cpu_alone() {
+        assert!(Place::cpu().loops().is_some());
+        assert!(Place::operators().loops().is_none() && Place::gpu(0, 80 << 30).loops().is_none());
+        let names = [Place::cpu(), Place::operators(), Place::gpu(1, 0)].map(|place| place.name());
+        assert_eq!(names, ["cpu", "cpu, operators", "cuda:1"]);
+    }
+}

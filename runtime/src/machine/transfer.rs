@@ -1,0 +1,84 @@
+//! What crosses between the program's own memory and that of the device. Everything that does passes here, and is
+//! counted: on a GPU each crossing takes a turn of the bus, and one that waits for a result takes the time of all
+//! that was asked before it. On the CPU it is a copy, counted alike, so that a machine without a GPU finds what
+//! would be slow on one.
+
+use std::cell::Cell;
+
+use tch::{Device, Kind, Tensor, kind::Element};
+
+/// Bytes that crossed on this thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crossed {
+    pub to_device: u64,
+    pub to_host: u64,
+}
+
+impl std::ops::Sub for Crossed {
+    type Output = Crossed;
+
+    fn sub(self, before: Crossed) -> Crossed {
+        Crossed { to_device: self.to_device - before.to_device, to_host: self.to_host - before.to_host }
+    }
+}
+
+thread_local! {
+    static CROSSED: Cell<Crossed> = const { Cell::new(Crossed { to_device: 0, to_host: 0 }) };
+}
+
+/// So far, on this thread.
+pub fn crossed() -> Crossed {
+    CROSSED.get()
+}
+
+/// Notes bytes that went to the device otherwise: a model's numbers on their way from a file.
+pub fn note_to_device(bytes: usize) {
+    let now = CROSSED.get();
+    CROSSED.set(Crossed { to_device: now.to_device + bytes as u64, ..now });
+}
+
+fn note_to_host(bytes: usize) {
+    let now = CROSSED.get();
+    CROSSED.set(Crossed { to_host: now.to_host + bytes as u64, ..now });
+}
+
+/// Numbers of the program as a tensor on a device, `[numbers]`.
+pub fn upload<T: Element>(numbers: &[T], device: Device) -> Tensor {
+    note_to_device(size_of_val(numbers));
+    Tensor::from_slice(numbers).to_device(device)
+}
+
+/// The elements of a tensor, in f32, on the host.
+pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
+    let tensor = tensor.detach().to_kind(Kind::Float).to_device(Device::Cpu).contiguous();
+    let mut values = vec![0.0; tensor.numel()];
+    let length = values.len();
+    tensor.copy_data(&mut values, length);
+    note_to_host(length * size_of::<f32>());
+    values
+}
+
+/// The same in f64.
+pub fn to_vec_f64(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.detach().to_kind(Kind::Double).to_device(Device::Cpu).contiguous();
+    let mut values = vec![0.0; tensor.numel()];
+    let length = values.len();
+    tensor.copy_data(&mut values, length);
+    note_to_host(length * size_of::<f64>());
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_crosses_is_counted_by_thread() {
+        let before = crossed();
+        let tensor = upload(&[1i64, 2, 3], Device::Cpu);
+        assert_eq!(to_vec(&tensor), [1.0, 2.0, 3.0]);
+        assert_eq!(to_vec_f64(&tensor.narrow(0, 1, 1)), [2.0]);
+        assert_eq!(crossed() - before, Crossed { to_device: 24, to_host: 20 });
+        std::thread::spawn(|| assert_eq!(crossed(), Crossed::default())).join().unwrap();
+    }
+}

@@ -1,0 +1,143 @@
+//! [`super::sampler`] by libtorch's operators, where logits are: only the token that was drawn and its
+//! log-probability leave the device. It draws by inverting the same cumulative distribution, summed in f64 by the
+//! same pieces, so that a uniform number picks the same token but where it falls within rounding of the border
+//! between two.
+
+use mopd_compiler::plan::Sampling;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::sampler::{Draw, PIECE};
+use crate::machine::transfer::{to_vec_f64, upload};
+use crate::model::ABSENT;
+use crate::tokenizer::Token;
+use crate::zip::zip_equal;
+
+/// Whether it knows what a sampling asks for: entries that depend on what was written, or on their order, are
+/// weighed on the host.
+pub fn draws(sampling: &Sampling) -> bool {
+    sampling.repetition_penalty.is_none() && sampling.top_k.is_none() && sampling.top_p.is_none()
+}
+
+/// The next token of each row: by its place among `logits`, `[rows, entries]` in f32, and its uniform number. The
+/// first `count` entries are tokens, but for the `absent` ones. None where logits are not finite.
+pub fn draw(
+    logits: &Tensor,
+    (count, absent): (usize, &[Token]),
+    temperature: f64,
+    rows: impl Iterator<Item = (usize, f64)>,
+) -> Vec<Option<Draw>> {
+    let _guard = no_grad_guard();
+    let (places, uniforms): (Vec<i64>, Vec<f64>) =
+        rows.map(|(place, uniform)| (place as i64, uniform)).unzip();
+    if places.is_empty() {
+        return Vec::new();
+    }
+    let device = logits.device();
+    let mut rows = logits.narrow(1, 0, count as i64).index_select(0, &upload(&places, device));
+    if !absent.is_empty() {
+        let _ = rows.index_fill_(1, &upload(absent, device), f64::from(ABSENT));
+    }
+    let finite = rows.isfinite().all_dim(1, false);
+    let largest = rows.amax([1i64].as_slice(), true);
+    let (token, logp) = if temperature == 0.0 {
+        let entries = Tensor::arange(count as i64, (Kind::Int64, device));
+        // The first of equals.
+        let token =
+            entries.where_scalarother(&rows.eq_tensor(&largest), count as i64).amin([1i64].as_slice(), true);
+        (token, largest.zeros_like().to_kind(Kind::Double))
+    } else {
+        inverse(&rows, &largest, temperature, &upload(&uniforms, device).unsqueeze(1))
+    };
+    let answer =
+        Tensor::cat(&[token.to_kind(Kind::Double), logp, finite.to_kind(Kind::Double).unsqueeze(1)], 1);
+    let numbers = to_vec_f64(&answer);
+    let draw = |of: &[f64]| (of[2] != 0.0).then(|| Draw::new(of[0] as Token, of[1]));
+    zip_equal(numbers.chunks(3), &places).map(|(of, _)| draw(of)).collect()
+}
+
+/// The first entry whose cumulative mass exceeds the uniform's part of it, and its log-probability, `[rows, 1]`
+/// each.
+fn inverse(rows: &Tensor, largest: &Tensor, temperature: f64, uniforms: &Tensor) -> (Tensor, Tensor) {
+    let [count, entries] = rows.size()[..] else { unreachable!("logits have rows and entries") };
+    let scale = (1.0 / temperature) as f32;
+    let weights = ((rows - largest) * f64::from(scale)).exp();
+    let pieces = (entries as u64).div_ceil(PIECE as u64) as i64;
+    let weights =
+        weights.constant_pad_nd([0, pieces * PIECE as i64 - entries]).view([count, pieces, PIECE as i64]);
+    let ends = weights.sum_dim_intlist([2i64].as_slice(), false, Kind::Double).cumsum(1, Kind::Double);
+    let total = ends.narrow(1, pieces - 1, 1);
+    let threshold = uniforms * &total;
+    // How many sums are at most the threshold: the place of the first that is above it.
+    let passed =
+        |sums: &Tensor| sums.le_tensor(&threshold).sum_dim_intlist([1i64].as_slice(), true, Kind::Int64);
+    let piece = passed(&ends).clamp_max(pieces - 1);
+    let before = ends.gather(1, &(&piece - 1).clamp_min(0), false).masked_fill(&piece.eq(0), 0.0);
+    let inside = piece.unsqueeze(2).expand([count, 1, PIECE as i64], false);
+    let weights = weights.gather(1, &inside, false).squeeze_dim(1);
+    let cumulative = weights.cumsum(1, Kind::Double) + before;
+    // Within rounding of the end no sum may be above the threshold: the last entry that has mass.
+    let places = Tensor::arange(PIECE as i64, (Kind::Int64, rows.device()));
+    let last = places.where_scalarother(&weights.gt(0.0), 0).amax([1i64].as_slice(), true);
+    let token = piece * PIECE as i64 + passed(&cumulative).minimum(&last);
+    let logit = (rows.gather(1, &token, false) - largest).to_kind(Kind::Double);
+    (token, logit / temperature - total.log())
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::super::sampler::{Scratch, draw as drawn_by_loops};
+    use super::*;
+    use crate::random::{Key, Purpose};
+
+    /// Logits of a few rows, padded beyond the tokens; with one token that has no probability to speak of.
+    fn logits(rows: usize, width: usize, seed: usize) -> Vec<f32> {
+        let number = |at: usize| (((at + seed) * 7919 % 10_007) as f32 / 500.0) - 10.0;
+        (0..rows * width).map(|at| if at % width == 3 { -1e4 } else { number(at) }).collect()
+    }
+
+    #[test]
+    fn tokens_and_log_probabilities_are_those_of_the_loops() {
+        let key = Key::new(1, 0, Purpose::Sample, 0);
+        let (mut apart, mut scratch) = (0, Scratch::default());
+        for (seed, (width, count)) in [(300, 259), (256, 256), (2000, 1999), (7, 5)].into_iter().enumerate() {
+            let numbers = logits(64, width, seed);
+            let there = Tensor::from_slice(&numbers).view([64, width as i64]);
+            for temperature in [0.0, 0.3, 1.0, 2.0] {
+                let sampling = Sampling::new(1, temperature, 1);
+                assert!(draws(&sampling));
+                // A place may have several rows.
+                let places: Vec<usize> = (0..96).map(|row| row * 7 % 64).collect();
+                let uniforms: Vec<f64> = (0..96).map(|row| key.row(row, 0).uniform()).collect();
+                let got = draw(&there, (count, &[]), temperature, zip_equal(places.clone(), uniforms));
+                for ((row, place), got) in zip_equal((0..96).zip(places), got) {
+                    let own = &numbers[place * width..][..count];
+                    let mut uniforms = key.row(row, 0);
+                    let expected =
+                        drawn_by_loops(own, &sampling, [&[], &[]], &mut uniforms, &mut scratch).unwrap();
+                    let got = got.unwrap();
+                    if got.token != expected.token {
+                        apart += 1;
+                        continue;
+                    }
+                    assert!((got.logp - expected.logp).abs() < 1e-6, "{got:?} {expected:?}");
+                }
+            }
+        }
+        // 1,536 draws; a uniform falls on the border between two entries in one of millions.
+        assert_eq!(apart, 0);
+    }
+
+    #[test]
+    fn what_has_no_token_is_not_drawn_and_bad_logits_are_told() {
+        let there = Tensor::from_slice(&[0.0f32, 9.0, 1.0, f32::NAN, 0.0, 0.0]).view([2, 3]);
+        for temperature in [0.0, 1.0] {
+            let got = draw(&there, (3, &[1]), temperature, [(0, 0.999_999), (1, 0.5)].into_iter());
+            assert_eq!(got[0].unwrap().token, 2);
+            assert_eq!(got[1], None);
+        }
+        assert!(draw(&there, (3, &[]), 1.0, std::iter::empty()).is_empty());
+        assert_eq!(there.device(), Device::Cpu);
+    }
+}
