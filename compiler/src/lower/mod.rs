@@ -41,13 +41,13 @@ pub use normal_form::normal_form;
 pub(crate) use objective::{WholeObjective, whole};
 pub(crate) use order::ordered;
 
-use steps::Narrowed;
+use steps::Executable;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Between, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 use crate::refusal::{Origins, refused};
 
-/// Compiles a checked experiment, in steps with a type each: `Narrowed`, `Lowered`, [`Plan`]. `origins` is what
+/// Compiles a checked experiment, in steps with a type each: `Executable`, `Lowered`, [`Plan`]. `origins` is what
 /// its [`Origin`]s point into. `fused` is the arithmetic of its objectives
 /// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is
 /// fast here.
@@ -63,7 +63,7 @@ pub fn compile(
     fused: bool,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins::new(origins);
-    Ok(Narrowed::of(experiment, origins).lower(fused)?.plan(sources))
+    Ok(Executable::of(experiment, origins).lower(fused)?.plan(sources))
 }
 
 /// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime

@@ -1,6 +1,5 @@
-//! The steps from a checked experiment to a plan, a type each: its settings are [`Narrowed`] to what the
-//! runtime executes, its objectives [`Lowered`] to graphs, and the [`Plan`] adds what follows from all of it:
-//! keys, costs, places.
+//! The steps from a checked experiment to a plan, a type each: its settings are made [`Executable`], its objectives
+//! [`Lowered`] to graphs, and the [`Plan`] adds what follows from all of it: keys, costs, places.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
@@ -16,14 +15,14 @@ use crate::plan::{
 use crate::refusal::Origins;
 
 /// The settings of an experiment as the runtime executes them. The objectives are still the checker's.
-pub(super) struct Narrowed<'a> {
+pub(super) struct Executable<'a> {
     checked: &'a checked::Experiment,
     origins: Origins<'a>,
     domains: Vec<Domain>,
     models: Vec<Model<&'a checked::Train>>,
     comparisons: Vec<Comparison>,
     /// Against it; what is refused is missing above.
-    findings: Findings,
+    refusals: Refusals,
 }
 
 /// All that the runtime executes, and nothing against it.
@@ -33,20 +32,20 @@ pub(super) struct Lowered<'a> {
 }
 
 /// Each once: the members of a family share their objective, and its faults.
-struct Findings(Vec<Diagnostic>);
+struct Refusals(Vec<Diagnostic>);
 
-impl Findings {
+impl Refusals {
     fn add(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
-        for finding in found {
-            if !self.0.contains(&finding) {
-                self.0.push(finding);
+        for refusal in found {
+            if !self.0.contains(&refusal) {
+                self.0.push(refusal);
             }
         }
     }
 }
 
-impl<'a> Narrowed<'a> {
-    pub(super) fn of(experiment: &'a checked::Experiment, origins: Origins<'a>) -> Narrowed<'a> {
+impl<'a> Executable<'a> {
+    pub(super) fn of(experiment: &'a checked::Experiment, origins: Origins<'a>) -> Executable<'a> {
         let mut settings = Settings::new(experiment, origins);
         let mut domains: Vec<Domain> =
             experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
@@ -54,20 +53,20 @@ impl<'a> Narrowed<'a> {
         let models: Vec<_> = experiment.models.iter().filter_map(|model| settings.model(model)).collect();
         let comparisons: Vec<Comparison> =
             experiment.comparisons.iter().filter_map(|comparison| settings.comparison(comparison)).collect();
-        let mut findings = Findings(settings.refusals);
-        findings.add(numbers::check(&domains, &models, &comparisons, origins));
+        let mut refusals = Refusals(settings.refusals);
+        refusals.add(numbers::check(&domains, &models, &comparisons, origins));
         for model in &experiment.models {
             for train in checked_trains(&model.stage) {
                 let roles = &narrow::roles::find(train, experiment).roles;
-                findings.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
+                refusals.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
             }
         }
-        Narrowed { checked: experiment, origins, domains, models, comparisons, findings }
+        Executable { checked: experiment, origins, domains, models, comparisons, refusals }
     }
 
     /// The objectives become graphs, in the arithmetic of [`crate::expr::graph::Graph::fused`].
     pub(super) fn lower(self, fused: bool) -> Result<Lowered<'a>, Vec<Diagnostic>> {
-        let Narrowed { checked, origins, domains, models, comparisons, mut findings } = self;
+        let Executable { checked, origins, domains, models, comparisons, mut refusals } = self;
         let tokens = vocabularies(&models);
         let of_start = |start: ModelId| tokens.get(start.0 as usize).copied().flatten();
         let mut lowered = Vec::with_capacity(models.len());
@@ -78,16 +77,16 @@ impl<'a> Narrowed<'a> {
             };
             match lowered_stage(stage, &train) {
                 Ok(stage) => lowered.push(Model { name, stage, origin }),
-                Err(found) => findings.add([*found]),
+                Err(found) => refusals.add([*found]),
             }
         }
-        if findings.0.is_empty() {
-            findings.add(scalar_heads::unfit(&lowered, origins));
-            findings.add(second_heads::unfit(&lowered, origins));
+        if refusals.0.is_empty() {
+            refusals.add(scalar_heads::unfit(&lowered, origins));
+            refusals.add(second_heads::unfit(&lowered, origins));
         }
-        if !findings.0.is_empty() {
-            findings.0.sort_by_key(|finding| (finding.primary.span, finding.code));
-            return Err(findings.0);
+        if !refusals.0.is_empty() {
+            refusals.0.sort_by_key(|refusal| (refusal.primary.span, refusal.code));
+            return Err(refusals.0);
         }
         let experiment = Experiment {
             name: checked.name.clone(),

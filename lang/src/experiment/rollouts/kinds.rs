@@ -1,6 +1,6 @@
-//! The kinds of sources that completions come from. What is true of a kind is said in one place,
-//! [`RolloutSource::facts`], and how it is described in [`RolloutSource::described`]; whatever would match on all
-//! kinds asks for these. How a kind is written is declared in `check/builtins/rollouts.rs`.
+//! The kinds of sources that completions come from: what is true of each ([`RolloutSource::facts`]), what decides
+//! what it draws ([`RolloutSource::arguments`]), and how people are told ([`RolloutSource::described`]). Whatever
+//! would match on all kinds asks for these. How a kind is written is declared in `check/builtins/rollouts.rs`.
 
 use std::rc::Rc;
 
@@ -111,6 +111,18 @@ pub enum TokensOf<'a> {
     Mixture(&'a Formula),
     /// The student's, some of which another replaces, and why the sampler's probability is lost, where it is.
     Changed(Option<&'static str>),
+}
+
+/// What decides what a source draws.
+pub enum RolloutArgument<'a> {
+    Rollout(&'a Rollout),
+    Formula(&'a Formula),
+    Template(&'a Template),
+    Sampling(&'a Sampling),
+    Count(u32),
+    Word(&'a str),
+    /// In quotes.
+    Text(&'a str),
 }
 
 /// A number that may move over training time.
@@ -250,6 +262,66 @@ impl RolloutSource {
         let SourceFacts { mut inner, history, .. } = self.facts();
         inner.extend(history);
         inner
+    }
+
+    /// What decides what it draws, with the names that normal forms have for it; what stands first has none.
+    pub fn arguments(&self) -> Vec<(&'static str, RolloutArgument<'_>)> {
+        use RolloutArgument as Of;
+        use RolloutSource as Source;
+        let template = |template| ("sees", Of::Template(template));
+        match self {
+            Source::Sample(sampling) | Source::Parameter { sampling, .. } => {
+                vec![("", Of::Sampling(sampling))]
+            }
+            Source::From { teacher, sees, sequences, sampling } => {
+                let mut arguments = vec![("", Of::Word(teacher.name()))];
+                arguments.extend(sees.as_deref().map(template));
+                arguments.extend(sequences.map(|sequences| ("sequences", Of::Count(sequences))));
+                arguments.push(("", Of::Sampling(sampling)));
+                arguments
+            }
+            Source::Data { field } => vec![("", Of::Word(field))],
+            Source::Mix { share, first, second } => {
+                vec![("", Of::Rollout(first)), ("", Of::Rollout(second)), ("share", Of::Formula(share))]
+            }
+            Source::TokenMix { alpha, of } => vec![("", Of::Rollout(of)), ("alpha", Of::Formula(alpha))],
+            Source::Interleave { top_k, of } => vec![("", Of::Rollout(of)), ("top_k", Of::Count(*top_k))],
+            Source::Refine { by, sees, of } => {
+                let mut arguments = vec![("", Of::Rollout(of)), ("by", Of::Word(by.name()))];
+                arguments.extend(sees.as_deref().map(template));
+                arguments
+            }
+            Source::Snapshot { model, of } => vec![("", Of::Rollout(of)), ("model", Of::Count(model.0))],
+            Source::Replay { capacity, share, keeps, condition, order, of } => {
+                let keeps = match keeps {
+                    Keeps::Rollouts => "rollouts",
+                    Keeps::Prompts => "prompts",
+                };
+                let mut arguments = vec![
+                    ("", Of::Rollout(of)),
+                    ("capacity", Of::Count(*capacity)),
+                    ("share", Of::Formula(share)),
+                    ("keeps", Of::Word(keeps)),
+                ];
+                arguments.extend(condition.iter().map(|condition| ("where", Of::Formula(condition))));
+                arguments.extend(order.iter().map(|order| ("order", Of::Formula(order))));
+                arguments
+            }
+            Source::Speculative { block, of } => vec![("", Of::Rollout(of)), ("block", Of::Count(*block))],
+            Source::Turns { environment, at_most, of, .. } => vec![
+                ("", Of::Rollout(of)),
+                ("with", Of::Text(environment)),
+                ("at_most", Of::Formula(at_most)),
+            ],
+            Source::Denoise { steps, block, of } => {
+                vec![("", Of::Rollout(of)), ("steps", Of::Count(*steps)), ("block", Of::Count(*block))]
+            }
+            Source::Derived { template, of } => {
+                vec![("", Of::Template(template)), ("from", Of::Rollout(of))]
+            }
+            Source::FirstOf { choices } => choices.iter().map(|choice| ("", Of::Rollout(choice))).collect(),
+            Source::EachTurn { history, of } => vec![("", Of::Rollout(history)), ("", Of::Rollout(of))],
+        }
     }
 
     /// For people, its numbers as `exact` says them. Only the outermost layer of a layered rollout is told

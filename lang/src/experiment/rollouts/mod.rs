@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::{ModelId, Origin, Template};
 use crate::experiment::formula::{Formula, Role};
-pub use kinds::{MovingNumber, MovingRange, RolloutSource, SourceFacts, TokensOf};
+pub use kinds::{MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf};
 use serde::{Deserialize, Serialize};
 
 /// Where the tokens that an objective judges come from.
