@@ -47,8 +47,8 @@ use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Between, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 use crate::refusal::{Origins, refused};
 
-/// Compiles a checked experiment, in steps with a type each: `Executable`, `Lowered`, [`Plan`]. `origins` is what
-/// its [`Origin`]s point into. `fused` is the arithmetic of its objectives
+/// Compiles a checked experiment, in steps with a type each: `Executable`, `Lowered`, [`Plan`]. `origins` is
+/// what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
 /// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is
 /// fast here.
 ///

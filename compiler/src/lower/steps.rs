@@ -1,5 +1,5 @@
-//! The steps from a checked experiment to a plan, a type each: its settings are made [`Executable`], its objectives
-//! [`Lowered`] to graphs, and the [`Plan`] adds what follows from all of it: keys, costs, places.
+//! The steps from a checked experiment to a plan, a type each: its settings are made [`Executable`], its
+//! objectives [`Lowered`] to graphs, and the [`Plan`] adds what follows from all of it: keys, costs, places.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;

@@ -1,5 +1,5 @@
-//! Rollouts: where the tokens come from that an objective judges. Each is declared with its arguments, and read
-//! below. What is true of it then is in `experiment/rollouts/kinds.rs`.
+//! Rollouts: where the tokens come from that an objective judges. Each is declared with its arguments, and
+//! read below. What is true of it then is in `experiment/rollouts/kinds.rs`.
 
 use super::declare::{Arg, builtins};
 use super::types::{

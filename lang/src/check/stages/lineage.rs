@@ -310,7 +310,8 @@ impl Checker {
         train: &Train,
         settings: &Settings,
     ) -> bool {
-        // A teacher that reads the student's ids with another vocabulary has no distribution that means anything.
+        // A teacher that reads the student's ids with another vocabulary has no distribution that means
+        // anything.
         if self.teacher(teacher).align == Alignment::Tokens || !train.objective.reads(role) {
             return true;
         }

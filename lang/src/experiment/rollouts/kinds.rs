@@ -1,6 +1,7 @@
-//! The kinds of sources that completions come from: what is true of each ([`RolloutSource::facts`]), what decides
-//! what it draws ([`RolloutSource::arguments`]), and how people are told ([`RolloutSource::described`]). Whatever
-//! would match on all kinds asks for these. How a kind is written is declared in `check/builtins/rollouts.rs`.
+//! The kinds of sources that completions come from: what is true of each ([`RolloutSource::facts`]), what
+//! decides what it draws ([`RolloutSource::arguments`]), and how people are told
+//! ([`RolloutSource::described`]). Whatever would match on all kinds asks for these. How a kind is written is
+//! declared in `check/builtins/rollouts.rs`.
 
 use std::rc::Rc;
 
