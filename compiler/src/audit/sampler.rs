@@ -1,6 +1,6 @@
 //! Who writes the tokens that a term is trained on, as far as it decides what the term follows.
 
-use mopd_lang::experiment::{Edit, Rollout, RolloutSource, Sampling};
+use mopd_lang::experiment::{Edit, Rollout, Sampling, TokensOf};
 use mopd_lang::formula::Role;
 use mopd_lang::formula::text;
 
@@ -154,38 +154,25 @@ fn collect(rollout: &Rollout, found: &mut Vec<Sampler>) {
         give(unknown(format!("`{}` changes what was drawn", edit.name())));
         return;
     }
-    match &rollout.source {
-        RolloutSource::Sample(sampling) => give(student(sampling)),
-        RolloutSource::From { teacher, sampling, .. } => {
-            give(Sampler::By { role: teacher.clone(), temperature: sampling.temperature });
+    let facts = rollout.source.facts();
+    match facts.tokens {
+        TokensOf::Student(sampling) => give(student(sampling)),
+        TokensOf::By(role, sampling) => {
+            give(Sampler::By { role: role.clone(), temperature: sampling.temperature });
         }
-        RolloutSource::Data { .. } => give(Sampler::Elsewhere { name: "data" }),
-        RolloutSource::Parameter { .. } => give(Sampler::Elsewhere { name: "data" }),
-        RolloutSource::Snapshot { .. } => give(Sampler::Elsewhere { name: "an earlier model" }),
-        RolloutSource::TokenMix { alpha, .. } => match alpha.constant() {
+        TokensOf::Data | TokensOf::Open => give(Sampler::Elsewhere { name: "data" }),
+        TokensOf::OfModel => give(Sampler::Elsewhere { name: "an earlier model" }),
+        TokensOf::Mixture(share) => match share.constant() {
             Some(teacher) => give(Sampler::Mixture { teacher }),
             None => give(unknown("a share that moves is the teacher's".into())),
         },
-        RolloutSource::Replay { of, .. } => {
-            give(Sampler::Elsewhere { name: "an earlier student" });
-            collect(of, found);
+        TokensOf::Earlier | TokensOf::Inside => {
+            if let TokensOf::Earlier = facts.tokens {
+                give(Sampler::Elsewhere { name: "an earlier student" });
+            }
+            facts.inner.into_iter().for_each(|inner| collect(inner, found));
         }
-        RolloutSource::Mix { first, second, .. } => {
-            collect(first, found);
-            collect(second, found);
-        }
-        RolloutSource::FirstOf { choices } => choices.iter().for_each(|choice| collect(choice, found)),
-        RolloutSource::Turns { of, .. }
-        | RolloutSource::Derived { of, .. }
-        | RolloutSource::EachTurn { of, .. } => {
-            collect(of, found);
-        }
-        RolloutSource::Interleave { .. }
-        | RolloutSource::Refine { .. }
-        | RolloutSource::Speculative { .. }
-        | RolloutSource::Denoise { .. } => {
-            give(unknown(format!("`{}` writes some of them", rollout.source.name())))
-        }
+        TokensOf::Changed(_) => give(unknown(format!("`{}` writes some of them", facts.name))),
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::experiment::{
-    Edit, ExpertTurns, Keeps, Rollout, RolloutSource, Sampling, Slot, Template, TemplatePiece,
+    Edit, ExpertTurns, Rollout, RolloutArgument, RolloutSource, Sampling, Slot, Template, TemplatePiece,
 };
 use mopd_lang::formula::{
     Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live,
@@ -326,64 +326,23 @@ pub(super) fn rollout(of: &Rollout) -> String {
 }
 
 fn source(source: &RolloutSource) -> String {
-    let sees = |seen: &Option<Rc<Template>>| {
-        seen.as_ref().map(|seen| format!(", sees: {}", template(seen))).unwrap_or_default()
+    let name = match source {
+        RolloutSource::Parameter { name, .. } => name,
+        source => source.name(),
     };
-    match source {
-        RolloutSource::Sample(of) => format!("sample({})", sampling(of)),
-        RolloutSource::Parameter { name, sampling: of } => format!("{name}({})", sampling(of)),
-        RolloutSource::From { teacher, sees: seen, sequences, sampling: of } => {
-            let once = sequences.map(|sequences| format!(", sequences: {sequences}")).unwrap_or_default();
-            format!("from({}{}{once}, {})", teacher.name(), sees(seen), sampling(of))
-        }
-        RolloutSource::Data { field } => format!("data({field})"),
-        RolloutSource::Mix { share, first, second } => {
-            format!("mix({}, {}, share: {})", rollout(first), rollout(second), exact(share))
-        }
-        RolloutSource::TokenMix { alpha, of } => {
-            format!("token_mix({}, alpha: {})", rollout(of), exact(alpha))
-        }
-        RolloutSource::Interleave { top_k, of } => format!("interleave({}, top_k: {top_k})", rollout(of)),
-        RolloutSource::Refine { by, sees: seen, of } => {
-            format!("refine({}, by: {}{})", rollout(of), by.name(), sees(seen))
-        }
-        RolloutSource::Snapshot { model, of } => format!("snapshot({}, model: {})", rollout(of), model.0),
-        RolloutSource::Replay { capacity, share, keeps, condition, order, of } => {
-            let condition = condition
-                .as_ref()
-                .map(|condition| format!(", where: {}", exact(condition)))
-                .unwrap_or_default();
-            let order = order.as_ref().map(|order| format!(", order: {}", exact(order))).unwrap_or_default();
-            let keeps = match keeps {
-                Keeps::Rollouts => "rollouts",
-                Keeps::Prompts => "prompts",
-            };
-            format!(
-                "replay({}, capacity: {capacity}, share: {}, keeps: {keeps}{condition}{order})",
-                rollout(of),
-                exact(share)
-            )
-        }
-        RolloutSource::Speculative { block, of } => format!("speculative({}, block: {block})", rollout(of)),
-        RolloutSource::Turns { environment, at_most, of, .. } => {
-            format!("turns({}, with: {environment:?}, at_most: {})", rollout(of), exact(at_most))
-        }
-        RolloutSource::Denoise { steps, block, of } => {
-            format!("denoise({}, steps: {steps}, block: {block})", rollout(of))
-        }
-        RolloutSource::Derived { template: made, of } => {
-            format!("derived({}, from: {})", template(made), rollout(of))
-        }
-        RolloutSource::FirstOf { choices } => {
-            format!(
-                "first_of({})",
-                choices.iter().map(|choice| rollout(choice)).collect::<Vec<String>>().join(", ")
-            )
-        }
-        RolloutSource::EachTurn { history, of } => {
-            format!("each_turn({}, {})", rollout(history), rollout(of))
-        }
-    }
+    let arguments = source.arguments().into_iter().map(|(name, argument)| {
+        let value = match argument {
+            RolloutArgument::Rollout(of) => rollout(of),
+            RolloutArgument::Formula(formula) => exact(formula),
+            RolloutArgument::Template(of) => template(of),
+            RolloutArgument::Sampling(of) => sampling(of),
+            RolloutArgument::Count(count) => count.to_string(),
+            RolloutArgument::Word(word) => word.to_owned(),
+            RolloutArgument::Text(text) => format!("{text:?}"),
+        };
+        if name.is_empty() { value } else { format!("{name}: {value}") }
+    });
+    format!("{name}({})", arguments.collect::<Vec<String>>().join(", "))
 }
 
 fn sampling(of: &Sampling) -> String {

@@ -27,6 +27,7 @@ mod sampler;
 mod scalar_heads;
 mod scores;
 mod second_heads;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -40,19 +41,16 @@ pub use normal_form::normal_form;
 pub(crate) use objective::{WholeObjective, whole};
 pub(crate) use order::ordered;
 
-use key::Files;
-use narrow::settings::Settings;
+use steps::Executable;
 
 use crate::expr::graph::{Graph, NodeId};
-use crate::plan::{
-    Between, Comparison, Domain, Experiment, Joint, Learner, Live, Model, ModelId, Objective, OwnData, Place,
-    Plan, SCHEMA, Scorers, Signal, Stage, StageFacts, Train,
-};
+use crate::plan::{Between, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 use crate::refusal::{Origins, refused};
 
-/// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of
-/// its objectives ([`crate::expr::graph::Graph::fused`]), part of the plan's hash:
-/// [`crate::expr::jit::fuses`] says which is fast here.
+/// Compiles a checked experiment, in steps with a type each: `Executable`, `Lowered`, [`Plan`]. `origins` is
+/// what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
+/// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is
+/// fast here.
 ///
 /// # Errors
 /// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where
@@ -65,63 +63,7 @@ pub fn compile(
     fused: bool,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins::new(origins);
-    let mut settings = Settings::new(experiment, origins);
-    let mut domains: Vec<Domain> =
-        experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
-    domains.extend(settings.benchmarks());
-    let models: Vec<Model<&checked::Train>> =
-        experiment.models.iter().filter_map(|model| settings.model(model)).collect();
-    let comparisons: Vec<Comparison> =
-        experiment.comparisons.iter().filter_map(|comparison| settings.comparison(comparison)).collect();
-    let mut findings = Findings(settings.refusals);
-    findings.add(numbers::check(&domains, &models, &comparisons, origins));
-    for model in &experiment.models {
-        for train in checked_trains(&model.stage) {
-            let roles = &narrow::roles::find(train, experiment).roles;
-            findings.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
-        }
-    }
-    let tokens = vocabularies(&models);
-    let mut lowered = Vec::with_capacity(models.len());
-    let of_start = |start: ModelId| tokens.get(start.0 as usize).copied().flatten();
-    for model in models {
-        match self::lowered(model, &of_start, experiment, origins, fused) {
-            Ok(model) => lowered.push(model),
-            Err(found) => findings.add([*found]),
-        }
-    }
-    if findings.0.is_empty() {
-        findings.add(scalar_heads::unfit(&lowered, origins));
-        findings.add(second_heads::unfit(&lowered, origins));
-    }
-    if !findings.0.is_empty() {
-        findings.0.sort_by_key(|finding| (finding.primary.span, finding.code));
-        return Err(findings.0);
-    }
-    let experiment = Experiment {
-        name: experiment.name.clone(),
-        seed: experiment.seed,
-        out: experiment.out.clone(),
-        device: experiment.device.map(|(device, _)| device),
-        dtype: experiment.dtype.map(|(dtype, _)| dtype).unwrap_or_default(),
-        domains,
-        models: lowered,
-        comparisons,
-        marks: experiment.marks.clone(),
-    };
-    let (keys, streams) = (key::keys(&experiment, Files::ByPath), key::streams(&experiment));
-    let hash = key::plan(&experiment, &keys);
-    let content_keys = key::keys(&experiment, Files::ByContent);
-    let stages = keys.into_iter().zip(content_keys).zip(streams).zip(cost::costs(&experiment));
-    let stages = stages
-        .map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost })
-        .collect();
-    let places = origins.spans.iter().map(|span| Place {
-        file: sources.file(span.file).path.clone(),
-        start: span.start,
-        end: span.end,
-    });
-    Ok(Plan { schema: SCHEMA, hash, experiment, stages, places: places.collect() })
+    Ok(Executable::of(experiment, origins).lower(fused)?.plan(sources))
 }
 
 /// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime
@@ -160,72 +102,6 @@ pub struct TermExpressions {
 /// another rollout.
 pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
     objective::expressions(objective, Origins::new(origins))
-}
-
-struct Findings(Vec<Diagnostic>);
-
-impl Findings {
-    /// The members of a family share their objective, and its faults, which are one finding.
-    fn add(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
-        for finding in found {
-            if !self.0.contains(&finding) {
-                self.0.push(finding);
-            }
-        }
-    }
-}
-
-/// How many tokens each model's tokenizer has, where that is known without reading a file.
-fn vocabularies(models: &[Model<&checked::Train>]) -> Vec<Option<u32>> {
-    let mut found: Vec<Option<u32>> = Vec::with_capacity(models.len());
-    for model in models {
-        let of = |id: ModelId| found.get(id.0 as usize).copied().flatten();
-        let tokens = match &model.stage {
-            Stage::Initialise(architecture) => architecture.tokenizer.vocabulary(),
-            _ => model.stage.start().and_then(of),
-        };
-        found.push(tokens);
-    }
-    found
-}
-
-/// What a stage trains on, model by model.
-fn checked_trains(stage: &checked::Stage) -> Vec<&checked::Train> {
-    match stage {
-        checked::Stage::Train(train) => vec![train.as_ref()],
-        checked::Stage::Joint(joint) => joint.steps.iter().map(|step| &step.train).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// `tokens` answers how many there are for a model.
-fn lowered(
-    model: Model<&checked::Train>,
-    tokens: &dyn Fn(ModelId) -> Option<u32>,
-    experiment: &checked::Experiment,
-    origins: Origins,
-    fused: bool,
-) -> Result<Model<Objective>, Box<Diagnostic>> {
-    let Model { name, stage, origin } = model;
-    let train = |of: Train<&checked::Train>| {
-        let tokens = tokens(of.start);
-        trained(of, tokens, experiment, origins, fused)
-    };
-    let stage = match stage {
-        Stage::Initialise(architecture) => Stage::Initialise(architecture),
-        Stage::Load(pretrained) => Stage::Load(pretrained),
-        Stage::Merge(merge) => Stage::Merge(merge),
-        Stage::Learner { joint, learner, start } => Stage::Learner { joint, learner, start },
-        Stage::Train(of) => Stage::Train(Box::new(train(*of)?)),
-        Stage::Joint(joint) => {
-            let learner = |Learner { name, step, turn, every, train: of }| {
-                Ok(Learner { name, step, turn, every, train: train(of)? })
-            };
-            let learners = joint.learners.into_iter().map(learner);
-            Stage::Joint(Joint { learners: learners.collect::<Result<_, Box<Diagnostic>>>()? })
-        }
-    };
-    Ok(Model { name, stage, origin })
 }
 
 /// The terms whose losses somebody reads: the objective, what moves its rollouts or what teachers see, and

@@ -4,7 +4,7 @@
 
 mod reading;
 
-use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sampling, State, Term};
+use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Term};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part,
@@ -186,83 +186,11 @@ fn own_rollout(of: &Rollout) -> String {
 }
 
 fn rollout(rollout: &Rollout) -> String {
-    let mut text = source(rollout);
+    let mut text = rollout.source.described(&exact);
     for edit in &rollout.edits {
         text += &format!(", then {}", edit.name());
     }
     text
-}
-
-/// What tokens are drawn from, where a model says what it says.
-fn shape(sampling: &Sampling) -> String {
-    let penalty = sampling.repetition_penalty.filter(|penalty| *penalty != 1.0);
-    let temperature = match sampling.temperature {
-        0.0 => "greedy".to_owned(),
-        temperature => format!("temperature {}", text::number(temperature)),
-    };
-    let shape = [
-        temperature,
-        sampling.top_k.map(|k| format!(", top_k {k}")).unwrap_or_default(),
-        sampling
-            .top_p
-            .filter(|p| *p < 1.0)
-            .map(|p| format!(", top_p {}", text::number(p)))
-            .unwrap_or_default(),
-        penalty.map(|penalty| format!(", repetition penalty {}", text::number(penalty))).unwrap_or_default(),
-    ];
-    shape.concat()
-}
-
-/// Only the outermost layer of a layered rollout is told apart; what lies inside is what it draws from.
-fn source(rollout: &Rollout) -> String {
-    let drawn = || rollout.sampling().map(|sampling| format!(" ({})", shape(sampling))).unwrap_or_default();
-    match &rollout.source {
-        RolloutSource::Data { field } => format!("data (field `{field}`)"),
-        RolloutSource::Parameter { name, .. } => format!("whatever `{name}` is"),
-        RolloutSource::Sample(sampling) => {
-            format!("student rollouts ({} per prompt, {})", sampling.n, shape(sampling))
-        }
-        RolloutSource::From { teacher, sequences, sampling, .. } => {
-            let fresh = if sequences.is_some() { "made once" } else { "fresh every step" };
-            format!("{} rollouts ({fresh}, {})", teacher.name(), shape(sampling))
-        }
-        RolloutSource::Mix { share, first, second } => {
-            format!("{} in a share of {}, else {}", first.source.name(), exact(share), second.source.name())
-        }
-        RolloutSource::TokenMix { alpha, .. } => {
-            format!("tokens from {} * teacher + the rest of student{}", exact(alpha), drawn())
-        }
-        RolloutSource::Interleave { top_k, .. } => {
-            format!("student rollouts{}, tokens outside the teacher's top {top_k} replaced", drawn())
-        }
-        RolloutSource::Refine { by, .. } => {
-            format!("student rollouts{}, rewritten by {}", drawn(), by.name())
-        }
-        RolloutSource::Snapshot { .. } => format!("rollouts of an earlier model{}, made once", drawn()),
-        RolloutSource::Replay { share, of, .. } => {
-            format!("{}, replayed in a share of {}", source(of), exact(share))
-        }
-        RolloutSource::Speculative { block, .. } => {
-            format!("student drafts of {block} tokens{}, verified by teacher", drawn())
-        }
-        RolloutSource::Turns { environment, at_most, .. } => {
-            format!("at most {} student turns{} with `{environment}` in between", exact(at_most), drawn())
-        }
-        RolloutSource::Denoise { steps, block, .. } => {
-            format!("student blocks of {block} tokens{}, denoised in {steps} steps", drawn())
-        }
-        RolloutSource::FirstOf { choices } => {
-            let choices: Vec<&str> = choices.iter().map(|choice| choice.source.name()).collect();
-            format!("the first that has any of {}", choices.join(", "))
-        }
-        RolloutSource::EachTurn { history, .. } => {
-            let n = rollout.sampling().map_or(1, |sampling| sampling.n);
-            format!("student turns ({n} for each of the assistant's in {}){}", source(history), drawn())
-        }
-        RolloutSource::Derived { template, .. } => {
-            format!("prompts made by `{}` from student rollouts{}", template.name, drawn())
-        }
-    }
 }
 
 fn sequence_selection(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {

@@ -27,7 +27,6 @@
 use std::path::Path;
 
 use mopd_compiler::plan::events::{Event, FailureKind, FloorJob, Phase, StepPart};
-use mopd_compiler::plan::producers::Student;
 use mopd_compiler::plan::{Adapter, AdapterKind, Dtype, Producer, Role, Stage, Trainable};
 
 use super::machine::{self, Product};
@@ -248,10 +247,10 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     });
     let (id, train, threads) =
         distills.ok_or_else(|| wrong("nothing is trained, so that there is nothing to count"))?;
-    let (Producer::Student(Student { sampling }), []) = (&train.rollout.producer, train.own_data.as_slice())
-    else {
+    let (Producer::Student(student), []) = (&train.rollout.producer, train.own_data.as_slice()) else {
         return Err(wrong("what is counted is training on the student's own rollouts"));
     };
+    let sampling = &student.sampling;
     let form = &forms[id.0 as usize];
     let student = &*form.config;
 

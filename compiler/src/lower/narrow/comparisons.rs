@@ -3,7 +3,7 @@
 use mopd_lang::experiment as wide;
 
 use super::settings::{Settings, evaluation, executable_reward};
-use crate::lower::checked_trains;
+use crate::lower::steps::checked_trains;
 use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Normalized, Origin, Row, TableColumn};
 
 /// Benchmarks stand behind the domains of a plan, as domains that no stage is trained on.

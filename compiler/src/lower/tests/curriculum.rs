@@ -75,7 +75,7 @@ fn it_is_in_the_plan_and_its_cost_is_unknown() {
     let found = chosen(&experiment).unwrap();
     assert_eq!((found.rollouts.len(), found.measures.len(), found.refresh), (1, 1, Some(5)));
     let producers::Teacher { writer, once, sampling, .. } = match &found.rollouts[0] {
-        plan::Producer::Teacher(teacher) => teacher.clone(),
+        plan::Producer::Teacher(teacher) => (**teacher).clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!((writer, once, sampling.n), (plan::Role::TEACHER, None, 4));

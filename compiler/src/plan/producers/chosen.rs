@@ -143,5 +143,5 @@ pub(super) fn executable(
         let construct = format!("the edit `{}` of rollouts that are made once", edit.name());
         return Err(refused(at, construct));
     }
-    Ok(Producer::Chosen(Box::new(Chosen { choice, of })))
+    Ok(Chosen { choice, of }.into())
 }

@@ -236,7 +236,7 @@ pub(super) fn executable(
                     every attempt is one that the stage `sees`";
         return Err(Box::new((*refused(at, construct)).help(help)));
     }
-    Ok(Producer::Derived(Box::new(derived)))
+    Ok(derived.into())
 }
 
 /// Turns the slots of a template into those of a plan.

@@ -105,5 +105,5 @@ pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<P
         return Err((*refused(at, construct)).help("count trajectories: `prompts = 8`").into());
     }
     let of = Producer::student(sampling(drawn, origins, of.origin)?);
-    Ok(Producer::EachTurn(Box::new(EachTurn { trajectory: trajectory.clone(), of })))
+    Ok(EachTurn { trajectory: trajectory.clone(), of }.into())
 }

@@ -1,12 +1,11 @@
 //! From a checked rollout to what the runtime executes.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as checked, BatchSize, Edit, Heads, RolloutSource};
+use mopd_lang::experiment::{self as checked, BatchSize, Edit, RolloutSource};
 use mopd_lang::source::Span;
 
 use super::{
-    Producer, Rollout, chosen, derived, each_turn, first_of, guided, mix, model, pairs, refine, replay,
-    retry, rewrite, speculative, teacher, through, turns,
+    Producer, Rollout, chosen, each_turn, pairs, retry, rewrite, source, speculative, through, turns,
 };
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
 use crate::refusal::{Narrowed, Origins, refused};
@@ -86,41 +85,6 @@ pub(crate) fn producer(
     })
 }
 
-/// The source of a rollout.
-pub(super) fn source(
-    rollout: &checked::Rollout,
-    keep: Keep,
-    origins: Origins,
-    of_completions: OfCompletions,
-) -> Narrowed<Producer> {
-    let at = origins.span(rollout.origin);
-    let source = &rollout.source;
-    match source {
-        RolloutSource::Data { field } => Ok(Producer::data(field)),
-        RolloutSource::Sample(of) => Ok(Producer::student(of_student(of, origins, rollout.origin)?)),
-        RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
-        RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
-        RolloutSource::Parameter { name, .. } => {
-            Err(refused(at, format!("the rollout `{name}`, which has no value,")))
-        }
-        RolloutSource::Mix { share, first, second } => {
-            mix::executable(share, (first, second), origins, of_completions)
-        }
-        RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_completions),
-        RolloutSource::Turns { .. } => turns::executable(rollout, origins, of_completions),
-        RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
-            guided::executable(rollout, origins)
-        }
-        RolloutSource::Refine { .. } => refine::executable(rollout, origins),
-        RolloutSource::FirstOf { choices } => first_of::executable(choices, origins, of_completions),
-        RolloutSource::Speculative { .. } | RolloutSource::EachTurn { .. } => {
-            Err(refused(at, format!("the rollout `{}` inside another one", source.name())))
-        }
-        RolloutSource::Derived { .. } => derived::executable(rollout, origins, of_completions),
-        RolloutSource::Denoise { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
-    }
-}
-
 /// What is made once was chosen from then.
 pub(super) fn kept(rollout: Rollout, keep: Keep, at: Span) -> Narrowed<Rollout> {
     match rollout.producer.once() {
@@ -158,17 +122,6 @@ pub(super) fn sampling_once(
             Err(refused(at, "a `max_tokens` that changes during the run, of rollouts that are made once,"))
         }
     }
-}
-
-/// Of `sample(...)` itself, which may draw two tokens in a step.
-fn of_student(of: &checked::Sampling, origins: Origins, origin: checked::Origin) -> Narrowed<Sampling> {
-    let accept = match of.heads {
-        None => None,
-        Some(Heads { heads: 2, accept }) => Some(accept),
-        Some(_) => return Err(refused(origins.span(origin), "sampling with more than two output heads")),
-    };
-    let one = checked::Sampling { heads: None, ..of.clone() };
-    Ok(Sampling { accept, ..sampling(&one, origins, origin)? })
 }
 
 pub(crate) fn sampling(

@@ -91,5 +91,5 @@ pub(super) fn executable(
         }
         made.push(producer);
     }
-    Ok(Producer::FirstOf(Box::new(FirstOf { choices: made })))
+    Ok(FirstOf { choices: made }.into())
 }

@@ -93,5 +93,5 @@ pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrow
         return Err(refused(at, format!("`{name}` of the rollout `{inside}`")));
     };
     let of = Producer::student(sampling(drawn, origins, of.origin)?);
-    Ok(Producer::Guided(Box::new(Guided { guidance, of })))
+    Ok(Guided { guidance, of }.into())
 }

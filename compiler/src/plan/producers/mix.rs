@@ -1,7 +1,6 @@
 //! `mix(share, first, second)`: each group from the first with probability `share`, else from the second.
 
-use mopd_lang::experiment as checked;
-use mopd_lang::formula::Formula;
+use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
 use super::{
@@ -60,11 +59,13 @@ impl Kind for Mix {
 }
 
 pub(super) fn executable(
-    share: &Formula,
-    (first, second): (&checked::Rollout, &checked::Rollout),
+    rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
 ) -> Narrowed<Producer> {
+    let RolloutSource::Mix { share, first, second } = &rollout.source else {
+        unreachable!("the caller has looked")
+    };
     let side = |rollout| side(rollout, "mix", origins, of_completions);
     let at = origins.span(share.0.origin);
     let share = moving(share, "a share of a `mix`", origins)?;

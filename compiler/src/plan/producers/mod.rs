@@ -26,6 +26,7 @@ mod through;
 mod turns;
 
 pub use mopd_lang::experiment::Keeps;
+use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::{Deserialize, Serialize, Serializer};
 
 use chosen::holding;
@@ -54,6 +55,7 @@ use self::executable::{OfCompletions, edit_name, editable, other_edits, sampling
 pub(crate) use self::executable::{producer, rollout, sampling};
 use super::views::Piece;
 use super::{Keep, ModelId, Moving, Role, Sampling, View};
+use crate::refusal::{Narrowed, Origins, refused};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -72,75 +74,72 @@ fn all() -> Keep {
     Keep::All
 }
 
-/// A source of sequences: of each prompt it makes a group.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "from", rename_all = "snake_case")]
-pub enum Producer {
-    Data(Data),
-    Student(Student),
-    Teacher(Teacher),
-    Model(Model),
-    Pairs(Box<Pairs>),
-    Mix(Box<Mix>),
-    Replay(Box<Replay>),
-    Turns(Box<Turns>),
-    Guided(Box<Guided>),
-    Refine(Box<Refine>),
-    Chosen(Box<Chosen>),
-    Through(Box<Through>),
-    Rewrite(Box<Rewrite>),
-    Retry(Box<Retry>),
-    FirstOf(Box<FirstOf>),
-    Speculative(Box<Speculative>),
-    Derived(Box<Derived>),
-    EachTurn(Box<EachTurn>),
+macro_rules! kinds {
+    ($($kind:ident),* $(,)?) => {
+        /// A source of sequences: of each prompt it makes a group.
+        #[derive(Clone, Debug, PartialEq, Deserialize)]
+        #[serde(tag = "from", rename_all = "snake_case")]
+        pub enum Producer {
+            $($kind(Box<$kind>)),*
+        }
+
+        impl Producer {
+            pub fn kind(&self) -> &dyn Kind {
+                match self {
+                    $(Producer::$kind(kind) => &**kind),*
+                }
+            }
+
+            fn kind_mut(&mut self) -> &mut dyn Kind {
+                match self {
+                    $(Producer::$kind(kind) => &mut **kind),*
+                }
+            }
+        }
+
+        $(impl From<$kind> for Producer {
+            fn from(kind: $kind) -> Producer {
+                Producer::$kind(Box::new(kind))
+            }
+        })*
+    };
 }
 
-impl Producer {
-    pub fn kind(&self) -> &dyn Kind {
-        match self {
-            Producer::Data(kind) => kind,
-            Producer::Student(kind) => kind,
-            Producer::Teacher(kind) => kind,
-            Producer::Model(kind) => kind,
-            Producer::Pairs(kind) => &**kind,
-            Producer::Mix(kind) => &**kind,
-            Producer::Replay(kind) => &**kind,
-            Producer::Turns(kind) => &**kind,
-            Producer::Guided(kind) => &**kind,
-            Producer::Refine(kind) => &**kind,
-            Producer::Chosen(kind) => &**kind,
-            Producer::Through(kind) => &**kind,
-            Producer::Rewrite(kind) => &**kind,
-            Producer::Retry(kind) => &**kind,
-            Producer::FirstOf(kind) => &**kind,
-            Producer::Speculative(kind) => &**kind,
-            Producer::Derived(kind) => &**kind,
-            Producer::EachTurn(kind) => &**kind,
-        }
-    }
+kinds! {
+    Data, Student, Teacher, Model, Pairs, Mix, Replay, Turns, Guided, Refine, Chosen, Through, Rewrite, Retry,
+    FirstOf, Speculative, Derived, EachTurn,
+}
 
-    fn kind_mut(&mut self) -> &mut dyn Kind {
-        match self {
-            Producer::Data(kind) => kind,
-            Producer::Student(kind) => kind,
-            Producer::Teacher(kind) => kind,
-            Producer::Model(kind) => kind,
-            Producer::Pairs(kind) => &mut **kind,
-            Producer::Mix(kind) => &mut **kind,
-            Producer::Replay(kind) => &mut **kind,
-            Producer::Turns(kind) => &mut **kind,
-            Producer::Guided(kind) => &mut **kind,
-            Producer::Refine(kind) => &mut **kind,
-            Producer::Chosen(kind) => &mut **kind,
-            Producer::Through(kind) => &mut **kind,
-            Producer::Rewrite(kind) => &mut **kind,
-            Producer::Retry(kind) => &mut **kind,
-            Producer::FirstOf(kind) => &mut **kind,
-            Producer::Speculative(kind) => &mut **kind,
-            Producer::Derived(kind) => &mut **kind,
-            Producer::EachTurn(kind) => &mut **kind,
+/// The source of a rollout, as the runtime executes it.
+fn source(
+    rollout: &checked::Rollout,
+    keep: Keep,
+    origins: Origins,
+    of_completions: OfCompletions,
+) -> Narrowed<Producer> {
+    let at = origins.span(rollout.origin);
+    let source = &rollout.source;
+    match source {
+        RolloutSource::Data { field } => Ok(Producer::data(field)),
+        RolloutSource::Sample(of) => student::executable(of, rollout.origin, origins),
+        RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
+        RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
+        RolloutSource::Mix { .. } => mix::executable(rollout, origins, of_completions),
+        RolloutSource::Replay { .. } => replay::executable(rollout, origins, of_completions),
+        RolloutSource::Turns { .. } => turns::executable(rollout, origins, of_completions),
+        RolloutSource::TokenMix { .. } | RolloutSource::Interleave { .. } => {
+            guided::executable(rollout, origins)
         }
+        RolloutSource::Refine { .. } => refine::executable(rollout, origins),
+        RolloutSource::FirstOf { choices } => first_of::executable(choices, origins, of_completions),
+        RolloutSource::Derived { .. } => derived::executable(rollout, origins, of_completions),
+        RolloutSource::Speculative { .. } | RolloutSource::EachTurn { .. } => {
+            Err(refused(at, format!("the rollout `{}` inside another one", source.name())))
+        }
+        RolloutSource::Parameter { name, .. } => {
+            Err(refused(at, format!("the rollout `{name}`, which has no value,")))
+        }
+        RolloutSource::Denoise { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
     }
 }
 
@@ -297,11 +296,11 @@ pub trait Kind {
 
 impl Producer {
     pub fn data(field: impl Into<String>) -> Producer {
-        Producer::Data(Data { field: field.into() })
+        Data { field: field.into() }.into()
     }
 
     pub fn student(sampling: Sampling) -> Producer {
-        Producer::Student(Student { sampling })
+        Student { sampling }.into()
     }
 
     /// The routed teachers', fresh every step.
@@ -314,15 +313,15 @@ impl Producer {
     }
 
     pub fn of_scorer(writer: Role, once: Option<Once>, sampling: Sampling) -> Producer {
-        Producer::Teacher(Teacher { writer, sees: None, once, sampling })
+        Teacher { writer, sees: None, once, sampling }.into()
     }
 
     pub fn mix(share: impl Into<Moving>, first: Producer, second: Producer) -> Producer {
-        Producer::Mix(Box::new(Mix { share: share.into(), first, second }))
+        Mix { share: share.into(), first, second }.into()
     }
 
     pub fn pairs(chosen: Producer, rejected: Producer) -> Producer {
-        Producer::Pairs(Box::new(Pairs { chosen, rejected }))
+        Pairs { chosen, rejected }.into()
     }
 
     /// It and all inside it, from the outside in.

@@ -80,7 +80,7 @@ pub(super) fn executable(
     match &of.source {
         RolloutSource::Sample(drawn) => {
             let sampling = if once { sampling_once } else { sampling }(drawn, origins, of.origin)?;
-            Ok(Producer::Model(Model { once, model, sampling }))
+            Ok(Model { once, model, sampling }.into())
         }
         other => Err(refused(at, format!("a `snapshot` of the rollout `{}`", other.name()))),
     }

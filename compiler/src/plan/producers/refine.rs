@@ -99,5 +99,5 @@ pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrow
     let of = Producer::student(sampling(drawn, origins, of.origin)?);
     let sees = sees.as_ref().map(|shown| template::view(shown, at, origins)).transpose()?;
     let by = role(by, origins.at(rollout.origin))?;
-    Ok(Producer::Refine(Box::new(Refine { by, sees, of })))
+    Ok(Refine { by, sees, of }.into())
 }

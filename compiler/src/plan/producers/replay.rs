@@ -92,14 +92,15 @@ pub(super) fn executable(
         .as_ref()
         .map(|condition| of_completions(condition, "the `while` of a `replay`", Axis::Group));
     let order = order.as_ref().map(|order| of_completions(order, "the `order` of a `replay`", Axis::Group));
-    Ok(Producer::Replay(Box::new(Replay {
+    Ok(Replay {
         of: inside,
         capacity: *capacity,
         share,
         keeps: *keeps,
         condition: condition.transpose()?,
         order: order.transpose()?,
-    })))
+    }
+    .into())
 }
 
 impl Producer {

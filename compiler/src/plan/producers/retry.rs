@@ -94,5 +94,5 @@ pub(super) fn executable(
         return Err(refused(at, format!("the edit `retry` with more than {MOST} attempts")));
     }
     let until = of_completions(until, "a `retry`", Axis::Sequence)?;
-    Ok(Producer::Retry(Box::new(Retry { until, at_most: *at_most, of })))
+    Ok(Retry { until, at_most: *at_most, of }.into())
 }

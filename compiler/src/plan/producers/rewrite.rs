@@ -110,5 +110,5 @@ pub(super) fn executable(
         };
         return Err(refused(at, format!("the slot `{{{slot}}}` in the text of a `rewrite`")));
     }
-    Ok(Producer::Rewrite(Box::new(Rewrite { pattern, text, of })))
+    Ok(Rewrite { pattern, text, of }.into())
 }

@@ -93,5 +93,5 @@ pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<P
         return Err(refused(origins.span(filter.0.origin), "a `filter` of the rollout `speculative`"));
     }
     let of = Producer::student(sampling(drawn, origins, of.origin)?);
-    Ok(Producer::Speculative(Box::new(Speculative { block: *block, rejects: false, of })))
+    Ok(Speculative { block: *block, rejects: false, of }.into())
 }

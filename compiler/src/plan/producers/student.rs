@@ -1,8 +1,10 @@
 //! `sample(n: 8, temperature: 1.0, max_tokens: 24)`: the student's own rollouts, fresh every step.
 
+use mopd_lang::experiment::{self as checked, Heads};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Sampling, Value, Writer};
+use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling};
+use crate::refusal::{Narrowed, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Student {
@@ -39,4 +41,19 @@ impl Kind for Student {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+}
+
+/// It may draw two tokens in a step.
+pub(super) fn executable(
+    of: &checked::Sampling,
+    origin: checked::Origin,
+    origins: Origins,
+) -> Narrowed<Producer> {
+    let accept = match of.heads {
+        None => None,
+        Some(Heads { heads: 2, accept }) => Some(accept),
+        Some(_) => return Err(refused(origins.span(origin), "sampling with more than two output heads")),
+    };
+    let one = checked::Sampling { heads: None, ..of.clone() };
+    Ok(Producer::student(Sampling { accept, ..sampling(&one, origins, origin)? }))
 }

@@ -116,5 +116,5 @@ pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origin
     let drawn = if once.is_some() { sampling_once } else { sampling };
     let sampling = drawn(of, origins, rollout.origin)?;
     let writer = role(teacher, origins.at(rollout.origin))?;
-    Ok(Producer::Teacher(Teacher { writer, sees, once, sampling }))
+    Ok(Teacher { writer, sees, once, sampling }.into())
 }

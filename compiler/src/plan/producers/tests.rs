@@ -16,14 +16,13 @@ fn sampling() -> Sampling {
 fn plans_and_keys_have_the_words_that_they_had() {
     let pairs = Producer::pairs(
         Producer::data("best"),
-        Producer::Model(Model { once: false, model: ModelId(3), sampling: sampling() }),
+        Model { once: false, model: ModelId(3), sampling: sampling() }.into(),
     );
     let half = Schedule::Constant { value: 0.5 };
     let by_name = |once| Producer::of_scorer(Role::named(1), once, sampling());
     let once = Once { sequences: 64, keep: Keep::All };
     let grows = Moving::Ladder { ladder: 0, values: vec![4.0, 8.0] };
-    let guided =
-        |guidance| Producer::Guided(Box::new(Guided { guidance, of: Producer::student(sampling()) }));
+    let guided = |guidance| Guided { guidance, of: Producer::student(sampling()) }.into();
     let replay = Replay {
         of: Producer::student(Sampling { max_tokens_moves: Some(grows), ..sampling() }),
         capacity: 100,
@@ -129,7 +128,7 @@ fn a_teacher_says_what_it_sees_while_it_writes() {
     let pieces = vec![crate::plan::views::Piece::Slot(crate::plan::views::Slot::Prompt)];
     let sees = Some(View { name: "shown".to_owned(), pieces });
     let teacher = Teacher { writer: Role::TEACHER, sees, once: None, sampling: sampling() };
-    let rollout = Rollout::new(5, Producer::Teacher(teacher));
+    let rollout = Rollout::new(5, teacher.into());
     let rest = r#""batch":5,"sampling":S}"#.replace('S', SAMPLING);
     let text =
         r#"{"from":"teacher","sees":{"name":"shown","pieces":[{"slot":"prompt"}]},"#.to_owned() + &rest;
@@ -146,7 +145,7 @@ fn a_teacher_says_what_it_sees_while_it_writes() {
 fn an_edit_says_what_it_edits() {
     let edited = |of| {
         let (command, depends) = ("python3 edit.py".to_owned(), vec!["rules.json".to_owned()]);
-        Producer::Through(Box::new(Through { command, time_limit_seconds: 600.0, depends, of }))
+        Through { command, time_limit_seconds: 600.0, depends, of }.into()
     };
     let rollout = Rollout::new(5, edited(Producer::student(sampling())));
     let rest = r#""of":{"from":"student","sampling":S},"batch":5}"#.replace('S', SAMPLING);
@@ -174,7 +173,7 @@ fn a_rewrite_says_what_it_changes() {
     let rewrite = |of| {
         let pattern = vec![PatternPiece::Text("sure: ".to_owned()), PatternPiece::Anything];
         let text = vec![Piece::Text("sure: ".to_owned()), number.clone()];
-        Producer::Rewrite(Box::new(Rewrite { pattern, text, of }))
+        Rewrite { pattern, text, of }.into()
     };
     let rollout = Rollout::new(5, rewrite(Producer::student(sampling())));
     let text = r#"{"from":"rewrite","pattern":[{"text":"sure: "},"anything"],"text":[{"text":"sure: "},{"number":N}],"of":{"from":"student","sampling":S},"batch":5}"#;
@@ -203,10 +202,7 @@ fn a_retry_says_how_often_it_draws() {
     let mut graph = Graph::default();
     let until = Formula { value: graph.signal(Signal::Correct), graph };
     let of = Producer::student(sampling());
-    let mut rollout = Rollout::new(
-        5,
-        Producer::Retry(Box::new(Retry { until: until.clone(), at_most: 8, of: of.clone() })),
-    );
+    let mut rollout = Rollout::new(5, Retry { until: until.clone(), at_most: 8, of: of.clone() }.into());
     let text = r#"{"from":"retry","until":N,"at_most":8,"of":{"from":"student","sampling":S},"batch":5}"#;
     let text = text.replace('N', &serde_json::to_string(&until).unwrap()).replace('S', SAMPLING);
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
@@ -225,7 +221,7 @@ fn a_retry_says_how_often_it_draws() {
 #[test]
 fn a_teacher_that_has_a_say_writes() {
     let guidance = Guidance::Interleave { top_k: 25 };
-    let guided = Producer::Guided(Box::new(Guided { guidance, of: Producer::student(sampling()) }));
+    let guided: Producer = Guided { guidance, of: Producer::student(sampling()) }.into();
     let writers: Vec<Writer> = guided.drawn().iter().map(|(writer, _)| *writer).collect();
     assert_eq!(writers, [Writer::Guide(Role::TEACHER), Writer::Student]);
     let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
@@ -240,7 +236,7 @@ fn a_teacher_that_has_a_say_writes() {
 #[test]
 fn a_snapshot_says_that_it_is_written_once() {
     let model = Model { once: true, model: ModelId(3), sampling: sampling() };
-    let rollout = Rollout::new(8, Producer::Model(model));
+    let rollout = Rollout::new(8, model.into());
     let text = r#"{"from":"model","once":true,"model":3,"batch":8,"sampling":S}"#.replace('S', SAMPLING);
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
@@ -303,12 +299,12 @@ fn edits_and_tiers_say_what_they_choose_from() {
     let rank = graph.signal(crate::plan::Signal::Rank { role: Role::Student });
     let value = graph.reduce(crate::plan::Reduction::Mean, rank, crate::plan::Axis::Sequence, None);
     let by = Formula { graph, value };
-    let chosen = |choice, of| Producer::Chosen(Box::new(Chosen { choice, of }));
+    let chosen = |choice, of| Chosen { choice, of }.into();
     let kept = |of| chosen(Choice::Keep { condition: by.clone() }, of);
     let best = |of| chosen(Choice::Best { by: by.clone(), count: 1 }, of);
     let tiers = |last| {
         let choices = vec![best(kept(Producer::teacher(sampling()))), last];
-        Producer::FirstOf(Box::new(FirstOf { choices }))
+        FirstOf { choices }.into()
     };
     let rollout = Rollout::new(5, tiers(best(Producer::student(sampling()))));
     let text = serde_json::to_string(&rollout).unwrap();

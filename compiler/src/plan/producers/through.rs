@@ -123,10 +123,11 @@ pub(super) fn executable(
     if matches!(of, Producer::Through(_)) {
         return Err(refused(at, format!("{} twice", edit_name(edit))));
     }
-    Ok(Producer::Through(Box::new(Through {
+    Ok(Through {
         command: command.clone(),
         time_limit_seconds: *time_limit_seconds,
         depends: depends.clone(),
         of,
-    })))
+    }
+    .into())
 }

@@ -157,7 +157,7 @@ pub(super) fn executable(
             return Err(refused(origins.span(rollout.origin), format!("{} twice", edit_name(edit))));
         }
     }
-    Ok(Producer::Turns(Box::new(Turns {
+    Ok(Turns {
         environment: environment.clone(),
         time_limit_seconds: *time_limit_seconds,
         depends: depends.clone(),
@@ -165,5 +165,6 @@ pub(super) fn executable(
         first_turns,
         expert_turns,
         sampling: sampling(drawn, origins, of.origin)?,
-    })))
+    }
+    .into())
 }

@@ -1,10 +1,17 @@
-//! Rollouts: where the tokens come from that an objective judges.
+//! Rollouts: where the tokens come from that an objective judges. Each is declared with its arguments, and
+//! read below. What is true of it then is in `experiment/rollouts/kinds.rs`.
 
-use super::declare::builtins;
+use super::declare::{Arg, builtins};
 use super::types::{
     Author, Condition, Count, Dependencies, Drawn, Field, Formula, Fraction, Kept, NotNegative, Positive,
     Program, Rollout, Schedule, Seconds, Share, StartWeights, Stop, Template, Whole,
 };
+
+use crate::check::Checker;
+use crate::check::values::evaluate::Env;
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Heads, Keeps, RolloutSource, Sampling};
+use crate::formula::Axis;
 
 builtins! { Rollout: RolloutName, RolloutCall {
     /// The student's own completions, `n` of each prompt, fresh at every step. With `heads` it generates that
@@ -113,3 +120,193 @@ builtins! { Rollout: RolloutName, RolloutCall {
     #[usage = "each_turn(data(trajectory), sample(...))"]
     each_turn => EachTurn { history: Rollout, of: Drawn },
 }}
+
+impl Checker {
+    pub(in crate::check) fn rollout_call(&mut self, call: RolloutCall, env: &Env) -> Option<RolloutSource> {
+        Some(match call {
+            RolloutCall::Sample(given) => RolloutSource::Sample(self.sample(given, env)?),
+            RolloutCall::From(given) => self.written_by(given, env)?,
+            RolloutCall::Data(given) => RolloutSource::Data { field: self.read(given.field, env)? },
+            RolloutCall::Mix(given) => {
+                let share = self.share(given.share.expr, "the share", env);
+                let (first, second) = (self.read(given.first, env), self.read(given.second, env));
+                RolloutSource::Mix { share: share?, first: first?, second: second? }
+            }
+            RolloutCall::TokenMix(given) => {
+                let alpha = self.read(given.alpha, env);
+                RolloutSource::TokenMix { of: self.read(given.of, env)?, alpha: alpha? }
+            }
+            RolloutCall::Interleave(given) => {
+                let top_k = self.read(given.top_k, env);
+                RolloutSource::Interleave { of: self.read(given.of, env)?, top_k: top_k? }
+            }
+            RolloutCall::Refine(given) => {
+                let (by, of) = (self.read(given.by, env), self.read(given.of, env));
+                let sees = self.read(given.sees, env)?;
+                RolloutSource::Refine { by: by?, sees, of: of? }
+            }
+            RolloutCall::Snapshot(given) => {
+                let model = self.read(given.model, env);
+                RolloutSource::Snapshot { of: self.read(given.of, env)?, model: model? }
+            }
+            RolloutCall::Replay(given) => self.replay(given, env)?,
+            RolloutCall::FirstOf(given) => {
+                let FirstOf { first, second, third, fourth, .. } = given;
+                let choices: Vec<Option<_>> = [Some(first), Some(second), third, fourth]
+                    .into_iter()
+                    .flatten()
+                    .map(|choice| self.read(choice, env))
+                    .collect();
+                RolloutSource::FirstOf { choices: choices.into_iter().collect::<Option<_>>()? }
+            }
+            RolloutCall::EachTurn(given) => {
+                let (history, of) = (self.read(given.history, env), self.read(given.of, env));
+                RolloutSource::EachTurn { history: history?, of: of? }
+            }
+            RolloutCall::Speculative(given) => {
+                let block = self.read(given.block, env);
+                RolloutSource::Speculative { of: self.read(given.of, env)?, block: block? }
+            }
+            RolloutCall::Turns(given) => {
+                let environment = self.read(given.environment, env);
+                let (at_most, of) = (self.read(given.at_most, env), self.read(given.of, env));
+                let time_limit_seconds = self.read(given.time_limit, env)?;
+                let depends = self.read(given.depends, env)?.unwrap_or_default();
+                RolloutSource::Turns {
+                    environment: environment?,
+                    time_limit_seconds,
+                    depends,
+                    at_most: at_most?,
+                    of: of?,
+                }
+            }
+            RolloutCall::Denoise(given) => {
+                let (steps, block) = (self.read(given.steps, env), self.read(given.block, env));
+                let of = self.read(given.of, env);
+                RolloutSource::Denoise { steps: steps?, block: block?, of: of? }
+            }
+            RolloutCall::Derived(given) => {
+                let (template, of) = (self.read(given.template, env), self.read(given.from, env));
+                RolloutSource::Derived { template: template?, of: of? }
+            }
+        })
+    }
+
+    /// `replay(sample(...), capacity: 10_000, share: 0.25, keeps: prompts, while: ..., order: ...)`
+    fn replay(&mut self, given: Replay, env: &Env) -> Option<RolloutSource> {
+        let (of, capacity) = (self.read(given.of, env), self.read(given.capacity, env));
+        let (share, keeps) = (self.read(given.share, env), self.read(given.keeps, env));
+        let condition = match given.condition {
+            Some(condition) => self.judged_by(condition.expr, env, true, Axis::Group).map(Some),
+            None => Some(None),
+        };
+        let order = match given.order {
+            Some(order) => self.judged_by(order.expr, env, false, Axis::Group).map(Some),
+            None => Some(None),
+        };
+        Some(RolloutSource::Replay {
+            capacity: capacity?,
+            share: share?,
+            keeps: keeps?.unwrap_or(Keeps::Rollouts),
+            condition: condition?,
+            order: order?,
+            of: of?,
+        })
+    }
+
+    /// `heads: 2, accept: 0.95`: one says nothing without the other. `None` where faulty.
+    fn heads(&mut self, given: &Sample, env: &Env) -> Option<Option<Heads>> {
+        let alone = match (given.heads, given.accept) {
+            (None, None) => return Some(None),
+            (Some(heads), Some(accept)) => {
+                let (heads, accept) = (self.read(heads, env), self.read(accept, env));
+                return Some(Some(Heads { heads: heads?, accept: accept? }));
+            }
+            (Some(heads), None) => heads.expr,
+            (None, Some(accept)) => accept.expr,
+        };
+        let text = "several heads need to know when a later one is kept";
+        self.report(
+            Diagnostic::error(Code::MissingArgument, alone.span, text)
+                .help("write both: `heads: 2, accept: 0.95`"),
+        );
+        None
+    }
+
+    fn sample(&mut self, given: Sample, env: &Env) -> Option<Sampling> {
+        let n = self.read(given.n, env);
+        let temperature = self.read(given.temperature, env);
+        let max_tokens = self.read(given.max_tokens, env);
+        let (top_p, top_k) = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env)?;
+        let repetition_penalty = self.read(given.repetition_penalty, env)?;
+        let heads = self.heads(&given, env)?;
+        let stop = self.read(given.stop, env)?.unwrap_or_default();
+        if temperature == Some(0.0) {
+            self.report(
+                Diagnostic::error(
+                    Code::OutOfRange,
+                    given.temperature.expr.span,
+                    "a greedy rollout has no distribution to learn from",
+                )
+                .help("write a temperature above 0; 1.0 samples from the model itself"),
+            );
+            return None;
+        }
+        Some(Sampling {
+            n: n?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p,
+            top_k,
+            repetition_penalty,
+            heads,
+            stop,
+        })
+    }
+
+    /// `from(teacher, sequences: 9600, ...)`: made once; `from(teacher, n: 1, ...)`: fresh every step.
+    fn written_by(&mut self, given: From, env: &Env) -> Option<RolloutSource> {
+        let teacher = self.read(given.teacher, env);
+        let lacks =
+            [(given.temperature.is_none(), "temperature"), (given.max_tokens.is_none(), "max_tokens")];
+        for (_, name) in lacks.iter().filter(|(lacks, _)| *lacks) {
+            let text = format!("`from` needs `{name}`");
+            self.report(
+                Diagnostic::error(Code::MissingArgument, given.call.span, text)
+                    .label("not given here")
+                    .help("write `from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)`"),
+            );
+        }
+        if let (Some(sequences), Some(n)) = (given.sequences, given.n) {
+            self.report(
+                Diagnostic::error(
+                    Code::UnknownArgument,
+                    n.expr.span,
+                    "`n` and `sequences` are two different experiments",
+                )
+                .note(sequences.expr.span, "made once, so many in all")
+                .help("write `n` for fresh completions of every prompt, `sequences` for a fixed set"),
+            );
+            return None;
+        }
+        let (temperature, max_tokens) = (given.temperature?, given.max_tokens?);
+        let sequences = self.read(given.sequences, env)?;
+        let n = self.read(given.n, env);
+        let temperature = self.read(temperature, env);
+        let max_tokens = self.read(max_tokens, env);
+        let (top_p, top_k) = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env)?;
+        let sees = self.read(given.sees, env)?;
+        let stop = self.read(given.stop, env)?.unwrap_or_default();
+        let sampling = Sampling {
+            n: n?.unwrap_or(1),
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p,
+            top_k,
+            repetition_penalty: None,
+            heads: None,
+            stop,
+        };
+        Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling })
+    }
+}

@@ -1,7 +1,7 @@
 //! What an objective asks of its teachers, held against what they answer.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Capability, RolloutSource, TeacherId, Train};
+use crate::experiment::{Capability, TeacherId, Train};
 use crate::formula::{
     Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal, Support,
 };
@@ -53,13 +53,7 @@ impl Checker {
             }
         }
         for rollout in train.rollouts() {
-            let needed = match &rollout.source {
-                RolloutSource::TokenMix { .. } | RolloutSource::Speculative { .. } => {
-                    Capability::Distribution
-                }
-                RolloutSource::Interleave { top_k, .. } => Capability::TopK(*top_k),
-                _ => continue,
-            };
+            let Some(needed) = rollout.source.facts().asks_teacher else { continue };
             if *role == Role::Teacher && needed > answers {
                 let span = self.span(rollout.origin);
                 self.falls_short(teacher, role, needed, span);

@@ -8,7 +8,7 @@ use crate::experiment::{
     Alignment, DomainId, Model, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights,
     Tokenizer, Train,
 };
-use crate::formula::{FormulaKind, Role};
+use crate::formula::Role;
 use crate::source::Span;
 
 use crate::check::Checker;
@@ -310,7 +310,9 @@ impl Checker {
         train: &Train,
         settings: &Settings,
     ) -> bool {
-        if self.teacher(teacher).align == Alignment::Tokens || !reads(train, role) {
+        // A teacher that reads the student's ids with another vocabulary has no distribution that means
+        // anything.
+        if self.teacher(teacher).align == Alignment::Tokens || !train.objective.reads(role) {
             return true;
         }
         for speaker in self.made_of(teacher, |_| false) {
@@ -357,16 +359,4 @@ fn tokenizer_text(tokenizer: &Tokenizer) -> String {
         Tokenizer::Bytes => "`bytes`".into(),
         Tokenizer::File(path) => format!("{path:?}"),
     }
-}
-
-/// Whether the objective reads the distributions of a role, whatever it does with them: a teacher that reads
-/// the student's ids with another vocabulary has none that mean anything.
-fn reads(train: &Train, role: &Role) -> bool {
-    train.objective.formulas().into_iter().any(|formula| {
-        formula.any(|node| match &node.kind {
-            FormulaKind::Signal(signal) => signal.roles().contains(role),
-            FormulaKind::Live(live) => live.roles().contains(role),
-            _ => false,
-        })
-    })
 }

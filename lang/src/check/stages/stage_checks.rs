@@ -3,8 +3,8 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, Edit, ExpertTurns, Keep, Length, Objective, Optimizer, Origin, Recipe, Reward, Rollout,
-    RolloutSource, Train,
+    BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Objective, Optimizer, Origin,
+    Recipe, Reward, Rollout, RolloutSource, Train,
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 
@@ -21,15 +21,8 @@ use crate::check::values::ranges::RangeCheck;
 impl Checker {
     /// Whether a teacher writes or chooses some of the tokens, whatever the objective says.
     pub(in crate::check) fn rollouts_ask_teacher(&self, objective: &Objective, rollout: &Rollout) -> bool {
-        objective.rollouts(rollout).into_iter().any(|rollout| match &rollout.source {
-            RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => {
-                *role == Role::Teacher
-            }
-            RolloutSource::TokenMix { .. }
-            | RolloutSource::Interleave { .. }
-            | RolloutSource::Speculative { .. } => true,
-            RolloutSource::Derived { .. } => rollout.writers().contains(&&Role::Teacher),
-            _ => false,
+        objective.rollouts(rollout).into_iter().any(|rollout| {
+            rollout.source.facts().asks_teacher.is_some() || rollout.writers().contains(&&Role::Teacher)
         })
     }
 
@@ -343,24 +336,14 @@ impl Checker {
         let counted = |bound: &Bound| (1.0, f64::from(bound.most));
         let mut good = true;
         for rollout in train.rollouts() {
-            good &= match &rollout.source {
-                RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
-                    self.within(&sampling.max_tokens, "`max_tokens`", counted(&bounds::TOKENS), length)
-                }
-                RolloutSource::Mix { share, .. } => {
-                    self.within(share, "the share of a `mix`", fraction, length)
-                }
-                RolloutSource::TokenMix { alpha, .. } => {
-                    self.within(alpha, "`alpha` of a `token_mix`", fraction, length)
-                }
-                RolloutSource::Replay { share, .. } => {
-                    self.within(share, "`share` of a `replay`", fraction, length)
-                }
-                RolloutSource::Turns { at_most, .. } => {
-                    self.within(at_most, "`at_most`", counted(&bounds::SAMPLES), length)
-                }
-                _ => true,
-            };
+            if let Some(MovingNumber { formula, what, range }) = rollout.source.facts().moving {
+                let bounds = match range {
+                    MovingRange::Share => fraction,
+                    MovingRange::Tokens => counted(&bounds::TOKENS),
+                    MovingRange::Turns => counted(&bounds::SAMPLES),
+                };
+                good &= self.within(formula, what, bounds, length);
+            }
             for edit in &rollout.edits {
                 if let Edit::FirstTurns { turns }
                 | Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } =

@@ -169,39 +169,42 @@ pub enum FormulaKind {
 impl FormulaNode {
     /// Its direct parts, those inside divergences included.
     pub fn operands(&self) -> Vec<&Formula> {
-        parts_of(&self.kind)
+        let mut operands = Vec::new();
+        add_operands(&self.kind, &mut operands);
+        operands
     }
 }
 
-fn parts_of(kind: &FormulaKind) -> Vec<&Formula> {
+fn add_operands<'a>(kind: &'a FormulaKind, to: &mut Vec<&'a Formula>) {
     match kind {
-        FormulaKind::Apply { operands, .. } => operands.iter().collect(),
+        FormulaKind::Apply { operands, .. } => to.extend(operands),
         FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
-            std::iter::once(operand).chain(among).collect()
+            to.push(operand);
+            to.extend(among);
         }
-        FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
-        FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
-        FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
+        FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => {
+            to.extend([operand, discount]);
+        }
+        FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => to.push(operand),
+        FormulaKind::Across { members, among, .. } => to.extend(members.iter().chain(among)),
         FormulaKind::Signal(Signal::Divergence(divergence))
-        | FormulaKind::Live(Live::Divergence(divergence)) => divergence.formulas(),
+        | FormulaKind::Live(Live::Divergence(divergence)) => to.extend(divergence.formulas()),
         FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => {
-            vec![target]
+            to.push(target);
         }
         FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
-            PreferenceKind::Dpo { beta } => vec![beta],
-            PreferenceKind::BradleyTerry => Vec::new(),
+            PreferenceKind::Dpo { beta } => to.push(beta),
+            PreferenceKind::BradleyTerry => {}
         },
         FormulaKind::Adaptive(
             Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. },
-        ) => {
-            vec![formula]
-        }
+        ) => to.push(formula),
         FormulaKind::Number(_)
         | FormulaKind::Schedule(_)
         | FormulaKind::Signal(_)
         | FormulaKind::Live(_)
         | FormulaKind::Variable(_)
-        | FormulaKind::Entry(_) => Vec::new(),
+        | FormulaKind::Entry(_) => {}
     }
 }
 
@@ -272,7 +275,11 @@ impl Formula {
             FormulaKind::Apply { operands, .. } => {
                 operands.iter().map(Formula::depth).max().unwrap_or_default()
             }
-            other => parts_of(other).into_iter().map(Formula::depth).max().unwrap_or_default(),
+            other => {
+                let mut operands = Vec::new();
+                add_operands(other, &mut operands);
+                operands.into_iter().map(Formula::depth).max().unwrap_or_default()
+            }
         };
         Formula(Rc::new(FormulaNode {
             kind,
@@ -334,9 +341,20 @@ impl Formula {
     /// Every part, itself included, each once. Shared parts are looked at once: a chain of `let`s that each
     /// use the last one twice has few parts but very many paths.
     pub fn parts(&self) -> Vec<&Formula> {
+        let mut parts = Vec::new();
+        self.look_through(&mut parts, |_| false);
+        parts
+    }
+
+    /// Whether some part passes the test.
+    pub fn any(&self, test: impl Fn(&FormulaNode) -> bool) -> bool {
+        self.look_through(&mut Vec::new(), |part| test(&part.0))
+    }
+
+    /// Lists its parts, each once, up to the first that is the one looked for.
+    fn look_through<'a>(&'a self, parts: &mut Vec<&'a Formula>, found: impl Fn(&Formula) -> bool) -> bool {
         let mut seen: HashSet<*const FormulaNode> = HashSet::new();
         let mut waiting = vec![self];
-        let mut parts: Vec<&Formula> = Vec::new();
         while let Some(formula) = waiting.pop() {
             // Most formulas are small: looking through the list is quicker than hashing. Only a shared node
             // can come again.
@@ -350,16 +368,14 @@ impl Formula {
                     !seen.insert(Rc::as_ptr(&formula.0))
                 };
             if !again {
+                if found(formula) {
+                    return true;
+                }
                 parts.push(formula);
-                waiting.extend(formula.operands());
+                add_operands(&formula.0.kind, &mut waiting);
             }
         }
-        parts
-    }
-
-    /// Whether some part passes the test.
-    pub fn any(&self, test: impl Fn(&FormulaNode) -> bool) -> bool {
-        self.parts().iter().any(|part| test(&part.0))
+        false
     }
 
     /// Whether some part reads the distribution of `role`.

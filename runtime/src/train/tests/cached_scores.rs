@@ -103,7 +103,7 @@ fn stages(fixture: &Fixture, models: &[Arc<Weights>], check: impl Fn(&str, &mut 
     let pairs = Rollout::new(7, Producer::pairs(data("answer"), data("answer")));
     let rollouts = Rollout::new(7, Producer::teacher_once(13, Keep::All, Sampling::new(1, 1.0, 6)));
     let earlier = Model { once: true, model: ModelId(2), sampling: Sampling::new(2, 1.0, 6) };
-    let snapshot = Rollout::new(7, Producer::Model(earlier));
+    let snapshot = Rollout::new(7, earlier.into());
     let cases = [
         ("a snapshot", Some(3), 1, snapshot),
         ("data", None, 1, train(mopd(1.0), 1).rollout),

@@ -66,7 +66,7 @@ fn a_teacher_by_name_writes_as_a_routed_one() {
 }
 
 fn snapshot(model: u32, n: u32) -> Producer {
-    Producer::Model(Model { once: true, model: ModelId(model), sampling: sampling(n) })
+    Model { once: true, model: ModelId(model), sampling: sampling(n) }.into()
 }
 
 /// Written by the model, drawn by numbers of the prompt alone, and the same whenever the prompt comes.

@@ -135,7 +135,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     case("a snapshot", ROUTED, &|train| {
         let sampling = Sampling::new(2, 1.0, 6);
-        train.rollout = Rollout::new(5, Producer::Model(Model { once: true, model: ModelId(1), sampling }));
+        train.rollout = Rollout::new(5, Model { once: true, model: ModelId(1), sampling }.into());
     });
     case("a mixture of tokens", ROUTED, &|train| {
         let rising = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };

@@ -133,7 +133,7 @@ fn what_is_made_once_is_edited_once() {
     assert!(written.iter().flat_map(|(list, _)| list).all(|sequence| text(sequence) == "ab"));
     let snapshot = || {
         let model = Model { once: true, model: ModelId(1), sampling: sampling(2) };
-        through(Producer::Model(model))
+        through(model.into())
     };
     let (written, asked) = steps(snapshot(), &answering("completion[:2]"), 8).unwrap();
     assert_eq!(asked, 32, "each of 16 prompts has two");

@@ -20,7 +20,7 @@ fn solved() -> View {
 
 /// Whoever is called by name, whose weights are those of model 2.
 fn written(sees: Option<View>, once: Option<Once>) -> Producer {
-    Producer::Teacher(producers::Teacher { writer: Role::named(0), sees, once, sampling: sampling(2) })
+    producers::Teacher { writer: Role::named(0), sees, once, sampling: sampling(2) }.into()
 }
 
 /// What the data has of a sequence's row.

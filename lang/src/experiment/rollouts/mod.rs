@@ -1,9 +1,12 @@
 //! Rollouts: where the tokens that an objective judges come from, and what is done to them.
 
+mod kinds;
+
 use std::rc::Rc;
 
 use super::{ModelId, Origin, Template};
 use crate::experiment::formula::{Formula, Role};
+pub use kinds::{MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf};
 use serde::{Deserialize, Serialize};
 
 /// Where the tokens that an objective judges come from.
@@ -13,60 +16,6 @@ pub struct Rollout {
     /// What is done to the completions, in order.
     pub edits: Vec<Edit>,
     pub origin: Origin,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum RolloutSource {
-    /// The student's own, fresh every step.
-    Sample(Sampling),
-    /// A parameter of an objective that has not been given a value: any rollout.
-    Parameter { name: String, sampling: Sampling },
-    /// A teacher's, made once before the first step where `sequences` is given.
-    From { teacher: Role, sees: Option<Rc<Template>>, sequences: Option<u32>, sampling: Sampling },
-    /// A field of the data.
-    Data { field: String },
-    /// Each sequence from `first` with probability `share`, else from `second`.
-    Mix { share: Formula, first: Rc<Rollout>, second: Rc<Rollout> },
-    /// Each token from alpha * teacher + (1 - alpha) * student.
-    TokenMix { alpha: Formula, of: Rc<Rollout> },
-    /// The student proposes; the teacher replaces tokens outside its own top k.
-    Interleave { top_k: u32, of: Rc<Rollout> },
-    /// A teacher rewrites the student's draft.
-    Refine { by: Role, sees: Option<Rc<Template>>, of: Rc<Rollout> },
-    /// A model as it is before the run, rolled out once.
-    Snapshot { model: ModelId, of: Rc<Rollout> },
-    /// Part of every batch comes from a buffer.
-    Replay {
-        capacity: u32,
-        share: Formula,
-        keeps: Keeps,
-        /// What enters and stays in the buffer; per group.
-        condition: Option<Formula>,
-        /// Smallest numbers first; oldest first where absent. Per group.
-        order: Option<Formula>,
-        of: Rc<Rollout>,
-    },
-    /// The student drafts blocks, the teacher verifies them.
-    Speculative { block: u32, of: Rc<Rollout> },
-    /// A program answers between the student's turns.
-    Turns {
-        /// A command.
-        environment: String,
-        /// For one reply.
-        time_limit_seconds: f64,
-        /// Files and folders that the program reads besides its sources.
-        depends: Vec<String>,
-        at_most: Formula,
-        of: Rc<Rollout>,
-    },
-    /// Blocks are filled over several denoising steps.
-    Denoise { steps: u32, block: u32, of: Rc<Rollout> },
-    /// Prompts made from a group's completions.
-    Derived { template: Rc<Template>, of: Rc<Rollout> },
-    /// Of each prompt, the first that has any completion.
-    FirstOf { choices: Vec<Rc<Rollout>> },
-    /// One prompt per turn of a recorded trajectory: the turns before it are given.
-    EachTurn { history: Rc<Rollout>, of: Rc<Rollout> },
 }
 
 /// What a buffer holds.
@@ -142,60 +91,11 @@ impl Edit {
     }
 }
 
-impl RolloutSource {
-    /// As it is written.
-    pub fn name(&self) -> &'static str {
-        match self {
-            RolloutSource::Sample(_) | RolloutSource::Parameter { .. } => "sample",
-            RolloutSource::From { .. } => "from",
-            RolloutSource::Data { .. } => "data",
-            RolloutSource::Mix { .. } => "mix",
-            RolloutSource::TokenMix { .. } => "token_mix",
-            RolloutSource::Interleave { .. } => "interleave",
-            RolloutSource::Refine { .. } => "refine",
-            RolloutSource::Snapshot { .. } => "snapshot",
-            RolloutSource::Replay { .. } => "replay",
-            RolloutSource::Speculative { .. } => "speculative",
-            RolloutSource::Turns { .. } => "turns",
-            RolloutSource::Denoise { .. } => "denoise",
-            RolloutSource::Derived { .. } => "derived",
-            RolloutSource::FirstOf { .. } => "first_of",
-            RolloutSource::EachTurn { .. } => "each_turn",
-        }
-    }
-
-    /// The rollouts inside.
-    pub fn inner(&self) -> Vec<&Rollout> {
-        match self {
-            RolloutSource::Sample(_)
-            | RolloutSource::Parameter { .. }
-            | RolloutSource::From { .. }
-            | RolloutSource::Data { .. } => Vec::new(),
-            RolloutSource::Mix { first, second, .. } => vec![first, second],
-            RolloutSource::TokenMix { of, .. }
-            | RolloutSource::Interleave { of, .. }
-            | RolloutSource::Refine { of, .. }
-            | RolloutSource::Snapshot { of, .. }
-            | RolloutSource::Replay { of, .. }
-            | RolloutSource::Speculative { of, .. }
-            | RolloutSource::Turns { of, .. }
-            | RolloutSource::Denoise { of, .. }
-            | RolloutSource::Derived { of, .. } => vec![of],
-            RolloutSource::FirstOf { choices } => choices.iter().map(Rc::as_ref).collect(),
-            RolloutSource::EachTurn { history, of } => vec![of, history],
-        }
-    }
-}
-
 impl Rollout {
     /// How completions are drawn at the bottom of it; none where they come from data alone.
     pub fn sampling(&self) -> Option<&Sampling> {
-        match &self.source {
-            RolloutSource::Sample(sampling)
-            | RolloutSource::Parameter { sampling, .. }
-            | RolloutSource::From { sampling, .. } => Some(sampling),
-            other => other.inner().into_iter().find_map(Rollout::sampling),
-        }
+        let facts = self.source.facts();
+        facts.sampling.or_else(|| facts.inner.into_iter().chain(facts.history).find_map(Rollout::sampling))
     }
 
     /// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens
@@ -207,19 +107,18 @@ impl Rollout {
                 _ => "`through` may change the text after it was drawn",
             });
         }
-        match &self.source {
+        let facts = self.source.facts();
+        match facts.tokens {
             // The teacher's share of a `token_mix` is known: the mixture itself is the policy that drew.
-            RolloutSource::Sample(_) => None,
-            RolloutSource::From { .. } => Some("a teacher wrote these tokens"),
-            RolloutSource::Data { .. } => Some("these tokens are read from the data"),
-            RolloutSource::Refine { .. } => Some("a teacher rewrote the student's draft"),
-            RolloutSource::Interleave { .. } => Some("a teacher replaced some of the tokens"),
-            // The turns before are given, not trained on.
-            RolloutSource::EachTurn { of, .. } => of.unrecorded(),
-            RolloutSource::Speculative { .. } => {
-                Some("the teacher that verifies drafts replaced some of the tokens")
-            }
-            other => other.inner().into_iter().find_map(Rollout::unrecorded),
+            TokensOf::Student(_) | TokensOf::Open => None,
+            TokensOf::By(..) => Some("a teacher wrote these tokens"),
+            TokensOf::Data => Some("these tokens are read from the data"),
+            TokensOf::Changed(Some(why)) => Some(why),
+            TokensOf::Inside
+            | TokensOf::Earlier
+            | TokensOf::OfModel
+            | TokensOf::Mixture(_)
+            | TokensOf::Changed(None) => facts.inner.into_iter().find_map(Rollout::unrecorded),
         }
     }
 
@@ -232,31 +131,18 @@ impl Rollout {
 
     /// The number of it that may move over training time, where it has one.
     pub fn moving(&self) -> Option<&Formula> {
-        match &self.source {
-            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
-                Some(&sampling.max_tokens)
-            }
-            RolloutSource::Mix { share, .. } | RolloutSource::Replay { share, .. } => Some(share),
-            RolloutSource::TokenMix { alpha, .. } => Some(alpha),
-            RolloutSource::Turns { at_most, .. } => Some(at_most),
-            _ => None,
-        }
+        self.source.facts().moving.map(|moving| moving.formula)
     }
 
     /// Who else than the student writes some of the tokens.
     pub fn writer(&self) -> Option<&Role> {
-        match &self.source {
-            RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => Some(role),
-            _ => None,
-        }
+        self.source.facts().writer
     }
 
     /// Everybody else who writes for it: tokens of completions, or what stands in the prompts that it makes.
     pub fn writers(&self) -> Vec<&Role> {
-        match &self.source {
-            RolloutSource::Derived { template, .. } => template.writers(),
-            _ => self.writer().into_iter().collect(),
-        }
+        let facts = self.source.facts();
+        facts.writer.into_iter().chain(facts.writers_of_prompts).collect()
     }
 
     /// Samples of one prompt.
@@ -272,13 +158,7 @@ impl Rollout {
                 Edit::Through { command, depends, .. } => Some(("edit", &**command, &**depends)),
                 _ => None,
             });
-            let source = match &rollout.source {
-                RolloutSource::Turns { environment, depends, .. } => {
-                    Some(("environment", &**environment, &**depends))
-                }
-                _ => None,
-            };
-            source.into_iter().chain(edits)
+            rollout.source.facts().program.into_iter().chain(edits)
         });
         programs.collect()
     }
@@ -293,9 +173,7 @@ impl Rollout {
                 }
                 _ => None,
             }));
-            if let RolloutSource::Replay { condition, order, .. } = &rollout.source {
-                found.extend(condition.iter().chain(order));
-            }
+            found.extend(rollout.source.facts().decides_by);
         }
         found
     }
@@ -313,10 +191,7 @@ impl Rollout {
 
     /// The model that writes as it is before the run.
     pub(super) fn earlier_model(&self) -> Option<ModelId> {
-        match self.source {
-            RolloutSource::Snapshot { model, .. } => Some(model),
-            _ => None,
-        }
+        self.source.facts().earlier_model
     }
 }
 

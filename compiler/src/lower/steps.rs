@@ -1,0 +1,167 @@
+//! The steps from a checked experiment to a plan, a type each: its settings are made [`Executable`], its
+//! objectives [`Lowered`] to graphs, and the [`Plan`] adds what follows from all of it: keys, costs, places.
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::experiment as checked;
+use mopd_lang::source::Sources;
+
+use super::key::{self, Files};
+use super::narrow::settings::Settings;
+use super::{cost, narrow, numbers, scalar_heads, second_heads, trained};
+use crate::plan::{
+    Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage,
+    StageFacts, Train,
+};
+use crate::refusal::Origins;
+
+/// The settings of an experiment as the runtime executes them. The objectives are still the checker's.
+pub(super) struct Executable<'a> {
+    checked: &'a checked::Experiment,
+    origins: Origins<'a>,
+    domains: Vec<Domain>,
+    models: Vec<Model<&'a checked::Train>>,
+    comparisons: Vec<Comparison>,
+    /// Against it; what is refused is missing above.
+    refusals: Refusals,
+}
+
+/// All that the runtime executes, and nothing against it.
+pub(super) struct Lowered<'a> {
+    experiment: Experiment<Objective>,
+    origins: Origins<'a>,
+}
+
+/// Each once: the members of a family share their objective, and its faults.
+struct Refusals(Vec<Diagnostic>);
+
+impl Refusals {
+    fn add(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
+        for refusal in found {
+            if !self.0.contains(&refusal) {
+                self.0.push(refusal);
+            }
+        }
+    }
+}
+
+impl<'a> Executable<'a> {
+    pub(super) fn of(experiment: &'a checked::Experiment, origins: Origins<'a>) -> Executable<'a> {
+        let mut settings = Settings::new(experiment, origins);
+        let mut domains: Vec<Domain> =
+            experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
+        domains.extend(settings.benchmarks());
+        let models: Vec<_> = experiment.models.iter().filter_map(|model| settings.model(model)).collect();
+        let comparisons: Vec<Comparison> =
+            experiment.comparisons.iter().filter_map(|comparison| settings.comparison(comparison)).collect();
+        let mut refusals = Refusals(settings.refusals);
+        refusals.add(numbers::check(&domains, &models, &comparisons, origins));
+        for model in &experiment.models {
+            for train in checked_trains(&model.stage) {
+                let roles = &narrow::roles::find(train, experiment).roles;
+                refusals.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
+            }
+        }
+        Executable { checked: experiment, origins, domains, models, comparisons, refusals }
+    }
+
+    /// The objectives become graphs, in the arithmetic of [`crate::expr::graph::Graph::fused`].
+    pub(super) fn lower(self, fused: bool) -> Result<Lowered<'a>, Vec<Diagnostic>> {
+        let Executable { checked, origins, domains, models, comparisons, mut refusals } = self;
+        let tokens = vocabularies(&models);
+        let of_start = |start: ModelId| tokens.get(start.0 as usize).copied().flatten();
+        let mut lowered = Vec::with_capacity(models.len());
+        for Model { name, stage, origin } in models {
+            let train = |of: Train<&checked::Train>| {
+                let tokens = of_start(of.start);
+                trained(of, tokens, checked, origins, fused)
+            };
+            match lowered_stage(stage, &train) {
+                Ok(stage) => lowered.push(Model { name, stage, origin }),
+                Err(found) => refusals.add([*found]),
+            }
+        }
+        if refusals.0.is_empty() {
+            refusals.add(scalar_heads::unfit(&lowered, origins));
+            refusals.add(second_heads::unfit(&lowered, origins));
+        }
+        if !refusals.0.is_empty() {
+            refusals.0.sort_by_key(|refusal| (refusal.primary.span, refusal.code));
+            return Err(refusals.0);
+        }
+        let experiment = Experiment {
+            name: checked.name.clone(),
+            seed: checked.seed,
+            out: checked.out.clone(),
+            device: checked.device.map(|(device, _)| device),
+            dtype: checked.dtype.map(|(dtype, _)| dtype).unwrap_or_default(),
+            domains,
+            models: lowered,
+            comparisons,
+            marks: checked.marks.clone(),
+        };
+        Ok(Lowered { experiment, origins })
+    }
+}
+
+impl Lowered<'_> {
+    /// With the key under which each stage's result is stored, what it costs, and where all of it is written.
+    pub(super) fn plan(self, sources: &Sources) -> Plan {
+        let Lowered { experiment, origins } = self;
+        let (keys, streams) = (key::keys(&experiment, Files::ByPath), key::streams(&experiment));
+        let hash = key::plan(&experiment, &keys);
+        let content_keys = key::keys(&experiment, Files::ByContent);
+        let stages = keys.into_iter().zip(content_keys).zip(streams).zip(cost::costs(&experiment));
+        let stages = stages
+            .map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost })
+            .collect();
+        let places = origins.spans.iter().map(|span| Place {
+            file: sources.file(span.file).path.clone(),
+            start: span.start,
+            end: span.end,
+        });
+        Plan { schema: SCHEMA, hash, experiment, stages, places: places.collect() }
+    }
+}
+
+/// How many tokens each model's tokenizer has, where that is known without reading a file.
+fn vocabularies(models: &[Model<&checked::Train>]) -> Vec<Option<u32>> {
+    let mut found: Vec<Option<u32>> = Vec::with_capacity(models.len());
+    for model in models {
+        let of = |id: ModelId| found.get(id.0 as usize).copied().flatten();
+        let tokens = match &model.stage {
+            Stage::Initialise(architecture) => architecture.tokenizer.vocabulary(),
+            _ => model.stage.start().and_then(of),
+        };
+        found.push(tokens);
+    }
+    found
+}
+
+/// What a stage trains on, model by model.
+pub(super) fn checked_trains(stage: &checked::Stage) -> Vec<&checked::Train> {
+    match stage {
+        checked::Stage::Train(train) => vec![train.as_ref()],
+        checked::Stage::Joint(joint) => joint.steps.iter().map(|step| &step.train).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn lowered_stage<'a>(
+    stage: Stage<&'a checked::Train>,
+    train: &dyn Fn(Train<&'a checked::Train>) -> Result<Train<Objective>, Box<Diagnostic>>,
+) -> Result<Stage<Objective>, Box<Diagnostic>> {
+    Ok(match stage {
+        Stage::Initialise(architecture) => Stage::Initialise(architecture),
+        Stage::Load(pretrained) => Stage::Load(pretrained),
+        Stage::Merge(merge) => Stage::Merge(merge),
+        Stage::Learner { joint, learner, start } => Stage::Learner { joint, learner, start },
+        Stage::Train(of) => Stage::Train(Box::new(train(*of)?)),
+        Stage::Joint(joint) => {
+            let learner = |Learner { name, step, turn, every, train: of }| {
+                Ok(Learner { name, step, turn, every, train: train(of)? })
+            };
+            let learners = joint.learners.into_iter().map(learner);
+            Stage::Joint(Joint { learners: learners.collect::<Result<_, Box<Diagnostic>>>()? })
+        }
+    })
+}
