@@ -103,8 +103,9 @@ pub struct ColumnTable(Vec<Column>);
 
 impl ColumnTable {
     /// Of rows as events have them: a column for every name that one of them has.
-    pub fn from_rows(rows: &[MetricsRow]) -> ColumnTable {
-        let names: BTreeSet<&String> = rows.iter().flat_map(MetricsRow::keys).collect();
+    pub fn from_rows<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> ColumnTable {
+        let rows: Vec<&MetricsRow> = rows.into_iter().collect();
+        let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.keys()).collect();
         let column = |name: &String| {
             let cells = || rows.iter().map(|row| row.get(name));
             // A field of a row has one type.

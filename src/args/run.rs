@@ -167,6 +167,7 @@ Examples:
   mopd report runs/quickstart
   mopd report runs/quickstart --out quickstart.html
   mopd report runs/a runs/b
+  mopd report --live runs/quickstart    a page that grows with a run in progress
 
 The page needs no network and no other file: it can be sent and kept. The path of the page is the result.")]
 pub struct ReportArgs {
@@ -174,8 +175,15 @@ pub struct ReportArgs {
     #[arg(value_name = "RUN", required = true)]
     pub runs: Vec<PathBuf>,
     /// The page [default: report.html in the run's folder; of several runs, in this one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
     pub out: Option<PathBuf>,
+    /// Serve the page of one run to browsers of this machine, while the run is in progress; nothing can be
+    /// changed through it. Its address is the result
+    #[arg(long)]
+    pub live: bool,
+    /// The port of that address [default: a free one]
+    #[arg(long, value_name = "N", requires = "live")]
+    pub port: Option<u16>,
 }
 
 /// List runs: folder, state, when, and how long

@@ -1,7 +1,7 @@
 // What all charts share: numbers and texts for people, elements, captions, tables behind charts.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const trained = data.stages.filter((stage) => stage.at.length);
+let trained = data.stages.filter((stage) => stage.at.length);
 const colours = [0, 1, 2, 3, 4, 5, 6].map((index) => `var(--c${index})`);
 const dashes = [null, "7 3", "2 3", "9 3 2 3"];
 const colour = (index) => colours[index % colours.length];
