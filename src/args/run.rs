@@ -387,9 +387,13 @@ What is looked for, in this order: the folder that LIBTORCH names; the torch of 
                         it has the
 right version; what an earlier `mopd setup` downloaded. Where there is none, the libraries for the processor are \
                         downloaded with
-pip into ~/.cache/mopd (or $XDG_CACHE_HOME/mopd, or $MOPD_CACHE) and compared with the checksums that mopd has. \
+pip, or with a GPU all of torch and NVIDIA's libraries, into ~/.cache/mopd (or $XDG_CACHE_HOME/mopd, or $MOPD_CACHE) and compared with the checksums that mopd has. \
                         Prints the folder.")]
-pub struct SetupArgs {}
+pub struct SetupArgs {
+    /// With CUDA, some 5 GB, though no GPU is found here
+    #[arg(long)]
+    pub cuda: bool,
+}
 
 /// Show versions, device and memory of this machine, and what is missing
 #[derive(Debug, Args)]

@@ -264,23 +264,6 @@ pub fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String
     Ok(found)
 }
 
-pub fn out_folder(wanted: Option<&Path>, plan: &Plan) -> PathBuf {
-    let experiment = &plan.experiment;
-    match (wanted, &experiment.out) {
-        (Some(out), _) => out.to_owned(),
-        (None, Some(out)) => PathBuf::from(out),
-        (None, None) => Path::new("runs").join(folder_name(&experiment.name)),
-    }
-}
-
-/// An experiment's name as the name of a folder.
-fn folder_name(name: &str) -> String {
-    let safe = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' };
-    let name: String = name.chars().map(safe).collect();
-    let name = name.trim().trim_start_matches('.');
-    if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
-}
-
 /// What the results are made from: the source, the modules that it imports from its folder, the plan. Results
 /// of another plan are put aside first.
 pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
@@ -368,15 +351,4 @@ fn finish(
         out.display()
     ));
     Ok(Status::Good)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_becomes_a_folder_inside_runs() {
-        let names = ["quickstart", "a/b", "../../etc", "..", " three experts ", ""].map(folder_name);
-        assert_eq!(names, ["quickstart", "a-b", "-..-etc", "experiment", "three experts", "experiment"]);
-    }
 }

@@ -51,6 +51,8 @@ const chartStyle = { background: "none", color: "var(--ink)", fontFamily: "inher
 /** What a screen reader is told, and the numbers behind a chart for whoever wants them. */
 function finish(box, svg, name, description, table) {
   svg.setAttribute("role", "img");
+  // What Plot names inside is not told of an image.
+  for (const part of svg.querySelectorAll("g[aria-label]")) part.removeAttribute("aria-label");
   svg.setAttribute("aria-label", `${name}. ${description}`);
   const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
   title.textContent = name;

@@ -76,7 +76,7 @@ function say({ running, status }) {
     return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, bar), element("td", {}, one.steps ? `${one.step} of ${one.steps}` : "–"),
       element("td", {}, one.seconds ? figure(1 / one.seconds) : "–"), element("td", {}, left), element("td", {}, one.value === null ? "–" : `${visible(one.metric)} ${figure(one.value)}`));
   };
-  const table = (head, rows) => element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": head[0] }, element("table", { class: "data" },
+  const table = (head, rows) => element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": head[0] }, element("table", { class: "costs" },
     element("thead", {}, element("tr", {}, ...head.slice(1).map((cell) => element("th", { scope: "col" }, cell)))), element("tbody", {}, ...rows)));
   document.getElementById("live-stages").replaceChildren(...(status.at_work.length
     ? [table(["Stages at work", "stage", "", "step", "steps/s", "left", "last"], status.at_work.map(row))] : []));
