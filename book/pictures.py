@@ -42,7 +42,7 @@ def shot(browser: str, url: str, name: str, size: str, dark: bool = False, wait:
 def colour(name: str, default: str) -> str:
     known = {
         "default": default, "black": "#1b1b1a", "red": "#f08a94", "green": "#6cc47d", "brown": "#dcc25a", "blue": "#7aa9dc",
-        "magenta": "#df86bd", "cyan": "#6accea", "white": "#e9e8e4", "brightblack": "#a5a49e",
+        "0000ee": "#7aa9dc", "cdcd00": "#dcc25a", "magenta": "#df86bd", "cyan": "#6accea", "white": "#e9e8e4", "brightblack": "#a5a49e",
     }
     return known.get(name, f"#{name}" if len(name) == 6 else default)
 
@@ -86,7 +86,9 @@ def terminal(command: list[str], folder: pathlib.Path, seconds: float) -> str:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     style = 'margin:0;padding:12px;background:#161615;font:14px/17px "DejaVu Sans Mono",monospace'
-    return f'<!doctype html><meta charset="utf-8"><body style="margin:0"><pre style="{style}">{chr(10).join(lines)}</pre>'
+    # Dots of a curve may come from another font, with another width.
+    cell = "<style>span{display:inline-block;width:1ch;overflow:hidden;vertical-align:top;height:17px}</style>"
+    return f'<!doctype html><meta charset="utf-8">{cell}<body style="margin:0"><pre style="{style}">{chr(10).join(lines)}</pre>'
 
 
 def main() -> None:
@@ -120,18 +122,25 @@ def main() -> None:
         shot(browser, url, "report-narrow.png", "420,900")
         shot(browser, f"{url}#training", "report-training.png", "1000,900")
 
-        # An edit under watch.
-        text = (folder / "quickstart.mopd").read_text()
-        (folder / "quickstart.mopd").write_text(text.replace("  steps     = 160\n", "  steps     = 240\n", 1))
-        screen = folder / "watch.html"
-        screen.write_text(terminal([mopd, "watch", "quickstart.mopd"], folder, 14))
-        shot(browser, screen.as_uri(), "watch.png", "700,388")
-
+    watch(mopd, browser)
     playground = ROOT / "target/playground/index.html"
     if playground.exists():
         shot(browser, playground.as_uri(), "playground.png", "1280,900", wait=8000)
     else:
         print("no picture of the playground: `./x playground` makes it", file=sys.stderr)
+
+
+def watch(mopd: str, browser: str) -> None:
+    """An edit of the starter, once its run is done."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = pathlib.Path(place)
+        subprocess.run([mopd, "new", "pilot"], cwd=folder, check=True, capture_output=True)
+        subprocess.run([mopd, "run", "pilot/pilot.mopd"], cwd=folder, check=True, capture_output=True)
+        text = (folder / "pilot/pilot.mopd").read_text()
+        (folder / "pilot/pilot.mopd").write_text(text.replace("  steps     = 160", "  steps     = 800"))
+        screen = folder / "watch.html"
+        screen.write_text(terminal([mopd, "watch", "pilot/pilot.mopd"], folder, 14))
+        shot(browser, screen.as_uri(), "watch.png", "700,388")
 
 
 def steps(folder: pathlib.Path) -> bool:

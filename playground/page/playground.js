@@ -121,7 +121,7 @@ async function check() {
   at("found").replaceChildren(answer.diagnostics.length ? element("ul", {}, ...answer.diagnostics.map(shown)) : element("p", {}, "Nothing is wrong."));
   const row = (name, value) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value));
   const described = (one) => {
-    const follows = one.audit.flatMap(([term, lines]) => lines.map((text, place) => row(place ? "" : term, text)));
+    const follows = one.audit.flatMap(([term, lines]) => lines.map((text, place) => row(place ? "…" : term, text)));
     if (one.whole) follows.push(row("together", one.whole));
     const slots = Object.entries(one.normal_form).filter(([, value]) => typeof value === "string").map(([name, value]) => row(name.replaceAll("_", " "), value));
     return element("div", {}, element("h3", {}, one.name, one.models.length ? element("span", { class: "soft" }, `: trains ${one.models.join(", ")}`) : ""),
@@ -132,7 +132,7 @@ async function check() {
   const chosen = at("objective").value;
   const names = [...new Set(answer.objectives.map((one) => one.models[0] ?? one.name))];
   at("objective").replaceChildren(...names.map((name) => element("option", { value: name }, name)));
-  if (names.includes(chosen)) at("objective").value = chosen;
+  at("objective").value = names.includes(chosen) ? chosen : (names.at(-1) ?? "");
   for (const id of ["try", "example"]) at(id).disabled = !names.length;
   document.documentElement.dataset.checked = String(turn);
 }

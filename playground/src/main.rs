@@ -1,6 +1,6 @@
-//! The front end for a page in a browser: a question in JSON on standard input, its answer on standard output.
-//! `./x playground` compiles it to WebAssembly with the system interface WASI, whose few calls the page
-//! answers; each question starts the program anew, so that none leaves anything behind.
+//! The front end for a page in a browser: a question in JSON on standard input, its answer on standard
+//! output. `./x playground` compiles it to WebAssembly with the system interface WASI, whose few calls the
+//! page answers; each question starts the program anew, so that none leaves anything behind.
 
 #![forbid(unsafe_code)]
 

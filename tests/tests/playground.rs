@@ -1,5 +1,5 @@
-//! The page of the playground in a browser. `./x playground` makes it; where nobody did, or there is no browser,
-//! nothing is opened, and a note says so: what the program in it answers has tests of its own.
+//! The page of the playground in a browser. `./x playground` makes it; where nobody did, or there is no
+//! browser, nothing is opened, and a note says so: what the program in it answers has tests of its own.
 
 use std::fs;
 use std::io::Write;
