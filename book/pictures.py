@@ -122,12 +122,24 @@ def main() -> None:
         shot(browser, url, "report-narrow.png", "420,900")
         shot(browser, f"{url}#training", "report-training.png", "1000,900")
 
+    gallery(mopd, browser, "lookup")
     watch(mopd, browser)
     playground = ROOT / "target/playground/index.html"
     if playground.exists():
         shot(browser, playground.as_uri(), "playground.png", "1280,900", wait=8000)
     else:
         print("no picture of the playground: `./x playground` makes it", file=sys.stderr)
+
+
+def gallery(mopd: str, browser: str, example: str) -> None:
+    """The report of another example."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = pathlib.Path(place)
+        shutil.copytree(ROOT / "examples", folder / "examples")
+        run = [mopd, "run", f"examples/{example}.mopd", "--predict", "never", "--out", "run"]
+        subprocess.run(run, cwd=folder, check=True, capture_output=True)
+        subprocess.run([mopd, "report", "run"], cwd=folder, check=True, capture_output=True)
+        shot(browser, (folder / "run/report.html").as_uri(), f"gallery-{example}.png", "1000,760")
 
 
 def watch(mopd: str, browser: str) -> None:
