@@ -33,8 +33,8 @@ hljs.registerLanguage("mopd", () => ({
       "served sft sgd shifted sigmoid size snapshot softmax softplus sorted_l1" + " " +
       "speculative sqrt steps stop student sum tail tanh task_arithmetic terms" + " " +
       "text through ties token token_mix tokens top1 top_count top_fraction top_k" + " " +
-      "train truncated turn turns uniform union unit_tests up validate value" + " " +
-      "vocab_size warmup warn winsor zscore",
+      "train truncated turn turns uniform union unit unit_tests up validate" + " " +
+      "value vocab_size warmup warn winsor zscore",
     // end
   },
   contains: [

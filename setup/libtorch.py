@@ -1,5 +1,6 @@
 """Finds or fetches libtorch and prints the folder to use as LIBTORCH. `libtorch.py fetch PINS` does not look elsewhere first:
-so `mopd setup` starts it, which has looked, with the text of libtorch.txt.
+so `mopd setup` starts it, which has looked, with the text of libtorch.txt. `fetch-cuda` fetches the whole torch and NVIDIA's
+libraries that it names, some 5 GB, for machines with a GPU.
 
 In this order: the folder in $LIBTORCH; the torch of this Python environment, where its version matches; the wheels
 named in libtorch.txt, downloaded by pip once, checked against their checksums, and kept outside the checkout so that
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import zipfile
 
-FETCH = sys.argv[1:2] == ["fetch"]
+CUDA = sys.argv[1:2] == ["fetch-cuda"]
+FETCH = CUDA or sys.argv[1:2] == ["fetch"]
 TEXT = sys.argv[2] if FETCH else (pathlib.Path(__file__).resolve().parent / "libtorch.txt").read_text()
 PINS = [line.split() for line in TEXT.splitlines() if line and not line.startswith("#")]
 VERSION = PINS[0][0].split("==")[1]
@@ -55,9 +57,9 @@ def cache():
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "mopd"
 
 
-def download(into):
-    """The pinned wheels, checksummed by pip itself."""
-    for requirement, platform, digest in PINS:
+def download(pins, into):
+    """Pinned wheels, checksummed by pip itself."""
+    for requirement, platform, digest in pins:
         say(f"setup: fetching {requirement}")
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as pin:
             pin.write(f"{requirement} --hash={digest}\n")
@@ -89,6 +91,44 @@ def assemble(wheels, folder):
     (folder / "lib" / "libtorch.so").write_text("INPUT(AS_NEEDED(-ltorch_cpu))\n")
 
 
+def libraries(metadata):
+    """What of NVIDIA a torch asks for, each with its version: `nvidia-nccl-cu13==2.28.9`, `cuda-toolkit[cublas]==13.0.2`."""
+    asked = [line.removeprefix("Requires-Dist: ").split(";")[0].strip() for line in metadata.splitlines()
+             if line.startswith("Requires-Dist: ")]
+    return [requirement for requirement in asked if requirement.startswith(("nvidia-", "cuda-toolkit"))]
+
+
+def with_cuda():
+    """All of torch and the libraries beside it, where its own paths look for them."""
+    root = cache()
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"libtorch-{VERSION}-cuda"
+    with open(root / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            wheels = root / f"libtorch-{VERSION}-cuda-wheels"
+            wheels.mkdir(exist_ok=True)
+            download([pin for pin in PINS if pin[0].startswith("torch==")], wheels)
+            [torch] = wheels.glob("torch-*.whl")
+            with zipfile.ZipFile(torch) as archive:
+                [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+                wanted = libraries(archive.read(metadata).decode())
+            # The versions are torch's own; the wheel that names them has a pinned checksum.
+            say("setup: fetching the libraries of NVIDIA that torch asks for")
+            platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in range(28, 16, -1)]
+            platforms += ["--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64"]
+            with tempfile.TemporaryDirectory(dir=root) as work:
+                made = pathlib.Path(work) / "site"
+                install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
+                           "--only-binary=:all:", "--python-version", "3.11", *platforms, "--target", str(made)]
+                for what in (["--no-deps", str(torch)], wanted):
+                    if subprocess.run([*install, *what], stdout=sys.stderr).returncode != 0:
+                        sys.exit("setup: pip could not fetch what a GPU needs; the same command begins again with it")
+                made.rename(folder)
+            shutil.rmtree(wheels)
+    return folder / "torch"
+
+
 def fetched():
     root = cache()
     root.mkdir(parents=True, exist_ok=True)
@@ -99,7 +139,7 @@ def fetched():
             # Whole downloads are kept until all are there: an interrupted set-up goes on with the next one.
             wheels = root / f"libtorch-{VERSION}-wheels"
             wheels.mkdir(exist_ok=True)
-            download(wheels)
+            download(PINS, wheels)
             with tempfile.TemporaryDirectory(dir=root) as work:
                 made = pathlib.Path(work) / "libtorch"
                 assemble(wheels, made)
@@ -118,7 +158,11 @@ def main():
             sys.exit(f"setup: no pinned libtorch for {sys.platform} {os.uname().machine}: install torch {VERSION} with pip, or set LIBTORCH.")
         print(place)
         return
+    if CUDA:
+        print(with_cuda())
+        return
     print((not FETCH and installed()) or fetched())
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ pub fn version() -> &'static str {
 /// How to get it, for help texts.
 pub fn how_to_get() -> String {
     format!(
-        "`mopd setup` downloads libtorch {0} for the processor; with a GPU, or to use the torch of Python,\n\
+        "`mopd setup` downloads libtorch {0}, with CUDA where there is a GPU; to use the torch of Python,\n\
          `pip install torch=={0}` where mopd is installed; or set LIBTORCH to its folder",
         version()
     )
@@ -105,9 +105,10 @@ fn find_in(named: Option<PathBuf>, programs: Option<&Path>, cache: Option<&Path>
             _ => return found(folder, Source::Python),
         }
     }
-    let fetched = cache.map(|cache| cache.join(format!("libtorch-{}-cpu", version())));
-    let libtorch =
-        fetched.filter(|folder| has_library(folder)).map(|folder| Libtorch { folder, source: Source::Setup });
+    let fetched = ["cuda/torch", "cpu"]
+        .map(|kind| cache.map(|cache| cache.join(format!("libtorch-{}-{kind}", version()))));
+    let fetched = fetched.into_iter().flatten().find(|folder| has_library(folder));
+    let libtorch = fetched.map(|folder| Libtorch { folder, source: Source::Setup });
     Ok(Found { libtorch, ignored })
 }
 
@@ -145,6 +146,11 @@ fn version_of(torch: &Path) -> Option<String> {
 }
 
 impl Libtorch {
+    /// Whether it has its half for GPUs.
+    pub fn has_cuda(&self) -> bool {
+        self.folder.join("lib").join(format!("libtorch_cuda{}", std::env::consts::DLL_SUFFIX)).is_file()
+    }
+
     /// `$LD_LIBRARY_PATH` with this libtorch first. None where the path has a character that separates.
     pub fn library_path(&self, before: Option<&OsStr>) -> Option<OsString> {
         let own = self.folder.join("lib");
@@ -194,6 +200,11 @@ mod tests {
         assert_eq!(source(machine, None), Some(Source::Python));
         std::fs::remove_dir_all(machine.join("env")).unwrap();
         assert_eq!(source(machine, None), Some(Source::Setup));
+        // With CUDA before without.
+        let cuda = format!("cache/libtorch-{}-cuda/torch", version());
+        write(machine, &format!("{cuda}/lib/{}", library()), "");
+        let libtorch = found(machine, None).unwrap().libtorch.unwrap();
+        assert_eq!((&libtorch.folder, libtorch.has_cuda()), (&machine.join(&cuda), false));
         std::fs::remove_dir_all(machine.join("cache")).unwrap();
         assert_eq!(found(machine, None), Ok(Found::default()));
     }

@@ -18,6 +18,7 @@ mod problem;
 mod progress;
 mod provenance;
 mod render;
+mod run_events;
 mod run_folder;
 mod run_lock;
 mod starter;

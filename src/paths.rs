@@ -1,7 +1,7 @@
 //! Checks that the paths of an experiment exist. The checker itself reads no files, so that it can be
 //! used anywhere.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, Tokenizer};
@@ -42,4 +42,45 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
         }
     }
     found
+}
+
+/// Models of the hub that are on this machine.
+pub fn cached_models() -> Vec<String> {
+    let Some(cache) = hub_cache() else { return Vec::new() };
+    let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
+    let mut found: Vec<String> = entries
+        .filter(|entry| entry.path().join("snapshots").is_dir())
+        .filter_map(|entry| {
+            Some(entry.file_name().to_str()?.strip_prefix("models--")?.replacen("--", "/", 1))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The names of models that are no folders here and would have to be fetched from the hub, each once.
+pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
+    let cached = cached_models();
+    let mut found: Vec<String> = Vec::new();
+    for model in &experiment.models {
+        if let Stage::Load(Pretrained::HuggingFace { name, .. }) = &model.stage
+            && !folder.join(name).is_dir()
+            && !cached.contains(name)
+            && !found.contains(name)
+        {
+            found.push(name.clone());
+        }
+    }
+    found
+}
+
+/// Where models of the hub lie, as the worker finds them.
+fn hub_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).or_else(|| {
+        let home = folder("HF_HOME")
+            .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+            .or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))?;
+        Some(home.join("hub"))
+    })
 }

@@ -78,6 +78,24 @@ impl RunFolder {
     }
 }
 
+/// Where the results of a run go: where it is told, where the experiment says, else runs/NAME.
+pub fn out_folder(wanted: Option<&Path>, plan: &Plan) -> PathBuf {
+    let experiment = &plan.experiment;
+    match (wanted, &experiment.out) {
+        (Some(out), _) => out.to_owned(),
+        (None, Some(out)) => PathBuf::from(out),
+        (None, None) => Path::new("runs").join(folder_name(&experiment.name)),
+    }
+}
+
+/// An experiment's name as the name of a folder.
+fn folder_name(name: &str) -> String {
+    let safe = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(safe).collect();
+    let name = name.trim().trim_start_matches('.');
+    if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
+}
+
 /// The part of a plan that tells whether the rest can be read.
 #[derive(serde::Deserialize)]
 struct Schema {
@@ -103,8 +121,9 @@ pub struct ColumnTable(Vec<Column>);
 
 impl ColumnTable {
     /// Of rows as events have them: a column for every name that one of them has.
-    pub fn from_rows(rows: &[MetricsRow]) -> ColumnTable {
-        let names: BTreeSet<&String> = rows.iter().flat_map(MetricsRow::keys).collect();
+    pub fn from_rows<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> ColumnTable {
+        let rows: Vec<&MetricsRow> = rows.into_iter().collect();
+        let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.keys()).collect();
         let column = |name: &String| {
             let cells = || rows.iter().map(|row| row.get(name));
             // A field of a row has one type.
@@ -189,4 +208,15 @@ fn read(files: Vec<String>) -> Result<Vec<ColumnTable>, Problem> {
         }
     })?;
     if status.success() { Ok(tables) } else { Err(worker::death(status)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_becomes_a_folder_inside_runs() {
+        let names = ["quickstart", "a/b", "../../etc", "..", " three experts ", ""].map(folder_name);
+        assert_eq!(names, ["quickstart", "a-b", "-..-etc", "experiment", "three experts", "experiment"]);
+    }
 }

@@ -167,6 +167,7 @@ Examples:
   mopd report runs/quickstart
   mopd report runs/quickstart --out quickstart.html
   mopd report runs/a runs/b
+  mopd report --live runs/quickstart    a page that grows with a run in progress
 
 The page needs no network and no other file: it can be sent and kept. The path of the page is the result.")]
 pub struct ReportArgs {
@@ -174,8 +175,15 @@ pub struct ReportArgs {
     #[arg(value_name = "RUN", required = true)]
     pub runs: Vec<PathBuf>,
     /// The page [default: report.html in the run's folder; of several runs, in this one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "live")]
     pub out: Option<PathBuf>,
+    /// Serve the page of one run to browsers of this machine, while the run is in progress; nothing can be
+    /// changed through it. Its address is the result
+    #[arg(long)]
+    pub live: bool,
+    /// The port of that address [default: a free one]
+    #[arg(long, value_name = "N", requires = "live")]
+    pub port: Option<u16>,
 }
 
 /// List runs: folder, state, when, and how long
@@ -379,9 +387,13 @@ What is looked for, in this order: the folder that LIBTORCH names; the torch of 
                         it has the
 right version; what an earlier `mopd setup` downloaded. Where there is none, the libraries for the processor are \
                         downloaded with
-pip into ~/.cache/mopd (or $XDG_CACHE_HOME/mopd, or $MOPD_CACHE) and compared with the checksums that mopd has. \
+pip, or with a GPU all of torch and NVIDIA's libraries, into ~/.cache/mopd (or $XDG_CACHE_HOME/mopd, or $MOPD_CACHE) and compared with the checksums that mopd has. \
                         Prints the folder.")]
-pub struct SetupArgs {}
+pub struct SetupArgs {
+    /// With CUDA, some 5 GB, though no GPU is found here
+    #[arg(long)]
+    pub cuda: bool,
+}
 
 /// Show versions, device and memory of this machine, and what is missing
 #[derive(Debug, Args)]

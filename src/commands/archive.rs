@@ -9,6 +9,7 @@ use mopd_store::{WriteError, write_atomically};
 
 use crate::problem::Problem;
 use crate::provenance::PROVENANCE;
+use crate::run_events::EVENTS;
 use crate::run_folder::{METRICS, REWARDS, SAMPLES, WEIGHTS};
 
 /// The folder within that of results that holds the last finished run with another plan.
@@ -19,7 +20,7 @@ const NEXT: &str = "next.part";
 const RESULTS: &str = "results.json";
 /// What only fits the plan that it was made by. The first says that a run is finished, so it goes before the
 /// others.
-const MADE: [&str; 5] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS];
+const MADE: [&str; 6] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS, EVENTS];
 /// What says which plan that was, or that it was a sweep.
 const SAYS: [&str; 4] = [PLAN, "source.mopd", "sweep.json", PROVENANCE];
 const PLAN: &str = "plan.json";

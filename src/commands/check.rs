@@ -10,7 +10,7 @@ use super::{files, plan_of};
 use crate::args::{CheckArgs, CheckFormat};
 use crate::output::{self, Style, counted};
 use crate::problem::{Problem, Status};
-use crate::{host, render};
+use crate::{host, paths, render};
 
 pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
     let mut status = Status::Good;
@@ -56,6 +56,16 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
             && status == Status::Good
         {
             status = Status::Wrong;
+        }
+        let fetched = match (&plan, &analysis.experiment) {
+            (Some(_), Some(experiment)) => paths::to_fetch(experiment, &host::folder_of(path)),
+            _ => Vec::new(),
+        };
+        for name in fetched {
+            output::error(&format!(
+                "note: there is no folder `{name}` beside the file, and no model of that name in the hub's cache: a \
+                 run would fetch it from the hub\n"
+            ));
         }
         let refused = match &plan {
             Some(plan) => files::refused(plan, path)?,

@@ -111,7 +111,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),
-        Command::Setup(_) => setup::setup(),
+        Command::Setup(arguments) => setup::setup(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Lsp(_) => crate::lsp::serve(),
         Command::Bench(arguments) => bench::bench(&arguments),

@@ -6,39 +6,47 @@ use std::process::{Command, Stdio};
 
 use mopd_store::programs::python;
 
+use crate::args::SetupArgs;
 use crate::host::reason;
-use crate::libtorch::{self, PINS};
+use crate::libtorch::{self, Libtorch, PINS, Source};
 use crate::output;
 use crate::problem::{Problem, Status};
 
 /// The program that `./x` uses too.
 const FETCH: &str = include_str!("../../setup/libtorch.py");
 
+/// What the driver of a GPU makes.
+const GPU: &str = "/dev/nvidia0";
+
 /// Its folder goes to standard output, so that a shell can take it for `LIBTORCH`.
-pub fn setup() -> Result<Status, Problem> {
+pub fn setup(arguments: &SetupArgs) -> Result<Status, Problem> {
+    let cuda = arguments.cuda || Path::new(GPU).exists();
     let found = libtorch::find()?;
     if let Some(ignored) = found.ignored {
         output::error(&format!("setup: {ignored}\n"));
     }
-    if let Some(libtorch) = found.libtorch {
+    // One that somebody chose is not replaced.
+    let chosen = |libtorch: &Libtorch| libtorch.source != Source::Setup;
+    if let Some(libtorch) = found.libtorch.filter(|libtorch| chosen(libtorch) || !cuda || libtorch.has_cuda())
+    {
+        if cuda && !libtorch.has_cuda() {
+            output::error("warning: this libtorch has no CUDA half, so that the processor is used\n");
+        }
         let (version, source) = (libtorch::version(), libtorch.source.text());
         output::error(&format!("setup: libtorch {version} is here already ({source})\n"));
         output::result(&format!("{}\n", libtorch.folder.display()));
         return Ok(Status::Good);
     }
-    if Path::new("/proc/driver/nvidia/version").exists() {
-        let version = libtorch::version();
-        output::error(&format!(
-            "setup: this machine has a GPU, and what is downloaded is for the processor only: to use the \
-             GPU, `pip install torch=={version}` where mopd is installed, instead of `mopd setup`\n"
-        ));
+    if cuda {
+        output::note("setup: for a GPU, all of torch and NVIDIA's libraries are fetched, some 5 GB\n");
     }
-    let folder = fetch()?;
+    let folder = fetch(if cuda { "fetch-cuda" } else { "fetch" })?;
     output::result(&folder);
     Ok(Status::Good)
 }
 
-fn fetch() -> Result<String, Problem> {
+/// `what` is the word that the program knows.
+fn fetch(what: &str) -> Result<String, Problem> {
     let program = python();
     let failed = |error: std::io::Error| {
         Problem::usage("no-libtorch", format!("{program} can't be started: {}", reason(&error)))
@@ -46,7 +54,7 @@ fn fetch() -> Result<String, Problem> {
     };
     // The program on its standard input, the pins as an argument: an installed mopd has no files of its own.
     let mut child = Command::new(&program)
-        .args(["-", "fetch", PINS])
+        .args(["-", what, PINS])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -13,7 +13,7 @@ use mopd_lang::experiment::SweepAxis;
 use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
-use super::run::{event_files, one, out_folder, results};
+use super::run::{event_files, one, results};
 use super::{Compiled, archive, dry_run, plan_to_run};
 use crate::args::{Format, RunArgs};
 use crate::host::{self, as_text};
@@ -21,6 +21,7 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::progress::utc;
 use crate::render;
+use crate::run_folder::out_folder;
 use crate::run_lock::RunLock;
 use crate::table;
 use crate::worker;

@@ -9,10 +9,11 @@ use mopd_compiler::plan::difference::{Change, Difference, Fate, ItemKind, differ
 use mopd_compiler::plan::events::{Event, Failure, Job};
 use mopd_compiler::plan::fates::{Before, KeyPart, StageFate};
 
-use super::run::{job_of, out_folder};
+use super::run::job_of;
 use crate::args::{PlanArgs, PlanFormat};
 use crate::output::{self, Style, printable};
 use crate::problem::Problem;
+use crate::run_folder::out_folder;
 use crate::worker;
 
 /// Says of each stage of a file's plan whether a run keeps it or trains it.

@@ -2,9 +2,9 @@
 
 use lsp_server::Request;
 use lsp_types::{
-    CodeActionKind, CodeActionOptions, CodeActionProviderCapability, CompletionOptions, DocumentLinkOptions,
-    DocumentOnTypeFormattingOptions, FoldingRangeProviderCapability, HoverProviderCapability,
-    InitializeResult, OneOf, PositionEncodingKind, RenameOptions, SaveOptions,
+    CodeActionKind, CodeActionOptions, CodeActionProviderCapability, CodeLensOptions, CompletionOptions,
+    DocumentLinkOptions, DocumentOnTypeFormattingOptions, FoldingRangeProviderCapability,
+    HoverProviderCapability, InitializeResult, OneOf, PositionEncodingKind, RenameOptions, SaveOptions,
     SelectionRangeProviderCapability, SemanticTokensFullOptions, SemanticTokensLegend, SemanticTokensOptions,
     ServerCapabilities, ServerInfo, SignatureHelpOptions, TextDocumentSyncCapability, TextDocumentSyncKind,
     TextDocumentSyncOptions, TextDocumentSyncSaveOptions, Uri, WorkspaceFoldersServerCapabilities,
@@ -26,6 +26,12 @@ pub struct Client {
     /// Understands a definition with the range of the name it was asked for.
     pub links: bool,
     pub nested_symbols: bool,
+    /// Links from the code of a diagnostic.
+    pub code_descriptions: bool,
+    /// Inserts text with places to be filled in, and has no such texts of its own.
+    pub snippets: bool,
+    /// Has the commands of our extension, which lines above declarations start.
+    pub runs_commands: bool,
     /// The folders that are open in the editor.
     pub roots: Vec<Uri>,
 }
@@ -44,6 +50,10 @@ impl Client {
             nested_symbols: flag(
                 "/capabilities/textDocument/documentSymbol/hierarchicalDocumentSymbolSupport",
             ),
+            code_descriptions: flag("/capabilities/textDocument/publishDiagnostics/codeDescriptionSupport"),
+            snippets: flag("/capabilities/textDocument/completion/completionItem/snippetSupport")
+                && !flag("/initializationOptions/snippets"),
+            runs_commands: flag("/initializationOptions/commands"),
             roots: roots(params),
         }
     }
@@ -93,6 +103,7 @@ pub fn result(client: &Client) -> InitializeResult {
             code_action_kinds: Some(vec![CodeActionKind::QUICKFIX]),
             ..CodeActionOptions::default()
         })),
+        code_lens_provider: Some(CodeLensOptions { resolve_provider: Some(false) }),
         rename_provider: Some(OneOf::Right(RenameOptions {
             prepare_provider: Some(true),
             work_done_progress_options: Default::default(),

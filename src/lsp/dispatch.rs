@@ -37,6 +37,7 @@ pub fn respond(session: &Session, request: Request) -> Response {
         "textDocument/documentHighlight" => call(session, params, requests::highlight::handle),
         "textDocument/documentLink" => call(session, params, requests::links::handle),
         "textDocument/documentSymbol" => call(session, params, requests::document_symbols::handle),
+        "textDocument/codeLens" => call(session, params, requests::code_lens::handle),
         "textDocument/foldingRange" => call(session, params, requests::folding::handle),
         "textDocument/formatting" => call(session, params, requests::formatting::handle),
         "textDocument/onTypeFormatting" => call(session, params, requests::formatting::on_type),

@@ -7,11 +7,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mopd_lang::diag::Code;
+
 /// Where the file of `std:opd.mopd` lies; written when first asked for. None where no folder can be written.
 pub fn file(path: &str) -> Option<PathBuf> {
     let name = path.strip_prefix("std:")?;
     let (_, text) = mopd_std::module(name.strip_suffix(".mopd")?)?;
-    let folder = folder()?;
+    written(folder()?, name, text)
+}
+
+/// Where the page of a diagnostic lies; written when first asked for, as modules are.
+pub fn page(code: Code) -> Option<PathBuf> {
+    written(folder()?.join("codes"), &format!("{}.md", code.name()), code.page())
+}
+
+fn written(folder: PathBuf, name: &str, text: &str) -> Option<PathBuf> {
     let file = folder.join(name);
     if fs::read_to_string(&file).is_ok_and(|written| written == text) {
         return Some(file);

@@ -11,6 +11,7 @@ mod dispatch;
 mod frames;
 mod intake;
 mod library;
+mod planned;
 mod publish;
 mod requests;
 mod session;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{
-    Diagnostic, DiagnosticRelatedInformation, DiagnosticSeverity, Location, NumberOrString,
+    CodeDescription, Diagnostic, DiagnosticRelatedInformation, DiagnosticSeverity, Location, NumberOrString,
     PublishDiagnosticsParams, Range, Uri,
 };
 use mopd_lang::check::Analysis;
@@ -17,6 +17,7 @@ use mopd_lang::source::{FileId, Span};
 use super::capabilities::Client;
 use super::convert::LineIndex;
 use super::session::{Document, address};
+use super::{library, uri};
 
 /// What the editor was last told, by address, with the version it was about.
 #[derive(Default)]
@@ -149,11 +150,18 @@ impl<'a> Converter<'a> {
                 Severity::Warning => DiagnosticSeverity::WARNING,
             }),
             code: Some(NumberOrString::String(diagnostic.code.name().to_owned())),
+            code_description: self.page(diagnostic.code),
             source: Some("mopd".to_owned()),
             message,
             related_information: (!related.is_empty()).then_some(related),
             ..Diagnostic::default()
         }
+    }
+
+    /// What `mopd explain` shows.
+    fn page(&self, code: diag::Code) -> Option<CodeDescription> {
+        let file = self.client.code_descriptions.then(|| library::page(code)).flatten()?;
+        Some(CodeDescription { href: uri::of_path(&file)? })
     }
 
     fn range(&self, span: Span) -> Range {

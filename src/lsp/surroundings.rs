@@ -10,7 +10,7 @@ use mopd_lang::ide::{FolderEntry, Library, Surroundings};
 
 use super::session::{Document, Session};
 use super::uri;
-use crate::host;
+use crate::{host, paths};
 
 /// Entries of a folder that are proposed; data sets of images have more.
 const ENTRIES_AT_MOST: usize = 1_000;
@@ -50,16 +50,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn cached_models(&self) -> Vec<String> {
-        let Some(cache) = hub_cache() else { return Vec::new() };
-        let entries = fs::read_dir(cache).into_iter().flatten().flatten();
-        let mut found: Vec<String> = entries
-            .filter(|entry| entry.path().join("snapshots").is_dir())
-            .filter_map(|entry| {
-                Some(entry.file_name().to_str()?.strip_prefix("models--")?.replacen("--", "/", 1))
-            })
-            .collect();
-        found.sort();
-        found
+        paths::cached_models()
     }
 
     fn fields(&self, path: &str) -> Vec<String> {
@@ -83,15 +74,4 @@ impl Surroundings for Around<'_> {
         };
         fields.into_iter().filter(is_name).collect()
     }
-}
-
-/// Where models of the hub lie, as the worker finds them.
-fn hub_cache() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).or_else(|| {
-        let home = folder("HF_HOME")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-            .or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))?;
-        Some(home.join("hub"))
-    })
 }

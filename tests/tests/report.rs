@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -437,6 +437,10 @@ fn browser() -> Option<&'static str> {
 
 /// The page as a browser has it when its scripts are done, and what it logged.
 fn opened(browser: &str, path: &Path, anchor: &str, flags: &[&str]) -> (String, String) {
+    opened_at(browser, &format!("file://{}{anchor}", path.display()), flags)
+}
+
+fn opened_at(browser: &str, url: &str, flags: &[&str]) -> (String, String) {
     let profile = TempDir::new().expect("a temporary folder");
     let output = Command::new(browser)
         .args([
@@ -449,7 +453,7 @@ fn opened(browser: &str, path: &Path, anchor: &str, flags: &[&str]) -> (String, 
         ])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .args(flags)
-        .arg(format!("file://{}{anchor}", path.display()))
+        .arg(url)
         .output()
         .expect("the browser starts");
     let log = String::from_utf8_lossy(&output.stderr);
@@ -620,6 +624,120 @@ fn an_unfinished_run_has_a_page_too() {
     let page = parsed(&copy.join("report.html"));
     assert!(page["text"].as_str().expect("a text").contains("This run was not finished"));
     place.refused(&["compare", "run", "unfinished"], &["has no rewards.parquet", "finished stages are kept"]);
+}
+
+/// The answer to a request of a page that is served: status and body.
+fn asked(address: &str, request: &str) -> (u16, String) {
+    let mut stream = std::net::TcpStream::connect(address).expect("the server listens");
+    let text = format!("{request}\r\nConnection: close\r\n\r\n");
+    stream.write_all(text.as_bytes()).expect("writing a request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    (status, body.to_owned())
+}
+
+/// A process that ends with the test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The page of a run in progress grows with it, and becomes the page of its results. Nobody changes anything
+/// through it, and no page from elsewhere reads it.
+#[test]
+fn a_run_in_progress_is_served_while_it_grows() {
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    fs::write(place.path("tiny.mopd"), SOURCE.replace("steps: count = 6", "steps: count = 40000"))
+        .expect("an experiment");
+    let start = |arguments: &[&str]| {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(place.folder.path()).args(arguments).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Ended(command.spawn().expect("mopd starts"))
+    };
+    let mut run = start(&["run", "tiny.mopd", "--out", "run", "--format", "json"]);
+    let mut lines = BufReader::new(run.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let student = |line: &String| line.contains(r#""event":"step","stage":"student""#);
+    assert!(lines.any(|line| student(&line) && line.contains(r#""step":3,"#)));
+    let reading = std::thread::spawn(move || lines.for_each(drop));
+
+    let mut server = start(&["report", "--live", "run"]);
+    let mut said = String::new();
+    BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut said).expect("a line");
+    let url = said.trim().to_owned();
+    let address = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix('/')).expect("a URL");
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let get = |path: &str| asked(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}"));
+    let state = || {
+        let (status, body) = get("/state");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    };
+    let points = |state: &Value| {
+        let stages = state["stages"].as_array().expect("stages");
+        let student = stages.iter().find(|stage| stage["name"] == "student").expect("the student");
+        student["steps"].as_u64().expect("a number")
+    };
+    let first = state();
+    assert_eq!((&first["running"], &first["finished"]), (&true.into(), &false.into()));
+    assert!(points(&first) >= 3, "{first}");
+    let at_work = first["status"]["at_work"].as_array().expect("stages");
+    assert!(at_work.iter().any(|stage| stage["steps"] == 40000), "{first}");
+    assert!(get("/").1.contains("id=\"live\""));
+
+    // Reads only, of its own address only.
+    for (request, status) in [
+        (format!("POST / HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0"), 405),
+        (format!("DELETE /state HTTP/1.1\r\nHost: {address}"), 405),
+        (format!("GET /../plan.json HTTP/1.1\r\nHost: {address}"), 404),
+        ("GET /state HTTP/1.1\r\nHost: elsewhere.example".to_owned(), 403),
+    ] {
+        assert_eq!(asked(address, &request).0, status, "{request}");
+    }
+
+    if let Some(browser) = browser() {
+        let (dom, log) = opened_at(browser, &url, &["--window-size=1000,900"]);
+        assert_eq!(log, "");
+        let answers: usize = attributes(&dom, "data-answers")[0].parse().expect("a number");
+        assert!(answers >= 2, "it asked {answers} times");
+        assert!(dom.contains("Running: ") && dom.contains(" of 40000</td>"), "{dom}");
+        let chart = dom.split("data-chart=\"overlay\"").nth(1).expect("a chart");
+        assert!(attributes(chart, "data-points")[0].parse::<usize>().expect("a number") > 3);
+    }
+
+    let group = format!("-{}", run.0.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().expect("kill starts").success());
+    run.0.wait().expect("it ends");
+    reading.join().expect("its output is read");
+    let last = state();
+    assert!(points(&last) > points(&first), "it grew");
+    assert_eq!((&last["running"], &last["status"]["ended"]), (&false.into(), &"interrupted".into()));
+    let version = last["version"].as_str().expect("a version");
+    assert_eq!(get(&format!("/state?since={version}")).0, 204, "nothing new");
+
+    // A page to keep has the steps too.
+    place.good(&["report", "run"]);
+    let page = parsed(&place.path("run/report.html"));
+    assert!(page["text"].as_str().expect("a text").contains("This run was not finished"));
+    assert_eq!(points(&page["data"][0]), points(&last));
+
+    // An edit, and an end.
+    place.good(&["run", "tiny.mopd", "--out", "run", "--set", "steps=5"]);
+    assert!(!place.path("run/events.jsonl").exists());
+    assert_eq!(state()["finished"], true);
+    let page = get("/").1;
+    assert!(page.contains("id=\"table-0\"") && !page.contains("id=\"live\""));
+    place.refused(&["report", "--live", "run", "run"], &["`--live` shows one run"]);
+    let port = address.rsplit(':').next().expect("a port");
+    place.refused(&["report", "--live", "run", "--port", port], &["can't listen on port", "--port N"]);
 }
 
 /// What is written under a new plan never stands beside the numbers of the old one, and those are not lost.

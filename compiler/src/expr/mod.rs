@@ -6,6 +6,7 @@ pub mod build;
 pub mod derivative;
 pub mod graph;
 pub mod interpret;
+#[cfg(not(target_family = "wasm"))]
 #[allow(unsafe_code, reason = "machine code is called")]
 pub mod jit;
 pub mod roles;

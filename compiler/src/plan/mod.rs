@@ -44,7 +44,7 @@ pub(crate) use moving::{is_of_steps, moving, schedule};
 pub use panels::Panel;
 pub(crate) use panels::PanelMeaning;
 pub use producers::{Producer, Rollout};
-pub use rewards::{Reward, RewardPart, Secret};
+pub use rewards::{Reward, RewardPart, RewardRange, Secret};
 pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 pub use second_heads::second_heads;

@@ -4,7 +4,31 @@ use serde::{Deserialize, Serialize};
 
 use super::{Keep, Objective, Producer, Signal, Train, View};
 
-/// How a completion is judged. Rewards are in [0, 1].
+/// What the rewards of an author's program may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardRange {
+    /// From 0 to 1.
+    #[default]
+    Unit,
+    /// Any finite number.
+    Any,
+}
+
+impl RewardRange {
+    pub fn is_unit(&self) -> bool {
+        *self == RewardRange::Unit
+    }
+
+    pub fn has(self, reward: f64) -> bool {
+        match self {
+            RewardRange::Unit => (0.0..=1.0).contains(&reward),
+            RewardRange::Any => reward.is_finite(),
+        }
+    }
+}
+
+/// How a completion is judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reward {
@@ -23,6 +47,8 @@ pub enum Reward {
         /// Files and folders that it reads besides its own sources, relative to the source file.
         #[serde(default)]
         depends: Vec<String>,
+        #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
+        range: RewardRange,
     },
     /// A function of Python that is called with lists of completions: a worker process of ours speaks for it.
     Python {
@@ -34,6 +60,8 @@ pub enum Reward {
         /// As for a command.
         #[serde(default)]
         depends: Vec<String>,
+        #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
+        range: RewardRange,
     },
     /// 1 where the completion is JSON that the schema accepts, a file relative to the source file.
     JsonSchema { schema: String },
@@ -46,6 +74,8 @@ pub enum Reward {
         batch: u32,
         /// Of what it answers: a part of keys, and nothing else.
         version: Option<String>,
+        #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
+        range: RewardRange,
     },
     /// The weighted sum of what others say of the completion. The weights add up to 1.
     Parts { parts: Vec<RewardPart> },
@@ -98,6 +128,19 @@ impl Reward {
             Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } | Reward::Parts { .. } => {
                 false
             }
+        }
+    }
+
+    /// What it may be.
+    pub fn range(&self) -> RewardRange {
+        match self {
+            Reward::Command { range, .. } | Reward::Python { range, .. } | Reward::Http { range, .. } => {
+                *range
+            }
+            Reward::Parts { parts } if parts.iter().any(|part| !part.reward.range().is_unit()) => {
+                RewardRange::Any
+            }
+            _ => RewardRange::Unit,
         }
     }
 

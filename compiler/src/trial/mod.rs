@@ -21,10 +21,11 @@ use serde::Serialize;
 pub use expected::{Difference, differences};
 pub use numbers::{Numbers, Place};
 
-use crate::expr::graph::NodeId;
+use crate::expr::batch::Batch;
+use crate::expr::graph::{Graph, NodeId};
 use crate::expr::interpret::interpret;
-use crate::expr::jit::Program;
 use crate::expr::signals::Axis;
+use crate::expr::values::{EvaluationError, Values};
 use crate::lower::{WholeObjective, whole};
 use supply::{Supplied, supply};
 
@@ -84,10 +85,7 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result
     let graph = &formulas.graph;
     let fault = |error: &dyn std::fmt::Display| Failure::Numbers(vec![error.to_string()]);
     let exact = interpret(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
-    let compiled = match Program::compile(graph, &formulas.roots) {
-        Ok(program) => Some(program.run(&batch).map_err(|error| fault(&error))?),
-        Err(_) => None,
-    };
+    let compiled = compiled(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
     let value = |name: &str, node: NodeId| Value {
         name: name.to_owned(),
         axis: graph.axis(node),
@@ -123,6 +121,18 @@ pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result
         places: numbers.places(),
         unread,
     })
+}
+
+/// By the machine code that a run would use; none where there is no generator for the expression, or for this
+/// machine.
+#[cfg(not(target_family = "wasm"))]
+fn compiled(graph: &Graph, roots: &[NodeId], batch: &Batch) -> Result<Option<Values<f32>>, EvaluationError> {
+    crate::expr::jit::Program::compile(graph, roots).ok().map(|program| program.run(batch)).transpose()
+}
+
+#[cfg(target_family = "wasm")]
+fn compiled(_: &Graph, _: &[NodeId], _: &Batch) -> Result<Option<Values<f32>>, EvaluationError> {
+    Ok(None)
 }
 
 /// Numbers to begin with: all that an objective reads, for a prompt with two completions. Where terms have

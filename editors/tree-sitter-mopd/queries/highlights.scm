@@ -26,7 +26,7 @@
     ; rollouts that are kept, merges, teachers
     "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "shifted" "equal" "uniform"
     ; budgets, metrics, ways to compare texts
-    "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel" "prompts" "rollouts" "terms"))
+    "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel" "prompts" "rollouts" "terms" "unit"))
 
 ; ---- Numbers, texts, comments ----
 

@@ -1,5 +1,6 @@
 // The language client: starts `mopd lsp`, says what to do where it can't.
 
+const path = require("node:path");
 const vscode = require("vscode");
 const { LanguageClient, RevealOutputChannelOn, State, TransportKind } = require("vscode-languageclient/node");
 const program = require("./program");
@@ -20,6 +21,7 @@ async function activate(context) {
   context.subscriptions.push(
     output,
     vscode.commands.registerCommand("mopd.restart", () => restart()),
+    ...["run", "watch", "audit"].map((name) => vscode.commands.registerCommand(`mopd.${name}`, (uri) => perform(name, uri))),
     vscode.workspace.onDidChangeConfiguration((event) => {
       if (event.affectsConfiguration("mopd.path")) void restart();
     }),
@@ -71,6 +73,8 @@ async function start() {
     outputChannel: output,
     traceOutputChannel: output,
     revealOutputChannelOn: RevealOutputChannelOn.Never,
+    // The lines above declarations start our commands; snippets are ours already.
+    initializationOptions: { commands: true, snippets: true },
   });
   try {
     await client.start();
@@ -79,6 +83,31 @@ async function start() {
     output.error(`${command} lsp: ${problem}`);
     void offer(`\`${command} lsp\` could not be started. Is it a mopd that has a language server?`, [OUTPUT, CHOOSE, SETTINGS]);
   }
+}
+
+/** `mopd run` and the like of a file, in a terminal; of the one that is edited where none is named. */
+async function perform(name, uri) {
+  if (!vscode.workspace.isTrusted) return;
+  const document = uri
+    ? await vscode.workspace.openTextDocument(vscode.Uri.parse(uri, true))
+    : vscode.window.activeTextEditor?.document;
+  if (document?.languageId !== "mopd" || document.uri.scheme !== "file") {
+    void vscode.window.showErrorMessage(`mopd ${name}: open a .mopd file first.`);
+    return;
+  }
+  // What runs is on disk.
+  if (document.isDirty && !(await document.save())) return;
+  const folder = vscode.workspace.getWorkspaceFolder(document.uri);
+  const cwd = folder?.uri.fsPath ?? path.dirname(document.uri.fsPath);
+  const written = vscode.workspace.getConfiguration("mopd").get("path", "mopd");
+  const command = program.find(written, { folder: cwd });
+  if (!command) {
+    void offer(program.notFound(written), [CHOOSE, SETTINGS]);
+    return;
+  }
+  const execution = new vscode.ProcessExecution(command, [name, document.uri.fsPath], { cwd });
+  const task = new vscode.Task({ type: "mopd" }, folder ?? vscode.TaskScope.Workspace, `${name} ${path.basename(document.uri.fsPath)}`, "mopd", execution, []);
+  await vscode.tasks.executeTask(task);
 }
 
 /** Says what is wrong and does what is chosen. */

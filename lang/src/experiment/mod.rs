@@ -204,7 +204,17 @@ impl Domain {
     }
 }
 
-/// How a completion is judged. Rewards are in [0, 1].
+/// What the rewards of an author's program may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RewardRange {
+    /// From 0 to 1.
+    #[default]
+    Unit,
+    /// Any finite number.
+    Any,
+}
+
+/// How a completion is judged.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reward {
     /// 1 where the completion equals the data field.
@@ -221,6 +231,7 @@ pub enum Reward {
         batch: u32,
         /// Files and folders that it reads besides its own sources.
         depends: Vec<String>,
+        range: RewardRange,
     },
     /// A function of Python that is called with lists of completions.
     Python {
@@ -230,6 +241,7 @@ pub enum Reward {
         batch: u32,
         /// As for a command.
         depends: Vec<String>,
+        range: RewardRange,
     },
     /// 1 where the completion is JSON that the schema allows.
     JsonSchema { schema: String },
@@ -242,12 +254,26 @@ pub enum Reward {
         batch: u32,
         /// Of what it answers, in the author's words.
         version: Option<String>,
+        range: RewardRange,
     },
     /// Named parts and their weights; the verdict is the weighted sum.
     Parts(Vec<RewardPart>),
 }
 
 impl Reward {
+    /// What it may be.
+    pub fn range(&self) -> RewardRange {
+        match self {
+            Reward::Command { range, .. } | Reward::Python { range, .. } | Reward::Http { range, .. } => {
+                *range
+            }
+            Reward::Parts(parts) if parts.iter().any(|part| part.reward.range() == RewardRange::Any) => {
+                RewardRange::Any
+            }
+            _ => RewardRange::Unit,
+        }
+    }
+
     /// The programs that judge, each with what it reads beside its own sources.
     pub fn commands(&self) -> Vec<(&str, &[String])> {
         match self {

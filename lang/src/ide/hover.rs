@@ -1,6 +1,6 @@
 //! What a name is, in Markdown.
 
-use super::{ENTRY, describe};
+use super::{ENTRY, describe, keywords};
 use crate::check::builtins::Builtin;
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{Key, Takes};
@@ -14,7 +14,7 @@ pub struct Hover {
 }
 
 pub fn hover(analysis: &Analysis, offset: u32) -> Option<Hover> {
-    let found = analysis.index.at(ENTRY, offset)?;
+    let Some(found) = analysis.index.at(ENTRY, offset) else { return keywords::keyword(analysis, offset) };
     let markdown = match found.target {
         Target::Symbol(id) => symbol(analysis, id),
         Target::Module(file) => module(analysis, file),

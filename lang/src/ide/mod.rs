@@ -9,6 +9,7 @@ mod context;
 mod describe;
 mod hover;
 mod inlay;
+mod keywords;
 mod links;
 mod outside;
 mod place;

@@ -54,6 +54,7 @@ fn run(folder: &Path) -> Result<Run> {
     Ok(Run {
         rewards: rewards(&folder.join("rewards.parquet"))?,
         comparisons: experiment.comparisons,
+        bounded: experiment.domains.iter().map(|domain| domain.reward.range().is_unit()).collect(),
         domains: experiment.domains.into_iter().map(|domain| domain.name).collect(),
         models: experiment.models.into_iter().map(|model| model.name).collect(),
     })

@@ -142,7 +142,8 @@ pub fn table_rows(
         let means = row.means(everything.clone());
         let score = |column: usize| {
             let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])])] };
-            let (low, high) = of_rewards(&estimate);
+            let bounded = domain(column).reward.range().is_unit();
+            let (low, high) = if bounded { of_rewards(&estimate) } else { estimate.interval() };
             let by_seed = estimate.of_seeds();
             (
                 domain(column).name.clone(),

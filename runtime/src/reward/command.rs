@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use mopd_compiler::plan::RewardRange;
 use mopd_store::programs::python;
 
 use super::{RewardError, RewardInput, Verdict, verdict};
@@ -16,14 +17,21 @@ const CALLS: &str = include_str!("../../../python/mopd/reward.py");
 pub(super) struct Command {
     pool: Pool,
     batch: usize,
+    range: RewardRange,
     /// Whether a failure is of a whole batch.
     whole: bool,
 }
 
 impl Command {
     /// The time limit is for one batch, from the moment it is sent.
-    pub fn new(command: &str, limit_seconds: f64, batch: u32, folder: &Path) -> Result<Command, RewardError> {
-        Command::of("reward command", command, limit_seconds, batch, folder)
+    pub fn new(
+        command: &str,
+        limit_seconds: f64,
+        batch: u32,
+        range: RewardRange,
+        folder: &Path,
+    ) -> Result<Command, RewardError> {
+        Command::of("reward command", command, limit_seconds, batch, range, folder)
     }
 
     /// `judge.py:score`
@@ -32,13 +40,14 @@ impl Command {
         function: &str,
         limit_seconds: f64,
         batch: u32,
+        range: RewardRange,
         folder: &Path,
     ) -> Result<Command, RewardError> {
         let name = format!("{file}:{function}");
         let Command { pool, batch, .. } =
-            Command::of("reward function", &name, limit_seconds, batch, folder)?;
+            Command::of("reward function", &name, limit_seconds, batch, range, folder)?;
         let words = [&python(), "-c", CALLS, file, function].map(quoted).join(" ");
-        Ok(Command { pool: pool.started_by(format!("exec {words}")), batch, whole: true })
+        Ok(Command { pool: pool.started_by(format!("exec {words}")), batch, range, whole: true })
     }
 
     fn of(
@@ -46,6 +55,7 @@ impl Command {
         name: &str,
         limit_seconds: f64,
         batch: u32,
+        range: RewardRange,
         folder: &Path,
     ) -> Result<Command, RewardError> {
         let setting = |setting: String| RewardError::Setting { program: format!("{what} `{name}`"), setting };
@@ -54,7 +64,7 @@ impl Command {
         if batch == 0 {
             return Err(setting("batches of 0".to_owned()));
         }
-        Ok(Command { pool, batch: batch as usize, whole: false })
+        Ok(Command { pool, batch: batch as usize, range, whole: false })
     }
 
     pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
@@ -78,7 +88,7 @@ impl Command {
         batch: &[RewardInput],
         control: &Control,
     ) -> Result<Vec<Verdict>, RewardError> {
-        let outcome = self.pool.batch(worker, batch, "reward", verdict, control);
+        let outcome = self.pool.batch(worker, batch, "reward", |reply| verdict(reply, self.range), control);
         let unanswered = match outcome {
             Ok(rewards) => return Ok(rewards),
             Err(unanswered) => unanswered,

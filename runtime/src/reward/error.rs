@@ -103,7 +103,8 @@ impl RewardError {
             RewardError::InvalidOutput { .. } => "for every line {\"id\": 0, \"prompt\": ..., \
                                                   \"completion\": ..., \"record\": {...}} it must write one \
                                                   line {\"id\": 0, \"reward\": 0.5} with a reward from 0 to \
-                                                  1, and nothing else; messages belong on standard error"
+                                                  1, or with any number where the experiment says `range: \
+                                                  any`, and nothing else; messages belong on standard error"
                 .to_owned(),
         }
     }

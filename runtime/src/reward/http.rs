@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use mopd_compiler::plan::Secret;
+use mopd_compiler::plan::{RewardRange, Secret};
 use serde_json::Value;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Agent, Error};
@@ -37,6 +37,7 @@ struct Server {
     agent: Agent,
     uri: Uri,
     limit: Duration,
+    range: RewardRange,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -55,7 +56,12 @@ enum Trouble {
 
 impl Http {
     /// Nobody is asked yet. The time limit is for one batch.
-    pub fn new(url: &Secret, limit_seconds: f64, batch: u32) -> Result<Http, RewardError> {
+    pub fn new(
+        url: &Secret,
+        limit_seconds: f64,
+        batch: u32,
+        range: RewardRange,
+    ) -> Result<Http, RewardError> {
         let (text, from) = match url {
             Secret::Text(text) => (text.clone(), "the reward's URL".to_owned()),
             Secret::Environment(name) => {
@@ -92,7 +98,7 @@ impl Http {
             .http_status_as_error(false)
             .timeout_global(Some(limit))
             .user_agent(concat!("mopd/", env!("CARGO_PKG_VERSION")));
-        let server = Server { agent: config.build().into(), uri, limit, warnings: Mutex::default() };
+        let server = Server { agent: config.build().into(), uri, limit, range, warnings: Mutex::default() };
         Ok(Http { server: Arc::new(server), batch: batch as usize })
     }
 
@@ -142,7 +148,7 @@ impl Server {
     fn ask(&self, body: &[u8], count: usize, stop: &AtomicBool) -> Result<Vec<Verdict>, RewardError> {
         let mut attempt = 0;
         loop {
-            let (what, help) = match self.post(body).and_then(|said| verdicts(&said, count)) {
+            let (what, help) = match self.post(body).and_then(|said| verdicts(&said, count, self.range)) {
                 Ok(verdicts) => return Ok(verdicts),
                 Err(Trouble::Lasting { what, help }) => (what, help),
                 Err(Trouble::Passing { what, .. }) if attempt < RETRIES && !stop.load(Ordering::Relaxed) => {
@@ -220,10 +226,11 @@ impl Server {
 
 const ANSWER: &str = "to a list [{\"prompt\": ..., \"completion\": ..., \"record\": {...}}, ...] it must answer \
                       with a list of as many numbers from 0 to 1, in the same order, [0.5, 1], or of objects \
-                      {\"reward\": 0.5, \"feedback\": \"...\"}";
+                      {\"reward\": 0.5, \"feedback\": \"...\"}; any number where the experiment says `range: \
+                      any`";
 
 /// What an answer says of each of `count` completions.
-fn verdicts(said: &[u8], count: usize) -> Result<Vec<Verdict>, Trouble> {
+fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Verdict>, Trouble> {
     let wrong = |why: String| Trouble::Lasting {
         what: format!("gave an invalid answer: {why} in {}", quote(String::from_utf8_lossy(said).trim())),
         help: ANSWER.to_owned(),
@@ -235,8 +242,8 @@ fn verdicts(said: &[u8], count: usize) -> Result<Vec<Verdict>, Trouble> {
     }
     let of = |(place, reply): (usize, &Value)| {
         let said = match reply {
-            Value::Object(_) => verdict(reply),
-            number => verdict(&serde_json::json!({ "reward": number })),
+            Value::Object(_) => verdict(reply, range),
+            number => verdict(&serde_json::json!({ "reward": number }), range),
         };
         said.map_err(|why| wrong(format!("{why} at place {place}")))
     };

@@ -1,4 +1,5 @@
-//! Verifiers: how a completion is judged. A reward is a number in [0, 1].
+//! Verifiers: how a completion is judged. A reward is a number in [0, 1], unless the experiment says `range:
+//! any` of a program.
 
 mod command;
 mod error;
@@ -10,7 +11,7 @@ pub use error::RewardError;
 
 use std::path::Path;
 
-use mopd_compiler::plan;
+use mopd_compiler::plan::{self, RewardRange};
 use regex::Regex;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -30,7 +31,7 @@ pub struct RewardInput<'a> {
 /// What a verifier says of a completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// In [0, 1].
+    /// In the range of its verifier.
     pub reward: f64,
     /// In words; a command need not say any.
     pub feedback: Option<String>,
@@ -90,12 +91,13 @@ impl Verifier {
                 })?;
                 Rule::Regex { pattern: compiled, field: field.clone() }
             }
-            plan::Reward::Command { command, time_limit_seconds, batch, depends: _ } => {
-                let command = command::Command::new(command, *time_limit_seconds, *batch, base)?;
+            plan::Reward::Command { command, time_limit_seconds, batch, depends: _, range } => {
+                let command = command::Command::new(command, *time_limit_seconds, *batch, *range, base)?;
                 return Ok(Verifier { judge: Judge::Command(command) });
             }
-            plan::Reward::Python { file, function, time_limit_seconds, batch, depends: _ } => {
-                let command = command::Command::function(file, function, *time_limit_seconds, *batch, base)?;
+            plan::Reward::Python { file, function, time_limit_seconds, batch, depends: _, range } => {
+                let limit = *time_limit_seconds;
+                let command = command::Command::function(file, function, limit, *batch, *range, base)?;
                 return Ok(Verifier { judge: Judge::Command(command) });
             }
             plan::Reward::JsonSchema { schema } => {
@@ -106,8 +108,8 @@ impl Verifier {
                 let tests = unit_tests::UnitTests::new(field, *time_limit_seconds)?;
                 return Ok(Verifier { judge: Judge::UnitTests(tests) });
             }
-            plan::Reward::Http { url, time_limit_seconds, batch, version: _ } => {
-                let http = http::Http::new(url, *time_limit_seconds, *batch)?;
+            plan::Reward::Http { url, time_limit_seconds, batch, version: _, range } => {
+                let http = http::Http::new(url, *time_limit_seconds, *batch, *range)?;
                 return Ok(Verifier { judge: Judge::Http(http) });
             }
             plan::Reward::Parts { parts } => {
@@ -205,10 +207,12 @@ impl Verifier {
 }
 
 /// What the reply of a program or a server says.
-fn verdict(reply: &Value) -> Result<Verdict, String> {
+fn verdict(reply: &Value, range: RewardRange) -> Result<Verdict, String> {
     let reward = reply.get("reward").ok_or("no `reward`")?;
-    let reward = reward.as_f64().filter(|reward| (0.0..=1.0).contains(reward));
-    let reward = reward.ok_or("a `reward` that is not a number from 0 to 1")?;
+    let reward = reward.as_f64().filter(|reward| range.has(*reward)).ok_or(match range {
+        RewardRange::Unit => "a `reward` that is not a number from 0 to 1",
+        RewardRange::Any => "a `reward` that is not a finite number",
+    })?;
     let feedback = reply.get("feedback").and_then(Value::as_str).map(str::to_owned);
     Ok(Verdict { reward, feedback, parts: Vec::new() })
 }

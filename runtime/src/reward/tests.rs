@@ -155,7 +155,13 @@ impl Program {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("judge.py"), format!("{PRELUDE}{text}")).unwrap();
         let command = "python3 judge.py".to_owned();
-        let reward = plan::Reward::Command { command, time_limit_seconds: limit, batch, depends: Vec::new() };
+        let reward = plan::Reward::Command {
+            command,
+            time_limit_seconds: limit,
+            batch,
+            depends: Vec::new(),
+            range: Default::default(),
+        };
         let verifier = Verifier::new(&reward, folder.path()).unwrap();
         Program { folder, verifier }
     }
@@ -324,7 +330,13 @@ fn half_a_line_before_a_crash_is_a_crash() {
 fn an_unknown_program_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let command = "no-such-judge --fast".to_owned();
-    let reward = plan::Reward::Command { command, time_limit_seconds: 60.0, batch: 1, depends: Vec::new() };
+    let reward = plan::Reward::Command {
+        command,
+        time_limit_seconds: 60.0,
+        batch: 1,
+        depends: Vec::new(),
+        range: Default::default(),
+    };
     let fields = record(json!({}));
     let answers = [RewardInput { prompt: "p0", completion: "c0", record: &fields }];
     let error = Verifier::new(&reward, folder.path()).unwrap().judge(&answers, &undisturbed()).unwrap_err();
@@ -472,6 +484,27 @@ fn invalid_output_is_quoted() {
 }
 
 #[test]
+fn a_range_of_any_number_is_one_that_is_asked_for() {
+    let judge = |range| {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("{PRELUDE}for r in requests(): reply(r['id'], -3.5 if r['id'] else 12)\n");
+        fs::write(folder.path().join("judge.py"), text).unwrap();
+        let command = "python3 judge.py".to_owned();
+        let reward =
+            plan::Reward::Command { command, time_limit_seconds: 60.0, batch: 8, depends: Vec::new(), range };
+        let verifier = Verifier::new(&reward, folder.path()).unwrap();
+        Program { folder, verifier }.judge(2)
+    };
+    assert_eq!(judge(plan::RewardRange::Any).unwrap(), [12.0, -3.5]);
+    let error = judge(plan::RewardRange::Unit).unwrap_err();
+    assert!(error.to_string().contains("a `reward` that is not a number from 0 to 1"), "{error}");
+    assert!(error.help().contains("`range: any`"), "{}", error.help());
+    // Whatever it may be, it is a number.
+    assert!(verdict(&json!({ "reward": "high" }), plan::RewardRange::Any).is_err());
+    assert!(verdict(&json!({ "reward": null }), plan::RewardRange::Any).is_err());
+}
+
+#[test]
 fn an_answer_to_an_earlier_batch_is_not_taken_for_this_one() {
     let text = "for r in requests():
     reply(r['id'], 1)
@@ -567,6 +600,7 @@ fn impossible_settings_are_refused() {
             time_limit_seconds: limit,
             batch,
             depends: Vec::new(),
+            range: Default::default(),
         };
         let error = Verifier::new(&reward, Path::new(".")).err().unwrap();
         assert_eq!(error.to_string(), format!("the reward command `cat` cannot work with {wanted}"));

@@ -2,6 +2,7 @@
 
 mod curves;
 mod headline;
+mod live;
 mod page;
 mod samples;
 mod source;
@@ -17,9 +18,10 @@ use serde::{Serialize, Serializer};
 
 use super::compare;
 use crate::args::ReportArgs;
-use crate::host::as_text;
+use crate::host::{as_text, reason};
 use crate::output;
 use crate::problem::{Problem, Status};
+use crate::run_events::{EVENTS, EventsSoFar};
 use crate::run_folder::{ColumnTable, METRICS, REWARDS, RunFolder, SAMPLES, WEIGHTS};
 use crate::worker;
 
@@ -44,6 +46,35 @@ pub struct LoadedRun {
 }
 
 impl LoadedRun {
+    /// With what its folder has; `before` are those in front of it on the page.
+    fn load(folder: RunFolder, name: String, before: &[LoadedRun]) -> Result<LoadedRun, Problem> {
+        let [metrics, samples, weights] = folder.tables([METRICS, SAMPLES, WEIGHTS])?;
+        let metrics = match metrics {
+            Some(metrics) => metrics,
+            None => steps_so_far(&folder.path)?,
+        };
+        let compared = match before.first() {
+            Some(first) if has_rewards(&first.folder) && has_rewards(&folder) => {
+                let paths = [as_text(&first.folder.path)?, as_text(&folder.path)?];
+                compare::results(&paths)?.into_iter().flatten().collect()
+            }
+            _ => Vec::new(),
+        };
+        Ok(LoadedRun {
+            name,
+            place: before.len(),
+            stages_before: before
+                .last()
+                .map_or(0, |run| run.stages_before + run.folder.plan.experiment.models.len() as u32),
+            metrics,
+            samples: samples.unwrap_or_default(),
+            weights: weights.unwrap_or_default(),
+            differences: differences(&folder)?,
+            compared,
+            folder,
+        })
+    }
+
     fn stage(&self, model: ModelId) -> u32 {
         self.stages_before + model.0
     }
@@ -59,36 +90,19 @@ impl LoadedRun {
 }
 
 pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
+    if arguments.live {
+        let [run] = &arguments.runs[..] else {
+            return Err(Problem::usage("usage", "`--live` shows one run")
+                .help("name one folder; `mopd report A B` makes a page of several"));
+        };
+        return live::serve(run, arguments.port.unwrap_or_default());
+    }
     let names = names(&arguments.runs);
     let mut runs: Vec<LoadedRun> = Vec::new();
     for (path, name) in arguments.runs.iter().zip(names) {
-        let folder = RunFolder::open(path)?;
-        let [metrics, samples, weights] =
-            folder.tables([METRICS, SAMPLES, WEIGHTS])?.map(Option::unwrap_or_default);
-        let differences = differences(&folder)?;
-        let stages_before =
-            runs.last().map_or(0, |run| run.stages_before + run.folder.plan.experiment.models.len() as u32);
-        let place = runs.len();
-        let compared = match runs.first() {
-            Some(first) if has_rewards(&first.folder) && has_rewards(&folder) => {
-                let paths = [as_text(&first.folder.path)?, as_text(&folder.path)?];
-                compare::results(&paths)?.into_iter().flatten().collect()
-            }
-            _ => Vec::new(),
-        };
-        runs.push(LoadedRun {
-            folder,
-            name,
-            place,
-            stages_before,
-            metrics,
-            samples,
-            weights,
-            differences,
-            compared,
-        });
+        runs.push(LoadedRun::load(RunFolder::open(path)?, name, &runs)?);
     }
-    let html = page::page(&runs)?;
+    let html = page::page(&runs, false)?;
     let out = arguments.out.clone().unwrap_or_else(|| match &arguments.runs[..] {
         [run] => run.join("report.html"),
         // The page of one of them is another.
@@ -103,6 +117,15 @@ pub fn report(arguments: &ReportArgs) -> Result<Status, Problem> {
     }
     output::result(&format!("{}\n", out.display()));
     Ok(Status::Good)
+}
+
+/// The steps of a run that is not finished, as far as its events have them.
+fn steps_so_far(run: &Path) -> Result<ColumnTable, Problem> {
+    let mut so_far = EventsSoFar::default();
+    so_far.follow(run, |_| ()).map_err(|error| {
+        Problem::usage("can't-read", format!("can't read {}: {}", run.join(EVENTS).display(), reason(&error)))
+    })?;
+    Ok(so_far.metrics())
 }
 
 /// What each run is called: the end of its path, as much of it as tells it from the others.

@@ -29,6 +29,8 @@ const SCRIPT: [&str; 8] = [
     include_str!("script/plan.js"),
     include_str!("script/main.js"),
 ];
+/// What the page of a run in progress has besides.
+const LIVE: &str = include_str!("script/live.js");
 const D3: &str = include_str!("vendor/d3.min.js");
 const PLOT: &str = include_str!("vendor/plot.umd.min.js");
 const DAGRE: &str = include_str!("vendor/dagre.min.js");
@@ -48,7 +50,8 @@ struct PageData {
     bins: Edges,
 }
 
-pub fn page(runs: &[LoadedRun]) -> Result<String, Problem> {
+/// A `live` page asks the server that it came from for what is new.
+pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
     let mut data = PageData {
         runs: runs.iter().map(|run| printable(&run.name)).collect(),
         tables: Vec::new(),
@@ -88,7 +91,9 @@ pub fn page(runs: &[LoadedRun]) -> Result<String, Problem> {
         version => env!("CARGO_PKG_VERSION"),
         title,
         runs => views,
-        trained,
+        // Of a run in progress, there will be something to show.
+        trained => trained || live,
+        live,
         sampled,
         style => Value::from_safe_string(STYLE.to_owned()),
         data => Value::from_safe_string(inside_script(&data)),
@@ -96,7 +101,7 @@ pub fn page(runs: &[LoadedRun]) -> Result<String, Problem> {
         d3 => Value::from_safe_string(library(D3)),
         plot => Value::from_safe_string(library(PLOT)),
         dagre => Value::from_safe_string(library(DAGRE)),
-        script => Value::from_safe_string(script()),
+        script => Value::from_safe_string(script(live)),
     };
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -162,8 +167,9 @@ fn facts(run: &LoadedRun) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn script() -> String {
-    format!("\"use strict\";\n(() => {{\n{}}})();\n", SCRIPT.concat())
+fn script(live: bool) -> String {
+    let live = if live { LIVE } else { "" };
+    format!("\"use strict\";\n(() => {{\n{}{live}}})();\n", SCRIPT.concat())
 }
 
 /// JSON that can stand in a script element: nothing in it can end the element or begin a comment.
@@ -211,7 +217,7 @@ mod tests {
                 "6c5d6140f32f6268f531274a15a38f67e816a2643a1338675401aeb5e41786f5"
             ]
         );
-        for text in [D3, PLOT, DAGRE, &script()] {
+        for text in [D3, PLOT, DAGRE, &script(true)] {
             assert!(!text.to_lowercase().contains("</script"));
         }
     }

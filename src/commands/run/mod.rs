@@ -2,6 +2,7 @@
 
 mod tracker;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -9,7 +10,6 @@ use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{Event, Failure, Job, Predict, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
-use serde::Serialize;
 
 use self::tracker::Tracker;
 use super::export::LiveEventFiles;
@@ -18,9 +18,10 @@ use crate::args::{Format, RunArgs};
 use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
-use crate::progress::{LOG_EVERY, RunProgress, TICK, utc};
+use crate::progress::{LOG_EVERY, ProgressPrinter, RunProgress, TICK, utc};
 use crate::provenance::{PROVENANCE, Provenance};
 use crate::render;
+use crate::run_events::{EventFile, json_line};
 use crate::table;
 use crate::worker::interrupts::Interrupts;
 use crate::worker::killed;
@@ -73,6 +74,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
     let tracker = arguments.tracker.as_ref();
     let mut followers = Followers {
         format: arguments.format,
+        events: written(EventFile::of(out), &printer),
         event_files: arguments.tensorboard.then(|| LiveEventFiles::new(out)),
         tracker: tracker
             .map(|command| Tracker::start(command, &compiled.plan, out, printer.clone()))
@@ -152,6 +154,8 @@ fn details(compiled: &Compiled, out: &Path) {
 /// Who is told of every event, beside the progress that is shown.
 struct Followers {
     format: Format,
+    /// None where it could not be written: that is said once.
+    events: Option<EventFile>,
     /// None where one could not be written: that is said once.
     event_files: Option<LiveEventFiles>,
     tracker: Option<Tracker>,
@@ -161,6 +165,11 @@ impl Followers {
     fn note(&mut self, event: &Event, progress: &RunProgress) {
         if self.format == Format::Json {
             output::result(&json_line(event));
+        }
+        if let Some(events) = &mut self.events
+            && written(events.note(event), &progress.printer()).is_none()
+        {
+            self.events = None;
         }
         if let (Event::Step { step, rows, .. }, Some(files)) = (event, &mut self.event_files)
             && let Err((path, error)) = files.step(*step, rows)
@@ -176,6 +185,18 @@ impl Followers {
             tracker.note(event);
         }
     }
+}
+
+/// What came of writing the run's events; a warning where nothing did.
+fn written<T>(done: Result<T, (PathBuf, io::Error)>, printer: &ProgressPrinter) -> Option<T> {
+    let said = |(path, error): (PathBuf, io::Error)| {
+        printer.warn(&format!(
+            "warning: can't write {}: {}; `mopd report --live` does not show this run\n",
+            path.display(),
+            reason(&error)
+        ));
+    };
+    done.map_err(said).ok()
 }
 
 /// Reads the worker to its end. Returns the event that closes the job, if there was one.
@@ -204,17 +225,6 @@ fn follow(
         Ok(())
     })?;
     Ok((last, worker.wait()?))
-}
-
-/// An event as others read it: with the time at which it came.
-pub fn json_line(event: &Event) -> String {
-    #[derive(Serialize)]
-    struct Timed<'a> {
-        #[serde(flatten)]
-        event: &'a Event,
-        time: String,
-    }
-    serde_json::to_string(&Timed { event, time: utc() }).expect("an event was read from JSON") + "\n"
 }
 
 /// A worker of another build may read the plan differently; better to stop before it trains.
@@ -252,23 +262,6 @@ pub fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String
         }
     }
     Ok(found)
-}
-
-pub fn out_folder(wanted: Option<&Path>, plan: &Plan) -> PathBuf {
-    let experiment = &plan.experiment;
-    match (wanted, &experiment.out) {
-        (Some(out), _) => out.to_owned(),
-        (None, Some(out)) => PathBuf::from(out),
-        (None, None) => Path::new("runs").join(folder_name(&experiment.name)),
-    }
-}
-
-/// An experiment's name as the name of a folder.
-fn folder_name(name: &str) -> String {
-    let safe = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' };
-    let name: String = name.chars().map(safe).collect();
-    let name = name.trim().trim_start_matches('.');
-    if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
 }
 
 /// What the results are made from: the source, the modules that it imports from its folder, the plan. Results
@@ -358,15 +351,4 @@ fn finish(
         out.display()
     ));
     Ok(Status::Good)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_becomes_a_folder_inside_runs() {
-        let names = ["quickstart", "a/b", "../../etc", "..", " three experts ", ""].map(folder_name);
-        assert_eq!(names, ["quickstart", "a-b", "-..-etc", "experiment", "three experts", "experiment"]);
-    }
 }

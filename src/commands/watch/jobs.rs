@@ -1,6 +1,7 @@
 //! The runs of a sweep on the worker: they execute one after the other, and their events become notes.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use crate::commands::Compiled;
 use crate::commands::run;
 use crate::commands::sweep::SweepRun;
 use crate::problem::Problem;
+use crate::run_events::EventFile;
 use crate::worker::{self, Worker};
 
 impl WatchSession<'_> {
@@ -124,6 +126,7 @@ impl WatchSession<'_> {
         if self.worker.is_none() {
             self.worker = Some(self.attach()?);
         }
+        self.written = self.told(EventFile::of(out));
         match &self.worker {
             Some(worker) => worker.requests.send(&Request::Begin { job }),
             None => Ok(()),
@@ -161,8 +164,19 @@ impl WatchSession<'_> {
         Ok(WorkerHandle { number, requests, kill })
     }
 
+    /// What came of writing a run's events; said where nothing did.
+    fn told<T>(&mut self, done: Result<T, (PathBuf, io::Error)>) -> Option<T> {
+        let said = |(path, error): (PathBuf, io::Error)| {
+            self.ui.note(&Note::Problem(&Problem::unwritten(&path, &error)));
+        };
+        done.map_err(said).ok()
+    }
+
     pub(super) fn event(&mut self, event: &Event) -> Result<(), Problem> {
         self.ui.note(&Note::Event(event));
+        if let Some(mut file) = self.written.take() {
+            self.written = self.told(file.note(event)).map(|()| file);
+        }
         match event {
             Event::Ready { versions, .. } => {
                 if let Some(worker) = &self.worker {

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::ui::Note;
 use crate::args::Format;
-use crate::commands::run::json_line;
 use crate::figures::{bytes, duration, scores_found};
 use crate::output::{self, Style, counted};
 use crate::render;
+use crate::run_events::json_line;
 use crate::table;
 
 /// A line of `--format json` that no worker sent.

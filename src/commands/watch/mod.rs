@@ -30,6 +30,7 @@ use crate::args::WatchArgs;
 use crate::host::{self, folder_of};
 use crate::output;
 use crate::problem::{Problem, Status};
+use crate::run_events::EventFile;
 use crate::run_lock::RunLock;
 use crate::worker::{self, Kill, Requests, WorkerMessage};
 
@@ -97,6 +98,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
         latest: None,
         waiting: None,
         job: None,
+        written: None,
         before: None,
         lock: None,
         retry: false,
@@ -144,6 +146,8 @@ struct WatchSession<'a> {
     latest: Option<Rc<Sweep>>,
     waiting: Option<Rc<Sweep>>,
     job: Option<Running>,
+    /// Of the member at work.
+    written: Option<EventFile>,
     /// The runs before the next.
     before: Option<StartedSweep>,
     /// Of the folder of results that was written to last.

@@ -1,11 +1,14 @@
 //! Completion at the cursor.
 
+use std::collections::BTreeMap;
+
 use lsp_types::{
     CompletionItem, CompletionItemKind, CompletionList, CompletionParams, CompletionTextEdit, Documentation,
-    Range, TextEdit,
+    InsertTextFormat, Range, TextEdit,
 };
 use mopd_lang::check::index::SymbolKind;
 use mopd_lang::ide::{self, CandidateKind};
+use serde::Deserialize;
 
 use super::super::dispatch::RequestError;
 use super::super::session::Session;
@@ -32,7 +35,49 @@ pub fn handle(session: &Session, params: CompletionParams) -> Result<CompletionL
         label: candidate.label,
         ..CompletionItem::default()
     });
-    Ok(CompletionList { is_incomplete: false, items: items.collect() })
+    let items: Vec<CompletionItem> = items.collect();
+    let at_item = items
+        .iter()
+        .any(|item| item.label == "experiment" && item.kind == Some(kind(CandidateKind::Keyword)));
+    let written = if at_item && session.client.snippets { snippets(range) } else { Vec::new() };
+    Ok(CompletionList { is_incomplete: false, items: items.into_iter().chain(written).collect() })
+}
+
+/// Whole declarations, with places to be filled in: those of our extension, for every other editor.
+fn snippets(range: Range) -> Vec<CompletionItem> {
+    #[derive(Deserialize)]
+    struct Snippet {
+        prefix: String,
+        description: String,
+        body: Body,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Body {
+        Line(String),
+        Lines(Vec<String>),
+    }
+    const WRITTEN: &str = include_str!("../../../editors/vscode/snippets/mopd.json");
+    let all: BTreeMap<String, Snippet> = serde_json::from_str(WRITTEN).expect("a test reads it");
+    let item = |(name, Snippet { prefix, description, body }): (String, Snippet)| CompletionItem {
+        kind: Some(CompletionItemKind::SNIPPET),
+        detail: Some(name),
+        documentation: Some(Documentation::MarkupContent(super::markdown(description))),
+        // Behind the bare words.
+        sort_text: Some(format!("9{prefix}")),
+        insert_text_format: Some(InsertTextFormat::SNIPPET),
+        text_edit: Some(CompletionTextEdit::Edit(TextEdit {
+            range,
+            new_text: match body {
+                Body::Line(line) => line,
+                Body::Lines(lines) => lines.join("\n"),
+            },
+        })),
+        filter_text: Some(prefix.clone()),
+        label: format!("{prefix} …"),
+        ..CompletionItem::default()
+    };
+    all.into_iter().map(item).collect()
 }
 
 fn kind(kind: CandidateKind) -> CompletionItemKind {

@@ -8,6 +8,7 @@ use mopd_lang::experiment::{Objective, Stage, Train};
 use mopd_lang::ide;
 
 use super::super::dispatch::RequestError;
+use super::super::planned::Planned;
 use super::super::session::{Document, ENTRY, Session};
 
 pub fn handle(session: &Session, params: HoverParams) -> Result<Option<Hover>, RequestError> {
@@ -15,11 +16,23 @@ pub fn handle(session: &Session, params: HoverParams) -> Result<Option<Hover>, R
     let found = ide::hover(&document.analysis, offset);
     Ok(found.map(|found| {
         let gradients = gradients(session, document, offset).unwrap_or_default();
+        let stage = stage(session, document, offset).unwrap_or_default();
         Hover {
-            contents: HoverContents::Markup(super::markdown(found.markdown + &gradients)),
+            contents: HoverContents::Markup(super::markdown(found.markdown + &gradients + &stage)),
             range: Some(lines.range_of(found.span)),
         }
     }))
+}
+
+/// What a run would do with a model, and what it costs.
+fn stage(session: &Session, document: &Document, offset: u32) -> Option<String> {
+    let index = &document.analysis.index;
+    let Target::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
+    let symbol = index.symbol(id);
+    if symbol.kind != SymbolKind::Model {
+        return None;
+    }
+    Planned::of(session, document)?.of_model(&symbol.name)
 }
 
 /// What the gradients of the terms follow, for an objective or one of its terms. Nothing of it is computed

@@ -1,6 +1,7 @@
 //! The requests, one file each: from the protocol's terms to a function of `mopd_lang::ide`, and back.
 
 pub mod code_actions;
+pub mod code_lens;
 pub mod completion;
 pub mod definition;
 pub mod document_symbols;

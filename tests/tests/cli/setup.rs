@@ -103,14 +103,30 @@ fn the_set_up_hands_program_and_checksums_to_python() {
     use std::os::unix::fs::PermissionsExt;
     let executable = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(place.path("bin/python3"), executable).expect("permissions");
-    let mut command = bare(place.command(&["setup"]), &place);
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", place.path("bin").display()));
-    let setup = said(command).is(0, &[]);
-    assert_eq!(setup.out, "- fetch\n3\n1\n");
+    let setup = |words: &[&str]| {
+        let mut command = bare(place.command(words), &place);
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", place.path("bin").display()));
+        said(command).is(0, &[])
+    };
+    // With a GPU, all of torch.
+    let usual = if std::path::Path::new("/dev/nvidia0").exists() { "fetch-cuda" } else { "fetch" };
+    assert_eq!(setup(&["setup"]).out, format!("- {usual}\n3\n1\n"));
+    assert_eq!(setup(&["setup", "--cuda"]).out, "- fetch-cuda\n3\n1\n");
+    // What is there for the processor is not enough then; what has CUDA is.
+    place.write(&format!("{FOLDER}/lib/libtorch_cpu.so"), "");
+    assert_eq!(setup(&["setup", "--cuda"]).out, "- fetch-cuda\n3\n1\n");
+    let folder = "cache/libtorch-2.11.0-cuda/torch";
+    for library in ["libtorch_cpu.so", "libtorch_cuda.so"] {
+        place.write(&format!("{folder}/lib/{library}"), "");
+    }
+    let found = setup(&["setup", "--cuda"]).out;
+    assert_eq!(found.trim_end(), place.path(folder).display().to_string());
 
+    std::fs::remove_dir_all(place.path("cache")).expect("a folder");
     place.write("bin/python3", "#!/bin/sh\necho 'no route to host' >&2; exit 1\n");
     let mut command = bare(place.command(&["setup"]), &place);
+    let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:{path}", place.path("bin").display()));
     said(command).is(1, &["no route to host", "error[no-libtorch]", "goes on with what is missing"]);
 }

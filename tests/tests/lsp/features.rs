@@ -273,3 +273,115 @@ fn folds_and_selections_follow_the_brackets() {
     assert!(texts[1].starts_with("n: 1") && texts.last() == Some(&GOOD), "{texts:?}");
     assert_eq!(slice(GOOD, &selections[1]["range"]), "\"𝒜\"");
 }
+
+#[test]
+fn words_that_name_nothing_are_explained() {
+    let mut workspace = Workspace::new();
+    workspace.open("a.mopd", GOOD);
+    for (place, words) in [
+        ("live student", "gradient flows through"),
+        ("route {", "Which teacher scores"),
+        ("objective mine", "What a stage minimises"),
+        ("compare \"", "A table"),
+        ("then mean", "What comes after"),
+    ] {
+        let hover = workspace.ask("textDocument/hover", "a.mopd", position(GOOD, place, 0), json!({}));
+        let text = hover["contents"]["value"].as_str().unwrap_or_else(|| panic!("{place}: {hover}"));
+        assert!(text.contains(words), "{place}: {text}");
+        assert!(place.starts_with(slice(GOOD, &hover["range"])), "{hover}");
+    }
+    // Not in a text, nor in a comment.
+    let text = format!("{GOOD}// live\nlet a = \"live\"\n");
+    workspace.replace("a.mopd", 2, &text);
+    for place in ["live\n", "live\""] {
+        let hover = workspace.ask("textDocument/hover", "a.mopd", position(&text, place, 0), json!({}));
+        assert_eq!(hover, Value::Null, "{place:?}");
+    }
+}
+
+#[test]
+fn the_code_of_a_diagnostic_leads_to_its_page() {
+    let wrong = GOOD.replace("clip_at: 5", "clipat: 5");
+    let supports = json!({ "textDocument": { "publishDiagnostics": { "codeDescriptionSupport": true } } });
+    let mut workspace = Workspace::with_capabilities(supports);
+    let diagnostics = workspace.open("a.mopd", &wrong);
+    let page = diagnostics[0]["codeDescription"]["href"].as_str().expect("a page");
+    let file = page.strip_prefix("file://").expect("a file");
+    let text = std::fs::read_to_string(file).expect("it is there");
+    assert!(file.ends_with("/unknown-argument.md") && text.starts_with("# "), "{text}");
+    // An editor that does not know of such links gets none.
+    let diagnostics = Workspace::new().open("a.mopd", &wrong);
+    assert_eq!(diagnostics[0]["codeDescription"], Value::Null);
+}
+
+#[test]
+fn declarations_are_offered_whole() {
+    let supports =
+        json!({ "textDocument": { "completion": { "completionItem": { "snippetSupport": true } } } });
+    let offered = |capabilities: Value| {
+        let mut workspace = Workspace::with_capabilities(capabilities);
+        let text = format!("{GOOD}\ngr");
+        workspace.open("a.mopd", &text);
+        let at = position_of(&text, text.len());
+        let completion = workspace.ask("textDocument/completion", "a.mopd", at, json!({}));
+        let items = completion["items"].as_array().expect("items");
+        items.iter().find(|item| item["detail"] == "Specialists").cloned()
+    };
+    let item = offered(supports).expect("a snippet");
+    assert_eq!(
+        (&item["insertTextFormat"], &item["kind"], &item["filterText"]),
+        (&2.into(), &15.into(), &"grpo".into())
+    );
+    assert!(
+        item["textEdit"]["newText"]
+            .as_str()
+            .is_some_and(|text| text.contains("= grpo(${3:start}, on: d) {\n"))
+    );
+    assert_eq!(offered(json!({})), None);
+}
+
+/// What a run would do is said against the plan of the last one, whose folder it leaves.
+#[test]
+fn lines_above_declarations_tell_what_reruns() {
+    let mut workspace = Workspace::new();
+    workspace.write("a.mopd", GOOD);
+    workspace.open("a.mopd", GOOD);
+    let titles = |workspace: &mut Workspace| -> Vec<String> {
+        let params = json!({ "textDocument": { "uri": workspace.uri("a.mopd") } });
+        let lenses = workspace.client.request("textDocument/codeLens", params);
+        let of = |lens: &Value| {
+            assert_eq!(lens["command"]["command"], "", "an editor without our commands gets texts");
+            lens["command"]["title"].as_str().expect("a title").to_owned()
+        };
+        lenses.as_array().expect("a list").iter().map(of).collect()
+    };
+    assert_eq!(titles(&mut workspace), ["not run yet"]);
+    // What a run that was killed at once leaves: its plan and its text.
+    let out = workspace.path("runs/tiny 𝒜");
+    std::fs::create_dir_all(&out).expect("a folder");
+    let mut plan = std::process::Command::new(mopd_tests::mopd());
+    plan.current_dir(workspace.folder.path()).args(["plan", "--format", "json", "a.mopd"]);
+    let plan = plan.output().expect("mopd starts");
+    assert!(plan.status.success(), "{}", String::from_utf8_lossy(&plan.stderr));
+    std::fs::write(out.join("plan.json"), plan.stdout).expect("a plan");
+    std::fs::write(out.join("source.mopd"), GOOD).expect("a text");
+    let same = titles(&mut workspace);
+    assert_eq!(same[0], "nothing to rerun, 4 stages kept, against runs/tiny 𝒜, which is not finished");
+    assert_eq!(
+        same[1..],
+        ["unchanged since runs/tiny 𝒜", "unchanged since runs/tiny 𝒜", "unchanged since runs/tiny 𝒜"]
+    );
+    let edited = GOOD.replace("grpo(start, on: domains) { steps = 2", "grpo(start, on: domains) { steps = 3");
+    workspace.replace("a.mopd", 2, &edited);
+    let after = titles(&mut workspace);
+    assert!(after[0].starts_with("2 of 4 stages rerun, 2 kept"), "{after:?}");
+    assert_eq!(after[1], "unchanged since runs/tiny 𝒜");
+    assert_eq!(after[2], "reruns: steps 2 -> 3");
+    assert_eq!(after[3], "reruns: what it is made from changed");
+    let hover = workspace.ask("textDocument/hover", "a.mopd", position(&edited, "expert =", 0), json!({}));
+    let text = hover["contents"]["value"].as_str().expect("a text");
+    assert!(
+        text.contains("sequences") && text.contains("Key `") && text.contains("reruns: steps 2 -> 3"),
+        "{text}"
+    );
+}

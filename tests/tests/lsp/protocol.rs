@@ -12,12 +12,12 @@ fn what_is_advertised_is_answered_and_nothing_else() {
     assert_eq!(capabilities["positionEncoding"], "utf-16");
     assert_eq!(capabilities["textDocumentSync"]["change"], 2);
     for absent in
-        ["documentColorProvider", "codeLensProvider", "typeDefinitionProvider", "callHierarchyProvider"]
+        ["documentColorProvider", "implementationProvider", "typeDefinitionProvider", "callHierarchyProvider"]
     {
         assert!(capabilities.get(absent).is_none(), "{absent}");
     }
     workspace.open("a.mopd", GOOD);
-    let error = workspace.client.attempt("textDocument/codeLens", json!({})).expect_err("not there");
+    let error = workspace.client.attempt("textDocument/implementation", json!({})).expect_err("not there");
     assert_eq!(error["code"], -32601, "{error}");
     let error =
         workspace.client.attempt("textDocument/hover", json!({ "position": 1 })).expect_err("nonsense");

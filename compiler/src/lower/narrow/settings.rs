@@ -11,7 +11,8 @@ use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
     Architecture, Axis, DataSource, Domain, Evaluation, Joint, Learner, Model, Origin, OwnData, Recipe,
-    Reward, RewardPart, Rollout, Sampling, Scorers, Secret, Share, Stage, Train, Trainable, Validation,
+    Reward, RewardPart, RewardRange, Rollout, Sampling, Scorers, Secret, Share, Stage, Train, Trainable,
+    Validation,
 };
 use crate::refusal::Origins;
 
@@ -340,6 +341,13 @@ impl<'a> Settings<'a> {
     }
 }
 
+fn reward_range(range: wide::RewardRange) -> RewardRange {
+    match range {
+        wide::RewardRange::Unit => RewardRange::Unit,
+        wide::RewardRange::Any => RewardRange::Any,
+    }
+}
+
 pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
     match reward {
         wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
@@ -349,24 +357,28 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
         wide::Reward::Regex { pattern, field } => {
             Reward::Regex { pattern: pattern.clone(), field: field.clone() }
         }
-        wide::Reward::Command { command, time_limit_seconds, batch, depends } => Reward::Command {
+        wide::Reward::Command { command, time_limit_seconds, batch, depends, range } => Reward::Command {
             command: command.clone(),
             time_limit_seconds: *time_limit_seconds,
             batch: *batch,
             depends: depends.clone(),
+            range: reward_range(*range),
         },
-        wide::Reward::Python { file, function, time_limit_seconds, batch, depends } => Reward::Python {
-            file: file.clone(),
-            function: function.clone(),
-            time_limit_seconds: *time_limit_seconds,
-            batch: *batch,
-            depends: depends.clone(),
-        },
+        wide::Reward::Python { file, function, time_limit_seconds, batch, depends, range } => {
+            Reward::Python {
+                file: file.clone(),
+                function: function.clone(),
+                time_limit_seconds: *time_limit_seconds,
+                batch: *batch,
+                depends: depends.clone(),
+                range: reward_range(*range),
+            }
+        }
         wide::Reward::JsonSchema { schema } => Reward::JsonSchema { schema: schema.clone() },
         wide::Reward::UnitTests { field, time_limit_seconds } => {
             Reward::UnitTests { field: field.clone(), time_limit_seconds: *time_limit_seconds }
         }
-        wide::Reward::Http { url, time_limit_seconds, batch, version } => Reward::Http {
+        wide::Reward::Http { url, time_limit_seconds, batch, version, range } => Reward::Http {
             url: match url {
                 wide::Secret::Text(text) => Secret::Text(text.clone()),
                 wide::Secret::Environment(name) => Secret::Environment(name.clone()),
@@ -374,6 +386,7 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
             time_limit_seconds: *time_limit_seconds,
             batch: *batch,
             version: version.clone(),
+            range: reward_range(*range),
         },
         wide::Reward::Parts(parts) => {
             let part = |wide::RewardPart { name, weight, reward }: &wide::RewardPart| {

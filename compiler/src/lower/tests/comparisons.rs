@@ -60,8 +60,13 @@ fn a_benchmark_is_a_column_with_its_own_settings() {
 #[test]
 fn pass_at_1_stands_beside_a_reward_that_is_no_verdict() {
     let mut experiment = experiment();
-    let command =
-        Reward::Command { command: "judge".into(), time_limit_seconds: 1.0, batch: 1, depends: vec![] };
+    let command = Reward::Command {
+        command: "judge".into(),
+        time_limit_seconds: 1.0,
+        batch: 1,
+        depends: vec![],
+        range: Default::default(),
+    };
     experiment.domains[1].reward = command;
     experiment.comparisons[0].metrics = vec![Metric::PassAt(1)];
     let plan = compiled(&experiment);

@@ -213,6 +213,7 @@ fn the_keys_of_results_do_not_know_paths() {
         time_limit_seconds: 1.0,
         batch: 8,
         depends: depends.iter().map(|path| (*path).to_owned()).collect(),
+        range: Default::default(),
     };
     let keys = |depends: &[&str]| {
         let mut experiment = experiment();
@@ -232,7 +233,7 @@ fn the_keys_of_results_do_not_know_paths() {
     // Nothing of a server can be read.
     let server = |url: Secret, version: Option<&str>| {
         let version = version.map(str::to_owned);
-        rewarded(Reward::Http { url, time_limit_seconds: 1.0, batch: 8, version })
+        rewarded(Reward::Http { url, time_limit_seconds: 1.0, batch: 8, version, range: Default::default() })
     };
     let text = |url: &str| Secret::Text(url.into());
     let known = server(text("http://a"), None);

@@ -1,7 +1,7 @@
 //! Rewards: how a completion is judged.
 
 use super::declare::builtins;
-use super::types::{Count, Dependencies, Field, NotNegative, Seconds, Secret, Text};
+use super::types::{Count, Dependencies, Field, NotNegative, Range, Seconds, Secret, Text};
 
 builtins! { Reward: RewardName, RewardCall {
     /// 1 if the completion equals a field of the data exactly; the field is `answer` by default.
@@ -17,19 +17,21 @@ builtins! { Reward: RewardName, RewardCall {
     #[usage = "regex(\"answer: (?<answer>.*)\")"]
     regex => Regex { pattern: Text, field: Field = "answer" },
 
-    /// A program of yours returns a number from 0 to 1: one JSON object per line in, one out. `time_limit` is
-    /// in seconds, `batch` is the number of requests at once. Rewards are recomputed when a source file in
-    /// the script's folder changes, or a file or folder of `depends`.
+    /// A program of yours returns a number from 0 to 1, with `range: any` any other: one JSON object per line
+    /// in, one out. `time_limit` is in seconds, `batch` is the number of requests at once. Rewards are
+    /// recomputed when a source file in the script's folder changes, or a file or folder of `depends`.
     #[usage = "command(\"python3 verify.py\", time_limit: 10, depends: [\"rules.json\"])"]
     command => Command {
         command: Text,
         time_limit: Seconds = 30.0,
         batch: Count = 256,
         depends: Option<Dependencies>,
+        range: Option<Range>,
     },
 
-    /// A function of Python returns a number from 0 to 1 for each of a list of completions, which have
-    /// `prompt`, `completion` and `record`. `time_limit` is in seconds, `batch` is the longest list.
+    /// A function of Python returns a number from 0 to 1, with `range: any` any other, for each of a list of
+    /// completions, which have `prompt`, `completion` and `record`. `time_limit` is in seconds, `batch` is
+    /// the longest list.
     /// Rewards are recomputed when a source file in the file's folder changes, or a file or folder of
     /// `depends`.
     #[usage = "python(\"judge.py:score\", time_limit: 10, depends: [\"rules.json\"])"]
@@ -38,6 +40,7 @@ builtins! { Reward: RewardName, RewardCall {
         time_limit: Seconds = 30.0,
         batch: Count = 256,
         depends: Option<Dependencies>,
+        range: Option<Range>,
     },
 
     /// 1 if the completion is JSON that a JSON Schema in a file accepts; it may stand in a fence of
@@ -49,11 +52,11 @@ builtins! { Reward: RewardName, RewardCall {
     #[usage = "unit_tests(tests, time_limit: 10)"]
     unit_tests => UnitTests { field: Field, time_limit: Seconds = 30.0 },
 
-    /// A server of yours returns a number from 0 to 1 for each of a JSON list of completions. `time_limit` is
-    /// in seconds, `batch` is the number of completions in a request. What the server answers can't be known
-    /// before the run: another `version` recomputes rewards.
+    /// A server of yours returns a number from 0 to 1, with `range: any` any other, for each of a JSON list of
+    /// completions. `time_limit` is in seconds, `batch` is the number of completions in a request. What the
+    /// server answers can't be known before the run: another `version` recomputes rewards.
     #[usage = "http(env(\"JUDGE_URL\"), time_limit: 10, version: \"1\")"]
-    http => Http { url: Secret, time_limit: Seconds = 30.0, batch: Count = 256, version: Option<Text> },
+    http => Http { url: Secret, time_limit: Seconds = 30.0, batch: Count = 256, version: Option<Text>, range: Option<Range> },
 
     /// Several rewards and their weights; each can be read as `reward.<name>`.
     #[usage = "parts(accuracy: numeric, format: regex(\"...\"), weights: [0.8, 0.2])"]

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::experiment::{self, Keeps, ModelId, Secret as SecretText};
+use crate::experiment::{self, Keeps, ModelId, RewardRange, Secret as SecretText};
 use crate::formula::{self, Role as RoleOf};
 
 use crate::check::Checker;
@@ -152,6 +152,10 @@ types! {
     Field: Takes::Field, |checker, given, _| -> String { checker.data_field(given.expr) };
     /// `"before" -> "after"`
     Rewriting: Takes::Text;
+    Range: Takes::Words(vocabulary::RANGES), |checker, given, _| -> RewardRange {
+        let words = [("unit", RewardRange::Unit), ("any", RewardRange::Any)];
+        checker.word(given.expr, "what rewards may be", &words)
+    };
     Kept: Takes::Words(vocabulary::KEPT), |checker, given, _| -> Keeps {
         let words = [("rollouts", Keeps::Rollouts), ("prompts", Keeps::Prompts)];
         checker.word(given.expr, "what a buffer keeps", &words)

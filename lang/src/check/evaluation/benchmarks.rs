@@ -2,7 +2,7 @@
 //! it.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward};
+use crate::experiment::{Benchmark, BenchmarkId, Comparison, Evaluation, Metric, Reward, RewardRange};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 
@@ -31,7 +31,7 @@ impl Checker {
             return Value::Error;
         };
         if let Some(place) = settings.key_span("metrics") {
-            self.check_calibration(&metrics, &name.text, &reward, place);
+            self.check_metrics_of_reward(&metrics, &name.text, &reward, place);
         }
         let origin = self.origin(name.span);
         self.parts.benchmarks.write().push(Benchmark {
@@ -175,7 +175,7 @@ impl Checker {
     ) {
         for benchmark in benchmarks {
             let Benchmark { name, evaluation, origin, reward, .. } = self.benchmark(*benchmark);
-            self.check_calibration(metrics, &name, &reward, place);
+            self.check_metrics_of_reward(metrics, &name, &reward, place);
             let found = metrics.iter().find_map(|metric| too_few(*metric, evaluation.samples));
             if let Some((text, label)) = found {
                 let declared = self.span(origin);
@@ -187,14 +187,23 @@ impl Checker {
         }
     }
 
-    /// That an answer of the column can be right and state its confidence.
-    pub(in crate::check) fn check_calibration(
+    /// That answers of the column can be right, where a metric asks for that, and state their confidence.
+    pub(in crate::check) fn check_metrics_of_reward(
         &mut self,
         metrics: &[Metric],
         column: &str,
         reward: &Reward,
         place: Span,
     ) {
+        let counted = metrics.iter().any(|metric| matches!(metric, Metric::PassAt(_)));
+        if counted && reward.range() == RewardRange::Any {
+            let text = format!("the reward of `{column}` may be any number: no answer is the right one");
+            self
+                .report(Diagnostic::error(Code::TypeMismatch, place, text).label("counts right answers").help(
+                "leave `pass_at` out: the table has the mean reward; or judge by rewards from 0 to 1, which \
+                 have no `range: any`",
+            ));
+        }
         if !metrics.contains(&Metric::Calibration) {
             return;
         }

@@ -74,7 +74,7 @@ impl Checker {
         if let (Some(metrics), Some(place)) = (&metrics, settings.key_span("metrics")) {
             for domain in &columns.domains {
                 let domain = self.domain(*domain).clone();
-                self.check_calibration(metrics, &domain.name, &domain.reward, place);
+                self.check_metrics_of_reward(metrics, &domain.name, &domain.reward, place);
             }
             // Where there is no domain, the first one's samples are those of the table.
             let known = usize::from(columns.domains.is_empty());

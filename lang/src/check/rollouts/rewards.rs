@@ -75,7 +75,8 @@ impl Checker {
                 let time_limit_seconds = self.read(given.time_limit, env)?;
                 let batch = self.read(given.batch, env)?;
                 let depends = self.read(given.depends, env)?.unwrap_or_default();
-                Reward::Command { command, time_limit_seconds, batch, depends }
+                let range = self.read(given.range, env)?.unwrap_or_default();
+                Reward::Command { command, time_limit_seconds, batch, depends, range }
             }
             RewardCall::Python(given) => {
                 let named = self.read(given.function, env)?;
@@ -90,7 +91,8 @@ impl Checker {
                 let time_limit_seconds = self.read(given.time_limit, env)?;
                 let batch = self.read(given.batch, env)?;
                 let depends = self.read(given.depends, env)?.unwrap_or_default();
-                Reward::Python { file, function, time_limit_seconds, batch, depends }
+                let range = self.read(given.range, env)?.unwrap_or_default();
+                Reward::Python { file, function, time_limit_seconds, batch, depends, range }
             }
             RewardCall::JsonSchema(given) => {
                 let schema = self.read(given.schema, env)?;
@@ -120,7 +122,8 @@ impl Checker {
                 }
                 let time_limit_seconds = self.read(given.time_limit, env)?;
                 let (batch, version) = (self.read(given.batch, env)?, self.read(given.version, env)?);
-                Reward::Http { url, time_limit_seconds, batch, version }
+                let range = self.read(given.range, env)?.unwrap_or_default();
+                Reward::Http { url, time_limit_seconds, batch, version, range }
             }
             RewardCall::Parts(given) => return self.reward_parts(given, env),
         })

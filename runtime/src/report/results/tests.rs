@@ -89,6 +89,7 @@ fn only_verdicts_are_passes() {
         time_limit_seconds: 1.0,
         batch: 1,
         depends: Vec::new(),
+        range: Default::default(),
     };
     assert_eq!([named(&plan, 0), named(&plan, 1)], ["mean reward", "greedy mean reward"]);
     let mut other = plan.experiment.comparisons[1].columns[0].clone();

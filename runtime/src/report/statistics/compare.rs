@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use mopd_compiler::plan::results::{
     ComparedCell, ComparedRow, ComparedTable, Interval, RowDifferences, RowPair,
 };
-use mopd_compiler::plan::{Comparison, ModelId};
+use mopd_compiler::plan::{Comparison, ModelId, TableColumn};
 
 use super::interval::{Component, Crossed, Estimate, around, of_rewards};
 use super::{Scale, combined, mean};
@@ -17,6 +17,8 @@ pub struct Run {
     pub comparisons: Vec<Comparison>,
     /// By their ids.
     pub domains: Vec<String>,
+    /// Whether the rewards of each are from 0 to 1.
+    pub bounded: Vec<bool>,
     pub models: Vec<String>,
     pub rewards: Vec<PromptReward>,
 }
@@ -181,6 +183,10 @@ pub fn within(run: &Run) -> Vec<RowDifferences> {
         let over_columns = |scores: &Vec<Option<Scored>>| {
             let mean = scores.get(side.columns.len())?.as_ref()?;
             let (low, high) = around(mean.value, &mean.estimate().components());
+            let bounded = |column: &TableColumn| run.bounded[column.domain.0 as usize];
+            if !comparison.columns.iter().all(bounded) {
+                return Some(Interval { mean: mean.value, low, high });
+            }
             // Where all rewards agree, nothing varies; another prompt may all the same.
             let of_columns: Vec<(f64, f64)> = scores[..side.columns.len()]
                 .iter()
@@ -309,6 +315,7 @@ mod tests {
         Run {
             comparisons: vec![table],
             domains: vec!["sort".into()],
+            bounded: vec![true],
             models: vec!["student".into()],
             rewards,
         }

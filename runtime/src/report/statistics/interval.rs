@@ -98,7 +98,7 @@ fn quantile(freedom: f64) -> f64 {
     StudentsT::new(0.0, 1.0, freedom).expect("two numbers leave a degree of freedom").inverse_cdf(UPPER)
 }
 
-/// The bounds of a mean of rewards: within 0 and 1, as rewards are. Where every reward is 0, or every one 1,
+/// The bounds of a mean of rewards from 0 to 1: within 0 and 1. Where every reward is 0, or every one 1,
 /// nothing varies and yet another prompt may fall out otherwise: the exact bound of Clopper and Pearson on
 /// the share of such prompts, which bounds the mean.
 pub fn of_rewards(estimate: &Estimate) -> (f64, f64) {

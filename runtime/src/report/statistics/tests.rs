@@ -3,7 +3,7 @@
 
 use mopd_compiler::plan::{
     Architecture, DataSource, Domain, Dtype, Evaluation, Family, Model, Normalized, Origin, PromptFormat,
-    Reward, Row, Sampling, Stage, TableColumn, Tokenizer,
+    Reward, RewardRange, Row, Sampling, Stage, TableColumn, Tokenizer,
 };
 
 use super::*;
@@ -247,6 +247,28 @@ fn an_interval_is_as_wide_as_theory_says() {
     close(score.low, 0.5 - 0.049, 0.004);
     close(score.high, 0.5 + 0.049, 0.004);
     assert_eq!((&rows[0].normalized, rows[0].spread, rows[0].normalized_by_seed.len()), (&None, None, 0));
+}
+
+#[test]
+fn rewards_of_any_range_have_intervals_of_any_range() {
+    let mut experiment = experiment(1, 1);
+    let comparison = comparison(&[&[0]], false);
+    let mut scores = Scores::default();
+    let values: Vec<f64> = (0..400).map(|index| f64::from(index % 2) * 4.0 - 12.0).collect();
+    scores.insert_rewards(ModelId(0), DomainId(0), 7, &values, 1);
+    experiment.domains[0].reward = Reward::Command {
+        command: "judge".to_owned(),
+        time_limit_seconds: 1.0,
+        batch: 1,
+        depends: Vec::new(),
+        range: RewardRange::Any,
+    };
+    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    let score = &rows[0].scores["d0"];
+    // A mean of 400 coins of -12 and -8: 1.96 * 2 / 20 on either side.
+    close(score.mean, -10.0, 1e-12);
+    close(score.low, -10.196, 0.004);
+    close(score.high, -9.804, 0.004);
 }
 
 #[test]

@@ -63,7 +63,13 @@ fn said(status: &str, body: &str) -> Option<String> {
 
 fn of(url: &str, limit: f64, batch: u32) -> Verifier {
     let url = Secret::Text(url.to_owned());
-    built_in(plan::Reward::Http { url, time_limit_seconds: limit, batch, version: None })
+    built_in(plan::Reward::Http {
+        url,
+        time_limit_seconds: limit,
+        batch,
+        version: None,
+        range: Default::default(),
+    })
 }
 
 /// Completions `0`, `1`, ... of one prompt.
@@ -218,7 +224,13 @@ fn a_server_that_is_not_there_or_silent_is_named() {
 #[test]
 fn addresses_are_looked_at_before_the_run_and_not_repeated() {
     let of = |url: Secret, limit: f64, batch: u32| {
-        let reward = plan::Reward::Http { url, time_limit_seconds: limit, batch, version: None };
+        let reward = plan::Reward::Http {
+            url,
+            time_limit_seconds: limit,
+            batch,
+            version: None,
+            range: Default::default(),
+        };
         Verifier::new(&reward, Path::new(".")).err().map(|error| error.to_string())
     };
     let text = |text: &str| Secret::Text(text.to_owned());

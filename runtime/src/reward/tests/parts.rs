@@ -52,6 +52,7 @@ fn parts_need_the_fields_of_all_of_them() {
         time_limit_seconds: 1.0,
         batch: 1,
         depends: Vec::new(),
+        range: Default::default(),
     };
     let of = |rewards: Vec<plan::Reward>| {
         let parts = rewards.into_iter().enumerate();

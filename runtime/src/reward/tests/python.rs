@@ -19,6 +19,7 @@ impl Function {
             time_limit_seconds: limit,
             batch,
             depends: Vec::new(),
+            range: Default::default(),
         };
         let verifier = Verifier::new(&reward, folder.path()).unwrap();
         Function { folder, verifier }

@@ -189,7 +189,8 @@ for line in sys.stdin:
 ";
     std::fs::write(fixture.folder.path().join("judge.py"), program).unwrap();
     let (command, depends) = ("python3 judge.py".to_owned(), Vec::new());
-    let reward = Reward::Command { command, time_limit_seconds: 60.0, batch: 64, depends };
+    let reward =
+        Reward::Command { command, time_limit_seconds: 60.0, batch: 64, depends, range: Default::default() };
     let silent = Verifier::new(&reward, fixture.folder.path()).unwrap();
     let seeing = TeacherChoice { sees: view("shown", Slot::Feedback), ..choice(Teacher::Model(ModelId(1))) };
     let mut train = train(direct(Support::Full, Mass::Raw), 1);

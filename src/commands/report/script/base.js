@@ -1,7 +1,7 @@
 // What all charts share: numbers and texts for people, elements, captions, tables behind charts.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const trained = data.stages.filter((stage) => stage.at.length);
+let trained = data.stages.filter((stage) => stage.at.length);
 const colours = [0, 1, 2, 3, 4, 5, 6].map((index) => `var(--c${index})`);
 const dashes = [null, "7 3", "2 3", "9 3 2 3"];
 const colour = (index) => colours[index % colours.length];
@@ -51,6 +51,8 @@ const chartStyle = { background: "none", color: "var(--ink)", fontFamily: "inher
 /** What a screen reader is told, and the numbers behind a chart for whoever wants them. */
 function finish(box, svg, name, description, table) {
   svg.setAttribute("role", "img");
+  // What Plot names inside is not told of an image.
+  for (const part of svg.querySelectorAll("g[aria-label]")) part.removeAttribute("aria-label");
   svg.setAttribute("aria-label", `${name}. ${description}`);
   const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
   title.textContent = name;

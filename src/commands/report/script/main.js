@@ -50,11 +50,11 @@ function fromAddress() {
   document.getElementById("training").scrollIntoView();
   return true;
 }
-if (trained.length) {
-  const picker = document.getElementById("stage");
+const picker = document.getElementById("stage");
+if (picker) {
   picker.append(...trained.map((stage) => element("option", { value: stage.id }, visible(stage.name))));
   picker.addEventListener("change", () => show(trained.find((stage) => String(stage.id) === picker.value)));
-  if (!fromAddress()) show(trained.find((stage) => stage.kind === "distill") ?? trained.at(-1));
+  if (trained.length && !fromAddress()) show(trained.find((stage) => stage.kind === "distill") ?? trained.at(-1));
   addEventListener("hashchange", fromAddress);
 }
 // What was chosen stays chosen.

@@ -142,7 +142,7 @@ function sampleTable(box) {
     for (const entry of found.slice(shown, shown + pageOfSamples)) {
       const { sample } = entry;
       const others = ofPrompt.get(sample.prompt).length;
-      const open = element("button", { type: "button", class: "plain", "aria-label": `${others === 1 ? "The completion" : `${others} completions`} of this prompt`, on: { click: () => besides(entry) } }, `${others} ▸`);
+      const open = element("button", { type: "button", class: "plain", "aria-label": `${others} ▸ ${others === 1 ? "The completion" : "Completions"} of this prompt`, on: { click: () => besides(entry) } }, `${others} ▸`);
       const cells = [stageName(entry.stage), String(sample.step), visible(sample.domain), rewardText(sample), String(sample.length)];
       const texts = [short(data.prompts[sample.prompt], true), short(completion(entry), false)];
       body.append(element("tr", {}, ...cells.map((text) => element("td", {}, text)), ...texts.map((text) => element("td", { class: "quote" }, text)), element("td", {}, open)));

@@ -96,6 +96,11 @@ pub static ALIGNMENTS: &[Word] = &[
 
 pub static REVEALS: &[Word] = &[word("all", "the finished sequence")];
 
+pub static RANGES: &[Word] = &[
+    word("unit", "from 0 to 1"),
+    word("any", "any finite number; `pass_at` and `calibration` can't be had"),
+];
+
 pub static KEPT: &[Word] =
     &[word("rollouts", "the stored completions"), word("prompts", "stored prompts, with new completions")];
 

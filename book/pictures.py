@@ -1,0 +1,163 @@
+"""Makes the pictures of the book anew: the report, a run in progress, watch, the playground.
+
+    python3 book/pictures.py [target/release/mopd]
+
+Needs Chromium, and pyte for the terminal (`pip install pyte`). Runs the quickstart in a folder of its own. What a
+picture shows of time and rates is that of the machine that ran this; the book names its kind where it matters.
+"""
+
+import fcntl
+import html
+import os
+import pathlib
+import pty
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "book/src/pictures"
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
+COLUMNS, ROWS = 80, 24
+
+
+def shot(browser: str, url: str, name: str, size: str, dark: bool = False, wait: int = 4000) -> None:
+    with tempfile.TemporaryDirectory() as profile:
+        scheme = 0 if dark else 1
+        options = [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1",
+            f"--virtual-time-budget={wait}", f"--window-size={size}", f"--user-data-dir={profile}",
+            f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={PICTURES / name}",
+        ]
+        subprocess.run([browser, *options, url], check=True, capture_output=True, timeout=120)
+    print(PICTURES / name)
+
+
+def colour(name: str, default: str) -> str:
+    known = {
+        "default": default, "black": "#1b1b1a", "red": "#f08a94", "green": "#6cc47d", "brown": "#dcc25a", "blue": "#7aa9dc",
+        "0000ee": "#7aa9dc", "cdcd00": "#dcc25a", "magenta": "#df86bd", "cyan": "#6accea", "white": "#e9e8e4", "brightblack": "#a5a49e",
+    }
+    return known.get(name, f"#{name}" if len(name) == 6 else default)
+
+
+def terminal(command: list[str], folder: pathlib.Path, seconds: float) -> str:
+    """What a terminal of 80 by 24 shows of a command after some time, as a page."""
+    import pyte
+
+    screen = pyte.Screen(COLUMNS, ROWS)
+    stream = pyte.ByteStream(screen)
+    child, end = pty.fork()
+    if child == 0:
+        os.chdir(folder)
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(command[0], command)
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if select.select([end], [], [], 0.1)[0]:
+            try:
+                piece = os.read(end, 65536)
+            except OSError:
+                break
+            # Where the cursor is, is asked of a terminal.
+            if b"\x1b[6n" in piece:
+                os.write(end, b"\x1b[1;1R")
+            stream.feed(piece)
+    lines = []
+    for row in range(ROWS):
+        cells = []
+        for column in range(COLUMNS):
+            cell = screen.buffer[row][column]
+            fore, back = colour(cell.fg, "#e9e8e4"), colour(cell.bg, "#161615")
+            if cell.reverse:
+                fore, back = back, fore
+            weight = ";font-weight:700" if cell.bold else ""
+            cells.append(f'<span style="color:{fore};background:{back}{weight}">{html.escape(cell.data or " ")}</span>')
+        lines.append("".join(cells))
+    os.kill(child, signal.SIGINT)
+    time.sleep(1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    style = 'margin:0;padding:12px;background:#161615;font:14px/17px "DejaVu Sans Mono",monospace'
+    # Dots of a curve may come from another font, with another width.
+    cell = "<style>span{display:inline-block;width:1ch;overflow:hidden;vertical-align:top;height:17px}</style>"
+    return f'<!doctype html><meta charset="utf-8">{cell}<body style="margin:0"><pre style="{style}">{chr(10).join(lines)}</pre>'
+
+
+def main() -> None:
+    mopd = str(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/mopd").resolve())
+    browser = next((name for name in BROWSERS if shutil.which(name)), None)
+    if browser is None:
+        sys.exit(f"none of {', '.join(BROWSERS)} is here")
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        folder = pathlib.Path(place)
+        shutil.copytree(ROOT / "examples/quickstart", folder / "quickstart")
+        shutil.copy(ROOT / "examples/quickstart.mopd", folder)
+        quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+        # A run in progress.
+        run = subprocess.Popen([mopd, "run", "quickstart.mopd", "--predict", "never"], **quiet)
+        while not list(folder.glob("runs/*/events.jsonl")) or run.poll() is None and not steps(folder):
+            time.sleep(0.5)
+        time.sleep(8)
+        [out] = (path.parent for path in folder.glob("runs/*/plan.json"))
+        server = subprocess.Popen([mopd, "report", "--live", out], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        shot(browser, server.stdout.readline().strip(), "live.png", "1000,960")
+        server.kill()
+        run.wait()
+
+        # Its report.
+        page = subprocess.run([mopd, "report", out], capture_output=True, text=True, check=True).stdout.strip()
+        url = (folder / page).resolve().as_uri()
+        shot(browser, url, "report.png", "1000,1000")
+        shot(browser, url, "report-dark.png", "1000,1000", dark=True)
+        shot(browser, url, "report-narrow.png", "420,900")
+        shot(browser, f"{url}#training", "report-training.png", "1000,900")
+
+    gallery(mopd, browser, "lookup")
+    watch(mopd, browser)
+    playground = ROOT / "target/playground/index.html"
+    if playground.exists():
+        shot(browser, playground.as_uri(), "playground.png", "1280,900", wait=8000)
+    else:
+        print("no picture of the playground: `./x playground` makes it", file=sys.stderr)
+
+
+def gallery(mopd: str, browser: str, example: str) -> None:
+    """The report of another example."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = pathlib.Path(place)
+        shutil.copytree(ROOT / "examples", folder / "examples")
+        run = [mopd, "run", f"examples/{example}.mopd", "--predict", "never", "--out", "run"]
+        subprocess.run(run, cwd=folder, check=True, capture_output=True)
+        subprocess.run([mopd, "report", "run"], cwd=folder, check=True, capture_output=True)
+        shot(browser, (folder / "run/report.html").as_uri(), f"gallery-{example}.png", "1000,760")
+
+
+def watch(mopd: str, browser: str) -> None:
+    """An edit of the starter, once its run is done."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = pathlib.Path(place)
+        subprocess.run([mopd, "new", "pilot"], cwd=folder, check=True, capture_output=True)
+        subprocess.run([mopd, "run", "pilot/pilot.mopd"], cwd=folder, check=True, capture_output=True)
+        text = (folder / "pilot/pilot.mopd").read_text()
+        (folder / "pilot/pilot.mopd").write_text(text.replace("  steps     = 160", "  steps     = 800"))
+        screen = folder / "watch.html"
+        screen.write_text(terminal([mopd, "watch", "pilot/pilot.mopd"], folder, 14))
+        shot(browser, screen.as_uri(), "watch.png", "700,388")
+
+
+def steps(folder: pathlib.Path) -> bool:
+    return any('"event":"step"' in path.read_text() for path in folder.glob("runs/*/events.jsonl"))
+
+
+if __name__ == "__main__":
+    main()

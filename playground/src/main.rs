@@ -1,0 +1,235 @@
+//! The front end for a page in a browser: a question in JSON on standard input, its answer on standard
+//! output. `./x playground` compiles it to WebAssembly with the system interface WASI, whose few calls the
+//! page answers; each question starts the program anew, so that none leaves anything behind.
+
+#![forbid(unsafe_code)]
+
+use mopd_compiler::audit::{self, Audited, Use};
+use mopd_compiler::trial::{self, Failure, Numbers, Trial};
+use mopd_lang::check::{Analysis, analyse_audited};
+use mopd_lang::diag::{self, Severity};
+use mopd_lang::experiment::{Objective, Stage};
+use mopd_lang::fmt;
+use mopd_lang::source::{FileId, SourceFile, Span};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+#[derive(Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+enum Question {
+    /// What `mopd check`, `mopd audit` and `mopd fmt` say.
+    Check { text: String },
+    /// What `mopd try` says of an objective; without numbers, some to begin with.
+    Try { text: String, objective: String, numbers: Option<Value> },
+}
+
+#[derive(Debug, Serialize)]
+struct Checked {
+    diagnostics: Vec<Found>,
+    /// None of a text that can't be parsed.
+    formatted: Option<String>,
+    objectives: Vec<Described>,
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    severity: &'static str,
+    code: &'static str,
+    message: String,
+    label: String,
+    help: Option<String>,
+    /// UTF-16 places in the text, as a browser counts.
+    start: usize,
+    end: usize,
+    /// What `mopd explain` shows.
+    page: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Described {
+    name: String,
+    models: Vec<String>,
+    /// What `mopd check` calls the slots of an objective.
+    normal_form: Map<String, Value>,
+    /// Of each term, what its gradient follows.
+    audit: Vec<(String, Vec<String>)>,
+    whole: Option<String>,
+}
+
+fn main() {
+    let question = std::io::read_to_string(std::io::stdin()).unwrap_or_default();
+    println!("{}", answered(&question));
+}
+
+fn answered(question: &str) -> Value {
+    match serde_json::from_str(question) {
+        Ok(Question::Check { text }) => json!(check(text)),
+        Ok(Question::Try { text, objective, numbers }) => match tried(text, &objective, numbers) {
+            Ok(answer) => answer,
+            Err(why) => json!({ "problem": why }),
+        },
+        Err(error) => json!({ "problem": format!("this is no question: {error}") }),
+    }
+}
+
+/// A page has no files: the library's modules are all that a text can import.
+fn library(name: &[&str]) -> Option<SourceFile> {
+    let [folder, module] = name else { return None };
+    let (path, text) = mopd_std::module(module).filter(|_| *folder == "std")?;
+    Some(SourceFile { path, text: text.to_owned() })
+}
+
+fn analysed(text: String) -> Analysis {
+    let entry = SourceFile { path: "experiment.mopd".to_owned(), text };
+    let auditor = &|experiment: &_, origins: &[Span]| {
+        mopd_compiler::audit::diagnostics_while(experiment, origins, &|| true)
+    };
+    analyse_audited(entry, &library, &[], auditor)
+}
+
+fn check(text: String) -> Checked {
+    let mut analysis = analysed(text.clone());
+    if let (Some(experiment), false) = (&analysis.experiment, analysis.has_errors())
+        && let Err(refused) = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false)
+    {
+        analysis.diagnostics.extend(refused);
+    }
+    let formatted = fmt::format(&text);
+    let objectives = if analysis.has_errors() { Vec::new() } else { described(&analysis) };
+    Checked {
+        diagnostics: analysis.diagnostics.iter().map(|found| shown(found, &analysis, &text)).collect(),
+        formatted: formatted.diagnostics.is_empty().then_some(formatted.text),
+        objectives,
+    }
+}
+
+fn shown(found: &diag::Diagnostic, analysis: &Analysis, text: &str) -> Found {
+    let span = found.primary.span;
+    let own = span.file == FileId(0);
+    let units = |at: u32| text.get(..at as usize).unwrap_or(text).encode_utf16().count();
+    let place = if own { String::new() } else { format!("in {}: ", analysis.sources.file(span.file).path) };
+    Found {
+        severity: match found.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        code: found.code.name(),
+        message: format!("{place}{}", found.message),
+        label: found.primary.text.clone(),
+        help: found.help.clone(),
+        start: if own { units(span.start) } else { 0 },
+        end: if own { units(span.end) } else { 0 },
+        page: found.code.page(),
+    }
+}
+
+/// Every objective as the stages use it, or all of a text without an experiment.
+fn described(analysis: &Analysis) -> Vec<Described> {
+    let audited = match &analysis.experiment {
+        Some(experiment) => audit::of_experiment(experiment),
+        None => (analysis.objectives.iter())
+            .map(|named| Audited {
+                models: Vec::new(),
+                audit: audit::audit(&named.objective, &Use::unknown()),
+            })
+            .collect(),
+    };
+    let of = |Audited { models, audit }: Audited| {
+        let objective = objective(analysis, models.first().unwrap_or(&audit.objective))?;
+        let normal_form = match json!(mopd_compiler::normal_form(objective, None)) {
+            Value::Object(slots) => slots,
+            _ => Map::new(),
+        };
+        Some(Described {
+            name: audit.objective.clone(),
+            models,
+            normal_form,
+            audit: audit.terms.iter().map(|term| (term.term.clone(), term.lines())).collect(),
+            whole: audit.whole.as_deref().map(audit::sum),
+        })
+    };
+    audited.into_iter().filter_map(of).collect()
+}
+
+/// That of a model which is trained, or a declared one.
+fn objective<'a>(analysis: &'a Analysis, name: &str) -> Option<&'a Objective> {
+    let models = analysis.experiment.iter().flat_map(|experiment| &experiment.models);
+    let trained = models.filter(|model| model.name == name).find_map(|model| match &model.stage {
+        Stage::Train(train) => Some(&train.objective),
+        _ => None,
+    });
+    let declared = || analysis.objectives.iter().map(|named| &named.objective);
+    trained.or_else(|| declared().find(|objective| objective.name == name))
+}
+
+fn tried(text: String, name: &str, numbers: Option<Value>) -> Result<Value, String> {
+    let analysis = analysed(text);
+    if analysis.has_errors() {
+        return Err("the text has errors".to_owned());
+    }
+    let objective = objective(&analysis, name).ok_or_else(|| format!("there is no objective `{name}`"))?;
+    let Some(numbers) = numbers else {
+        return trial::example(objective, &analysis.origins).map_err(|found| found.message);
+    };
+    let numbers: Numbers = serde_json::from_value(numbers).map_err(|error| error.to_string())?;
+    match trial::run(objective, &analysis.origins, &numbers) {
+        Ok(trial) => Ok(table(&trial)),
+        Err(Failure::Objective(found)) => Err(found.message),
+        Err(Failure::Numbers(faults)) => Err(faults.join("; ")),
+    }
+}
+
+fn table(trial: &Trial) -> Value {
+    json!({
+        "loss": trial.loss.f64[0],
+        "parts": trial.parts,
+        "gradients": trial.gradients,
+        "logits": trial.logits,
+        "places": trial.places,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "objective pull {\n  term close = live kl(student || teacher)\n  reduce = mean(token) \
+                        then mean(sequence)\n}\n";
+
+    #[test]
+    fn an_objective_is_checked_audited_and_tried() {
+        let answer = answered(&json!({ "ask": "check", "text": TEXT }).to_string());
+        assert_eq!(answer["diagnostics"], json!([]));
+        let objective = &answer["objectives"][0];
+        assert_eq!(objective["name"], "pull");
+        assert!(objective["audit"][0][1][0].as_str().unwrap().contains("grad KL(student || teacher)"));
+        assert_eq!(objective["normal_form"]["divergence"], "KL(student || teacher)");
+        let ask = |numbers: Value| {
+            answered(
+                &json!({ "ask": "try", "text": TEXT, "objective": "pull", "numbers": numbers }).to_string(),
+            )
+        };
+        let example = ask(Value::Null);
+        let tried = ask(example.clone());
+        assert!(tried["loss"].as_f64().is_some_and(f64::is_finite), "{example} {tried}");
+        assert_eq!(
+            tried["places"].as_array().unwrap().len(),
+            tried["gradients"][0]["f64"].as_array().unwrap().len()
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_place_as_a_browser_counts() {
+        let text = format!("// 𝒜\n{}", TEXT.replace("teacher)", "techer)"));
+        let answer = answered(&json!({ "ask": "check", "text": text }).to_string());
+        let found = &answer["diagnostics"][0];
+        let units: Vec<u16> = text.encode_utf16().collect();
+        let place = |key: &str| found[key].as_u64().unwrap() as usize;
+        assert_eq!(String::from_utf16(&units[place("start")..place("end")]).unwrap(), "techer");
+        assert!(found["page"].as_str().unwrap().starts_with("# "), "{found}");
+        assert_eq!(answer["objectives"], json!([]));
+        let problem = answered(&json!({ "ask": "try", "text": text, "objective": "pull" }).to_string());
+        assert_eq!(problem["problem"], "the text has errors");
+        assert!(answered("no").get("problem").is_some());
+    }
+}

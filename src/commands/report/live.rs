@@ -1,0 +1,203 @@
+//! `mopd report --live`: the page of a run in progress, served to this machine only. The page asks for what
+//! is new; nothing that it can ask for changes anything.
+
+mod status;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use mopd_store::Lock;
+use serde::Serialize;
+use tiny_http::{Header, Method, Request, Response, Server};
+
+use self::status::LiveStatus;
+use super::source::Sources;
+use super::stages::{StageData, stages};
+use super::{LoadedRun, page};
+use crate::host::reason;
+use crate::output;
+use crate::problem::{Problem, Status};
+use crate::run_events::{EventsSoFar, Followed};
+use crate::run_folder::{ColumnTable, RunFolder};
+use crate::run_lock::LOCK;
+
+/// The answer to `/state`.
+#[derive(Serialize)]
+struct LiveState<'a> {
+    /// Changes with everything else here.
+    version: String,
+    plan: &'a str,
+    /// The tables are there: the page is to be read anew.
+    finished: bool,
+    /// Whether a command writes to the folder.
+    running: bool,
+    status: &'a LiveStatus,
+    stages: Vec<StageData>,
+}
+
+/// A run that is followed.
+struct FollowedRun {
+    path: PathBuf,
+    plan: String,
+    so_far: EventsSoFar,
+    status: LiveStatus,
+}
+
+pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
+    let mut run = FollowedRun {
+        path: path.to_owned(),
+        plan: String::new(),
+        so_far: EventsSoFar::default(),
+        status: LiveStatus::default(),
+    };
+    run.look()?;
+    let server = Server::http((Ipv4Addr::LOCALHOST, port)).map_err(|error| {
+        Problem::usage("no-server", format!("can't listen on port {port} of 127.0.0.1: {error}"))
+            .help("`--port N` names another one; without it a free one is taken")
+    })?;
+    let Some(address) = server.server_addr().to_ip() else {
+        return Err(Problem::usage("no-server", "the server has no address of this machine"));
+    };
+    output::result(&format!("http://{address}/\n"));
+    output::note("open this address in a browser of this machine; Ctrl-C ends the server, not the run\n");
+    for request in server.incoming_requests() {
+        let response = run.answer(&request, address);
+        // A browser that does not wait for its answer is no matter.
+        let _ = request.respond(response);
+    }
+    Ok(Status::Good)
+}
+
+type Answer = Response<std::io::Cursor<Vec<u8>>>;
+
+impl FollowedRun {
+    fn answer(&mut self, request: &Request, address: SocketAddr) -> Answer {
+        let host = request.headers().iter().find(|header| header.field.equiv("Host"));
+        let host = host.map(|header| header.value.as_str());
+        // A page from elsewhere whose name was pointed at this machine is not to read it.
+        let own = [address.to_string(), format!("localhost:{}", address.port())];
+        if !host.is_some_and(|host| own.iter().any(|own| own == host)) {
+            return text(403, "this server answers only under its own address\n");
+        }
+        if *request.method() != Method::Get {
+            return text(405, "nothing can be changed here: only GET is answered\n")
+                .with_header(header("Allow", "GET"));
+        }
+        let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
+        let made = match path {
+            "/" => self.page().map(|page| whole(200, "text/html; charset=utf-8", page)),
+            "/state" => self.state(query.strip_prefix("since=")).map(|state| match state {
+                Some(state) => whole(200, "application/json", state),
+                None => whole(204, "application/json", String::new()),
+            }),
+            _ => return text(404, "there is no such page\n"),
+        };
+        made.unwrap_or_else(|problem| text(500, &format!("{}\n", problem.message())))
+    }
+
+    fn page(&mut self) -> Result<String, Problem> {
+        let folder = self.look()?;
+        let live = !self.is_finished(&folder);
+        let run = if live { self.loaded(folder) } else { LoadedRun::load(folder, self.name(), &[])? };
+        page::page(&[run], live)
+    }
+
+    /// None where it is what the page has already.
+    fn state(&mut self, since: Option<&str>) -> Result<Option<String>, Problem> {
+        let folder = self.look()?;
+        let version = self.version(&folder);
+        if since == Some(version.as_str()) {
+            return Ok(None);
+        }
+        let (finished, running) = (self.is_finished(&folder), self.is_running());
+        let stages = if finished {
+            Vec::new()
+        } else {
+            let run = self.loaded(folder);
+            stages(&run, &mut Sources::new(&run), 1).0
+        };
+        let state = LiveState { version, plan: &self.plan, finished, running, status: &self.status, stages };
+        let text = serde_json::to_string(&state)
+            .map_err(|error| Problem::run("no-report", format!("the page's data can't be written: {error}")));
+        text.map(Some)
+    }
+
+    /// Reads what was added since the last time. An edit under `mopd watch` makes another run of the folder.
+    fn look(&mut self) -> Result<RunFolder, Problem> {
+        let folder = RunFolder::open(&self.path)?;
+        if folder.plan.hash != self.plan {
+            self.begin(folder.plan.hash.clone());
+        }
+        if self.follow()? != Followed::Read && self.so_far.read > 0 {
+            self.begin(folder.plan.hash.clone());
+            self.follow()?;
+        }
+        Ok(folder)
+    }
+
+    fn begin(&mut self, plan: String) {
+        self.plan = plan;
+        self.so_far = EventsSoFar::default();
+        self.status = LiveStatus::default();
+    }
+
+    fn follow(&mut self) -> Result<Followed, Problem> {
+        let FollowedRun { path, so_far, status, .. } = self;
+        so_far.follow(path, |event| status.note(event)).map_err(|error| {
+            Problem::usage("can't-read", format!("can't read {}: {}", path.display(), reason(&error)))
+        })
+    }
+
+    /// With what there is before the end: no table, no samples.
+    fn loaded(&self, folder: RunFolder) -> LoadedRun {
+        LoadedRun {
+            metrics: self.so_far.metrics(),
+            folder,
+            name: self.name(),
+            place: 0,
+            stages_before: 0,
+            samples: ColumnTable::default(),
+            weights: ColumnTable::default(),
+            differences: Vec::new(),
+            compared: Vec::new(),
+        }
+    }
+
+    fn name(&self) -> String {
+        super::names(std::slice::from_ref(&self.path)).remove(0)
+    }
+
+    fn is_running(&self) -> bool {
+        let held = |folder: &Path| Lock::is_held(&folder.join(LOCK));
+        // That of a sweep lies above its runs.
+        held(&self.path) || self.path.parent().is_some_and(held)
+    }
+
+    /// A run that is done again has results from before, and events.
+    fn is_finished(&self, folder: &RunFolder) -> bool {
+        folder.results.is_some() && self.so_far.read == 0
+    }
+
+    fn version(&self, folder: &RunFolder) -> String {
+        let plan: String = folder.plan.hash.chars().take(12).collect();
+        format!("{plan}-{}-{}-{}", self.so_far.read, folder.results.is_some(), self.is_running())
+    }
+}
+
+fn header(name: &str, value: &str) -> Header {
+    Header::from_bytes(name, value).expect("names and values here are ASCII")
+}
+
+fn whole(status: u16, kind: &str, body: String) -> Answer {
+    Response::from_string(body)
+        .with_status_code(status)
+        // A length is all that a reader needs: the answer is whole.
+        .with_chunked_threshold(usize::MAX)
+        .with_header(header("Content-Type", kind))
+        .with_header(header("Cache-Control", "no-store"))
+        .with_header(header("X-Content-Type-Options", "nosniff"))
+}
+
+fn text(status: u16, body: &str) -> Answer {
+    whole(status, "text/plain; charset=utf-8", body.to_owned())
+}

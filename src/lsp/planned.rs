@@ -1,0 +1,140 @@
+//! What a run of an open text would do: its plan, beside that of the last run in its folder of results.
+
+use std::path::{Path, PathBuf};
+
+use mopd_compiler::expr::jit;
+use mopd_compiler::plan::difference::{Difference, Fate, ItemKind, difference};
+use mopd_compiler::plan::{Plan, Stage, StageFacts};
+
+use super::session::{Document, Session};
+use super::uri;
+use crate::figures::{count, flops};
+use crate::host;
+use crate::run_folder::{RunFolder, out_folder};
+
+pub struct Planned {
+    plan: Plan,
+    last: Option<LastRun>,
+}
+
+struct LastRun {
+    folder: PathBuf,
+    finished: bool,
+    difference: Difference,
+}
+
+impl Planned {
+    /// None of a text that can't run, and of one that is in no folder.
+    pub fn of(session: &Session, document: &Document) -> Option<Planned> {
+        let path = uri::to_path(&document.uri)?;
+        let whole = session.whole(document);
+        if whole.has_errors() {
+            return None;
+        }
+        let experiment = whole.experiment.as_ref()?;
+        let plan = mopd_compiler::compile(experiment, &whole.origins, &whole.sources, jit::fuses()).ok()?;
+        let out = out_folder(None, &plan);
+        // Runs are started in the project's folder, or beside the file.
+        let roots = session.client.roots.iter().filter_map(uri::to_path);
+        let last = std::iter::once(host::folder_of(&path)).chain(roots).find_map(|folder| {
+            let run = RunFolder::open(&folder.join(&out)).ok()?;
+            Some(LastRun {
+                finished: run.results.is_some(),
+                difference: difference(&run.plan, &plan),
+                folder: out.clone(),
+            })
+        });
+        Some(Planned { plan, last })
+    }
+
+    /// `1 of 9 stages reruns, 8 kept, against runs/quickstart`
+    pub fn summary(&self) -> String {
+        match &self.last {
+            None => "not run yet".to_owned(),
+            Some(LastRun { folder, finished, difference }) => {
+                let whole = if *finished { "" } else { ", which is not finished" };
+                format!("{}, against {}{whole}", difference.summary(), shown(folder))
+            }
+        }
+    }
+
+    /// What would become of the stages that a name stands for; none of what is not computed by a stage, and
+    /// where there was no run.
+    pub fn fate(&self, name: &str) -> Option<String> {
+        let LastRun { folder, difference, .. } = self.last.as_ref()?;
+        let members: Vec<&str> = self.stages(name).map(|(member, _)| member).collect();
+        if members.is_empty() {
+            return None;
+        }
+        let again =
+            members.iter().filter(|member| difference.reruns.iter().any(|one| one == *member)).count();
+        if again == 0 {
+            return Some(format!("unchanged since {}", shown(folder)));
+        }
+        let changes: Vec<String> = difference
+            .items
+            .iter()
+            .filter(|item| item.kind == ItemKind::Stage && members.contains(&item.name.as_str()))
+            .filter_map(|item| match &item.fate {
+                Fate::Changed { settings, objective } => {
+                    let all: Vec<String> =
+                        settings.iter().chain(objective).map(ToString::to_string).collect();
+                    Some(all.join(", "))
+                }
+                Fate::Added => Some("new".to_owned()),
+                Fate::Removed | Fate::Renamed { .. } => None,
+            })
+            .collect();
+        let mut changes: Vec<String> = changes.into_iter().filter(|text| !text.is_empty()).collect();
+        changes.dedup();
+        let reruns = match members.len() {
+            1 => "reruns".to_owned(),
+            all => format!("{again} of {all} rerun"),
+        };
+        let why =
+            if changes.is_empty() { "what it is made from changed".to_owned() } else { changes.join("; ") };
+        Some(format!("{reruns}: {why}"))
+    }
+
+    /// Cost, key and fate of the stages that a name stands for, in Markdown.
+    pub fn of_model(&self, name: &str) -> Option<String> {
+        let members: Vec<(&str, &StageFacts)> = self.stages(name).collect();
+        let (_, facts) = members.first()?;
+        let cost = &facts.cost;
+        let parts = [
+            cost.parameters.map(|parameters| format!("{} parameters", count(parameters))),
+            cost.sequences.filter(|sequences| *sequences > 0).map(|all| format!("{} sequences", count(all))),
+            cost.flops.filter(|all| *all > 0.0).map(|all| format!("at most {}", flops(all))),
+        ];
+        let cost: Vec<String> = parts.into_iter().flatten().collect();
+        let mut text = String::new();
+        if !cost.is_empty() {
+            let each = if members.len() > 1 {
+                format!("Each of {}, for one seed: ", members.len())
+            } else {
+                "For one seed: ".to_owned()
+            };
+            text += &format!("\n\n{each}{}.", cost.join(", "));
+        }
+        let key: String = facts.key.chars().take(8).collect();
+        text += &format!("\n\nKey `{key}`");
+        match self.fate(name) {
+            Some(fate) => text += &format!("; {fate}."),
+            None => text += "; not run yet.",
+        }
+        Some(text)
+    }
+
+    /// The members of a family go by its name.
+    fn stages<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, &'a StageFacts)> {
+        let models = self.plan.experiment.models.iter().zip(&self.plan.stages);
+        models
+            .filter(move |(model, _)| model.name.split('[').next() == Some(name))
+            .filter(|(model, _)| !matches!(model.stage, Stage::Initialise(_) | Stage::Load(_)))
+            .map(|(model, facts)| (model.name.as_str(), facts))
+    }
+}
+
+fn shown(folder: &Path) -> String {
+    folder.display().to_string()
+}

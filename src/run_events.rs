@@ -1,0 +1,192 @@
+//! What a run has said so far: `events.jsonl` in its folder, a line for each event of the worker. It is there
+//! until the run is finished, for `mopd report`: before that, the worker itself writes down nothing of a
+//! stage's steps but checkpoints.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use mopd_compiler::plan::events::{Event, MetricsRow};
+use serde::Serialize;
+
+use crate::progress::utc;
+use crate::run_folder::ColumnTable;
+
+/// In the folder of results.
+pub const EVENTS: &str = "events.jsonl";
+
+/// An event as others read it: with the time at which it came.
+pub fn json_line(event: &Event) -> String {
+    #[derive(Serialize)]
+    struct Timed<'a> {
+        #[serde(flatten)]
+        event: &'a Event,
+        time: String,
+    }
+    serde_json::to_string(&Timed { event, time: utc() }).expect("an event was read from JSON") + "\n"
+}
+
+/// Writes the file of one run.
+pub struct EventFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventFile {
+    /// Goes on with the file of a run of the same plan that ended early: a new plan has made room before.
+    ///
+    /// # Errors
+    /// A file that can't be written.
+    pub fn of(out: &Path) -> Result<EventFile, (PathBuf, io::Error)> {
+        let path = out.join(EVENTS);
+        match whole_lines(&path) {
+            Ok(file) => Ok(EventFile { path, file }),
+            Err(error) => Err((path, error)),
+        }
+    }
+
+    /// # Errors
+    /// A file that can't be written, or taken away: a finished run has its Parquet files, and no events.
+    pub fn note(&mut self, event: &Event) -> Result<(), (PathBuf, io::Error)> {
+        let done = match event {
+            Event::Finished { .. } => std::fs::remove_file(&self.path).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+            event => self.file.write_all(json_line(event).as_bytes()),
+        };
+        done.map_err(|error| (self.path.clone(), error))
+    }
+}
+
+/// The file, to be appended to, without the half of a line that a killed writer left.
+fn whole_lines(path: &Path) -> io::Result<File> {
+    let mut file = File::options().create(true).read(true).append(true).open(path)?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    file.set_len(whole as u64)?;
+    Ok(file)
+}
+
+/// What a file of events has said up to some byte.
+#[derive(Default)]
+pub struct EventsSoFar {
+    pub read: u64,
+    /// By stage and seed: each step's rows.
+    steps: BTreeMap<(String, u64), BTreeMap<u32, Vec<MetricsRow>>>,
+}
+
+impl EventsSoFar {
+    /// Reads what was added, and hands on each event. A file that became shorter is another one: then this
+    /// begins anew, and says so.
+    ///
+    /// # Errors
+    /// A file that is there and can't be read.
+    pub fn follow(&mut self, out: &Path, mut heard: impl FnMut(&Event)) -> io::Result<Followed> {
+        let mut file = match File::open(out.join(EVENTS)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Followed::Absent),
+            Err(error) => return Err(error),
+        };
+        if file.metadata()?.len() < self.read {
+            return Ok(Followed::Another);
+        }
+        file.seek(SeekFrom::Start(self.read))?;
+        let mut added = Vec::new();
+        file.read_to_end(&mut added)?;
+        // The rest of a line comes with its end.
+        let whole = added.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        for line in added[..whole].split(|byte| *byte == b'\n') {
+            // What another version wrote is nothing to this one.
+            let Ok(event) = serde_json::from_slice::<Event>(line) else { continue };
+            self.note(&event);
+            heard(&event);
+        }
+        self.read += whole as u64;
+        Ok(Followed::Read)
+    }
+
+    fn note(&mut self, event: &Event) {
+        if let Event::Step { stage, seed, step, rows, .. } = event {
+            let steps = self.steps.entry((stage.clone(), *seed)).or_default();
+            // A stage that goes on from a checkpoint, or begins again, does its steps once more.
+            steps.split_off(step);
+            steps.insert(*step, rows.clone());
+        }
+    }
+
+    /// The steps as `metrics.parquet` will have them.
+    pub fn metrics(&self) -> ColumnTable {
+        ColumnTable::from_rows(self.steps.values().flat_map(BTreeMap::values).flatten())
+    }
+}
+
+/// What became of following a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    Read,
+    Absent,
+    Another,
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::plan::events::Seconds;
+
+    use super::*;
+
+    fn step(stage: &str, step: u32, loss: f64) -> Event {
+        let row = serde_json::json!({ "stage": stage, "seed": 1, "step": step, "loss": loss });
+        let serde_json::Value::Object(row) = row else { unreachable!("written above") };
+        Event::Step {
+            stage: stage.to_owned(),
+            seed: 1,
+            step,
+            steps: 9,
+            metric: "loss".to_owned(),
+            value: loss,
+            tokens: 1,
+            seconds: Seconds { rollout: 0.0, scoring: 0.0, update: 0.5 },
+            loss,
+            domains: Vec::new(),
+            rows: vec![row],
+        }
+    }
+
+    fn losses(so_far: &EventsSoFar) -> Vec<f64> {
+        let metrics = so_far.metrics();
+        (0..metrics.rows()).map(|row| metrics.number("loss", row).expect("a loss")).collect()
+    }
+
+    #[test]
+    fn steps_done_again_take_the_place_of_those_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut so_far = EventsSoFar::default();
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Absent);
+        let mut file = EventFile::of(folder.path()).unwrap();
+        for at in 0..4 {
+            file.note(&step("a", at, f64::from(at))).unwrap();
+        }
+        file.note(&step("b", 0, 100.0)).unwrap();
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Read);
+        assert_eq!(losses(&so_far), [0.0, 1.0, 2.0, 3.0, 100.0]);
+        // Killed in the midst of a line; the next run goes on from the checkpoint after two steps.
+        drop(file);
+        let path = folder.path().join(EVENTS);
+        let before = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&before[..], &b"{\"event\":\"st"[..]].concat()).unwrap();
+        so_far.follow(folder.path(), |_| panic!("a line without an end")).unwrap();
+        let mut file = EventFile::of(folder.path()).unwrap();
+        file.note(&step("a", 2, 20.0)).unwrap();
+        let mut heard = 0;
+        so_far.follow(folder.path(), |_| heard += 1).unwrap();
+        assert_eq!((heard, losses(&so_far)), (1, vec![0.0, 1.0, 20.0, 100.0]));
+        // Finished: the file is gone; another run's is noticed by its length.
+        file.note(&Event::Finished { seconds: 1.0, peak_memory: 1 }).unwrap();
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Absent);
+        EventFile::of(folder.path()).unwrap().note(&step("a", 0, 7.0)).unwrap();
+        assert_eq!(so_far.follow(folder.path(), |_| ()).unwrap(), Followed::Another);
+    }
+}

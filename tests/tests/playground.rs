@@ -1,0 +1,81 @@
+//! The page of the playground in a browser. `./x playground` makes it; where nobody did, or there is no
+//! browser, nothing is opened, and a note says so: what the program in it answers has tests of its own.
+
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+fn note(text: &str) {
+    // Past the harness, which keeps what passing tests print.
+    writeln!(std::io::stderr(), "note: {text}").expect("standard error is open");
+}
+
+/// The page when its scripts are done, and what it logged. `then` runs once the first check is shown.
+fn opened(browser: &str, page: &str, then: &str) -> (String, String) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let script = format!(
+        "<script>(async () => {{
+           const until = async (good) => {{ while (!good()) await new Promise((done) => setTimeout(done, 20)); }};
+           await until(() => document.documentElement.dataset.checked);
+           {then}
+           document.documentElement.dataset.done = 'yes';
+         }})();</script></body>"
+    );
+    let file = folder.path().join("page.html");
+    fs::write(&file, page.replacen("</body>", &script, 1)).expect("a page");
+    let output = Command::new(browser)
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"])
+        .args(["--virtual-time-budget=60000", "--timeout=60000"])
+        .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
+        .arg(format!("file://{}", file.display()))
+        .output()
+        .expect("the browser starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let log: Vec<&str> =
+        log.lines().filter(|line| line.contains("CONSOLE") || line.contains("Uncaught")).collect();
+    (String::from_utf8_lossy(&output.stdout).into_owned(), log.join("\n"))
+}
+
+#[test]
+fn the_front_end_answers_in_a_browser() {
+    let path = mopd_tests::root().join("target/playground/index.html");
+    let Ok(page) = fs::read_to_string(path) else { return note("`./x playground` was not run here") };
+    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+    let runs = |name: &&str| {
+        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
+    let Some(browser) = names.into_iter().find(runs) else { return note("no browser is here") };
+
+    // As it opens: the example is right, its objective is described, and can be tried.
+    let tried = "document.getElementById('try').click();
+                 await until(() => document.getElementById('loss'));";
+    let (dom, log) = opened(browser, &page, tried);
+    assert_eq!(log, "");
+    assert!(dom.contains("data-done=\"yes\""), "the page did not end: {}", &dom[..dom.len().min(2000)]);
+    assert!(dom.contains("<p>Nothing is wrong.</p>"), "{dom}");
+    assert!(
+        dom.contains("follows 1.00 * grad KL(student || teacher)") || dom.contains("grad KL(student"),
+        "{dom}"
+    );
+    let loss = dom.split("id=\"loss\">").nth(1).and_then(|rest| rest.split('<').next()).expect("a loss");
+    assert!(loss.parse::<f64>().is_ok_and(f64::is_finite), "{loss}");
+    assert!(dom.contains("d loss / d student.logp"), "the gradients are shown");
+
+    // A mistake has its code, its line and its page; the button leads there.
+    let mistake = "const text = document.getElementById('text');
+                   text.value = text.value.replace('live student.logp', 'live student.logpp');
+                   text.dispatchEvent(new Event('input'));
+                   await until(() => document.querySelector('#found .place'));
+                   document.querySelector('#found .place').click();
+                   document.documentElement.dataset.selected = text.value.slice(text.selectionStart, text.selectionEnd);";
+    let (dom, log) = opened(browser, &page, mistake);
+    assert_eq!(log, "");
+    assert!(dom.contains("<b>error[") && dom.contains("logpp"), "{dom}");
+    assert!(
+        dom.contains("data-selected=\"logpp\"") || dom.contains("data-selected=\"student.logpp\""),
+        "{dom}"
+    );
+    assert!(dom.contains("<summary class=\"soft\">why</summary>"));
+}
