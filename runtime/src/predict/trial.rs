@@ -494,6 +494,7 @@ impl Trial<'_> {
             device: self.device,
             kind: self.kind,
             environments: Environments::Untouched,
+            servers: &crate::served::NO_SERVERS,
             control,
         })
     }

@@ -257,6 +257,7 @@ impl Scheduler<'_> {
                 device: self.device,
                 kind: self.kind(),
                 environments: Environments::In(&self.base),
+                servers: self.servers,
                 control: self.control,
             });
         }

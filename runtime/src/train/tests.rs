@@ -167,6 +167,7 @@ impl Fixture {
             device: Device::Cpu,
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
+            servers: &crate::served::NO_SERVERS,
             control: &self.control,
         }
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 use super::composed::Composed;
+use super::listed::Listed;
 use super::mapped::Mapped;
 use super::masked;
 use crate::model::logits;
@@ -21,6 +22,8 @@ pub enum Logits {
     Composed(Composed),
     /// Of a model with another vocabulary.
     Mapped(Mapped),
+    /// Log-probabilities of some entries.
+    Listed(Listed),
     /// Of so many tokens, which nobody asks about.
     Absent(i64),
 }
@@ -87,6 +90,7 @@ impl Logits {
             }
             Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
             Logits::Mapped(mapped) => Logits::Mapped(mapped.part(0, self.tokens())),
+            Logits::Listed(listed) => Logits::Listed(listed.share()),
             Logits::Absent(tokens) => Logits::Absent(*tokens),
         }
     }
@@ -100,6 +104,7 @@ impl Logits {
             }
             Logits::Composed(composed) => *composed = composed.part(first, count),
             Logits::Mapped(mapped) => *mapped = mapped.part(first, count),
+            Logits::Listed(listed) => *listed = listed.part(first, count),
             Logits::Absent(tokens) => *tokens = count,
         }
         part
@@ -127,7 +132,7 @@ impl Logits {
             Logits::Projected { matrix: Matrix::Fetched(fetched), .. } => fetched.let_go(),
             Logits::Composed(composed) => composed.let_go(),
             Logits::Mapped(mapped) => mapped.let_go(),
-            Logits::Projected { .. } | Logits::Given(_) | Logits::Absent(_) => {}
+            Logits::Projected { .. } | Logits::Given(_) | Logits::Listed(_) | Logits::Absent(_) => {}
         }
     }
 
@@ -136,6 +141,7 @@ impl Logits {
             Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.size()[0],
             Logits::Composed(composed) => composed.tokens(),
             Logits::Mapped(mapped) => mapped.tokens(),
+            Logits::Listed(listed) => listed.tokens(),
             Logits::Absent(tokens) => *tokens,
         }
     }
@@ -147,7 +153,7 @@ impl Logits {
             Logits::Given(values) | Logits::Projected { hidden: values, .. } => {
                 *values = values.index_select(0, rows);
             }
-            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
+            Logits::Composed(_) | Logits::Mapped(_) | Logits::Listed(_) | Logits::Absent(_) => {
                 unreachable!("a model's own logits are chosen from")
             }
         }
@@ -157,7 +163,7 @@ impl Logits {
     pub(super) fn device(&self) -> Device {
         match self {
             Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.device(),
-            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
+            Logits::Composed(_) | Logits::Mapped(_) | Logits::Listed(_) | Logits::Absent(_) => {
                 unreachable!("a model's own logits are asked where they are")
             }
         }
@@ -177,6 +183,7 @@ impl Logits {
             }
             Logits::Composed(composed) => composed.rows(first, count, absent),
             Logits::Mapped(mapped) => mapped.rows(first, count),
+            Logits::Listed(listed) => listed.rows(first, count),
             Logits::Absent(_) => unreachable!("only tokens that a scorer has logits of are read"),
         };
         masked(logits, absent)
