@@ -1,4 +1,4 @@
-//! What a teacher behind a server can be asked. It scores, and writes nothing; and of one that does not answer
+//! What a teacher behind a server can be asked. It scores, and writes nothing; of one that does not answer
 //! the whole distribution, only numbers at temperature 1 are known, of the tokens that it lists.
 
 use mopd_lang::diag::Diagnostic;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use mopd_compiler::plan::Dtype;
@@ -182,9 +182,15 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Ans
 }
 
 async fn read(request: Request) -> Result<axum::body::Bytes, Refusal> {
+    let too_long = || Refusal::new(413, format!("a body has at most {} MiB", LARGEST >> 20));
+    let said =
+        request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if said.is_some_and(|length| length > LARGEST as u64) {
+        return Err(too_long());
+    }
     match timeout(PATIENCE, to_bytes(request.into_body(), LARGEST)).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(Refusal::new(413, format!("a body has at most {} MiB", LARGEST >> 20))),
+        Ok(Err(_)) => Err(too_long()),
         Err(_) => Err(Refusal::new(408, "the body did not arrive")),
     }
 }

@@ -1,6 +1,6 @@
 //! `mopd serve`: a model behind HTTP, for runs on other machines and for whatever speaks the dialects of vLLM
-//! and SGLang. Requests are read and checked by one thread, and answered one after the other by the one that
-//! holds the model: what a request says is computed alone, so that its numbers do not depend on who else asks.
+//! and SGLang. Some threads read and check requests; one holds the model and answers them in turn. What a
+//! request says is computed alone, so that its numbers do not depend on who else asks.
 
 mod engine;
 mod generate;

@@ -81,7 +81,8 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Refusa
         choice.insert("text".to_owned(), json!(text));
         choice.insert("finish_reason".to_owned(), json!(if truncated { "length" } else { "stop" }));
         choice.insert("stop_reason".to_owned(), Value::Null);
-        let of_tokens = json!({ "token_logprobs": logps, "tokens": completion.iter().map(|id| format!("token_id:{id}")).collect::<Vec<_>>() });
+        let names: Vec<String> = completion.iter().map(|id| format!("token_id:{id}")).collect();
+        let of_tokens = json!({ "token_logprobs": logps, "tokens": names });
         choice.insert("logprobs".to_owned(), if logprobs { of_tokens } else { Value::Null });
         if let (Some(scored), Some(top)) = (&scored, top) {
             let positions = scored[prompt].positions.iter().map(|position| entries(position, top));

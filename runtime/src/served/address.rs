@@ -123,7 +123,7 @@ impl Address {
             _ if status.is_server_error() => Trouble::Faulty(what),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Trouble::lasting(
                 what,
-                "name the variable that holds its key: `key: env(\"TEACHER_KEY\")`, and look at what it holds",
+                "name the variable that holds its key, `key: env(\"TEACHER_KEY\")`, and look at its value",
             ),
             StatusCode::NOT_FOUND => {
                 Trouble::lasting(what, "look at the `engine`, and at the `url`: it ends before `/v1`")

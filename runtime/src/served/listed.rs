@@ -71,10 +71,10 @@ pub fn checked(
             }
             let least = listed.iter().filter(|(id, _)| *id != token).map(|(_, logp)| *logp);
             let least = least.fold(f64::INFINITY, f64::min);
-            if listed.len() > k && own > least + 1e-3 {
-                return Err(wrong(format!(
-                    "the token {token} is more probable than those listed as most probable"
-                )));
+            let beside = listed.len() > k || !seen.contains(&token);
+            if beside && own > least + 1e-3 {
+                let what = format!("the token {token} is more probable than those listed as most probable");
+                return Err(wrong(what));
             }
             // What only the server's vocabulary has, a student can't be compared on.
             if let Some((id, _)) = listed.iter().find(|(id, _)| *id as usize >= entries) {

@@ -1,10 +1,9 @@
 //! Teachers behind servers: token ids go there, numbers come back.
 //!
-//! Nothing that comes back is believed. The ids that were asked about are echoed and compared, every token has
-//! its number, numbers are finite and are log-probabilities, and only the first position may have none. What
-//! fails in passing is asked again; a server that is gone is waited for; one that answers otherwise than it
-//! should, or has other weights than the run began with, ends the run. No step is trained on a number that
-//! was not checked.
+//! Every answer is checked before it is used. The ids that were asked about are echoed and compared, every
+//! token has its number, numbers are finite and are log-probabilities, and only the first position may have
+//! none. What fails in passing is asked again; a server that is gone is waited for; one that keeps answering
+//! wrongly, or has other weights than the run began with, ends the run.
 
 mod address;
 mod ask;

@@ -1,5 +1,5 @@
-//! SGLang: `/generate` with `return_logprob`. Numbers begin at `logprob_start_len`, with nothing for the token
-//! that stands there.
+//! SGLang: `/generate` with `return_logprob`. Numbers begin at `logprob_start_len`, with nothing for
+//! the token there.
 
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};

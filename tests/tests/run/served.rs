@@ -52,8 +52,8 @@ fn head(name: &str) -> String {
     for (place, domain) in DOMAINS.iter().enumerate() {
         let file = if place % 2 == 0 { "copy" } else { "last" };
         head += &format!(
-            "domain {domain} {{ prompts = \"{file}.jsonl\", tests = \"{file}.test.jsonl\", reward = exact_match, \
-             share = 1/4 }}\n"
+            "domain {domain} {{ prompts = \"{file}.jsonl\", tests = \"{file}.test.jsonl\", format = text, \
+             reward = exact_match, share = 1/4 }}\n"
         );
     }
     head
@@ -94,7 +94,8 @@ fn student(term: &str, steps: u32, teacher: &dyn Fn(&str) -> String, models: &st
     }
     let arms = DOMAINS.map(|domain| format!("domain == {domain} -> of_{domain}")).join(", ");
     program += &format!(
-        "route {{ {arms} }}\nobjective closer {{\n  term pull = {term}\n  reduce = mean(token) then mean(sequence)\n}}\n\
+        "route {{ {arms} }}\n\
+         objective closer {{\n  term pull = {term}\n  reduce = mean(token) then mean(sequence)\n}}\n\
          model student = distill(start) {{\n  objective = closer\n  rollout = sample(n: 2, temperature: 1.0, \
          max_tokens: 6)\n  prompts = 8\n  steps = {steps}\n  lr = 1e-3\n}}\n\
          compare \"student\" {{ models = [student], samples = 1, temperature = 1.0, max_tokens = 6 }}\n"
@@ -194,9 +195,9 @@ fn a_server_that_is_killed_and_comes_back_changes_nothing() {
     let folder = bench.folder.path().to_owned();
     let mut servers: Vec<Server> =
         DOMAINS.map(|domain| Server::start(&folder, &model(domain), "0", &[])).into();
-    bench.write("tiny.mopd", &at_hand(KL, 60));
+    bench.write("tiny.mopd", &at_hand(KL, 150));
     run(&bench, "local", &servers);
-    bench.write("tiny.mopd", &served("mopd", "dist", KL, 60));
+    bench.write("tiny.mopd", &served("mopd", "dist", KL, 150));
     let mut child = command(&bench, "served", &servers).spawn().expect("mopd starts");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("\"step\":5,")), "it ended early");
@@ -269,7 +270,7 @@ fn a_key_is_in_no_file_and_in_nothing_that_is_said() {
 
 #[test]
 fn what_can_not_be_asked_of_a_server_is_said_before_anything_runs() {
-    let bench = Bench::new();
+    let bench = with_teachers();
     let refused = |engine: &str, answers: &str, term: &str, parts: &[&str]| {
         bench.write("tiny.mopd", &served(engine, answers, term, 3));
         let mut command = Command::new(mopd_tests::mopd());

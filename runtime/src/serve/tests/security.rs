@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 
 use mopd_compiler::plan::events::ServeJob;
 use mopd_compiler::plan::{Answers, Engine, Secret, Served};
@@ -42,24 +41,17 @@ fn request(url: &str, method: &str, path: &str, key: Option<&str>, body: &str) -
 const SECRET: &str = "correct-horse-battery";
 
 #[test]
-fn requests_without_the_key_are_told_nothing() {
+fn whoever_can_be_reached_from_elsewhere_has_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let weights = random_model(&tiny(), 1);
     let model = saved(&weights, folder.path(), "one");
-    // The variable is this test's alone.
-    let variable = "MOPD_TEST_SERVE_KEY";
     let missing = ServeJob { key: Some("MOPD_TEST_UNSET_KEY".to_owned()), ..job(&model) };
     let (control, _events) = control();
     let said = serve(&missing, Device::Cpu, &control).unwrap_err().to_string();
     assert!(said.contains("MOPD_TEST_UNSET_KEY") && said.contains("is not set"), "{said}");
-    // Whoever can be reached from elsewhere has a key.
     let open = ServeJob { address: "0.0.0.0:0".to_owned(), ..job(&model) };
     let said = serve(&open, Device::Cpu, &control).unwrap_err().to_string();
     assert!(said.contains("can be reached from other machines"), "{said}");
-
-    // An environment is set before a process starts: see `tests/tests/run/served.rs` for the program.
-    let Ok(secret) = std::env::var(variable) else { return };
-    assert_eq!(secret, SECRET);
 }
 
 #[test]
@@ -102,8 +94,7 @@ fn what_is_not_answered_is_refused_with_its_reason() {
     let (status, said) = post(url, "/update_weights_from_disk", None, &update);
     assert!(status == 403 && said.contains("--allow-updates"), "{said}");
     // More than a body may have is not read.
-    let (status, _) = request_head(url, 1 << 40);
-    assert_eq!(status, 413);
+    assert_eq!(request_head(url, 1 << 40), 413);
     let (_, metrics) = get(url, "/metrics", None);
     for line in [
         "mopd_requests_total{path=\"/v1/completions\",status=\"400\"}",
@@ -115,21 +106,14 @@ fn what_is_not_answered_is_refused_with_its_reason() {
     }
 }
 
-fn request_head(url: &str, length: u64) -> (u16, String) {
+/// Of a request whose body is said to be so long.
+fn request_head(url: &str, length: u64) -> u16 {
     let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let head = format!("POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{{");
     stream.write_all(head.as_bytes()).unwrap();
-    // As much as the server reads; it may have hung up by then.
-    let block = vec![b' '; 1 << 20];
-    for _ in 0..80 {
-        if stream.write_all(&block).is_err() {
-            break;
-        }
-    }
-    let mut said = vec![0; 4096];
-    let read = stream.read(&mut said).unwrap_or(0);
-    let said = String::from_utf8_lossy(&said[..read]).into_owned();
-    (said.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(413), said)
+    let mut said = [0; 16];
+    stream.read_exact(&mut said).unwrap();
+    String::from_utf8_lossy(&said).split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 /// What is wrong with an address is said without the address: it may hold a password.
@@ -154,7 +138,6 @@ fn no_error_repeats_what_may_be_secret() {
     };
     let said = Server::open(&unset, &control).map(drop).unwrap_err().to_string();
     assert!(said.contains("MOPD_TEST_UNSET_URL"), "{said}");
-    assert!(!Path::new("/nowhere").exists());
 }
 
 #[test]
