@@ -5,7 +5,7 @@ use mopd_lang::diag::Diagnostic;
 
 use crate::plan::producers::Writer;
 use crate::plan::{
-    Answers, Composition, Divergence, Live, Objective, Pool, Role, Served, Signal, TeacherChoice, Train,
+    Answers, Composition, Divergence, Live, Mass, Objective, Pool, Role, Served, Signal, TeacherChoice, Train,
 };
 use crate::refusal::{Origins, refused};
 
@@ -116,6 +116,15 @@ impl<'a> Asked<'a> {
     fn divergence(&self, divergence: &Divergence) -> Option<Diagnostic> {
         let roles = divergence.roles();
         let name = roles.iter().find_map(|role| self.partial(*role))?;
+        let sides = [divergence.left.roles(), divergence.right.roles()].concat();
+        let listed = sides.into_iter().find_map(|role| self.partial(role));
+        if let (Some(name), Mass::Tail) = (listed, divergence.mass) {
+            let what =
+                format!("`mass: tail` beside `{name}`, a teacher on a server that lists some tokens only,");
+            // 1 minus what is listed: of a teacher that is sure, nothing is left of it but rounding.
+            let help = "take `mass: renormalized` or `mass: generalized`, or let it answer `dist`";
+            return self.refuse(what, help);
+        }
         let sampler = roles.contains(&Role::Sampler);
         let temperature = divergence.temperature * if sampler { self.objective.temperature } else { 1.0 };
         if temperature == 1.0 { None } else { self.tempered(name, temperature) }

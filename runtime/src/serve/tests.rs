@@ -19,7 +19,7 @@ use super::serve;
 use crate::control::Control;
 use crate::model::tests::{random_model, tiny};
 use crate::model::{Decoder, PackedBatch, Weights, to_vec};
-use crate::served::{Reading, Scores, Server};
+use crate::served::{Patience, Reading, Scores, Server};
 use crate::store::{Provenance, Store};
 use crate::tokenizer::Token;
 
@@ -135,7 +135,7 @@ fn whole_distributions_cross_to_the_bit() {
     client.compare_tokenizer(&weights.tokenizer, &control).unwrap();
     let entries = weights.tokenizer.vocabulary();
     let batches = [readings(5), readings(9)];
-    let scores = client.score(&batches, entries, &control).unwrap();
+    let scores = client.score(&batches, entries, Patience::of(&control)).unwrap();
     let Scores::Hidden { batches: hidden, lm_head, softcap } = scores else { panic!("hidden states") };
     assert_eq!((hidden.len(), softcap), (2, None));
     let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
@@ -167,7 +167,7 @@ fn both_dialects_say_what_a_model_at_hand_says() {
     ] {
         let client = Server::open(&served(engine, &server.url, answers), &control).unwrap();
         client.compare_tokenizer(&weights.tokenizer, &control).unwrap();
-        let scores = client.score(std::slice::from_ref(&readings), entries, &control).unwrap();
+        let scores = client.score(std::slice::from_ref(&readings), entries, Patience::of(&control)).unwrap();
         let Scores::Listed(listed) = scores else { panic!("listed entries") };
         let listed: Vec<_> = listed.into_iter().flat_map(|of| of.tokens).collect();
         assert_eq!(listed.len(), tokens.len(), "{engine:?} {answers:?}");
@@ -207,7 +207,7 @@ fn weights_are_replaced_from_an_allowed_folder_and_a_run_notices() {
     let old = open(Engine::Mopd, Answers::Distribution);
     let old_by_name = open(Engine::Sglang, Answers::Sampled);
     let entries = one.tokenizer.vocabulary();
-    old.score(&[readings(2)], entries, &control).map(drop).unwrap();
+    old.score(&[readings(2)], entries, Patience::of(&control)).map(drop).unwrap();
     let post =
         |path: &str, body: serde_json::Value| security::post(&server.url, path, None, &body.to_string()).0;
     let outside = first.to_str().unwrap();
@@ -216,14 +216,15 @@ fn weights_are_replaced_from_an_allowed_folder_and_a_run_notices() {
     assert_eq!(post("/update_weights_from_disk", serde_json::json!({ "model_path": "../../.." })), 403);
     let update = serde_json::json!({ "model_path": name, "weight_version": "step 10" });
     assert_eq!(post("/update_weights_from_disk", update), 200);
-    let said = old.score(&[readings(2)], entries, &control).map(drop).unwrap_err().to_string();
+    let said = old.score(&[readings(2)], entries, Patience::of(&control)).map(drop).unwrap_err().to_string();
     assert!(said.contains("serves") && said.contains("when the run began"), "{said}");
     let new = open(Engine::Mopd, Answers::Distribution);
     assert_ne!(new.identity().hash(), old.identity().hash());
     let (was, is) = (old_by_name.identity(), open(Engine::Sglang, Answers::Sampled));
     assert_eq!(is.identity().weights.as_deref(), Some("step 10"));
     assert_ne!(was.hash(), is.identity().hash());
-    let Scores::Hidden { batches, .. } = new.score(&[readings(3)], entries, &control).unwrap() else {
+    let Scores::Hidden { batches, .. } = new.score(&[readings(3)], entries, Patience::of(&control)).unwrap()
+    else {
         panic!("hidden states")
     };
     let own = Decoder::frozen(&two, Device::Cpu, Kind::Float).hidden(&packed(&readings(3)));

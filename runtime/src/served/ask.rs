@@ -85,12 +85,33 @@ fn failed(address: &Address, trouble: Trouble) -> Error {
     Error::new(FailureKind::Model, format!("the teacher's server {} {what}", address.shown())).help(help)
 }
 
+/// What ends waiting: the job, or another teacher of the step that can't answer.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    pub control: &'a Control,
+    pub given_up: &'a AtomicBool,
+}
+
+impl<'a> Patience<'a> {
+    /// Of whoever asks alone.
+    pub fn of(control: &'a Control) -> Patience<'a> {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Patience { control, given_up: &NEVER }
+    }
+
+    fn check(self) -> Result<()> {
+        self.control.check()?;
+        if self.given_up.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
 /// Answers in the order of the requests.
 pub fn all<T: Send + 'static>(
     server: &Arc<Asked>,
     requests: Vec<Request<T>>,
-    control: &Control,
+    patience: Patience,
 ) -> Result<Vec<T>> {
+    let control = patience.control;
     let mut answers: Vec<Option<T>> = requests.iter().map(|_| None).collect();
     let (sender, replies) = mpsc::channel();
     let stop = Arc::new(AtomicBool::new(false));
@@ -111,8 +132,8 @@ pub fn all<T: Send + 'static>(
         if open == 0 {
             break Ok(());
         }
-        if control.check().is_err() {
-            break Err(Error::Interrupted);
+        if let Err(stopped) = patience.check() {
+            break Err(stopped);
         }
         match replies.recv_timeout(LOOK) {
             Ok(Said::Waiting(what)) => {

@@ -22,6 +22,7 @@ use mopd_compiler::plan::{Answers, Engine, Plan, Served, Train};
 use tch::Tensor;
 
 use self::address::Address;
+pub use self::ask::Patience;
 use self::ask::Request;
 pub use self::identity::Identity;
 pub use self::listed::ListedTokens;
@@ -119,11 +120,11 @@ impl Server {
 
     /// Scores sequences; those of a batch go through the model together, where the server is ours. `entries`
     /// is the number of ids that the student's vocabulary has.
-    pub fn score(&self, batches: &[Vec<Reading>], entries: usize, control: &Control) -> Result<Scores> {
+    pub fn score(&self, batches: &[Vec<Reading>], entries: usize, patience: Patience) -> Result<Scores> {
         if self.served.engine == Engine::Mopd {
             let requests = batches.iter().map(|batch| own::request(batch, &self.identity)).collect();
-            let batches = self.ask(requests, control)?;
-            let (lm_head, softcap) = self.lm_head(entries, control)?;
+            let batches = self.ask(requests, patience)?;
+            let (lm_head, softcap) = self.lm_head(entries, patience)?;
             let batches: Vec<Tensor> = batches.iter().map(own::Hidden::tensor).collect();
             if batches.iter().any(|hidden| hidden.size()[1] != lm_head.size()[1]) {
                 let message = format!("the teacher's server {} gave rows of another width", self.place());
@@ -136,22 +137,22 @@ impl Server {
             _ => sglang::request,
         };
         let requests = batches.iter().flatten().map(|reading| request(&self.served, reading, entries));
-        Ok(Scores::Listed(self.ask(requests.collect(), control)?))
+        Ok(Scores::Listed(self.ask(requests.collect(), patience)?))
     }
 
-    fn ask<T: Send + 'static>(&self, requests: Vec<Request<T>>, control: &Control) -> Result<Vec<T>> {
+    fn ask<T: Send + 'static>(&self, requests: Vec<Request<T>>, patience: Patience) -> Result<Vec<T>> {
         let server = ask::Asked {
             address: self.address.clone(),
             served: self.served.clone(),
             identity: self.identity.clone(),
         };
-        ask::all(&Arc::new(server), requests, control)
+        ask::all(&Arc::new(server), requests, patience)
     }
 
-    fn lm_head(&self, entries: usize, control: &Control) -> Result<(Tensor, Option<f64>)> {
+    fn lm_head(&self, entries: usize, patience: Patience) -> Result<(Tensor, Option<f64>)> {
         let mut known = self.lm_head.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() {
-            let head = self.ask(vec![own::request_lm_head(&self.identity)], control)?;
+            let head = self.ask(vec![own::request_lm_head(&self.identity)], patience)?;
             *known = head.into_iter().next();
         }
         let head = known.as_ref().expect("it was just fetched");

@@ -138,13 +138,12 @@ fn logits_of(
         models.own_tokens(role).then(|| Spans::of_tokens(role, sequences.layout.tokens(), stage.device));
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
-    for (scored, pass) in &passes {
+    let of_servers = served::logits(scoring, &passes, &runs, sequences, step)?;
+    for ((scored, pass), of_server) in zip_equal(&passes, of_servers) {
         let reader = match scored {
             Scored::Model(reader) => reader,
             Scored::Served(_) => {
-                let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
-                let logits = served::logits(scoring, *scored, sequences, members, step)?;
-                give(&mut parts, &runs, pass, &logits);
+                give(&mut parts, &runs, pass, &of_server.expect("a server answers its passes"));
                 continue;
             }
             Scored::Composed(_) => unreachable!("one that is made of others goes through no model"),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{control, job, readings, saved, served, start};
 use crate::model::tests::{random_model, tiny};
 use crate::model::to_vec;
-use crate::served::{Scores, Server};
+use crate::served::{Patience, Scores, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fault {
@@ -265,10 +265,10 @@ fn no_answer_that_is_damaged_becomes_a_number() {
         let (control, events) = control();
         let batches: Vec<_> = all.iter().map(|reading| vec![reading.clone()]).collect();
         let straight = Server::open(&served(engine, &server.url, answers), &control).unwrap();
-        let known = numbers(&straight.score(&batches, entries, &control).unwrap());
+        let known = numbers(&straight.score(&batches, entries, Patience::of(&control)).unwrap());
         let through = served(engine, &proxy.url, answers);
         let through = Server::with_time_limit(&through, LIMIT, &control).unwrap();
-        let found = through.score(&batches, entries, &control);
+        let found = through.score(&batches, entries, Patience::of(&control));
         let found = numbers(&found.unwrap_or_else(|error| panic!("{engine:?}: {error}")));
         assert_eq!(found, known, "{engine:?}");
         let said: Vec<String> = events

@@ -1,6 +1,6 @@
 //! Log-probabilities of some entries at each token, as a server lists them. They are what they are: nothing
 //! divides them by a sum over the vocabulary once more. Entries that are not listed are [`ABSENT`], and the
-//! compiler has seen to it that nothing reads them.
+//! compiler has seen to it that nothing reads them, nor what they hold together.
 
 use tch::{Device, Kind, Tensor};
 

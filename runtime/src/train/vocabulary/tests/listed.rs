@@ -25,8 +25,10 @@ fn what_is_listed_is_taken_as_it_is() {
     let batch = batch(2);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let directions = [(Student, Role::TEACHER), (Role::TEACHER, Student)];
+    // What a tail holds of a list is not known well enough: the compiler refuses it.
+    let masses = MASSES.into_iter().filter(|mass| *mass != Mass::Tail);
     for support in [TOP_2, Support::Sampled, Support::TopK { role: Role::TEACHER, k: 1 }] {
-        for (mass, (left, right)) in MASSES.into_iter().flat_map(|mass| directions.map(|of| (mass, of))) {
+        for (mass, (left, right)) in masses.clone().flat_map(|mass| directions.map(|of| (mass, of))) {
             let spec = kl(left, right, support.clone(), mass);
             let (value, gradient) = reference::value_and_gradient(&spec, &STUDENT, &TEACHER);
             let live = Live::Divergence(spec.clone());
