@@ -40,6 +40,8 @@ pub mod report;
 pub mod reward;
 pub mod rollout;
 pub mod schedule;
+pub mod serve;
+pub mod served;
 pub mod store;
 pub mod table;
 pub mod tokenizer;

@@ -21,7 +21,7 @@ use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::schedule::sample;
-use mopd_runtime::{bench, schedule};
+use mopd_runtime::{bench, schedule, serve};
 use mopd_store::signals::on_termination;
 
 /// The exit status of a job that was stopped.
@@ -232,6 +232,7 @@ fn work(
         Job::Files(_)
         | Job::Probe
         | Job::Sample(_)
+        | Job::Serve(_)
         | Job::Read(_)
         | Job::Compare(_)
         | Job::Differences(_)
@@ -251,6 +252,7 @@ fn work(
     match job {
         Job::Probe => return Ok(false),
         Job::Sample(job) => sample::sample(job, place, control)?,
+        Job::Serve(job) => serve::serve(job, place, control)?,
         Job::Read(job) => read::read(job, control)?,
         Job::Compare(job) => read::compare(job, control)?,
         Job::Differences(job) => read::differences(job, control)?,

@@ -3,6 +3,7 @@
 mod bench;
 mod experiment;
 mod run;
+mod serve;
 mod shell;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use mopd_compiler::plan::events::Predict;
 pub use self::bench::*;
 pub use self::experiment::*;
 pub use self::run::*;
+pub use self::serve::*;
 pub use self::shell::*;
 
 const EXAMPLES: &str = "\
@@ -79,6 +81,7 @@ pub enum Command {
     Export(ExportArgs),
     Explain(ExplainArgs),
     Sample(SampleArgs),
+    Serve(ServeArgs),
     Eval(EvalArgs),
     Setup(SetupArgs),
     Doctor(DoctorArgs),

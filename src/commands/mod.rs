@@ -23,6 +23,7 @@ mod plan;
 mod report;
 mod run;
 mod sample;
+mod serve;
 mod setup;
 mod sweep;
 mod trial;
@@ -59,6 +60,7 @@ const BUILT: &[&str] = &[
     "export",
     "explain",
     "sample",
+    "serve",
     "eval",
     "setup",
     "doctor",
@@ -71,9 +73,6 @@ const BUILT: &[&str] = &[
     "man",
     "help",
 ];
-
-/// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["serve"];
 
 /// What the command line says of output holds from now on.
 ///
@@ -110,6 +109,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Delta(arguments) => delta::delta(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
+        Command::Serve(arguments) => serve::serve(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
@@ -126,10 +126,6 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
 
 fn other(words: &[OsString]) -> Problem {
     let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    if LATER.contains(&word.as_str()) {
-        return Problem::not_supported(&format!("`mopd {word}`"))
-            .help(format!("this version has: {}", BUILT.join(", ")));
-    }
     let problem = Problem::usage("unknown-command", format!("mopd has no command `{word}`"));
     match nearest(&word, BUILT.iter().copied()) {
         Some(meant) => problem.help(format!("did you mean `mopd {meant}`?")),

@@ -207,6 +207,7 @@ impl RunProgress {
             | Event::Differences { .. }
             | Event::Delta { .. }
             | Event::Sample { .. }
+            | Event::Serving { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }
             | Event::MeasuredFloor { .. }

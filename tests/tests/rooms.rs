@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 24] = [
+const RUNTIME: [&str; 26] = [
     "zip",
     "quote",
     "table",
@@ -25,11 +25,13 @@ const RUNTIME: [&str; 24] = [
     "rollout",
     "report",
     "store",
+    "served",
     "prepare",
     "evaluate",
     "train",
     "predict",
     "schedule",
+    "serve",
     "bench",
 ];
 

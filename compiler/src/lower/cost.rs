@@ -125,6 +125,8 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
             Teacher::Student(_) => parameters,
             // Those that it is made of are scorers themselves.
             Teacher::Composed(_) => Some(0),
+            // Somebody else's work.
+            Teacher::Served(_) => Some(0),
             Teacher::Learner { start, .. } => of(*start),
         }))
     };

@@ -14,8 +14,9 @@ use crate::plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
     Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
     GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer,
-    Panel, PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Stage, StudentCopy, TableColumn,
-    Teacher, TeacherChoice, TermGradient, Tokenizer, Train, Trainable, Validation, WeightGroup,
+    Panel, PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, ServedMeaning, Stage,
+    StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, Tokenizer, Train, Trainable, Validation,
+    WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -207,6 +208,7 @@ fn arms<'a>(
             Teacher::Student(copy) => WeightsMeaning::Student(*copy),
             Teacher::Composed(composition) => WeightsMeaning::Composed(composition),
             Teacher::Learner { learner, .. } => WeightsMeaning::Learner(*learner),
+            Teacher::Served(served) => WeightsMeaning::Served(served.meaning()),
         };
         let sees = choice.sees.as_ref().map(|view| view.pieces.as_slice());
         let teacher = TeacherMeaning { weights, sees, own_tokens: choice.own_tokens };
@@ -238,6 +240,7 @@ enum WeightsMeaning<'a> {
     Composed(&'a Composition),
     /// Its place in the stage.
     Learner(u32),
+    Served(ServedMeaning<'a>),
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.

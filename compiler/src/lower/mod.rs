@@ -27,6 +27,7 @@ mod sampler;
 mod scalar_heads;
 mod scores;
 mod second_heads;
+mod served;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -219,7 +220,7 @@ fn trained(
     if let Some(refusal) = guards::unfit(&train.guards, &steps, origins) {
         return Err(refusal.into());
     }
-    Ok(Train {
+    let trained = Train {
         recipe: train.recipe,
         start: train.start,
         mixture: train.mixture,
@@ -245,5 +246,9 @@ fn trained(
         validation: train.validation,
         alignment: train.alignment,
         execution: train.execution,
-    })
+    };
+    match served::unfit(&trained, origins) {
+        Some(refusal) => Err(refusal.into()),
+        None => Ok(trained),
+    }
 }

@@ -27,7 +27,7 @@ pub fn unfit(models: &[Model<Objective>], origins: Origins) -> Vec<Diagnostic> {
             Teacher::Model(id) => of_model(*id),
             Teacher::Learner { learner, start } => trains_head(*learner) || of_model(*start),
             Teacher::Student(_) => train.trains_scalar_head() || of_model(train.start),
-            Teacher::Composed(_) => false,
+            Teacher::Composed(_) | Teacher::Served(_) => false,
         };
         of_stage(train, &has, of_model(train.start), origins)
     });

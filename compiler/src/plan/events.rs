@@ -24,6 +24,8 @@ pub enum Job {
     /// Say what a run would do with each stage, and run none.
     Why(Box<RunJob>),
     Sample(SampleJob),
+    /// Hold a model and answer requests about it, until asked to stop.
+    Serve(ServeJob),
     /// Hand over tables that a run left.
     Read(ReadJob),
     /// Say how far the tables of runs are apart.
@@ -126,6 +128,30 @@ pub struct SampleJob {
     /// What the context leaves, where absent.
     pub max_tokens: Option<u32>,
     pub seed: u64,
+}
+
+/// What `mopd serve` asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServeJob {
+    /// A model's folder, or its name on the hub.
+    pub model: String,
+    /// Folder that it is relative to.
+    pub base: String,
+    /// As requests call it.
+    pub name: String,
+    /// `127.0.0.1:8000`; port 0 is any that is free.
+    pub address: String,
+    /// The environment variable that holds the token which requests must have.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Weights may be taken from folders inside this one.
+    #[serde(default)]
+    pub updates: Option<String>,
+    pub dtype: super::Dtype,
+    /// Tokens of a request at most, all its sequences together.
+    pub tokens: u32,
+    /// Entries of a token at most, beside its own; all where absent.
+    pub entries: Option<u32>,
 }
 
 /// What a model is asked.
@@ -317,6 +343,15 @@ pub enum Event {
     Table {
         file: String,
         columns: Vec<Column>,
+    },
+    /// A [`ServeJob`] takes requests from now on.
+    Serving {
+        /// `http://127.0.0.1:8000`
+        url: String,
+        model: String,
+        /// A hash of the weights.
+        weights: String,
+        context: u32,
     },
     /// One completion of a [`SampleJob`].
     Sample {

@@ -46,6 +46,8 @@ pub enum KeyPart {
     },
     /// Programs that its rollouts start.
     RolloutPrograms,
+    /// Who answers for a teacher on a server.
+    Served,
     Input {
         model: String,
     },
@@ -62,6 +64,7 @@ impl fmt::Display for KeyPart {
             KeyPart::Data { domain } => write!(formatter, "the data of `{domain}`"),
             KeyPart::Program { domain } => write!(formatter, "the program of the reward of `{domain}`"),
             KeyPart::Day { domain } => write!(formatter, "the day, which a template of `{domain}` writes"),
+            KeyPart::Served => formatter.write_str("a teacher on a server"),
             KeyPart::RolloutPrograms => formatter.write_str("a program of its rollouts"),
             KeyPart::Input { model } => write!(formatter, "`{model}`"),
             KeyPart::Arithmetic => formatter.write_str("the arithmetic"),

@@ -22,6 +22,7 @@ mod rewards;
 mod scalar_heads;
 mod scorers;
 mod second_heads;
+mod served;
 mod settings;
 mod stages;
 pub(crate) mod template;
@@ -49,6 +50,8 @@ pub use scalar_heads::scalar_heads;
 pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 pub use second_heads::second_heads;
 use serde::{Deserialize, Serialize};
+pub(crate) use served::ServedMeaning;
+pub use served::{Answers, Engine, Served};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Changed, Checkpointing, Column, Device, Domain, DomainId,
     Dtype, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId,

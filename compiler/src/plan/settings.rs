@@ -14,7 +14,7 @@ use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
     Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, GradientAlignment, Guard, Moving,
-    OfStep, Panel, Producer, Reward, Rollout, Scorers, Validation, View,
+    OfStep, Panel, Producer, Reward, Rollout, Scorers, Served, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -215,6 +215,12 @@ impl<O> Train<O> {
         self.scorers.models().chain(self.producers().flat_map(Producer::models))
     }
 
+    /// Its teachers on servers, with repetition.
+    pub fn served(&self) -> impl Iterator<Item = &Served> {
+        let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+        choices.filter_map(|choice| choice.teacher.served())
+    }
+
     /// The stage's rollout, then those of terms with completions of their own.
     pub fn rollouts(&self) -> impl Iterator<Item = &Rollout> {
         std::iter::once(&self.rollout).chain(self.own_data.iter().map(|own| &own.rollout))
@@ -330,6 +336,8 @@ pub enum Teacher {
         learner: u32,
         start: ModelId,
     },
+    /// A model that another program holds.
+    Served(Box<Served>),
 }
 
 impl Teacher {
@@ -337,7 +345,7 @@ impl Teacher {
     pub fn model(&self) -> Option<ModelId> {
         match self {
             Teacher::Model(model) => Some(*model),
-            Teacher::Student(_) | Teacher::Composed(_) | Teacher::Learner { .. } => None,
+            Teacher::Student(_) | Teacher::Composed(_) | Teacher::Learner { .. } | Teacher::Served(_) => None,
         }
     }
 
@@ -348,6 +356,10 @@ impl Teacher {
 
     pub fn composition(&self) -> Option<&Composition> {
         if let Teacher::Composed(composition) = self { Some(composition) } else { None }
+    }
+
+    pub fn served(&self) -> Option<&Served> {
+        if let Teacher::Served(served) = self { Some(served) } else { None }
     }
 }
 

@@ -158,6 +158,8 @@ pub enum TeacherWeights {
         engine: String,
         url: Secret,
         model: String,
+        /// The environment variable that holds the token which the server asks for.
+        key: Option<String>,
     },
     /// A linear combination of logits. `bindings` are the names of its `where`.
     Composed {

@@ -495,6 +495,7 @@ impl Trial<'_> {
             place: self.place,
             kind: self.kind,
             environments: Environments::Untouched,
+            servers: &crate::served::NO_SERVERS,
             control,
         })
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mopd_compiler::plan::producers::Producer;
-use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Stage, Train};
+use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Served, Stage, Train};
 use serde_json::{Map, Value};
 
 use super::{DomainData, Places, load, programs, turns};
@@ -15,6 +15,7 @@ use crate::data::{self, Dataset, overlap};
 use crate::environment::{Environment, Episode, Start};
 use crate::failure::{Error, Result};
 use crate::reward::RewardInput;
+use crate::served::Server;
 use crate::tokenizer::Pretrained;
 
 /// The field whose text a record is answered with, where it has one.
@@ -85,7 +86,7 @@ pub fn begin<'a, O>(
     Ok(())
 }
 
-/// Reads everything of a plan but its models, and asks its verifiers and environments. Hands over everything
+/// Reads everything of a plan but its models, and asks its verifiers, environments and servers. Hands over everything
 /// that can't be used, in the plan's order, as it is found.
 pub fn look(
     plan: &Plan,
@@ -116,6 +117,7 @@ pub fn look(
             Err(error) => found(error),
         }
     }
+    let mut servers: Vec<&Served> = Vec::new();
     let mut named: BTreeSet<&str> = BTreeSet::new();
     let mut begun = Begun::new();
     for model in &plan.experiment.models {
@@ -127,6 +129,17 @@ pub fn look(
             found(Error::from(error).at(model.origin));
         }
         for train in model.stage.trains() {
+            for served in train.served() {
+                if servers.contains(&served) {
+                    continue;
+                }
+                servers.push(served);
+                match Server::open(served, control) {
+                    Ok(_) => {}
+                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    Err(error) => found(error.at(model.origin)),
+                }
+            }
             let programs = programs(train, places.base);
             match programs.and_then(|_| begin(train, places.base, &rows, &mut begun, control)) {
                 Ok(()) => {}

@@ -21,6 +21,7 @@ use crate::machine::arithmetic::Numeric;
 use crate::model::Weights;
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, Form};
+use crate::served::Servers;
 use crate::tokenizer;
 use crate::zip::zip_equal;
 
@@ -83,6 +84,9 @@ struct StageKey<'a> {
     /// Of the programs that its rollouts start, hashes.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     environments: &'a [String],
+    /// Of its served teachers, who answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    served: Vec<String>,
     inputs: Vec<&'a str>,
 }
 
@@ -163,30 +167,37 @@ fn learner_key(joint: &str, learner: u32) -> String {
     hashed("mopd learner", &(joint, learner))
 }
 
+/// What stages start or ask, beside models.
+#[derive(Clone, Copy)]
+pub struct Programs<'a> {
+    /// Of each stage, hashes of the programs that its rollouts start.
+    pub environments: &'a [Vec<String>],
+    pub servers: &'a Servers,
+}
+
 /// What keys are made from.
 struct Maker<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
     forms: &'a [Form],
     domains: &'a [DomainData],
-    environments: &'a [Vec<String>],
+    programs: Programs<'a>,
     numeric: &'a Numeric<'a>,
     forks: &'a [Fork],
 }
 
 impl Keys {
-    /// `environments` are hashes of each stage's programs, `widths` the cores of each task: others may round
-    /// differently.
+    /// `widths` are the cores of each task: others may round differently.
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
         forms: &[Form],
-        (domains, environments): (&[DomainData], &[Vec<String>]),
+        (domains, programs): (&[DomainData], Programs),
         numeric: &Numeric,
         widths: &[usize],
         forks: &[Fork],
     ) -> Keys {
-        let maker = Maker { plan, tasks, forms, domains, environments, numeric, forks };
+        let maker = Maker { plan, tasks, forms, domains, programs, numeric, forks };
         let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
         for (task, width) in zip_equal(tasks, widths) {
             made.push(maker.task(task, *width, &made));
@@ -280,7 +291,12 @@ impl<'a> Maker<'a> {
             data: Vec::new(),
             judge: None,
             validation: Vec::new(),
-            environments: &self.environments[model.0 as usize],
+            environments: &self.programs.environments[model.0 as usize],
+            served: stage
+                .trains()
+                .into_iter()
+                .flat_map(|train| self.programs.servers.identities(train))
+                .collect(),
             inputs: task.needs.iter().map(|need| before[*need].result.as_str()).collect(),
         };
         let (mut rollouts, mut scores) = (None, Vec::new());

@@ -65,6 +65,10 @@ impl Predicted {
                 }
             };
             let model = plan.experiment.model(id);
+            // What a server takes, a trial here can't know.
+            if model.stage.trains().iter().any(|train| train.served().next().is_some()) {
+                continue;
+            }
             let trains = !model.stage.trains().is_empty();
             if trains && tried.insert(id) {
                 if mode == Predict::Quick && began.elapsed() >= QUICK {

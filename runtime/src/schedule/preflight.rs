@@ -6,6 +6,7 @@ use std::path::Path;
 use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
 use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA};
 
+use super::run::Prepared;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -42,6 +43,28 @@ pub(super) fn ask_all(
         let model = plan.experiment.model(id);
         for train in model.stage.trains() {
             begin(train, base, &rows, &mut begun, control).map_err(|error| error.at(model.origin))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the ids of the stages that are waited for mean the same on their teachers' servers.
+pub(super) fn compare_tokenizers(
+    plan: &Plan,
+    prepared: &Prepared,
+    waiting: impl Fn(usize) -> bool,
+    control: &Control,
+) -> Result<()> {
+    let mut compared = BTreeSet::new();
+    for (index, task) in prepared.tasks.iter().enumerate() {
+        let Work::Stage(id) = task.work else { continue };
+        let model = plan.experiment.model(id);
+        for train in model.stage.trains().into_iter().filter(|_| waiting(index)) {
+            let form = &prepared.forms[train.start.0 as usize];
+            let (student, context) = (&form.tokenizer, form.config.context);
+            let outcome =
+                prepared.servers.compare_tokenizers(train, student, context, &mut compared, control);
+            outcome.map_err(|error| error.at(model.origin))?;
         }
     }
     Ok(())

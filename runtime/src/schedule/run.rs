@@ -15,6 +15,7 @@ use mopd_store::Lock;
 use tch::Kind;
 
 use super::exclusive::Tasks;
+use super::keys::Programs;
 use super::locking::{self, Access, Said};
 use super::predicted::Predicted;
 use super::room::Room;
@@ -33,6 +34,7 @@ use crate::report::answers::PromptAnswers;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
+use crate::served::Servers;
 use crate::store::Store;
 use crate::tokenizer::chat;
 use crate::train::Pace;
@@ -60,6 +62,7 @@ pub(super) struct Scheduler<'a> {
     /// Tasks that are computed whatever the store has.
     pub(super) forced: Vec<bool>,
     pub(super) forks: &'a [Fork],
+    pub(super) servers: &'a Servers,
     pub(super) pace: Pace,
     pub(super) predicted: Predicted,
     pub(super) room: Room,
@@ -125,14 +128,17 @@ pub(super) struct Prepared {
     pub(super) domains: Vec<DomainData>,
     /// Of each model's stage, hashes of the programs that its rollouts start.
     pub(super) environments: Vec<Vec<String>>,
+    /// Where served teachers are.
+    pub(super) servers: Servers,
 }
 
 /// The keys of everything that a run computes.
 pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic, place: Place) -> Keys {
-    let Prepared { tasks, forms, widths, domains, environments } = prepared;
+    let Prepared { tasks, forms, widths, domains, environments, servers } = prepared;
     let dtype = job.plan.experiment.dtype.name();
     let numeric = Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place) };
-    Keys::new(&job.plan, tasks, forms, (domains, environments), &numeric, widths, &job.forks)
+    let programs = Programs { environments, servers };
+    Keys::new(&job.plan, tasks, forms, (domains, programs), &numeric, widths, &job.forks)
 }
 
 pub(super) fn prepared(
@@ -161,7 +167,8 @@ pub(super) fn prepared(
         Ok(all.into_iter().flatten().collect())
     });
     let environments = environments.collect::<Result<_>>()?;
-    Ok(Prepared { tasks, forms, widths, domains, environments })
+    let servers = Servers::open(plan, control)?;
+    Ok(Prepared { tasks, forms, widths, domains, environments, servers })
 }
 
 /// Says what each stage of a plan will take, and runs none.
@@ -206,6 +213,7 @@ pub fn run(
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
     preflight::ask_all(plan, (tasks, domains), Path::new(&job.base), waiting, control)?;
+    preflight::compare_tokenizers(plan, &prepared, waiting, control)?;
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();
@@ -239,6 +247,7 @@ pub fn run(
         base: PathBuf::from(&job.base),
         forced,
         forks: &job.forks,
+        servers: &prepared.servers,
         pace: match job.checkpoint_every {
             // Negative numbers and what is none are as often as possible.
             Some(seconds) => Pace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default()),

@@ -257,6 +257,7 @@ impl Scheduler<'_> {
                 place: self.place,
                 kind: self.kind(),
                 environments: Environments::In(&self.base),
+                servers: self.servers,
                 control: self.control,
             });
         }

@@ -140,6 +140,9 @@ fn changed(plan: &Plan, prepared: &Prepared, index: usize, old: &Value, new: &Va
         let [old, new] = [old, new].map(|key| key.get("judge").unwrap_or(&none));
         of_data(old, new, domain, &mut add);
     }
+    if differ("served") {
+        add(KeyPart::Served);
+    }
     if differ("environments") {
         add(KeyPart::RolloutPrograms);
     }

@@ -46,7 +46,7 @@ impl Composing<'_> {
             let (first, count) = (run.tokens.start as i64, run.tokens.len() as i64);
             parts.push(match run.scored {
                 Some(Scored::Composed(index)) => Logits::Composed(self.composed(index, first, count)?),
-                Some(Scored::Model(_)) | None => {
+                Some(Scored::Model(_) | Scored::Served(_)) | None => {
                     let known = self.forward.vocabulary.logits(role);
                     assert_eq!(known.len(), runs.len(), "logits stand run by run");
                     known[place].share()

@@ -38,6 +38,7 @@ mod recorded;
 mod route;
 mod scores;
 mod sequences;
+mod served;
 mod spans;
 pub mod state;
 mod states;
@@ -95,6 +96,7 @@ use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
+use crate::served::Servers;
 use crate::store::{adapter, state::TrainState};
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -138,6 +140,8 @@ pub struct Stage<'a> {
     /// What all models compute in: single precision, or half with what is trained in single.
     pub kind: Kind,
     pub environments: Environments<'a>,
+    /// Where its served teachers are.
+    pub servers: &'a Servers,
     pub control: &'a Control,
 }
 

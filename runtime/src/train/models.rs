@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_compiler::plan::{Composition, ModelId, Role, StudentCopy, Teacher, TeacherChoice, View};
+use mopd_compiler::plan::{Composition, ModelId, Role, Served, StudentCopy, Teacher, TeacherChoice, View};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;
@@ -20,6 +20,7 @@ use super::vocabulary::{Fetched, Matrix};
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::model::{Config, Decoder, Weights};
+use crate::served::Server;
 use crate::store::state::StateTensors;
 
 /// A model by its weights.
@@ -51,6 +52,15 @@ pub enum Scored {
     Model(Reader),
     /// An index into the compositions.
     Composed(usize),
+    Served(ServedReader),
+}
+
+/// A teacher on a server, and what it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServedReader {
+    /// An index into the servers.
+    server: usize,
+    view: Option<usize>,
 }
 
 impl Scored {
@@ -58,7 +68,7 @@ impl Scored {
     pub fn reader(self) -> Option<Reader> {
         match self {
             Scored::Model(reader) => Some(reader),
-            Scored::Composed(_) => None,
+            Scored::Composed(_) | Scored::Served(_) => None,
         }
     }
 }
@@ -70,6 +80,8 @@ pub fn fits_in_memory(place: Place, parameters: usize) -> bool {
 }
 
 pub struct Models {
+    /// Of the stage's served teachers, each once.
+    servers: Vec<Served>,
     place: Place,
     kind: Kind,
     frozen: Vec<Arc<Weights>>,
@@ -143,11 +155,17 @@ impl Models {
         let mut copies: Vec<Copy> = Vec::new();
         let mut compositions: Vec<Composition> = Vec::new();
         let mut views: Vec<View> = Vec::new();
+        let mut servers: Vec<Served> = Vec::new();
         let mut other_tokenizers = HashMap::new();
         let mut scored = |name: &str, teacher: &Teacher, sees: &Option<View>, own_tokens: bool| {
             let model_ref = match teacher {
                 Teacher::Composed(composition) => {
                     return Ok(Scored::Composed(place(&mut compositions, composition)));
+                }
+                Teacher::Served(served) => {
+                    let server = place(&mut servers, served.as_ref());
+                    let view = sees.as_ref().map(|view| place(&mut views, view));
+                    return Ok(Scored::Served(ServedReader { server, view }));
                 }
                 Teacher::Model(id) => ModelRef::Frozen(of_model[id]),
                 Teacher::Student(StudentCopy::Current) => ModelRef::Student,
@@ -196,6 +214,7 @@ impl Models {
         assert!(all_whole, "a model has a row for every token: that is looked at where it is read");
         let keeps_all = stage.models_fit.unwrap_or_else(|| fits_in_memory(stage.place, parameters));
         Ok(Models {
+            servers,
             place: stage.place,
             kind: stage.kind,
             frozen,
@@ -256,6 +275,24 @@ impl Models {
     pub fn own_tokens(&self, role: Role) -> bool {
         let readers = self.of_role(role).iter().flatten().filter_map(|scored| scored.reader());
         readers.into_iter().any(|reader| reader.own_tokens)
+    }
+
+    /// What a scorer reads in place of the prompts; nothing of one that is made of others.
+    pub fn sees(&self, scored: Scored) -> Option<&View> {
+        let view = match scored {
+            Scored::Model(Reader { view, .. }) | Scored::Served(ServedReader { view, .. }) => view,
+            Scored::Composed(_) => None,
+        };
+        view.map(|view| &self.views[view])
+    }
+
+    pub fn server<'s>(&self, reader: ServedReader, stage: &Stage<'s>) -> &'s Server {
+        stage.servers.get(&self.servers[reader.server])
+    }
+
+    /// Rows of an LM head that tokens of the student have.
+    pub fn entries(&self) -> i64 {
+        self.entries
     }
 
     /// What a model reads in place of the prompts.
@@ -401,10 +438,10 @@ impl Models {
 
     /// Whether what the models that have a role say of a completion changes while the student learns.
     pub fn moves(&self, role: Role) -> bool {
-        let moves = |reader: Reader| {
-            let fixed = self.view(reader).is_none_or(View::is_fixed);
-            !fixed || !matches!(reader.model_ref, ModelRef::Frozen(_))
+        let moves = |scored: &Scored| {
+            let fixed = self.sees(*scored).is_none_or(View::is_fixed);
+            !fixed || scored.reader().is_some_and(|reader| !matches!(reader.model_ref, ModelRef::Frozen(_)))
         };
-        self.of_role(role).iter().flatten().filter_map(|scored| scored.reader()).any(moves)
+        self.of_role(role).iter().flatten().any(moves)
     }
 }

@@ -27,7 +27,7 @@ use super::sequences::Sequences;
 use super::spans::rest_of;
 use super::views::{Shown, available};
 use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
-use super::{Source, Stage, panels};
+use super::{Source, Stage, panels, served};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
@@ -113,7 +113,7 @@ pub fn score(scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch
 fn availability(scoring: &Scoring, role: Role, sequences: &Sequences) -> Result<Vec<f32>> {
     let mut values = vec![0.0; sequences.list.len()];
     for run in runs(scoring, role, sequences)? {
-        let view = run.scored.and_then(Scored::reader).and_then(|reader| scoring.models.view(reader));
+        let view = run.scored.and_then(|scored| scoring.models.sees(scored));
         for member in run.members.filter(|_| run.scored.is_some()) {
             values[member] = f32::from(u8::from(available(view, sequences, member)?));
         }
@@ -141,7 +141,16 @@ fn logits_of(
         .then(|| Spans::of_tokens(role, sequences.layout.tokens(), stage.place.device));
     let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
     let passes = passes(&runs, stage.routes_by_data());
-    for (reader, pass) in &passes {
+    let of_servers = served::logits(scoring, &passes, &runs, sequences, step)?;
+    for ((scored, pass), of_server) in zip_equal(&passes, of_servers) {
+        let reader = match scored {
+            Scored::Model(reader) => reader,
+            Scored::Served(_) => {
+                give(&mut parts, &runs, pass, &of_server.expect("a server answers its passes"));
+                continue;
+            }
+            Scored::Composed(_) => unreachable!("one that is made of others goes through no model"),
+        };
         let Reader { model_ref, .. } = *reader;
         let sees = models.view(*reader);
         let softcap = models.softcap(model_ref, scoring.model);
@@ -188,12 +197,7 @@ fn logits_of(
         let only = last && passes.len() == 1;
         let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
         let logits = Logits::Projected { hidden, matrix, softcap, scalar_head };
-        let mut first = 0;
-        for run in pass {
-            let tokens = runs[*run].tokens.len() as i64;
-            parts[*run] = Some(logits.part(first, tokens));
-            first += tokens;
-        }
+        give(&mut parts, &runs, pass, &logits);
     }
     let absent = |run: &ScoringRun| Logits::Absent(run.tokens.len() as i64);
     let parts: Vec<Logits> =
@@ -253,17 +257,28 @@ pub fn nobody(scoring: &Scoring, role: Role, source: &Source) -> Error {
 
 /// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after
 /// domain has the same few teachers: each is asked once.
-fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(Reader, Vec<usize>)> {
-    let mut passes: Vec<(Reader, Vec<usize>)> = Vec::new();
+fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(Scored, Vec<usize>)> {
+    let mut passes: Vec<(Scored, Vec<usize>)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        let Some(Scored::Model(reader)) = run.scored else { continue };
-        let together = by_data && !reader.own_tokens;
-        match passes.iter_mut().find(|(known, _)| together && *known == reader) {
+        let Some(scored @ (Scored::Model(_) | Scored::Served(_))) = run.scored else { continue };
+        let together = by_data && !scored.reader().is_some_and(|reader| reader.own_tokens);
+        match passes.iter_mut().find(|(known, _)| together && *known == scored) {
             Some((_, pass)) => pass.push(index),
-            None => passes.push((reader, vec![index])),
+            None => passes.push((scored, vec![index])),
         }
     }
     passes
+}
+
+/// Each run of a pass gets its tokens, which stand one after the other.
+fn give(parts: &mut [Option<Logits>], runs: &[ScoringRun], pass: &[usize], logits: &Logits) {
+    let mut first = 0;
+    for run in pass {
+        let tokens = runs[*run].tokens.len() as i64;
+        parts[*run] = Some(logits.part(first, tokens));
+        first += tokens;
+    }
+    assert_eq!(first, logits.tokens(), "the logits of a pass are of its tokens");
 }
 
 fn shared(parts: &[Logits]) -> Vec<Logits> {

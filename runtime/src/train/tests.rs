@@ -169,6 +169,7 @@ impl Fixture {
             place: Place::cpu(),
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
+            servers: &crate::served::NO_SERVERS,
             control: &self.control,
         }
     }

@@ -12,6 +12,7 @@ mod preflight;
 mod private;
 mod rewards;
 mod rollouts;
+mod served;
 mod signals;
 mod states;
 mod tables;

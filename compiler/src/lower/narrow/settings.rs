@@ -379,10 +379,7 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
             Reward::UnitTests { field: field.clone(), time_limit_seconds: *time_limit_seconds }
         }
         wide::Reward::Http { url, time_limit_seconds, batch, version, range } => Reward::Http {
-            url: match url {
-                wide::Secret::Text(text) => Secret::Text(text.clone()),
-                wide::Secret::Environment(name) => Secret::Environment(name.clone()),
-            },
+            url: secret(url),
             time_limit_seconds: *time_limit_seconds,
             batch: *batch,
             version: version.clone(),
@@ -423,5 +420,12 @@ fn architecture(architecture: &wide::Architecture) -> Architecture {
         rope_theta: architecture.rope_theta,
         norm_epsilon: architecture.norm_epsilon,
         initial_deviation: architecture.initial_deviation,
+    }
+}
+
+pub fn secret(secret: &wide::Secret) -> Secret {
+    match secret {
+        wide::Secret::Text(text) => Secret::Text(text.clone()),
+        wide::Secret::Environment(name) => Secret::Environment(name.clone()),
     }
 }

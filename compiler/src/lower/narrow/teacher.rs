@@ -1,11 +1,17 @@
 //! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
-use mopd_lang::experiment::{self as wide, Alignment, PanelId, SelfCopy, TeacherId, TeacherWeights};
+use mopd_lang::experiment::{
+    self as wide, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
+};
 use mopd_lang::formula::{Formula, Role};
 
+use super::settings::secret;
 use super::{Diagnostic, Narrowed, data, divergence, filter, formula, refused};
 use crate::plan::template::{view_of_panel, view_with_numbers};
-use crate::plan::{self, Composition, Member, ModelId, Parameter, Pool, StudentCopy, TeacherChoice, View};
+use crate::plan::{
+    self, Answers, Composition, Engine, Member, ModelId, Parameter, Pool, Served, StudentCopy, TeacherChoice,
+    View,
+};
 use crate::refusal::{At, NamedScorer, Origins};
 
 /// One arm of a stage's route.
@@ -137,15 +143,15 @@ fn weights_of(
     origins: Origins,
     refusals: &mut Vec<Diagnostic>,
 ) -> Option<plan::Teacher> {
-    // What it can answer only narrows what objectives may ask, and the checker has seen to that; so has it to
-    // `foreign`.
+    // What weights at hand can answer only narrows what objectives may ask, and the checker has seen to that;
+    // so has it to `foreign`.
     let wide::Teacher {
         name: _,
         weights,
         sees,
         // It is said of what is made of these weights.
         temperature,
-        answers: _,
+        answers,
         foreign: _,
         align,
         reveals,
@@ -166,6 +172,9 @@ fn weights_of(
         Alignment::Positions => {}
         Alignment::Tokens if of_others || *temperature != 1.0 => {
             refuse("a teacher with `align = tokens` that is composed of others, or has a temperature,");
+        }
+        Alignment::Tokens if matches!(weights, TeacherWeights::Served { .. }) => {
+            refuse("a teacher on a server (`served`) with `align = tokens`");
         }
         Alignment::Tokens if matches!(weights, TeacherWeights::Trained { .. }) => {
             refuse("a teacher with `align = tokens` that is trained in the same stage");
@@ -197,7 +206,31 @@ fn weights_of(
                 None => "a teacher that is trained in another stage".to_owned(),
             }
         }
-        TeacherWeights::Served { .. } => "a teacher on a server (`served`)".to_owned(),
+        TeacherWeights::Served { engine, url, model, key } => match served_answers(*answers) {
+            Some(answers) => {
+                let engine = Engine::named(engine).expect("the checker knows the engines");
+                let (name, whole) = (engine.name(), answers == Answers::Distribution);
+                match engine {
+                    Engine::Sglang if whole => {
+                        let what = format!("`answers: dist` of `served({name:?})`");
+                        let help = "SGLang lists entries: `answers: top_k(20)`, or `sampled`";
+                        refusals.push((*refused(at, what)).help(help));
+                        return None;
+                    }
+                    Engine::Mopd if !whole => {
+                        let what = format!("`answers: {answers}` of `served({name:?})`");
+                        let help = "`mopd serve` answers whole distributions: `answers: dist`; by its other \
+                                    dialects, `\"vllm\"` and `\"sglang\"`, it answers less";
+                        refusals.push((*refused(at, what)).help(help));
+                        return None;
+                    }
+                    _ => {}
+                }
+                let (url, model, key) = (secret(url), model.clone(), key.clone());
+                return Some(plan::Teacher::Served(Box::new(Served { engine, url, model, answers, key })));
+            }
+            None => "a teacher on a server that only writes (`answers: text`)".to_owned(),
+        },
         TeacherWeights::Composed { logits, .. } => {
             let composed = composed(logits, origins);
             return composed.map(plan::Teacher::Composed).map_err(|found| refusals.push(*found)).ok();
@@ -211,6 +244,16 @@ fn weights_of(
     };
     refuse(&construct);
     None
+}
+
+/// What a server is asked; nothing of one that only writes.
+fn served_answers(answers: Capability) -> Option<Answers> {
+    match answers {
+        Capability::Text => None,
+        Capability::Sampled => Some(Answers::Sampled),
+        Capability::TopK(k) => Some(Answers::TopK(k)),
+        Capability::Distribution => Some(Answers::Distribution),
+    }
 }
 
 /// A sum of logits, each with a factor.

@@ -372,3 +372,28 @@ fn teachers_by_name_enter_keys_by_their_weights() {
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
 }
+
+/// Where a teacher's server is, and by which variable it is asked, changes no result; who is asked and what,
+/// does. Which weights answer is added when the run starts.
+#[test]
+fn where_a_server_is_does_not_enter_a_key() {
+    let keys = |engine: &str, url: &str, model: &str, key: Option<&str>| {
+        let mut experiment = experiment();
+        for teacher in &mut experiment.teachers {
+            let (engine, url, model) = (engine.into(), Secret::Text(url.into()), model.into());
+            teacher.weights = TeacherWeights::Served { engine, url, model, key: key.map(str::to_owned) };
+        }
+        let plan = compiled(&experiment);
+        plan.stages.iter().map(|stage| (stage.key.clone(), stage.content_key.clone())).collect::<Vec<_>>()
+    };
+    let known = keys("vllm", "http://a", "m", None);
+    assert_eq!(known, keys("vllm", "http://b", "m", Some("KEY")));
+    assert_ne!(known, keys("vllm", "http://a", "n", None));
+    assert_ne!(known, keys("mopd", "http://a", "m", None));
+    assert_ne!(known, keys_of_models());
+}
+
+fn keys_of_models() -> Vec<(String, String)> {
+    let plan = compiled(&experiment());
+    plan.stages.iter().map(|stage| (stage.key.clone(), stage.content_key.clone())).collect()
+}

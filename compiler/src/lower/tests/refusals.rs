@@ -214,12 +214,20 @@ fn teachers() {
         refused(&|teacher| teacher.weights = trained.clone()),
         supported("a teacher that is trained in another stage")
     );
-    let served =
-        TeacherWeights::Served { engine: "vllm".into(), url: Secret::Text("x".into()), model: "m".into() };
-    assert_eq!(
-        refused(&|teacher| teacher.weights = served.clone()),
-        supported("a teacher on a server (`served`)")
-    );
+    let served = |answers: Capability| {
+        move |teacher: &mut Teacher| {
+            let (engine, url, model) = ("vllm".into(), Secret::Text("http://x".into()), "m".into());
+            teacher.weights = TeacherWeights::Served { engine, url, model, key: None };
+            teacher.answers = answers;
+        }
+    };
+    let writes = "a teacher on a server that only writes (`answers: text`)";
+    assert_eq!(refused(&served(Capability::Text)), supported(writes));
+    let by_text = |teacher: &mut Teacher| {
+        served(Capability::Distribution)(teacher);
+        teacher.align = Alignment::Tokens;
+    };
+    assert_eq!(refused(&by_text), supported("a teacher on a server (`served`) with `align = tokens`"));
     let when = |experiment: &mut Experiment| {
         distilled(experiment).teachers[0].when = Some(signal(Signal::Correct));
     };

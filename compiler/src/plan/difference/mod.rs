@@ -421,6 +421,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             Teacher::Student(copy) => json!({ "student": written(copy) }),
             Teacher::Composed(composition) => composed(composition, scorers),
             Teacher::Learner { learner, .. } => json!({ "trained beside": learner }),
+            Teacher::Served(served) => json!({ "served": written(served) }),
         };
         if choice.sees.is_none() && !choice.own_tokens {
             return weights;

@@ -9,14 +9,16 @@ use std::collections::HashMap;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{
-    Alignment, Capability, ModelId, Pool, Reveal, SelfCopy, Teacher, TeacherId, TeacherWeights,
+    Alignment, Capability, ModelId, Pool, Reveal, Secret, SelfCopy, Teacher, TeacherId, TeacherWeights,
 };
 use crate::formula::Role;
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
 
 use crate::check::Checker;
+use crate::check::builtins::declare::Arg;
 use crate::check::builtins::teachers::{Served, TeacherCall};
+use crate::check::builtins::types;
 use crate::check::builtins::vocabulary;
 use crate::check::builtins::{self, Kind};
 use crate::check::values::evaluate::{Context, Env};
@@ -275,9 +277,13 @@ impl Checker {
 
     /// `served("vllm", url: env("TEACHER_URL"), model: "Qwen/Qwen3-32B", answers: top_k(20))`
     fn served(&mut self, given: Served, env: &Env) -> Option<Value> {
-        const ENGINES: &[&str] = &["vllm", "sglang"];
+        const ENGINES: &[&str] = &["vllm", "sglang", "mopd"];
         let (engine, url) = (self.read(given.engine, env), self.read(given.url, env));
         let (model, answers) = (self.read(given.model, env), self.read(given.answers, env));
+        let key = match given.key.map(|key| self.server_key(key, env)) {
+            Some(key) => Some(key?),
+            None => None,
+        };
         let (engine, url, model, answers) = (engine?, url?, model?, answers?);
         if !ENGINES.contains(&engine.as_str()) {
             let text = format!("unknown engine `{engine}`");
@@ -291,10 +297,28 @@ impl Checker {
             return None;
         }
         let name = if env.model_name.is_empty() { "served" } else { &env.model_name };
-        let weights = TeacherWeights::Served { engine, url, model };
+        let weights = TeacherWeights::Served { engine, url, model, key };
         let mut teacher = self.plain_teacher(name, weights, given.call.span);
         teacher.answers = answers;
         Some(self.declare_once(teacher))
+    }
+
+    /// `env("TEACHER_KEY")`: the name of the variable. What is secret is not written into a file.
+    fn server_key(&mut self, given: Arg<types::Secret>, env: &Env) -> Option<String> {
+        match self.read(given, env)? {
+            Secret::Environment(name) => Some(name),
+            Secret::Text(_) => {
+                let text = "the key of a server is read from the environment";
+                self.report(
+                    Diagnostic::error(Code::TypeMismatch, given.expr.span, text)
+                        .label("it would be part of the file, of plans and of results")
+                        .help(
+                            "write `key: env(\"TEACHER_KEY\")`, and set that variable where the run starts",
+                        ),
+                );
+                None
+            }
+        }
     }
 
     /// `dist`, `top_k(20)`, `sampled`, `text`

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 use super::composed::Composed;
+use super::listed::Listed;
 use super::mapped::Mapped;
 use super::masked;
 use crate::machine::place::Place;
@@ -22,6 +23,8 @@ pub enum Logits {
     Composed(Composed),
     /// Of a model with another vocabulary.
     Mapped(Mapped),
+    /// Log-probabilities of some entries.
+    Listed(Listed),
     /// Of so many tokens, which nobody asks about.
     Absent(i64),
 }
@@ -88,6 +91,7 @@ impl Logits {
             }
             Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
             Logits::Mapped(mapped) => Logits::Mapped(mapped.part(0, self.tokens())),
+            Logits::Listed(listed) => Logits::Listed(listed.share()),
             Logits::Absent(tokens) => Logits::Absent(*tokens),
         }
     }
@@ -101,6 +105,7 @@ impl Logits {
             }
             Logits::Composed(composed) => *composed = composed.part(first, count),
             Logits::Mapped(mapped) => *mapped = mapped.part(first, count),
+            Logits::Listed(listed) => *listed = listed.part(first, count),
             Logits::Absent(tokens) => *tokens = count,
         }
         part
@@ -128,7 +133,7 @@ impl Logits {
             Logits::Projected { matrix: Matrix::Fetched(fetched), .. } => fetched.let_go(),
             Logits::Composed(composed) => composed.let_go(),
             Logits::Mapped(mapped) => mapped.let_go(),
-            Logits::Projected { .. } | Logits::Given(_) | Logits::Absent(_) => {}
+            Logits::Projected { .. } | Logits::Given(_) | Logits::Listed(_) | Logits::Absent(_) => {}
         }
     }
 
@@ -137,6 +142,7 @@ impl Logits {
             Logits::Given(values) | Logits::Projected { hidden: values, .. } => values.size()[0],
             Logits::Composed(composed) => composed.tokens(),
             Logits::Mapped(mapped) => mapped.tokens(),
+            Logits::Listed(listed) => listed.tokens(),
             Logits::Absent(tokens) => *tokens,
         }
     }
@@ -148,7 +154,7 @@ impl Logits {
             Logits::Given(values) | Logits::Projected { hidden: values, .. } => {
                 *values = values.index_select(0, rows);
             }
-            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
+            Logits::Composed(_) | Logits::Mapped(_) | Logits::Listed(_) | Logits::Absent(_) => {
                 unreachable!("a model's own logits are chosen from")
             }
         }
@@ -169,6 +175,7 @@ impl Logits {
             }
             Logits::Composed(composed) => composed.rows(place, first, count, absent),
             Logits::Mapped(mapped) => mapped.rows(place, first, count),
+            Logits::Listed(listed) => listed.rows(first, count),
             Logits::Absent(_) => unreachable!("only tokens that a scorer has logits of are read"),
         };
         masked(logits, absent)

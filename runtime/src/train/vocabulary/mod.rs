@@ -15,6 +15,7 @@
 
 mod composed;
 mod divergence;
+mod listed;
 mod logits;
 mod loops;
 mod mapped;
@@ -34,11 +35,13 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 pub use self::composed::{Composed, Part, part};
 pub use self::divergence::Weight;
+pub use self::listed::Listed;
 pub use self::logits::{Fetched, Logits, Matrix};
 pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{LogpGrad, Rows};
+pub use self::support::largest;
 use crate::machine::place::Place;
 use crate::machine::transfer::upload;
 use crate::model::{ABSENT, LmHeadGrad};
@@ -340,7 +343,7 @@ impl Vocabulary {
         match &self.student {
             Logits::Given(logits) => logits.size()[1],
             Logits::Projected { matrix, .. } => matrix.get().size()[0],
-            Logits::Composed(_) | Logits::Mapped(_) | Logits::Absent(_) => {
+            Logits::Composed(_) | Logits::Mapped(_) | Logits::Listed(_) | Logits::Absent(_) => {
                 unreachable!("the student is a model")
             }
         }
@@ -413,9 +416,16 @@ fn scaled_grad(first: i64, grad: Vec<Tensor>, adjoints: impl Iterator<Item = Ten
     ByLogits { first, grad, scale: Some(scale) }
 }
 
-/// `count` tokens from `first` of what stands one after the other.
+/// Whether a role's rows are log-probabilities already: some come from a server that lists a few entries.
+fn are_listed(parts: &[Logits]) -> bool {
+    parts.iter().any(|part| matches!(part, Logits::Listed(_)))
+}
+
+/// `count` tokens from `first` of what stands one after the other: logits, or log-probabilities where some
+/// [`are_listed`].
 fn rows_of(place: Place, parts: &[Logits], first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
-    let composed = parts.iter().any(|part| matches!(part, Logits::Composed(_) | Logits::Mapped(_)));
+    let listed = are_listed(parts);
+    let composed = listed || parts.iter().any(|part| matches!(part, Logits::Composed(_) | Logits::Mapped(_)));
     let columns = parts.iter().filter_map(Logits::columns).max();
     let mut whole: Option<Tensor> = None;
     let mut start = 0;
@@ -424,6 +434,11 @@ fn rows_of(place: Place, parts: &[Logits], first: i64, count: i64, absent: Optio
         let (from, to) = (first.max(start), (first + count).min(end));
         if from < to {
             let rows = logits.rows(place, from - start, to - from, absent);
+            let rows = if listed && !matches!(logits, Logits::Listed(_)) {
+                rows.to_kind(Kind::Float).log_softmax(-1, Kind::Float)
+            } else {
+                rows
+            };
             // Of several models, those with fewer columns have nothing in the others.
             let missing = columns.map_or(0, |columns| columns - rows.size()[1]);
             let rows = if missing > 0 { rows.pad([0, missing], "constant", f64::from(ABSENT)) } else { rows };

@@ -4,6 +4,7 @@
 
 mod composed;
 mod divergences;
+mod listed;
 mod passes;
 mod reference;
 mod signals;

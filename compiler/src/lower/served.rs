@@ -1,0 +1,141 @@
+//! What a teacher behind a server can be asked. It scores, and writes nothing; of one that does not answer
+//! the whole distribution, only numbers at temperature 1 are known, of the tokens that it lists.
+
+use mopd_lang::diag::Diagnostic;
+
+use crate::plan::producers::Writer;
+use crate::plan::{
+    Answers, Composition, Divergence, Live, Mass, Objective, Pool, Role, Served, Signal, TeacherChoice, Train,
+};
+use crate::refusal::{Origins, refused};
+
+/// The first thing that a stage asks of such a teacher and that can't be answered.
+pub fn unfit(train: &Train<Objective>, origins: Origins) -> Option<Diagnostic> {
+    train.objectives().find_map(|(_, objective)| {
+        let asked = Asked { train, objective, origins };
+        asked.writers().or_else(|| asked.composed()).or_else(|| asked.numbers())
+    })
+}
+
+struct Asked<'a> {
+    train: &'a Train<Objective>,
+    objective: &'a Objective,
+    origins: Origins<'a>,
+}
+
+const DISTRIBUTION: &str = "let it answer the whole distribution: `answers: dist`";
+
+impl<'a> Asked<'a> {
+    fn refuse(&self, construct: String, help: &str) -> Option<Diagnostic> {
+        let at = self.origins.span(self.objective.origin);
+        Some((*refused(at, construct)).help(help.to_owned()))
+    }
+
+    fn served(&self, role: Role) -> Option<(&'a TeacherChoice, &'a Served)> {
+        let mut choices = self.train.scorers.choices(role).iter();
+        choices.find_map(|choice| Some((choice, choice.teacher.served()?)))
+    }
+
+    /// One that does not answer the whole distribution.
+    fn partial(&self, role: Role) -> Option<&'a str> {
+        let mut choices = self.train.scorers.choices(role).iter();
+        let partial = |served: &Served| served.answers != Answers::Distribution;
+        choices.find(|choice| choice.teacher.served().is_some_and(partial)).map(|choice| choice.name.as_str())
+    }
+
+    /// Whoever writes has weights at hand.
+    fn writers(&self) -> Option<Diagnostic> {
+        let train = self.train;
+        let drawn = train.producers().chain(train.measured()).flat_map(|producer| producer.drawn());
+        let of_rollouts = drawn.filter_map(|(writer, _)| match writer {
+            Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => Some(role),
+            Writer::Student | Writer::Model(_) => None,
+        });
+        let of_panels = train.panels.iter().flat_map(|panel| panel.members.iter().copied());
+        let of_feedback = train.feedback.iter().map(|feedback| feedback.writer);
+        let agreements = self.objective.agreements().into_iter().map(|agreement| agreement.role);
+        let attempts = self.objective.signals().into_iter().filter_map(|signal| match signal {
+            Signal::CorrectOf { role } => Some(role),
+            _ => None,
+        });
+        let mut writers = of_rollouts.chain(of_panels).chain(of_feedback).chain(agreements).chain(attempts);
+        let (choice, _) = writers.find_map(|role| self.served(role))?;
+        self.refuse(
+            format!("text that `{}` writes, a teacher on a server (`served`),", choice.name),
+            "a teacher on a server scores completions of others: `sample(...)`, or those of the data",
+        )
+    }
+
+    fn composed(&self) -> Option<Diagnostic> {
+        let choices = self.train.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+        let mut composed = choices.filter_map(|choice| Some((&choice.name, choice.teacher.composition()?)));
+        let (name, part) = composed.find_map(|(name, Composition { pool, members })| {
+            let mut roles = members.iter().map(|member| member.role);
+            Some((name, roles.find_map(|role| self.partial(role)).filter(|_| *pool != Pool::Sum)?))
+        })?;
+        self.refuse(
+            format!(
+                "`{name}`, which is made of `{part}`, a teacher on a server that lists some tokens only,"
+            ),
+            DISTRIBUTION,
+        )
+    }
+
+    fn numbers(&self) -> Option<Diagnostic> {
+        let of_scorers = self.train.scorers.signals();
+        let signals = self.objective.signals().into_iter().chain(of_scorers);
+        let of_signals = signals.into_iter().find_map(|signal| self.signal(&signal));
+        of_signals.or_else(|| {
+            let live = self.objective.live.iter().find_map(|live| match &live.primitive {
+                Live::Divergence(divergence) => self.divergence(divergence),
+                _ => None,
+            });
+            live
+        })
+    }
+
+    fn signal(&self, signal: &Signal) -> Option<Diagnostic> {
+        match signal {
+            Signal::Value { role } => {
+                let (choice, _) = self.served(*role)?;
+                let what = format!("a score by `{}`, a teacher on a server (`served`),", choice.name);
+                self.refuse(what, "load its weights: a server answers no scalar head")
+            }
+            Signal::EndLogp { role } => {
+                let what = format!("the log-probability of ending by `{}`, ", self.partial(*role)?);
+                self.refuse(what + "a teacher on a server that does not list it,", DISTRIBUTION)
+            }
+            Signal::Logp { role } if self.objective.temperature != 1.0 => {
+                self.tempered(self.partial(*role)?, self.objective.temperature)
+            }
+            Signal::Divergence(divergence) => self.divergence(divergence),
+            _ => None,
+        }
+    }
+
+    fn divergence(&self, divergence: &Divergence) -> Option<Diagnostic> {
+        let roles = divergence.roles();
+        let name = roles.iter().find_map(|role| self.partial(*role))?;
+        let sides = [divergence.left.roles(), divergence.right.roles()].concat();
+        let listed = sides.into_iter().find_map(|role| self.partial(role));
+        if let (Some(name), Mass::Tail) = (listed, divergence.mass) {
+            let what =
+                format!("`mass: tail` beside `{name}`, a teacher on a server that lists some tokens only,");
+            // 1 minus what is listed: of a teacher that is sure, nothing is left of it but rounding.
+            let help = "take `mass: renormalized` or `mass: generalized`, or let it answer `dist`";
+            return self.refuse(what, help);
+        }
+        let sampler = roles.contains(&Role::Sampler);
+        let temperature = divergence.temperature * if sampler { self.objective.temperature } else { 1.0 };
+        if temperature == 1.0 { None } else { self.tempered(name, temperature) }
+    }
+
+    /// What a server says of some tokens is divided by what it would say of all.
+    fn tempered(&self, name: &str, temperature: f64) -> Option<Diagnostic> {
+        let what = format!(
+            "a probability at temperature {temperature} by `{name}`, a teacher on a server that lists some \
+             tokens only,"
+        );
+        self.refuse(what, "draw and compare at temperature 1, or let it answer `dist`")
+    }
+}

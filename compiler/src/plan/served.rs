@@ -1,0 +1,86 @@
+//! Teachers behind servers: token ids go there, numbers come back.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Secret;
+
+/// A model that another program holds, on this machine or another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    pub engine: Engine,
+    pub url: Secret,
+    /// As the server calls it.
+    pub model: String,
+    pub answers: Answers,
+    /// The environment variable that holds the token which the server asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// `/v1/completions` with `prompt_logprobs`.
+    Vllm,
+    /// `/generate` with `return_logprob`.
+    Sglang,
+    /// `mopd serve`: last hidden states, and the LM head once.
+    Mopd,
+}
+
+impl Engine {
+    pub const ALL: [Engine; 3] = [Engine::Vllm, Engine::Sglang, Engine::Mopd];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Vllm => "vllm",
+            Engine::Sglang => "sglang",
+            Engine::Mopd => "mopd",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Engine> {
+        Engine::ALL.into_iter().find(|engine| engine.name() == name)
+    }
+}
+
+/// What is asked of each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answers {
+    /// Its log-probability.
+    Sampled,
+    /// That, and the most probable tokens with theirs.
+    TopK(u32),
+    /// The whole distribution.
+    Distribution,
+}
+
+impl fmt::Display for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answers::Sampled => f.write_str("sampled"),
+            Answers::TopK(k) => write!(f, "top_k({k})"),
+            Answers::Distribution => f.write_str("dist"),
+        }
+    }
+}
+
+/// A served teacher as it enters keys: not where the server is. Which weights it has, the server says when
+/// the run starts.
+#[derive(Serialize)]
+pub(crate) struct ServedMeaning<'a> {
+    engine: Engine,
+    model: &'a str,
+    answers: Answers,
+}
+
+impl Served {
+    pub(crate) fn meaning(&self) -> ServedMeaning<'_> {
+        let Served { engine, url: _, model, answers, key: _ } = self;
+        ServedMeaning { engine: *engine, model, answers: *answers }
+    }
+}

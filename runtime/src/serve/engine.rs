@@ -1,0 +1,295 @@
+//! The thread that holds the model: what is asked of it, and what it says.
+
+use mopd_compiler::plan::Sampling;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::generate;
+use super::http::{Answer, Shared};
+use super::update::Update;
+use crate::control::Control;
+use crate::machine::place::Place;
+use crate::machine::transfer::{to_vec, upload};
+use crate::model::{ABSENT, Decoder, PackedBatch, Weights, logits};
+use crate::rollout::Completion;
+use crate::served::own;
+use crate::tokenizer::Token;
+use crate::train::vocabulary::largest;
+
+/// Logits that are made at a time, in elements.
+const AT_ONCE: i64 = 1 << 23;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of a request, all its sequences together.
+    pub tokens: usize,
+    /// Of a token, beside its own; all where absent.
+    pub entries: Option<u32>,
+    pub context: usize,
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    pub status: u16,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(status: u16, message: impl Into<String>) -> Refusal {
+        Refusal { status, message: message.into() }
+    }
+
+    pub fn bad(message: impl Into<String>) -> Refusal {
+        Refusal::new(400, message)
+    }
+
+    pub fn internal(message: impl Into<String>) -> Refusal {
+        Refusal::new(500, message)
+    }
+}
+
+/// What the model is asked.
+pub enum Asked {
+    LmHead,
+    Hidden { batch: own::Batch, body: Vec<u8> },
+    Score(Score),
+    Generate { prompts: Vec<Vec<Token>>, sampling: Sampling, seed: Option<u64> },
+    Update(Update),
+}
+
+/// What is asked of the tokens of sequences behind the first `start + 1` of each.
+#[derive(Clone, Debug)]
+pub struct Score {
+    pub sequences: Vec<Vec<Token>>,
+    pub start: usize,
+    /// The most probable entries, beside the token's own; all where absent.
+    pub top: Option<u32>,
+    /// Entries that are asked for by name, of each token.
+    pub chosen: Vec<Token>,
+}
+
+/// What is said of one token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Position {
+    pub token: Token,
+    pub logp: f32,
+    /// 1 for the most probable.
+    pub rank: u32,
+    /// The most probable first.
+    pub top: Vec<(Token, f32)>,
+    pub chosen: Vec<f32>,
+}
+
+/// Of one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    pub positions: Vec<Position>,
+    /// The most probable token behind it.
+    pub next: (Token, f32),
+}
+
+pub enum Told {
+    Bytes(Vec<u8>),
+    Scored(Vec<Scored>),
+    Generated(Vec<Completion>),
+    Updated,
+}
+
+impl Told {
+    pub fn bytes(self) -> Answer {
+        let Told::Bytes(bytes) = self else { unreachable!("a matrix is asked for") };
+        Answer::Bytes(bytes)
+    }
+
+    pub fn scored(self) -> Vec<Scored> {
+        let Told::Scored(scored) = self else { unreachable!("scores are asked for") };
+        scored
+    }
+
+    pub fn generated(self) -> Vec<Completion> {
+        let Told::Generated(completions) = self else { unreachable!("completions are asked for") };
+        completions
+    }
+}
+
+pub struct Engine {
+    pub(super) weights: Weights,
+    pub(super) decoder: Decoder,
+    place: Place,
+    kind: Kind,
+    limits: Limits,
+}
+
+impl Engine {
+    pub fn new(weights: Weights, place: Place, kind: Kind, limits: Limits) -> Engine {
+        let decoder = Decoder::frozen(&weights, place, kind);
+        Engine { weights, decoder, place, kind, limits }
+    }
+
+    pub fn answer(&mut self, asked: Asked, shared: &Shared, control: &Control) -> Result<Told, Refusal> {
+        let _guard = no_grad_guard();
+        let count = |what: &str, tokens: usize| {
+            shared.metrics.tokens.with_label_values(&[what]).inc_by(tokens as u64);
+        };
+        match asked {
+            Asked::LmHead => Ok(Told::Bytes(own::Matrix::of(&self.lm_head()).write(
+                "lm_head",
+                &shared.about().content,
+                &[],
+            ))),
+            Asked::Hidden { batch, body } => {
+                let hidden = self.hidden(&batch)?;
+                count("scored", hidden.size()[0] as usize);
+                Ok(Told::Bytes(own::Matrix::of(&hidden).write("hidden", &shared.about().content, &body)))
+            }
+            Asked::Score(score) => {
+                let scored = self.score(&score)?;
+                count("scored", scored.iter().map(|of| of.positions.len()).sum());
+                Ok(Told::Scored(scored))
+            }
+            Asked::Generate { prompts, sampling, seed } => {
+                let lengths: Vec<usize> =
+                    prompts.iter().map(|prompt| prompt.len() + sampling.max_tokens as usize).collect();
+                self.fits(&lengths)?;
+                let written =
+                    generate::generate(&self.decoder, &prompts, &sampling, seed, control)?;
+                count("written", written.iter().map(|of| of.tokens.len()).sum());
+                Ok(Told::Generated(written))
+            }
+            Asked::Update(update) => {
+                let weights = update.load(&self.weights)?;
+                // One model at a time: the old one goes before the new one comes.
+                self.decoder = Decoder::frozen(&weights.weights, self.place, self.kind);
+                self.weights = weights.weights;
+                update.note(weights.content, shared);
+                Ok(Told::Updated)
+            }
+        }
+    }
+
+    /// The rows that tokens have.
+    fn lm_head(&self) -> Tensor {
+        self.decoder.lm_head().detach().narrow(0, 0, self.weights.tokenizer.vocabulary() as i64)
+    }
+
+    fn fits(&self, lengths: &[usize]) -> Result<(), Refusal> {
+        let Limits { tokens, context, .. } = self.limits;
+        if lengths.is_empty() {
+            return Err(Refusal::bad("no sequence"));
+        }
+        if let Some(longest) = lengths.iter().max().filter(|longest| **longest > context) {
+            return Err(Refusal::bad(format!("{longest} tokens are more than the context of {context}")));
+        }
+        let all: usize = lengths.iter().sum();
+        if all > tokens {
+            return Err(Refusal::new(413, format!("a request has at most {tokens} tokens, this one {all}")));
+        }
+        Ok(())
+    }
+
+    /// Last hidden states at the scored tokens, as a run makes them of a model at hand: the sequences go
+    /// through it together.
+    fn hidden(&self, batch: &own::Batch) -> Result<Tensor, Refusal> {
+        let entries = self.weights.tokenizer.vocabulary() as Token;
+        let lengths: Vec<usize> =
+            batch.sequences.iter().map(|of| of.prompt.len() + of.completion.len()).collect();
+        self.fits(&lengths)?;
+        for own::Sequence { prompt, completion, scored } in &batch.sequences {
+            if prompt.is_empty() || completion.is_empty() {
+                return Err(Refusal::bad("a sequence has a prompt and a completion, a token each at least"));
+            }
+            if scored.as_ref().is_some_and(|scored| scored.len() != completion.len()) {
+                return Err(Refusal::bad("`scored` says something of every token of the completion"));
+            }
+            if let Some(id) = prompt.iter().chain(completion).find(|id| !(0..entries).contains(*id)) {
+                return Err(Refusal::bad(format!("{id} is no token id: they go from 0 to {}", entries - 1)));
+            }
+        }
+        let sequences = batch
+            .sequences
+            .iter()
+            .map(|of| (of.prompt.as_slice(), of.completion.as_slice(), of.scored.as_deref()));
+        Ok(self.decoder.hidden(&PackedBatch::masked(sequences, self.place.device)))
+    }
+
+    fn score(&self, score: &Score) -> Result<Vec<Scored>, Refusal> {
+        let Score { sequences, start, top, chosen } = score;
+        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        self.fits(&lengths)?;
+        if sequences.iter().any(|ids| ids.len() <= *start) {
+            return Err(Refusal::bad("nothing stands where the log-probabilities are to begin"));
+        }
+        let vocabulary = self.weights.tokenizer.vocabulary() as i64;
+        let asked = top.map_or(vocabulary, i64::from);
+        if self.limits.entries.is_some_and(|most| asked > i64::from(most)) {
+            let most = self.limits.entries.unwrap_or_default();
+            return Err(Refusal::bad(format!(
+                "at most {most} entries of a token are listed (`--max-logprobs`)"
+            )));
+        }
+        // Behind the last token as well: what stands there is predicted and never read.
+        let padding = self.weights.tokenizer.padding();
+        let longer: Vec<Vec<Token>> =
+            sequences.iter().map(|ids| ids.iter().copied().chain([padding]).collect()).collect();
+        let packed = longer.iter().map(|ids| ids.split_at(start + 1));
+        let batch = PackedBatch::new(packed, self.place.device);
+        let hidden = self.decoder.hidden(&batch);
+        let targets: Vec<Token> = longer.iter().flat_map(|ids| ids[start + 1..].iter().copied()).collect();
+        let positions = self.positions(&hidden, &targets, asked, chosen);
+        let mut positions = positions.into_iter();
+        let mut scored = Vec::with_capacity(sequences.len());
+        for ids in sequences {
+            let own: Vec<Position> = positions.by_ref().take(ids.len() - start - 1).collect();
+            let last = positions.next().expect("a position behind the last token");
+            let next = last.top.first().copied();
+            scored.push(Scored { positions: own, next: next.unwrap_or((last.token, last.logp)) });
+        }
+        Ok(scored)
+    }
+
+    fn positions(&self, hidden: &Tensor, targets: &[Token], top: i64, chosen: &[Token]) -> Vec<Position> {
+        let tokenizer = &self.weights.tokenizer;
+        let (lm_head, softcap) = (self.lm_head(), self.weights.config.logit_softcap);
+        let on_device = |ids: &[Token]| upload(ids, self.place.device);
+        let absent = (!tokenizer.absent().is_empty()).then(|| on_device(tokenizer.absent()));
+        let vocabulary = lm_head.size()[0];
+        // At least one: the most probable token behind the last is always wanted.
+        let top = top.clamp(1, vocabulary);
+        let rows = (AT_ONCE / vocabulary).max(1);
+        let mut positions = Vec::with_capacity(targets.len());
+        for (chunk, targets) in targets.chunks(rows as usize).enumerate() {
+            let count = targets.len() as i64;
+            let of_chunk = hidden.narrow(0, chunk as i64 * rows, count);
+            let mut made = logits(self.place, &of_chunk, &lm_head, softcap).to_kind(Kind::Float);
+            if let Some(absent) = &absent {
+                let _ = made.index_fill_(1, absent, f64::from(ABSENT));
+            }
+            let logps = made.log_softmax(-1, Kind::Float);
+            let own = logps.gather(1, &on_device(targets).unsqueeze(1), false);
+            let ranks = logps.gt_tensor(&own).sum_dim_intlist([-1].as_slice(), false, Kind::Float) + 1.0;
+            let indices = largest(&logps, top);
+            let listed = to_vec(&logps.gather(1, &indices, false));
+            let indices: Vec<i64> = Vec::try_from(indices.contiguous().view([-1])).expect("ids in rows");
+            let of_chosen = match chosen {
+                [] => Vec::new(),
+                ids => to_vec(&logps.index_select(1, &on_device(ids))),
+            };
+            let (own, ranks, k) = (to_vec(&own), to_vec(&ranks), top as usize);
+            for (row, token) in targets.iter().enumerate() {
+                let of_row = row * k..(row + 1) * k;
+                positions.push(Position {
+                    token: *token,
+                    logp: own[row],
+                    rank: ranks[row] as u32,
+                    top: indices[of_row.clone()]
+                        .iter()
+                        .copied()
+                        .zip(listed[of_row].iter().copied())
+                        .collect(),
+                    chosen: of_chosen[row * chosen.len()..(row + 1) * chosen.len()].to_vec(),
+                });
+            }
+        }
+        positions
+    }
+}

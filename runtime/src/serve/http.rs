@@ -1,0 +1,248 @@
+//! Requests: who may ask, how much, and where each path leads. No path of a request is a path of the file
+//! system but that of an update, which is looked at in [`super::update`].
+
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use mopd_compiler::plan::Dtype;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::engine::{Asked, Limits, Refusal, Told};
+use super::metrics::Metrics;
+use super::update::{self, Updates};
+use super::{About, sglang, vllm};
+use crate::served::{Identity, own};
+use crate::tokenizer::{Token, Tokenizer};
+
+/// Of a request's body: ids as text take some bytes each.
+const LARGEST: usize = 64 << 20;
+/// For a body to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the threads of requests share with the one that holds the model.
+pub struct Shared {
+    pub name: String,
+    /// A hash: what is compared takes as long whatever is wrong with it.
+    pub key: Option<blake3::Hash>,
+    pub queue: SyncSender<Work>,
+    pub metrics: Metrics,
+    pub about: RwLock<About>,
+    pub tokenizer: Arc<Tokenizer>,
+    pub softcap: Option<f64>,
+    pub dtype: Dtype,
+    pub updates: Option<Updates>,
+    pub limits: Limits,
+}
+
+/// A request that waits for the model.
+pub struct Work {
+    pub asked: Asked,
+    pub reply: oneshot::Sender<Result<Told, Refusal>>,
+}
+
+pub enum Answer {
+    Json(Value),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Shared {
+    pub fn about(&self) -> About {
+        self.about.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn identity(&self) -> Identity {
+        let about = self.about();
+        Identity {
+            model: self.name.clone(),
+            root: None,
+            weights: Some(about.content),
+            context: Some(self.limits.context),
+            tokenizer: Some(self.tokenizer.hash()),
+            softcap: self.softcap,
+            dtype: Some(self.dtype.name().to_owned()),
+        }
+    }
+
+    /// Hands over to the thread that holds the model, and waits for it.
+    pub async fn ask(&self, asked: Asked) -> Result<Told, Refusal> {
+        let (reply, told) = oneshot::channel();
+        self.queue.try_send(Work { asked, reply }).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::new(503, "too many requests wait: come back later"),
+            TrySendError::Disconnected(_) => Refusal::new(503, "the server is ending"),
+        })?;
+        self.metrics.waiting.inc();
+        told.await.unwrap_or_else(|_| Err(Refusal::new(503, "the server is ending")))
+    }
+
+    fn may(&self, request: &Request) -> bool {
+        let Some(key) = &self.key else { return true };
+        let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
+        given.is_some_and(|given| blake3::hash(given.as_bytes()) == *key)
+    }
+}
+
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new().fallback(answer).with_state(shared)
+}
+
+/// The paths that there are: others are not counted by their names.
+const PATHS: [&str; 15] = [
+    "/health",
+    "/metrics",
+    "/v1/models",
+    "/v1/completions",
+    "/detokenize",
+    "/tokenize",
+    "/generate",
+    "/model_info",
+    "/collective_rpc",
+    "/reset_prefix_cache",
+    "/update_weights_from_disk",
+    "/ping",
+    own::MODEL,
+    own::HIDDEN,
+    own::LM_HEAD,
+];
+
+async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let started = Instant::now();
+    let path = PATHS.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
+    let (status, kind, body) = match of_request(&shared, path, request).await {
+        Ok(Answer::Json(value)) => (200, "application/json", Body::from(value.to_string())),
+        Ok(Answer::Text(text)) => (200, "text/plain; version=0.0.4", Body::from(text)),
+        Ok(Answer::Bytes(bytes)) => (200, "application/octet-stream", Body::from(bytes)),
+        Err(Refusal { status, message }) => {
+            let said = json!({ "error": { "message": message, "code": status } });
+            (status, "application/json", Body::from(said.to_string()))
+        }
+    };
+    shared.metrics.requests.with_label_values(&[path, &status.to_string()]).inc();
+    shared.metrics.seconds.with_label_values(&[path]).observe(started.elapsed().as_secs_f64());
+    Response::builder()
+        .status(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+        .header(CONTENT_TYPE, kind)
+        .body(body)
+        .expect("a status, a header and a body make a response")
+}
+
+async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Answer, Refusal> {
+    if path == "/health" || path == "/ping" {
+        return Ok(Answer::Text(String::new()));
+    }
+    if !shared.may(&request) {
+        return Err(Refusal::new(401, "requests need a key: `Authorization: Bearer ...`"));
+    }
+    let method = request.method().clone();
+    let body = read(request).await?;
+    let get =
+        || if method == Method::GET { Ok(()) } else { Err(Refusal::new(405, "only GET is answered here")) };
+    let posted = || -> Result<Value, Refusal> {
+        if method != Method::POST {
+            return Err(Refusal::new(405, "only POST is answered here"));
+        }
+        serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not JSON: {error}")))
+    };
+    match path {
+        "/metrics" => get().map(|()| Answer::Text(shared.metrics.text())),
+        "/v1/models" => get().map(|()| Answer::Json(models(shared))),
+        "/model_info" => get().map(|()| Answer::Json(model_info(shared))),
+        own::MODEL => {
+            get()?;
+            Ok(Answer::Json(serde_json::to_value(shared.identity()).expect("it is plain data")))
+        }
+        own::LM_HEAD => {
+            get()?;
+            shared.ask(Asked::LmHead).await.map(Told::bytes)
+        }
+        own::HIDDEN => {
+            let batch: own::Batch = serde_json::from_value(posted()?)
+                .map_err(|error| Refusal::bad(format!("the body is no batch of sequences: {error}")))?;
+            shared.ask(Asked::Hidden { batch, body: body.to_vec() }).await.map(Told::bytes)
+        }
+        "/v1/completions" => vllm::completions(shared, &posted()?).await.map(Answer::Json),
+        "/generate" => sglang::generate(shared, &posted()?).await.map(Answer::Json),
+        "/tokenize" => tokenize(shared, &posted()?),
+        "/detokenize" => detokenize(shared, &posted()?),
+        "/update_weights_from_disk" => update::of_sglang(shared, &posted()?).await.map(Answer::Json),
+        "/collective_rpc" => update::of_vllm(shared, &posted()?).await.map(Answer::Json),
+        "/reset_prefix_cache" => Ok(Answer::Json(json!({}))),
+        _ => Err(Refusal::new(404, "there is no such path")),
+    }
+}
+
+async fn read(request: Request) -> Result<axum::body::Bytes, Refusal> {
+    let too_long = || Refusal::new(413, format!("a body has at most {} MiB", LARGEST >> 20));
+    let said =
+        request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if said.is_some_and(|length| length > LARGEST as u64) {
+        return Err(too_long());
+    }
+    match timeout(PATIENCE, to_bytes(request.into_body(), LARGEST)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => Err(too_long()),
+        Err(_) => Err(Refusal::new(408, "the body did not arrive")),
+    }
+}
+
+fn models(shared: &Shared) -> Value {
+    let about = shared.about();
+    json!({ "object": "list", "data": [{
+        "id": shared.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "mopd",
+        // Engines name files; a hash of their content says more.
+        "root": about.content,
+        "parent": null,
+        "max_model_len": shared.limits.context,
+    }] })
+}
+
+fn model_info(shared: &Shared) -> Value {
+    let about = shared.about();
+    json!({
+        "model_path": about.files,
+        "served_model_name": shared.name,
+        "tokenizer_path": about.files,
+        "is_generation": true,
+        "weight_version": about.version,
+    })
+}
+
+/// Ids of a list, each one that the model has.
+pub fn ids(shared: &Shared, value: &Value) -> Result<Vec<Token>, Refusal> {
+    let list = value.as_array().ok_or_else(|| Refusal::bad("token ids are a list of numbers"))?;
+    let entries = shared.tokenizer.vocabulary() as i64;
+    let id = |value: &Value| {
+        let id = value.as_i64().filter(|id| (0..entries).contains(id));
+        id.ok_or_else(|| Refusal::bad(format!("{value} is no token id: they go from 0 to {}", entries - 1)))
+    };
+    list.iter().map(id).collect()
+}
+
+fn tokenize(shared: &Shared, asked: &Value) -> Result<Answer, Refusal> {
+    let text = asked["prompt"].as_str().ok_or_else(|| Refusal::bad("`prompt` is a text"))?;
+    let special = asked["add_special_tokens"].as_bool().unwrap_or(true);
+    let tokens = if special { shared.tokenizer.prompt(text) } else { shared.tokenizer.encode(text) };
+    let tokens = tokens.map_err(|error| Refusal::bad(error.to_string()))?;
+    let (count, context) = (tokens.len(), shared.limits.context);
+    Ok(Answer::Json(json!({ "tokens": tokens, "count": count, "max_model_len": context })))
+}
+
+/// In the words of both engines.
+fn detokenize(shared: &Shared, asked: &Value) -> Result<Answer, Refusal> {
+    let ids = ids(shared, &asked["tokens"])?;
+    let text = shared.tokenizer.as_read(&ids).map_err(|error| Refusal::bad(error.to_string()))?;
+    Ok(Answer::Json(json!({ "prompt": text, "text": text })))
+}

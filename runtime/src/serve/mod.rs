@@ -1,0 +1,155 @@
+//! `mopd serve`: a model behind HTTP, for runs on other machines and for whatever speaks the dialects of vLLM
+//! and SGLang. Some threads read and check requests; one holds the model and answers them in turn. What a
+//! request says is computed alone, so that its numbers do not depend on who else asks.
+
+mod engine;
+mod generate;
+mod http;
+mod metrics;
+mod sglang;
+mod update;
+mod vllm;
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use mopd_compiler::plan::Pretrained;
+use mopd_compiler::plan::events::{Event, FailureKind, ServeJob};
+
+use self::engine::{Engine, Limits, Refusal};
+use self::http::{Shared, Work};
+use self::metrics::Metrics;
+use self::update::Updates;
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::machine::device::kind;
+use crate::machine::place::Place;
+use crate::prepare::load::{Loaded, load};
+use crate::tokenizer::Tokenizer;
+
+/// Requests that wait; others are told to come back.
+const WAITING: usize = 256;
+/// How often it is looked whether the job is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What is true of the model at the moment.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// A hash of its weights, its configuration and its tokenizer.
+    pub content: String,
+    /// What whoever updated it calls its weights; the hash where nobody did.
+    pub version: String,
+    /// The files that it was read from, as a name.
+    pub files: String,
+}
+
+fn wrong(message: String, help: &str) -> Error {
+    Error::new(FailureKind::Runtime, message).help(help)
+}
+
+/// Answers requests until the job is asked to stop.
+pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
+    let key = job.key.as_deref().map(read_key).transpose()?;
+    let listener = listen(&job.address, key.is_some())?;
+    let updates = job.updates.as_ref().map(|folder| Updates::within(Path::new(folder))).transpose()?;
+    let (base, nowhere) = (Path::new(&job.base), PathBuf::new());
+    let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
+    let Loaded { weights, content } = load(&named, base, &nowhere)?;
+    let context = weights.config.context;
+    let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };
+    let tokenizer: Arc<Tokenizer> = weights.tokenizer.clone();
+    let about = About { version: content.clone(), content, files: job.model.clone() };
+    let (queue, waiting) = sync_channel::<Work>(WAITING);
+    let shared = Arc::new(Shared {
+        name: job.name.clone(),
+        key: key.map(|key| blake3::hash(key.as_bytes())),
+        queue,
+        metrics: Metrics::new(),
+        about: RwLock::new(about),
+        tokenizer,
+        softcap: weights.config.logit_softcap,
+        dtype: job.dtype,
+        updates,
+        limits,
+    });
+    let mut engine = Engine::new(weights, place, kind(job.dtype), limits);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| wrong(format!("no thread for requests: {error}"), "free memory or processes"))?;
+    let place = listener.local_addr().map_err(|error| wrong(error.to_string(), "try another port"))?;
+    let router = http::router(shared.clone());
+    runtime.spawn(async move {
+        // It ends with the process.
+        if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
+            let _ = axum::serve(listener, router).await;
+        }
+    });
+    control.emit(&Event::Serving {
+        url: format!("http://{place}"),
+        model: job.name.clone(),
+        weights: shared.about().content,
+        context: context as u32,
+    });
+    let ended = loop {
+        if let Err(stopped) = control.check() {
+            break Err(stopped);
+        }
+        match waiting.recv_timeout(LOOK) {
+            Ok(Work { asked, reply }) => {
+                shared.metrics.waiting.dec();
+                // Nobody waits for it any more.
+                if reply.is_closed() {
+                    continue;
+                }
+                let answer = catch_unwind(AssertUnwindSafe(|| engine.answer(asked, &shared, control)));
+                let answer = answer.unwrap_or_else(|panic| {
+                    Err(Refusal::internal(Error::from_panic(panic.as_ref()).to_string()))
+                });
+                let _ = reply.send(answer);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break Ok(()),
+        }
+    };
+    runtime.shutdown_background();
+    ended
+}
+
+fn read_key(name: &str) -> Result<String> {
+    let read = std::env::var(name).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
+    read.ok_or_else(|| {
+        let message =
+            format!("the environment variable {name}, which the key of requests is read from, is not set");
+        wrong(message, "set it where `mopd serve` is started")
+    })
+}
+
+fn listen(address: &str, has_key: bool) -> Result<TcpListener> {
+    let places: Vec<SocketAddr> = address.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+    let Some(place) = places.first() else {
+        return Err(wrong(
+            format!("{address} is no address to listen at"),
+            "such as 127.0.0.1 and port 8000",
+        ));
+    };
+    if !has_key && !places.iter().all(|place| place.ip().is_loopback()) {
+        let message = format!("{address} can be reached from other machines, and requests would need no key");
+        return Err(wrong(message, "set a variable such as MOPD_KEY to a secret, and add `--key MOPD_KEY`"));
+    }
+    let failed = |error: std::io::Error| {
+        wrong(format!("cannot listen at {place}: {error}"), "choose another port: `--port 8001`")
+    };
+    let listener = TcpListener::bind(place).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests;

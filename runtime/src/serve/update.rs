@@ -1,0 +1,94 @@
+//! New weights from a folder, where whoever started the server allowed it. A path from a request is looked at
+//! as the system sees it, links followed, and must lie inside the folder that was allowed.
+
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use mopd_compiler::plan::Pretrained;
+use mopd_compiler::plan::events::FailureKind;
+use serde_json::{Value, json};
+
+use super::About;
+use super::engine::{Asked, Refusal};
+use super::http::Shared;
+use crate::failure::{Error, Result};
+use crate::model::Weights;
+use crate::prepare::load::{Loaded, load};
+
+/// The folder that new weights may come from.
+pub struct Updates {
+    folder: PathBuf,
+}
+
+/// Weights that are to be taken.
+pub struct Update {
+    folder: PathBuf,
+    version: Option<String>,
+}
+
+impl Updates {
+    pub fn within(folder: &Path) -> Result<Updates> {
+        let found = folder.canonicalize().ok().filter(|folder| folder.is_dir());
+        let folder = found.ok_or_else(|| {
+            let message = format!("{} is no folder that weights could be taken from", folder.display());
+            Error::new(FailureKind::Runtime, message).help("make it, or leave `--allow-updates` out")
+        })?;
+        Ok(Updates { folder })
+    }
+
+    /// Nothing outside the folder is told apart: whether it exists is nobody's concern.
+    fn find(&self, path: &str, version: Option<String>) -> Result<Update, Refusal> {
+        let inside = self.folder.join(path).canonicalize().ok();
+        let inside = inside.filter(|path| path.starts_with(&self.folder) && path.is_dir());
+        let folder = inside.ok_or_else(|| Refusal::new(403, "weights are not taken from there"))?;
+        Ok(Update { folder, version })
+    }
+}
+
+impl Update {
+    /// # Errors
+    /// If the weights are of another model.
+    pub fn load(&self, known: &Weights) -> Result<Loaded, Refusal> {
+        let folder = self.folder.to_str().ok_or_else(|| Refusal::bad("the path is not text"))?;
+        let named = Pretrained::Checkpoint { folder: folder.to_owned() };
+        let loaded = load(&named, Path::new("/"), &PathBuf::new());
+        let loaded = loaded.map_err(|error| Refusal::bad(format!("these weights can't be read: {error}")))?;
+        if *loaded.weights.config != *known.config
+            || loaded.weights.tokenizer.hash() != known.tokenizer.hash()
+        {
+            return Err(Refusal::bad("these are the weights of another model"));
+        }
+        Ok(loaded)
+    }
+
+    pub fn note(&self, content: String, shared: &Shared) {
+        let name = self.folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let version = self.version.clone().unwrap_or_else(|| content.clone());
+        let about = About { content, version, files: name.unwrap_or_default() };
+        *shared.about.write().unwrap_or_else(PoisonError::into_inner) = about;
+    }
+}
+
+async fn update(shared: &Shared, path: &Value, version: &Value) -> Result<(), Refusal> {
+    let Some(updates) = &shared.updates else {
+        return Err(Refusal::new(403, "updates are not allowed: start with `--allow-updates FOLDER`"));
+    };
+    let path = path.as_str().ok_or_else(|| Refusal::bad("the path of the weights is a text"))?;
+    let update = updates.find(path, version.as_str().map(str::to_owned))?;
+    shared.ask(Asked::Update(update)).await.map(|_| ())
+}
+
+/// `/update_weights_from_disk`
+pub async fn of_sglang(shared: &Shared, asked: &Value) -> Result<Value, Refusal> {
+    update(shared, &asked["model_path"], &asked["weight_version"]).await?;
+    Ok(json!({ "success": true, "message": "the weights were taken", "num_paused_requests": 0 }))
+}
+
+/// `/collective_rpc` with `reload_weights`
+pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, Refusal> {
+    if asked["method"] != json!("reload_weights") {
+        return Err(Refusal::bad("only `reload_weights` is answered here"));
+    }
+    update(shared, &asked["kwargs"]["weights_path"], &Value::Null).await?;
+    Ok(json!({ "results": [null] }))
+}

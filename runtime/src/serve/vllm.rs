@@ -1,0 +1,144 @@
+//! vLLM's `/v1/completions`, as far as runs need it: prompts as token ids, their log-probabilities, and
+//! completions.
+
+use serde_json::{Map, Value, json};
+
+use super::engine::{Asked, Position, Refusal, Score};
+use super::generate::{count, only, sampling};
+use super::http::{Shared, ids};
+use crate::tokenizer::Token;
+
+const KNOWN: &[&str] = &[
+    "model",
+    "prompt",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "n",
+    "seed",
+    "prompt_logprobs",
+    "return_token_ids",
+    "add_special_tokens",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "logprobs",
+    "user",
+    "request_id",
+];
+const NEUTRAL: &[(&str, f64)] = &[("repetition_penalty", 1.0), ("length_penalty", 1.0)];
+
+pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Refusal> {
+    let asked = asked.as_object().ok_or_else(|| Refusal::bad("the body is an object"))?;
+    only(asked, KNOWN, NEUTRAL)?;
+    if let Some(model) = asked.get("model").filter(|model| !model.is_null() && **model != json!(shared.name))
+    {
+        return Err(Refusal::new(404, format!("there is no model {model}, but \"{}\"", shared.name)));
+    }
+    let prompts = prompts(shared, asked.get("prompt").unwrap_or(&Value::Null))?;
+    let top = match count(asked, "prompt_logprobs")? {
+        None => None,
+        Some(-1) => Some(None),
+        Some(k) => Some(Some(u32::try_from(k).map_err(|_| Refusal::bad("`prompt_logprobs` is -1 or more"))?)),
+    };
+    let max_tokens = count(asked, "max_tokens")?.unwrap_or(16);
+    let max_tokens = u32::try_from(max_tokens).ok().filter(|tokens| *tokens > 0);
+    let max_tokens = max_tokens.ok_or_else(|| Refusal::bad("`max_tokens` is at least 1"))?;
+    let n = count(asked, "n")?.unwrap_or(1);
+    let n = u32::try_from(n).ok().filter(|n| (1..=1024).contains(n));
+    let n = n.ok_or_else(|| Refusal::bad("`n` is from 1 to 1024"))?;
+    let sampling = sampling(asked, n, max_tokens)?;
+    let scored = match top {
+        None => None,
+        Some(top) => {
+            let score = Score { sequences: prompts.clone(), start: 0, top, chosen: Vec::new() };
+            Some(shared.ask(Asked::Score(score)).await?.scored())
+        }
+    };
+    // One greedy token is known from the pass over the prompt.
+    let written: Vec<(Vec<Token>, Vec<f32>, bool)> = match &scored {
+        Some(scored) if max_tokens == 1 && sampling.temperature == 0.0 && n == 1 => scored
+            .iter()
+            .map(|of| (vec![of.next.0], vec![of.next.1], !shared.tokenizer.is_end(of.next.0)))
+            .collect(),
+        _ => {
+            let seed = count(asked, "seed")?.map(|seed| seed as u64);
+            let generate = Asked::Generate { prompts: prompts.clone(), sampling, seed };
+            let written = shared.ask(generate).await?.generated();
+            written.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
+        }
+    };
+    let tokens = asked.get("return_token_ids") == Some(&json!(true));
+    let logprobs = asked.get("logprobs").is_some_and(|of| !of.is_null());
+    let total: usize = prompts.iter().map(Vec::len).sum();
+    let drawn: usize = written.iter().map(|(tokens, ..)| tokens.len()).sum();
+    let mut choices = Vec::with_capacity(written.len());
+    for (index, (completion, logps, truncated)) in written.into_iter().enumerate() {
+        let prompt = index / n as usize;
+        let mut choice = Map::new();
+        choice.insert("index".to_owned(), json!(index));
+        let text = shared.tokenizer.decode(&completion).unwrap_or_default();
+        choice.insert("text".to_owned(), json!(text));
+        choice.insert("finish_reason".to_owned(), json!(if truncated { "length" } else { "stop" }));
+        choice.insert("stop_reason".to_owned(), Value::Null);
+        let names: Vec<String> = completion.iter().map(|id| format!("token_id:{id}")).collect();
+        let of_tokens = json!({ "token_logprobs": logps, "tokens": names });
+        choice.insert("logprobs".to_owned(), if logprobs { of_tokens } else { Value::Null });
+        if let (Some(scored), Some(top)) = (&scored, top) {
+            let positions = scored[prompt].positions.iter().map(|position| entries(position, top));
+            let all: Vec<Value> = std::iter::once(Value::Null).chain(positions).collect();
+            choice.insert("prompt_logprobs".to_owned(), Value::Array(all));
+        } else {
+            choice.insert("prompt_logprobs".to_owned(), Value::Null);
+        }
+        if tokens {
+            choice.insert("prompt_token_ids".to_owned(), json!(prompts[prompt]));
+            choice.insert("token_ids".to_owned(), json!(completion));
+        }
+        choices.push(Value::Object(choice));
+    }
+    Ok(json!({
+        "id": "cmpl-mopd",
+        "object": "text_completion",
+        "created": 0,
+        "model": shared.name,
+        "choices": choices,
+        "usage": { "prompt_tokens": total, "completion_tokens": drawn, "total_tokens": total + drawn },
+    }))
+}
+
+/// By id, as text: the most probable ones, and the token's own.
+fn entries(position: &Position, top: Option<u32>) -> Value {
+    let mut entries = Map::new();
+    let mut put = |id: Token, logp: f32, rank: u32| {
+        let entry = json!({ "logprob": logp, "rank": rank, "decoded_token": null });
+        entries.insert(id.to_string(), entry);
+    };
+    put(position.token, position.logp, position.rank);
+    let most = top.map_or(usize::MAX, |top| top as usize);
+    for ((id, logp), rank) in position.top.iter().take(most).zip(1..) {
+        if *id != position.token {
+            put(*id, *logp, rank);
+        }
+    }
+    Value::Object(entries)
+}
+
+/// Token ids, lists of them, a text or texts.
+fn prompts(shared: &Shared, prompt: &Value) -> Result<Vec<Vec<Token>>, Refusal> {
+    let of_text = |text: &str| shared.tokenizer.prompt(text).map_err(|error| Refusal::bad(error.to_string()));
+    let one = |value: &Value| match value {
+        Value::String(text) => of_text(text),
+        other => ids(shared, other),
+    };
+    let prompts = match prompt {
+        Value::String(text) => vec![of_text(text)?],
+        Value::Array(list) if list.iter().all(Value::is_number) => vec![ids(shared, prompt)?],
+        Value::Array(list) => list.iter().map(one).collect::<Result<_, _>>()?,
+        _ => return Err(Refusal::bad("`prompt` is a list of token ids, a text, or a list of these")),
+    };
+    if prompts.iter().any(Vec::is_empty) {
+        return Err(Refusal::bad("a prompt has a token at least"));
+    }
+    Ok(prompts)
+}

@@ -1,0 +1,151 @@
+//! Where a server is, and one request to it.
+
+use std::time::Duration;
+
+use mopd_compiler::plan::Secret;
+use mopd_compiler::plan::events::FailureKind;
+use ureq::http::{StatusCode, Uri};
+use ureq::{Agent, Error as HttpError};
+
+use super::ask::Trouble;
+use crate::failure::{Error, Result};
+use crate::quote::quote;
+
+/// Of an answer: the whole distribution of some thousands of tokens, as JSON.
+const LONGEST: u64 = 1 << 30;
+/// Of what a server says that refuses.
+const WORDS: u64 = 2000;
+
+#[derive(Clone)]
+pub struct Address {
+    agent: Agent,
+    /// Without a slash at its end.
+    base: String,
+    shown: String,
+    /// `Bearer ...`
+    authorization: Option<String>,
+    limit: Duration,
+}
+
+impl Address {
+    /// `key` is the name of an environment variable.
+    pub fn new(url: &Secret, key: Option<&str>, limit: Duration) -> Result<Address> {
+        let failed = |message: String, help: &str| Error::new(FailureKind::Model, message).help(help);
+        let variable = |name: &str, what: &str| {
+            let read = std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+            read.ok_or_else(|| {
+                let message = format!(
+                    "the environment variable {name}, which a teacher's {what} is read from, is not set"
+                );
+                failed(message, "set it where the run is started")
+            })
+        };
+        let (text, from) = match url {
+            Secret::Text(text) => (text.clone(), "the `url` of a served teacher".to_owned()),
+            Secret::Environment(name) => {
+                (variable(name, "address")?, format!("the environment variable {name}"))
+            }
+        };
+        let uri: Option<Uri> = text.trim().trim_end_matches('/').parse().ok();
+        let is_server = |uri: &Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        };
+        // The text is not repeated: it may hold a password.
+        let uri = uri.filter(is_server).ok_or_else(|| {
+            failed(format!("{from} is not the address of a server"), "it looks like http://localhost:8000")
+        })?;
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') || uri.query().is_some() {
+            return Err(failed(
+                format!("{from} holds more than the address of a server"),
+                "a password is no part of an address: give the server's key as `key: env(\"TEACHER_KEY\")`",
+            ));
+        }
+        let base = format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path());
+        let base = base.trim_end_matches('/').to_owned();
+        let authorization = key.map(|name| variable(name, "key")).transpose()?;
+        let authorization = authorization.map(|key| format!("Bearer {}", key.trim()));
+        let config = Agent::config_builder()
+            // One to another address would get completions that are not meant for it.
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_global(Some(limit))
+            .user_agent(concat!("mopd/", env!("CARGO_PKG_VERSION")));
+        Ok(Address { agent: config.build().into(), shown: base.clone(), base, authorization, limit })
+    }
+
+    pub fn shown(&self) -> String {
+        self.shown.clone()
+    }
+
+    pub fn get(&self, path: &str) -> Result<Vec<u8>, Trouble> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        self.read(request.call(), path)
+    }
+
+    pub fn post(&self, path: &str, body: &[u8]) -> Result<Vec<u8>, Trouble> {
+        let mut request =
+            self.agent.post(format!("{}{path}", self.base)).header("Content-Type", "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        self.read(request.send(body), path)
+    }
+
+    fn read(
+        &self,
+        response: Result<ureq::http::Response<ureq::Body>, HttpError>,
+        path: &str,
+    ) -> Result<Vec<u8>, Trouble> {
+        let mut response = response.map_err(|error| self.lost(&error))?;
+        let status = response.status();
+        let limit = if status.is_success() { LONGEST } else { WORDS };
+        let said = response.body_mut().with_config().limit(limit).read_to_vec();
+        if status.is_success() {
+            return said.map_err(|error| self.lost(&error));
+        }
+        let said = said.unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let what = match said.trim() {
+            "" => format!("answered {path} with status {status}"),
+            said => format!("answered {path} with status {status}: {}", quote(said)),
+        };
+        Err(match status {
+            // Nobody is there behind a proxy, or too many ask.
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => Trouble::Gone(what),
+            _ if status.is_server_error() => Trouble::Faulty(what),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Trouble::lasting(
+                what,
+                "name the variable that holds its key, `key: env(\"TEACHER_KEY\")`, and look at its value",
+            ),
+            StatusCode::NOT_FOUND => {
+                Trouble::lasting(what, "look at the `engine`, and at the `url`: it ends before `/v1`")
+            }
+            _ => Trouble::lasting(what, "look at what the server says of the request"),
+        })
+    }
+
+    fn lost(&self, error: &HttpError) -> Trouble {
+        match error {
+            HttpError::Timeout(_) => {
+                Trouble::Gone(format!("gave no answer within {} s", self.limit.as_secs_f64()))
+            }
+            HttpError::BodyExceedsLimit(limit) => Trouble::lasting(
+                format!("answered with more than {} MiB", limit >> 20),
+                "lower `micro_batch`, or ask it for less: `answers: top_k(20)`",
+            ),
+            HttpError::Protocol(error) => Trouble::Faulty(format!("does not speak HTTP: {error}")),
+            HttpError::BadUri(_) | HttpError::Http(_) => {
+                Trouble::lasting("can't be asked", "look at the `url` of the teacher")
+            }
+            other => Trouble::Gone(format!("could not be reached: {other}")),
+        }
+    }
+}

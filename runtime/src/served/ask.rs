@@ -1,0 +1,256 @@
+//! Asking with patience. A server that is gone, or that is busy, is waited for as long as it takes, and the
+//! log says so; an answer that can't be used is asked for again a few times; what will not change ends the
+//! run.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::Served;
+use mopd_compiler::plan::events::FailureKind;
+
+use super::address::Address;
+use super::identity::{self, Identity};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+
+/// Requests of a batch that wait for their answers.
+const IN_FLIGHT: usize = 16;
+/// After an answer that can't be used.
+const RETRIES: u32 = 5;
+/// Before the first of them; each waits twice as long as the one before.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Between two looks at a server that is gone.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often it is looked whether the job is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// Nobody is there, or too many ask: it is waited for.
+    Gone(String),
+    /// What came can't be used. It is asked for again a few times.
+    Faulty(String),
+    /// Asking again would not help.
+    Lasting { what: String, help: String },
+}
+
+impl Trouble {
+    pub fn lasting(what: impl Into<String>, help: impl Into<String>) -> Trouble {
+        Trouble::Lasting { what: what.into(), help: help.into() }
+    }
+
+    fn what(self) -> (String, String) {
+        match self {
+            Trouble::Gone(what) => {
+                (what, "start the server before the run, and look at its `url`".to_owned())
+            }
+            Trouble::Faulty(what) => {
+                (what, "look at the server's log: nothing was trained on that answer".to_owned())
+            }
+            Trouble::Lasting { what, help } => (what, help),
+        }
+    }
+}
+
+/// What is sent, and what makes numbers of the answer or says what is wrong with it.
+pub struct Request<T> {
+    /// None where nothing is sent along.
+    pub body: Option<Vec<u8>>,
+    pub path: &'static str,
+    pub read: Box<dyn Fn(&[u8]) -> Result<T, Trouble> + Send>,
+}
+
+/// Who is asked.
+pub struct Asked {
+    pub address: Address,
+    pub served: Served,
+    /// As it was when the run began.
+    pub identity: Identity,
+}
+
+enum Said<T> {
+    /// Of a request: it is waited for.
+    Waiting(String),
+    Back,
+    Answer(usize, Result<T, Trouble>),
+}
+
+fn failed(address: &Address, trouble: Trouble) -> Error {
+    let (what, help) = trouble.what();
+    Error::new(FailureKind::Model, format!("the teacher's server {} {what}", address.shown())).help(help)
+}
+
+/// What ends waiting: the job, or another teacher of the step that can't answer.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    pub control: &'a Control,
+    pub given_up: &'a AtomicBool,
+}
+
+impl<'a> Patience<'a> {
+    /// Of whoever asks alone.
+    pub fn of(control: &'a Control) -> Patience<'a> {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Patience { control, given_up: &NEVER }
+    }
+
+    fn check(self) -> Result<()> {
+        self.control.check()?;
+        if self.given_up.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Answers in the order of the requests.
+pub fn all<T: Send + 'static>(
+    server: &Arc<Asked>,
+    requests: Vec<Request<T>>,
+    patience: Patience,
+) -> Result<Vec<T>> {
+    let control = patience.control;
+    let mut answers: Vec<Option<T>> = requests.iter().map(|_| None).collect();
+    let (sender, replies) = mpsc::channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut requests = requests.into_iter().enumerate();
+    let (mut open, mut since): (usize, Option<Instant>) = (0, None);
+    let outcome = loop {
+        while open < IN_FLIGHT
+            && let Some((place, request)) = requests.next()
+        {
+            let (server, sender, stop) = (server.clone(), sender.clone(), stop.clone());
+            // Where the job is to stop, nobody waits for what is under way: it ends by itself.
+            thread::spawn(move || {
+                let answer = server.patiently(&request, &sender, &stop);
+                sender.send(Said::Answer(place, answer))
+            });
+            open += 1;
+        }
+        if open == 0 {
+            break Ok(());
+        }
+        if let Err(stopped) = patience.check() {
+            break Err(stopped);
+        }
+        match replies.recv_timeout(LOOK) {
+            Ok(Said::Waiting(what)) => {
+                // One line, however many requests wait.
+                if since.is_none() {
+                    since = Some(Instant::now());
+                    let place = server.address.shown();
+                    control.warn(format!("the teacher's server {place} {what}; the run waits for it"));
+                }
+            }
+            Ok(Said::Back) => {
+                if let Some(since) = since.take() {
+                    let (place, seconds) = (server.address.shown(), since.elapsed().as_secs_f64());
+                    control.warn(format!(
+                        "the teacher's server {place} answers again after {seconds:.1} s; the run goes on"
+                    ));
+                }
+            }
+            Ok(Said::Answer(place, Ok(answer))) => {
+                answers[place] = Some(answer);
+                open -= 1;
+            }
+            Ok(Said::Answer(_, Err(trouble))) => break Err(failed(&server.address, trouble)),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    };
+    stop.store(true, Ordering::Relaxed);
+    outcome?;
+    Ok(answers.into_iter().map(|answer| answer.expect("every request has its answer")).collect())
+}
+
+impl Asked {
+    fn patiently<T>(
+        &self,
+        request: &Request<T>,
+        said: &Sender<Said<T>>,
+        stop: &AtomicBool,
+    ) -> Result<T, Trouble> {
+        let (mut faults, mut gone) = (0, 0);
+        loop {
+            let answer = match &request.body {
+                Some(body) => self.address.post(request.path, body),
+                None => self.address.get(request.path),
+            };
+            match answer.and_then(|answer| (request.read)(&answer)) {
+                Ok(answer) => {
+                    if gone > 0 {
+                        let _ = said.send(Said::Back);
+                    }
+                    return Ok(answer);
+                }
+                Err(Trouble::Faulty(_)) if faults < RETRIES => {
+                    pause(faults, stop);
+                    faults += 1;
+                }
+                Err(Trouble::Gone(what)) => {
+                    let _ = said.send(Said::Waiting(what));
+                    pause(gone, stop);
+                    gone += 1;
+                    self.wait_until_back(&mut gone, stop)?;
+                }
+                Err(trouble) => return Err(trouble),
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(Trouble::Gone("was not asked any more".to_owned()));
+            }
+        }
+    }
+
+    /// Whoever comes back may be another one.
+    fn wait_until_back(&self, gone: &mut u32, stop: &AtomicBool) -> Result<(), Trouble> {
+        while !stop.load(Ordering::Relaxed) {
+            match identity::identify(&self.address, &self.served) {
+                Ok(identity) if identity == self.identity => return Ok(()),
+                Ok(other) => return Err(self.identity.changed(&other)),
+                Err(Trouble::Gone(_) | Trouble::Faulty(_)) => {
+                    pause(*gone, stop);
+                    *gone = gone.saturating_add(1);
+                }
+                Err(lasting) => return Err(lasting),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Before anything runs nobody waits for a server that was never there.
+pub fn a_few_times<T>(
+    address: &Address,
+    control: &Control,
+    ask: impl Fn() -> Result<T, Trouble>,
+) -> Result<T> {
+    let mut attempt = 0;
+    loop {
+        control.check()?;
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(Trouble::Gone(_) | Trouble::Faulty(_)) if attempt < RETRIES => {
+                pause(attempt, &AtomicBool::new(false));
+                attempt += 1;
+            }
+            Err(trouble) => return Err(failed(address, trouble)),
+        }
+    }
+}
+
+/// Longer each time, and not as long as others wait, so that not all come back at once.
+fn pause(attempt: u32, stop: &AtomicBool) {
+    let longest = PAUSE.saturating_mul(1 << attempt.min(10)).min(LONGEST_PAUSE);
+    let jitter = RandomState::new().hash_one(attempt) % 1000;
+    let pause = longest.mul_f64(0.5 + jitter as f64 / 2000.0);
+    let until = Instant::now() + pause;
+    while !stop.load(Ordering::Relaxed) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        thread::sleep(left.min(LOOK));
+    }
+}

@@ -1,0 +1,162 @@
+//! Who a server is: the model that it serves, the weights of it, and what its ids mean.
+
+use mopd_compiler::keys;
+use mopd_compiler::plan::{Engine, Served};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::address::Address;
+use super::ask::Trouble;
+use super::own;
+use crate::quote::quote;
+use crate::tokenizer::{Token, Tokenizer};
+
+/// What a server says of itself. Where it says less, less is known: an engine that names no version of its
+/// weights is taken by the name of the model, and of the files that it was started with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As it was asked for.
+    pub model: String,
+    /// The files that it was started with.
+    #[serde(default)]
+    pub root: Option<String>,
+    /// What whoever updates the weights calls them; of `mopd serve`, a hash of their content.
+    #[serde(default)]
+    pub weights: Option<String>,
+    /// Longest sequence, in tokens.
+    #[serde(default)]
+    pub context: Option<usize>,
+    /// Of `mopd serve`: a hash of its tokenizer.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
+    /// Of `mopd serve`: what bounds its logits.
+    #[serde(default)]
+    pub softcap: Option<f64>,
+    /// Of `mopd serve`: what it computes in.
+    #[serde(default)]
+    pub dtype: Option<String>,
+}
+
+impl Identity {
+    /// What enters keys.
+    pub fn hash(&self) -> String {
+        let Identity { model, root, weights, context: _, tokenizer, softcap, dtype } = self;
+        let key = (model, root, weights, tokenizer, softcap, dtype);
+        keys::hash("mopd served", keys::VERSION, &key).to_hex().to_string()
+    }
+
+    /// The server has become another one.
+    pub fn changed(&self, now: &Identity) -> Trouble {
+        let of = |identity: &Identity| {
+            let weights =
+                identity.weights.as_deref().or(identity.root.as_deref()).unwrap_or("unknown weights");
+            format!("{} ({})", identity.model, quote(weights))
+        };
+        let what = format!("serves {} now, and served {} when the run began", of(now), of(self));
+        Trouble::lasting(
+            what,
+            "run again: what was finished is kept, and the new weights are another teacher",
+        )
+    }
+}
+
+pub(super) fn parse(said: &[u8]) -> Result<Value, Trouble> {
+    serde_json::from_slice(said).map_err(|_| {
+        let said = String::from_utf8_lossy(&said[..said.len().min(200)]).into_owned();
+        Trouble::Faulty(format!("gave an answer that is not JSON: {}", quote(&said)))
+    })
+}
+
+/// Asks a server who it is.
+pub fn identify(address: &Address, served: &Served) -> Result<Identity, Trouble> {
+    if served.engine == Engine::Mopd {
+        let said = address.get(own::MODEL)?;
+        let identity: Identity = serde_json::from_slice(&said)
+            .map_err(|error| Trouble::Faulty(format!("does not say which model it serves: {error}")))?;
+        return if identity.model == served.model {
+            Ok(identity)
+        } else {
+            Err(unknown(served, &[&identity.model]))
+        };
+    }
+    let listed = parse(&address.get("/v1/models")?)?;
+    let models = listed["data"].as_array().cloned().unwrap_or_default();
+    let named = |model: &&Value| model["id"] == json!(served.model);
+    let Some(model) = models.iter().find(named) else {
+        let names: Vec<&str> = models.iter().filter_map(|model| model["id"].as_str()).collect();
+        return Err(unknown(served, &names));
+    };
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let context = model["max_model_len"].as_u64().map(|context| context as usize);
+    let (root, model) = (text(&model["root"]), served.model.clone());
+    let known = Identity { model, root, context, ..Identity::default() };
+    if served.engine != Engine::Sglang {
+        return Ok(known);
+    }
+    let info = parse(&address.get("/model_info")?)?;
+    Ok(Identity { root: text(&info["model_path"]), weights: text(&info["weight_version"]), ..known })
+}
+
+fn unknown(served: &Served, names: &[&str]) -> Trouble {
+    let names: Vec<String> = names.iter().map(|name| quote(name).to_string()).collect();
+    Trouble::lasting(
+        format!("serves no model {}, but {}", quote(&served.model), names.join(", ")),
+        "write the name that the server has for it: `model: \"...\"`",
+    )
+}
+
+/// Ids whose texts are compared with one request.
+const AT_ONCE: usize = 512;
+
+/// Compares what ids mean there with the student's tokenizer: what each is as text, on its own.
+pub fn compare(
+    address: &Address,
+    served: &Served,
+    identity: &Identity,
+    student: &Tokenizer,
+) -> Result<(), Trouble> {
+    let other = |what: String| {
+        let what = format!("has another tokenizer than the student: {what}");
+        Trouble::lasting(what, "train a student of the teacher's family, or take another teacher")
+    };
+    if served.engine == Engine::Mopd {
+        let same = identity.tokenizer.as_deref() == Some(student.hash().as_str());
+        return if same { Ok(()) } else { Err(other("their files differ".to_owned())) };
+    }
+    let own = |ids: &[Token]| {
+        let text = student.as_read(ids);
+        text.map_err(|error| Trouble::lasting(format!("can't be compared: {error}"), "look at the tokenizer"))
+    };
+    let absent = student.absent();
+    let ids = (0..student.vocabulary() as Token).filter(|id| absent.binary_search(id).is_err());
+    let ids: Vec<Token> = ids.collect();
+    for chunk in ids.chunks(AT_ONCE) {
+        if text_there(address, served, chunk)? == own(chunk)? {
+            continue;
+        }
+        // What stands beside a token may change its text: only a token that differs on its own is another.
+        for id in chunk {
+            let (there, here) = (text_there(address, served, &[*id])?, own(&[*id])?);
+            if there != here {
+                return Err(other(format!("{id} is {} there and {} here", quote(&there), quote(&here))));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn detokenize(served: &Served, ids: &[Token]) -> Value {
+    let mut body = json!({ "model": served.model, "tokens": ids });
+    if served.engine == Engine::Sglang {
+        body["skip_special_tokens"] = json!(false);
+    }
+    body
+}
+
+fn text_there(address: &Address, served: &Served, ids: &[Token]) -> Result<String, Trouble> {
+    let body = detokenize(served, ids);
+    let field = if served.engine == Engine::Sglang { "text" } else { "prompt" };
+    let said = parse(&address.post("/detokenize", body.to_string().as_bytes())?)?;
+    let text = said[field].as_str().map(str::to_owned);
+    text.ok_or_else(|| Trouble::Faulty(format!("answered /detokenize without `{field}`")))
+}

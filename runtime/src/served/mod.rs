@@ -1,0 +1,267 @@
+//! Teachers behind servers: token ids go there, numbers come back.
+//!
+//! Every answer is checked before it is used. The ids that were asked about are echoed and compared, every
+//! token has its number, numbers are finite and are log-probabilities, and only the first position may have
+//! none. What fails in passing is asked again; a server that is gone is waited for; one that keeps answering
+//! wrongly, or has other weights than the run began with, ends the run.
+
+mod address;
+mod ask;
+mod identity;
+mod listed;
+pub mod own;
+mod sglang;
+mod vllm;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Answers, Engine, Plan, Served, Train};
+use tch::Tensor;
+
+use self::address::Address;
+pub use self::ask::Patience;
+use self::ask::Request;
+pub use self::identity::Identity;
+pub use self::listed::ListedTokens;
+use self::own::LmHead;
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::tokenizer::{Token, Tokenizer};
+
+/// Of one request; a large batch of long sequences may take minutes.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
+
+/// A server that a teacher of the run is behind.
+pub struct Server {
+    served: Served,
+    address: Address,
+    identity: Identity,
+    /// Of one that answers last hidden states: fetched once.
+    lm_head: Mutex<Option<LmHead>>,
+}
+
+/// A sequence as a teacher reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    pub prompt: Vec<Token>,
+    /// At least one token.
+    pub completion: Vec<Token>,
+    /// Which of these are scored; all where absent.
+    pub scored: Option<Vec<bool>>,
+}
+
+impl Reading {
+    fn ids(&self) -> Vec<Token> {
+        [self.prompt.as_slice(), &self.completion].concat()
+    }
+
+    /// Places of the scored tokens in the whole sequence.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let first = self.prompt.len();
+        let scored = |place: &usize| self.scored.as_ref().is_none_or(|scored| scored[*place]);
+        (0..self.completion.len()).filter(scored).map(move |place| first + place)
+    }
+}
+
+/// What a server says of sequences.
+pub enum Scores {
+    /// Of each sequence, one entry for each scored token.
+    Listed(Vec<ListedTokens>),
+    /// Last hidden states `[tokens, width]` of each batch, in its order, and what makes logits of them.
+    Hidden { batches: Vec<Tensor>, lm_head: Tensor, softcap: Option<f64> },
+}
+
+impl Server {
+    /// Reads the address and the key, and asks the server who it is.
+    ///
+    /// # Errors
+    /// If it can't be reached, or serves no model of that name.
+    pub fn open(served: &Served, control: &Control) -> Result<Server> {
+        Server::with_time_limit(served, TIME_LIMIT, control)
+    }
+
+    pub fn with_time_limit(served: &Served, limit: Duration, control: &Control) -> Result<Server> {
+        let address = Address::new(&served.url, served.key.as_deref(), limit)?;
+        let identity = ask::a_few_times(&address, control, || identity::identify(&address, served))?;
+        let served = served.clone();
+        Ok(Server { served, address, identity, lm_head: Mutex::default() })
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Longest sequence, in tokens; none where the server does not say.
+    pub fn context(&self) -> Option<usize> {
+        self.identity.context
+    }
+
+    /// Whether the whole distribution is asked for.
+    pub fn answers_all(&self) -> bool {
+        self.served.answers == Answers::Distribution
+    }
+
+    /// As people are told: without what may be secret.
+    pub fn place(&self) -> String {
+        self.address.shown()
+    }
+
+    /// Compares what ids mean there with the student's tokenizer.
+    ///
+    /// # Errors
+    /// If an id of the student's is another text there.
+    pub fn compare_tokenizer(&self, student: &Tokenizer, control: &Control) -> Result<()> {
+        let compare = || identity::compare(&self.address, &self.served, &self.identity, student);
+        ask::a_few_times(&self.address, control, compare)
+    }
+
+    /// Scores sequences; those of a batch go through the model together, where the server is ours. `entries`
+    /// is the number of ids that the student's vocabulary has.
+    pub fn score(&self, batches: &[Vec<Reading>], entries: usize, patience: Patience) -> Result<Scores> {
+        if self.served.engine == Engine::Mopd {
+            let requests = batches.iter().map(|batch| own::request(batch, &self.identity)).collect();
+            let batches = self.ask(requests, patience)?;
+            let (lm_head, softcap) = self.lm_head(entries, patience)?;
+            let batches: Vec<Tensor> = batches.iter().map(own::Hidden::tensor).collect();
+            if batches.iter().any(|hidden| hidden.size()[1] != lm_head.size()[1]) {
+                let message = format!("the teacher's server {} gave rows of another width", self.place());
+                return Err(Error::new(FailureKind::Model, message));
+            }
+            return Ok(Scores::Hidden { batches, lm_head, softcap });
+        }
+        let request = match self.served.engine {
+            Engine::Vllm => vllm::request,
+            _ => sglang::request,
+        };
+        let requests = batches.iter().flatten().map(|reading| request(&self.served, reading, entries));
+        Ok(Scores::Listed(self.ask(requests.collect(), patience)?))
+    }
+
+    fn ask<T: Send + 'static>(&self, requests: Vec<Request<T>>, patience: Patience) -> Result<Vec<T>> {
+        let server = ask::Asked {
+            address: self.address.clone(),
+            served: self.served.clone(),
+            identity: self.identity.clone(),
+        };
+        ask::all(&Arc::new(server), requests, patience)
+    }
+
+    fn lm_head(&self, entries: usize, patience: Patience) -> Result<(Tensor, Option<f64>)> {
+        let mut known = self.lm_head.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            let head = self.ask(vec![own::request_lm_head(&self.identity)], patience)?;
+            *known = head.into_iter().next();
+        }
+        let head = known.as_ref().expect("it was just fetched");
+        let matrix = head.tensor();
+        if matrix.size()[0] < entries as i64 {
+            let message = format!(
+                "the teacher's server {} has logits of {} tokens, the student has {entries}",
+                self.place(),
+                matrix.size()[0]
+            );
+            return Err(Error::new(FailureKind::Model, message));
+        }
+        Ok((matrix, self.identity.softcap))
+    }
+}
+
+/// The servers of a run, each once.
+#[derive(Default)]
+pub struct Servers(Vec<(Served, Server)>);
+
+/// Of runs whose teachers are all at hand.
+pub static NO_SERVERS: Servers = Servers(Vec::new());
+
+impl Servers {
+    /// Opens those that a plan names, one after the other.
+    pub fn open(plan: &Plan, control: &Control) -> Result<Servers> {
+        let mut servers = Servers::default();
+        for model in &plan.experiment.models {
+            for train in model.stage.trains() {
+                for served in train.served() {
+                    if servers.find(served).is_none() {
+                        let server = Server::open(served, control).map_err(|error| error.at(model.origin))?;
+                        servers.0.push((served.clone(), server));
+                    }
+                }
+            }
+        }
+        Ok(servers)
+    }
+
+    fn find(&self, served: &Served) -> Option<&Server> {
+        self.0.iter().find(|(known, _)| known == served).map(|(_, server)| server)
+    }
+
+    /// # Panics
+    /// If it was not opened: a plan's servers are, before its stages begin.
+    pub fn get(&self, served: &Served) -> &Server {
+        self.find(served).expect("the servers of a plan are opened before its stages begin")
+    }
+
+    /// What enters the key of a stage: who answers, in the order in which its teachers stand.
+    pub fn identities<O>(&self, train: &Train<O>) -> Vec<String> {
+        train.served().map(|served| self.get(served).identity.hash()).collect()
+    }
+
+    /// Compares the tokenizers of a stage's served teachers with its student's, each once for the run.
+    pub fn compare_tokenizers<O>(
+        &self,
+        train: &Train<O>,
+        student: &Tokenizer,
+        context: usize,
+        compared: &mut BTreeSet<(usize, String)>,
+        control: &Control,
+    ) -> Result<()> {
+        for (place, (served, server)) in self.0.iter().enumerate() {
+            if !train.served().any(|asked| asked == served) {
+                continue;
+            }
+            if let Some(own) = server.context().filter(|own| *own < context) {
+                let message = format!(
+                    "the teacher `{}` on {} has a context of {own} tokens, less than its student's {context}",
+                    served.model,
+                    server.place()
+                );
+                let help = "give it at least the student's context";
+                return Err(Error::new(FailureKind::Context, message).help(help));
+            }
+            if compared.insert((place, student.hash())) {
+                server.compare_tokenizer(student, control)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many entries of each token are asked for beside its own.
+fn wanted(served: &Served) -> Option<u32> {
+    match served.answers {
+        Answers::Sampled => Some(0),
+        Answers::TopK(k) => Some(k),
+        Answers::Distribution => None,
+    }
+}
+
+/// What is sent, for tests that hold it to the engines' own declarations.
+#[cfg(test)]
+pub mod conformance {
+    use serde_json::Value;
+
+    use super::*;
+
+    pub fn body(served: &Served, reading: &Reading) -> Value {
+        match served.engine {
+            Engine::Vllm => vllm::body(served, &reading.ids()),
+            _ => sglang::body(served, reading),
+        }
+    }
+
+    pub fn detokenize(served: &Served, ids: &[Token]) -> Value {
+        identity::detokenize(served, ids)
+    }
+}

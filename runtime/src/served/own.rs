@@ -1,0 +1,137 @@
+//! What `mopd serve` and a run with `served("mopd", ...)` say to each other, beside what engines speak: last
+//! hidden states at the scored tokens, and once the LM head. So whole distributions cross in a fraction of
+//! their size, and the run makes logits of them as it does of a model at hand: to the bit, where both
+//! machines compute alike.
+//!
+//! Both are safetensors. Their metadata says which weights answered, and repeats a hash of what was asked.
+
+use std::collections::HashMap;
+
+use safetensors::tensor::{SafeTensors, TensorView};
+use safetensors::{Dtype, serialize};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::ask::{Request, Trouble};
+use super::{Identity, Reading};
+use crate::tokenizer::Token;
+
+pub const MODEL: &str = "/mopd/model";
+pub const HIDDEN: &str = "/mopd/hidden";
+pub const LM_HEAD: &str = "/mopd/lm_head";
+
+const WEIGHTS: &str = "weights";
+const ASKED: &str = "asked";
+
+/// Sequences that go through the model together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    pub sequences: Vec<Sequence>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sequence {
+    pub prompt: Vec<Token>,
+    pub completion: Vec<Token>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scored: Option<Vec<bool>>,
+}
+
+/// A matrix, as it crosses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    shape: [i64; 2],
+    kind: Kind,
+    bytes: Vec<u8>,
+}
+
+pub type Hidden = Matrix;
+pub type LmHead = Matrix;
+
+impl Matrix {
+    pub fn of(tensor: &Tensor) -> Matrix {
+        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+        let [rows, width] = tensor.size()[..] else { panic!("a matrix") };
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        Matrix { shape: [rows, width], kind: tensor.kind(), bytes }
+    }
+
+    pub fn tensor(&self) -> Tensor {
+        Tensor::from_data_size(&self.bytes, &self.shape, self.kind)
+    }
+
+    /// `asked` is the body of the request.
+    pub fn write(&self, name: &str, weights: &str, asked: &[u8]) -> Vec<u8> {
+        let dtype = if self.kind == Kind::BFloat16 { Dtype::BF16 } else { Dtype::F32 };
+        let shape = self.shape.map(|size| size as usize).to_vec();
+        let view = TensorView::new(dtype, shape, &self.bytes).expect("as many bytes as the shape says");
+        let metadata = [(WEIGHTS, weights.to_owned()), (ASKED, hash(asked))];
+        let metadata: HashMap<String, String> =
+            metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        serialize([(name, view)], Some(metadata)).expect("a matrix can be written")
+    }
+
+    fn read(said: &[u8], name: &str, identity: &Identity, asked: &[u8]) -> Result<Matrix, Trouble> {
+        let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+        let (_, header) = SafeTensors::read_metadata(said).map_err(|error| wrong(error.to_string()))?;
+        let said_of = |name: &str| header.metadata().as_ref().and_then(|known| known.get(name)).cloned();
+        if said_of(ASKED) != Some(hash(asked)) {
+            return Err(wrong("it is of another request".to_owned()));
+        }
+        let weights = said_of(WEIGHTS);
+        if weights != identity.weights {
+            return Err(identity.changed(&Identity { weights, ..identity.clone() }));
+        }
+        let tensors = SafeTensors::deserialize(said).map_err(|error| wrong(error.to_string()))?;
+        let tensor = tensors.tensor(name).map_err(|error| wrong(error.to_string()))?;
+        let kind = match tensor.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::BF16 => Kind::BFloat16,
+            other => return Err(wrong(format!("numbers of the type {other:?}"))),
+        };
+        let &[rows, width] = tensor.shape() else { return Err(wrong("not a matrix".to_owned())) };
+        let matrix = Matrix { shape: [rows as i64, width as i64], kind, bytes: tensor.data().to_vec() };
+        if matrix.tensor().isfinite().all().int64_value(&[]) == 0 {
+            return Err(wrong("numbers that are not finite".to_owned()));
+        }
+        Ok(matrix)
+    }
+}
+
+fn hash(asked: &[u8]) -> String {
+    blake3::hash(asked).to_hex().to_string()
+}
+
+pub fn request(batch: &[Reading], identity: &Identity) -> Request<Hidden> {
+    let sequences = batch.iter().cloned().map(|Reading { prompt, completion, scored }| Sequence {
+        prompt,
+        completion,
+        scored,
+    });
+    let body = Batch { sequences: sequences.collect() };
+    let body = serde_json::to_vec(&body).expect("tokens are plain data");
+    let rows: usize = batch.iter().map(|reading| reading.places().count()).sum();
+    let (identity, asked) = (identity.clone(), body.clone());
+    Request {
+        body: Some(body),
+        path: HIDDEN,
+        read: Box::new(move |said| {
+            let hidden = Matrix::read(said, "hidden", &identity, &asked)?;
+            if hidden.shape[0] == rows as i64 {
+                return Ok(hidden);
+            }
+            let what = format!("gave {} rows of {rows} scored tokens", hidden.shape[0]);
+            Err(Trouble::Faulty(what))
+        }),
+    }
+}
+
+pub fn request_lm_head(identity: &Identity) -> Request<LmHead> {
+    let identity = identity.clone();
+    Request {
+        body: None,
+        path: LM_HEAD,
+        read: Box::new(move |said| Matrix::read(said, "lm_head", &identity, &[])),
+    }
+}

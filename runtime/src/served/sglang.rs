@@ -1,0 +1,91 @@
+//! SGLang: `/generate` with `return_logprob`. Numbers begin at `logprob_start_len`, with nothing for
+//! the token there.
+
+use mopd_compiler::plan::Served;
+use serde_json::{Value, json};
+
+use super::ask::{Request, Trouble};
+use super::identity::parse;
+use super::listed::{ListedTokens, checked};
+use super::{Reading, wanted};
+use crate::tokenizer::Token;
+
+pub const PATH: &str = "/generate";
+
+pub fn body(served: &Served, reading: &Reading) -> Value {
+    json!({
+        "input_ids": reading.ids(),
+        "sampling_params": { "max_new_tokens": 0, "temperature": 0.0 },
+        "return_logprob": true,
+        "logprob_start_len": reading.prompt.len() - 1,
+        "top_logprobs_num": wanted(served).unwrap_or(0),
+        "return_text_in_logprobs": false,
+    })
+}
+
+pub fn request(served: &Served, reading: &Reading, entries: usize) -> Request<ListedTokens> {
+    let (reading, served) = (reading.clone(), served.clone());
+    Request {
+        body: Some(body(&served, &reading).to_string().into_bytes()),
+        path: PATH,
+        read: Box::new(move |said| read(&served, &reading, entries, said)),
+    }
+}
+
+/// A log-probability, its token, and the text, which nobody asks for.
+fn entry(entry: &Value) -> Option<(Option<f64>, Token)> {
+    let [logp, id, ..] = entry.as_array()?.as_slice() else { return None };
+    Some((logp.as_f64(), id.as_i64()?))
+}
+
+/// What an answer says of the scored tokens.
+pub fn read(
+    served: &Served,
+    reading: &Reading,
+    entries: usize,
+    said: &[u8],
+) -> Result<ListedTokens, Trouble> {
+    let said = parse(said)?;
+    let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+    let meta = &said["meta_info"];
+    let ids = reading.ids();
+    if meta["prompt_tokens"].as_u64().is_some_and(|tokens| tokens != ids.len() as u64) {
+        return Err(wrong(format!("it read {} tokens of {}", meta["prompt_tokens"], ids.len())));
+    }
+    let start = reading.prompt.len() - 1;
+    let of = |field: &str| {
+        let list = meta[field].as_array().ok_or_else(|| wrong(format!("no `{field}`")))?;
+        if list.len() != ids.len() - start {
+            return Err(wrong(format!(
+                "{} positions of {} tokens in `{field}`",
+                list.len(),
+                ids.len() - start
+            )));
+        }
+        Ok(list)
+    };
+    let own: Option<Vec<_>> = of("input_token_logprobs")?.iter().map(entry).collect();
+    let own = own.ok_or_else(|| wrong("an entry that is not a number and a token".to_owned()))?;
+    if own.iter().zip(&ids[start..]).any(|((_, id), sent)| id != sent) {
+        return Err(wrong("it is of other tokens than those that were sent".to_owned()));
+    }
+    if let Some(place) = (0..own.len()).find(|place| own[*place].0.is_none() != (*place == 0)) {
+        let what = format!("nothing at place {}, or something where nothing is known", start + place);
+        return Err(wrong(what));
+    }
+    let k = wanted(served).unwrap_or(0);
+    let top = if k == 0 { None } else { Some(of("input_top_logprobs")?) };
+    let of_place = |place: usize| {
+        let listed = match top {
+            None => Vec::new(),
+            Some(top) => {
+                let listed: Option<Vec<(i64, f64)>> = top[place - start].as_array().and_then(|listed| {
+                    listed.iter().map(|of| entry(of).and_then(|(logp, id)| Some((id, logp?)))).collect()
+                });
+                listed.ok_or_else(|| wrong(format!("no entries at place {place}")))?
+            }
+        };
+        checked(place, ids[place], own[place - start].0, &listed, (Some(k), entries))
+    };
+    Ok(ListedTokens { tokens: reading.places().map(of_place).collect::<Result<_, _>>()? })
+}

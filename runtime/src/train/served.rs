@@ -1,0 +1,136 @@
+//! What teachers on servers say of the completion tokens. All of them are asked at once, and waited for
+//! together.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::models::Scored;
+use super::part::Scoring;
+use super::scores::{ScoringRun, in_order};
+use super::sequences::Sequences;
+use super::views::Shown;
+use super::vocabulary::{Listed, Logits, Matrix};
+use crate::failure::{Error, Result};
+use crate::served::{ListedTokens, Patience, Reading, Scores, Server};
+use crate::zip::zip_equal;
+
+/// One teacher's sequences.
+struct Question<'a> {
+    server: &'a Server,
+    /// Those that a model at hand would read together.
+    micro_batches: Vec<Vec<usize>>,
+    readings: Vec<Vec<Reading>>,
+}
+
+/// The logits of each pass through a teacher on a server, in the order of the sequences; none of the others.
+pub fn logits(
+    scoring: &Scoring,
+    passes: &[(Scored, Vec<usize>)],
+    runs: &[ScoringRun],
+    sequences: &Sequences,
+    step: u32,
+) -> Result<Vec<Option<Logits>>> {
+    let asked = |(scored, pass): &(Scored, Vec<usize>)| {
+        let Scored::Served(reader) = *scored else { return Ok(None) };
+        let server = scoring.models.server(reader, scoring.stage);
+        let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
+        question(scoring, server, *scored, sequences, members, step).map(Some)
+    };
+    let questions: Vec<Option<Question>> = passes.iter().map(asked).collect::<Result<_>>()?;
+    let entries = scoring.models.entries();
+    let given_up = AtomicBool::new(false);
+    let patience = Patience { control: scoring.stage.control, given_up: &given_up };
+    let ask = |question: &Question| {
+        let scores = question.server.score(&question.readings, entries as usize, patience);
+        if scores.is_err() {
+            given_up.store(true, Ordering::Relaxed);
+        }
+        scores
+    };
+    let answers: Vec<Option<Result<Scores>>> = thread::scope(|scope| {
+        let ask = &ask;
+        let asked: Vec<_> =
+            questions.iter().map(|of| of.as_ref().map(|of| scope.spawn(move || ask(of)))).collect();
+        let answer = |thread: thread::ScopedJoinHandle<Result<Scores>>| {
+            thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
+        };
+        asked.into_iter().map(|thread| thread.map(answer)).collect()
+    });
+    // Whoever only gave up because of another one is not the one to blame.
+    let mut answered = Vec::with_capacity(answers.len());
+    let mut failure = None;
+    for answer in answers {
+        match answer.transpose() {
+            Ok(scores) => answered.push(scores),
+            Err(error) => match failure {
+                None | Some(Error::Interrupted) => failure = Some(error),
+                Some(Error::Failed(_)) => {}
+            },
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let of = |(question, scores): (&Option<Question>, Option<Scores>)| {
+        Some(question.as_ref()?.logits(scoring, sequences, scores?, entries))
+    };
+    Ok(zip_equal(&questions, answered).map(of).collect())
+}
+
+fn question<'a, M: Iterator<Item = usize>>(
+    scoring: &Scoring,
+    server: &'a Server,
+    scored: Scored,
+    sequences: &Sequences,
+    members: impl Fn() -> M,
+    step: u32,
+) -> Result<Question<'a>> {
+    let stage = scoring.stage;
+    let sees = scoring.models.sees(scored);
+    let context = server.context().unwrap_or(usize::MAX);
+    let shown = Shown::new(stage, (sees, context), sequences, members(), scoring.now(step))?;
+    let micro_batches = sequences.micro_batches(stage, members(), &shown);
+    let read = |member: &usize| {
+        let sequence = &sequences.list[*member];
+        Reading {
+            prompt: shown.prompt(stage, sequence, *member).to_vec(),
+            completion: sequence.completion.clone(),
+            scored: sequence.written.clone(),
+        }
+    };
+    let readings = micro_batches.iter().map(|members| members.iter().map(read).collect()).collect();
+    Ok(Question { server, micro_batches, readings })
+}
+
+impl Question<'_> {
+    fn logits(&self, scoring: &Scoring, sequences: &Sequences, said: Scores, entries: i64) -> Logits {
+        let stage = scoring.stage;
+        let order: Vec<usize> = self.micro_batches.iter().flatten().copied().collect();
+        match said {
+            Scores::Hidden { batches, lm_head, softcap } => {
+                let batches: Vec<_> =
+                    batches.iter().map(|of| of.to_device(stage.place.device).to_kind(stage.kind)).collect();
+                let hidden = in_order(&batches, order.into_iter(), sequences, stage.place.device);
+                let matrix = lm_head.narrow(0, 0, entries).to_device(stage.place.device).to_kind(stage.kind);
+                Logits::Projected { hidden, matrix: Matrix::Held(matrix), softcap, scalar_head: None }
+            }
+            Scores::Listed(listed) => {
+                let mut listed: Vec<(usize, ListedTokens)> = zip_equal(order, listed).collect();
+                listed.sort_by_key(|(member, _)| *member);
+                let mut tokens = Vec::new();
+                for (member, listed) in listed {
+                    let own = sequences.tokens(member).len();
+                    assert_eq!(listed.tokens.len(), own, "one entry for each token that is trained on");
+                    tokens.extend(listed.tokens);
+                }
+                let listed = Listed::new(&tokens, entries, stage.place.device);
+                if self.server.answers_all() {
+                    // Those of a whole distribution are as good as any logits of it.
+                    Logits::Given(listed.rows(0, listed.tokens()))
+                } else {
+                    Logits::Listed(listed)
+                }
+            }
+        }
+    }
+}

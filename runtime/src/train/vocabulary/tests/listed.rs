@@ -1,0 +1,76 @@
+//! A teacher of which a server lists some entries, beside one at hand in the same step: both against the
+//! definition in double precision.
+
+use super::*;
+
+/// Of the teacher, the token's own entry and its two most probable ones.
+fn listed() -> Logits {
+    let entry = |id: i64| (id, TEACHER[id as usize].ln() as f32);
+    Logits::Listed(Listed::new(&[vec![entry(TAKEN), entry(0), entry(1)]], 5, Device::Cpu))
+}
+
+/// At hand: logits, which a constant does not change.
+fn at_hand() -> Logits {
+    Logits::Given(rows(&[TEACHER]) + 3.0)
+}
+
+fn mixed() -> Vocabulary {
+    let others = vec![(Role::TEACHER, vec![listed(), at_hand()])];
+    let targets = Tensor::from_slice(&[TAKEN, TAKEN]);
+    Vocabulary::new(Place::cpu(), &targets, Logits::Given(rows(&[STUDENT, STUDENT])), others, None, END)
+}
+
+#[test]
+fn what_is_listed_is_taken_as_it_is() {
+    let batch = batch(2);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let directions = [(Student, Role::TEACHER), (Role::TEACHER, Student)];
+    // What a tail holds of a list is not known well enough: the compiler refuses it.
+    let masses = MASSES.into_iter().filter(|mass| *mass != Mass::Tail);
+    for support in [TOP_2, Support::Sampled, Support::TopK { role: Role::TEACHER, k: 1 }] {
+        for (mass, (left, right)) in masses.clone().flat_map(|mass| directions.map(|of| (mass, of))) {
+            let spec = kl(left, right, support.clone(), mass);
+            let (value, gradient) = reference::value_and_gradient(&spec, &STUDENT, &TEACHER);
+            let live = Live::Divergence(spec.clone());
+            let primitive = || parameters.primitive(&live).unwrap().unwrap();
+            let values = to_vec(&mixed().values(&[Quantity::Primitive(primitive())])[0]);
+            let adjoint = Tensor::from_slice(&[1.0f32, 1.0]);
+            let mut found = Vec::new();
+            mixed().gradient(&[(primitive(), adjoint)], |rows| found.extend(to_vec(&rows.whole().1)));
+            for token in 0..2 {
+                let own: Vec<f64> =
+                    found[token * 5..token * 5 + 5].iter().map(|grad| f64::from(*grad)).collect();
+                assert!((f64::from(values[token]) - value).abs() < 1e-5, "{spec:?}: {values:?} {value}");
+                close(&own, &gradient, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_of_a_token_come_from_its_list() {
+    let asked = [
+        Quantity::Logp(Role::TEACHER),
+        Quantity::Top1(Role::TEACHER),
+        Quantity::Mass { role: Role::TEACHER, support: &TOP_2 },
+        Quantity::Overlap { left: Student, right: Role::TEACHER, k: 2 },
+    ];
+    let found = mixed().values(&asked);
+    let expected = [TEACHER[TAKEN as usize].ln(), TEACHER[0], TEACHER[0] + TEACHER[1], 1.0];
+    for (found, expected) in found.iter().zip(expected) {
+        let found: Vec<f64> = to_vec(found).into_iter().map(f64::from).collect();
+        close(&found, &[expected, expected], 1e-6);
+    }
+}
+
+/// The parts of a step stay where they are.
+#[test]
+fn a_list_is_cut_by_tokens() {
+    let of = |place: usize| vec![(place as i64, -(place as f32) - 0.5), (4, -2.0)];
+    let whole = Listed::new(&[of(0), of(1), vec![(2, -0.25)]], 5, Device::Cpu);
+    let part = whole.part(1, 2);
+    assert_eq!((whole.tokens(), part.tokens()), (3, 2));
+    assert_eq!(to_vec(&part.rows(0, 2)), to_vec(&whole.rows(1, 2)));
+    let last = to_vec(&whole.rows(2, 1));
+    assert!(last[2] == -0.25 && last.iter().filter(|logp| **logp > ABSENT / 2.0).count() == 1, "{last:?}");
+}

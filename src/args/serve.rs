@@ -1,0 +1,63 @@
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use mopd_compiler::plan::Dtype;
+
+use super::Format;
+
+/// Serve a model to runs on other machines, and to what speaks the dialects of vLLM and SGLang
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd serve runs/experts/models/math-seed1
+  mopd serve models/Qwen3-8B --name teacher --dtype bfloat16 --port 8001
+  MOPD_KEY=$(cat key) mopd serve models/Qwen3-8B --host 0.0.0.0 --key MOPD_KEY
+
+A run asks it with `teacher big = served(\"mopd\", url: \"http://localhost:8000\", model: \"teacher\", answers: dist)`.
+It answers until it is stopped.")]
+pub struct ServeArgs {
+    /// A folder under models/ of a run, one as `save_pretrained` writes it, or a name on the hub
+    pub model: String,
+    /// As requests call it [default: MODEL as it is written]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Address to listen at; others than this machine's own need `--key`
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// 0 for any that is free
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Name of the environment variable with the key that requests must have
+    #[arg(long, value_name = "VARIABLE")]
+    pub key: Option<String>,
+    /// What the model computes in
+    #[arg(long, value_enum, default_value_t = ServedDtype::Float32)]
+    pub dtype: ServedDtype,
+    /// Requests may have the weights replaced by those of a folder inside this one
+    #[arg(long, value_name = "FOLDER")]
+    pub allow_updates: Option<PathBuf>,
+    /// Tokens of a request at most, all its sequences together
+    #[arg(long, value_name = "N", default_value_t = 1 << 18, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_request_tokens: u32,
+    /// Entries of a token at most that are listed beside its own [default: all]
+    #[arg(long, value_name = "K")]
+    pub max_logprobs: Option<u32>,
+    /// `json` writes the worker's events to standard output, one per line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServedDtype {
+    Float32,
+    Bfloat16,
+}
+
+impl From<ServedDtype> for Dtype {
+    fn from(dtype: ServedDtype) -> Dtype {
+        match dtype {
+            ServedDtype::Float32 => Dtype::Float32,
+            ServedDtype::Bfloat16 => Dtype::Bfloat16,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Teachers behind `mopd serve`, each a process of its own: the student that comes of them is the one that
+//! comes of teachers at hand.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Bench, assert_says, text, walk};
+
+const DOMAINS: [&str; 4] = ["a", "b", "c", "d"];
+const KEY: &str = "correct-horse-battery-staple";
+
+/// A process that is killed when it is dropped.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start(folder: &Path, model: &str, port: &str, more: &[&str]) -> Server {
+        let mut command = Command::new(mopd_tests::mopd());
+        command
+            .current_dir(folder)
+            .args(["serve", model, "--name", "big", "--port", port, "--format", "json"]);
+        command.args(more).env("SERVER_KEY", KEY);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("mopd starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        let serving = lines.find(|line| line.contains("\"serving\"")).expect("it says where it is");
+        let serving: Value = serde_json::from_str(&serving).expect("JSON");
+        std::thread::spawn(move || lines.for_each(drop));
+        Server { child, url: serving["url"].as_str().expect("a url").to_owned() }
+    }
+
+    fn port(&self) -> String {
+        self.url.rsplit(':').next().expect("a port").to_owned()
+    }
+}
+
+fn head(name: &str) -> String {
+    let mut head = format!("experiment \"{name}\" {{ seed = 1 }}\n");
+    for (place, domain) in DOMAINS.iter().enumerate() {
+        let file = if place % 2 == 0 { "copy" } else { "last" };
+        head += &format!(
+            "domain {domain} {{ prompts = \"{file}.jsonl\", tests = \"{file}.test.jsonl\", format = text, \
+             reward = exact_match, share = 1/4 }}\n"
+        );
+    }
+    head
+}
+
+/// Four teachers, and the student before its first step.
+fn with_teachers() -> Bench {
+    let bench = Bench::new();
+    let mut program = head("teachers");
+    program += "model base = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }\n\
+                model start = sft(base, on: domains) { target = answer, steps = 6, batch = 8, lr = 3e-3 }\n";
+    for (place, domain) in DOMAINS.iter().enumerate() {
+        program += &format!(
+            "model expert_{domain} = sft(start, on: {domain}) {{ target = answer, steps = {}, batch = 4, \
+             lr = 3e-3 }}\n",
+            3 + place
+        );
+    }
+    program += "compare \"experts\" { models = [start, expert_a, expert_b, expert_c, expert_d], samples = 1, \
+                temperature = 1.0, max_tokens = 6 }\n";
+    bench.write("tiny.mopd", &program);
+    let output = bench.run(&["--out", "teachers"]);
+    assert!(output.status.success(), "{}", text(&output));
+    bench
+}
+
+fn model(domain: &str) -> String {
+    format!("teachers/models/expert_{domain}-seed1")
+}
+
+/// A student of them; `teacher` is the right side of each one's declaration, `models` are declared before.
+fn student(term: &str, steps: u32, teacher: &dyn Fn(&str) -> String, models: &str) -> String {
+    let mut program = head("student");
+    program += "model start = hf(\"teachers/models/start-seed1\")\n";
+    program += models;
+    for domain in DOMAINS {
+        program += &format!("teacher of_{domain} = {}\n", teacher(domain));
+    }
+    let arms = DOMAINS.map(|domain| format!("domain == {domain} -> of_{domain}")).join(", ");
+    program += &format!(
+        "route {{ {arms} }}\n\
+         objective closer {{\n  term pull = {term}\n  reduce = mean(token) then mean(sequence)\n}}\n\
+         model student = distill(start) {{\n  objective = closer\n  rollout = sample(n: 2, temperature: 1.0, \
+         max_tokens: 6)\n  prompts = 8\n  steps = {steps}\n  lr = 1e-3\n}}\n\
+         compare \"student\" {{ models = [student], samples = 1, temperature = 1.0, max_tokens = 6 }}\n"
+    );
+    program
+}
+
+fn at_hand(term: &str, steps: u32) -> String {
+    let models =
+        DOMAINS.map(|domain| format!("model expert_{domain} = hf(\"{}\")\n", model(domain))).concat();
+    student(term, steps, &|domain| format!("expert_{domain} {{ origin = same }}"), &models)
+}
+
+fn served(engine: &str, answers: &str, term: &str, steps: u32) -> String {
+    let teacher = |domain: &str| {
+        format!(
+            "served(\"{engine}\", url: env(\"TEACHER_{domain}\"), model: \"big\", answers: {answers}) \
+             {{ origin = same }}"
+        )
+    };
+    student(term, steps, &teacher, "")
+}
+
+fn command(bench: &Bench, out: &str, servers: &[Server]) -> Command {
+    let mut command = bench.command(&["--out", out, "--format", "json"]);
+    for (domain, server) in DOMAINS.iter().zip(servers) {
+        command.env(format!("TEACHER_{domain}"), &server.url);
+    }
+    command
+}
+
+fn run(bench: &Bench, out: &str, servers: &[Server]) -> Output {
+    let output = command(bench, out, servers).output().expect("mopd starts");
+    assert!(output.status.success(), "{}", text(&output));
+    output
+}
+
+fn numbers(bench: &Bench, out: &str) -> Vec<f32> {
+    let bytes = bench.student(out);
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("a length")) as usize;
+    let of = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+    bytes[header..].chunks_exact(4).map(of).collect()
+}
+
+fn furthest(one: &[f32], other: &[f32]) -> f32 {
+    assert_eq!(one.len(), other.len());
+    one.iter().zip(other).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max)
+}
+
+const KL: &str = "live kl(student || teacher)";
+const SAMPLED: &str = "-(teacher.logp - student.logp) * live student.logp";
+const TOP: &str = "live kl(teacher || student, support: top_k(teacher, 5), mass: generalized)";
+
+/// Bits where whole distributions cross; where log-probabilities do, another batch rounds otherwise.
+#[test]
+fn four_served_teachers_make_the_student_that_teachers_at_hand_make() {
+    let bench = with_teachers();
+    let servers = DOMAINS.map(|domain| Server::start(bench.folder.path(), &model(domain), "0", &[]));
+    bench.write("tiny.mopd", &at_hand(KL, 6));
+    run(&bench, "local", &servers);
+    bench.write("tiny.mopd", &served("mopd", "dist", KL, 6));
+    run(&bench, "served", &servers);
+    assert!(bench.student("local") == bench.student("served"), "other bits than of teachers at hand");
+    for (term, engine, answers) in [
+        (SAMPLED, "vllm", "sampled"),
+        (SAMPLED, "sglang", "sampled"),
+        (TOP, "vllm", "top_k(5)"),
+        (TOP, "sglang", "top_k(8)"),
+        (KL, "vllm", "dist"),
+    ] {
+        bench.write("tiny.mopd", &at_hand(term, 6));
+        let out = format!("local-{engine}-{}", answers.len());
+        run(&bench, &out, &servers);
+        let local = numbers(&bench, &out);
+        bench.write("tiny.mopd", &served(engine, answers, term, 6));
+        let out = format!("served-{engine}-{}", answers.len());
+        run(&bench, &out, &servers);
+        let apart = furthest(&local, &numbers(&bench, &out));
+        // Steps are of 1e-3.
+        assert!(apart < 1e-5, "{engine} {answers}: {apart}");
+    }
+}
+
+/// Until something holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(120), "no {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_and_comes_back_changes_nothing() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let mut servers: Vec<Server> =
+        DOMAINS.map(|domain| Server::start(&folder, &model(domain), "0", &[])).into();
+    bench.write("tiny.mopd", &at_hand(KL, 150));
+    run(&bench, "local", &servers);
+    bench.write("tiny.mopd", &served("mopd", "dist", KL, 150));
+    let mut child = command(&bench, "served", &servers).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"step\":5,")), "it ended early");
+    let port = servers[1].port();
+    drop(servers.remove(1));
+    // The worker of a killed `mopd` ends by itself: until then it holds the port.
+    let said = |line: &str, what: &str| line.contains("\"warning\"") && line.contains(what);
+    let mut before = lines.by_ref().take_while(|line| !said(line, "the run waits for it"));
+    assert!(before.all(|line| !line.contains("\"finished\"")), "it did not wait");
+    let place = format!("127.0.0.1:{port}");
+    until("free port", || std::net::TcpListener::bind(&place).is_ok());
+    servers.insert(1, Server::start(&folder, &model("b"), &port, &[]));
+    let after: Vec<String> = lines.collect();
+    assert!(child.wait().expect("it ends").success(), "{after:?}");
+    assert!(after.iter().any(|line| said(line, "the run goes on")), "{after:?}");
+    assert!(bench.student("local") == bench.student("served"), "a pause changed the student");
+}
+
+/// Another model at the same address is another teacher.
+#[test]
+fn a_server_that_comes_back_with_other_weights_ends_the_run() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let mut servers: Vec<Server> =
+        DOMAINS.map(|domain| Server::start(&folder, &model(domain), "0", &[])).into();
+    bench.write("tiny.mopd", &served("vllm", "sampled", SAMPLED, 200));
+    let mut child = command(&bench, "served", &servers).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"step\":3,")), "it ended early");
+    let port = servers[1].port();
+    drop(servers.remove(1));
+    let place = format!("127.0.0.1:{port}");
+    until("free port", || std::net::TcpListener::bind(&place).is_ok());
+    servers.insert(1, Server::start(&folder, &model("c"), &port, &[]));
+    let after: Vec<String> = lines.collect();
+    assert!(!child.wait().expect("it ends").success());
+    let failed = after.iter().find(|line| line.contains("\"failed\"")).expect("a failure");
+    assert!(failed.contains("when the run began"), "{failed}");
+}
+
+#[test]
+fn a_key_is_in_no_file_and_in_nothing_that_is_said() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let servers = DOMAINS.map(|domain| Server::start(&folder, &model(domain), "0", &["--key", "SERVER_KEY"]));
+    let program =
+        served("mopd", "dist", KL, 3).replace("answers: dist", "answers: dist, key: env(\"STUDENT_KEY\")");
+    bench.write("tiny.mopd", &program);
+    let mut said = Vec::new();
+    for (key, good) in [(None, false), (Some("wrong-horse"), false), (Some(KEY), true)] {
+        let mut command = command(&bench, "served", &servers);
+        key.map(|key| command.env("STUDENT_KEY", key));
+        let output = command.output().expect("mopd starts");
+        assert_eq!(output.status.success(), good, "{}", text(&output));
+        said.push(text(&output));
+    }
+    assert_says(&said[0], &["the environment variable STUDENT_KEY", "is not set"]);
+    assert_says(&said[1], &["answered /mopd/model with status 401"]);
+    assert!(said.iter().all(|said| !said.contains(KEY) && !said.contains("wrong-horse")));
+    let mut plan = Command::new(mopd_tests::mopd());
+    plan.current_dir(&folder).args(["plan", "tiny.mopd", "--format", "json"]).env("STUDENT_KEY", KEY);
+    let plan = text(&plan.output().expect("mopd starts"));
+    assert!(plan.contains("STUDENT_KEY") && !plan.contains(KEY));
+    for file in walk(&folder) {
+        let bytes = fs::read(&file).unwrap_or_default();
+        let found = bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes());
+        assert!(!found, "the key is in {}", file.display());
+    }
+}
+
+#[test]
+fn what_can_not_be_asked_of_a_server_is_said_before_anything_runs() {
+    let bench = with_teachers();
+    let refused = |engine: &str, answers: &str, term: &str, parts: &[&str]| {
+        bench.write("tiny.mopd", &served(engine, answers, term, 3));
+        let mut command = Command::new(mopd_tests::mopd());
+        let output = command.current_dir(bench.folder.path()).args(["plan", "tiny.mopd"]).output();
+        let output = output.expect("mopd starts");
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert_says(&text(&output), parts);
+    };
+    refused("vllm", "sampled", KL, &["teacher-capability", "use the token taken alone"]);
+    refused("vllm", "top_k(3)", TOP, &["teacher-capability", "ask for at most 3"]);
+    refused("sglang", "dist", KL, &["`answers: dist` of `served(\"sglang\")`", "top_k(20)"]);
+    refused("mopd", "sampled", SAMPLED, &["`answers: sampled` of `served(\"mopd\")`", "answers: dist"]);
+    let hot = "live kl(teacher || student, support: top_k(teacher, 5), mass: renormalized, temperature: 2)";
+    refused("vllm", "top_k(5)", hot, &["at temperature 2", "`of_a`"]);
+    let tail = "live kl(teacher || student, support: top_k(teacher, 5), mass: tail)";
+    refused("vllm", "top_k(5)", tail, &["`mass: tail` beside `of_a`", "mass: renormalized"]);
+    // In words: what a file must not hold.
+    let text_key =
+        served("vllm", "sampled", SAMPLED, 3).replace("answers: sampled", "answers: sampled, key: \"x\"");
+    bench.write("tiny.mopd", &text_key);
+    let mut command = Command::new(mopd_tests::mopd());
+    let said = command.current_dir(bench.folder.path()).args(["check", "tiny.mopd"]).output();
+    assert_says(&text(&said.expect("mopd starts")), &["the key of a server is read from the environment"]);
+}
+
+/// Nobody is there: it is said before anything is trained, with the way out.
+#[test]
+fn a_server_that_was_never_there_is_said_before_the_first_stage() {
+    let bench = with_teachers();
+    bench.write("tiny.mopd", &served("vllm", "sampled", SAMPLED, 3));
+    let mut command = command(&bench, "out", &[]);
+    for domain in DOMAINS {
+        command.env(format!("TEACHER_{domain}"), "http://127.0.0.1:9");
+    }
+    let output = command.output().expect("mopd starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert_says(&text(&output), &["http://127.0.0.1:9 could not be reached"]);
+}
