@@ -84,6 +84,8 @@ impl Kill {
     }
 }
 
+const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
+
 impl Worker {
     /// Starts the worker on a job. Its standard error goes line by line to `says`, from another thread.
     pub fn start(job: &Job, says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
@@ -111,6 +113,10 @@ impl Worker {
             if let Some(searched) = libtorch.library_path(before.as_deref()) {
                 command.env(LIBRARY_PATH, searched).env(CALLERS_LIBRARY_PATH, before.unwrap_or_default());
             }
+        }
+        // Without room of its own cuBLAS sums in another order each time; it asks once, when a GPU is opened.
+        if Path::new("/dev/nvidia0").exists() && std::env::var_os(CUBLAS_WORKSPACE).is_none() {
+            command.env(CUBLAS_WORKSPACE, ":4096:8");
         }
         let mut child = command
             .args(arguments)

@@ -27,12 +27,17 @@ pub enum Cuda {
 const LIBRARY: &CStr = c"libtorch_cuda.so";
 
 /// Opens libtorch's CUDA half. To be called before the first tensor is made: the library registers its
-/// kernels as it loads.
+/// kernels as it loads. A GPU then computes the same bits each time, where its operators can, and in f32 what
+/// is in f32.
 pub fn open_cuda() -> Cuda {
     if let Err(reason) = os::load_library(LIBRARY) {
         return failed(&reason);
     }
-    if tch::Cuda::is_available() && tch::Cuda::device_count() > 0 { Cuda::Ready } else { Cuda::NoDevice }
+    if !tch::Cuda::is_available() || tch::Cuda::device_count() == 0 {
+        return Cuda::NoDevice;
+    }
+    accelerator::set_arithmetic(true, false);
+    Cuda::Ready
 }
 
 /// The loader says `NAME: cannot open shared object file: ...` of a library that is missing; if NAME is
