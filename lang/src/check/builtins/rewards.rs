@@ -56,7 +56,13 @@ builtins! { Reward: RewardName, RewardCall {
     /// of completions. `time_limit` is in seconds, `batch` is the number of completions in a request. What
     /// the server answers can't be known before the run: another `version` recomputes rewards.
     #[usage = "http(env(\"JUDGE_URL\"), time_limit: 10, version: \"1\")"]
-    http => Http { url: Secret, time_limit: Seconds = 30.0, batch: Count = 256, version: Option<Text>, range: Option<Range> },
+    http => Http {
+        url: Secret,
+        time_limit: Seconds = 30.0,
+        batch: Count = 256,
+        version: Option<Text>,
+        range: Option<Range>,
+    },
 
     /// Several rewards and their weights; each can be read as `reward.<name>`.
     #[usage = "parts(accuracy: numeric, format: regex(\"...\"), weights: [0.8, 0.2])"]
