@@ -52,11 +52,17 @@ builtins! { Reward: RewardName, RewardCall {
     #[usage = "unit_tests(tests, time_limit: 10)"]
     unit_tests => UnitTests { field: Field, time_limit: Seconds = 30.0 },
 
-    /// A server of yours returns a number from 0 to 1, with `range: any` any other, for each of a JSON list of
-    /// completions. `time_limit` is in seconds, `batch` is the number of completions in a request. What the
-    /// server answers can't be known before the run: another `version` recomputes rewards.
+    /// A server of yours returns a number from 0 to 1, with `range: any` any other, for each of a JSON list
+    /// of completions. `time_limit` is in seconds, `batch` is the number of completions in a request. What
+    /// the server answers can't be known before the run: another `version` recomputes rewards.
     #[usage = "http(env(\"JUDGE_URL\"), time_limit: 10, version: \"1\")"]
-    http => Http { url: Secret, time_limit: Seconds = 30.0, batch: Count = 256, version: Option<Text>, range: Option<Range> },
+    http => Http {
+        url: Secret,
+        time_limit: Seconds = 30.0,
+        batch: Count = 256,
+        version: Option<Text>,
+        range: Option<Range>,
+    },
 
     /// Several rewards and their weights; each can be read as `reward.<name>`.
     #[usage = "parts(accuracy: numeric, format: regex(\"...\"), weights: [0.8, 0.2])"]

@@ -28,9 +28,11 @@ function graph(box) {
   for (const stage of known) {
     const { x, y, width: w, height: h } = g.node(String(stage.id));
     const made = own.filter((edge) => edge.to === stage.id).map((edge) => known.find((one) => one.id === edge.from).name);
-    const link = svg.append("a").attr("class", "node").attr("href", `#${stage.anchor}`).attr("aria-label", `${stage.name}, ${stage.kind}${made.length ? `, from ${made.join(", ")}` : ""}`);
+    const link = svg.append("a").attr("class", "node").attr("href", `#${stage.anchor}`).attr("aria-label", `${stage.name} ${stage.kind}${made.length ? `, from ${made.join(", ")}` : ""}`);
     link.append("rect").attr("x", x - w / 2).attr("y", y - h / 2).attr("width", w).attr("height", h).attr("rx", 7).style("stroke", `var(--c${{ sft: 0, grpo: 2, distill: 1, merge: 4, dpo: 5 }[stage.kind] ?? 6})`);
     link.append("text").attr("x", x).attr("y", y - 2).attr("text-anchor", "middle").text(short(visible(stage.name)));
+    // What is read of a box begins with what is seen of it.
+    link.append(() => document.createTextNode(" "));
     link.append("text").attr("class", "kind").attr("x", x).attr("y", y + 12).attr("text-anchor", "middle").text(stage.kind);
   }
   roving(svg.node(), "a.node");
