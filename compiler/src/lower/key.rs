@@ -492,11 +492,7 @@ pub(super) fn plan(experiment: &Experiment<Objective>, keys: &[String]) -> Strin
     let domains = experiment.domains.iter().zip(0..);
     let domains =
         domains.map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_ref()));
-    let meaning = PlanMeaning {
-        seed: experiment.seed,
-        keys,
-        domains: domains.collect(),
-        comparisons: comparisons.collect(),
-    };
+    let (domains, comparisons) = (domains.collect(), comparisons.collect());
+    let meaning = PlanMeaning { seed: experiment.seed, keys, domains, comparisons };
     hash("mopd plan", VERSION, &meaning).to_hex().to_string()
 }

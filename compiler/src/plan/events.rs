@@ -11,6 +11,7 @@ use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
 use super::fates::StageFate;
 use super::results::{ComparedTable, RowDifferences};
+pub use super::served::ServeJob;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
@@ -128,30 +129,6 @@ pub struct SampleJob {
     /// What the context leaves, where absent.
     pub max_tokens: Option<u32>,
     pub seed: u64,
-}
-
-/// What `mopd serve` asks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ServeJob {
-    /// A model's folder, or its name on the hub.
-    pub model: String,
-    /// Folder that it is relative to.
-    pub base: String,
-    /// As requests call it.
-    pub name: String,
-    /// `127.0.0.1:8000`; port 0 is any that is free.
-    pub address: String,
-    /// The environment variable that holds the token which requests must have.
-    #[serde(default)]
-    pub key: Option<String>,
-    /// Weights may be taken from folders inside this one.
-    #[serde(default)]
-    pub updates: Option<String>,
-    pub dtype: super::Dtype,
-    /// Tokens of a request at most, all its sequences together.
-    pub tokens: u32,
-    /// Entries of a token at most, beside its own; all where absent.
-    pub entries: Option<u32>,
 }
 
 /// What a model is asked.

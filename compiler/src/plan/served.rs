@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
+use super::{Dtype, Secret};
 
 /// A model that another program holds, on this machine or another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,30 @@ pub struct Served {
     /// The environment variable that holds the token which the server asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+}
+
+/// What `mopd serve` asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServeJob {
+    /// A model's folder, or its name on the hub.
+    pub model: String,
+    /// Folder that it is relative to.
+    pub base: String,
+    /// As requests call it.
+    pub name: String,
+    /// `127.0.0.1:8000`; port 0 is any that is free.
+    pub address: String,
+    /// The environment variable that holds the token which requests must have.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Weights may be taken from folders inside this one.
+    #[serde(default)]
+    pub updates: Option<String>,
+    pub dtype: Dtype,
+    /// Tokens of a request at most, all its sequences together.
+    pub tokens: u32,
+    /// Entries of a token at most, beside its own; all where absent.
+    pub entries: Option<u32>,
 }
 
 /// What a server speaks.

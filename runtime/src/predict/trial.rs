@@ -393,9 +393,8 @@ impl Trial<'_> {
         // Whatever a stage starts from is one of its models.
         let mut models = self.beside();
         models.insert(self.train.start);
-        let parameters =
-            models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
-        train::fits_in_memory(self.place, parameters)
+        let count = |id: &ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]);
+        train::fits_in_memory(self.place, models.iter().map(count).sum())
     }
 
     /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried

@@ -86,8 +86,8 @@ pub fn begin<'a, O>(
     Ok(())
 }
 
-/// Reads everything of a plan but its models, and asks its verifiers, environments and servers. Hands over everything
-/// that can't be used, in the plan's order, as it is found.
+/// Reads everything of a plan but its models, and asks its verifiers, environments and servers. Hands over
+/// everything that can't be used, in the plan's order, as it is found.
 pub fn look(
     plan: &Plan,
     stages: &[ModelId],

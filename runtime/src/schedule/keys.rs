@@ -167,37 +167,31 @@ fn learner_key(joint: &str, learner: u32) -> String {
     hashed("mopd learner", &(joint, learner))
 }
 
-/// What stages start or ask, beside models.
-#[derive(Clone, Copy)]
-pub struct Programs<'a> {
-    /// Of each stage, hashes of the programs that its rollouts start.
-    pub environments: &'a [Vec<String>],
-    pub servers: &'a Servers,
-}
-
 /// What keys are made from.
 struct Maker<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
     forms: &'a [Form],
     domains: &'a [DomainData],
-    programs: Programs<'a>,
+    environments: &'a [Vec<String>],
+    servers: &'a Servers,
     numeric: &'a Numeric<'a>,
     forks: &'a [Fork],
 }
 
 impl Keys {
-    /// `widths` are the cores of each task: others may round differently.
+    /// `environments` are hashes of each stage's programs, `widths` the cores of each task: others may round
+    /// differently.
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
         forms: &[Form],
-        (domains, programs): (&[DomainData], Programs),
+        (domains, environments, servers): (&[DomainData], &[Vec<String>], &Servers),
         numeric: &Numeric,
         widths: &[usize],
         forks: &[Fork],
     ) -> Keys {
-        let maker = Maker { plan, tasks, forms, domains, programs, numeric, forks };
+        let maker = Maker { plan, tasks, forms, domains, environments, servers, numeric, forks };
         let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
         for (task, width) in zip_equal(tasks, widths) {
             made.push(maker.task(task, *width, &made));
@@ -291,12 +285,8 @@ impl<'a> Maker<'a> {
             data: Vec::new(),
             judge: None,
             validation: Vec::new(),
-            environments: &self.programs.environments[model.0 as usize],
-            served: stage
-                .trains()
-                .into_iter()
-                .flat_map(|train| self.programs.servers.identities(train))
-                .collect(),
+            environments: &self.environments[model.0 as usize],
+            served: stage.trains().into_iter().flat_map(|train| self.servers.identities(train)).collect(),
             inputs: task.needs.iter().map(|need| before[*need].result.as_str()).collect(),
         };
         let (mut rollouts, mut scores) = (None, Vec::new());

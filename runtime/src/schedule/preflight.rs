@@ -10,8 +10,8 @@ use super::run::Prepared;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::prepare::Places;
 use crate::prepare::preflight::{Begun, FirstRow, ask, begin, look};
-use crate::prepare::{DomainData, Places};
 use crate::store::Store;
 
 pub(super) fn check_schema(plan: &Plan) -> Result<()> {
@@ -25,11 +25,12 @@ pub(super) fn check_schema(plan: &Plan) -> Result<()> {
 /// Asks once who will be asked by tasks that are waited for: verifiers of domains, environments of stages.
 pub(super) fn ask_all(
     plan: &Plan,
-    (tasks, domains): (&[Task], &[DomainData]),
+    prepared: &Prepared,
     base: &Path,
     waiting: impl Fn(usize) -> bool,
     control: &Control,
 ) -> Result<()> {
+    let Prepared { tasks, domains, .. } = prepared;
     for domain in judged(plan, tasks, &waiting) {
         ask(&domains[domain.0 as usize], control)?;
     }
@@ -45,11 +46,12 @@ pub(super) fn ask_all(
             begin(train, base, &rows, &mut begun, control).map_err(|error| error.at(model.origin))?;
         }
     }
-    Ok(())
+    ask_servers(plan, prepared, waiting, control)
 }
 
-/// Whether the ids of the stages that are waited for mean the same on their teachers' servers.
-pub(super) fn compare_tokenizers(
+/// Whether the ids of the stages that are waited for mean the same on their teachers' servers, and whether
+/// these answer.
+fn ask_servers(
     plan: &Plan,
     prepared: &Prepared,
     waiting: impl Fn(usize) -> bool,

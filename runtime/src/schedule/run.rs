@@ -15,7 +15,6 @@ use mopd_store::Lock;
 use tch::Kind;
 
 use super::exclusive::Tasks;
-use super::keys::Programs;
 use super::locking::{self, Access, Said};
 use super::predicted::Predicted;
 use super::room::Room;
@@ -128,7 +127,6 @@ pub(super) struct Prepared {
     pub(super) domains: Vec<DomainData>,
     /// Of each model's stage, hashes of the programs that its rollouts start.
     pub(super) environments: Vec<Vec<String>>,
-    /// Where served teachers are.
     pub(super) servers: Servers,
 }
 
@@ -137,8 +135,7 @@ pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic
     let Prepared { tasks, forms, widths, domains, environments, servers } = prepared;
     let dtype = job.plan.experiment.dtype.name();
     let numeric = Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place) };
-    let programs = Programs { environments, servers };
-    Keys::new(&job.plan, tasks, forms, (domains, programs), &numeric, widths, &job.forks)
+    Keys::new(&job.plan, tasks, forms, (domains, environments, servers), &numeric, widths, &job.forks)
 }
 
 pub(super) fn prepared(
@@ -167,8 +164,7 @@ pub(super) fn prepared(
         Ok(all.into_iter().flatten().collect())
     });
     let environments = environments.collect::<Result<_>>()?;
-    let servers = Servers::open(plan, control)?;
-    Ok(Prepared { tasks, forms, widths, domains, environments, servers })
+    Ok(Prepared { servers: Servers::open(plan, control)?, tasks, forms, widths, domains, environments })
 }
 
 /// Says what each stage of a plan will take, and runs none.
@@ -212,8 +208,7 @@ pub fn run(
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
-    preflight::ask_all(plan, (tasks, domains), Path::new(&job.base), waiting, control)?;
-    preflight::compare_tokenizers(plan, &prepared, waiting, control)?;
+    preflight::ask_all(plan, &prepared, Path::new(&job.base), waiting, control)?;
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();

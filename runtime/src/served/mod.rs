@@ -118,6 +118,19 @@ impl Server {
         ask::a_few_times(&self.address, control, compare)
     }
 
+    /// Asks for one token as a stage will: whether the server answers so much is known before the first step.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn try_out(&self, student: &Tokenizer, control: &Control) -> Result<()> {
+        let (prompt, completion) = (student.prompt("a")?, student.encode("b")?);
+        if prompt.is_empty() || completion.is_empty() {
+            return Ok(());
+        }
+        let reading = Reading { prompt, completion, scored: None };
+        self.score(&[vec![reading]], student.vocabulary(), Patience::of(control)).map(drop)
+    }
+
     /// Scores sequences; those of a batch go through the model together, where the server is ours. `entries`
     /// is the number of ids that the student's vocabulary has.
     pub fn score(&self, batches: &[Vec<Reading>], entries: usize, patience: Patience) -> Result<Scores> {
@@ -208,7 +221,8 @@ impl Servers {
         train.served().map(|served| self.get(served).identity.hash()).collect()
     }
 
-    /// Compares the tokenizers of a stage's served teachers with its student's, each once for the run.
+    /// Compares the tokenizers of a stage's served teachers with its student's, and tries them out, each once
+    /// for the run.
     pub fn compare_tokenizers<O>(
         &self,
         train: &Train<O>,
@@ -232,6 +246,7 @@ impl Servers {
             }
             if compared.insert((place, student.hash())) {
                 server.compare_tokenizer(student, control)?;
+                server.try_out(student, control)?;
             }
         }
         Ok(())

@@ -33,10 +33,7 @@ fn the_guide_says_truly_what_can_be_planned() {
         }
     }
     // What is built moves a program from the one to the other.
-    assert!(
-        planned >= 30 && refused >= 1 && planned + refused >= 32,
-        "{planned} programs planned, {refused} refused"
-    );
+    assert!(planned >= 31 && planned + refused >= 32, "{planned} programs planned, {refused} refused");
     assert!(faults.is_empty(), "{faults}");
 }
 

@@ -194,7 +194,7 @@ fn each_scorer_is_in_its_key_its_plan_its_prediction_and_its_report() {
 /// Whoever adds a rollout, an edit or a kind of teacher to the language adds its case.
 #[test]
 fn nothing_of_the_language_is_left_out() {
-    // Of other spaces: refused by name. What is on a server has tests of its own, `served.rs`, and `env` with it.
+    // Of other spaces: refused by name. What is on a server has tests of its own, `served.rs`, `env` with it.
     const NOT_RUN: [&str; 3] = ["denoise", "served", "env"];
     let read = |file: &str| fs::read_to_string(root().join("tests/rollouts").join(file)).expect("a program");
     let programs = read("producers.mopd") + &read("scorers.mopd");

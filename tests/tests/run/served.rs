@@ -308,3 +308,16 @@ fn a_server_that_was_never_there_is_said_before_the_first_stage() {
     assert_eq!(output.status.code(), Some(1));
     assert_says(&text(&output), &["http://127.0.0.1:9 could not be reached"]);
 }
+
+/// What a server does not answer is known before the first stage.
+#[test]
+fn a_server_that_lists_less_than_is_asked_for_is_found_out_before_the_first_stage() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let servers = DOMAINS.map(|domain| Server::start(&folder, &model(domain), "0", &["--max-logprobs", "3"]));
+    bench.write("tiny.mopd", &served("vllm", "top_k(5)", TOP, 3));
+    let output = command(&bench, "out", &servers).output().expect("mopd starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert_says(&text(&output), &["at most 3 entries of a token are listed"]);
+    assert!(!text(&output).contains("stage_started"), "{}", text(&output));
+}
