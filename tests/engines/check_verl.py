@@ -28,3 +28,47 @@ sections = ["actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"]
 for section in sections:
     omega_conf_to_dataclass(OmegaConf.select(config, section))
 print("teachers", sorted(distillation.teacher_models), "loss", distillation.distillation_loss.loss_mode)
+
+# The plugin on given numbers, two micro-batches at a time, averaged by verl: the loss of the whole batch.
+import json  # noqa: E402
+import types  # noqa: E402
+
+import mopd_verl  # noqa: E402
+import torch  # noqa: E402
+from verl.trainer.ppo.core_algos import agg_loss  # noqa: E402
+
+cases = json.loads(pathlib.Path(sys.argv[2]).read_text()) if len(sys.argv) > 2 else []
+worst = 0.0
+for case in cases:
+    module = types.ModuleType("objective")
+    exec(case["code"], module.__dict__)
+    mopd_verl.objective = module
+    lengths = case["lengths"]
+    rows, width = len(lengths), max(lengths)
+    mask = torch.tensor([[column < length for column in range(width)] for length in lengths])
+
+    def padded(values):
+        values = torch.tensor(values)
+        if len(values) != sum(lengths):
+            return values
+        return torch.zeros(mask.shape).masked_scatter(mask, values)
+
+    found = {name: padded(values) for name, values in case["numbers"].items()}
+    loss = 0.0
+    for part in (slice(0, rows // 2), slice(rows // 2, rows)):
+        if len(mask[part]) == 0:
+            continue
+        losses = mopd_verl.per_token({name: values[part] for name, values in found.items()}, mask[part])
+        loss += agg_loss(
+            losses,
+            mask[part],
+            case["aggregation"],
+            dp_size=1,
+            batch_num_tokens=sum(lengths),
+            global_batch_size=rows,
+        ).item()
+    apart = abs(loss - case["loss"]) / max(1.0, abs(case["loss"]))
+    worst = max(worst, apart)
+    assert apart < 1e-5, (case["name"], loss, case["loss"])
+if cases:
+    print(f"{len(cases)} losses by verl's own averages, within {worst:.3g}")

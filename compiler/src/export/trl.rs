@@ -180,9 +180,6 @@ fn carried(objective: &Objective, settings: &Settings, coverage: &mut Coverage) 
     if objective.chosen.is_some() {
         coverage.refuse("numbers of blocks", at, "a completion is one block in TRL");
     }
-    if objective.domain_weight.is_some() {
-        coverage.refuse("`by domain`", at, "the trainer is told no domain of a row");
-    }
 }
 
 enum Supplied {
@@ -283,8 +280,6 @@ fn configuration(settings: &Settings, coverage: &mut Coverage) -> Configuration 
     set("logging_steps", json!(1));
     set("save_strategy", json!("no"));
     set("report_to", json!("none"));
-    set("model_init_kwargs", json!({"dtype": "float32"}));
-    set("teacher_model_init_kwargs", json!({"dtype": "float32"}));
     // The trainer's loss is another.
     set("beta", json!(1.0));
     if let Some(sampling) = settings.sampling {
@@ -312,7 +307,10 @@ fn stage(settings: &Settings, coverage: &mut Coverage) -> Value {
     if bytes {
         coverage.exact("`tokenizer = bytes`, as a tokenizer.json", at);
     }
-    if settings.domains.iter().any(|part| part.domain.format == PromptFormat::Text) {
+    let text = settings.domains.iter().filter(|part| part.domain.format == PromptFormat::Text).count();
+    if text > 0 && text < settings.domains.len() {
+        coverage.refuse("domains of plain text beside conversations", at, "a column of rows has one type");
+    } else if text > 0 {
         coverage.exact("`format = text`", at);
     }
     let adapter = match &settings.train.trainable {
@@ -338,6 +336,7 @@ fn stage(settings: &Settings, coverage: &mut Coverage) -> Value {
         "teachers": teachers,
         "reference": settings.reference.as_ref().map(weights),
         "tokenizer": bytes.then_some("tokenizer"),
+        "domains": settings.domains.iter().map(|part| part.domain.name.as_str()).collect::<Vec<_>>(),
         "samples": settings.samples,
         "rows_at_once": micro_batch(settings),
         "sampling_temperature": settings.sampling.map_or(1.0, |sampling| sampling.temperature),

@@ -11,6 +11,8 @@
 mod coverage;
 mod schemas;
 mod torch;
+mod trl;
+mod verl;
 
 use std::path::PathBuf;
 use std::process::Command;

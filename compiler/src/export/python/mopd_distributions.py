@@ -29,10 +29,11 @@ class Distributions:
         return self._log_softmax(name, temperature)
 
     def _log_softmax(self, name, temperature):
-        if (name, temperature) not in self.known:
-            logits = self.logits[name].double() / temperature
-            self.known[name, temperature] = torch.log_softmax(logits, -1)
-        return self.known[name, temperature]
+        # What was made without gradient is none that gradient flows through.
+        key = (name, temperature, torch.is_grad_enabled())
+        if key not in self.known:
+            self.known[key] = torch.log_softmax(self.logits[name].double() / temperature, -1)
+        return self.known[key]
 
     def taken(self, role, temperature, tokens):
         # Of the sampler the temperature that it drew at, whatever the policy's.

@@ -14,9 +14,9 @@ from trl import DistillationTrainer
 
 
 class MopdTrainer(DistillationTrainer):
-    def __init__(self, *, teachers, reference=None, rows_at_once, sampling_temperature, end_token, **others):
+    def __init__(self, *, teachers, domains, rows_at_once, sampling_temperature, end_token, reference=None, **others):
         """`teachers` by the name in the column `teacher`; the first is TRL's own."""
-        self.teacher_names = list(teachers)
+        self.teacher_names, self.domains = list(teachers), domains
         first = teachers[self.teacher_names[0]] if teachers else None
         super().__init__(teacher_model=first, **others)
         if self.accelerator.num_processes > 1 or self.args.gradient_accumulation_steps > 1:
@@ -37,6 +37,7 @@ class MopdTrainer(DistillationTrainer):
             numbers = [self.teacher_names.index(row["teacher"]) for row in inputs]
             output["mopd_teacher"] = torch.tensor(numbers, device=device)
         output["mopd_group"] = torch.tensor([row["group"] for row in inputs], device=device)
+        output["mopd_domain"] = torch.tensor([self.domains.index(row["domain"]) for row in inputs], device=device)
         if {"reward", "correct"} & set(objective.READS):
             ids = [ids[mask.bool()] for ids, mask in zip(output["completion_ids"], output["completion_mask"])]
             texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
@@ -109,7 +110,9 @@ class MopdTrainer(DistillationTrainer):
             ended = torch.isin(of["completion_ids"], torch.tensor(self.eos_token_ids, device=ids.device)) & kept
             signals["truncated"] = (~ended.any(-1)).float()
         groups, group_of_sequence = torch.unique_consecutive(of["mopd_group"], return_inverse=True)
-        layout = mt.Layout(kept.nonzero()[:, 0], group_of_sequence, len(groups))
+        domain_of_group = group_of_sequence.new_zeros(len(groups)).scatter(0, group_of_sequence, of["mopd_domain"])
+        sequence_of_token = kept.nonzero()[:, 0]
+        layout = mt.Layout(sequence_of_token, group_of_sequence, len(groups), domain_of_group, len(self.domains))
         step = (self.state.global_step, self.args.max_steps)
         batch = mt.Batch(layout, signals, live, *step, dtype=torch.float64)
         loss = objective.loss(batch).squeeze(0)

@@ -51,6 +51,7 @@ def main():
         model=model,
         teachers={name: loaded(weights) for name, weights in stage["teachers"].items()},
         reference=stage["reference"] and loaded(stage["reference"]),
+        domains=stage["domains"],
         rows_at_once=stage["rows_at_once"],
         sampling_temperature=stage["sampling_temperature"],
         end_token=tokenizer.eos_token_id,
