@@ -79,6 +79,7 @@ pub enum Command {
     Compare(CompareArgs),
     Delta(DeltaArgs),
     Export(ExportArgs),
+    Import(ImportArgs),
     Explain(ExplainArgs),
     Sample(SampleArgs),
     Serve(ServeArgs),

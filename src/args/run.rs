@@ -262,21 +262,62 @@ pub struct DeltaArgs {
     pub format: Format,
 }
 
-/// Export a run for another program
+/// Export a run, or a stage of an experiment, for another program
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir \
-                        runs/quickstart/tensorboard")]
+#[command(after_help = "\
+Examples:
+  mopd export --tensorboard runs/quickstart && tensorboard --logdir runs/quickstart/tensorboard
+  mopd export --engine verl a.mopd                     the last stage that trains, in the folder STAGE-verl
+  mopd export --engine trl a.mopd --stage student --out with-trl
+  mopd export --engine verl a.mopd --report            only what is exact, approximate or refused
+
+An engine's files are written where nothing of the stage is refused; exit status 1 says that something is.")]
 pub struct ExportArgs {
     /// Event files: a series for every stage and seed
     #[arg(long, required_unless_present = "engine")]
     pub tensorboard: bool,
-    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "tensorboard")]
-    pub engine: Option<String>,
-    /// The folder of a run
-    #[arg(value_name = "RUN")]
-    pub run: PathBuf,
-    /// The folder for the files [default: tensorboard in the run's folder]
+    /// The engine: `verl` (0.9.1) or `trl` (1.16.0)
+    #[arg(long, value_name = "NAME", conflicts_with = "tensorboard")]
+    pub engine: Option<EngineName>,
+    /// The folder of a run; with `--engine`, an experiment
+    #[arg(value_name = "RUN|FILE")]
+    pub path: PathBuf,
+    /// The stage [default: the last one that trains]
+    #[arg(long, value_name = "NAME", requires = "engine")]
+    pub stage: Option<String>,
+    /// Write no files: only the report of coverage
+    #[arg(long, requires = "engine")]
+    pub report: bool,
+    /// Of the report
+    #[arg(long, value_enum, default_value_t = Format::Human, requires = "engine")]
+    pub format: Format,
+    /// The folder for the files [default: tensorboard in the run's folder; STAGE-ENGINE]
     #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    Verl,
+    Trl,
+}
+
+/// Import a configuration of verl or TRL as an experiment
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd import distill.yaml > distill.mopd && mopd check distill.mopd
+  mopd import run_verl.sh --out math.mopd       overrides of `python3 -m verl.trainer.main_ppo a.b=c ...`
+  mopd import train.py --out math.mopd          literal arguments of DistillationConfig(...) and its like
+
+What has no counterpart is a comment with the reason.")]
+pub struct ImportArgs {
+    /// YAML or JSON; a shell script with verl's overrides; Python that makes a configuration of TRL
+    pub file: PathBuf,
+    /// The file to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
 

@@ -1,6 +1,9 @@
 //! `mopd export`: a run in the file format of another program.
 
+mod engine;
 mod live;
+mod report;
+mod rows;
 mod tensorboard;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,13 +26,12 @@ const FOLDER: &str = "tensorboard";
 const FILE: &str = "events.out.tfevents.0.mopd";
 
 pub fn export(arguments: &ExportArgs) -> Result<Status, Problem> {
-    if let Some(engine) = &arguments.engine {
-        return Err(Problem::not_supported(&format!("`--engine {engine}`"))
-            .help("`mopd export --tensorboard RUN` writes event files"));
+    if let Some(engine) = arguments.engine {
+        return engine::export(engine, arguments);
     }
-    let Some(out) = event_files(&arguments.run, arguments.out.as_deref())? else {
+    let Some(out) = event_files(&arguments.path, arguments.out.as_deref())? else {
         let message =
-            format!("{} has no {METRICS} with steps: nothing was trained yet", arguments.run.display());
+            format!("{} has no {METRICS} with steps: nothing was trained yet", arguments.path.display());
         return Err(Problem::usage("no-results", message));
     };
     output::result(&format!("{}\n", out.display()));

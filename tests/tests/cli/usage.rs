@@ -34,7 +34,6 @@ fn wrong_use_is_status_2() {
 fn what_is_not_built_says_so() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     place.mopd(&["plan", "--format", "dot", "a.mopd"]).is(2, &["not supported yet"]);
-    place.mopd(&["export", "--engine", "verl", "a.mopd"]).is(2, &["`--engine verl` is not supported yet"]);
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! What an export says of every construct of a stage: exact, approximate or refused.
+
+use mopd_lang::experiment::Origin;
+use serde::Serialize;
+
+/// How much of a construct an engine has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "coverage", rename_all = "snake_case")]
+pub enum Verdict {
+    Exact,
+    /// Something else is computed, in a way that is said.
+    Approximate {
+        how: String,
+    },
+    /// The engine can't express it: nothing is written.
+    Refused {
+        why: String,
+    },
+}
+
+impl Verdict {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::Exact => "exact",
+            Verdict::Approximate { .. } => "approximate",
+            Verdict::Refused { .. } => "refused",
+        }
+    }
+
+    /// How, or why.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Verdict::Exact => None,
+            Verdict::Approximate { how } => Some(how),
+            Verdict::Refused { why } => Some(why),
+        }
+    }
+}
+
+/// One construct.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub construct: String,
+    pub verdict: Verdict,
+    /// Where it stands, or the stage that it belongs to.
+    pub origin: Origin,
+}
+
+/// Of one stage and one engine, in the order of the stage's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    pub lines: Vec<Line>,
+}
+
+impl Coverage {
+    pub fn exact(&mut self, construct: impl Into<String>, origin: Origin) {
+        self.add(construct, origin, Verdict::Exact);
+    }
+
+    pub fn approximate(&mut self, construct: impl Into<String>, origin: Origin, how: impl Into<String>) {
+        self.add(construct, origin, Verdict::Approximate { how: how.into() });
+    }
+
+    pub fn refuse(&mut self, construct: impl Into<String>, origin: Origin, why: impl Into<String>) {
+        self.add(construct, origin, Verdict::Refused { why: why.into() });
+    }
+
+    fn add(&mut self, construct: impl Into<String>, origin: Origin, verdict: Verdict) {
+        let line = Line { construct: construct.into(), verdict, origin };
+        if !self.lines.contains(&line) {
+            self.lines.push(line);
+        }
+    }
+
+    pub fn refused(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| matches!(line.verdict, Verdict::Refused { .. }))
+    }
+
+    /// The worst of its lines.
+    pub fn whole(&self) -> &'static str {
+        let has = |word: &str| self.lines.iter().any(|line| line.verdict.word() == word);
+        ["refused", "approximate"].into_iter().find(|word| has(word)).unwrap_or("exact")
+    }
+}

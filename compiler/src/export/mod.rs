@@ -1,0 +1,196 @@
+//! A stage for an engine that people already run: its configuration with every default written, the objective
+//! as code, and what is exact, approximate or refused of it.
+//!
+//! What an engine can't express is refused by name ([`coverage`]); nothing is left out without a word. The
+//! objective is printed from the graph that the interpreter, machine code and tensors compute ([`torch`]).
+
+pub mod coverage;
+mod per_token;
+mod rewards;
+pub mod schema;
+pub mod stage;
+pub mod torch;
+mod trl;
+mod verl;
+mod weights;
+
+use mopd_lang::experiment::Projection;
+use serde_json::json;
+
+use self::coverage::Coverage;
+use self::stage::{Request, Settings};
+use crate::expr::signals::{Distribution, DivergenceKind, Live, Support};
+use crate::plan::Objective;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Verl,
+    Trl,
+}
+
+impl Engine {
+    pub const ALL: [Engine; 2] = [Engine::Verl, Engine::Trl];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Verl => "verl",
+            Engine::Trl => "trl",
+        }
+    }
+
+    /// The release that files are written for.
+    pub fn version(self) -> &'static str {
+        match self {
+            Engine::Verl => "0.9.1",
+            Engine::Trl => "1.16.0",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportFile {
+    /// Within the folder.
+    pub name: String,
+    pub text: String,
+}
+
+impl ExportFile {
+    fn new(name: &str, text: impl Into<String>) -> ExportFile {
+        ExportFile { name: name.to_owned(), text: text.into() }
+    }
+}
+
+/// The files of an export, its rows aside.
+pub struct Export {
+    pub files: Vec<ExportFile>,
+    /// Prompts are lists of messages, those of plain text too.
+    pub messages: bool,
+}
+
+/// A stage for an engine. Files are there only where nothing is refused.
+pub fn export<'a>(engine: Engine, request: Request<'a>) -> (Coverage, Option<(Export, Settings<'a>)>) {
+    let mut coverage = Coverage::default();
+    let Some(settings) = stage::settings(request, &mut coverage) else { return (coverage, None) };
+    let mut export = match engine {
+        Engine::Verl => verl::export(&settings, &mut coverage),
+        Engine::Trl => trl::export(&settings, &mut coverage),
+    };
+    if settings.start.as_ref().is_some_and(|start| start.bytes) {
+        export.files.extend(bytes_tokenizer());
+    }
+    let whole = coverage.refused().next().is_none();
+    (coverage, whole.then_some((export, settings)))
+}
+
+/// The messages' texts alone.
+const TEXT_CHAT_TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}{% endfor %}";
+/// The same behind the token that begins a prompt of bytes.
+const BYTES_CHAT_TEMPLATE: &str =
+    "<|begin|>{% for message in messages %}{{ message['content'] }}{% endfor %}";
+
+/// What a module of PyTorch is called that a projection is.
+fn projection(of: Projection) -> &'static str {
+    match of {
+        Projection::Query => "q_proj",
+        Projection::Key => "k_proj",
+        Projection::Value => "v_proj",
+        Projection::Output => "o_proj",
+        Projection::Gate => "gate_proj",
+        Projection::Up => "up_proj",
+        Projection::Down => "down_proj",
+    }
+}
+
+fn objective_header(engine: &str, objective: &Objective) -> String {
+    format!(
+        "\"\"\"The objective `{}`, for {engine}. Made by `mopd export`.\"\"\"\n\nimport mopd_tensors as mt\nimport \
+         torch\n",
+        objective.name.replace(['\\', '"'], "'")
+    )
+}
+
+/// As an author would call it.
+fn live_text(live: &Live) -> String {
+    match live {
+        Live::Logp => "live student.logp".to_owned(),
+        Live::EndLogp => "live student.end_logp".to_owned(),
+        Live::Value => "live student.value".to_owned(),
+        Live::ConfidenceLogit => "live student.confidence".to_owned(),
+        Live::Likelihood { of } => format!("live nll({})", of.name()),
+        Live::Ranking { role, k } => format!("live ranking(order: top_k({}, {k}))", role.name()),
+        Live::Other { text } => format!("live {text}"),
+        Live::Divergence(divergence) => {
+            fn side(of: &Distribution) -> String {
+                match of {
+                    Distribution::Role(role) => role.name(),
+                    Distribution::Detached(inner) => format!("detach({})", side(inner)),
+                    Distribution::Blend(_) => "blend".to_owned(),
+                }
+            }
+            let kind = match &divergence.kind {
+                DivergenceKind::Kl => "kl",
+                DivergenceKind::SortedL1 => "sorted_l1",
+                DivergenceKind::Entrywise(_) => "a divergence by entries",
+            };
+            let support = match &divergence.support {
+                Support::Full => String::new(),
+                Support::TopK { role, k } => format!(", top_k({}, {k})", role.name()),
+                Support::Nucleus { role, p } => format!(", nucleus({}, {p})", role.name()),
+                Support::Sampled => ", sampled".to_owned(),
+                Support::Matched { .. } => ", matched".to_owned(),
+                Support::Unmatched { .. } => ", unmatched".to_owned(),
+                Support::Union { .. } => ", union".to_owned(),
+                Support::Intersection { .. } => ", intersection".to_owned(),
+            };
+            format!("live {kind}({} || {}{support})", side(&divergence.left), side(&divergence.right))
+        }
+    }
+}
+
+/// The tokenizer of bytes as `tokenizers` reads it: a token a byte, ids that are the bytes.
+fn bytes_tokenizer() -> [ExportFile; 2] {
+    let mut vocabulary = serde_json::Map::new();
+    let mut spare = 256u32..;
+    for byte in 0u32..256 {
+        // Printable bytes are themselves, the others stand behind all of Latin-1 in their order.
+        let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
+        let letter = if printable { Some(byte) } else { spare.next() };
+        let letter = letter.and_then(char::from_u32).expect("a letter of the first blocks");
+        vocabulary.insert(letter.to_string(), json!(byte));
+    }
+    let special = [("<|begin|>", 256), ("<|end|>", 257), ("<|padding|>", 258)];
+    let added: Vec<serde_json::Value> = special
+        .iter()
+        .map(|(content, id)| {
+            json!({"id": id, "content": content, "special": true, "normalized": false,
+                   "single_word": false, "lstrip": false, "rstrip": false})
+        })
+        .collect();
+    let begin = json!({"SpecialToken": {"id": "<|begin|>", "type_id": 0}});
+    let of = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": added,
+        "pre_tokenizer": bytes, "decoder": bytes,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [begin, of("A")], "pair": [begin, of("A"), of("B")],
+            "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [256], "tokens": ["<|begin|>"]}},
+        },
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary, "merges": [],
+        },
+    });
+    let settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>", "eos_token": "<|end|>",
+        "pad_token": "<|padding|>", "clean_up_tokenization_spaces": false,
+    });
+    [
+        ExportFile::new("tokenizer/tokenizer.json", format!("{tokenizer:#}\n")),
+        ExportFile::new("tokenizer/tokenizer_config.json", format!("{settings:#}\n")),
+    ]
+}

@@ -1,0 +1,313 @@
+"""What generated objectives call: numbers per element of ragged axes, as flat tensors.
+
+Tokens of a sequence stand next to each other and in order; so do the sequences of a group. Prompts and padding
+are no tokens. An axis is `run`, `batch`, `domain`, `group`, `sequence` or `token`. Gradient flows through
+elementwise functions and reductions, through nothing else.
+"""
+
+import math
+
+import torch
+
+ZSCORE_EPSILON = 1e-4
+AXES = ["run", "batch", "domain", "group", "sequence", "token"]
+
+
+class Layout:
+    """Which sequence each token belongs to, which group each sequence, which domain each group."""
+
+    def __init__(self, sequence_of_token, group_of_sequence, groups, domain_of_group=None, domains=1):
+        self.parents = {
+            ("token", "sequence"): sequence_of_token,
+            ("sequence", "group"): group_of_sequence,
+            ("group", "domain"): group_of_sequence.new_zeros(groups) if domain_of_group is None else domain_of_group,
+        }
+        self.sizes = {
+            "run": 1,
+            "batch": 1,
+            "domain": domains,
+            "group": groups,
+            "sequence": len(group_of_sequence),
+            "token": len(sequence_of_token),
+        }
+
+    def parent(self, fine, coarse):
+        """The element of `coarse` that each element of `fine` lies in."""
+        if (fine, coarse) not in self.parents:
+            if fine == coarse:
+                found = torch.arange(self.sizes[fine], device=self.device)
+            elif coarse in ("run", "batch"):
+                found = torch.zeros(self.sizes[fine], dtype=torch.long, device=self.device)
+            else:
+                between = AXES[AXES.index(fine) - 1]
+                found = self.parent(between, coarse)[self.parent(fine, between)]
+            self.parents[fine, coarse] = found
+        return self.parents[fine, coarse]
+
+    @property
+    def device(self):
+        return self.parents["token", "sequence"].device
+
+
+class Batch:
+    """What an objective reads: signals by name, and the live numbers, one per token, through which gradient flows."""
+
+    def __init__(self, layout, signals, live, step=0, steps=1, dtype=torch.float32):
+        self.layout, self.signals, self.live = layout, signals, live
+        self.step, self.steps, self.dtype = step, steps, dtype
+
+    def full(self, axis, value):
+        size = self.layout.sizes[axis]
+        return torch.full((size,), float(value), dtype=self.dtype, device=self.layout.device)
+
+    def signal(self, name, axis):
+        """A number without gradient. What follows from the layout and the step need not be given."""
+        if name in self.signals:
+            values = self.signals[name].detach().to(self.dtype)
+            if values.shape != (self.layout.sizes[axis],):
+                raise ValueError(f"`{name}` has {tuple(values.shape)} values where {self.layout.sizes[axis]} are needed")
+            return values
+        sequence = self.layout.parent("token", "sequence")
+        ones = torch.ones(len(sequence), dtype=torch.long, device=self.layout.device)
+        lengths = torch.zeros(self.layout.sizes["sequence"], dtype=torch.long, device=self.layout.device)
+        lengths = lengths.index_add(0, sequence, ones)
+        if name == "length":
+            return lengths.to(self.dtype)
+        if name == "position":
+            begins = torch.cumsum(lengths, 0) - lengths
+            return (torch.cumsum(ones, 0) - 1 - begins[sequence]).to(self.dtype)
+        if name == "correct":
+            return (self.signal("reward", "sequence") >= 1).to(self.dtype)
+        if name == "step":
+            return self.full("run", self.step)
+        if name == "progress":
+            return self.full("run", self.step / max(self.steps, 1))
+        raise KeyError(f"the batch has no `{name}`, which the objective reads")
+
+    def broadcast(self, value, coarse, fine):
+        return value[self.layout.parent(fine, coarse)]
+
+    def reduce(self, how, value, fine, coarse, mask=None, q=None):
+        """Elements of `fine` put together within each element of `coarse`; where `mask` is 0 they are left out.
+
+        Sums are accumulated in double precision.
+        """
+        count, parent = self.layout.sizes[coarse], self.layout.parent(fine, coarse)
+        dtype = value.dtype
+        if mask is not None:
+            passes = torch.nonzero(mask != 0).squeeze(-1)
+            value, parent = value[passes], parent[passes]
+        if how == "quantile":
+            return self._peers(value.detach(), parent, count, lambda values: [quantile(values, q)], True).to(dtype)
+        zeros = torch.zeros(count, dtype=torch.float64, device=value.device)
+
+        def total(x):
+            return zeros.index_add(0, parent, x.to(torch.float64))
+
+        members = total(torch.ones_like(value))
+        if how == "sum":
+            result = total(value)
+        elif how == "mean":
+            result = total(value) / members.clamp_min(1)
+        elif how == "count":
+            result = total(value.detach() != 0)
+        elif how == "any":
+            result = total(value.detach() != 0) > 0
+        elif how == "all":
+            result = total(value.detach() == 0) == 0
+        elif how in ("min", "max"):
+            result = torch.zeros(count, dtype=dtype, device=value.device)
+            result = result.scatter_reduce(0, parent, value, "a" + how, include_self=False)
+        elif how in ("first", "last"):
+            places = torch.arange(len(value), device=value.device)
+            none = len(value) if how == "first" else -1
+            place = torch.full((count,), none, device=value.device)
+            place = place.scatter_reduce(0, parent, places, "amin" if how == "first" else "amax")
+            result = torch.nn.functional.pad(value, (1, 1))[place + 1]
+        else:
+            raise ValueError(f"unknown reduction {how}")
+        return result.to(dtype)
+
+    def statistic(self, how, value, axis, over, mask=None, **settings):
+        """Each element compared with those in the same element of `over`; 0 where `mask` is."""
+        count, parent = self.layout.sizes[over], self.layout.parent(axis, over)
+        result = torch.zeros_like(value, requires_grad=False)
+        passes = torch.arange(len(value), device=value.device)
+        if mask is not None:
+            passes = passes[mask != 0]
+        compared = self._peers(value.detach()[passes], parent[passes], count, STATISTICS[how](**settings), False)
+        result[passes] = compared.to(value.dtype)
+        return result
+
+    def scan(self, how, value, axis, over, mask=None, discount=None):
+        """What runs along the elements in the same element of `over`; those where `mask` is 0 are passed over."""
+        values, parents = value.detach().double().tolist(), self.layout.parent(axis, over).tolist()
+        passes = [True] * len(values) if mask is None else (mask != 0).tolist()
+        discount = None if discount is None else float(discount)
+        running = [1.0 if how == "cumprod" else 0.0] * self.layout.sizes[over]
+        begun = [False] * self.layout.sizes[over]
+        results = [0.0] * len(values)
+        backwards = how in ("next", "reward_to_go")
+        for index in reversed(range(len(values))) if backwards else range(len(values)):
+            at = parents[index]
+            if how == "next":
+                results[index] = running[at]
+            if passes[index]:
+                so_far, x, first = running[at], values[index], not begun[at]
+                begun[at] = True
+                if how == "cumsum":
+                    running[at] = so_far + x
+                elif how == "cumprod":
+                    running[at] = so_far * x
+                elif how in ("cummin", "cummax"):
+                    running[at] = x if first else (min if how == "cummin" else max)(so_far, x)
+                elif how == "next":
+                    running[at] = x
+                else:
+                    running[at] = x + discount * so_far
+            if how != "next":
+                results[index] = running[at]
+        return torch.tensor(results, dtype=value.dtype, device=value.device)
+
+    @staticmethod
+    def _peers(value, parent, count, compute, one):
+        """`compute` of the numbers of each parent: one number, or one for each of them."""
+        members = [[] for _ in range(count)]
+        for index, at in enumerate(parent.tolist()):
+            members[at].append(index)
+        values = value.double().tolist()
+        result = [0.0] * (count if one else len(values))
+        for at, indices in enumerate(members):
+            if indices:
+                for index, found in zip([at] if one else indices, compute([values[index] for index in indices])):
+                    result[index] = found
+        return torch.tensor(result, dtype=torch.float64, device=value.device)
+
+
+def minimum(a, b):
+    """The first of two equals: it gets the gradient."""
+    return torch.where((b < a) | b.isnan(), b, a)
+
+
+def maximum(a, b):
+    return torch.where((b > a) | b.isnan(), b, a)
+
+
+def relu(x):
+    return torch.where(x > 0, x, x.detach().clamp_min(0))
+
+
+def truth(holds, like):
+    return holds.to(like.dtype)
+
+
+def quantile(values, q):
+    if any(math.isnan(x) for x in values):
+        return math.nan
+    values = sorted(values)
+    position = q * (len(values) - 1)
+    below, above = values[math.floor(position)], values[math.ceil(position)]
+    return below if below == above else below + (position - math.floor(position)) * (above - below)
+
+
+def zscore(deviation):
+    def compute(values):
+        if min(values) == max(values):
+            return [0.0] * len(values)
+        mean = sum(values) / len(values)
+        squares = sum((x - mean) ** 2 for x in values)
+        variance = squares / (len(values) if deviation == "population" else max(len(values) - 1, 1))
+        return [(x - mean) / (math.sqrt(variance) + ZSCORE_EPSILON) for x in values]
+
+    return compute
+
+
+def center():
+    return lambda values: [x - sum(values) / len(values) for x in values]
+
+
+def leave_one_out():
+    return lambda values: [(sum(values) - x) / max(len(values) - 1, 1) for x in values]
+
+
+def minmax():
+    def compute(values):
+        low, high = min(values), max(values)
+        return [0.0 if low == high else (x - low) / (high - low) for x in values]
+
+    return compute
+
+
+def winsor(upper):
+    return lambda values: [min(x, quantile(values, upper)) for x in values]
+
+
+def rank():
+    def compute(values):
+        others = max(len(values) - 1, 1)
+        smaller = [sum(y < x for y in values) for x in values]
+        equal = [sum(y == x for y in values) - 1 for x in values]
+        return [(s + e / 2) / others for s, e in zip(smaller, equal)]
+
+    return compute
+
+
+def softmax():
+    def compute(values):
+        exponentials = [math.exp(x - max(values)) for x in values]
+        return [x / sum(exponentials) for x in exponentials]
+
+    return compute
+
+
+def top_count(count):
+    def compute(values):
+        best = sorted(range(len(values)), key=lambda index: (-values[index], index))[:count]
+        return [float(index in best) for index in range(len(values))]
+
+    return compute
+
+
+def top_fraction(keep):
+    return lambda values: top_count(max(math.ceil(keep * len(values) - 1e-9), 0))(values)
+
+
+STATISTICS = {
+    "zscore": zscore,
+    "center": center,
+    "leave_one_out": leave_one_out,
+    "minmax": minmax,
+    "winsor": winsor,
+    "rank": rank,
+    "softmax": softmax,
+    "top_count": top_count,
+    "top_fraction": top_fraction,
+}
+
+
+def schedule(shape, step, steps):
+    """A number of the step, from 0, of a run of so many."""
+    kind = shape["shape"]
+    if kind == "constant":
+        return shape["value"]
+    if kind == "piecewise":
+        return [value for start, value in shape["pieces"] if start <= step or start == shape["pieces"][0][0]][-1]
+    if kind == "alternate":
+        return shape["values"][step // shape["every"] % len(shape["values"])]
+    if kind == "warmup":
+        warmup = shape["steps"]
+        rest = max(steps - warmup, 0)
+        if step < warmup:
+            return schedule(shape["then"], 0, rest) * (step + 1) / (warmup + 1)
+        return schedule(shape["then"], step - warmup, rest)
+    over = shape["over"]
+    length = steps if over == "run" else over["steps"] if "steps" in over else over["share"] * steps
+    done = min(step / max(length, 1), 1.0)
+    start, end = shape["from"], shape["to"]
+    if kind == "linear":
+        return start + (end - start) * done
+    if kind == "cosine":
+        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+    if kind == "exponential":
+        return start * (end / start) ** done
+    raise ValueError(f"unknown schedule {kind}")

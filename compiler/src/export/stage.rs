@@ -1,0 +1,456 @@
+//! A stage as an engine is asked to run it: whose weights, which data, what is drawn, what is refused by
+//! every engine. What an engine has its own way of is in its file.
+
+use mopd_lang::experiment as checked;
+
+use super::coverage::Coverage;
+use super::weights::{Weights, weights};
+use crate::plan::{
+    Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
+    Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, Train, Trainable, WeightFilter,
+};
+
+/// What is exported.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub plan: &'a Plan,
+    /// What the plan was made from: it knows where settings stand.
+    pub checked: &'a checked::Experiment,
+    /// The stage.
+    pub model: ModelId,
+    /// The folder that a run leaves a model in, by the model's name.
+    pub folder: &'a dyn Fn(&str) -> String,
+    /// How many rows each domain of the stage has, and the longest of their prompts in bytes, where the data
+    /// was read.
+    pub rows: Option<&'a [RowFacts]>,
+}
+
+/// What the rows of a domain are like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowFacts {
+    pub rows: u32,
+    pub longest_prompt: u32,
+}
+
+/// A teacher, and the prompts that it scores.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutedTeacher {
+    /// What the routing column says: its name, as one word.
+    pub key: String,
+    pub weights: Weights,
+}
+
+/// Whose prompts a row of a domain are: the first that holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arm {
+    pub when: Option<DataFormula>,
+    /// Index into the teachers.
+    pub teacher: usize,
+}
+
+/// A domain's part in the stage.
+pub struct DomainPart<'a> {
+    pub domain: &'a Domain,
+    pub share: f64,
+    pub arms: Vec<Arm>,
+}
+
+/// What every engine asks of a stage.
+pub struct Settings<'a> {
+    pub name: String,
+    pub train: &'a Train<Objective>,
+    pub origins: StageOrigins,
+    pub seed: u64,
+    pub dtype: Dtype,
+    pub start: Option<Weights>,
+    pub reference: Option<Weights>,
+    pub teachers: Vec<RoutedTeacher>,
+    pub domains: Vec<DomainPart<'a>>,
+    /// None where the student does not write.
+    pub sampling: Option<&'a Sampling>,
+    pub groups: u32,
+    /// Of each prompt.
+    pub samples: u32,
+    /// None where it is a number of epochs and the data was not read.
+    pub steps: Option<u32>,
+    /// In bytes; 0 where the data was not read.
+    pub longest_prompt: u32,
+}
+
+/// Where the parts of a stage stand.
+#[derive(Clone, Copy)]
+pub struct StageOrigins {
+    pub model: Origin,
+    pub rollout: Origin,
+    pub objective: Origin,
+}
+
+/// The stages that can be exported: those that train one model.
+pub fn trained(plan: &Plan) -> impl Iterator<Item = (ModelId, &Model<Objective>)> {
+    let models = plan.experiment.models.iter().enumerate();
+    models.filter_map(|(at, model)| {
+        matches!(model.stage, Stage::Train(_) | Stage::Joint(_)).then_some((ModelId(at as u32), model))
+    })
+}
+
+/// Reads a stage. None where it trains several models, which is refused.
+pub fn settings<'a>(request: Request<'a>, coverage: &mut Coverage) -> Option<Settings<'a>> {
+    let Request { plan, checked, model: id, .. } = request;
+    let model = plan.experiment.model(id);
+    let train = match &model.stage {
+        Stage::Train(train) => train.as_ref(),
+        _ => {
+            let why = "an engine trains one model at a time";
+            coverage.refuse(
+                format!("`train`, models that learn in turns: `{}`", model.name),
+                model.origin,
+                why,
+            );
+            return None;
+        }
+    };
+    let origins = match &checked.model(id).stage {
+        checked::Stage::Train(own) => {
+            StageOrigins { model: model.origin, rollout: own.rollout.origin, objective: own.objective.origin }
+        }
+        _ => StageOrigins { model: model.origin, rollout: model.origin, objective: model.origin },
+    };
+    let of_checked = match &checked.model(id).stage {
+        checked::Stage::Train(own) => Some(own.as_ref()),
+        _ => None,
+    };
+    let start = weights(request, train.start, "start", coverage);
+    let domains: Vec<DomainPart> = train
+        .mixture
+        .iter()
+        .map(|share| DomainPart {
+            domain: plan.experiment.domain(share.domain),
+            share: share.share,
+            arms: Vec::new(),
+        })
+        .collect();
+    let mut settings = Settings {
+        name: model.name.clone(),
+        train,
+        origins,
+        seed: plan.experiment.seed,
+        dtype: plan.experiment.dtype,
+        start,
+        reference: None,
+        teachers: Vec::new(),
+        domains,
+        sampling: None,
+        groups: train.rollout.groups,
+        samples: train.rollout.group(),
+        steps: steps(train, request.rows),
+        longest_prompt: request
+            .rows
+            .unwrap_or_default()
+            .iter()
+            .map(|of| of.longest_prompt)
+            .max()
+            .unwrap_or(0),
+    };
+    match train.length {
+        Length::Steps(steps) => coverage.exact(format!("`steps = {steps}`"), origins.model),
+        Length::Epochs(epochs) => coverage.approximate(
+            format!("`epochs = {epochs}`"),
+            origins.model,
+            "as many whole batches as the rows make; what is left over is left out",
+        ),
+    }
+    if plan.experiment.domains.is_empty() {
+        coverage.refuse("a stage without data", origins.model, "an engine reads prompts");
+    }
+    teachers(request, &mut settings, of_checked, coverage);
+    data(&settings, coverage);
+    rollout(&mut settings, coverage);
+    refusals(&settings, of_checked, coverage);
+    Some(settings)
+}
+
+fn steps(train: &Train<Objective>, rows: Option<&[RowFacts]>) -> Option<u32> {
+    match train.length {
+        Length::Steps(steps) => Some(steps),
+        Length::Epochs(epochs) => {
+            let all: u32 = rows?.iter().map(|of| of.rows).sum();
+            Some(all.saturating_mul(epochs) / train.rollout.groups.max(1))
+        }
+    }
+}
+
+fn teachers(
+    request: Request,
+    settings: &mut Settings,
+    of_checked: Option<&checked::Train>,
+    coverage: &mut Coverage,
+) {
+    let train = settings.train;
+    let at = |number: usize| {
+        let arms = of_checked.map(|own| own.teachers.as_slice()).unwrap_or_default();
+        arms.get(number).map_or(settings.origins.model, |arm| arm.origin)
+    };
+    let mut known: Vec<(ModelId, usize)> = Vec::new();
+    let mut found: Vec<RoutedTeacher> = Vec::new();
+    let mut arms: Vec<Vec<Arm>> = train.mixture.iter().map(|_| Vec::new()).collect();
+    for (number, choice) in train.scorers.routed().iter().enumerate() {
+        let origin = at(number);
+        let name = format!("teacher `{}`", choice.name);
+        if choice.own_tokens {
+            coverage.refuse(
+                format!("{name} with another tokenizer (`align = tokens`)"),
+                origin,
+                "an engine compares distributions over one vocabulary",
+            );
+            continue;
+        }
+        if let Some(view) = &choice.sees {
+            coverage.refuse(
+                format!("{name} that sees the template `{}`", view.name),
+                origin,
+                "a teacher reads the student's prompt",
+            );
+            continue;
+        }
+        let model = match &choice.teacher {
+            Teacher::Model(model) => *model,
+            Teacher::Student(_) => {
+                let why = "a teacher's weights do not follow the student's";
+                coverage.refuse(format!("{name}, a copy of the student"), origin, why);
+                continue;
+            }
+            Teacher::Composed(of) => {
+                let why = "one teacher scores a prompt";
+                coverage.refuse(format!("{name}, a `{}` of several", of.pool.name()), origin, why);
+                continue;
+            }
+            Teacher::Learner { .. } => {
+                coverage.refuse(format!("{name} that learns too"), origin, "a teacher's weights are fixed");
+                continue;
+            }
+        };
+        let teacher = match known.iter().find(|(id, _)| *id == model) {
+            Some((_, teacher)) => *teacher,
+            None => {
+                let Some(weights) = weights(request, model, &name, coverage) else { continue };
+                found.push(RoutedTeacher { key: word(&choice.name, &found), weights });
+                known.push((model, found.len() - 1));
+                found.len() - 1
+            }
+        };
+        if let Some(part) = train.mixture.iter().position(|share| share.domain == choice.domain) {
+            arms[part].push(Arm { when: choice.when.clone(), teacher });
+        }
+    }
+    if found.len() > 1 {
+        coverage.exact(format!("`route` to {} teachers, by a column of the rows", found.len()), at(0));
+    }
+    settings.teachers = found;
+    for (part, arms) in settings.domains.iter_mut().zip(arms) {
+        part.arms = arms;
+    }
+    for scorer in train.scorers.named() {
+        coverage.refuse(
+            format!("`{}`, a teacher by name in the objective", scorer.name),
+            settings.origins.objective,
+            "a prompt has one teacher",
+        );
+    }
+    let mut references: Vec<ModelId> = train.scorers.references().map(|(_, id)| id).collect();
+    references.dedup();
+    match references.as_slice() {
+        [] => {}
+        [one] => settings.reference = weights(request, *one, "reference", coverage),
+        _ => coverage.refuse("`reference` by domain", settings.origins.model, "an engine has one reference"),
+    }
+}
+
+/// One word, unlike those before.
+fn word(name: &str, others: &[RoutedTeacher]) -> String {
+    let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
+    let plain = name.chars().map(letter).collect::<String>().trim_matches('_').to_owned();
+    // An engine drops an entry that has this name.
+    let plain = if plain.is_empty() || plain == "teacher_model" { format!("teacher_{plain}") } else { plain };
+    let taken = |key: &str| others.iter().any(|other| other.key == key);
+    let mut key = plain.clone();
+    let mut number = 2;
+    while taken(&key) {
+        key = format!("{plain}_{number}");
+        number += 1;
+    }
+    key
+}
+
+fn data(settings: &Settings, coverage: &mut Coverage) {
+    for part in &settings.domains {
+        let Domain { name, prompts, format, limit, origin, tests, validation, reward: _, share: _ } =
+            part.domain;
+        coverage.exact(format!("prompts of domain `{name}`: {}", prompts.path), *origin);
+        if let Some(limit) = limit {
+            coverage.refuse(
+                format!("`limit = {limit}` of domain `{name}`"),
+                *origin,
+                "an engine has one limit of tokens for all rows",
+            );
+        }
+        if let PromptFormat::Chat { .. } = format {
+            coverage.exact(format!("`format = chat` of domain `{name}`"), *origin);
+        }
+        // Read by other stages and tables.
+        let _ = (tests, validation);
+    }
+    if settings.domains.len() > 1 {
+        coverage.exact(
+            "shares of the domains, in every step: the rows are written in the order of training",
+            settings.origins.model,
+        );
+    }
+    coverage.approximate(
+        "order of the prompts",
+        settings.origins.model,
+        "each domain's prompts come once before one comes twice, in another order than in a run of mopd",
+    );
+}
+
+fn rollout(settings: &mut Settings, coverage: &mut Coverage) {
+    let train = settings.train;
+    let at = settings.origins.rollout;
+    let Producer::Student(student) = &train.rollout.producer else {
+        let kind = serde_json::to_value(&train.rollout).ok();
+        let from = kind.as_ref().and_then(|kind| kind["from"].as_str()).unwrap_or("others").to_owned();
+        coverage.refuse(
+            format!("rollout from `{from}`"),
+            at,
+            "the engines' distillation trains on completions that the student writes at this step",
+        );
+        return;
+    };
+    let Sampling {
+        n,
+        temperature,
+        max_tokens,
+        max_tokens_moves,
+        top_p,
+        top_k,
+        repetition_penalty,
+        accept,
+        stop,
+    } = &student.sampling;
+    if *temperature == 0.0 {
+        coverage.refuse("`temperature: 0`", at, "an engine divides logits by it; `top_k: 1` is greedy too");
+    } else {
+        coverage.exact(format!("`sample(n: {n}, temperature: {temperature}, max_tokens: {max_tokens})`"), at);
+    }
+    if max_tokens_moves.is_some() {
+        coverage.refuse("`max_tokens` that moves with the step", at, "an engine has one limit for a run");
+    }
+    if top_p.is_some() || top_k.is_some() {
+        coverage.exact("`top_p` and `top_k` of the rollout", at);
+    }
+    if repetition_penalty.is_some() {
+        let why = "log-probabilities of the tokens would be others than those that they were drawn by";
+        coverage.refuse("`repetition_penalty`", at, why);
+    }
+    if accept.is_some() {
+        coverage.refuse("`accept`, a second head that writes", at, "models of the engines have one head");
+    }
+    if !stop.is_empty() {
+        let why = "an engine ends completions at the end token, and not at a text that it keeps";
+        coverage.refuse("`stop`", at, why);
+    }
+    settings.sampling = Some(&student.sampling);
+}
+
+/// What no engine has.
+fn refusals(settings: &Settings, of_checked: Option<&checked::Train>, coverage: &mut Coverage) {
+    let Train {
+        recipe,
+        start: _,
+        mixture: _,
+        sees,
+        scorers: _,
+        panels,
+        feedback,
+        rollout,
+        passes,
+        filter,
+        curriculum,
+        shares,
+        objective: _,
+        own_data,
+        trainable,
+        optimizer,
+        private,
+        length: _,
+        learning_rate: _,
+        ema,
+        guards,
+        extrapolation,
+        validation,
+        alignment,
+        execution,
+    } = settings.train;
+    let at = settings.origins.model;
+    let mut refuse = |holds: bool, construct: &str, why: &str| {
+        if holds {
+            coverage.refuse(construct, at, why);
+        }
+    };
+    refuse(matches!(recipe, Recipe::Dpo), "`dpo`", "a loss of pairs is no distillation of the engines");
+    refuse(sees.is_some(), "`sees` of the student", "the student reads the prompt of the row");
+    refuse(!panels.is_empty(), "`panel`", "teachers do not talk before they score");
+    refuse(!feedback.is_empty(), "feedback that a model writes", "teachers score, and write nothing");
+    refuse(rollout.keep != Keep::All, "`keep` of rollouts", "all completions of a step are trained on");
+    refuse(*passes > 1, "`passes` above 1", "completions are those of the weights that they train");
+    refuse(
+        filter.is_some(),
+        "`filter` of prompts",
+        "prompts are not replaced by what their completions are like",
+    );
+    refuse(curriculum.is_some(), "a choice of prompts before steps", "rows come in the order of the file");
+    refuse(shares.is_some(), "`shares` that move", "rows come in the order of the file");
+    refuse(!own_data.is_empty(), "terms with completions of their own", "a step has one rollout");
+    refuse(private.is_some(), "`optimizer = dp_sgd`", "gradients are not clipped per example");
+    refuse(ema.is_some(), "`ema` of the weights", "the weights of the last step are what is saved");
+    refuse(extrapolation.is_some(), "`extrapolate`", "steps are the optimiser's");
+    refuse(validation.is_some(), "`validate`", "the loss on other rows is not computed");
+    refuse(alignment.is_some(), "`alignment`", "gradients of parts of the loss are not compared");
+    if let Trainable::Weights { only, except } = trainable {
+        let parts = only.iter().flatten().chain(except);
+        let changed = parts.clone().any(|part| matches!(part, WeightFilter::Changed(_)));
+        refuse(changed, "`changed` weights", "single elements can't be frozen");
+        refuse(
+            only.is_some() || !except.is_empty(),
+            "some of the weights",
+            "all weights are trained, or adapters",
+        );
+    }
+    let _ = (optimizer, execution);
+    for (number, guard) in guards.iter().enumerate() {
+        let own = of_checked.and_then(|own| own.guards.get(number)).map_or(at, |own| own.origin);
+        let action = guard.action.name();
+        coverage.refuse(format!("guard that does `{action}`"), own, "nothing watches the numbers of a step");
+    }
+}
+
+/// What an optimizer is to an engine: AdamW, and nothing else.
+pub fn adamw<'a>(settings: &'a Settings, coverage: &mut Coverage) -> Option<&'a crate::plan::AdamW> {
+    match &settings.train.optimizer {
+        Optimizer::AdamW(adamw) => Some(adamw),
+        Optimizer::Sgd(_) => {
+            coverage.refuse("`optimizer = sgd`", settings.origins.model, "the exporter writes AdamW");
+            None
+        }
+    }
+}
+
+/// Sequences that go through the model at once: of a whole batch the largest part that divides it.
+pub fn micro_batch(settings: &Settings) -> u32 {
+    let all = settings.groups.saturating_mul(settings.samples).max(1);
+    let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);
+    (1..=wanted).rev().find(|part| all % part == 0).unwrap_or(1)
+}
+
+pub fn checkpointed(settings: &Settings) -> bool {
+    settings.train.execution.checkpointing != Checkpointing::None
+}

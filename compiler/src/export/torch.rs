@@ -1,0 +1,295 @@
+//! Expression graphs as Python that computes them with torch: the sibling of the runtime's tensor operations,
+//! as text. A function gets a `Batch` of `mopd_tensors.py`, which has what is not elementwise.
+//!
+//! Values and gradients are those of the interpreter and of the compiler's derivative, to rounding: gradient
+//! flows through elementwise functions and reductions, and nothing else, as there.
+
+use std::fmt::Write as _;
+
+use mopd_ops::Backend;
+use mopd_ops::expr::Arguments;
+use serde_json::Value;
+
+use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::expr::signals::{Axis, Deviation, Function, Reduction, Scan, Signal, Statistic};
+
+/// The Python that generated code calls.
+pub const TENSORS: &str = include_str!("python/mopd_tensors.py");
+
+/// A node that there is no code for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unprintable {
+    /// A noun phrase.
+    pub construct: String,
+    pub why: String,
+}
+
+/// What an engine calls a number without gradient, or why it has none.
+pub type Names<'a> = dyn Fn(&Signal) -> Result<String, String> + 'a;
+
+/// A function of a batch that returns the values of `outputs`, in their order.
+///
+/// # Errors
+/// Everything in it that can't be said, each once.
+pub fn function(
+    name: &str,
+    graph: &Graph,
+    outputs: &[NodeId],
+    names: &Names,
+) -> Result<String, Vec<Unprintable>> {
+    let needed = graph.reachable(outputs);
+    let mut text = format!("def {name}(batch):\n");
+    let mut missing: Vec<Unprintable> = Vec::new();
+    for (id, node) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
+        match expression(graph, id, names) {
+            Ok(code) => {
+                let _ = writeln!(text, "    {} = {code}", variable(id));
+            }
+            Err(found) if missing.contains(&found) => {}
+            Err(found) => missing.push(found),
+        }
+        if node.axis == Axis::Vocab {
+            unreachable!("a checked graph has no number per vocabulary entry");
+        }
+    }
+    let results: Vec<String> = outputs.iter().map(|id| variable(*id)).collect();
+    let _ = writeln!(text, "    return {}", results.join(", "));
+    if missing.is_empty() { Ok(text) } else { Err(missing) }
+}
+
+/// A function of one number per vocabulary entry: live primitives are its arguments by name, beside `step`
+/// and `steps`.
+///
+/// # Panics
+/// If the graph is not elementwise: the compiler makes summands of nothing else.
+pub fn elementwise(name: &str, graph: &Graph, value: NodeId, live: &[&str]) -> String {
+    let needed = graph.reachable(&[value]);
+    let mut text = format!("def {name}({}, step, steps):\n", live.join(", "));
+    let like = live[0];
+    for (id, node) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
+        let full = |value: String| format!("torch.full_like({like}, {value})");
+        let code = match &node.operation {
+            Operation::Constant { value } => full(number(*value)),
+            Operation::Schedule { schedule } => full(at_step(schedule, "step, steps")),
+            Operation::Signal { signal: Signal::Step } => full("float(step)".to_owned()),
+            Operation::Signal { signal: Signal::Progress } => full("step / max(steps, 1)".to_owned()),
+            Operation::Live { live: id } => live[id.0 as usize].to_owned(),
+            Operation::Apply { function, operands } => {
+                applied(*function, &operands.iter().map(|id| variable(*id)).collect::<Vec<_>>())
+            }
+            Operation::Broadcast { operand } => variable(*operand),
+            _ => unreachable!("a summand is elementwise"),
+        };
+        let _ = writeln!(text, "    {} = {code}", variable(id));
+    }
+    let _ = writeln!(text, "    return {}", variable(value));
+    text
+}
+
+fn variable(id: NodeId) -> String {
+    format!("n{}", id.0)
+}
+
+/// A finite number, as Python reads it back bit by bit.
+pub fn number(value: f64) -> String {
+    format!("{value:?}")
+}
+
+fn at_step(schedule: &mopd_lang::experiment::Schedule, at: &str) -> String {
+    let shape = serde_json::to_value(schedule).expect("schedules are numbers and names");
+    format!("mt.schedule({}, {at})", literal(&shape))
+}
+
+/// JSON as a literal of Python.
+pub fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "None".to_owned(),
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::Number(number) => number.to_string(),
+        // JSON's escapes are Python's, but for a pair of surrogates, which `serde_json` does not write.
+        Value::String(_) => value.to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(literal).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| {
+                format!("{}: {}", Value::String(key.clone()), literal(value))
+            };
+            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// A completion is one turn in every engine, and a turn one block.
+fn axis(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Run => "run",
+        Axis::Batch => "batch",
+        Axis::Domain => "domain",
+        Axis::Group => "group",
+        Axis::Sequence | Axis::Turn | Axis::Block => "sequence",
+        Axis::Token => "token",
+        Axis::Vocab => unreachable!("a checked graph has no number per vocabulary entry"),
+    }
+}
+
+fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprintable> {
+    let node = graph.node(id);
+    let own = axis(node.axis);
+    let mask =
+        |mask: &Option<NodeId>| mask.map_or(String::new(), |mask| format!(", mask={}", variable(mask)));
+    let refuse = |construct: String, why: &str| Err(Unprintable { construct, why: why.to_owned() });
+    Ok(match &node.operation {
+        Operation::Constant { value } => format!("batch.full(\"{own}\", {})", number(*value)),
+        Operation::Schedule { schedule } => {
+            format!("batch.full(\"{own}\", {})", at_step(schedule, "batch.step, batch.steps"))
+        }
+        Operation::Signal { signal } => match names(signal) {
+            Ok(name) => format!("batch.signal({}, \"{own}\")", Value::String(name)),
+            Err(why) => return refuse(format!("`{}`", signal_name(signal)), &why),
+        },
+        Operation::Live { live } => format!("batch.live[{}]", live.0),
+        Operation::Apply { function, operands } => {
+            applied(*function, &operands.iter().map(|id| variable(*id)).collect::<Vec<_>>())
+        }
+        Operation::Broadcast { operand } => {
+            format!("batch.broadcast({}, \"{}\", \"{own}\")", variable(*operand), axis(graph.axis(*operand)))
+        }
+        Operation::Reduce { reduction, operand, mask: by } => {
+            let q = match reduction {
+                Reduction::Quantile { q } => format!(", q={}", number(*q)),
+                _ => String::new(),
+            };
+            let fine = axis(graph.axis(*operand));
+            let (name, operand) = (reduction.name(), variable(*operand));
+            format!("batch.reduce(\"{name}\", {operand}, \"{fine}\", \"{own}\"{}{q})", mask(by))
+        }
+        Operation::Statistic { statistic, operand, over, mask: by, .. } => {
+            let settings = match statistic {
+                Statistic::Zscore { deviation: Deviation::Sample } => ", deviation=\"sample\"".to_owned(),
+                Statistic::Zscore { deviation: Deviation::Population } => {
+                    ", deviation=\"population\"".to_owned()
+                }
+                Statistic::Winsor { upper } => format!(", upper={}", number(*upper)),
+                Statistic::TopFraction { keep } => format!(", keep={}", number(*keep)),
+                Statistic::TopCount { count } => format!(", count={count}"),
+                Statistic::Center
+                | Statistic::Rank
+                | Statistic::LeaveOneOut
+                | Statistic::Minmax
+                | Statistic::Softmax => String::new(),
+                Statistic::SampleWithoutReplacement { .. }
+                | Statistic::Balance
+                | Statistic::Chunks { .. } => {
+                    return refuse(format!("`{}`", statistic.name()), "the exporter has no code for it");
+                }
+            };
+            let (name, over) = (statistic.name(), axis(*over));
+            let operand = variable(*operand);
+            format!("batch.statistic(\"{name}\", {operand}, \"{own}\", \"{over}\"{}{settings})", mask(by))
+        }
+        Operation::Scan { scan, operand, over, mask: by } => {
+            let discount = match scan {
+                Scan::RewardToGo { discount } => format!(", discount={}[0]", variable(*discount)),
+                _ => String::new(),
+            };
+            let (name, over, operand) = (scan.name(), axis(*over), variable(*operand));
+            format!("batch.scan(\"{name}\", {operand}, \"{own}\", \"{over}\"{}{discount})", mask(by))
+        }
+        Operation::Memory { .. } => {
+            return refuse(
+                "a number that remembers the step before".to_owned(),
+                "it would be lost when the engine goes on from a checkpoint",
+            );
+        }
+    })
+}
+
+/// As an author would call it.
+pub fn signal_name(signal: &Signal) -> String {
+    let of = |role: &crate::expr::signals::Role, name: &str| format!("{}.{name}", role.name());
+    match signal {
+        Signal::Logp { role } => of(role, "logp"),
+        Signal::Entropy { role } => of(role, "entropy"),
+        Signal::Top1 { role } => of(role, "top1"),
+        Signal::Rank { role } => of(role, "rank"),
+        Signal::EndLogp { role } => of(role, "end_logp"),
+        Signal::Value { role } => of(role, "value"),
+        Signal::Mass { role, .. } => of(role, "mass"),
+        Signal::InNucleus { role, .. } => format!("in_nucleus({})", role.name()),
+        Signal::Overlap { left, right, .. } => format!("overlap({}, {})", left.name(), right.name()),
+        Signal::Available { role } => of(role, "available"),
+        Signal::CorrectOf { role } => of(role, "correct"),
+        Signal::Divergence(_) => "a divergence without gradient".to_owned(),
+        Signal::State { name, .. } => format!("state {name}"),
+        Signal::TermLoss { term } => format!("loss.{term}"),
+        Signal::Data { field } | Signal::DataIs { field, .. } => format!("data.{field}"),
+        Signal::RewardPart { part } => format!("reward.{part}"),
+        Signal::Other { text, .. } => text.clone(),
+        other => match serde_json::to_value(other) {
+            Ok(Value::Object(fields)) => {
+                fields.get("signal").and_then(Value::as_str).unwrap_or("a signal").to_owned()
+            }
+            _ => "a signal".to_owned(),
+        },
+    }
+}
+
+/// One function, of tensors of one shape.
+fn applied(function: Function, operands: &[String]) -> String {
+    use Function::*;
+    if let Some(body) = function.body() {
+        return body.evaluate(&mut Inline { like: &operands[0] }, Arguments { operands, reverse: None });
+    }
+    let truth = |holds: String| format!("mt.truth({holds}, {})", operands[0]);
+    match (function, operands) {
+        (Negate, [x]) => format!("(-{x})"),
+        (Not, [x]) => truth(format!("{x} == 0")),
+        (Relu, [x]) => format!("mt.relu({x})"),
+        (Abs, [x]) => format!("torch.abs({x})"),
+        (Exp, [x]) => format!("torch.exp({x})"),
+        (Log, [x]) => format!("torch.log({x})"),
+        (Log1p, [x]) => format!("torch.log1p({x})"),
+        (Sqrt, [x]) => format!("torch.sqrt({x})"),
+        (Tanh, [x]) => format!("torch.tanh({x})"),
+        (Sigmoid, [x]) => format!("torch.sigmoid({x})"),
+        (Cos, [x]) => format!("torch.cos({x})"),
+        (Floor, [x]) => format!("torch.floor({x})"),
+        (Add, [a, b]) => format!("({a} + {b})"),
+        (Subtract, [a, b]) => format!("({a} - {b})"),
+        (Multiply, [a, b]) => format!("({a} * {b})"),
+        (Divide, [a, b]) => format!("({a} / {b})"),
+        (Power, [a, b]) => format!("torch.pow({a}, {b})"),
+        (Minimum, [a, b]) => format!("mt.minimum({a}, {b})"),
+        (Maximum, [a, b]) => format!("mt.maximum({a}, {b})"),
+        (Equal, [a, b]) => truth(format!("{a} == {b}")),
+        (NotEqual, [a, b]) => truth(format!("{a} != {b}")),
+        (Less, [a, b]) => truth(format!("{a} < {b}")),
+        (LessEqual, [a, b]) => truth(format!("{a} <= {b}")),
+        (Greater, [a, b]) => truth(format!("{a} > {b}")),
+        (GreaterEqual, [a, b]) => truth(format!("{a} >= {b}")),
+        (And, [a, b]) => truth(format!("({a} != 0) & ({b} != 0)")),
+        (Or, [a, b]) => truth(format!("({a} != 0) | ({b} != 0)")),
+        (Clip, [x, low, high]) => format!("mt.minimum(mt.maximum({x}, {low}), {high})"),
+        (Where, [condition, then, otherwise]) => {
+            format!("torch.where({condition} != 0, {then}, {otherwise})")
+        }
+        _ => unreachable!("a checked graph gives {function:?} {} operands", function.operands()),
+    }
+}
+
+/// The body of a function, as one expression.
+struct Inline<'a> {
+    like: &'a str,
+}
+
+impl Backend for Inline<'_> {
+    type Value = String;
+
+    fn constant(&mut self, value: f64) -> String {
+        format!("torch.full_like({}, {})", self.like, number(value))
+    }
+
+    fn apply(&mut self, function: Function, operands: &[String]) -> String {
+        applied(function, operands)
+    }
+}

@@ -1,0 +1,365 @@
+//! TRL 1.16.0: a trainer of its own on top of the released one, whose loss is the objective's graph.
+
+use std::cell::RefCell;
+
+use serde_json::{Map, Value, json};
+
+use super::coverage::Coverage;
+use super::rewards::rewards;
+use super::schema::{Configuration, TRL_SYNCHRONOUS};
+use super::stage::{Settings, adamw, checkpointed, micro_batch};
+use super::{Export, ExportFile, live_text, objective_header, torch};
+use crate::expr::roles::Role;
+use crate::expr::signals::{DivergenceKind, Live, Mass, Parameter, Signal};
+use crate::plan::{Adapter, AdapterKind, Divergence, Dtype, Objective, OfStep, PromptFormat, Trainable};
+
+const TRAINER: &str = include_str!("python/mopd_trl.py");
+const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
+const TRAIN: &str = include_str!("python/train_trl.py");
+const LAUNCH: &str = include_str!("python/launch_trl.sh");
+
+pub fn export(settings: &Settings, coverage: &mut Coverage) -> Export {
+    let objective = objective(settings, coverage);
+    let rewards = rewards(settings, coverage);
+    let configuration = configuration(settings, coverage);
+    let stage = stage(settings, coverage);
+    let mut files = vec![
+        ExportFile::new("config.json", format!("{:#}\n", configuration.0)),
+        ExportFile::new("stage.json", format!("{stage:#}\n")),
+        ExportFile::new("rewards.json", format!("{rewards:#}\n")),
+        ExportFile::new("mopd_rewards.py", super::rewards::REWARDS),
+        ExportFile::new("mopd_tensors.py", torch::TENSORS),
+        ExportFile::new("mopd_distributions.py", DISTRIBUTIONS),
+        ExportFile::new("mopd_trl.py", TRAINER),
+        ExportFile::new("train.py", TRAIN),
+        ExportFile::new("launch.sh", LAUNCH),
+    ];
+    if let (Some(objective), Some(rate)) = (objective, rate(settings, coverage)) {
+        files.push(ExportFile::new("objective.py", format!("{objective}\n\n{rate}")));
+    }
+    Export { files, messages: false }
+}
+
+/// The divergences that are sums over entries, each a function of its own.
+#[derive(Default)]
+struct Summands(RefCell<Vec<String>>);
+
+impl Summands {
+    /// A divergence as `mopd_distributions.py` reads it.
+    fn spec(&self, divergence: &Divergence) -> Result<Map<String, Value>, String> {
+        let Divergence { kind, left, right, support, mass, temperature, clip_each } = divergence;
+        let mut spec = Map::new();
+        match kind {
+            DivergenceKind::Kl => {
+                spec.insert("divergence".into(), json!("kl"));
+            }
+            DivergenceKind::SortedL1 => {
+                return Err("the exporter has no code for sorted probabilities".to_owned());
+            }
+            DivergenceKind::Entrywise(summand) => {
+                if *mass == Mass::Generalized {
+                    return Err("the exporter has `mass: generalized` for `kl` alone".to_owned());
+                }
+                let live = ["p", "q", "p_detached", "q_detached"];
+                let number = self.0.borrow().len();
+                let code = |name: &str| torch::elementwise(name, &summand.graph, summand.value, &live);
+                let name = format!("summand{number}");
+                self.0.borrow_mut().push(code(&name));
+                spec.insert("divergence".into(), json!("entrywise"));
+                spec.insert("summand".into(), json!(number));
+            }
+        }
+        if divergence.parameters().any(|parameter| matches!(parameter, Parameter::Formula(_))) {
+            return Err("the exporter has weights of a blend that are numbers".to_owned());
+        }
+        let json = |value: serde_json::Result<Value>| value.map_err(|error| error.to_string());
+        spec.insert("left".into(), json(serde_json::to_value(left))?);
+        spec.insert("right".into(), json(serde_json::to_value(right))?);
+        spec.insert("support".into(), json(serde_json::to_value(support))?);
+        spec.insert("mass".into(), json(serde_json::to_value(mass))?);
+        spec.insert("temperature".into(), json!(temperature));
+        spec.insert("clip_each".into(), json!(clip_each));
+        Ok(spec)
+    }
+}
+
+fn objective(settings: &Settings, coverage: &mut Coverage) -> Option<String> {
+    let objective = &settings.train.objective;
+    let at = settings.origins.objective;
+    let before = coverage.refused().count();
+    let summands = Summands::default();
+    let mut live: Vec<Value> = Vec::new();
+    for primitive in &objective.live {
+        let construct = format!("`{}`", live_text(&primitive.primitive));
+        match live_spec(&primitive.primitive, &summands) {
+            Ok(spec) => {
+                coverage.exact(construct, primitive.origin);
+                live.push(spec);
+            }
+            Err(why) => coverage.refuse(construct, primitive.origin, why),
+        }
+    }
+    carried(objective, settings, coverage);
+    let plain = settings.sampling.is_none_or(|sampling| sampling.is_plain());
+    let distributions: RefCell<Vec<(String, Value)>> = RefCell::default();
+    let reads: RefCell<Vec<String>> = RefCell::default();
+    let names = |signal: &Signal| {
+        let name = match supplied(signal, plain, &summands)? {
+            Supplied::Named(name) => name,
+            Supplied::Distribution(spec) => {
+                let mut known = distributions.borrow_mut();
+                match known.iter().find(|(_, other)| *other == spec) {
+                    Some((name, _)) => name.clone(),
+                    None => {
+                        let name = format!("{} #{}", torch::signal_name(signal), known.len());
+                        known.push((name.clone(), spec));
+                        name
+                    }
+                }
+            }
+        };
+        if !reads.borrow().contains(&name) {
+            reads.borrow_mut().push(name.clone());
+        }
+        Ok(name)
+    };
+    let body = torch::function("loss", &objective.graph, &[objective.loss], &names);
+    match &body {
+        Ok(_) => coverage.exact(format!("objective `{}`, as the trainer's loss", objective.name), at),
+        Err(found) => {
+            found.iter().for_each(|line| coverage.refuse(line.construct.clone(), at, line.why.clone()));
+        }
+    }
+    if objective.reads(Role::Sampler) {
+        let how = "the student's own log-probabilities at this step, which are those that it drew by but for rounding";
+        coverage.approximate("`sampler`", at, how);
+    }
+    if objective.reads(Role::TEACHER) && settings.teachers.is_empty() {
+        coverage.refuse("`teacher`", at, "no teacher of the stage can be exported");
+    }
+    let body = body.ok()?;
+    if coverage.refused().count() > before {
+        return None;
+    }
+    let roles: Vec<&str> = [(Role::TEACHER, "teacher"), (Role::REFERENCE, "reference")]
+        .into_iter()
+        .filter(|(role, _)| objective.reads(*role))
+        .map(|(_, name)| name)
+        .collect();
+    let summands = summands.0.into_inner();
+    let functions: String = summands.iter().map(|code| format!("{code}\n\n")).collect();
+    let table: Vec<String> = (0..summands.len()).map(|number| format!("summand{number}")).collect();
+    let distributions: Map<String, Value> = distributions.into_inner().into_iter().collect();
+    let header = objective_header("TRL 1.16.0", objective);
+    Some(format!(
+        "{header}\nROLES = {}\nTEMPERATURE = {}\nLIVE = {}\nDISTRIBUTIONS = {}\nREADS = {}\n\n\n\
+         {functions}SUMMANDS = [{}]\n\n\n{}",
+        torch::literal(&json!(roles)),
+        torch::number(objective.temperature),
+        torch::literal(&json!(live)),
+        torch::literal(&Value::Object(distributions)),
+        torch::literal(&json!(reads.into_inner())),
+        table.join(", "),
+        // One output is one value; the trainer takes the only element of it.
+        body,
+    ))
+}
+
+/// What is kept from step to step.
+fn carried(objective: &Objective, settings: &Settings, coverage: &mut Coverage) {
+    let at = settings.origins.objective;
+    for state in &objective.states {
+        let why = "it would be lost when the engine goes on from a checkpoint";
+        coverage.refuse(format!("`state {}`", state.name), state.origin, why);
+    }
+    if objective.learned.is_some() || !objective.ladders.is_empty() {
+        coverage.refuse("settings that the run itself moves", at, "TRL's settings are those of the start");
+    }
+    if objective.chosen.is_some() {
+        coverage.refuse("numbers of blocks", at, "a completion is one block in TRL");
+    }
+}
+
+enum Supplied {
+    /// Given by name.
+    Named(String),
+    /// Made of whole distributions.
+    Distribution(Value),
+}
+
+/// A live primitive as `mopd_distributions.py` reads it.
+fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
+    match live {
+        Live::Logp => Ok(json!({"live": "logp"})),
+        Live::EndLogp => Ok(json!({"live": "end_logp"})),
+        Live::Likelihood { of } => Ok(json!({"live": "likelihood", "of": of})),
+        Live::Divergence(divergence) => {
+            let mut spec = summands.spec(divergence)?;
+            known_roles(&divergence.roles())?;
+            spec.insert("live".into(), json!("divergence"));
+            Ok(Value::Object(spec))
+        }
+        Live::Value | Live::ConfidenceLogit => Err("the models of TRL have no such head".to_owned()),
+        Live::Ranking { .. } => Err("the exporter has no code for it".to_owned()),
+        Live::Other { .. } => Err("this version can't run it".to_owned()),
+    }
+}
+
+fn known_roles(roles: &[Role]) -> Result<(), String> {
+    let known =
+        |role: &Role| matches!(*role, Role::Student | Role::Sampler | Role::TEACHER | Role::REFERENCE);
+    if roles.iter().all(known) { Ok(()) } else { Err("a prompt has one teacher".to_owned()) }
+}
+
+fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<Supplied, String> {
+    known_roles(&signal.roles())?;
+    if signal.roles().contains(&Role::Sampler) && !plain {
+        return Err("with `top_p` or `top_k` tokens are drawn by another distribution".to_owned());
+    }
+    let spec =
+        |signal: &Signal| serde_json::to_value(signal).map(Supplied::Distribution).map_err(|e| e.to_string());
+    let named = |name: &str| Ok(Supplied::Named(name.to_owned()));
+    match signal {
+        Signal::Logp { .. }
+        | Signal::Entropy { .. }
+        | Signal::Top1 { .. }
+        | Signal::Rank { .. }
+        | Signal::EndLogp { .. }
+        | Signal::Overlap { .. }
+        | Signal::Mass { .. }
+        | Signal::InNucleus { .. }
+        | Signal::SupportSize { .. } => spec(signal),
+        Signal::Divergence(divergence) => {
+            let mut spec = summands.spec(divergence)?;
+            spec.insert("signal".into(), json!("divergence"));
+            Ok(Supplied::Distribution(Value::Object(spec)))
+        }
+        Signal::Position => named("position"),
+        Signal::Length => named("length"),
+        Signal::Truncated => named("truncated"),
+        Signal::Reward => named("reward"),
+        Signal::Correct => named("correct"),
+        Signal::Step => named("step"),
+        Signal::Progress => named("progress"),
+        Signal::Uniform { .. } => Err("its random numbers are mopd's".to_owned()),
+        Signal::Data { .. } | Signal::DataIs { .. } => {
+            Err("the trainer is told no fields of the row".to_owned())
+        }
+        Signal::State { .. } => Err("it would be lost when the engine goes on from a checkpoint".to_owned()),
+        Signal::RewardPart { .. } => Err("the trainer is told the whole reward".to_owned()),
+        _ => Err("TRL's trainer has no such number".to_owned()),
+    }
+}
+
+fn configuration(settings: &Settings, coverage: &mut Coverage) -> Configuration {
+    let mut configuration = Configuration::trl(TRL_SYNCHRONOUS);
+    let mut set = |path: &str, value: Value| configuration.set(path, value);
+    let at = settings.origins.model;
+    let sequences = settings.groups.saturating_mul(settings.samples);
+    coverage.exact(format!("{} prompts of {} samples a step", settings.groups, settings.samples), at);
+    match settings.dtype {
+        Dtype::Float32 => coverage.exact("`dtype = float32`", at),
+        Dtype::Bfloat16 => {
+            let how = "weights in float32, products in bfloat16, as autocast has it; in mopd the weights that are \
+                       multiplied are bfloat16 too";
+            coverage.approximate("`dtype = bfloat16`", at, how);
+        }
+    }
+    set("output_dir", json!("checkpoints"));
+    set("per_device_train_batch_size", json!(sequences));
+    set("gradient_accumulation_steps", json!(1));
+    set("max_steps", settings.steps.map_or(json!(-1), |steps| json!(steps)));
+    set("num_train_epochs", json!(1.0));
+    set("seed", json!(settings.seed));
+    set("data_seed", json!(settings.seed));
+    set("bf16", json!(settings.dtype == Dtype::Bfloat16));
+    set("gradient_checkpointing", json!(checkpointed(settings)));
+    set("shuffle_dataset", json!(false));
+    set("remove_unused_columns", json!(false));
+    set("dataloader_drop_last", json!(true));
+    set("logging_steps", json!(1));
+    set("save_strategy", json!("no"));
+    set("report_to", json!("none"));
+    // The trainer's loss is another.
+    set("beta", json!(1.0));
+    if let Some(sampling) = settings.sampling {
+        set("temperature", json!(sampling.temperature));
+        set("top_p", json!(sampling.top_p.unwrap_or(1.0)));
+        set("top_k", json!(sampling.top_k.unwrap_or(0)));
+        set("max_completion_length", json!(sampling.max_tokens));
+    }
+    if let Some(adamw) = adamw(settings, coverage) {
+        set("adam_beta1", json!(adamw.beta1));
+        set("adam_beta2", json!(adamw.beta2));
+        set("adam_epsilon", json!(adamw.epsilon));
+        set("weight_decay", json!(adamw.weight_decay));
+        set("max_grad_norm", json!(adamw.clip_norm));
+        coverage.exact("`optimizer = adamw`", at);
+    }
+    configuration
+}
+
+/// What `train.py` is told besides.
+fn stage(settings: &Settings, coverage: &mut Coverage) -> Value {
+    let at = settings.origins.model;
+    let weights =
+        |weights: &super::weights::Weights| json!({"path": weights.path, "revision": weights.revision});
+    let bytes = settings.start.as_ref().is_some_and(|start| start.bytes);
+    if bytes {
+        coverage.exact("`tokenizer = bytes`, as a tokenizer.json", at);
+    }
+    let text = settings.domains.iter().filter(|part| part.domain.format == PromptFormat::Text).count();
+    if text > 0 && text < settings.domains.len() {
+        coverage.refuse("domains of plain text beside conversations", at, "a column of rows has one type");
+    } else if text > 0 {
+        coverage.exact("`format = text`", at);
+    }
+    let adapter = match &settings.train.trainable {
+        Trainable::Weights { .. } => Value::Null,
+        Trainable::Adapter(Adapter { kind, rank, alpha, dropout, targets, layers }) => {
+            coverage.exact(format!("`{}(rank: {rank}, alpha: {alpha})`", kind.name()), at);
+            let names: Vec<&str> = targets.iter().map(|target| super::projection(*target)).collect();
+            let layers = layers.map(|(first, last)| (first..=last).collect::<Vec<u32>>());
+            json!({
+                "r": rank,
+                "lora_alpha": alpha,
+                "lora_dropout": dropout,
+                "target_modules": names,
+                "layers_to_transform": layers,
+                "use_dora": *kind == AdapterKind::Dora,
+            })
+        }
+    };
+    let teachers: Map<String, Value> =
+        settings.teachers.iter().map(|teacher| (teacher.key.clone(), weights(&teacher.weights))).collect();
+    json!({
+        "start": settings.start.as_ref().map(weights),
+        "teachers": teachers,
+        "reference": settings.reference.as_ref().map(weights),
+        "tokenizer": bytes.then_some("tokenizer"),
+        "domains": settings.domains.iter().map(|part| part.domain.name.as_str()).collect::<Vec<_>>(),
+        "samples": settings.samples,
+        "rows_at_once": micro_batch(settings),
+        "sampling_temperature": settings.sampling.map_or(1.0, |sampling| sampling.temperature),
+        "adapter": adapter,
+    })
+}
+
+/// The learning rate as a function of the step.
+fn rate(settings: &Settings, coverage: &mut Coverage) -> Option<String> {
+    let at = settings.origins.model;
+    match &settings.train.learning_rate {
+        OfStep::Schedule(schedule) => {
+            coverage.exact("`lr`", at);
+            let shape = serde_json::to_value(schedule).ok()?;
+            Some(format!(
+                "def learning_rate(step, steps):\n    return mt.schedule({}, step, steps)\n",
+                torch::literal(&shape)
+            ))
+        }
+        OfStep::Formula(_) => {
+            coverage.refuse("a formula for `lr`", at, "the exporter writes schedules");
+            None
+        }
+    }
+}

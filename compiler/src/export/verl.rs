@@ -1,0 +1,459 @@
+//! verl 0.9.1: the whole configuration, and a plugin with the objective as numbers per token.
+
+use mopd_lang::experiment::Over;
+use serde_json::{Value, json};
+
+use super::coverage::Coverage;
+use super::per_token::{self, Aggregation, PerToken};
+use super::rewards::rewards;
+use super::schema::{Configuration, yaml};
+use super::stage::{Settings, adamw, checkpointed, micro_batch};
+use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, objective_header, torch};
+use crate::expr::roles::Role;
+use crate::expr::signals::{DivergenceKind, Live, Mass, Signal, Support};
+use crate::plan::{
+    Adapter, AdapterKind, Distribution, Divergence, Dtype, OfStep, PromptFormat, Schedule, Trainable,
+};
+
+const PLUGIN: &str = include_str!("python/mopd_verl.py");
+const LAUNCH: &str = include_str!("python/launch_verl.sh");
+
+/// A token of a prompt takes a byte at least; a template adds its own.
+const TEMPLATE_TOKENS: u32 = 256;
+
+pub fn export(settings: &Settings, coverage: &mut Coverage) -> Export {
+    let objective = objective(settings, coverage);
+    let rewards = rewards(settings, coverage);
+    let configuration = configuration(settings, objective.as_ref(), coverage);
+    let mut files = vec![
+        ExportFile::new("config.yaml", yaml(&configuration.0)),
+        ExportFile::new("rewards.json", format!("{rewards:#}\n")),
+        ExportFile::new("mopd_rewards.py", super::rewards::REWARDS),
+        ExportFile::new("mopd_tensors.py", torch::TENSORS),
+        ExportFile::new("mopd_verl.py", PLUGIN),
+        ExportFile::new("launch.sh", LAUNCH),
+    ];
+    files.extend(objective.map(|objective| ExportFile::new("objective.py", objective.code)));
+    Export { files, messages: true }
+}
+
+/// The objective as the plugin's code.
+struct PluginObjective {
+    code: String,
+    aggregation: Aggregation,
+    reads: Vec<String>,
+    top_k: Option<u32>,
+}
+
+fn objective(settings: &Settings, coverage: &mut Coverage) -> Option<PluginObjective> {
+    let objective = &settings.train.objective;
+    let at = settings.origins.objective;
+    let before = coverage.refused().count();
+    let sampling = settings.sampling?;
+    let mut live = Vec::new();
+    let mut top_k = None;
+    for primitive in &objective.live {
+        match live_name(&primitive.primitive, sampling.temperature) {
+            Ok((name, k)) => {
+                live.push(name);
+                top_k = top_k.or(k);
+                coverage.exact(format!("`{}`", live_text(&primitive.primitive)), primitive.origin);
+            }
+            Err(why) => {
+                coverage.refuse(format!("`{}`", live_text(&primitive.primitive)), primitive.origin, why);
+            }
+        }
+    }
+    if live.contains(&"logp") && live.contains(&"divergence") {
+        let why = "with top-k distributions verl has no log-probability of the token taken";
+        coverage.refuse("a divergence beside log-probabilities", at, why);
+    }
+    if (objective.temperature - sampling.temperature).abs() > 1e-12 && live.contains(&"logp") {
+        let why = "verl divides logits of student and teacher by the rollout's temperature";
+        coverage.refuse(format!("`temperature = {}` of the objective", objective.temperature), at, why);
+    }
+    if !objective.states.is_empty() {
+        coverage.refuse("`state`", objective.states[0].origin, "a plugin carries nothing from step to step");
+    }
+    if objective.learned.is_some() || !objective.ladders.is_empty() {
+        coverage.refuse("settings that the run itself moves", at, "a plugin is not told the step");
+    }
+    if objective.domain_weight.is_some() {
+        coverage.refuse("`by domain`", at, "a plugin sees a part of the batch at a time");
+    }
+    let split = match per_token::split(&objective.graph, objective.loss) {
+        Ok(split) => split,
+        Err(found) => {
+            for line in found {
+                coverage.refuse(line.construct, at, line.why);
+            }
+            return None;
+        }
+    };
+    let PerToken { graph, losses, aggregation } = split;
+    if graph.moves(&[losses]) {
+        coverage.refuse("a schedule in the objective", at, "verl tells a plugin no step");
+    }
+    let plain = sampling.is_plain();
+    let names = |signal: &Signal| supplied(signal, top_k.is_some(), plain);
+    let body = match torch::function("losses", &graph, &[losses], &names) {
+        Ok(body) => body,
+        Err(found) => {
+            for line in found {
+                coverage.refuse(line.construct, at, line.why);
+            }
+            return None;
+        }
+    };
+    let reads: Vec<String> =
+        graph.signals(&[losses]).iter().filter_map(|signal| names(signal).ok()).collect();
+    if reads.iter().any(|name| name == "sampler.logp") {
+        let how = "the log-probabilities are the trainer's for the same weights, made anew, not those that the \
+                   engine drew by";
+        coverage.approximate("`sampler.logp`", at, how);
+    }
+    if reads.iter().any(|name| name == "reference.logp") && settings.reference != settings.start {
+        coverage.refuse(
+            "`reference` that is not the start",
+            at,
+            "verl's reference is the model as it begins",
+        );
+    }
+    coverage.exact(
+        format!("objective `{}`, as code of the plugin; {}", objective.name, aggregation_name(aggregation)),
+        at,
+    );
+    if coverage.refused().count() > before {
+        return None;
+    }
+    let header = objective_header("verl 0.9.1", objective);
+    let k = top_k.map_or("None".to_owned(), |k| k.to_string());
+    let list = |names: &[String]| torch::literal(&json!(names));
+    let live: Vec<String> = live.iter().map(|name| (*name).to_owned()).collect();
+    let code = format!("{header}\nLIVE = {}\nREADS = {}\nTOPK = {k}\n\n\n{body}", list(&live), list(&reads),);
+    Some(PluginObjective { code, aggregation, reads, top_k })
+}
+
+/// What gradient flows through, by the plugin's name, and how many entries of the teacher it needs.
+fn live_name(live: &Live, temperature: f64) -> Result<(&'static str, Option<u32>), &'static str> {
+    let divergence = match live {
+        Live::Logp => return Ok(("logp", None)),
+        Live::Divergence(divergence) => divergence,
+        Live::EndLogp
+        | Live::Value
+        | Live::ConfidenceLogit
+        | Live::Likelihood { .. }
+        | Live::Ranking { .. } => {
+            return Err(
+                "a plugin gets the log-probability of the token taken, and nothing else of the student",
+            );
+        }
+        Live::Other { .. } => return Err("this version can't run it"),
+    };
+    let Divergence { kind, left, right, support, mass, temperature: own, clip_each } = divergence;
+    let whole = "verl computes no divergence over the whole vocabulary, and none but KL(teacher || student) over \
+                 the teacher's most probable entries";
+    let Support::TopK { role: Role::TEACHER, k } = support else { return Err(whole) };
+    let teacher = |side: &Distribution| match side {
+        Distribution::Role(role) => *role == Role::TEACHER,
+        Distribution::Detached(inner) => **inner == Distribution::Role(Role::TEACHER),
+        Distribution::Blend(_) => false,
+    };
+    if *kind != DivergenceKind::Kl || !teacher(left) || *right != Distribution::Role(Role::Student) {
+        return Err(whole);
+    }
+    if *mass != Mass::Raw {
+        return Err("verl adds up the entries as they are (`mass: raw`)");
+    }
+    if clip_each.is_some() {
+        return Err("verl bounds no entry of it");
+    }
+    if (own - temperature).abs() > 1e-12 {
+        return Err("verl divides logits of both sides by the rollout's temperature");
+    }
+    Ok(("divergence", Some(*k)))
+}
+
+fn live_text(live: &Live) -> String {
+    super::live_text(live)
+}
+
+/// What the plugin calls a signal.
+fn supplied(signal: &Signal, top_k: bool, plain: bool) -> Result<String, String> {
+    let none = "verl gives a plugin the log-probability of the token taken, of student and teacher, and no other \
+                number of a distribution";
+    let taken = "with top-k distributions verl has no log-probability of the token taken";
+    match signal {
+        Signal::Logp { role: Role::Student | Role::TEACHER } if top_k => Err(taken.to_owned()),
+        Signal::Logp { role: Role::Sampler } if !plain => {
+            Err("with `top_p` or `top_k` tokens are drawn by another distribution than verl scores"
+                .to_owned())
+        }
+        Signal::Logp { role: role @ (Role::Student | Role::TEACHER | Role::Sampler | Role::REFERENCE) } => {
+            Ok(format!("{}.logp", role.name()))
+        }
+        Signal::Entropy { role: Role::Student } => Ok("student.entropy".to_owned()),
+        Signal::Position => Ok("position".to_owned()),
+        Signal::Length => Ok("length".to_owned()),
+        Signal::Reward => Ok("reward".to_owned()),
+        Signal::Correct => Ok("correct".to_owned()),
+        Signal::Step | Signal::Progress => Err("verl tells a plugin no step".to_owned()),
+        Signal::Data { .. } | Signal::DataIs { .. } => Err("a plugin gets no fields of the row".to_owned()),
+        _ => Err(none.to_owned()),
+    }
+}
+
+fn aggregation_name(aggregation: Aggregation) -> &'static str {
+    match aggregation {
+        Aggregation::MeanOfTokens => "token-mean",
+        Aggregation::MeanOfSequenceMeans => "seq-mean-token-mean",
+        Aggregation::MeanOfSequenceSums => "seq-mean-token-sum",
+        Aggregation::Sum => "token-sum",
+    }
+}
+
+fn configuration(
+    settings: &Settings,
+    objective: Option<&PluginObjective>,
+    coverage: &mut Coverage,
+) -> Configuration {
+    let mut configuration = Configuration::verl();
+    let mut set = |path: &str, value: Value| configuration.set(path, value);
+    let here = |file: &str| format!("${{oc.env:MOPD_EXPORT}}/{file}");
+    let sequences = settings.groups.saturating_mul(settings.samples);
+    let micro = micro_batch(settings);
+    let dtype = match settings.dtype {
+        Dtype::Float32 => "float32",
+        Dtype::Bfloat16 => "bfloat16",
+    };
+    let at = settings.origins.model;
+    coverage.exact(format!("`dtype = {dtype}`"), at);
+    coverage.exact(format!("{} prompts of {} samples a step", settings.groups, settings.samples), at);
+
+    let prompt_length = (settings.longest_prompt + TEMPLATE_TOKENS).next_multiple_of(64);
+    set("data.train_files", json!([here("train.jsonl")]));
+    set("data.val_files", json!([here("train.jsonl")]));
+    set("data.val_max_samples", json!(1));
+    set("data.max_prompt_length", json!(prompt_length));
+    set("data.train_batch_size", json!(settings.groups));
+    set("data.shuffle", json!(false));
+    set("data.seed", json!(settings.seed));
+    set("data.dataloader_num_workers", json!(0));
+
+    let actor = "actor_rollout_ref.actor";
+    set(&format!("{actor}.ppo_mini_batch_size"), json!(settings.groups));
+    set(&format!("{actor}.ppo_micro_batch_size_per_gpu"), json!(micro));
+    set(&format!("{actor}.data_loader_seed"), json!(settings.seed));
+    set(&format!("{actor}.fsdp_config.seed"), json!(settings.seed));
+    set(&format!("{actor}.fsdp_config.dtype"), json!(dtype));
+    set("actor_rollout_ref.ref.fsdp_config.dtype", json!(dtype));
+    set("actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu", json!(micro));
+    set("actor_rollout_ref.model.enable_gradient_checkpointing", json!(checkpointed(settings)));
+    if let Some(objective) = objective {
+        set(&format!("{actor}.loss_agg_mode"), json!(aggregation_name(objective.aggregation)));
+        set(
+            &format!("{actor}.calculate_entropy"),
+            json!(objective.reads.iter().any(|name| name == "student.entropy")),
+        );
+        if objective.reads.iter().any(|name| name == "reference.logp") {
+            set(&format!("{actor}.use_kl_loss"), json!(true));
+            set(&format!("{actor}.kl_loss_coef"), json!(0.0));
+        }
+        set("distillation.distillation_loss.topk", objective.top_k.map_or(Value::Null, |k| json!(k)));
+    }
+
+    if let Some(start) = &settings.start {
+        set("actor_rollout_ref.model.path", json!(start.path));
+        if start.revision.is_some() {
+            let why = "verl loads the newest version of a name on the hub; a folder has a version of its own";
+            coverage.refuse("a revision of a model on the hub", at, why);
+        }
+    }
+    model_and_prompts(settings, &mut set, coverage);
+    rollout(settings, &mut set, dtype, micro);
+
+    set("algorithm.adv_estimator", json!("grpo"));
+    set("critic.enable", json!(false));
+    set("reward.custom_reward_function.path", json!(here("mopd_rewards.py")));
+    set("reward.custom_reward_function.name", json!("compute_score"));
+    set("trainer.total_epochs", json!(1));
+    set("trainer.total_training_steps", settings.steps.map_or(Value::Null, |steps| json!(steps)));
+    set("trainer.project_name", json!("mopd"));
+    set("trainer.experiment_name", json!(settings.name));
+    set("trainer.logger", json!(["console"]));
+    set("trainer.n_gpus_per_node", json!(1));
+    set("trainer.nnodes", json!(1));
+    set("trainer.save_freq", settings.steps.map_or(json!(-1), |steps| json!(steps)));
+    set("trainer.test_freq", json!(-1));
+    set("trainer.val_before_train", json!(false));
+    set("trainer.default_local_dir", json!(here("checkpoints")));
+    let _ = sequences;
+    optimizer(settings, &mut set, coverage);
+
+    let loss = "distillation.distillation_loss";
+    set("distillation.enabled", json!(!settings.teachers.is_empty()));
+    set(&format!("{loss}.loss_mode"), json!("mopd"));
+    set(&format!("{loss}.use_task_rewards"), json!(false));
+    set(&format!("{loss}.use_policy_gradient"), json!(false));
+    // Its own default bounds a loss at 10.
+    set(&format!("{loss}.loss_max_clamp"), Value::Null);
+    set(&format!("{loss}.log_prob_min_clamp"), Value::Null);
+    set("distillation.n_gpus_per_node", json!(settings.teachers.len()));
+    set("distillation.nnodes", json!(u32::from(!settings.teachers.is_empty())));
+    set("distillation.teacher_key", json!("teacher"));
+    teachers(settings, &mut configuration);
+    configuration.insert(
+        "ray_kwargs.ray_init.runtime_env",
+        "env_vars",
+        json!({
+            "VERL_USE_EXTERNAL_MODULES": "mopd_verl",
+            "PYTHONPATH": "${oc.env:PYTHONPATH}",
+            "MOPD_EXPORT": "${oc.env:MOPD_EXPORT}",
+        }),
+    );
+    if settings.teachers.is_empty() {
+        coverage.refuse("a stage without a teacher", at, "verl's distillation asks one for every prompt");
+    }
+    configuration
+}
+
+fn model_and_prompts(settings: &Settings, set: &mut dyn FnMut(&str, Value), coverage: &mut Coverage) {
+    let bytes = settings.start.as_ref().is_some_and(|start| start.bytes);
+    let formats: Vec<&PromptFormat> = settings.domains.iter().map(|part| &part.domain.format).collect();
+    let text = formats.iter().filter(|format| ***format == PromptFormat::Text).count();
+    let at = settings.origins.model;
+    if text > 0 && text < formats.len() {
+        let why = "verl has one chat template for all rows";
+        coverage.refuse("domains of plain text beside conversations", at, why);
+    }
+    if text > 0 && bytes {
+        coverage.exact("`format = text`, by a template that writes the prompt alone", at);
+        set("actor_rollout_ref.model.custom_chat_template", json!(BYTES_CHAT_TEMPLATE));
+    } else if text > 0 {
+        let how = "a chat template that writes the prompt alone; a token that the tokenizer would put before a \
+                   text is not there";
+        coverage.approximate("`format = text`", at, how);
+        set("actor_rollout_ref.model.custom_chat_template", json!(TEXT_CHAT_TEMPLATE));
+    }
+    if bytes {
+        coverage.exact("`tokenizer = bytes`, as a tokenizer.json", at);
+        set("actor_rollout_ref.model.tokenizer_path", json!("${oc.env:MOPD_EXPORT}/tokenizer"));
+    }
+    if let Trainable::Adapter(adapter) = &settings.train.trainable {
+        let Adapter { kind, rank, alpha, dropout, targets, layers } = adapter;
+        if *kind == AdapterKind::Dora {
+            coverage.refuse("`dora`", at, "verl's adapters are plain");
+        }
+        if *dropout != 0.0 {
+            coverage.refuse("`dropout` of an adapter", at, "verl's adapters have none");
+        }
+        if layers.is_some() {
+            coverage.refuse("`layers` of an adapter", at, "verl adapts every layer");
+        }
+        coverage.exact(format!("`lora(rank: {rank}, alpha: {alpha})`"), at);
+        set("actor_rollout_ref.model.lora_rank", json!(rank));
+        set("actor_rollout_ref.model.lora_alpha", json!(alpha));
+        let names: Vec<&str> = targets.iter().map(|target| super::projection(*target)).collect();
+        set("actor_rollout_ref.model.target_modules", json!(names));
+    }
+}
+
+fn rollout(settings: &Settings, set: &mut dyn FnMut(&str, Value), dtype: &str, micro: u32) {
+    let Some(sampling) = settings.sampling else { return };
+    let rollout = "actor_rollout_ref.rollout";
+    set("data.max_response_length", json!(sampling.max_tokens));
+    set(&format!("{rollout}.name"), json!("vllm"));
+    // Nothing reads it: no reward model is asked. Left open, it would be an error.
+    set("reward.reward_model.rollout.name", json!("vllm"));
+    set(&format!("{rollout}.temperature"), json!(sampling.temperature));
+    set(&format!("{rollout}.top_k"), sampling.top_k.map_or(json!(-1), |k| json!(k)));
+    set(&format!("{rollout}.top_p"), json!(sampling.top_p.unwrap_or(1.0)));
+    set(&format!("{rollout}.n"), json!(sampling.n));
+    set(&format!("{rollout}.seed"), json!(settings.seed));
+    set(&format!("{rollout}.dtype"), json!(dtype));
+    set(&format!("{rollout}.tensor_model_parallel_size"), json!(1));
+    set(&format!("{rollout}.log_prob_micro_batch_size_per_gpu"), json!(micro));
+}
+
+fn optimizer(settings: &Settings, set: &mut dyn FnMut(&str, Value), coverage: &mut Coverage) {
+    let at = settings.origins.model;
+    let optim = "actor_rollout_ref.actor.optim";
+    let Some(adamw) = adamw(settings, coverage) else { return };
+    set(&format!("{optim}.betas"), json!([adamw.beta1, adamw.beta2]));
+    set(&format!("{optim}.weight_decay"), json!(adamw.weight_decay));
+    set(&format!("{optim}.override_optimizer_config"), json!({"eps": adamw.epsilon}));
+    set(&format!("{optim}.clip_grad"), json!(adamw.clip_norm));
+    set("actor_rollout_ref.actor.grad_clip", json!(adamw.clip_norm));
+    if adamw.weight_decay == 0.0 {
+        coverage.exact("`optimizer = adamw`", at);
+    } else {
+        coverage.approximate("`weight_decay`", at, "verl's weights of normalisations decay too");
+    }
+    match rate(&settings.train.learning_rate) {
+        Ok(Rate { lr, kind, warmup, least, zero_indexed }) => {
+            set(&format!("{optim}.lr"), json!(lr));
+            set(&format!("{optim}.lr_scheduler_type"), json!(kind));
+            set(&format!("{optim}.lr_warmup_steps"), json!(warmup));
+            set(&format!("{optim}.min_lr_ratio"), json!(least));
+            set(&format!("{optim}.zero_indexed_step"), json!(zero_indexed));
+            coverage.exact("`lr`", at);
+        }
+        Err(why) => coverage.refuse("this schedule of `lr`", at, why),
+    }
+}
+
+/// A learning rate as verl has it.
+struct Rate {
+    lr: f64,
+    kind: &'static str,
+    warmup: i64,
+    least: f64,
+    zero_indexed: bool,
+}
+
+fn rate(of: &OfStep) -> Result<Rate, &'static str> {
+    let why =
+        "verl's rates are constant, warm up linearly to a constant, or fall by half a cosine over the run";
+    let plain = |lr, kind, least| Rate { lr, kind, warmup: -1, least, zero_indexed: true };
+    let OfStep::Schedule(schedule) = of else { return Err(why) };
+    match schedule {
+        Schedule::Constant { value } => Ok(plain(*value, "constant", 0.0)),
+        Schedule::Cosine { from, to, over: Over::Run } if *from > 0.0 => {
+            Ok(plain(*from, "cosine", to / from))
+        }
+        // Of warm-up step s from 0, (s + 1) / (steps + 1): verl counts from 1 where it is asked to.
+        Schedule::Warmup { steps, then } => match then.as_ref() {
+            Schedule::Constant { value } => Ok(Rate {
+                lr: *value,
+                kind: "constant",
+                warmup: i64::from(*steps) + 1,
+                least: 0.0,
+                zero_indexed: false,
+            }),
+            _ => Err(why),
+        },
+        _ => Err(why),
+    }
+}
+
+fn teachers(settings: &Settings, configuration: &mut Configuration) {
+    let models = "distillation.teacher_models";
+    if let [only] = settings.teachers.as_slice() {
+        let entry = format!("{models}.teacher_model");
+        configuration.set(&format!("{entry}.model_path"), json!(only.weights.path));
+        configuration.set(&format!("{entry}.key"), json!("default"));
+        configuration.set(&format!("{entry}.num_replicas"), json!(1));
+        configuration.set(&format!("{entry}.inference.tensor_model_parallel_size"), json!(1));
+        return;
+    }
+    // verl takes the entry that is called so out where there are others.
+    let template = configuration.0["distillation"]["teacher_models"]["teacher_model"].clone();
+    for teacher in &settings.teachers {
+        let mut entry = template.clone();
+        entry["key"] = json!(teacher.key);
+        entry["model_path"] = json!(teacher.weights.path);
+        entry["num_replicas"] = json!(1);
+        entry["inference"]["tensor_model_parallel_size"] = json!(1);
+        configuration.insert(models, &teacher.key, entry);
+    }
+}

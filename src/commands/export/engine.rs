@@ -1,0 +1,109 @@
+//! `mopd export --engine`: a stage of an experiment for an engine, and what comes over of it.
+
+use std::path::{Path, PathBuf};
+
+use mopd_compiler::export::coverage::Coverage;
+use mopd_compiler::export::stage::{Request, RowFacts, trained};
+use mopd_compiler::export::{Engine, export as exported};
+use mopd_compiler::plan::{ModelId, Plan, Stage};
+use mopd_lang::diag::nearest;
+use mopd_store::files::folder_of_model;
+
+use super::report::{self, Placed};
+use super::rows::{self, DomainRows};
+use crate::args::{EngineName, ExportArgs};
+use crate::commands::plan_to_run;
+use crate::commands::run::out_folder;
+use crate::host::{self, folder_of};
+use crate::output;
+use crate::problem::{Problem, Status};
+
+impl From<EngineName> for Engine {
+    fn from(name: EngineName) -> Engine {
+        match name {
+            EngineName::Verl => Engine::Verl,
+            EngineName::Trl => Engine::Trl,
+        }
+    }
+}
+
+pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Problem> {
+    let engine = Engine::from(engine);
+    let mut analysis = host::analyse_file(&arguments.path, &arguments.overrides.set)?;
+    let plan = plan_to_run(&mut analysis);
+    crate::commands::report(&analysis);
+    let (Some(plan), Some(checked)) = (plan, &analysis.experiment) else { return Ok(Status::Wrong) };
+    let model = stage(&plan, arguments.stage.as_deref())?;
+    let base = folder_of(&arguments.path);
+    // A report needs no data.
+    let rows = if arguments.report { None } else { Some(rows::read(&plan, model, &base)?) };
+    let facts: Option<Vec<RowFacts>> = rows.as_ref().map(|rows| rows.iter().map(DomainRows::facts).collect());
+    let results = out_folder(None, &plan);
+    let folder = |name: &str| {
+        let folder = results.join("models").join(folder_of_model(name, plan.experiment.seed));
+        std::path::absolute(&folder).unwrap_or(folder).display().to_string()
+    };
+    let request = Request { plan: &plan, checked, model, folder: &folder, rows: facts.as_deref() };
+    let (coverage, files) = exported(engine, request);
+    let placed = Placed { coverage: &coverage, plan: &plan, sources: &analysis.sources };
+    let name = &plan.experiment.model(model).name;
+    output::result(&report::text(&placed, name, engine, arguments.format));
+    let Some((files, settings)) = files else {
+        output::error(&refused(&coverage, name, engine));
+        return Ok(Status::Wrong);
+    };
+    let Some(rows) = rows else { return Ok(Status::Good) };
+    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-{}", engine.name())));
+    for file in &files.files {
+        write(&out, &file.name, &file.text)?;
+    }
+    let lines = rows::lines(engine, &settings, &rows, files.messages)?;
+    write(&out, "train.jsonl", &lines)?;
+    let report = report::text(&placed, name, engine, crate::args::Format::Human);
+    write(&out, "COVERAGE.txt", &report)?;
+    output::note(&format!("wrote {}; `sh {}` trains\n", out.display(), out.join("launch.sh").display()));
+    Ok(Status::Good)
+}
+
+/// The stage by its name, or the last that trains.
+fn stage(plan: &Plan, wanted: Option<&str>) -> Result<ModelId, Problem> {
+    let stages: Vec<_> = trained(plan).collect();
+    let Some(wanted) = wanted else {
+        // A stage with teachers is what people mean; one without is a step to it.
+        let distils = |stage: &Stage<_>| match stage {
+            Stage::Train(train) => !train.scorers.routed().is_empty(),
+            _ => false,
+        };
+        let last = stages.iter().rev().find(|(_, model)| distils(&model.stage)).or(stages.last());
+        return last.map(|(id, _)| *id).ok_or_else(|| {
+            Problem::usage(
+                "nothing-to-export",
+                "the experiment trains nothing, so there is nothing to export",
+            )
+        });
+    };
+    if let Some((id, _)) = stages.iter().find(|(_, model)| model.name == wanted) {
+        return Ok(*id);
+    }
+    let names: Vec<&str> = stages.iter().map(|(_, model)| model.name.as_str()).collect();
+    let problem =
+        Problem::usage("unknown-stage", format!("the experiment has no stage `{wanted}` that trains"));
+    Err(match nearest(wanted, names.iter().copied()) {
+        Some(meant) => problem.help(format!("did you mean `--stage '{meant}'`?")),
+        None => problem.help(format!("those that train are {}", names.join(", "))),
+    })
+}
+
+fn refused(coverage: &Coverage, stage: &str, engine: Engine) -> String {
+    let count = coverage.refused().count();
+    let what = if count == 1 { "1 construct".to_owned() } else { format!("{count} constructs") };
+    format!("nothing was written: {} {} can't express {what} of `{stage}`\n", engine.name(), engine.version())
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<(), Problem> {
+    let path = folder.join(name);
+    let parent = path.parent().unwrap_or(folder);
+    std::fs::create_dir_all(parent)
+        .and_then(|()| std::fs::write(&path, text))
+        .map_err(|error| Problem::unwritten(&path, &error).help("`--out DIR` writes to another place"))
+}

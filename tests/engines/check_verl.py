@@ -1,0 +1,74 @@
+"""An exported folder read by verl's own loader, dataclasses and validation: `check_verl.py FOLDER`."""
+
+import os
+import pathlib
+import sys
+
+folder = str(pathlib.Path(sys.argv[1]).resolve())
+os.environ["MOPD_EXPORT"] = folder
+os.environ["PYTHONPATH"] = folder
+os.environ["VERL_USE_EXTERNAL_MODULES"] = "mopd_verl"
+sys.path.insert(0, folder)
+
+from hydra import compose, initialize_config_dir  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from verl.trainer.distillation.losses import get_distillation_loss_settings  # noqa: E402
+from verl.utils.config import omega_conf_to_dataclass, validate_config  # noqa: E402
+
+with initialize_config_dir(config_dir=folder, version_base=None):
+    config = compose(config_name="config")
+OmegaConf.resolve(config)
+validate_config(config, use_reference_policy=config.actor_rollout_ref.actor.use_kl_loss, use_critic=False)
+distillation = omega_conf_to_dataclass(config.distillation)
+settings = get_distillation_loss_settings("mopd")
+assert distillation.distillation_loss.loss_settings is settings
+assert distillation.distillation_loss.loss_max_clamp is None
+# `reward` and `actor_rollout_ref.ref` are left out: verl 0.9.1 reads them without their classes, which refuse its own defaults.
+sections = ["actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"]
+for section in sections:
+    omega_conf_to_dataclass(OmegaConf.select(config, section))
+print("teachers", sorted(distillation.teacher_models), "loss", distillation.distillation_loss.loss_mode)
+
+# The plugin on given numbers, two micro-batches at a time, averaged by verl: the loss of the whole batch.
+import json  # noqa: E402
+import types  # noqa: E402
+
+import mopd_verl  # noqa: E402
+import torch  # noqa: E402
+from verl.trainer.ppo.core_algos import agg_loss  # noqa: E402
+
+cases = json.loads(pathlib.Path(sys.argv[2]).read_text()) if len(sys.argv) > 2 else []
+worst = 0.0
+for case in cases:
+    module = types.ModuleType("objective")
+    exec(case["code"], module.__dict__)
+    mopd_verl.objective = module
+    lengths = case["lengths"]
+    rows, width = len(lengths), max(lengths)
+    mask = torch.tensor([[column < length for column in range(width)] for length in lengths])
+
+    def padded(values):
+        values = torch.tensor(values)
+        if len(values) != sum(lengths):
+            return values
+        return torch.zeros(mask.shape).masked_scatter(mask, values)
+
+    found = {name: padded(values) for name, values in case["numbers"].items()}
+    loss = 0.0
+    for part in (slice(0, rows // 2), slice(rows // 2, rows)):
+        if len(mask[part]) == 0:
+            continue
+        losses = mopd_verl.per_token({name: values[part] for name, values in found.items()}, mask[part])
+        loss += agg_loss(
+            losses,
+            mask[part],
+            case["aggregation"],
+            dp_size=1,
+            batch_num_tokens=sum(lengths),
+            global_batch_size=rows,
+        ).item()
+    apart = abs(loss - case["loss"]) / max(1.0, abs(case["loss"]))
+    worst = max(worst, apart)
+    assert apart < 1e-5, (case["name"], loss, case["loss"])
+if cases:
+    print(f"{len(cases)} losses by verl's own averages, within {worst:.3g}")

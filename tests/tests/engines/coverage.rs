@@ -1,0 +1,174 @@
+//! What comes over of every method of `tests/methods`, as a table of the book.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+
+use mopd_compiler::export::coverage::{Coverage, Verdict};
+use mopd_compiler::export::stage::{Request, trained};
+use mopd_compiler::export::{Engine, export};
+use mopd_compiler::plan::{Plan, Stage};
+use mopd_tests::{check, files, generate, root, settle};
+
+/// What is said of every stage; it tells methods apart no more than their names do.
+const OF_ALL: &str = "order of the prompts";
+
+struct Row {
+    file: String,
+    stage: String,
+    coverage: [Coverage; 2],
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for path in files(&root().join("tests/methods"), ".mopd") {
+        let text = fs::read_to_string(&path).expect("a program");
+        let file = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let analysis = check(&file, &text);
+        let checked = analysis.experiment.as_ref().expect("an experiment");
+        // What this version can't run has no plan to export.
+        let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true);
+        let Ok::<Plan, _>(plan) = plan else { continue };
+        let folder = |name: &str| format!("runs/{name}");
+        for (model, named) in trained(&plan) {
+            // Those that only make teachers are none of the method.
+            let Stage::Train(train) = &named.stage else { continue };
+            if train.scorers.routed().is_empty() {
+                continue;
+            }
+            let request = Request { plan: &plan, checked, model, folder: &folder, rows: None };
+            let coverage = Engine::ALL.map(|engine| export(engine, request).0);
+            rows.push(Row { file: file.clone(), stage: named.name.clone(), coverage });
+        }
+    }
+    rows
+}
+
+/// The reasons of the worst lines, each once.
+fn reasons(coverage: &Coverage) -> String {
+    let whole = coverage.whole();
+    let mut found: Vec<String> = Vec::new();
+    for line in coverage.lines.iter().filter(|line| line.verdict.word() == whole && whole != "exact") {
+        let construct = line.construct.replace('|', "\\|");
+        if line.construct != OF_ALL && !found.contains(&construct) {
+            found.push(construct);
+        }
+    }
+    found.join("; ")
+}
+
+fn word(coverage: &Coverage) -> &'static str {
+    let others = |line: &&mopd_compiler::export::coverage::Line| line.construct != OF_ALL;
+    let worst = Coverage { lines: coverage.lines.iter().filter(others).cloned().collect() };
+    worst.whole()
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = "| method | stage | verl 0.9.1 | | TRL 1.16.0 | |\n|---|---|---|---|---|---|".to_owned();
+    for Row { file, stage, coverage: [verl, trl] } in rows {
+        let method = file.trim_end_matches(".mopd");
+        let _ = write!(
+            text,
+            "\n| `{method}` | `{stage}` | {} | {} | {} | {} |",
+            word(verl),
+            reasons(verl),
+            word(trl),
+            reasons(trl)
+        );
+    }
+    text
+}
+
+fn counts(rows: &[Row]) -> String {
+    let mut text = "| engine | exact | approximate | refused |\n|---|---:|---:|---:|".to_owned();
+    for (number, engine) in Engine::ALL.into_iter().enumerate() {
+        let of = |wanted: &str| rows.iter().filter(|row| word(&row.coverage[number]) == wanted).count();
+        let name = format!("{} {}", engine.name(), engine.version());
+        let _ = write!(text, "\n| {name} | {} | {} | {} |", of("exact"), of("approximate"), of("refused"));
+    }
+    text
+}
+
+/// Each construct that was refused somewhere, and why.
+fn refusals(rows: &[Row]) -> String {
+    let mut found: BTreeMap<(String, &str), usize> = BTreeMap::new();
+    for row in rows {
+        for (engine, coverage) in Engine::ALL.into_iter().zip(&row.coverage) {
+            let mut seen: Vec<&str> = Vec::new();
+            for line in coverage.refused() {
+                if let Verdict::Refused { why } = &line.verdict
+                    && !seen.contains(&why.as_str())
+                {
+                    seen.push(why);
+                    *found.entry((why.clone(), engine.name())).or_default() += 1;
+                }
+            }
+        }
+    }
+    let mut ordered: Vec<_> = found.into_iter().collect();
+    ordered.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut text = "| why | engine | stages |\n|---|---|---:|".to_owned();
+    for ((why, engine), count) in ordered {
+        let _ = write!(text, "\n| {} | {engine} | {count} |", why.replace('|', "\\|"));
+    }
+    text
+}
+
+#[test]
+fn the_book_says_what_comes_over_of_every_method() {
+    let rows = rows();
+    assert!(rows.len() > 70, "{} stages", rows.len());
+    // All three happen, for either engine but for what follows from its way to work.
+    for (number, engine) in Engine::ALL.into_iter().enumerate() {
+        let some = |wanted: &str| rows.iter().any(|row| word(&row.coverage[number]) == wanted);
+        assert!(some("exact") && some("refused"), "{}", engine.name());
+    }
+    let path = root().join("book/src/export.md");
+    let page = fs::read_to_string(&path).expect("the page");
+    let made = generate(&page, "coverage", |name| {
+        Some(match name {
+            "counts" => counts(&rows),
+            "methods" => table(&rows),
+            "refusals" => refusals(&rows),
+            _ => return None,
+        })
+    });
+    let faults = settle(&path, &page, &made);
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+/// A line without a reason would be a construct that is left out without a word.
+#[test]
+fn every_line_that_is_not_exact_says_how_or_why() {
+    for row in rows() {
+        for coverage in &row.coverage {
+            for line in &coverage.lines {
+                let told = line.verdict.detail().is_none_or(|detail| detail.len() > 8);
+                assert!(told, "{}: {}: {}", row.file, row.stage, line.construct);
+            }
+        }
+    }
+}
+
+/// Files are there where nothing is refused, and only there.
+#[test]
+fn what_is_refused_is_not_written() {
+    let text = fs::read_to_string(root().join("tests/methods/gkd.mopd")).expect("a program");
+    let analysis = check("gkd.mopd", &text);
+    let checked = analysis.experiment.as_ref().expect("an experiment");
+    let plan = mopd_compiler::compile(checked, &analysis.origins, &analysis.sources, true).expect("a plan");
+    let folder = |name: &str| format!("runs/{name}");
+    let mut written = 0;
+    for (model, _) in trained(&plan) {
+        for engine in Engine::ALL {
+            let request = Request { plan: &plan, checked, model, folder: &folder, rows: None };
+            let (coverage, files) = export(engine, request);
+            assert_eq!(files.is_none(), coverage.refused().count() > 0);
+            if let Some((export, _)) = files {
+                written += 1;
+                assert!(export.files.iter().any(|file| file.name == "objective.py"));
+            }
+        }
+    }
+    assert!(written > 0);
+}

@@ -1,0 +1,35 @@
+//! What is exported for engines: what comes over of every method, what the files say, and, where
+//! `MOPD_ENGINES` names a Python environment that has them, what the engines themselves make of it.
+//!
+//! ```sh
+//! python3.11 -m venv ENV && ENV/bin/pip install torch==2.11.0 transformers==5.23.0 trl==1.16.0 accelerate \
+//!     datasets tokenizers safetensors omegaconf hydra-core codetiming ray peft torchdata pylatexenc pillow \
+//!     'tensordict<=0.10.0' && ENV/bin/pip install --no-deps verl==0.9.1
+//! MOPD_ENGINES=ENV cargo test --locked --release --workspace --test engines
+//! ```
+
+mod coverage;
+mod schemas;
+mod torch;
+mod trl;
+mod verl;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The Python of the environment; none where it is not asked for.
+fn python() -> Option<PathBuf> {
+    let environment = std::env::var_os("MOPD_ENGINES")?;
+    let python = PathBuf::from(environment).join("bin/python");
+    assert!(python.exists(), "MOPD_ENGINES has no {}", python.display());
+    Some(python)
+}
+
+/// Runs a script and returns what it said.
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("Python starts");
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    text
+}

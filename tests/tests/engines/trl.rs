@@ -1,0 +1,69 @@
+//! TRL trains what is exported for it, and its steps are those of a run of mopd: the same losses and norms of
+//! gradients, from the same weights, where both draw the most probable tokens.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use mopd_tests::{mopd, root};
+use serde_json::Value;
+
+use super::{python, run};
+
+const STAGES: [&str; 3] = ["full", "skewed", "rewarded"];
+
+fn rows(folder: &Path) {
+    fs::create_dir_all(folder.join("data")).expect("a folder");
+    for (name, backwards) in [("sort", false), ("reverse", true)] {
+        let rows = (0..16u32).map(|row| {
+            let letters: Vec<char> =
+                (0..5).map(|at| char::from(b'a' + ((row * 7 + at * at * 3 + row * at) % 6) as u8)).collect();
+            let mut answer = letters.clone();
+            if backwards {
+                answer.reverse()
+            } else {
+                answer.sort()
+            }
+            let text = |letters: Vec<char>| letters.into_iter().collect::<String>();
+            format!("{{\"prompt\": \"{name}: {}\\n\", \"answer\": \"{}\"}}\n", text(letters), text(answer))
+        });
+        fs::write(folder.join(format!("data/{name}.jsonl")), rows.collect::<String>()).expect("a file");
+    }
+}
+
+#[test]
+fn trl_trains_as_mopd_does() {
+    let Some(python) = python() else { return };
+    let place = tempfile::tempdir().expect("a folder");
+    rows(place.path());
+    fs::copy(root().join("tests/engines/pair.mopd"), place.path().join("pair.mopd")).expect("a copy");
+    let program = |words: &[&str]| run(Command::new(mopd()).current_dir(place.path()).args(words));
+    program(&["run", "pair.mopd"]);
+    let script = "import json, pyarrow.parquet as p; print(json.dumps(p.read_table('runs/pair/metrics.parquet', \
+                  columns=['stage', 'domain', 'step', 'loss', 'gradient_norm']).to_pylist()))";
+    let metrics = run(Command::new(&python).current_dir(place.path()).args(["-c", script]));
+    let metrics: Vec<Value> = serde_json::from_str(&metrics).expect("rows");
+    for stage in STAGES {
+        program(&["export", "--engine", "trl", "--stage", stage, "pair.mopd"]);
+        let folder = place.path().join(format!("{stage}-trl"));
+        let environment = [("PYTHONPATH", folder.as_os_str()), ("CUDA_VISIBLE_DEVICES", "".as_ref())];
+        run(Command::new(&python).arg(folder.join("train.py")).envs(environment));
+        let log = fs::read_to_string(folder.join("log.json")).expect("the log");
+        let log: Vec<Value> = serde_json::from_str(&log).expect("rows");
+        let theirs: Vec<&Value> = log.iter().filter(|row| row.get("loss").is_some()).collect();
+        let ours: Vec<&Value> =
+            metrics.iter().filter(|row| row["stage"] == stage && row["domain"] == "sort").collect();
+        assert_eq!((ours.len(), theirs.len()), (3, 3), "{stage}");
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
+            let loss = (number(ours, "loss"), number(theirs, "loss"));
+            let norm = (number(ours, "gradient_norm"), number(theirs, "grad_norm"));
+            println!(
+                "{stage} step {}: loss {} and {}, norm {} and {}",
+                ours["step"], loss.0, loss.1, norm.0, norm.1
+            );
+            assert!((loss.0 - loss.1).abs() < 1e-5 * loss.0.abs().max(1.0), "{stage}: {loss:?}");
+            assert!((norm.0 - norm.1).abs() < 1e-4 * norm.0.abs().max(1.0), "{stage}: {norm:?}");
+        }
+    }
+}
