@@ -13,7 +13,8 @@ Examples:
   mopd serve models/Qwen3-8B --name teacher --dtype bfloat16 --port 8001
   MOPD_KEY=$(cat key) mopd serve models/Qwen3-8B --host 0.0.0.0 --key MOPD_KEY
 
-A run asks it with `teacher big = served(\"mopd\", url: \"http://localhost:8000\", model: \"teacher\", answers: dist)`.
+A run asks it:
+`teacher big = served(\"mopd\", url: \"http://localhost:8000\", model: \"teacher\", answers: dist)`
 It answers until it is stopped.")]
 pub struct ServeArgs {
     /// A folder under models/ of a run, one as `save_pretrained` writes it, or a name on the hub
@@ -37,7 +38,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FOLDER")]
     pub allow_updates: Option<PathBuf>,
     /// Tokens of a request at most, all its sequences together
-    #[arg(long, value_name = "N", default_value_t = 1 << 18, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1 << 18)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_request_tokens: u32,
     /// Entries of a token at most that are listed beside its own [default: all]
     #[arg(long, value_name = "K")]

@@ -83,14 +83,12 @@ impl<'a> Asked<'a> {
 
     fn numbers(&self) -> Option<Diagnostic> {
         let of_scorers = self.train.scorers.signals();
-        let signals = self.objective.signals().into_iter().chain(of_scorers);
-        let of_signals = signals.into_iter().find_map(|signal| self.signal(&signal));
-        of_signals.or_else(|| {
-            let live = self.objective.live.iter().find_map(|live| match &live.primitive {
+        let mut signals = self.objective.signals().into_iter().chain(of_scorers);
+        signals.find_map(|signal| self.signal(&signal)).or_else(|| {
+            self.objective.live.iter().find_map(|live| match &live.primitive {
                 Live::Divergence(divergence) => self.divergence(divergence),
                 _ => None,
-            });
-            live
+            })
         })
     }
 

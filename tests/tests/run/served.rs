@@ -318,6 +318,6 @@ fn a_server_that_lists_less_than_is_asked_for_is_found_out_before_the_first_stag
     bench.write("tiny.mopd", &served("vllm", "top_k(5)", TOP, 3));
     let output = command(&bench, "out", &servers).output().expect("mopd starts");
     assert_eq!(output.status.code(), Some(1));
-    assert_says(&text(&output), &["at most 3 entries of a token are listed"]);
+    assert_says(&text(&output), &["status 400", "at most 3 entries of a token"]);
     assert!(!text(&output).contains("stage_started"), "{}", text(&output));
 }

@@ -123,7 +123,7 @@ fn no_error_repeats_what_may_be_secret() {
     for url in [
         format!("http://user:{SECRET}@localhost:9"),
         format!("http://localhost:9/?key={SECRET}"),
-        format!("{SECRET}"),
+        SECRET.to_owned(),
     ] {
         let Err(error) = Server::open(&served(Engine::Vllm, &url, Answers::Sampled), &control) else {
             panic!("nobody is there")
