@@ -6,6 +6,7 @@ pub use lower::{Expressions, TermExpressions, compile, expressions, normal_form}
 pub use mopd_lang::diag::nearest;
 
 pub mod audit;
+pub mod cluster;
 pub mod export;
 pub mod expr;
 pub mod keys;

@@ -83,6 +83,9 @@ pub struct PlanArgs {
     #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true,
           default_missing_value = "full")]
     pub predict: Option<PredictMode>,
+    /// With `--predict`: on the machines that a TOML file describes, by a simulation, in place of this one
+    #[arg(long, value_name = "FILE", requires = "predict")]
+    pub cluster: Option<PathBuf>,
     /// Instead, say what a run would do with each stage, keep it or train it, and which part of what it
     /// depends on is another than in the run before
     #[arg(long, conflicts_with = "predict")]

@@ -77,6 +77,7 @@ pub enum Command {
     Compare(CompareArgs),
     Delta(DeltaArgs),
     Export(ExportArgs),
+    Import(ImportArgs),
     Explain(ExplainArgs),
     Sample(SampleArgs),
     Eval(EvalArgs),

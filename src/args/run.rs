@@ -296,6 +296,23 @@ pub enum EngineName {
     Trl,
 }
 
+/// Import a configuration of verl or TRL as an experiment
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd import distill.yaml > distill.mopd && mopd check distill.mopd
+  mopd import run_verl.sh --out math.mopd       overrides of `python3 -m verl.trainer.main_ppo a.b=c ...`
+  mopd import train.py --out math.mopd          literal arguments of DistillationConfig(...) and its like
+
+What has no counterpart is a comment with the reason.")]
+pub struct ImportArgs {
+    /// YAML or JSON; a shell script with verl's overrides; Python that makes a configuration of TRL
+    pub file: PathBuf,
+    /// The file to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
 /// Evaluate models on files of prompts: the table of a `compare`, without an experiment
 #[derive(Debug, Args)]
 #[command(after_help = "\

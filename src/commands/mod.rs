@@ -5,6 +5,7 @@ mod audit;
 mod bench;
 mod cache;
 mod check;
+mod cluster;
 mod compare;
 mod completions;
 mod delta;
@@ -16,6 +17,7 @@ mod export;
 mod expr;
 mod files;
 mod fmt;
+mod import;
 mod ls;
 mod man;
 mod new;
@@ -57,6 +59,7 @@ const BUILT: &[&str] = &[
     "compare",
     "delta",
     "export",
+    "import",
     "explain",
     "sample",
     "eval",
@@ -105,6 +108,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Export(arguments) => export::export(&arguments),
+        Command::Import(arguments) => import::import(&arguments),
         Command::Ls(arguments) => ls::ls(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Delta(arguments) => delta::delta(&arguments),

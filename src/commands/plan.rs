@@ -11,7 +11,7 @@ use mopd_lang::experiment::{Experiment, Train};
 use mopd_store::programs::Program;
 
 use super::run::job_of;
-use super::{plan_json, plan_of, plan_to_run, report, why};
+use super::{cluster, plan_json, plan_of, plan_to_run, report, why};
 use crate::args::{PlanArgs, PlanFormat, PredictMode};
 use crate::figures;
 use crate::host::{self, folder_of};
@@ -48,8 +48,10 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
         (Some(experiment), plan) if arguments.format == PlanFormat::Tree => {
             let programs = programs(experiment, &folder_of(&arguments.file))?;
             output::result(&outline::tree(experiment, plan.as_ref(), &programs, Style::of_stdout()));
-            if let Some(plan) = plan {
-                predict(plan, arguments)?;
+            match (plan, &arguments.cluster) {
+                (Some(plan), Some(cluster)) => cluster::predict(plan, cluster)?,
+                (Some(plan), None) => predict(plan, arguments)?,
+                (None, _) => {}
             }
         }
         (None, _) if !analysis.has_errors() => {

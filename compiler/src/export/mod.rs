@@ -12,6 +12,7 @@ pub mod stage;
 pub mod torch;
 mod trl;
 mod verl;
+mod weights;
 
 use mopd_lang::experiment::Projection;
 use serde_json::json;
@@ -84,7 +85,8 @@ pub fn export<'a>(engine: Engine, request: Request<'a>) -> (Coverage, Option<(Ex
 /// The messages' texts alone.
 const TEXT_CHAT_TEMPLATE: &str = "{% for message in messages %}{{ message['content'] }}{% endfor %}";
 /// The same behind the token that begins a prompt of bytes.
-const BYTES_CHAT_TEMPLATE: &str = "<|begin|>{% for message in messages %}{{ message['content'] }}{% endfor %}";
+const BYTES_CHAT_TEMPLATE: &str =
+    "<|begin|>{% for message in messages %}{{ message['content'] }}{% endfor %}";
 
 /// What a module of PyTorch is called that a projection is.
 fn projection(of: Projection) -> &'static str {
@@ -166,7 +168,8 @@ fn bytes_tokenizer() -> [ExportFile; 2] {
         .collect();
     let begin = json!({"SpecialToken": {"id": "<|begin|>", "type_id": 0}});
     let of = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
         "added_tokens": added,

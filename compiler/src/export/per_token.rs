@@ -61,7 +61,8 @@ pub fn split(of: &Graph, loss: NodeId) -> Result<PerToken, Vec<Unprintable>> {
         };
         losses.push(value);
     }
-    let losses = losses.into_iter().reduce(|a, b| graph.apply(Function::Add, &[a, b])).expect("a loss has a part");
+    let losses =
+        losses.into_iter().reduce(|a, b| graph.apply(Function::Add, &[a, b])).expect("a loss has a part");
     let found = across_sequences(&graph, losses);
     if found.is_empty() { Ok(PerToken { graph, losses, aggregation }) } else { Err(found) }
 }
@@ -72,18 +73,19 @@ fn unprintable(construct: impl Into<String>, why: impl Into<String>) -> Unprinta
 
 fn parts(graph: &mut Graph, id: NodeId) -> Result<Vec<Part>, Unprintable> {
     let node = graph.node(id).clone();
-    let scaled = |graph: &mut Graph, parts: Vec<Part>, function: Function, by: Option<NodeId>, first: bool| {
-        let scale = |part: Part| {
-            let by = by.map(|by| graph.broadcast(by, Axis::Token));
-            let operands = match by {
-                None => vec![part.value],
-                Some(by) if first => vec![by, part.value],
-                Some(by) => vec![part.value, by],
+    let scaled =
+        |graph: &mut Graph, parts: Vec<Part>, function: Function, by: Option<NodeId>, first: bool| {
+            let scale = |part: Part| {
+                let by = by.map(|by| graph.broadcast(by, Axis::Token));
+                let operands = match by {
+                    None => vec![part.value],
+                    Some(by) if first => vec![by, part.value],
+                    Some(by) => vec![part.value, by],
+                };
+                Part { value: graph.apply(function, &operands), ..part }
             };
-            Part { value: graph.apply(function, &operands), ..part }
+            Ok(parts.into_iter().map(scale).collect())
         };
-        Ok(parts.into_iter().map(scale).collect())
-    };
     match node.operation {
         Operation::Broadcast { operand } => parts(graph, operand),
         Operation::Apply { function: Function::Add, operands } => {
@@ -126,7 +128,8 @@ fn parts(graph: &mut Graph, id: NodeId) -> Result<Vec<Part>, Unprintable> {
 fn of_run(graph: &Graph, id: NodeId) -> bool {
     let needed = graph.reachable(&[id]);
     graph.nodes().filter(|(id, _)| needed[id.0 as usize]).all(|(_, node)| {
-        node.axis <= Axis::Batch && !matches!(node.operation, Operation::Reduce { .. } | Operation::Live { .. })
+        node.axis <= Axis::Batch
+            && !matches!(node.operation, Operation::Reduce { .. } | Operation::Live { .. })
     })
 }
 
@@ -161,7 +164,12 @@ fn reduced(
         },
         (Axis::Sequence, Reduction::Mean) if !masked => Ok(of_sequences(graph, operand)),
         (axis, _) => Err(unprintable(
-            format!("`{}({})`{}", reduction.name(), axis.name(), if masked { " of those selected" } else { "" }),
+            format!(
+                "`{}({})`{}",
+                reduction.name(),
+                axis.name(),
+                if masked { " of those selected" } else { "" }
+            ),
             "an engine averages over all sequences of the batch",
         )),
     }

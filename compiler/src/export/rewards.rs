@@ -17,7 +17,8 @@ pub fn rewards(settings: &Settings, coverage: &mut Coverage) -> serde_json::Valu
         let reward = match unsupported(&domain.reward) {
             None => {
                 if has_pattern(&domain.reward) {
-                    let how = "the pattern is matched by Python's `re`, whose classes of letters differ a little";
+                    let how =
+                        "the pattern is matched by Python's `re`, whose classes of letters differ a little";
                     coverage.approximate(construct, domain.origin, how);
                 } else {
                     coverage.exact(construct, domain.origin);
@@ -29,7 +30,8 @@ pub fn rewards(settings: &Settings, coverage: &mut Coverage) -> serde_json::Valu
                 serde_json::Value::Null
             }
             Some(_) => {
-                let how = "nothing trains on it: the engine reports 0, and `mopd eval` judges the trained model";
+                let how =
+                    "nothing trains on it: the engine reports 0, and `mopd eval` judges the trained model";
                 coverage.approximate(construct, domain.origin, how);
                 serde_json::json!({"kind": "none"})
             }

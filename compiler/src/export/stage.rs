@@ -1,13 +1,13 @@
-//! A stage as an engine is asked to run it: whose weights, which data, what is drawn, what is refused by every
-//! engine. What an engine has its own way of is in its file.
+//! A stage as an engine is asked to run it: whose weights, which data, what is drawn, what is refused by
+//! every engine. What an engine has its own way of is in its file.
 
 use mopd_lang::experiment as checked;
 
 use super::coverage::Coverage;
+use super::weights::{Weights, weights};
 use crate::plan::{
     Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
-    Plan, Pretrained, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, Tokenizer, Train, Trainable,
-    WeightFilter,
+    Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, Train, Trainable, WeightFilter,
 };
 
 /// What is exported.
@@ -30,16 +30,6 @@ pub struct Request<'a> {
 pub struct RowFacts {
     pub rows: u32,
     pub longest_prompt: u32,
-}
-
-/// Where the weights of a model are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weights {
-    /// A folder, or a name on the hub.
-    pub path: String,
-    pub revision: Option<String>,
-    /// By the tokenizer of bytes, which has no file.
-    pub bytes: bool,
 }
 
 /// A teacher, and the prompts that it scores.
@@ -111,16 +101,18 @@ pub fn settings<'a>(request: Request<'a>, coverage: &mut Coverage) -> Option<Set
         Stage::Train(train) => train.as_ref(),
         _ => {
             let why = "an engine trains one model at a time";
-            coverage.refuse(format!("`train`, models that learn in turns: `{}`", model.name), model.origin, why);
+            coverage.refuse(
+                format!("`train`, models that learn in turns: `{}`", model.name),
+                model.origin,
+                why,
+            );
             return None;
         }
     };
     let origins = match &checked.model(id).stage {
-        checked::Stage::Train(own) => StageOrigins {
-            model: model.origin,
-            rollout: own.rollout.origin,
-            objective: own.objective.origin,
-        },
+        checked::Stage::Train(own) => {
+            StageOrigins { model: model.origin, rollout: own.rollout.origin, objective: own.objective.origin }
+        }
         _ => StageOrigins { model: model.origin, rollout: model.origin, objective: model.origin },
     };
     let of_checked = match &checked.model(id).stage {
@@ -151,7 +143,13 @@ pub fn settings<'a>(request: Request<'a>, coverage: &mut Coverage) -> Option<Set
         groups: train.rollout.groups,
         samples: train.rollout.group(),
         steps: steps(train, request.rows),
-        longest_prompt: request.rows.unwrap_or_default().iter().map(|of| of.longest_prompt).max().unwrap_or(0),
+        longest_prompt: request
+            .rows
+            .unwrap_or_default()
+            .iter()
+            .map(|of| of.longest_prompt)
+            .max()
+            .unwrap_or(0),
     };
     match train.length {
         Length::Steps(steps) => coverage.exact(format!("`steps = {steps}`"), origins.model),
@@ -178,42 +176,6 @@ fn steps(train: &Train<Objective>, rows: Option<&[RowFacts]>) -> Option<u32> {
             let all: u32 = rows?.iter().map(|of| of.rows).sum();
             Some(all.saturating_mul(epochs) / train.rollout.groups.max(1))
         }
-    }
-}
-
-fn weights(request: Request, id: ModelId, what: &str, coverage: &mut Coverage) -> Option<Weights> {
-    let model = request.plan.experiment.model(id);
-    let bytes = bytes(request.plan, id);
-    let name = &model.name;
-    let construct = format!("{what}: the weights of `{name}`");
-    match &model.stage {
-        Stage::Load(Pretrained::HuggingFace { name: path, revision }) => {
-            coverage.exact(construct, model.origin);
-            Some(Weights { path: path.clone(), revision: revision.clone(), bytes })
-        }
-        Stage::Load(Pretrained::Checkpoint { folder }) => {
-            coverage.exact(construct, model.origin);
-            Some(Weights { path: folder.clone(), revision: None, bytes })
-        }
-        Stage::Load(Pretrained::Gguf { .. }) => {
-            let why = "the engines read folders of safetensors, which `transformers` makes of a GGUF file";
-            coverage.refuse(construct, model.origin, why);
-            None
-        }
-        // The folder that a run leaves, in the layout of `save_pretrained`.
-        Stage::Initialise(_) | Stage::Train(_) | Stage::Merge(_) | Stage::Joint(_) | Stage::Learner { .. } => {
-            let folder = (request.folder)(name);
-            coverage.exact(format!("{construct}, which `mopd run` leaves in {folder}"), model.origin);
-            Some(Weights { path: folder, revision: None, bytes })
-        }
-    }
-}
-
-/// Whether a model descends from one with the tokenizer of bytes.
-fn bytes(plan: &Plan, id: ModelId) -> bool {
-    match &plan.experiment.model(id).stage {
-        Stage::Initialise(architecture) => architecture.tokenizer == Tokenizer::Bytes,
-        stage => stage.start().is_some_and(|start| bytes(plan, start)),
     }
 }
 
@@ -321,7 +283,8 @@ fn word(name: &str, others: &[RoutedTeacher]) -> String {
 
 fn data(settings: &Settings, coverage: &mut Coverage) {
     for part in &settings.domains {
-        let Domain { name, prompts, format, limit, origin, tests, validation, reward: _, share: _ } = part.domain;
+        let Domain { name, prompts, format, limit, origin, tests, validation, reward: _, share: _ } =
+            part.domain;
         coverage.exact(format!("prompts of domain `{name}`: {}", prompts.path), *origin);
         if let Some(limit) = limit {
             coverage.refuse(
@@ -392,7 +355,7 @@ fn rollout(settings: &mut Settings, coverage: &mut Coverage) {
         coverage.refuse("`accept`, a second head that writes", at, "models of the engines have one head");
     }
     if !stop.is_empty() {
-        let why = "an engine ends completions at the end token; that a text ends one, and is kept, it does not have";
+        let why = "an engine ends completions at the end token, and not at a text that it keeps";
         coverage.refuse("`stop`", at, why);
     }
     settings.sampling = Some(&student.sampling);
@@ -439,7 +402,11 @@ fn refusals(settings: &Settings, of_checked: Option<&checked::Train>, coverage: 
     refuse(!feedback.is_empty(), "feedback that a model writes", "teachers score, and write nothing");
     refuse(rollout.keep != Keep::All, "`keep` of rollouts", "all completions of a step are trained on");
     refuse(*passes > 1, "`passes` above 1", "completions are those of the weights that they train");
-    refuse(filter.is_some(), "`filter` of prompts", "prompts are not replaced by what their completions are like");
+    refuse(
+        filter.is_some(),
+        "`filter` of prompts",
+        "prompts are not replaced by what their completions are like",
+    );
     refuse(curriculum.is_some(), "a choice of prompts before steps", "rows come in the order of the file");
     refuse(shares.is_some(), "`shares` that move", "rows come in the order of the file");
     refuse(!own_data.is_empty(), "terms with completions of their own", "a step has one rollout");
@@ -452,7 +419,11 @@ fn refusals(settings: &Settings, of_checked: Option<&checked::Train>, coverage: 
         let parts = only.iter().flatten().chain(except);
         let changed = parts.clone().any(|part| matches!(part, WeightFilter::Changed(_)));
         refuse(changed, "`changed` weights", "single elements can't be frozen");
-        refuse(only.is_some() || !except.is_empty(), "some of the weights", "all weights are trained, or adapters");
+        refuse(
+            only.is_some() || !except.is_empty(),
+            "some of the weights",
+            "all weights are trained, or adapters",
+        );
     }
     let _ = (optimizer, execution);
     for (number, guard) in guards.iter().enumerate() {

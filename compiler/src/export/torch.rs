@@ -135,7 +135,8 @@ fn axis(axis: Axis) -> &'static str {
 fn expression(graph: &Graph, id: NodeId, names: &Names) -> Result<String, Unprintable> {
     let node = graph.node(id);
     let own = axis(node.axis);
-    let mask = |mask: &Option<NodeId>| mask.map_or(String::new(), |mask| format!(", mask={}", variable(mask)));
+    let mask =
+        |mask: &Option<NodeId>| mask.map_or(String::new(), |mask| format!(", mask={}", variable(mask)));
     let refuse = |construct: String, why: &str| Err(Unprintable { construct, why: why.to_owned() });
     Ok(match &node.operation {
         Operation::Constant { value } => format!("batch.full(\"{own}\", {})", number(*value)),

@@ -11,9 +11,7 @@ use super::stage::{Settings, adamw, checkpointed, micro_batch};
 use super::{Export, ExportFile, live_text, objective_header, torch};
 use crate::expr::roles::Role;
 use crate::expr::signals::{DivergenceKind, Live, Mass, Parameter, Signal};
-use crate::plan::{
-    Adapter, AdapterKind, Divergence, Dtype, Objective, OfStep, PromptFormat, Trainable,
-};
+use crate::plan::{Adapter, AdapterKind, Divergence, Dtype, Objective, OfStep, PromptFormat, Trainable};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
 const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
@@ -208,9 +206,8 @@ fn live_spec(live: &Live, summands: &Summands) -> Result<Value, String> {
 }
 
 fn known_roles(roles: &[Role]) -> Result<(), String> {
-    let known = |role: &Role| {
-        matches!(*role, Role::Student | Role::Sampler | Role::TEACHER | Role::REFERENCE)
-    };
+    let known =
+        |role: &Role| matches!(*role, Role::Student | Role::Sampler | Role::TEACHER | Role::REFERENCE);
     if roles.iter().all(known) { Ok(()) } else { Err("a prompt has one teacher".to_owned()) }
 }
 
@@ -219,7 +216,8 @@ fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<Supplie
     if signal.roles().contains(&Role::Sampler) && !plain {
         return Err("with `top_p` or `top_k` tokens are drawn by another distribution".to_owned());
     }
-    let spec = |signal: &Signal| serde_json::to_value(signal).map(Supplied::Distribution).map_err(|e| e.to_string());
+    let spec =
+        |signal: &Signal| serde_json::to_value(signal).map(Supplied::Distribution).map_err(|e| e.to_string());
     let named = |name: &str| Ok(Supplied::Named(name.to_owned()));
     match signal {
         Signal::Logp { .. }
@@ -244,7 +242,9 @@ fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<Supplie
         Signal::Step => named("step"),
         Signal::Progress => named("progress"),
         Signal::Uniform { .. } => Err("its random numbers are mopd's".to_owned()),
-        Signal::Data { .. } | Signal::DataIs { .. } => Err("the trainer is told no fields of the row".to_owned()),
+        Signal::Data { .. } | Signal::DataIs { .. } => {
+            Err("the trainer is told no fields of the row".to_owned())
+        }
         Signal::State { .. } => Err("it would be lost when the engine goes on from a checkpoint".to_owned()),
         Signal::RewardPart { .. } => Err("the trainer is told the whole reward".to_owned()),
         _ => Err("TRL's trainer has no such number".to_owned()),
@@ -302,7 +302,8 @@ fn configuration(settings: &Settings, coverage: &mut Coverage) -> Configuration 
 /// What `train.py` is told besides.
 fn stage(settings: &Settings, coverage: &mut Coverage) -> Value {
     let at = settings.origins.model;
-    let weights = |weights: &super::stage::Weights| json!({"path": weights.path, "revision": weights.revision});
+    let weights =
+        |weights: &super::weights::Weights| json!({"path": weights.path, "revision": weights.revision});
     let bytes = settings.start.as_ref().is_some_and(|start| start.bytes);
     if bytes {
         coverage.exact("`tokenizer = bytes`, as a tokenizer.json", at);

@@ -11,7 +11,9 @@ use super::stage::{Settings, adamw, checkpointed, micro_batch};
 use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, objective_header, torch};
 use crate::expr::roles::Role;
 use crate::expr::signals::{DivergenceKind, Live, Mass, Signal, Support};
-use crate::plan::{Adapter, AdapterKind, Distribution, Divergence, Dtype, OfStep, PromptFormat, Schedule, Trainable};
+use crate::plan::{
+    Adapter, AdapterKind, Distribution, Divergence, Dtype, OfStep, PromptFormat, Schedule, Trainable,
+};
 
 const PLUGIN: &str = include_str!("python/mopd_verl.py");
 const LAUNCH: &str = include_str!("python/launch_verl.sh");
@@ -111,7 +113,11 @@ fn objective(settings: &Settings, coverage: &mut Coverage) -> Option<PluginObjec
         coverage.approximate("`sampler.logp`", at, how);
     }
     if reads.iter().any(|name| name == "reference.logp") && settings.reference != settings.start {
-        coverage.refuse("`reference` that is not the start", at, "verl's reference is the model as it begins");
+        coverage.refuse(
+            "`reference` that is not the start",
+            at,
+            "verl's reference is the model as it begins",
+        );
     }
     coverage.exact(
         format!("objective `{}`, as code of the plugin; {}", objective.name, aggregation_name(aggregation)),
@@ -124,11 +130,7 @@ fn objective(settings: &Settings, coverage: &mut Coverage) -> Option<PluginObjec
     let k = top_k.map_or("None".to_owned(), |k| k.to_string());
     let list = |names: &[String]| torch::literal(&json!(names));
     let live: Vec<String> = live.iter().map(|name| (*name).to_owned()).collect();
-    let code = format!(
-        "{header}\nLIVE = {}\nREADS = {}\nTOPK = {k}\n\n\n{body}",
-        list(&live),
-        list(&reads),
-    );
+    let code = format!("{header}\nLIVE = {}\nREADS = {}\nTOPK = {k}\n\n\n{body}", list(&live), list(&reads),);
     Some(PluginObjective { code, aggregation, reads, top_k })
 }
 
@@ -137,8 +139,14 @@ fn live_name(live: &Live, temperature: f64) -> Result<(&'static str, Option<u32>
     let divergence = match live {
         Live::Logp => return Ok(("logp", None)),
         Live::Divergence(divergence) => divergence,
-        Live::EndLogp | Live::Value | Live::ConfidenceLogit | Live::Likelihood { .. } | Live::Ranking { .. } => {
-            return Err("a plugin gets the log-probability of the token taken, and nothing else of the student");
+        Live::EndLogp
+        | Live::Value
+        | Live::ConfidenceLogit
+        | Live::Likelihood { .. }
+        | Live::Ranking { .. } => {
+            return Err(
+                "a plugin gets the log-probability of the token taken, and nothing else of the student",
+            );
         }
         Live::Other { .. } => return Err("this version can't run it"),
     };
@@ -178,7 +186,8 @@ fn supplied(signal: &Signal, top_k: bool, plain: bool) -> Result<String, String>
     match signal {
         Signal::Logp { role: Role::Student | Role::TEACHER } if top_k => Err(taken.to_owned()),
         Signal::Logp { role: Role::Sampler } if !plain => {
-            Err("with `top_p` or `top_k` tokens are drawn by another distribution than verl scores".to_owned())
+            Err("with `top_p` or `top_k` tokens are drawn by another distribution than verl scores"
+                .to_owned())
         }
         Signal::Logp { role: role @ (Role::Student | Role::TEACHER | Role::Sampler | Role::REFERENCE) } => {
             Ok(format!("{}.logp", role.name()))
@@ -242,7 +251,10 @@ fn configuration(
     set("actor_rollout_ref.model.enable_gradient_checkpointing", json!(checkpointed(settings)));
     if let Some(objective) = objective {
         set(&format!("{actor}.loss_agg_mode"), json!(aggregation_name(objective.aggregation)));
-        set(&format!("{actor}.calculate_entropy"), json!(objective.reads.iter().any(|name| name == "student.entropy")));
+        set(
+            &format!("{actor}.calculate_entropy"),
+            json!(objective.reads.iter().any(|name| name == "student.entropy")),
+        );
         if objective.reads.iter().any(|name| name == "reference.logp") {
             set(&format!("{actor}.use_kl_loss"), json!(true));
             set(&format!("{actor}.kl_loss_coef"), json!(0.0));
@@ -400,7 +412,8 @@ struct Rate {
 }
 
 fn rate(of: &OfStep) -> Result<Rate, &'static str> {
-    let why = "verl's rates are constant, warm up linearly to a constant, or fall by half a cosine over the run";
+    let why =
+        "verl's rates are constant, warm up linearly to a constant, or fall by half a cosine over the run";
     let plain = |lr, kind, least| Rate { lr, kind, warmup: -1, least, zero_indexed: true };
     let OfStep::Schedule(schedule) = of else { return Err(why) };
     match schedule {

@@ -37,8 +37,7 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Prob
     let base = folder_of(&arguments.path);
     // A report needs no data.
     let rows = if arguments.report { None } else { Some(rows::read(&plan, model, &base)?) };
-    let facts: Option<Vec<RowFacts>> =
-        rows.as_ref().map(|rows| rows.iter().map(DomainRows::facts).collect());
+    let facts: Option<Vec<RowFacts>> = rows.as_ref().map(|rows| rows.iter().map(DomainRows::facts).collect());
     let results = out_folder(None, &plan);
     let folder = |name: &str| {
         let folder = results.join("models").join(folder_of_model(name, plan.experiment.seed));
@@ -77,14 +76,18 @@ fn stage(plan: &Plan, wanted: Option<&str>) -> Result<ModelId, Problem> {
         };
         let last = stages.iter().rev().find(|(_, model)| distils(&model.stage)).or(stages.last());
         return last.map(|(id, _)| *id).ok_or_else(|| {
-            Problem::usage("nothing-to-export", "the experiment trains nothing, so there is nothing to export")
+            Problem::usage(
+                "nothing-to-export",
+                "the experiment trains nothing, so there is nothing to export",
+            )
         });
     };
     if let Some((id, _)) = stages.iter().find(|(_, model)| model.name == wanted) {
         return Ok(*id);
     }
     let names: Vec<&str> = stages.iter().map(|(_, model)| model.name.as_str()).collect();
-    let problem = Problem::usage("unknown-stage", format!("the experiment has no stage `{wanted}` that trains"));
+    let problem =
+        Problem::usage("unknown-stage", format!("the experiment has no stage `{wanted}` that trains"));
     Err(match nearest(wanted, names.iter().copied()) {
         Some(meant) => problem.help(format!("did you mean `--stage '{meant}'`?")),
         None => problem.help(format!("those that train are {}", names.join(", "))),

@@ -73,7 +73,10 @@ fn of_source(source: &DataSource, base: &Path) -> Result<DomainRows, Problem> {
         }
     }
     if rows.is_empty() {
-        return Err(Problem::usage("wrong-data", format!("{} has no row that is trained on", path.display())));
+        return Err(Problem::usage(
+            "wrong-data",
+            format!("{} has no row that is trained on", path.display()),
+        ));
     }
     Ok(DomainRows { rows, longest_prompt: longest as u32 })
 }
@@ -114,7 +117,10 @@ pub fn lines(
         }
     }
     if group == 0 {
-        return Err(Problem::usage("wrong-data", "the rows make no whole batch, so no step would be trained"));
+        return Err(Problem::usage(
+            "wrong-data",
+            "the rows make no whole batch, so no step would be trained",
+        ));
     }
     Ok(text)
 }
@@ -204,7 +210,8 @@ impl Order {
     fn step(&mut self, groups: u32) -> Vec<(usize, usize)> {
         let after = self.drawn + u64::from(groups);
         let owed = |turn: &Turn| turn.share * after as f64 - turn.drawn as f64;
-        let mut counts: Vec<u64> = self.domains.iter().map(|turn| owed(turn).max(0.0).floor() as u64).collect();
+        let mut counts: Vec<u64> =
+            self.domains.iter().map(|turn| owed(turn).max(0.0).floor() as u64).collect();
         while counts.iter().sum::<u64>() < u64::from(groups) {
             let rest = |at: usize| owed(&self.domains[at]) - counts[at] as f64;
             let most = (0..counts.len()).max_by(|a, b| rest(*a).total_cmp(&rest(*b)).then(b.cmp(a)));

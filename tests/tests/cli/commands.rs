@@ -360,7 +360,7 @@ fn the_book_has_every_option_of_every_command() {
         });
         found
     };
-    let commands = "new check fmt plan audit run watch report ls compare delta export explain sample eval setup doctor lsp expr try \
+    let commands = "new check fmt plan audit run watch report ls compare delta export import explain sample eval setup doctor lsp expr try \
                     completions man";
     let benches = ["check", "distill", "divergence", "expr", "watch"].map(|what| vec!["bench", what]);
     let caches = ["list", "verify", "prune"].map(|what| vec!["cache", what]);

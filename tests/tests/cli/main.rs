@@ -4,8 +4,11 @@
 mod book;
 mod cache;
 mod check;
+mod cluster;
 mod commands;
+mod export;
 mod format;
+mod import;
 mod run;
 mod setup;
 mod shell;

@@ -36,7 +36,6 @@ fn what_is_not_built_says_so() {
     let serve = place.mopd(&["serve", "--any", "a.mopd"]);
     serve.is(2, &["error[not-supported-yet]: `mopd serve` is not supported yet"]);
     place.mopd(&["plan", "--format", "dot", "a.mopd"]).is(2, &["not supported yet"]);
-    place.mopd(&["export", "--engine", "verl", "a.mopd"]).is(2, &["`--engine verl` is not supported yet"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What is exported for engines: what comes over of every method, what the files say, and, where `MOPD_ENGINES`
-//! names a Python environment that has them, what the engines themselves make of it.
+//! What is exported for engines: what comes over of every method, what the files say, and, where
+//! `MOPD_ENGINES` names a Python environment that has them, what the engines themselves make of it.
 //!
 //! ```sh
 //! python3.11 -m venv ENV && ENV/bin/pip install torch==2.11.0 transformers==5.23.0 trl==1.16.0 accelerate \
@@ -28,7 +28,8 @@ fn python() -> Option<PathBuf> {
 /// Runs a script and returns what it said.
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("Python starts");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     text
 }

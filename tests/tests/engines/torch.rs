@@ -1,4 +1,5 @@
-//! The code that is generated for torch computes what the interpreter does, and its gradient is the compiler's.
+//! The code that is generated for torch computes what the interpreter does, and its gradient is the
+//! compiler's.
 
 use std::fs;
 use std::process::Command;

@@ -19,7 +19,11 @@ fn rows(folder: &Path) {
             let letters: Vec<char> =
                 (0..5).map(|at| char::from(b'a' + ((row * 7 + at * at * 3 + row * at) % 6) as u8)).collect();
             let mut answer = letters.clone();
-            if backwards { answer.reverse() } else { answer.sort() }
+            if backwards {
+                answer.reverse()
+            } else {
+                answer.sort()
+            }
             let text = |letters: Vec<char>| letters.into_iter().collect::<String>();
             format!("{{\"prompt\": \"{name}: {}\\n\", \"answer\": \"{}\"}}\n", text(letters), text(answer))
         });
@@ -47,16 +51,17 @@ fn trl_trains_as_mopd_does() {
         let log = fs::read_to_string(folder.join("log.json")).expect("the log");
         let log: Vec<Value> = serde_json::from_str(&log).expect("rows");
         let theirs: Vec<&Value> = log.iter().filter(|row| row.get("loss").is_some()).collect();
-        let ours: Vec<&Value> = metrics
-            .iter()
-            .filter(|row| row["stage"] == stage && row["domain"] == "sort")
-            .collect();
+        let ours: Vec<&Value> =
+            metrics.iter().filter(|row| row["stage"] == stage && row["domain"] == "sort").collect();
         assert_eq!((ours.len(), theirs.len()), (3, 3), "{stage}");
         for (ours, theirs) in ours.iter().zip(theirs) {
             let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
             let loss = (number(ours, "loss"), number(theirs, "loss"));
             let norm = (number(ours, "gradient_norm"), number(theirs, "grad_norm"));
-            println!("{stage} step {}: loss {} and {}, norm {} and {}", ours["step"], loss.0, loss.1, norm.0, norm.1);
+            println!(
+                "{stage} step {}: loss {} and {}, norm {} and {}",
+                ours["step"], loss.0, loss.1, norm.0, norm.1
+            );
             assert!((loss.0 - loss.1).abs() < 1e-5 * loss.0.abs().max(1.0), "{stage}: {loss:?}");
             assert!((norm.0 - norm.1).abs() < 1e-4 * norm.0.abs().max(1.0), "{stage}: {norm:?}");
         }

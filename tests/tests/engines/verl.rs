@@ -62,7 +62,8 @@ fn case(title: &str, export: &Export, objective: &Objective, random: &mut Random
     }
     let loss = interpret(&objective.graph, &[objective.loss], &batch).expect("everything is there");
     let configuration = file(export, "config.yaml");
-    let mode = configuration.lines().find_map(|line| line.strip_prefix("    loss_agg_mode: ")).expect("a mode");
+    let mode =
+        configuration.lines().find_map(|line| line.strip_prefix("    loss_agg_mode: ")).expect("a mode");
     json!({
         "name": title,
         "code": file(export, "objective.py"),

@@ -1,0 +1,172 @@
+//! What a stage would take on several machines: a simulation of its steps over a description of nodes,
+//! graphics cards and the network between them.
+//!
+//! It reckons from numbers of operations and bytes, as a plan knows them: completions are as long as their
+//! limits, and every card reaches the rate that its node says. It was not compared with measured runs yet.
+
+mod events;
+mod stage;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+pub use stage::{Bottleneck, PoolUse, Prediction, simulate};
+
+/// A file of the author's.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    pub nodes: BTreeMap<String, Node>,
+    #[serde(default)]
+    pub network: Network,
+    pub pools: BTreeMap<String, Pool>,
+    /// The pool that the student writes and is trained on.
+    pub student: String,
+    /// The pool of each teacher, by its name; of all others `teacher`.
+    #[serde(default)]
+    pub teachers: BTreeMap<String, String>,
+    pub teacher: Option<String>,
+    /// Parameters of models, by name, where the plan does not know them: those that are loaded.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, f64>,
+    /// Tokens of the vocabulary, where the plan does not know them.
+    pub vocabulary: Option<u32>,
+    /// Tokens of a prompt, on average.
+    #[serde(default = "prompt_tokens")]
+    pub prompt_tokens: f64,
+    /// Bytes of a weight.
+    #[serde(default = "weight_bytes")]
+    pub weight_bytes: f64,
+}
+
+fn prompt_tokens() -> f64 {
+    256.0
+}
+
+fn weight_bytes() -> f64 {
+    2.0
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    pub gpus: u32,
+    /// Operations a second of one card, as they are reached.
+    pub flops: f64,
+    /// Bytes a second that one card reads from its memory, as they are reached.
+    pub memory_bandwidth: f64,
+    /// Bytes of memory of one card.
+    pub memory: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Bytes a second from one node to another.
+    pub bandwidth: f64,
+    /// Seconds until the first byte is there.
+    pub latency: f64,
+}
+
+impl Default for Network {
+    fn default() -> Network {
+        Network { bandwidth: 1.25e9, latency: 1e-4 }
+    }
+}
+
+/// Cards of one node that work on one thing at a time.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    pub node: String,
+    pub gpus: u32,
+}
+
+/// What is wrong with a description, in the author's words.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ClusterError {
+    #[error("the pool `{pool}` is on `{node}`, which is no node of the file")]
+    UnknownNode { pool: String, node: String },
+    #[error("`{user}` is on the pool `{pool}`, which the file does not have")]
+    UnknownPool { user: String, pool: String },
+    #[error("the file has no pool for the teacher `{teacher}`")]
+    NoPool { teacher: String },
+    #[error("the pools of node `{node}` have {asked} cards together, and the node has {has}")]
+    TooManyCards { node: String, asked: u32, has: u32 },
+    #[error("`{what}` must be more than 0")]
+    NotPositive { what: String },
+    #[error("the number of parameters of `{model}` is known from its files alone")]
+    Parameters { model: String },
+    #[error("the size of the vocabulary is known from files alone")]
+    Vocabulary,
+    #[error("the weights on the pool `{pool}` take {needed:.1} GB, and its cards have {has:.1} GB")]
+    Memory { pool: String, needed: f64, has: f64 },
+    #[error("`{stage}` is not simulated: {why}")]
+    Stage { stage: String, why: &'static str },
+}
+
+impl ClusterError {
+    /// The way out.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            ClusterError::NoPool { .. } => {
+                Some("name it under [teachers], or write `teacher = \"POOL\"` for all")
+            }
+            ClusterError::Parameters { .. } => Some("write it under [parameters]: `small = 0.6e9`"),
+            ClusterError::Vocabulary => Some("write `vocabulary = 151936`"),
+            ClusterError::Memory { .. } => Some("give the pool more cards, or put a teacher on another pool"),
+            _ => None,
+        }
+    }
+}
+
+impl Cluster {
+    /// # Errors
+    /// Names that lead to nothing, and numbers that are none.
+    pub fn check(&self) -> Result<(), ClusterError> {
+        let positive = |what: &str, value: f64| {
+            let holds = value.is_finite() && value > 0.0;
+            if holds { Ok(()) } else { Err(ClusterError::NotPositive { what: what.to_owned() }) }
+        };
+        for (name, node) in &self.nodes {
+            positive(&format!("gpus of node {name}"), f64::from(node.gpus))?;
+            positive(&format!("flops of node {name}"), node.flops)?;
+            positive(&format!("memory_bandwidth of node {name}"), node.memory_bandwidth)?;
+            positive(&format!("memory of node {name}"), node.memory)?;
+        }
+        positive("bandwidth", self.network.bandwidth)?;
+        positive("weight_bytes", self.weight_bytes)?;
+        positive("prompt_tokens", self.prompt_tokens)?;
+        if !(self.network.latency >= 0.0 && self.network.latency.is_finite()) {
+            return Err(ClusterError::NotPositive { what: "latency".to_owned() });
+        }
+        for (name, parameters) in &self.parameters {
+            positive(&format!("parameters of {name}"), *parameters)?;
+        }
+        let mut cards: BTreeMap<&str, u32> = BTreeMap::new();
+        for (name, pool) in &self.pools {
+            positive(&format!("gpus of pool {name}"), f64::from(pool.gpus))?;
+            if !self.nodes.contains_key(&pool.node) {
+                return Err(ClusterError::UnknownNode { pool: name.clone(), node: pool.node.clone() });
+            }
+            let sum = cards.entry(&pool.node).or_default();
+            *sum = sum.saturating_add(pool.gpus);
+        }
+        for (node, asked) in cards {
+            let has = self.nodes[node].gpus;
+            if asked > has {
+                return Err(ClusterError::TooManyCards { node: node.to_owned(), asked, has });
+            }
+        }
+        let student = [("student", &self.student)].into_iter();
+        let teachers = self.teachers.iter().map(|(name, pool)| (name.as_str(), pool));
+        let others = self.teacher.iter().map(|pool| ("teacher", pool));
+        for (user, pool) in student.chain(teachers).chain(others) {
+            if !self.pools.contains_key(pool) {
+                return Err(ClusterError::UnknownPool { user: user.to_owned(), pool: pool.clone() });
+            }
+        }
+        Ok(())
+    }
+}

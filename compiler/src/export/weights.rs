@@ -1,0 +1,55 @@
+//! Where the weights of models are, for an engine that reads folders.
+
+use super::coverage::Coverage;
+use super::stage::Request;
+use crate::plan::{ModelId, Plan, Pretrained, Stage, Tokenizer};
+
+/// Where the weights of a model are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weights {
+    /// A folder, or a name on the hub.
+    pub path: String,
+    pub revision: Option<String>,
+    /// By the tokenizer of bytes, which has no file.
+    pub bytes: bool,
+}
+
+pub fn weights(request: Request, id: ModelId, what: &str, coverage: &mut Coverage) -> Option<Weights> {
+    let model = request.plan.experiment.model(id);
+    let bytes = bytes(request.plan, id);
+    let name = &model.name;
+    let construct = format!("{what}: the weights of `{name}`");
+    match &model.stage {
+        Stage::Load(Pretrained::HuggingFace { name: path, revision }) => {
+            coverage.exact(construct, model.origin);
+            Some(Weights { path: path.clone(), revision: revision.clone(), bytes })
+        }
+        Stage::Load(Pretrained::Checkpoint { folder }) => {
+            coverage.exact(construct, model.origin);
+            Some(Weights { path: folder.clone(), revision: None, bytes })
+        }
+        Stage::Load(Pretrained::Gguf { .. }) => {
+            let why = "the engines read folders of safetensors, which `transformers` makes of a GGUF file";
+            coverage.refuse(construct, model.origin, why);
+            None
+        }
+        // The folder that a run leaves, in the layout of `save_pretrained`.
+        Stage::Initialise(_)
+        | Stage::Train(_)
+        | Stage::Merge(_)
+        | Stage::Joint(_)
+        | Stage::Learner { .. } => {
+            let folder = (request.folder)(name);
+            coverage.exact(format!("{construct}, which `mopd run` leaves in {folder}"), model.origin);
+            Some(Weights { path: folder, revision: None, bytes })
+        }
+    }
+}
+
+/// Whether a model descends from one with the tokenizer of bytes.
+fn bytes(plan: &Plan, id: ModelId) -> bool {
+    match &plan.experiment.model(id).stage {
+        Stage::Initialise(architecture) => architecture.tokenizer == Tokenizer::Bytes,
+        stage => stage.start().is_some_and(|start| bytes(plan, start)),
+    }
+}

@@ -1,0 +1,123 @@
+//! An experiment as it is put together, and what did not come over.
+
+use std::path::Path;
+
+use crate::host;
+
+/// The parts of a file, each as it is written.
+#[derive(Default)]
+pub struct Draft {
+    /// Of which program and release.
+    pub from: String,
+    pub name: String,
+    pub settings: Vec<String>,
+    pub uses: Vec<String>,
+    pub domains: Vec<String>,
+    pub models: Vec<String>,
+    pub teachers: Vec<String>,
+    pub arms: Vec<String>,
+    pub objective: Vec<String>,
+    /// Settings of the stage, in order.
+    pub stage: Vec<(String, String)>,
+    /// `distill` or `grpo`, and what it starts from.
+    pub recipe: String,
+    /// What is to be looked at, in sentences.
+    pub notes: Vec<String>,
+    /// A setting as it was given, and why it has no counterpart.
+    pub left_out: Vec<(String, String)>,
+}
+
+impl Draft {
+    pub fn set(&mut self, key: &str, value: impl Into<String>) {
+        self.stage.push((key.to_owned(), value.into()));
+    }
+
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    pub fn leave(&mut self, setting: impl Into<String>, why: impl Into<String>) {
+        self.left_out.push((setting.into(), why.into()));
+    }
+
+    pub fn text(&self, file: &Path) -> String {
+        let file = file.file_name().unwrap_or_default().to_string_lossy();
+        let mut text = format!("//! From {}, {}, by `mopd import`.\n", comment(&file), self.from);
+        for note in &self.notes {
+            text += &format!("// {}\n", comment(note));
+        }
+        if !self.left_out.is_empty() {
+            text += "//\n// What did not come over:\n";
+        }
+        for (setting, why) in &self.left_out {
+            text += &format!("//   {}: {}\n", comment(setting), comment(why));
+        }
+        let block = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        text += "\n";
+        text += &block(&self.uses);
+        text += &format!("\nexperiment {} {{ {} }}\n\n", quoted(&self.name), self.settings.join(", "));
+        let share = match self.domains.len() {
+            0 | 1 => String::new(),
+            several => format!(", share = 1/{several}"),
+        };
+        for domain in &self.domains {
+            text += &format!("{}{share} }}\n", domain.trim_end_matches(" }"));
+        }
+        text += "\n";
+        text += &block(&self.models);
+        text += "\n";
+        text += &block(&self.teachers);
+        if !self.arms.is_empty() {
+            text += &format!("\nroute {{\n{}}}\n", block(&self.arms));
+        }
+        text += &format!("\n{}\n", block(&self.objective));
+        text += &format!("model student = {} {{\n", self.recipe);
+        for (key, value) in &self.stage {
+            text += &format!("  {key} = {value}\n");
+        }
+        text += "}\n";
+        text
+    }
+}
+
+/// On one line.
+fn comment(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+}
+
+pub fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r', '\t'], " "))
+}
+
+/// As an author writes it: `1e-6`, not `0.000001`.
+pub fn number(value: f64) -> String {
+    if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e7) {
+        format!("{value:e}")
+    } else {
+        format!("{value}")
+    }
+}
+
+/// One word, unlike those before.
+pub fn word(name: &str, taken: &[String]) -> String {
+    let letter =
+        |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '_' };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let mut word: String = last.chars().map(letter).collect::<String>().trim_matches('_').to_owned();
+    if word.is_empty() || word.starts_with(|first: char| first.is_ascii_digit()) {
+        word = format!("d{word}");
+    }
+    let mut found = word.clone();
+    let mut next = 2;
+    while taken.contains(&found) || !is_free(&found) {
+        found = format!("{word}_{next}");
+        next += 1;
+    }
+    found
+}
+
+/// Whether a domain may be called so: words of the language may not.
+fn is_free(name: &str) -> bool {
+    let text = format!("domain {name} {{ prompts = \"a\", reward = exact_match }}\n");
+    host::analyse_text(Path::new("name.mopd"), &text).is_ok_and(|analysis| !analysis.has_errors())
+}
