@@ -84,7 +84,7 @@ pub struct Pool {
 }
 
 /// What is wrong with a description, in the author's words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ClusterError {
     #[error("the pool `{pool}` is on `{node}`, which is no node of the file")]
     UnknownNode { pool: String, node: String },

@@ -224,6 +224,11 @@ fn teachers(
                 coverage.refuse(format!("{name}, a `{}` of several", of.pool.name()), origin, why);
                 continue;
             }
+            Teacher::Served(_) => {
+                let why = "the engine loads a teacher's weights itself";
+                coverage.refuse(format!("{name} on a server"), origin, why);
+                continue;
+            }
             Teacher::Learner { .. } => {
                 coverage.refuse(format!("{name} that learns too"), origin, "a teacher's weights are fixed");
                 continue;

@@ -151,8 +151,7 @@ impl Engine {
                 let lengths: Vec<usize> =
                     prompts.iter().map(|prompt| prompt.len() + sampling.max_tokens as usize).collect();
                 self.fits(&lengths)?;
-                let written =
-                    generate::generate(&self.decoder, &prompts, &sampling, seed, control)?;
+                let written = generate::generate(&self.decoder, &prompts, &sampling, seed, control)?;
                 count("written", written.iter().map(|of| of.tokens.len()).sum());
                 Ok(Told::Generated(written))
             }

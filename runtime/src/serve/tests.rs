@@ -17,9 +17,9 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::serve;
 use crate::control::Control;
-use crate::model::tests::{random_model, tiny};
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
+use crate::model::tests::{random_model, tiny};
 use crate::model::{Decoder, PackedBatch, Weights};
 use crate::served::{Patience, Reading, Scores, Server};
 use crate::store::{Provenance, Store};

@@ -56,7 +56,13 @@ impl Draft {
         text += "\n";
         text += &block(&self.uses);
         text += &format!("\nexperiment {} {{ {} }}\n\n", quoted(&self.name), self.settings.join(", "));
-        text += &block(&self.domains);
+        let share = match self.domains.len() {
+            0 | 1 => String::new(),
+            several => format!(", share = 1/{several}"),
+        };
+        for domain in &self.domains {
+            text += &format!("{}{share} }}\n", domain.trim_end_matches(" }"));
+        }
         text += "\n";
         text += &block(&self.models);
         text += "\n";

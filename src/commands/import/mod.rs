@@ -8,7 +8,6 @@ mod verl;
 
 use std::path::Path;
 
-use self::draft::Draft;
 use self::given::{Given, Origin};
 use crate::args::ImportArgs;
 use crate::host;

@@ -48,7 +48,9 @@ fn a_report_needs_no_data_and_a_stage_has_a_name() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     std::fs::remove_file(place.path("sort.jsonl")).expect("it was there");
     place.mopd(&["export", "--engine", "trl", "--report", "a.mopd"]).is(0, &[]);
-    place.mopd(&["export", "--engine", "trl", "a.mopd"]).is(2, &["error[can't-read]: can't read sort.jsonl"]);
+    place
+        .mopd(&["export", "--engine", "trl", "a.mopd"])
+        .is(2, &["error[can't-read]: can't read ./sort.jsonl"]);
     let said = place.mopd(&["export", "--engine", "trl", "--stage", "studnet", "a.mopd"]);
     said.is(2, &["no stage `studnet` that trains", "did you mean `--stage 'student'`?"]);
     place.mopd(&["export", "--engine", "nemo", "a.mopd"]).is(2, &["verl, trl"]);

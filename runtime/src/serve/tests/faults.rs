@@ -12,8 +12,8 @@ use mopd_compiler::plan::{Answers, Engine};
 use serde_json::{Value, json};
 
 use super::{control, job, readings, saved, served, start};
-use crate::model::tests::{random_model, tiny};
 use crate::machine::transfer::to_vec;
+use crate::model::tests::{random_model, tiny};
 use crate::served::{Patience, Scores, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -32,11 +32,7 @@ impl Listed {
             }
         }
         let shape = [tokens.len() as i64, width as i64];
-        Listed {
-            ids: upload(&ids, device).view(shape),
-            logps: upload(&logps, device).view(shape),
-            entries,
-        }
+        Listed { ids: upload(&ids, device).view(shape), logps: upload(&logps, device).view(shape), entries }
     }
 
     pub fn share(&self) -> Listed {
