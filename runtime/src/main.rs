@@ -182,7 +182,9 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
             }
         };
         // Nobody takes jobs from a worker that ends.
-        let _ = jobs.as_ref().map(|jobs| jobs.send(job));
+        if let Some(jobs) = &jobs {
+            let _ = jobs.send(job);
+        }
     }
     current.abandon();
 }

@@ -8,6 +8,7 @@ use mopd_compiler::plan::*;
 use mopd_runtime::machine::arithmetic::{Arithmetic, Library, Numeric};
 use mopd_runtime::prepare::{Places, forms, prepare};
 use mopd_runtime::schedule::{self, Keys, tasks};
+use mopd_runtime::served::NO_SERVERS;
 use support::*;
 
 /// A new model, one that imitates it on rollouts, one that learns from rewards, and a table.
@@ -55,8 +56,8 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
     };
     let numeric = Numeric { arithmetic: &arithmetic, dtype: "float32", device: "cpu".to_owned() };
     let environments = vec![Vec::new(); plan.experiment.models.len()];
-    let keys =
-        Keys::new(plan, &tasks, &forms, (&domains, &environments), &numeric, &vec![1; tasks.len()], &[]);
+    let asked = (&domains[..], &environments[..], &NO_SERVERS);
+    let keys = Keys::new(plan, &tasks, &forms, asked, &numeric, &vec![1; tasks.len()], &[]);
     let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
     all.flatten().map(str::to_owned).collect()
 }

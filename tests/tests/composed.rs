@@ -84,6 +84,7 @@ fn members(plan: &Plan, of: &Composition) -> Vec<String> {
             Teacher::Model(ModelId(id)) => plan.experiment.models[*id as usize].name.clone(),
             Teacher::Composed(inner) => format!("({})", members(plan, inner).join(", ")),
             Teacher::Student(_) | Teacher::Learner { .. } => "student".to_owned(),
+            Teacher::Served(_) => unreachable!("no member is on a server"),
         }
     };
     of.members.iter().map(|member| name(member.role)).collect()

@@ -453,7 +453,7 @@ pub fn adamw<'a>(settings: &'a Settings, coverage: &mut Coverage) -> Option<&'a 
 pub fn micro_batch(settings: &Settings) -> u32 {
     let all = settings.groups.saturating_mul(settings.samples).max(1);
     let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);
-    (1..=wanted).rev().find(|part| all % part == 0).unwrap_or(1)
+    (1..=wanted).rev().find(|part| all.is_multiple_of(*part)).unwrap_or(1)
 }
 
 pub fn checkpointed(settings: &Settings) -> bool {

@@ -57,12 +57,15 @@ impl Trouble {
     }
 }
 
+/// What makes an answer of what a server said.
+type Reader<T> = Box<dyn Fn(&[u8]) -> Result<T, Trouble> + Send>;
+
 /// What is sent, and what makes numbers of the answer or says what is wrong with it.
 pub struct Request<T> {
     /// None where nothing is sent along.
     pub body: Option<Vec<u8>>,
     pub path: &'static str,
-    pub read: Box<dyn Fn(&[u8]) -> Result<T, Trouble> + Send>,
+    pub read: Reader<T>,
 }
 
 /// Who is asked.

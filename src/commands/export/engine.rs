@@ -13,10 +13,10 @@ use super::report::{self, Placed};
 use super::rows::{self, DomainRows};
 use crate::args::{EngineName, ExportArgs};
 use crate::commands::plan_to_run;
-use crate::commands::run::out_folder;
 use crate::host::{self, folder_of};
 use crate::output;
 use crate::problem::{Problem, Status};
+use crate::run_folder::out_folder;
 
 impl From<EngineName> for Engine {
     fn from(name: EngineName) -> Engine {

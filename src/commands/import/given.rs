@@ -220,9 +220,12 @@ fn scalar(text: &str) -> Value {
 
 const CLASSES: [&str; 3] = ["DistillationConfig", "AsyncDistillationConfig", "GKDConfig"];
 
+/// Keyword arguments of a call, in their order.
+type Keywords = Vec<(String, Value)>;
+
 /// The keyword arguments of a configuration, and of the trainer those that name models. Only literals are
 /// read: what a program computes is not known.
-fn python(path: &Path, text: &str) -> Result<(Option<String>, Vec<(String, Value)>), Problem> {
+fn python(path: &Path, text: &str) -> Result<(Option<String>, Keywords), Problem> {
     let call = |name: &str| {
         text.match_indices(&format!("{name}(")).map(|(at, _)| at).find(|at| {
             let before = text[..*at].chars().next_back();
