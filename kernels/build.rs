@@ -1,6 +1,6 @@
-//! Lets the tests find libtorch, and libtorch's matrix library what it looks up in whoever runs it. Compiles the
-//! few functions of libtorch about GPUs that its bindings for Rust leave out: they are inline in its headers, so
-//! that no name can be looked up for them.
+//! Lets the tests find libtorch, and libtorch's matrix library what it looks up in whoever runs it. Compiles
+//! the few functions of libtorch about GPUs that its bindings for Rust leave out: they are inline in its
+//! headers, so that no name can be looked up for them.
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(accelerator)");

@@ -124,7 +124,7 @@ fn one_place_lends_the_processor() {
     let files = mopd_tests::files(&mopd_tests::root().join("runtime/src"), ".rs");
     let made = files.iter().filter(|file| fs::read_to_string(file).expect("UTF-8").contains("Cpu::new("));
     let made: Vec<_> = made.map(|file| file.file_name().expect("a name")).collect();
-    assert_eq!(made, ["device.rs"]);
+    assert_eq!(made, ["place.rs"]);
 }
 
 /// A file that grows past 500 lines has two ideas. Tests, which are specifications, and tables may be longer.

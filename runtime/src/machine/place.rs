@@ -1,6 +1,8 @@
 //! Where tensors are, what works on them, and how much is done at a time. A run has one place; whoever makes
 //! tensors or chooses between our own loops and libtorch's operators asks it, never the tensor.
 
+use std::time::Instant;
+
 use mopd_kernels::{Cpu, accelerator, tensor};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
@@ -40,9 +42,9 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36 MiB has
-    /// rows enough for the product to run at nearly full speed. A piece of a gradient has few enough bytes for
-    /// the allocator to keep them for the next step.
+    /// A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36 MiB
+    /// has rows enough for the product to run at nearly full speed. A piece of a gradient has few enough
+    /// bytes for the allocator to keep them for the next step.
     const CPU: Sizes = Sizes {
         chunk: 1 << 19,
         block: 9 << 20,
@@ -98,6 +100,12 @@ impl Place {
         if let Device::Cuda(index) = self.device {
             accelerator::synchronize(index);
         }
+    }
+
+    /// The time, once everything that was asked of the device is done.
+    pub fn now(&self) -> Instant {
+        self.settle();
+        Instant::now()
     }
 
     /// As people write it: `cpu`, `cuda:0`.

@@ -1,7 +1,7 @@
-//! What crosses between the program's own memory and that of the device. Everything that does passes here, and is
-//! counted: on a GPU each crossing takes a turn of the bus, and one that waits for a result takes the time of all
-//! that was asked before it. On the CPU it is a copy, counted alike, so that a machine without a GPU finds what
-//! would be slow on one.
+//! What crosses between the program's own memory and that of the device. Everything that does passes here,
+//! and is counted: on a GPU each crossing takes a turn of the bus, and one that waits for a result takes the
+//! time of all that was asked before it. On the CPU it is a copy, counted alike, so that a machine without a
+//! GPU finds what would be slow on one.
 
 use std::cell::Cell;
 

@@ -65,8 +65,8 @@ fn for_every_head(config: &Config, of_groups: &Tensor) -> Tensor {
     ])
 }
 
-/// Whether a GPU has an attention for grouped heads that needs no scores of whole sequences: in half precision,
-/// without a mask. What is left to it otherwise makes `[heads, length, length]` numbers.
+/// Whether a GPU has an attention for grouped heads that needs no scores of whole sequences: in half
+/// precision, without a mask. What is left to it otherwise makes `[heads, length, length]` numbers.
 fn has_grouped_kernel(kind: Kind, mask: Option<&Tensor>) -> bool {
     kind == Kind::BFloat16 && mask.is_none()
 }

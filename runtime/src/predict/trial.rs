@@ -16,8 +16,7 @@ use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::environment::Environments;
 use crate::failure::Result;
-use crate::machine::memory::{exactly, peak_of, reset_peak_of};
-use crate::machine::place::Place;
+use crate::machine::{memory, place::Place};
 use crate::model::{Config, Weights};
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, Form, trained, validated};
@@ -279,16 +278,16 @@ impl Trial<'_> {
         // A rollout serves as many steps as there are passes.
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);
-        let resting = reset_peak_of(self.place).unwrap_or(0);
+        let resting = memory::reset_peak_of(self.place).unwrap_or(0);
         let started = Instant::now();
         let rows = self.train(&train, &verifier, steps, size)?;
         let seconds = started.elapsed().as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
-            reset_peak_of(self.place);
-            exactly(|| self.train(&train, &verifier, 1, size))?;
+            memory::reset_peak_of(self.place);
+            memory::exactly(|| self.train(&train, &verifier, 1, size))?;
         }
         // In a run, what a stage starts from stays in the files of earlier ones.
-        let memory = peak_of(self.place).unwrap_or(0).saturating_sub(self.given(size)) as f64;
+        let memory = memory::peak_of(self.place).unwrap_or(0).saturating_sub(self.given(size)) as f64;
 
         // One row a domain and teacher; all of a step say the same.
         let each: Vec<&Row> =

@@ -101,7 +101,8 @@ impl<'a> Drawer<'a> {
         (self.tokens.rows + guide) * size_of::<f32>()
     }
 
-    /// The next token of every row, whose logits a generator has at its place; none where they are not finite.
+    /// The next token of every row, whose logits a generator has at its place; none where they are not
+    /// finite.
     pub(super) fn draw_of(
         &mut self,
         rows: &mut [DrawRow],

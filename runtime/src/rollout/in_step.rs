@@ -31,8 +31,8 @@ pub fn rollout<'a>(
     Ok(completions)
 }
 
-/// Rows that go on together, at most: as many as the budget has room for keys, values and logits of, in powers of
-/// two, so that the last bits of results do not follow every byte that is free.
+/// Rows that go on together, at most: as many as the budget has room for keys, values and logits of, in
+/// powers of two, so that the last bits of results do not follow every byte that is free.
 fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: Budget) -> usize {
     let bytes = |model: &Decoder| {
         let config = &*model.config;

@@ -10,7 +10,8 @@ use crate::model::tests::{random_model, tiny};
 use crate::model::{PackedBatch, Weights, logits};
 use crate::random::Purpose;
 
-/// Weights as models begin with: with our own loops the first tokens are the trainer's, most others are within 1e-3.
+/// Weights as models begin with: with our own loops the first tokens are the trainer's, most others are
+/// within 1e-3.
 #[test]
 fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     for place in [Place::cpu(), Place::operators()] {
@@ -25,9 +26,9 @@ fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     }
 }
 
-/// Weights that blow up every rounding. With our own loops the first token's logits are the trainer's, whatever
-/// is read beside a prompt; with operators, and at later tokens, activations were summed in another order and
-/// rounded to half precision on the way: most tokens are within 1e-2 all the same.
+/// Weights that blow up every rounding. With our own loops the first token's logits are the trainer's,
+/// whatever is read beside a prompt; with operators, and at later tokens, activations were summed in another
+/// order and rounded to half precision on the way: most tokens are within 1e-2 all the same.
 #[test]
 fn large_weights_blow_up_no_more_than_roundings() {
     for (place, first_within) in [(Place::cpu(), 1e-3), (Place::operators(), 0.05)] {
@@ -40,8 +41,8 @@ fn large_weights_blow_up_no_more_than_roundings() {
     }
 }
 
-/// How far the log-probabilities of the first tokens are apart at most, those of later ones in the median, and at
-/// most.
+/// How far the log-probabilities of the first tokens are apart at most, those of later ones in the median,
+/// and at most.
 fn apart(weights: &Weights, place: Place) -> [f32; 3] {
     let decoder = Decoder::frozen(weights, place, Kind::BFloat16);
     let prompts: Vec<Vec<Token>> =

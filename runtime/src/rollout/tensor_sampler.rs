@@ -1,7 +1,7 @@
 //! [`super::sampler`] by libtorch's operators, where logits are: only the token that was drawn and its
-//! log-probability leave the device. It draws by inverting the same cumulative distribution, summed in f64 by the
-//! same pieces, so that a uniform number picks the same token but where it falls within rounding of the border
-//! between two.
+//! log-probability leave the device. It draws by inverting the same cumulative distribution, summed in f64 by
+//! the same pieces, so that a uniform number picks the same token but where it falls within rounding of the
+//! border between two.
 
 use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor, no_grad_guard};
@@ -18,8 +18,8 @@ pub fn draws(sampling: &Sampling) -> bool {
     sampling.repetition_penalty.is_none() && sampling.top_k.is_none() && sampling.top_p.is_none()
 }
 
-/// The next token of each row: by its place among `logits`, `[rows, entries]` in f32, and its uniform number. The
-/// first `count` entries are tokens, but for the `absent` ones. None where logits are not finite.
+/// The next token of each row: by its place among `logits`, `[rows, entries]` in f32, and its uniform number.
+/// The first `count` entries are tokens, but for the `absent` ones. None where logits are not finite.
 pub fn draw(
     logits: &Tensor,
     (count, absent): (usize, &[Token]),
@@ -55,8 +55,8 @@ pub fn draw(
     zip_equal(numbers.chunks(3), &places).map(|(of, _)| draw(of)).collect()
 }
 
-/// The first entry whose cumulative mass exceeds the uniform's part of it, and its log-probability, `[rows, 1]`
-/// each.
+/// The first entry whose cumulative mass exceeds the uniform's part of it, and its log-probability, `[rows,
+/// 1]` each.
 fn inverse(rows: &Tensor, largest: &Tensor, temperature: f64, uniforms: &Tensor) -> (Tensor, Tensor) {
     let [count, entries] = rows.size()[..] else { unreachable!("logits have rows and entries") };
     let scale = (1.0 / temperature) as f32;

@@ -33,8 +33,8 @@ impl Tasks {
 }
 
 impl Running<'_> {
-    /// Most memory that this process held where its models are since the task began, in bytes; none where another ran meanwhile,
-    /// or where the system does not tell.
+    /// Most memory that this process held where its models are since the task began, in bytes; none where
+    /// another ran meanwhile, or where the system does not tell.
     pub fn peak_memory(&self) -> Option<u64> {
         let last = self.tasks.begun.load(Ordering::SeqCst).checked_sub(1);
         if self.exclusive.is_some() && self.exclusive == last { peak_of(self.tasks.place) } else { None }

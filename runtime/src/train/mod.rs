@@ -372,8 +372,7 @@ impl<'a> Trainer<'a> {
         record: &mut Record,
     ) -> Result<Event, Classified> {
         let train = self.stage.train;
-        self.stage.place.settle();
-        let rolled_out = Instant::now();
+        let rolled_out = self.stage.place.now();
         let (mut scoring, mut sum, mut of_parts) = (Duration::ZERO, None, Vec::new());
         let mut evaluated: Vec<Option<(Batch, Outputs)>> = Vec::with_capacity(rollouts.len());
         for (part, rollouts) in rollouts.iter().enumerate() {
@@ -425,11 +424,10 @@ impl<'a> Trainer<'a> {
         let (trains, sequences) = (self.trained.parameters(&self.model).0, &rollouts[0].sequences);
         self.monitor.look(self.stage, sequences, &trains, (norm, learning_rate), step);
 
-        self.stage.place.settle();
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),
             scoring: scoring.as_secs_f64(),
-            update: (rolled_out.elapsed() - scoring).as_secs_f64(),
+            update: (self.stage.place.now() - rolled_out - scoring).as_secs_f64(),
         };
         let batches = &self.parts[0].batches;
         let chosen = (0..self.stage.sources.len()).map(|source| batches.chosen(source)).collect();

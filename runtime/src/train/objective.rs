@@ -13,8 +13,9 @@ use mopd_compiler::plan::events::FailureKind;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
-/// Machine code, or the interpreter where this machine has no code generator. It runs on the host wherever the
-/// models are: a step's signals are a few numbers a token, and the same program gives the same bits everywhere.
+/// Machine code, or the interpreter where this machine has no code generator. It runs on the host wherever
+/// the models are: a step's signals are a few numbers a token, and the same program gives the same bits
+/// everywhere.
 pub enum Program<'a> {
     Compiled(Box<jit::Program>, &'a Objective),
     Interpreted(&'a Objective),

@@ -2,9 +2,8 @@
 //! of its loss.
 //!
 //! The last hidden states of every role are made first, in micro-batches where the stage has them, and put
-//! together: from then on the step is one batch. So signals, denominators and the loss do not know how the
-//! sequences were divided. Where they were, the gradient makes the student's hidden states once more,
-//! micro-batch by micro-batch, each with a graph of its own.
+//! together: from then on the step is one batch, and no number knows how the sequences were divided. Where they
+//! were, the gradient makes the student's hidden states once more, micro-batch by micro-batch.
 
 use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
@@ -13,8 +12,7 @@ use std::rc::Rc;
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers;
-use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal};
+use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal, producers};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
@@ -165,13 +163,11 @@ fn logits_of(
             let only = last && passes.len() == 1;
             let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
             let logits = Logits::Projected { hidden, matrix, softcap, scalar_head };
-            let rest = {
-                let logits = (stage.place, &logits);
-                rest_of(&stage.train.objective, role, &reading, other, logits, &targets)
-            };
+            let (objective, there) = (&stage.train.objective, (stage.place, &logits));
+            let rest = rest_of(objective, role, &reading, other, there, &targets);
             spans.set(tokens.start, reading.tokens, &reading.spans, rest);
-            let columns = other.columns(stage.place.device);
-            parts[*run] = Some(Logits::Mapped(Mapped::new(logits, reading.rows(), columns)));
+            let mapped = Mapped::new(logits, reading.rows(), other.columns(stage.place.device));
+            parts[*run] = Some(Logits::Mapped(mapped));
             continue;
         }
         let kept = match (scoring.kept, pass.as_slice()) {

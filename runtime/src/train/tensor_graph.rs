@@ -1,8 +1,8 @@
-//! Elementwise expression graphs on tensors of any shape, as authors' formulas over the vocabulary are. Functions
-//! are libtorch's, so results differ from the compiled program's in the last bits.
+//! Elementwise expression graphs on tensors of any shape, as authors' formulas over the vocabulary are.
+//! Functions are libtorch's, so results differ from the compiled program's in the last bits.
 //!
-//! Objectives run as machine code on the host wherever models are ([`super::objective`]). Whole graphs on tensors
-//! are a second opinion on that program, for tests.
+//! Objectives run as machine code on the host wherever models are ([`super::objective`]). Whole graphs on
+//! tensors are a second opinion on that program, for tests.
 
 #[cfg(test)]
 mod reduce;

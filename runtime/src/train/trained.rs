@@ -51,8 +51,8 @@ enum What {
 /// An adapter of several matrices.
 pub struct Adapted {
     base: Arc<Weights>,
-    /// The matrices as they were, in single precision, where they stay on the device; else they are read anew for
-    /// every step, which on the CPU costs no copy over a bus.
+    /// The matrices as they were, in single precision, where they stay on the device; else they are read anew
+    /// for every step, which on the CPU costs no copy over a bus.
     held: Option<Vec<Tensor>>,
     settings: Adapter,
     matrices: Vec<AdaptedMatrix>,

@@ -1,5 +1,5 @@
-//! The CPU's own loops against libtorch's operators, which a GPU runs: every family, in every precision that models
-//! compute in. `--nocapture` prints the table of the book's page on devices.
+//! The CPU's own loops against libtorch's operators, which a GPU runs: every family, in every precision that
+//! models compute in. `--nocapture` prints the table of the book's page on devices.
 
 use tch::{Kind, Tensor, no_grad_guard};
 

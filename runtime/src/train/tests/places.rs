@@ -1,5 +1,5 @@
-//! Steps by libtorch's operators in small pieces, as a GPU takes them, against the reference in double precision and
-//! against our own loops; and what crosses between host and device in one.
+//! Steps by libtorch's operators in small pieces, as a GPU takes them, against the reference in double
+//! precision and against our own loops; and what crosses between host and device in one.
 
 use super::half::{relative, rounded};
 use super::*;
@@ -31,8 +31,8 @@ fn loss_and_gradient_by_operators_are_the_references() {
     }
 }
 
-/// All weights and adapters, over steps that sample: a token is another one only where a uniform number falls on
-/// the border between two.
+/// All weights and adapters, over steps that sample: a token is another one only where a uniform number falls
+/// on the border between two.
 #[test]
 fn training_by_operators_ends_where_the_loops_do() {
     let fixture = Fixture::new();
