@@ -2,8 +2,8 @@
 //! of its loss.
 //!
 //! The last hidden states of every role are made first, in micro-batches where the stage has them, and put
-//! together: from then on the step is one batch, and no number knows how the sequences were divided. Where they
-//! were, the gradient makes the student's hidden states once more, micro-batch by micro-batch.
+//! together: from then on the step is one batch, and no number knows how the sequences were divided. Where
+//! they were, the gradient makes the student's hidden states once more, micro-batch by micro-batch.
 
 use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
