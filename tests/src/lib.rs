@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod browser;
+
 use std::path::{Path, PathBuf};
 
 use mopd_lang::source::SourceFile;

@@ -2,15 +2,9 @@
 //! browser, nothing is opened, and a note says so: what the program in it answers has tests of its own.
 
 use std::fs;
-use std::io::Write;
-use std::process::Command;
 
+use mopd_tests::browser::{browser, note, opened_at};
 use tempfile::TempDir;
-
-fn note(text: &str) {
-    // Past the harness, which keeps what passing tests print.
-    writeln!(std::io::stderr(), "note: {text}").expect("standard error is open");
-}
 
 /// The page when its scripts are done, and what it logged. `then` runs once the first check is shown.
 fn opened(browser: &str, page: &str, then: &str) -> (String, String) {
@@ -25,28 +19,14 @@ fn opened(browser: &str, page: &str, then: &str) -> (String, String) {
     );
     let file = folder.path().join("page.html");
     fs::write(&file, page.replacen("</body>", &script, 1)).expect("a page");
-    let output = Command::new(browser)
-        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"])
-        .args(["--virtual-time-budget=60000", "--timeout=60000"])
-        .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
-        .arg(format!("file://{}", file.display()))
-        .output()
-        .expect("the browser starts");
-    let log = String::from_utf8_lossy(&output.stderr);
-    let log: Vec<&str> =
-        log.lines().filter(|line| line.contains("CONSOLE") || line.contains("Uncaught")).collect();
-    (String::from_utf8_lossy(&output.stdout).into_owned(), log.join("\n"))
+    opened_at(browser, &format!("file://{}", file.display()), 60_000, &["--timeout=60000"])
 }
 
 #[test]
 fn the_front_end_answers_in_a_browser() {
     let path = mopd_tests::root().join("target/playground/index.html");
     let Ok(page) = fs::read_to_string(path) else { return note("`./x playground` was not run here") };
-    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-    let runs = |name: &&str| {
-        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
-    };
-    let Some(browser) = names.into_iter().find(runs) else { return note("no browser is here") };
+    let Some(browser) = browser() else { return };
 
     // As it opens: the example is right, its objective is described, and can be tried.
     let tried = "document.getElementById('try').click();

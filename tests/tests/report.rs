@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use mopd_tests::browser::{browser, opened_at};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -419,47 +420,12 @@ fn runs_share_a_page() {
     assert_eq!(points(&zoomed), 2);
 }
 
-/// The first of some names that is a program here; a note for people where none is.
-fn browser() -> Option<&'static str> {
-    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
-    let runs = |name: &&str| {
-        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
-    };
-    let found = names.into_iter().find(runs);
-    if found.is_none() {
-        // Past the harness, which keeps what passing tests print.
-        let note =
-            format!("note: none of {} is here, so the page was not opened in a browser\n", names.join(", "));
-        std::io::stderr().write_all(note.as_bytes()).expect("standard error is open");
-    }
-    found
-}
+/// Milliseconds of the browser's clock that scripts of a page have.
+const TIME: u32 = 10_000;
 
 /// The page as a browser has it when its scripts are done, and what it logged.
 fn opened(browser: &str, path: &Path, anchor: &str, flags: &[&str]) -> (String, String) {
-    opened_at(browser, &format!("file://{}{anchor}", path.display()), flags)
-}
-
-fn opened_at(browser: &str, url: &str, flags: &[&str]) -> (String, String) {
-    let profile = TempDir::new().expect("a temporary folder");
-    let output = Command::new(browser)
-        .args([
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=10000",
-            "--enable-logging=stderr",
-            "--dump-dom",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args(flags)
-        .arg(url)
-        .output()
-        .expect("the browser starts");
-    let log = String::from_utf8_lossy(&output.stderr);
-    let log: Vec<&str> =
-        log.lines().filter(|line| line.contains("CONSOLE") || line.contains("Uncaught")).collect();
-    (String::from_utf8_lossy(&output.stdout).into_owned(), log.join("\n"))
+    opened_at(browser, &format!("file://{}{anchor}", path.display()), TIME, flags)
 }
 
 #[test]
@@ -704,7 +670,7 @@ fn a_run_in_progress_is_served_while_it_grows() {
     }
 
     if let Some(browser) = browser() {
-        let (dom, log) = opened_at(browser, &url, &["--window-size=1000,900"]);
+        let (dom, log) = opened_at(browser, &url, TIME, &["--window-size=1000,900"]);
         assert_eq!(log, "");
         let answers: usize = attributes(&dom, "data-answers")[0].parse().expect("a number");
         assert!(answers >= 2, "it asked {answers} times");

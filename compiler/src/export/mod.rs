@@ -1,7 +1,7 @@
 //! A stage for an engine that people already run: its configuration with every default written, the objective
 //! as code, and what is exact, approximate or refused of it.
 //!
-//! What an engine can't express is refused by name ([`coverage`]); nothing is left out without a word. The
+//! What an engine can't express is refused by name ([`coverage`]); nothing is left out silently. The
 //! objective is printed from the graph that the interpreter, machine code and tensors compute ([`torch`]).
 
 pub mod coverage;
@@ -14,7 +14,6 @@ mod trl;
 mod verl;
 mod weights;
 
-use mopd_lang::experiment::Projection;
 use serde_json::json;
 
 use self::coverage::Coverage;
@@ -87,19 +86,6 @@ const TEXT_CHAT_TEMPLATE: &str = "{% for message in messages %}{{ message['conte
 /// The same behind the token that begins a prompt of bytes.
 const BYTES_CHAT_TEMPLATE: &str =
     "<|begin|>{% for message in messages %}{{ message['content'] }}{% endfor %}";
-
-/// What a module of PyTorch is called that a projection is.
-fn projection(of: Projection) -> &'static str {
-    match of {
-        Projection::Query => "q_proj",
-        Projection::Key => "k_proj",
-        Projection::Value => "v_proj",
-        Projection::Output => "o_proj",
-        Projection::Gate => "gate_proj",
-        Projection::Up => "up_proj",
-        Projection::Down => "down_proj",
-    }
-}
 
 fn objective_header(engine: &str, objective: &Objective) -> String {
     format!(

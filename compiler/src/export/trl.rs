@@ -318,7 +318,7 @@ fn stage(settings: &Settings, coverage: &mut Coverage) -> Value {
         Trainable::Weights { .. } => Value::Null,
         Trainable::Adapter(Adapter { kind, rank, alpha, dropout, targets, layers }) => {
             coverage.exact(format!("`{}(rank: {rank}, alpha: {alpha})`", kind.name()), at);
-            let names: Vec<&str> = targets.iter().map(|target| super::projection(*target)).collect();
+            let names: Vec<&str> = targets.iter().map(|target| target.module()).collect();
             let layers = layers.map(|(first, last)| (first..=last).collect::<Vec<u32>>());
             json!({
                 "r": rank,

@@ -353,7 +353,7 @@ fn model_and_prompts(settings: &Settings, set: &mut dyn FnMut(&str, Value), cove
         coverage.exact(format!("`lora(rank: {rank}, alpha: {alpha})`"), at);
         set("actor_rollout_ref.model.lora_rank", json!(rank));
         set("actor_rollout_ref.model.lora_alpha", json!(alpha));
-        let names: Vec<&str> = targets.iter().map(|target| super::projection(*target)).collect();
+        let names: Vec<&str> = targets.iter().map(|target| target.module()).collect();
         set("actor_rollout_ref.model.target_modules", json!(names));
     }
 }

@@ -255,6 +255,19 @@ pub enum Projection {
 }
 
 impl Projection {
+    /// The module's name in published checkpoints and in PyTorch.
+    pub fn module(self) -> &'static str {
+        match self {
+            Projection::Query => "q_proj",
+            Projection::Key => "k_proj",
+            Projection::Value => "v_proj",
+            Projection::Output => "o_proj",
+            Projection::Gate => "gate_proj",
+            Projection::Up => "up_proj",
+            Projection::Down => "down_proj",
+        }
+    }
+
     pub const ATTENTION: &'static [Projection] =
         &[Projection::Query, Projection::Key, Projection::Value, Projection::Output];
     pub const FEED_FORWARD: &'static [Projection] = &[Projection::Gate, Projection::Up, Projection::Down];

@@ -38,7 +38,6 @@ use crate::prepare::{Places, forms, prepare, trained};
 use crate::schedule;
 use crate::store::Store;
 use crate::train::Route;
-use crate::train::trained::module;
 
 /// The tokens of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -220,7 +219,7 @@ fn numbers(adapter: &Adapter, config: &Config) -> f64 {
             (None, layer) => layer.is_some(),
             (Some(_), None) => false,
         };
-        within && adapter.targets.iter().any(|target| Some(module(*target)) == own)
+        within && adapter.targets.iter().any(|target| Some(target.module()) == own)
     });
     let magnitudes = |rows: usize| if adapter.kind == AdapterKind::Dora { rows } else { 0 };
     adapted.map(|entry| rank * (entry.shape[0] + entry.shape[1]) + magnitudes(entry.shape[0])).sum::<usize>()

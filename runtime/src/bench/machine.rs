@@ -51,7 +51,7 @@ fn products(product: Product, kind: Kind, place: Place) -> f64 {
         for _ in 0..times {
             let _ = left.linear::<&Tensor>(&right, None);
         }
-        place.settle();
+        place.synchronize();
     };
     let flops = 2 * rows * inputs * outputs;
     let times = (LEAST / flops.max(1)).clamp(1, 100_000);
@@ -84,10 +84,10 @@ fn reading_there(place: Place) -> f64 {
     let numbers = Tensor::ones([NUMBERS as i64], (Kind::Float, place.device));
     let mut best = f64::INFINITY;
     for _ in 0..PASSES {
-        place.settle();
+        place.synchronize();
         let started = Instant::now();
         let _ = numbers.sum(Kind::Float);
-        place.settle();
+        place.synchronize();
         best = best.min(started.elapsed().as_secs_f64());
     }
     (NUMBERS * size_of::<f32>()) as f64 / best

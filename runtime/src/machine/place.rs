@@ -58,8 +58,8 @@ impl Sizes {
     const TINY: Sizes =
         Sizes { chunk: 900, block: 2100, kept: 1 << 14, piece: 4099, matrix_rows: 1500, resident: 1 << 16 };
 
-    /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in half precision, the
-    /// rest is for the student, its optimiser and what is between.
+    /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in single precision, half
+    /// as much in half; the rest is for the student, its optimiser and activations.
     fn gpu(bytes: u64) -> Sizes {
         Sizes {
             chunk: 1 << 26,
@@ -67,7 +67,7 @@ impl Sizes {
             kept: 1 << 30,
             piece: 1 << 26,
             matrix_rows: 1 << 26,
-            resident: (bytes / 6) as usize,
+            resident: (bytes / 12) as usize,
         }
     }
 }
@@ -96,7 +96,7 @@ impl Place {
     }
 
     /// Waits until everything that was asked of the device is done: before a clock is read.
-    pub fn settle(&self) {
+    pub fn synchronize(&self) {
         if let Device::Cuda(index) = self.device {
             accelerator::synchronize(index);
         }
@@ -104,7 +104,7 @@ impl Place {
 
     /// The time, once everything that was asked of the device is done.
     pub fn now(&self) -> Instant {
-        self.settle();
+        self.synchronize();
         Instant::now()
     }
 

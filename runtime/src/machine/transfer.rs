@@ -7,39 +7,39 @@ use std::cell::Cell;
 
 use tch::{Device, Kind, Tensor, kind::Element};
 
-/// Bytes that crossed on this thread.
+/// Bytes that transferred on this thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Crossed {
+pub struct Transferred {
     pub to_device: u64,
     pub to_host: u64,
 }
 
-impl std::ops::Sub for Crossed {
-    type Output = Crossed;
+impl std::ops::Sub for Transferred {
+    type Output = Transferred;
 
-    fn sub(self, before: Crossed) -> Crossed {
-        Crossed { to_device: self.to_device - before.to_device, to_host: self.to_host - before.to_host }
+    fn sub(self, before: Transferred) -> Transferred {
+        Transferred { to_device: self.to_device - before.to_device, to_host: self.to_host - before.to_host }
     }
 }
 
 thread_local! {
-    static CROSSED: Cell<Crossed> = const { Cell::new(Crossed { to_device: 0, to_host: 0 }) };
+    static TRANSFERRED: Cell<Transferred> = const { Cell::new(Transferred { to_device: 0, to_host: 0 }) };
 }
 
 /// So far, on this thread.
-pub fn crossed() -> Crossed {
-    CROSSED.get()
+pub fn transferred() -> Transferred {
+    TRANSFERRED.get()
 }
 
 /// Notes bytes that went to the device otherwise: a model's numbers on their way from a file.
 pub fn note_to_device(bytes: usize) {
-    let now = CROSSED.get();
-    CROSSED.set(Crossed { to_device: now.to_device + bytes as u64, ..now });
+    let now = TRANSFERRED.get();
+    TRANSFERRED.set(Transferred { to_device: now.to_device + bytes as u64, ..now });
 }
 
 fn note_to_host(bytes: usize) {
-    let now = CROSSED.get();
-    CROSSED.set(Crossed { to_host: now.to_host + bytes as u64, ..now });
+    let now = TRANSFERRED.get();
+    TRANSFERRED.set(Transferred { to_host: now.to_host + bytes as u64, ..now });
 }
 
 /// Numbers of the program as a tensor on a device, `[numbers]`.
@@ -74,11 +74,11 @@ mod tests {
 
     #[test]
     fn what_crosses_is_counted_by_thread() {
-        let before = crossed();
+        let before = transferred();
         let tensor = upload(&[1i64, 2, 3], Device::Cpu);
         assert_eq!(to_vec(&tensor), [1.0, 2.0, 3.0]);
         assert_eq!(to_vec_f64(&tensor.narrow(0, 1, 1)), [2.0]);
-        assert_eq!(crossed() - before, Crossed { to_device: 24, to_host: 20 });
-        std::thread::spawn(|| assert_eq!(crossed(), Crossed::default())).join().unwrap();
+        assert_eq!(transferred() - before, Transferred { to_device: 24, to_host: 20 });
+        std::thread::spawn(|| assert_eq!(transferred(), Transferred::default())).join().unwrap();
     }
 }

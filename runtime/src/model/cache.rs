@@ -170,7 +170,7 @@ impl<'a> Generator<'a> {
     }
 
     /// The same where the decoder is.
-    pub fn logits_there(&self) -> &Tensor {
+    pub fn logits_on_device(&self) -> &Tensor {
         &self.logits
     }
 

@@ -71,7 +71,7 @@ pub(super) struct Drawer<'a> {
     guide: Option<(VocabularyMask<'a>, Guidance)>,
     pub(super) stop: Stop<'a>,
     /// Tokens are drawn by operators where the model is, and only they come from there.
-    there: bool,
+    on_device: bool,
     /// The other draws are on the processor wherever the model is.
     cpu: Cpu,
     /// A buffer for each thread.
@@ -82,7 +82,7 @@ impl<'a> Drawer<'a> {
     pub(super) fn new(author: Author<'a>, sampling: &'a Sampling) -> Drawer<'a> {
         let (cpu, decoder) = (place::host(), author.model);
         Drawer {
-            there: decoder.place.loops().is_none()
+            on_device: decoder.place.loops().is_none()
                 && author.guide.is_none()
                 && tensor_sampler::draws(sampling),
             cpu,
@@ -109,12 +109,12 @@ impl<'a> Drawer<'a> {
         generator: &mut Generator,
         guide: Option<&mut Generator>,
     ) -> Vec<Option<Draw>> {
-        if !self.there {
+        if !self.on_device {
             return self.draw(rows, generator.logits(), guide.map(Generator::logits));
         }
         let rows = rows.iter_mut().map(|row| (row.place, row.uniforms.uniform()));
         let entries = (self.tokens.count, self.tokens.absent);
-        tensor_sampler::draw(generator.logits_there(), entries, self.sampling.temperature, rows)
+        tensor_sampler::draw(generator.logits_on_device(), entries, self.sampling.temperature, rows)
     }
 
     /// The same of logits on the host, and those of a guide.

@@ -145,12 +145,25 @@ impl Server {
             }
             return Ok(Scores::Hidden { batches, lm_head, softcap });
         }
-        let request = match self.served.engine {
-            Engine::Vllm => vllm::request,
-            _ => sglang::request,
-        };
-        let requests = batches.iter().flatten().map(|reading| request(&self.served, reading, entries));
+        let requests = batches.iter().flatten().map(|reading| self.listed(reading, entries));
         Ok(Scores::Listed(self.ask(requests.collect(), patience)?))
+    }
+
+    /// What a sequence is asked of an engine that lists tokens.
+    fn listed(&self, reading: &Reading, entries: usize) -> Request<ListedTokens> {
+        let (served, reading) = (self.served.clone(), reading.clone());
+        let (path, body) = match served.engine {
+            Engine::Vllm => (vllm::PATH, vllm::body(&served, &reading)),
+            _ => (sglang::PATH, sglang::body(&served, &reading)),
+        };
+        Request {
+            body: Some(body.to_string().into_bytes()),
+            path,
+            read: Box::new(move |said| match served.engine {
+                Engine::Vllm => vllm::read(&served, &reading, entries, said),
+                _ => sglang::read(&served, &reading, entries, said),
+            }),
+        }
     }
 
     fn ask<T: Send + 'static>(&self, requests: Vec<Request<T>>, patience: Patience) -> Result<Vec<T>> {
@@ -265,13 +278,14 @@ fn wanted(served: &Served) -> Option<u32> {
 /// What is sent, for tests that hold it to the engines' own declarations.
 #[cfg(test)]
 pub mod conformance {
+
     use serde_json::Value;
 
     use super::*;
 
     pub fn body(served: &Served, reading: &Reading) -> Value {
         match served.engine {
-            Engine::Vllm => vllm::body(served, &reading.ids()),
+            Engine::Vllm => vllm::body(served, reading),
             _ => sglang::body(served, reading),
         }
     }

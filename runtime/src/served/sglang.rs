@@ -4,7 +4,7 @@
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
 
-use super::ask::{Request, Trouble};
+use super::ask::Trouble;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
 use super::{Reading, wanted};
@@ -21,15 +21,6 @@ pub fn body(served: &Served, reading: &Reading) -> Value {
         "top_logprobs_num": wanted(served).unwrap_or(0),
         "return_text_in_logprobs": false,
     })
-}
-
-pub fn request(served: &Served, reading: &Reading, entries: usize) -> Request<ListedTokens> {
-    let (reading, served) = (reading.clone(), served.clone());
-    Request {
-        body: Some(body(&served, &reading).to_string().into_bytes()),
-        path: PATH,
-        read: Box::new(move |said| read(&served, &reading, entries, said)),
-    }
 }
 
 /// A log-probability, its token, and the text, which nobody asks for.

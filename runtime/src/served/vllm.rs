@@ -4,33 +4,23 @@
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
 
-use super::ask::{Request, Trouble};
+use super::ask::Trouble;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
 use super::{Reading, wanted};
-use crate::tokenizer::Token;
 
 pub const PATH: &str = "/v1/completions";
 
-pub fn body(served: &Served, ids: &[Token]) -> Value {
+pub fn body(served: &Served, reading: &Reading) -> Value {
     json!({
         "model": served.model,
-        "prompt": ids,
+        "prompt": reading.ids(),
         "max_tokens": 1,
         "temperature": 0.0,
         "prompt_logprobs": wanted(served).map_or(-1, i64::from),
         "return_token_ids": true,
         "add_special_tokens": false,
     })
-}
-
-pub fn request(served: &Served, reading: &Reading, entries: usize) -> Request<ListedTokens> {
-    let (reading, served) = (reading.clone(), served.clone());
-    Request {
-        body: Some(body(&served, &reading.ids()).to_string().into_bytes()),
-        path: PATH,
-        read: Box::new(move |said| read(&served, &reading, entries, said)),
-    }
 }
 
 /// What an answer says of the scored tokens.

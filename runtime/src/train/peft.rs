@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use super::trained::{Adapted, module};
+use super::trained::Adapted;
 use crate::failure::{Error, Result};
 use crate::store::adapter::Files;
 
@@ -44,7 +44,7 @@ pub fn files(adapted: &Adapted, base: &str) -> Result<Files> {
         "fan_in_fan_out": false,
         "use_dora": settings.kind == AdapterKind::Dora,
         "use_rslora": false,
-        "target_modules": settings.targets.iter().map(|target| module(*target)).collect::<Vec<&str>>(),
+        "target_modules": settings.targets.iter().map(|target| target.module()).collect::<Vec<&str>>(),
     });
     if let Some((first, last)) = settings.layers {
         config["layers_to_transform"] = (first..=last).collect::<Vec<u32>>().into();

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightGroup};
+use mopd_compiler::plan::{Adapter, AdapterKind, Trainable, WeightGroup};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;
@@ -230,19 +230,6 @@ fn append(ranges: &mut Vec<Range<usize>>, next: Range<usize>) {
     }
 }
 
-/// The module's name in published checkpoints.
-pub fn module(projection: Projection) -> &'static str {
-    match projection {
-        Projection::Query => "q_proj",
-        Projection::Key => "k_proj",
-        Projection::Value => "v_proj",
-        Projection::Output => "o_proj",
-        Projection::Gate => "gate_proj",
-        Projection::Up => "up_proj",
-        Projection::Down => "down_proj",
-    }
-}
-
 impl Adapted {
     /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
     /// starts it. A magnitude is the norm of its row.
@@ -254,7 +241,7 @@ impl Adapted {
         };
         let chosen = |entry: &Entry| {
             let module = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-            settings.targets.iter().any(|target| Some(self::module(*target)) == module) && within(entry)
+            settings.targets.iter().any(|target| Some(target.module()) == module) && within(entry)
         };
         let entries: Vec<Entry> = layout(&base.config).into_iter().filter(chosen).collect();
         if entries.is_empty() {

@@ -137,7 +137,7 @@ fn the_book_says_what_comes_over_of_every_method() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// A line without a reason would be a construct that is left out without a word.
+/// A line without a reason would be a construct that is left out silently.
 #[test]
 fn every_line_that_is_not_exact_says_how_or_why() {
     for row in rows() {

@@ -32,10 +32,10 @@ fn generated(decoder: &Decoder, prompts: &[&[Token]]) -> Tensor {
     } else {
         assert!(PagedGenerator::new(decoder, 8).is_none(), "the CPU's generator where operators work alone");
         let mut generator = Generator::start(decoder, prompts, 6);
-        all.push(generator.logits_there().reshape([-1]));
+        all.push(generator.logits_on_device().reshape([-1]));
         for step in 0..5 {
             generator.step(&tokens(step));
-            all.push(generator.logits_there().reshape([-1]));
+            all.push(generator.logits_on_device().reshape([-1]));
         }
     }
     Tensor::cat(&all, 0)

@@ -3,7 +3,7 @@
 
 use super::half::{relative, rounded};
 use super::*;
-use crate::machine::transfer::crossed;
+use crate::machine::transfer::transferred;
 
 #[test]
 fn loss_and_gradient_by_operators_are_the_references() {
@@ -63,23 +63,23 @@ fn little_crosses_between_host_and_device_in_a_step() {
         let mut train = train(mopd(5.0), 1);
         train.rollout = Rollout::new(7, Producer::student(Sampling::new(2, 1.0, 12)));
         train.trainable = trainable;
-        let mut crossed_by = [0.0; 2];
-        for (bytes, place) in crossed_by.iter_mut().zip([Place::cpu(), Place::operators()]) {
+        let mut bytes_by = [0.0; 2];
+        for (bytes, place) in bytes_by.iter_mut().zip([Place::cpu(), Place::operators()]) {
             let stage = Stage { place, models_fit: Some(true), ..fixture.stage(&train, ROUTED, &models) };
             let mut trainer = Trainer::new(&stage).unwrap();
             let mut record = Record::default();
             // The first step brings the teachers in.
             trainer.step(0, &mut record).map_err(|(error, _)| error).unwrap();
-            let before = crossed();
+            let before = transferred();
             let Event::Step { tokens, .. } =
                 trainer.step(1, &mut record).map_err(|(error, _)| error).unwrap()
             else {
                 panic!("a step says that it was one")
             };
-            let crossed = crossed() - before;
-            *bytes = (crossed.to_device + crossed.to_host) as f64 / tokens as f64;
-            println!("{what}, {}: {crossed:?} for {tokens} tokens, {bytes:.0} a token", place.name());
+            let transferred = transferred() - before;
+            *bytes = (transferred.to_device + transferred.to_host) as f64 / tokens as f64;
+            println!("{what}, {}: {transferred:?} for {tokens} tokens, {bytes:.0} a token", place.name());
         }
-        assert!(crossed_by[1] < 400.0, "{what}: {} bytes a token", crossed_by[1]);
+        assert!(bytes_by[1] < 400.0, "{what}: {} bytes a token", bytes_by[1]);
     }
 }
