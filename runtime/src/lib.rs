@@ -26,6 +26,7 @@ mod environment;
 pub mod evaluate;
 pub mod failure;
 pub mod formats;
+pub mod http;
 pub mod machine;
 pub mod mapped;
 pub mod model;

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 26] = [
+const RUNTIME: [&str; 27] = [
     "zip",
     "quote",
+    "http",
     "table",
     "failure",
     "control",

@@ -13,6 +13,7 @@ use ureq::{Agent, Error};
 
 use super::{RewardError, RewardInput, Verdict, verdict};
 use crate::control::Control;
+use crate::http::{self, Refused};
 use crate::quote::quote;
 
 /// Requests of one call that wait for their answers.
@@ -25,8 +26,6 @@ const PAUSE: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(100);
 /// Of an answer.
 const LONGEST: u64 = 64 << 20;
-/// Of what a server says that refuses.
-const WORDS: u64 = 2000;
 
 pub(super) struct Http {
     server: Arc<Server>,
@@ -172,19 +171,11 @@ impl Server {
 
     fn post(&self, body: &[u8]) -> Result<Vec<u8>, Trouble> {
         let request = self.agent.post(&self.uri).header("Content-Type", "application/json");
-        let mut response = request.send(body).map_err(|error| self.lost(&error))?;
-        let status = response.status();
-        let limit = if status.is_success() { LONGEST } else { WORDS };
-        let said = response.body_mut().with_config().limit(limit).read_to_vec();
-        if status.is_success() {
-            return said.map_err(|error| self.lost(&error));
-        }
-        let said = said.unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let said = said.trim();
-        let what = match said {
-            "" => format!("answered with status {status}"),
-            said => format!("answered with status {status}: {}", quote(said)),
+        let response = request.send(body).map_err(|error| self.lost(&error))?;
+        let (status, what) = match http::body(response, LONGEST, "answered") {
+            Ok(body) => return Ok(body),
+            Err(Refused::Lost(error)) => return Err(self.lost(&error)),
+            Err(Refused::Status(status, what)) => (status, what),
         };
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(Trouble::Passing { what, help: "look at what the server says of the request" });

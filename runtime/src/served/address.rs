@@ -9,12 +9,10 @@ use ureq::{Agent, Error as HttpError};
 
 use super::ask::Trouble;
 use crate::failure::{Error, Result};
-use crate::quote::quote;
+use crate::http::{self, Refused};
 
 /// Of an answer: the whole distribution of some thousands of tokens, as JSON.
 const LONGEST: u64 = 1 << 30;
-/// Of what a server says that refuses.
-const WORDS: u64 = 2000;
 
 #[derive(Clone)]
 pub struct Address {
@@ -101,18 +99,11 @@ impl Address {
         response: Result<ureq::http::Response<ureq::Body>, HttpError>,
         path: &str,
     ) -> Result<Vec<u8>, Trouble> {
-        let mut response = response.map_err(|error| self.lost(&error))?;
-        let status = response.status();
-        let limit = if status.is_success() { LONGEST } else { WORDS };
-        let said = response.body_mut().with_config().limit(limit).read_to_vec();
-        if status.is_success() {
-            return said.map_err(|error| self.lost(&error));
-        }
-        let said = said.unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let what = match said.trim() {
-            "" => format!("answered {path} with status {status}"),
-            said => format!("answered {path} with status {status}: {}", quote(said)),
+        let response = response.map_err(|error| self.lost(&error))?;
+        let (status, what) = match http::body(response, LONGEST, &format!("answered {path}")) {
+            Ok(body) => return Ok(body),
+            Err(Refused::Lost(error)) => return Err(self.lost(&error)),
+            Err(Refused::Status(status, what)) => (status, what),
         };
         Err(match status {
             // Nobody is there behind a proxy, or too many ask.

@@ -91,6 +91,8 @@ pub fn quoted(text: &str) -> String {
 
 /// As an author writes it: `1e-6`, not `0.000001`.
 pub fn number(value: f64) -> String {
+    // A product of two written numbers has digits of rounding behind the fifteenth.
+    let value: f64 = format!("{value:.14e}").parse().unwrap_or(value);
     if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e7) {
         format!("{value:e}")
     } else {

@@ -38,7 +38,7 @@ fn configurations_become_experiments_that_check() {
 
 /// Every setting that was given is used or is a comment.
 #[test]
-fn nothing_is_left_out_without_a_word() {
+fn nothing_is_left_out_silently() {
     let place = Place::new();
     place.write("a.yaml", "beta: 1.0\nmin_p: 0.1\nno_such_setting: 3\nteacher_model_name_or_path: t\n");
     let text = place.mopd(&["import", "a.yaml"]).is(0, &[]).out;
