@@ -58,8 +58,8 @@ impl Sizes {
     const TINY: Sizes =
         Sizes { chunk: 900, block: 2100, kept: 1 << 14, piece: 4099, matrix_rows: 1500, resident: 1 << 16 };
 
-    /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in single precision, half
-    /// as much in half; the rest is for the student, its optimiser and activations.
+    /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in single precision,
+    /// half as much in half; the rest is for the student, its optimiser and activations.
     fn gpu(bytes: u64) -> Sizes {
         Sizes {
             chunk: 1 << 26,
