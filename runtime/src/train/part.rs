@@ -24,6 +24,7 @@ use super::scores::score;
 use super::sequences::Sequences;
 use super::states::States;
 use super::tags::Tags;
+use super::trained::Trained;
 use super::views::Now;
 use super::vocabulary::Logits;
 use super::{Stage, adjoints, noise};
@@ -73,6 +74,8 @@ pub struct Scoring<'a> {
     pub stage: &'a Stage<'a>,
     /// The student.
     pub model: &'a Decoder,
+    /// What of it trains.
+    pub trained: &'a Trained,
     pub models: &'a Models,
     pub roles: &'a [Role],
     pub batches: &'a Batches,
@@ -112,10 +115,15 @@ impl<'a> Part<'a> {
         Ok(Part { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
     }
 
-    pub fn scoring<'t>(&'t self, model: &'t Decoder, models: &'t Models, losses: &'t Losses) -> Scoring<'t> {
+    pub fn scoring<'t>(
+        &'t self,
+        (model, trained): (&'t Decoder, &'t Trained),
+        models: &'t Models,
+        losses: &'t Losses,
+    ) -> Scoring<'t> {
         let Part { stage, roles, tags, batches, kept, recorded, .. } = self;
         let (tags, kept) = (tags.as_ref(), kept.as_ref());
-        Scoring { stage, model, models, roles, tags, batches, kept, recorded, losses }
+        Scoring { stage, model, trained, models, roles, tags, batches, kept, recorded, losses }
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
