@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 
+use super::executable::formula::{self as executable, Elsewhere, Kind};
+use super::executable::sums;
 use super::leaves::Leaf;
-use super::narrow::formula::{self as narrow, Elsewhere, Kind};
-use super::narrow::sums;
 use super::parts::{operands, switched_off};
 use super::positions;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
@@ -188,7 +188,7 @@ impl<'a> Lowering<'a> {
         }
         let axis = formula.axis();
         match &formula.0.kind {
-            FormulaKind::Signal(wide::Signal::Selected) => {
+            FormulaKind::Signal(checked::Signal::Selected) => {
                 return Some(self.selected.unwrap_or_else(|| self.graph.constant(axis, 1.0)));
             }
             FormulaKind::Signal(_)
@@ -202,8 +202,8 @@ impl<'a> Lowering<'a> {
             return Some(made);
         }
         let loss = match &formula.0.kind {
-            FormulaKind::Signal(wide::Signal::Loss) => self.loss(&Signal::Loss),
-            FormulaKind::Signal(wide::Signal::TermLoss { term }) => {
+            FormulaKind::Signal(checked::Signal::Loss) => self.loss(&Signal::Loss),
+            FormulaKind::Signal(checked::Signal::TermLoss { term }) => {
                 self.loss(&Signal::TermLoss { term: term.clone() })
             }
             _ => None,
@@ -234,7 +234,7 @@ impl<'a> Lowering<'a> {
         let leaves = self.leaves.iter().filter_map(|leaf| {
             let FormulaKind::Live(live) = &leaf.formula.0.kind else { return None };
             let Operation::Live { live: id } = self.graph.node(leaf.node).operation else { return None };
-            Some((id, matches!(live, wide::Live::Part(wide::Part::Logp | wide::Part::EndLogp))))
+            Some((id, matches!(live, checked::Live::Part(checked::Part::Logp | checked::Part::EndLogp))))
         });
         primitives.chain(leaves).collect()
     }
@@ -262,9 +262,11 @@ impl<'a> Lowering<'a> {
             Supply::Runtime if formula.axis == Axis::Block && !self.blocks => {
                 return Err(refused(span, "one number per block in this place"));
             }
-            Supply::Runtime => narrow::kind_with(formula, self.origins.at(formula.origin), self.elsewhere)?,
+            Supply::Runtime => {
+                executable::kind_with(formula, self.origins.at(formula.origin), self.elsewhere)?
+            }
             Supply::Anything | Supply::Leaves => {
-                match narrow::kind_of_anything(formula, self.origins.at(formula.origin))? {
+                match executable::kind_of_anything(formula, self.origins.at(formula.origin))? {
                     Kind::Signal(Signal::Other { text, axis }) => {
                         Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
                     }
@@ -397,7 +399,7 @@ impl<'a> Lowering<'a> {
             }
             Kind::Across { index } => {
                 let FormulaKind::Across { members, among, .. } = &formula.kind else {
-                    unreachable!("only such a formula is narrowed to it")
+                    unreachable!("only such a formula converts to it")
                 };
                 let nodes = |formulas: &[Formula]| {
                     formulas.iter().map(|part| self.lowered(part)).collect::<Vec<NodeId>>()

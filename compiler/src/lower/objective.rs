@@ -5,9 +5,9 @@ use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind, text};
 use mopd_lang::source::Span;
 
+use super::executable::formula::Elsewhere;
 use super::formula::{Lowering, Primitive, Supply};
 use super::leaves::FormulaGraph;
-use super::narrow::formula::Elsewhere;
 use super::reduced::{Weighted, loss, only_where, shares, term_loss};
 use super::{Expressions, TermExpressions, blocks};
 use crate::expr::derivative::adjoints_beside;

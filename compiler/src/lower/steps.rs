@@ -5,9 +5,9 @@ use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
 use mopd_lang::source::Sources;
 
+use super::executable::settings::Settings;
 use super::key::{self, Files};
-use super::narrow::settings::Settings;
-use super::{cost, narrow, numbers, scalar_heads, second_heads, trained};
+use super::{cost, executable, numbers, scalar_heads, second_heads, trained};
 use crate::plan::{
     Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage,
     StageFacts, Train,
@@ -57,8 +57,8 @@ impl<'a> Executable<'a> {
         refusals.add(numbers::check(&domains, &models, &comparisons, origins));
         for model in &experiment.models {
             for train in checked_trains(&model.stage) {
-                let roles = &narrow::roles::find(train, experiment).roles;
-                refusals.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
+                let roles = &executable::roles::find(train, experiment).roles;
+                refusals.add(executable::formula::refusals(&train.objective, Origins { roles, ..origins }));
             }
         }
         Executable { checked: experiment, origins, domains, models, comparisons, refusals }

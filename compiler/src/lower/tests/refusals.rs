@@ -1284,15 +1284,17 @@ fn a_summand_has_derivatives() {
 fn supports_sides_and_losses() {
     let nucleus = Support::Nucleus { role: Role::Teacher, p: 0.9 };
     let union = Support::Union(vec![nucleus, Support::Intersection(vec![Support::Sampled, Support::Full])]);
-    let mut wide = divergence(DivergenceKind::SortedL1, union);
-    wide.temperature = 2.0;
-    wide.clip_each = Some(0.1);
-    let plan::Live::Divergence(narrow) = primitive(Live::Divergence(wide)) else { panic!("a divergence") };
+    let mut checked = divergence(DivergenceKind::SortedL1, union);
+    checked.temperature = 2.0;
+    checked.clip_each = Some(0.1);
+    let plan::Live::Divergence(executable) = primitive(Live::Divergence(checked)) else {
+        panic!("a divergence")
+    };
     let intersection = plan::Support::Intersection { of: vec![plan::Support::Sampled, plan::Support::Full] };
     let nucleus = plan::Support::Nucleus { role: plan::Role::TEACHER, p: 0.9 };
-    assert_eq!(narrow.support, plan::Support::Union { of: vec![nucleus, intersection] });
+    assert_eq!(executable.support, plan::Support::Union { of: vec![nucleus, intersection] });
     assert_eq!(
-        (narrow.kind, narrow.temperature, narrow.clip_each),
+        (executable.kind, executable.temperature, executable.clip_each),
         (plan::DivergenceKind::SortedL1, 2.0, Some(0.1))
     );
 
@@ -1309,8 +1311,8 @@ fn supports_sides_and_losses() {
 fn signals_of_distributions() {
     let support = || Support::TopK { role: Role::Teacher, k: 16 };
     let (student, teacher) = (plan::Role::Student, plan::Role::TEACHER);
-    let narrow = || plan::Support::TopK { role: teacher, k: 16 };
-    for (wide, expected) in [
+    let executable = || plan::Support::TopK { role: teacher, k: 16 };
+    for (checked, expected) in [
         (Signal::Of { role: Role::Student, part: Part::Rank }, plan::Signal::Rank { role: student }),
         (Signal::Of { role: Role::Teacher, part: Part::EndLogp }, plan::Signal::EndLogp { role: teacher }),
         (
@@ -1319,15 +1321,15 @@ fn signals_of_distributions() {
         ),
         (
             Signal::Mass { role: Role::Student, support: support() },
-            plan::Signal::Mass { role: student, support: narrow() },
+            plan::Signal::Mass { role: student, support: executable() },
         ),
         (
             Signal::InNucleus { role: Role::Teacher, p: 0.95 },
             plan::Signal::InNucleus { role: teacher, p: 0.95 },
         ),
-        (Signal::SupportSize { support: support() }, plan::Signal::SupportSize { support: narrow() }),
+        (Signal::SupportSize { support: support() }, plan::Signal::SupportSize { support: executable() }),
     ] {
-        let objective = weighted(signal(wide));
+        let objective = weighted(signal(checked));
         assert_eq!(objective.graph.signals(&objective.outputs()), [expected]);
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer};
 use crate::expr::graph::Graph;
 use crate::plan::{Axis, Formula, Role};
-use crate::refusal::{Narrowed, refused};
+use crate::refusal::{Converted, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Chosen {
@@ -129,7 +129,7 @@ pub(super) fn executable(
     edit: &Edit,
     at: mopd_lang::source::Span,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let choice = match edit {
         Edit::Keep { condition } => {
             Choice::Keep { condition: of_completions(condition, "a `keep`", Axis::Sequence)? }

@@ -2,7 +2,9 @@
 //! of a new prompt that a template makes of them, and of what teachers write for it (arXiv:2606.18216). A
 //! prompt for which the template has not all that it shows keeps its attempts.
 
-use mopd_lang::experiment::{self as checked, GroupMember, RolloutSource, Slot as WideSlot, TemplatePiece};
+use mopd_lang::experiment::{
+    self as checked, GroupMember, RolloutSource, Slot as CheckedSlot, TemplatePiece,
+};
 use mopd_lang::formula::Role as CheckedRole;
 use mopd_lang::source::Span;
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::plan::views::{Piece, Slot, SlotShare};
 use crate::plan::{Role, View, schedule};
-use crate::refusal::{Narrowed, Origins, refused, role};
+use crate::refusal::{Converted, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Derived {
@@ -210,7 +212,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let RolloutSource::Derived { template, of } = &rollout.source else {
         unreachable!("the caller has looked")
     };
@@ -227,7 +229,7 @@ pub(super) fn executable(
         ));
     }
     let mut maker = Maker { template: &template.name, at, origins, rollout, texts: Vec::new() };
-    let pieces = template.pieces.iter().map(|piece| maker.piece(piece)).collect::<Narrowed<Vec<Piece>>>()?;
+    let pieces = template.pieces.iter().map(|piece| maker.piece(piece)).collect::<Converted<Vec<Piece>>>()?;
     let sees = View { name: template.name.clone(), pieces };
     let derived = Derived { sees, texts: maker.texts, of };
     if derived.members().is_empty() && derived.answering().is_empty() {
@@ -251,11 +253,11 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn refused<T>(&self, what: &str) -> Narrowed<T> {
+    fn refused<T>(&self, what: &str) -> Converted<T> {
         Err(refused(self.at, format!("{what} in the template `{}` of a `derived`", self.template)))
     }
 
-    fn piece(&mut self, piece: &TemplatePiece) -> Narrowed<Piece> {
+    fn piece(&mut self, piece: &TemplatePiece) -> Converted<Piece> {
         let part = |share| schedule(share, "a share of a slot", self.origins).map(SlotShare::Schedule);
         Ok(match piece {
             TemplatePiece::Text(text) => Piece::Text(text.clone()),
@@ -273,28 +275,28 @@ impl Maker<'_> {
         })
     }
 
-    fn slot(&mut self, slot: &WideSlot) -> Narrowed<Slot> {
+    fn slot(&mut self, slot: &CheckedSlot) -> Converted<Slot> {
         let text = match slot {
-            WideSlot::Prompt => return Ok(Slot::Prompt),
-            WideSlot::Data(field) => return Ok(Slot::Data(field.clone())),
-            WideSlot::Group(member) => return Ok(Slot::Group(*member)),
-            WideSlot::Answer { by, member } => Text::Answer { writer: self.writer(by)?, member: *member },
-            WideSlot::Shortened { slot, by, max_tokens } => {
+            CheckedSlot::Prompt => return Ok(Slot::Prompt),
+            CheckedSlot::Data(field) => return Ok(Slot::Data(field.clone())),
+            CheckedSlot::Group(member) => return Ok(Slot::Group(*member)),
+            CheckedSlot::Answer { by, member } => Text::Answer { writer: self.writer(by)?, member: *member },
+            CheckedSlot::Shortened { slot, by, max_tokens } => {
                 let (slot, writer) = (self.slot(slot)?, self.writer(by)?);
                 Text::Short { writer, sees: asked_to_shorten(slot), max_tokens: *max_tokens }
             }
-            WideSlot::Shuffled(slots) => {
-                let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Narrowed<Vec<Slot>>>()?;
+            CheckedSlot::Shuffled(slots) => {
+                let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Converted<Vec<Slot>>>()?;
                 // How long these get is known from their settings alone.
                 if slots.iter().any(|slot| !slot.of_completion()) {
                     return self.refused("the prompt, or a field of the data, in `shuffled(...)`");
                 }
                 Text::Shuffled { slots }
             }
-            WideSlot::Completion => return self.refused("the slot `{completion}`"),
-            WideSlot::Draft => return self.refused("the slot `{draft}`"),
-            WideSlot::Transcript => return self.refused("the slot `{transcript}`"),
-            WideSlot::Feedback => return self.refused("the slot `{feedback}`"),
+            CheckedSlot::Completion => return self.refused("the slot `{completion}`"),
+            CheckedSlot::Draft => return self.refused("the slot `{draft}`"),
+            CheckedSlot::Transcript => return self.refused("the slot `{transcript}`"),
+            CheckedSlot::Feedback => return self.refused("the slot `{feedback}`"),
         };
         let known = self.texts.iter().position(|known| *known == text);
         let place = known.unwrap_or_else(|| {
@@ -304,7 +306,7 @@ impl Maker<'_> {
         Ok(Slot::Made(place as u32))
     }
 
-    fn writer(&self, by: &CheckedRole) -> Narrowed<Role> {
+    fn writer(&self, by: &CheckedRole) -> Converted<Role> {
         match by {
             CheckedRole::Teacher | CheckedRole::Named { .. } => {
                 role(by, self.origins.at(self.rollout.origin))

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
 use crate::plan::{Keep, Train};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct EachTurn {
@@ -70,7 +70,7 @@ impl<O> Train<O> {
 
 /// Of a stage's own rollout: what a step draws are trajectories then, not prompts, so nothing else draws
 /// beside it.
-pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::EachTurn { history, of } = &rollout.source else {
         unreachable!("the caller has looked")

@@ -4,7 +4,7 @@ use mopd_lang::experiment as checked;
 use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, mix};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct FirstOf {
@@ -77,7 +77,7 @@ pub(super) fn executable(
     choices: &[std::rc::Rc<checked::Rollout>],
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let mut made: Vec<Producer> = Vec::with_capacity(choices.len());
     for choice in choices {
         let at = origins.span(choice.origin);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
 use crate::plan::{Moving, Role, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Guided {
@@ -76,7 +76,7 @@ impl Kind for Guided {
     }
 }
 
-pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let (guidance, of) = match &rollout.source {
         RolloutSource::TokenMix { alpha, of } => {
             (Guidance::TokenMix { alpha: moving(alpha, "an `alpha` of a `token_mix`", origins)? }, of)

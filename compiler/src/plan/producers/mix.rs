@@ -8,7 +8,7 @@ use super::{
     producer,
 };
 use crate::plan::{Moving, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Mix {
@@ -62,7 +62,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let RolloutSource::Mix { share, first, second } = &rollout.source else {
         unreachable!("the caller has looked")
     };
@@ -88,7 +88,7 @@ pub(super) fn side(
     of: &str,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     if let Some(edit) = other_edits(rollout).next() {
         return Err(refused(at, edit_name(edit)));

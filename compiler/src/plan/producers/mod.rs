@@ -55,7 +55,7 @@ use self::executable::{OfCompletions, edit_name, editable, other_edits, sampling
 pub(crate) use self::executable::{producer, rollout, sampling};
 use super::views::Piece;
 use super::{Keep, ModelId, Moving, Role, Sampling, View};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -116,7 +116,7 @@ fn source(
     keep: Keep,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let source = &rollout.source;
     match source {

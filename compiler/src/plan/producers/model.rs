@@ -4,7 +4,7 @@ use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling, sampling_once};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Model {
@@ -72,7 +72,7 @@ pub(super) fn executable(
     of: &checked::Rollout,
     once: bool,
     origins: Origins,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(of.origin);
     if let Some(edit) = of.edits.first() {
         return Err(refused(at, edit_name(edit)));

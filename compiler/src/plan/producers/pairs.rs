@@ -11,7 +11,7 @@ use super::{
     Fields, Keep, Kind, ModelId, Producer, Rollout, Sampling, Value, Writer, edit_name, model, sampling,
     teacher,
 };
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Pairs {
@@ -59,7 +59,7 @@ impl Kind for Pairs {
 }
 
 /// The pairs that the objective compares, where it compares any.
-pub(super) fn compared(train: &checked::Train, origins: Origins) -> Narrowed<Option<Rollout>> {
+pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Option<Rollout>> {
     let at = origins.span(train.rollout.origin);
     let of_term = |term: &checked::Term| {
         let parts = term.value.parts().into_iter();
@@ -85,7 +85,7 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Narrowed<Opt
 }
 
 /// One side of a pair.
-fn side(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+fn side(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     if let Some(edit) = rollout.edits.first() {
         return Err(refused(at, edit_name(edit)));

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
 use crate::plan::{Role, View, template};
-use crate::refusal::{Narrowed, Origins, refused, role};
+use crate::refusal::{Converted, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Refine {
@@ -85,7 +85,7 @@ impl Kind for Refine {
     }
 }
 
-pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let RolloutSource::Refine { by, sees, of } = &rollout.source else {
         unreachable!("the caller has looked")
     };

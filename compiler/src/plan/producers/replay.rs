@@ -9,7 +9,7 @@ use super::{
     producer,
 };
 use crate::plan::{Axis, Formula, Moving, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Replay {
@@ -75,7 +75,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let RolloutSource::Replay { capacity, share, keeps, condition, order, of } = &rollout.source else {
         unreachable!("the caller has looked")

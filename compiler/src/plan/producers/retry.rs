@@ -7,7 +7,7 @@ use super::{
     Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, editable, holding, reads_student,
 };
 use crate::plan::{Axis, Formula};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 /// Attempts at a completion, at most: each round of them has random numbers of its own.
 const MOST: u32 = 255;
@@ -76,7 +76,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let Edit::Retry { until, at_most } = edit else { unreachable!("the caller has looked") };
     let at = origins.span(rollout.origin);
     editable(edit, rollout, at)?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
 use crate::plan::{Keep, Role};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Speculative {
@@ -71,7 +71,7 @@ impl Kind for Speculative {
 
 /// Of a stage's own rollout, or a term's. A rejected draft is no completion: nothing chooses among those of a
 /// prompt, edits them or keeps them for later.
-pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::Speculative { block, of } = &rollout.source else {
         unreachable!("the caller has looked")

@@ -4,7 +4,7 @@ use mopd_lang::experiment::{self as checked, Heads};
 use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Student {
@@ -48,7 +48,7 @@ pub(super) fn executable(
     of: &checked::Sampling,
     origin: checked::Origin,
     origins: Origins,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let accept = match of.heads {
         None => None,
         Some(Heads { heads: 2, accept }) => Some(accept),

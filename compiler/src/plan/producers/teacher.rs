@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling, sampling_once};
 use crate::plan::{Keep, Role, View, template};
-use crate::refusal::{Narrowed, Origins, role};
+use crate::refusal::{Converted, Origins, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Teacher {
@@ -106,7 +106,7 @@ impl Kind for Teacher {
     }
 }
 
-pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let RolloutSource::From { teacher, sees, sequences, sampling: of } = &rollout.source else {
         unreachable!("the caller has looked")

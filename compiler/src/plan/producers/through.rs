@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Fields, Kind, ModelId, Once, Producer, Sampling, Value, Writer, edit_name, editable};
 use crate::plan::events::FailureKind;
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Through {
@@ -114,7 +114,7 @@ pub(super) fn executable(
     edit: &Edit,
     rollout: &checked::Rollout,
     origins: Origins,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let Edit::Through { command, time_limit_seconds, depends } = edit else {
         unreachable!("the caller has looked")

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::plan::events::FailureKind;
 use crate::plan::{Axis, Formula, Moving, Signal, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Turns {
@@ -121,7 +121,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let RolloutSource::Turns { environment, time_limit_seconds, depends, at_most, of } = &rollout.source
     else {
         unreachable!("the caller has looked")

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 use mopd_lang::formula::{self, FormulaKind, FormulaNode};
 
 use super::formula::Elsewhere;
 use super::settings::Settings;
-use super::{Narrowed, filter, refused};
+use super::{Converted, filter, refused};
 use crate::expr::graph::Operation;
 use crate::plan::{
     Axis, Curriculum, Formula, Keep, Length, Measure, Producer, Rollout, Signal, is_of_run, producers,
@@ -22,7 +22,7 @@ impl Settings<'_> {
     /// None where the stage chooses none, or can't.
     pub(super) fn curriculum(
         &mut self,
-        train: &wide::Train,
+        train: &checked::Train,
         rollout: Option<&Rollout>,
         in_turns: bool,
         origins: Origins,
@@ -81,7 +81,7 @@ fn measured(
     at: At,
     origins: Origins,
     (rollouts, measures): (&mut Vec<Producer>, &mut Vec<Measure>),
-) -> Narrowed<Signal> {
+) -> Converted<Signal> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &node.kind else {
         unreachable!("only reductions are over another rollout")
     };
@@ -119,7 +119,7 @@ fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
 
 /// Prompts are looked at some at a time, so that nothing may be of several; and what is the same for all
 /// chooses none.
-fn fit(formula: Formula, what: &str, at: At) -> Narrowed<Formula> {
+fn fit(formula: Formula, what: &str, at: At) -> Converted<Formula> {
     let Formula { graph, value } = &formula;
     let needed = graph.reachable(&[*value]);
     let compares = graph.nodes().filter(|(id, _)| needed[id.0 as usize]).any(|(_, node)| {

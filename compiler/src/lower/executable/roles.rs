@@ -3,8 +3,8 @@
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{
-    self as wide, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template, TemplatePiece,
-    Train,
+    self as checked, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template,
+    TemplatePiece, Train,
 };
 use mopd_lang::formula::{Formula, FormulaKind, Role};
 use mopd_lang::source::Span;
@@ -21,7 +21,7 @@ pub struct Found {
 }
 
 /// Those that the objective reads come first, in its order.
-pub fn find(train: &Train, experiment: &wide::Experiment) -> Found {
+pub fn find(train: &Train, experiment: &checked::Experiment) -> Found {
     let teachers = experiment.teachers.as_slice();
     let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
     let mut found = Found { roles: StageRoles::default(), domains: Vec::new() };
@@ -161,7 +161,7 @@ impl Found {
     }
 
     /// All members of a panel speak about the prompts that one of them scores.
-    fn panels(&mut self, experiment: &wide::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
+    fn panels(&mut self, experiment: &checked::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
         let teachers = experiment.teachers.as_slice();
         for place in 0..self.roles.named.len() {
             let Some(panel) = panel_of(&teachers[self.roles.named[place].teacher.0 as usize]) else {
@@ -209,13 +209,13 @@ impl Found {
     }
 
     /// The panels of the stage, as the plan has them.
-    pub fn stage_panels(&self, experiment: &wide::Experiment) -> Vec<plan::Panel> {
+    pub fn stage_panels(&self, experiment: &checked::Experiment) -> Vec<plan::Panel> {
         let role = |member: &TeacherId| {
             let place = self.roles.place(NamedScorer { teacher: *member, bare: false });
             plan::Role::named(place.expect("all members of a panel are scorers"))
         };
         let panel = |panel: &PanelId| {
-            let wide::Panel {
+            let checked::Panel {
                 name,
                 members,
                 rounds,

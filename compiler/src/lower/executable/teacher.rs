@@ -1,12 +1,12 @@
 //! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
 use mopd_lang::experiment::{
-    self as wide, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
+    self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
 };
 use mopd_lang::formula::{Formula, Role};
 
 use super::settings::secret;
-use super::{Diagnostic, Narrowed, data, divergence, filter, formula, refused};
+use super::{Converted, Diagnostic, data, divergence, filter, formula, refused};
 use crate::plan::template::{view_of_panel, view_with_numbers};
 use crate::plan::{
     self, Answers, Composition, Engine, Member, ModelId, Parameter, Pool, Served, StudentCopy, TeacherChoice,
@@ -16,12 +16,12 @@ use crate::refusal::{At, NamedScorer, Origins};
 
 /// One arm of a stage's route.
 pub fn choice(
-    choice: &wide::TeacherChoice,
-    train: &wide::Train,
-    teachers: &[wide::Teacher],
+    choice: &checked::TeacherChoice,
+    train: &checked::Train,
+    teachers: &[checked::Teacher],
     origins: Origins,
 ) -> Result<TeacherChoice, Vec<Diagnostic>> {
-    let wide::TeacherChoice { domain, when, teacher: id, .. } = choice;
+    let checked::TeacherChoice { domain, when, teacher: id, .. } = choice;
     let scorer = NamedScorer { teacher: *id, bare: false };
     let mut refusals = Vec::new();
     let when = when
@@ -49,8 +49,8 @@ pub struct Executable {
 
 pub fn executable(
     scorer: NamedScorer,
-    teachers: &[wide::Teacher],
-    train: &wide::Train,
+    teachers: &[checked::Teacher],
+    train: &checked::Train,
     origins: Origins,
 ) -> Result<Executable, Vec<Diagnostic>> {
     let mut refusals = Vec::new();
@@ -83,11 +83,11 @@ pub fn executable(
 
 /// One who speaks in a panel: a model that reads what has been said.
 fn panelist(
-    teacher: &wide::Teacher,
+    teacher: &checked::Teacher,
     panel: PanelId,
     speaker: &Role,
-    teachers: &[wide::Teacher],
-    train: &wide::Train,
+    teachers: &[checked::Teacher],
+    train: &checked::Train,
     origins: Origins,
 ) -> Result<Executable, Vec<Diagnostic>> {
     let at = origins.span(teacher.origin);
@@ -121,10 +121,10 @@ fn panelist(
 /// The student's template is not its teachers': without one of their own they read the plain prompt.
 fn sees(
     id: TeacherId,
-    teacher: &wide::Teacher,
-    train: &wide::Train,
+    teacher: &checked::Teacher,
+    train: &checked::Train,
     origins: Origins,
-) -> Narrowed<Option<View>> {
+) -> Converted<Option<View>> {
     match &teacher.sees {
         Some(template) => {
             let what = format!("a number in the template `{}`", template.name);
@@ -138,14 +138,14 @@ fn sees(
 }
 
 fn weights_of(
-    teacher: &wide::Teacher,
+    teacher: &checked::Teacher,
     start: ModelId,
     origins: Origins,
     refusals: &mut Vec<Diagnostic>,
 ) -> Option<plan::Teacher> {
     // What weights at hand can answer only narrows what objectives may ask, and the checker has seen to that;
     // so has it to `foreign`.
-    let wide::Teacher {
+    let checked::Teacher {
         name: _,
         weights,
         sees,
@@ -257,7 +257,7 @@ fn served_answers(answers: Capability) -> Option<Answers> {
 }
 
 /// A sum of logits, each with a factor.
-fn composed(logits: &[(Formula, Role)], origins: Origins) -> Narrowed<Composition> {
+fn composed(logits: &[(Formula, Role)], origins: Origins) -> Converted<Composition> {
     let member = |(factor, role): &(Formula, Role)| {
         let at = origins.at(factor.0.origin);
         let weight = divergence::parameter(factor, at)?;
@@ -273,23 +273,23 @@ fn composed(logits: &[(Formula, Role)], origins: Origins) -> Narrowed<Compositio
         }
         Ok(Member { weight, role: self::member(role, at)? })
     };
-    let members = logits.iter().map(member).collect::<Narrowed<_>>()?;
+    let members = logits.iter().map(member).collect::<Converted<_>>()?;
     Ok(Composition { pool: Pool::Logits, members })
 }
 
-fn pooled(pool: wide::Pool, members: &[(f64, Role)], at: At) -> Narrowed<Composition> {
+fn pooled(pool: checked::Pool, members: &[(f64, Role)], at: At) -> Converted<Composition> {
     let pool = match pool {
-        wide::Pool::Mixture => Pool::Mixture,
-        wide::Pool::Geometric => Pool::Logits,
-        wide::Pool::Sum => Pool::Sum,
+        checked::Pool::Mixture => Pool::Mixture,
+        checked::Pool::Geometric => Pool::Logits,
+        checked::Pool::Sum => Pool::Sum,
     };
     let member = |(weight, role): &(f64, Role)| {
         Ok(Member { weight: Parameter::Number(*weight), role: self::member(role, at)? })
     };
-    Ok(Composition { pool, members: members.iter().map(member).collect::<Narrowed<_>>()? })
+    Ok(Composition { pool, members: members.iter().map(member).collect::<Converted<_>>()? })
 }
 
-fn member(role: &Role, at: At) -> Narrowed<plan::Role> {
+fn member(role: &Role, at: At) -> Converted<plan::Role> {
     match role {
         Role::Student | Role::Named { .. } => formula::role(role, at),
         Role::Teacher | Role::Sampler | Role::Reference => {
