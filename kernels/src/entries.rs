@@ -12,14 +12,14 @@ use crate::{Loop, with_cpu_features};
 /// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
 #[derive(Clone, Copy)]
 pub enum Sum {
-    /// `p (l - r) - p + q`: the KL divergence of the left side from the right, closed, so that it is exactly
+    /// `p (l - r) - p + q`: the generalized KL divergence of the left side from the right, so that it is exactly
     /// 0 where they are equal.
     Kl,
     /// `-p l`
     Entropy,
 }
 
-/// d closed KL divergence / d log-probability.
+/// d generalized KL divergence / d log-probability.
 #[derive(Clone, Copy)]
 pub enum Gradient {
     /// Of the left side: `p (l - r)`.

@@ -7,7 +7,7 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
-use crate::prepare::{DomainData, Form, tested};
+use crate::prepare::{DomainData, ModelSpec, tested};
 use crate::random::{Key, Purpose, stream_of};
 use crate::report::answers::{Answer, PromptAnswers};
 use crate::reward::RewardInput;
@@ -30,30 +30,30 @@ const CHUNK: usize = 64;
 
 /// Bytes that an evaluation takes, about: the model's weights, and what answers keep.
 pub fn memory(
-    form: &Form,
+    spec: &ModelSpec,
     domain: &DomainData,
     evaluation: &Evaluation,
     kind: Kind,
     budget: Budget,
 ) -> Result<u64> {
-    let weights = Weights::parameters(&form.config) * kind.elt_size_in_bytes();
-    Ok((weights + answers_memory(form, domain, evaluation, kind, budget)?) as u64)
+    let weights = Weights::parameters(&spec.config) * kind.elt_size_in_bytes();
+    Ok((weights + answers_memory(spec, domain, evaluation, kind, budget)?) as u64)
 }
 
 /// Bytes that [`rollout`] keeps at most while the prompts are answered.
 pub fn answers_memory(
-    form: &Form,
+    spec: &ModelSpec,
     domain: &DomainData,
     evaluation: &Evaluation,
     kind: Kind,
     budget: Budget,
 ) -> Result<usize> {
-    let tokens = tested(domain)?.tokens(&form.tokenizer)?;
+    let tokens = tested(domain)?.tokens(&spec.tokenizer)?;
     let mut lengths: Vec<usize> = tokens.lengths().take(asked(evaluation, tokens.len())).collect();
     // Of the chunk that takes most.
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     lengths.truncate(CHUNK);
-    Ok(rollout::memory(&form.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
+    Ok(rollout::memory(&spec.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
 }
 
 /// The answers of a model for a table.

@@ -16,7 +16,7 @@ use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
-use mopd_runtime::machine::memory::{give_back, peak_memory};
+use mopd_runtime::machine::memory::{peak_memory, release_free};
 use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::Progress;
@@ -157,7 +157,7 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
             handled.take().unwrap_or(Ok(()))?;
             work(&job?, &cuda, Some(&cache), control, progress)
         });
-        give_back();
+        release_free();
     }
     ExitCode::SUCCESS
 }

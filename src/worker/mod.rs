@@ -95,7 +95,7 @@ impl Worker {
     }
 
     /// Starts a worker that stays until it is asked to end.
-    pub fn stay(says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
+    pub fn start_server(says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
         Worker::spawn(&[SERVE], says)
     }
 

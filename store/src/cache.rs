@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::files::remove_unfinished;
+use crate::files::remove_partial;
 use crate::{CHECKSUMS, Folder, Lock, Runs, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -252,7 +252,7 @@ impl Folder {
             removed.push(item);
         }
         if !policy.dry_run {
-            self.remove_unfinished();
+            self.remove_partial();
             for path in gone {
                 // Of a run whose results are gone.
                 fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -262,20 +262,20 @@ impl Folder {
     }
 
     /// Parts of files that nobody writes any more, in entries and beside them.
-    fn remove_unfinished(&self) {
+    fn remove_partial(&self) {
         const NOBODYS: Duration = Duration::from_secs(3600);
         for folder in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             match folder.file_name().to_str().and_then(parse) {
                 Some((key, _)) => {
                     if let Ok(Some(_lock)) = self.try_lock(key) {
-                        remove_unfinished(&folder.path(), None);
+                        remove_partial(&folder.path(), None);
                     }
                 }
                 // Whoever writes these has no lock.
                 None => {
                     let ours = ["notes", "runs", "arithmetic"].iter().any(|name| folder.file_name() == *name);
                     if ours {
-                        remove_unfinished(&folder.path(), Some(NOBODYS));
+                        remove_partial(&folder.path(), Some(NOBODYS));
                     }
                 }
             }

@@ -195,7 +195,7 @@ fn load(name: &[&str]) -> Option<SourceFile> {
 /// All that is done with a program, up to its plan. Whether it is sound.
 fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
     let source = || SourceFile { path: "a.mopd".to_owned(), text: program.to_owned() };
-    let analysis = mopd_lang::analyse_again(source(), &load, memory);
+    let analysis = mopd_lang::analyse_edited(source(), &load, memory);
     if analysis.has_errors() {
         return false;
     }

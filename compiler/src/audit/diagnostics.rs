@@ -355,7 +355,7 @@ impl<'a> Looking<'a> {
             Away::Data => "makes the text that it is trained on less likely".to_owned(),
             Away::Reward => "lowers the expected reward".to_owned(),
         };
-        let verdict = queries[0].finding(When::Throughout).verdict.text();
+        let verdict = queries[0].judge(When::Throughout).verdict.text();
         let diagnostic =
             Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
                 .label(format!("a term is minimised; this one {verdict}"))

@@ -14,7 +14,7 @@ use super::sampler::Sampler;
 use super::teachers::Teachers;
 use super::toy_model::{ToyModel, ToyModelSpec, Variation};
 use super::variants;
-use super::verdict::{Finding, Part, Task, Verdict, When};
+use super::verdict::{Part, Task, TermVerdict, Verdict, When};
 use super::view::View;
 
 /// Teachers that make each other up, of which every one has a distribution in every toy model.
@@ -164,11 +164,11 @@ impl<'a> Query<'a> {
         self.spec.sampler.text() + &self.spec.teachers.text()
     }
 
-    pub fn finding(&self, when: When) -> Finding {
-        self.judged(when).unwrap_or_else(|why| Finding::not_audited(when, self.on(), why))
+    pub fn judge(&self, when: When) -> TermVerdict {
+        self.judged(when).unwrap_or_else(|why| TermVerdict::not_audited(when, self.on(), why))
     }
 
-    fn judged(&self, when: When) -> Result<Finding, Refusal> {
+    fn judged(&self, when: When) -> Result<TermVerdict, Refusal> {
         let usual = self.usual()?;
         if let Sampler::Unknown { why } = &self.spec.sampler {
             let other = self.measure(&self.view, ALL, Variation::OtherSampler)?;
@@ -202,7 +202,7 @@ impl<'a> Query<'a> {
             }
             _ => None,
         };
-        Ok(Finding { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
+        Ok(TermVerdict { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
     }
 
     /// The nearest of the gradients that everybody knows, where the one followed is of a divergence that the

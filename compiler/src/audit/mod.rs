@@ -42,7 +42,7 @@ pub use teachers::Teachers;
 pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
 pub use toy_model::ToyModel;
 pub(crate) use toy_model::normalised;
-pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
+pub use verdict::{Audit, Part, Task, TermAudit, TermVerdict, Verdict, When, sum};
 
 use expectation::{ALL, Compiled};
 use judge::Query;
@@ -132,7 +132,7 @@ pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit 
     if !view().others().contains(&Role::Teacher) {
         casts.truncate(1);
     }
-    let on = |sampler: &Sampler| -> Vec<Finding> {
+    let on = |sampler: &Sampler| -> Vec<TermVerdict> {
         casts.iter().flat_map(|teachers| on(&view, sampler, teachers, usage.steps)).collect()
     };
     if !streams.is_empty() {
@@ -155,13 +155,18 @@ fn moments(view: &View, steps: u32) -> Vec<(When, u32)> {
 }
 
 /// What a term follows on tokens that are drawn in one way.
-fn on<'a>(view: &dyn Fn() -> View<'a>, sampler: &Sampler, teachers: &Teachers, steps: u32) -> Vec<Finding> {
+fn on<'a>(
+    view: &dyn Fn() -> View<'a>,
+    sampler: &Sampler,
+    teachers: &Teachers,
+    steps: u32,
+) -> Vec<TermVerdict> {
     let moments = moments(&view(), steps);
     let at = |(when, step): &(When, u32)| match Query::of(view(), sampler, teachers, (*step, steps)) {
-        Ok(query) => query.finding(*when),
-        Err(why) => Finding::not_audited(*when, sampler.text() + &teachers.text(), why),
+        Ok(query) => query.judge(*when),
+        Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why),
     };
-    let mut found: Vec<Finding> = moments.iter().map(at).collect();
+    let mut found: Vec<TermVerdict> = moments.iter().map(at).collect();
     let same = found.iter().all(|finding| {
         finding.verdict.text() == found[0].verdict.text()
             && finding.stationary_at_teacher == found[0].stationary_at_teacher
@@ -181,7 +186,7 @@ fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<Part>> {
     }
     let mut sum: Vec<Part> = Vec::new();
     for term in terms {
-        let [Finding { verdict, .. }] = term.findings.as_slice() else { return None };
+        let [TermVerdict { verdict, .. }] = term.findings.as_slice() else { return None };
         let parts = match verdict {
             Verdict::Follows { parts } => parts.as_slice(),
             Verdict::Zero => &[],

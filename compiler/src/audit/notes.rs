@@ -1,4 +1,4 @@
-//! What a finding says besides its verdict: where it was looked at, and what was not.
+//! What a verdict comes with: where it was looked at, and what was not.
 
 use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Signal, text};
 

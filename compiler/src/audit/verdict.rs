@@ -86,7 +86,7 @@ impl When {
 
 /// A verdict and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Finding {
+pub struct TermVerdict {
     pub when: When,
     /// The tokens that it holds for.
     pub on: String,
@@ -100,10 +100,17 @@ pub struct Finding {
     pub notes: Vec<String>,
 }
 
-impl Finding {
-    pub(super) fn not_audited(when: When, on: String, why: String) -> Finding {
+impl TermVerdict {
+    pub(super) fn not_audited(when: When, on: String, why: String) -> TermVerdict {
         let verdict = Verdict::NotAudited { why };
-        Finding { when, on, verdict, value_estimates: None, stationary_at_teacher: None, notes: Vec::new() }
+        TermVerdict {
+            when,
+            on,
+            verdict,
+            value_estimates: None,
+            stationary_at_teacher: None,
+            notes: Vec::new(),
+        }
     }
 
     /// The value is of one divergence, the gradient of another: who watches the loss sees something else than
@@ -139,7 +146,7 @@ impl Finding {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TermAudit {
     pub term: String,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<TermVerdict>,
 }
 
 impl TermAudit {

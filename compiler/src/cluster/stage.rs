@@ -162,7 +162,7 @@ fn scorings(
     for share in &train.mixture {
         let arms: Vec<_> = train.arms(share.domain).collect();
         for choice in &arms {
-            let Some(model) = choice.teacher.form() else {
+            let Some(model) = choice.teacher.spec_model() else {
                 return Err(ClusterError::Stage {
                     stage: choice.name.clone(),
                     why: "a teacher that is put together, or that is the student, has no weights of its own",

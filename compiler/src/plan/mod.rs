@@ -39,7 +39,7 @@ pub use extrapolation::Extrapolation;
 pub use feedback::Feedback;
 pub(crate) use feedback::FeedbackMeaning;
 pub(crate) use guards::GuardMeaning;
-pub use guards::{Guard, GuardAction, Pooling, StepNumber, StepWindow, WatchedDomain};
+pub use guards::{Guard, GuardAction, GuardedDomain, Pooling, StepNumber, StepWindow};
 pub use moving::{Ladder, Learned, Moving, OfStep};
 pub(crate) use moving::{is_of_steps, moving, schedule};
 pub use panels::Panel;

@@ -349,8 +349,8 @@ impl Teacher {
         }
     }
 
-    /// A model of its form: itself, or what it begins as.
-    pub fn form(&self) -> Option<ModelId> {
+    /// A model with its specification: itself, or what it begins as.
+    pub fn spec_model(&self) -> Option<ModelId> {
         if let Teacher::Learner { start, .. } = self { Some(*start) } else { self.model() }
     }
 

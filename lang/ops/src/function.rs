@@ -8,7 +8,7 @@ use crate::{Function, Mismatch, Unit};
 pub struct Definition {
     /// As it is written: a name, or an operator's sign.
     pub name: &'static str,
-    pub form: Form,
+    pub notation: Notation,
     pub units: Units,
     pub value: Value,
     /// What reaches each operand when [`Expr::Gradient`] reaches the output; none where the function is
@@ -23,7 +23,7 @@ pub struct Definition {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Form {
+pub enum Notation {
     /// `name(x)`, with its parameters' names, and one line for documentation.
     Call { parameters: &'static [&'static str], doc: &'static str },
     /// `-x`; the larger the precedence, the tighter it binds.
@@ -79,30 +79,30 @@ impl Function {
     }
 
     pub fn operands(self) -> usize {
-        match self.definition().form {
-            Form::Call { parameters, .. } => parameters.len(),
-            Form::Prefix { .. } => 1,
-            Form::Infix { .. } => 2,
+        match self.definition().notation {
+            Notation::Call { parameters, .. } => parameters.len(),
+            Notation::Prefix { .. } => 1,
+            Notation::Infix { .. } => 2,
         }
     }
 
     /// How tightly an operator binds; calls bind tightest.
     pub fn precedence(self) -> u8 {
-        match self.definition().form {
-            Form::Call { .. } => CALL,
-            Form::Prefix { precedence } | Form::Infix { precedence } => precedence,
+        match self.definition().notation {
+            Notation::Call { .. } => CALL,
+            Notation::Prefix { precedence } | Notation::Infix { precedence } => precedence,
         }
     }
 
     pub fn is_call(self) -> bool {
-        matches!(self.definition().form, Form::Call { .. })
+        matches!(self.definition().notation, Notation::Call { .. })
     }
 
     /// One line for documentation; empty for operators.
     pub fn doc(self) -> &'static str {
-        match self.definition().form {
-            Form::Call { doc, .. } => doc,
-            Form::Prefix { .. } | Form::Infix { .. } => "",
+        match self.definition().notation {
+            Notation::Call { doc, .. } => doc,
+            Notation::Prefix { .. } | Notation::Infix { .. } => "",
         }
     }
 

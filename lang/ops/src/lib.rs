@@ -4,7 +4,7 @@
 //!
 //! | field | what derives from it |
 //! |---|---|
-//! | `name`, `form` | names, arities, completion, hover, the book, the editors' grammars, formulas as text |
+//! | `name`, `notation` | names, arities, completion, hover, the book, the editors' grammars, formulas as text |
 //! | `units` | which units it takes and gives |
 //! | `value` | constant folding, the interpreter, the audit's dual numbers |
 //! | `gradients` | reverse-mode derivatives in the expression graph, the audit's dual numbers; empty where there is none |
@@ -39,7 +39,7 @@ mod unit;
 
 pub use entry::Entry;
 pub use expr::{Backend, Expr};
-pub use function::{Accuracy, Definition, Form, Range, Units, Value, maximum, minimum};
+pub use function::{Accuracy, Definition, Notation, Range, Units, Value, maximum, minimum};
 pub use reduction::{Receivers, Reduction, ReductionGradient};
 pub use scan::{Memory, Scan};
 pub use statistic::{Deviation, Statistic, quantile};

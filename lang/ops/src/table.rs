@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::expr::Expr::{self, Apply, Constant, Gradient, Let, Local, Operand, Output};
 use crate::function::{
-    Accuracy, Definition, Form, Range, Units, Value, second_is_maximum, second_is_minimum,
+    Accuracy, Definition, Notation, Range, Units, Value, second_is_maximum, second_is_minimum,
 };
 use crate::{interval, unit};
 
@@ -41,8 +41,8 @@ const EXACT: Accuracy = Accuracy { ulp: 0.0, how: "chosen or exact" };
 const TRUTH: Accuracy = Accuracy { ulp: 0.0, how: "true or false" };
 const INSTRUCTION: Accuracy = Accuracy { ulp: 0.5, how: "an instruction" };
 
-const fn call(parameters: &'static [&'static str], doc: &'static str) -> Form {
-    Form::Call { parameters, doc }
+const fn call(parameters: &'static [&'static str], doc: &'static str) -> Notation {
+    Notation::Call { parameters, doc }
 }
 
 /// Whether x is at least 0, and minus its size.
@@ -56,7 +56,7 @@ fn truth(holds: bool) -> f64 {
 functions! {
     Negate = Definition {
         name: "-",
-        form: Form::Prefix { precedence: 7 },
+        notation: Notation::Prefix { precedence: 7 },
         units: Units::One(unit::negation),
         value: Value::Native(|x| -x[0]),
         gradients: &[Some(Apply(Negate, &[Gradient]))],
@@ -65,7 +65,7 @@ functions! {
     },
     Not = Definition {
         name: "not ",
-        form: Form::Prefix { precedence: 3 },
+        notation: Notation::Prefix { precedence: 3 },
         units: Units::One(unit::truth),
         value: Value::Native(|x| truth(x[0] == 0.0)),
         gradients: &[],
@@ -74,7 +74,7 @@ functions! {
     },
     Abs = Definition {
         name: "abs",
-        form: call(&["x"], "The absolute value."),
+        notation: call(&["x"], "The absolute value."),
         units: Units::One(unit::size),
         value: Value::Native(|x| x[0].abs()),
         gradients: &[Some(Let(
@@ -86,7 +86,7 @@ functions! {
     },
     Exp = Definition {
         name: "exp",
-        form: call(&["x"], "e to the power of `x`."),
+        notation: call(&["x"], "e to the power of `x`."),
         units: Units::One(unit::exponential),
         value: Value::Native(|x| libm::exp(x[0])),
         gradients: &[Some(Apply(Multiply, &[Gradient, Output]))],
@@ -99,7 +99,7 @@ functions! {
     },
     Log = Definition {
         name: "log",
-        form: call(&["x"], "The natural logarithm."),
+        notation: call(&["x"], "The natural logarithm."),
         units: Units::One(unit::logarithm),
         value: Value::Native(|x| libm::log(x[0])),
         gradients: &[Some(Apply(Divide, &[Gradient, X]))],
@@ -108,7 +108,7 @@ functions! {
     },
     Log1p = Definition {
         name: "log1p",
-        form: call(&["x"], "log(1 + x), exact for small `x`."),
+        notation: call(&["x"], "log(1 + x), exact for small `x`."),
         units: Units::One(unit::logarithm_of_sum),
         value: Value::Native(|x| libm::log1p(x[0])),
         gradients: &[Some(Apply(Divide, &[Gradient, Apply(Add, &[ONE, X])]))],
@@ -117,7 +117,7 @@ functions! {
     },
     Sqrt = Definition {
         name: "sqrt",
-        form: call(&["x"], "The square root."),
+        notation: call(&["x"], "The square root."),
         units: Units::One(unit::plain_number),
         value: Value::Native(|x| x[0].sqrt()),
         gradients: &[Some(Apply(Divide, &[Gradient, Apply(Multiply, &[Constant(2.0), Output])]))],
@@ -126,7 +126,7 @@ functions! {
     },
     Tanh = Definition {
         name: "tanh",
-        form: call(&["x"], "The hyperbolic tangent."),
+        notation: call(&["x"], "The hyperbolic tangent."),
         units: Units::One(unit::plain_number),
         value: Value::Native(|x| libm::tanh(x[0])),
         gradients: &[Some(Apply(
@@ -138,7 +138,7 @@ functions! {
     },
     Sigmoid = Definition {
         name: "sigmoid",
-        form: call(&["x"], "1 / (1 + exp(-x))."),
+        notation: call(&["x"], "1 / (1 + exp(-x))."),
         units: Units::One(unit::fraction),
         value: Value::Native(|x| 1.0 / (1.0 + libm::exp(-x[0]))),
         gradients: &[Some(Apply(
@@ -155,7 +155,7 @@ functions! {
     // automatic differentiation follows the body.
     Softplus = Definition {
         name: "softplus",
-        form: call(&["x"], "log(1 + exp(x)); of a large `x` it is `x`, not infinity."),
+        notation: call(&["x"], "log(1 + exp(x)); of a large `x` it is `x`, not infinity."),
         units: Units::One(unit::plain_number),
         value: Value::Body(Apply(
             Add,
@@ -170,7 +170,7 @@ functions! {
     },
     LogSigmoid = Definition {
         name: "log_sigmoid",
-        form: call(&["x"], "log(sigmoid(x)), also where sigmoid(x) is too small for a number."),
+        notation: call(&["x"], "log(sigmoid(x)), also where sigmoid(x) is too small for a number."),
         units: Units::One(unit::plain_number),
         value: Value::Body(Apply(
             Subtract,
@@ -185,7 +185,7 @@ functions! {
     },
     Relu = Definition {
         name: "relu",
-        form: call(&["x"], "`x` where it is positive, else 0."),
+        notation: call(&["x"], "`x` where it is positive, else 0."),
         units: Units::One(unit::same),
         value: Value::Native(|x| if x[0] < 0.0 { 0.0 } else { x[0] }),
         gradients: &[Some(Apply(Where, &[Apply(Greater, &[X, ZERO]), Gradient, ZERO]))],
@@ -194,7 +194,7 @@ functions! {
     },
     Cos = Definition {
         name: "cos",
-        form: call(&["x"], "The cosine of `x`, in radians."),
+        notation: call(&["x"], "The cosine of `x`, in radians."),
         units: Units::One(unit::plain_number),
         value: Value::Native(|x| libm::cos(x[0])),
         gradients: &[Some(Apply(
@@ -209,7 +209,7 @@ functions! {
     },
     Floor = Definition {
         name: "floor",
-        form: call(&["x"], "The largest whole number below or at `x`."),
+        notation: call(&["x"], "The largest whole number below or at `x`."),
         units: Units::One(unit::plain_number),
         value: Value::Native(|x| x[0].floor()),
         gradients: &[],
@@ -218,7 +218,7 @@ functions! {
     },
     Add = Definition {
         name: "+",
-        form: Form::Infix { precedence: 5 },
+        notation: Notation::Infix { precedence: 5 },
         units: Units::Two(unit::sum),
         value: Value::Native(|x| x[0] + x[1]),
         gradients: &[Some(Gradient), Some(Gradient)],
@@ -227,7 +227,7 @@ functions! {
     },
     Subtract = Definition {
         name: "-",
-        form: Form::Infix { precedence: 5 },
+        notation: Notation::Infix { precedence: 5 },
         units: Units::Two(unit::difference),
         value: Value::Native(|x| x[0] - x[1]),
         gradients: &[Some(Gradient), Some(Apply(Negate, &[Gradient]))],
@@ -236,7 +236,7 @@ functions! {
     },
     Multiply = Definition {
         name: "*",
-        form: Form::Infix { precedence: 6 },
+        notation: Notation::Infix { precedence: 6 },
         units: Units::Two(unit::product),
         value: Value::Native(|x| x[0] * x[1]),
         gradients: &[Some(Apply(Multiply, &[Gradient, Y])), Some(Apply(Multiply, &[Gradient, X]))],
@@ -245,7 +245,7 @@ functions! {
     },
     Divide = Definition {
         name: "/",
-        form: Form::Infix { precedence: 6 },
+        notation: Notation::Infix { precedence: 6 },
         units: Units::Two(unit::quotient),
         value: Value::Native(|x| x[0] / x[1]),
         gradients: &[
@@ -257,7 +257,7 @@ functions! {
     },
     Power = Definition {
         name: "^",
-        form: Form::Infix { precedence: 8 },
+        notation: Notation::Infix { precedence: 8 },
         units: Units::Two(unit::power),
         value: Value::Native(|x| libm::pow(x[0], x[1])),
         gradients: &[
@@ -275,7 +275,7 @@ functions! {
     },
     Minimum = Definition {
         name: "min",
-        form: call(&["a", "b"], "The smaller of two, or the smallest along an axis."),
+        notation: call(&["a", "b"], "The smaller of two, or the smallest along an axis."),
         units: Units::Shared,
         value: Value::Select(|x| second_is_minimum(x[0], x[1]).into()),
         gradients: &[
@@ -287,7 +287,7 @@ functions! {
     },
     Maximum = Definition {
         name: "max",
-        form: call(&["a", "b"], "The larger of two, or the largest along an axis."),
+        notation: call(&["a", "b"], "The larger of two, or the largest along an axis."),
         units: Units::Shared,
         value: Value::Select(|x| second_is_maximum(x[0], x[1]).into()),
         gradients: &[
@@ -299,7 +299,7 @@ functions! {
     },
     Equal = Definition {
         name: "==",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::equality),
         value: Value::Native(|x| truth(x[0] == x[1])),
         gradients: &[],
@@ -308,7 +308,7 @@ functions! {
     },
     NotEqual = Definition {
         name: "!=",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::equality),
         value: Value::Native(|x| truth(x[0] != x[1])),
         gradients: &[],
@@ -317,7 +317,7 @@ functions! {
     },
     Less = Definition {
         name: "<",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
         value: Value::Native(|x| truth(x[0] < x[1])),
         gradients: &[],
@@ -326,7 +326,7 @@ functions! {
     },
     LessEqual = Definition {
         name: "<=",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
         value: Value::Native(|x| truth(x[0] <= x[1])),
         gradients: &[],
@@ -335,7 +335,7 @@ functions! {
     },
     Greater = Definition {
         name: ">",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
         value: Value::Native(|x| truth(x[0] > x[1])),
         gradients: &[],
@@ -344,7 +344,7 @@ functions! {
     },
     GreaterEqual = Definition {
         name: ">=",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
         value: Value::Native(|x| truth(x[0] >= x[1])),
         gradients: &[],
@@ -354,7 +354,7 @@ functions! {
     // Whatever is not 0 is true, NaN included.
     And = Definition {
         name: "and",
-        form: Form::Infix { precedence: 2 },
+        notation: Notation::Infix { precedence: 2 },
         units: Units::Two(unit::logic),
         value: Value::Native(|x| truth(x[0] != 0.0 && x[1] != 0.0)),
         gradients: &[],
@@ -363,7 +363,7 @@ functions! {
     },
     Or = Definition {
         name: "or",
-        form: Form::Infix { precedence: 1 },
+        notation: Notation::Infix { precedence: 1 },
         units: Units::Two(unit::logic),
         value: Value::Native(|x| truth(x[0] != 0.0 || x[1] != 0.0)),
         gradients: &[],
@@ -373,7 +373,7 @@ functions! {
     /// `clip(x, low, high)`: NaN stays NaN.
     Clip = Definition {
         name: "clip",
-        form: call(&["x", "low", "high"], "`x` clamped between two bounds."),
+        notation: call(&["x", "low", "high"], "`x` clamped between two bounds."),
         units: Units::Shared,
         value: Value::Select(|x| {
             let raised = second_is_maximum(x[0], x[1]).into();
@@ -399,7 +399,7 @@ functions! {
     /// `where(condition, then, else)`
     Where = Definition {
         name: "where",
-        form: call(
+        notation: call(
             &["condition", "then", "else"],
             "`then` where the condition holds, `else` where it does not, element by element.",
         ),

@@ -147,7 +147,7 @@ pub fn analyse_audited(
 /// The same for a file that is being written: what has not changed since the last time is not done again.
 /// Diagnostics and index are those of [`analyse`]; experiment and objectives are not put together. It is
 /// quickest where the last result has been dropped.
-pub fn analyse_again(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
+pub fn analyse_edited(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
     analyse_while(entry, load, cache, None)
 }
 

@@ -34,7 +34,7 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Config, EntryKind, Weights, layout};
-use crate::prepare::{Places, forms, prepare, trained};
+use crate::prepare::{Places, model_specs, prepare, trained};
 use crate::schedule;
 use crate::store::Store;
 use crate::train::Route;
@@ -233,10 +233,10 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
     let tasks = schedule::tasks(plan);
     let places = Places { base, notes: &Store::notes(Path::new(&job.run.store)), cache: None, store: None };
-    let forms = forms(plan, places)?;
-    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places)?;
+    let specs = model_specs(plan, places)?;
+    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &specs, places)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let widths = schedule::threads(&tasks, &forms, cores);
+    let widths = schedule::threads(&tasks, &specs, cores);
     let distills = tasks.iter().zip(widths).find_map(|(task, width)| match task.work {
         schedule::Work::Stage(id) => match &plan.experiment.model(id).stage {
             Stage::Train(train) => Some((id, train, width)),
@@ -250,14 +250,14 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
         return Err(wrong("what is counted is training on the student's own rollouts"));
     };
     let sampling = &student.sampling;
-    let form = &forms[id.0 as usize];
-    let student = &*form.config;
+    let spec = &specs[id.0 as usize];
+    let student = &*spec.config;
 
     let (mut length, mut sum) = (0.0, 0.0);
     let mut teachers: Vec<(&Config, usize, f64)> = Vec::new();
     for share in &train.mixture {
         let data = trained(&domains[share.domain.0 as usize], train)?;
-        let lengths = data.tokens(&form.tokenizer)?;
+        let lengths = data.tokens(&spec.tokenizer)?;
         let mean = lengths.lengths().sum::<usize>() as f64 / lengths.len().max(1) as f64;
         length += share.share * mean;
         sum += share.share;
@@ -268,7 +268,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
                 let own = share.share * part;
                 match teachers.iter_mut().find(|(_, known, _)| *known == model.0 as usize) {
                     Some((_, _, part)) => *part += own,
-                    None => teachers.push((&forms[model.0 as usize].config, model.0 as usize, own)),
+                    None => teachers.push((&specs[model.0 as usize].config, model.0 as usize, own)),
                 }
             }
         }

@@ -73,33 +73,33 @@ impl Encoding {
                 }
             }
             Encoding::Q4_0 => blocks(bytes, into, |block: &[u8; 18], values: &mut [f32; BLOCK]| {
-                let (scale, nibbles) = (half(block, 0), &block[2..]);
+                let (scale, nibbles) = (f16_at(block, 0), &block[2..]);
                 for (index, &byte) in nibbles.iter().enumerate() {
                     values[index] = scale * (f32::from(byte & 15) - 8.0);
                     values[index + BLOCK / 2] = scale * (f32::from(byte >> 4) - 8.0);
                 }
             }),
             Encoding::Q4_1 => blocks(bytes, into, |block: &[u8; 20], values: &mut [f32; BLOCK]| {
-                let (scale, least, nibbles) = (half(block, 0), half(block, 2), &block[4..]);
+                let (scale, least, nibbles) = (f16_at(block, 0), f16_at(block, 2), &block[4..]);
                 for (index, &byte) in nibbles.iter().enumerate() {
                     values[index] = scale * f32::from(byte & 15) + least;
                     values[index + BLOCK / 2] = scale * f32::from(byte >> 4) + least;
                 }
             }),
             Encoding::Q5_0 => blocks(bytes, into, |block: &[u8; 22], values: &mut [f32; BLOCK]| {
-                let scale = half(block, 0);
+                let scale = f16_at(block, 0);
                 fives([block[2], block[3], block[4], block[5]], &block[6..], |index, five| {
                     values[index] = scale * (f32::from(five) - 16.0);
                 });
             }),
             Encoding::Q5_1 => blocks(bytes, into, |block: &[u8; 24], values: &mut [f32; BLOCK]| {
-                let (scale, least) = (half(block, 0), half(block, 2));
+                let (scale, least) = (f16_at(block, 0), f16_at(block, 2));
                 fives([block[4], block[5], block[6], block[7]], &block[8..], |index, five| {
                     values[index] = scale * f32::from(five) + least;
                 });
             }),
             Encoding::Q8_0 => blocks(bytes, into, |block: &[u8; 34], values: &mut [f32; BLOCK]| {
-                let scale = half(block, 0);
+                let scale = f16_at(block, 0);
                 for (value, &byte) in values.iter_mut().zip(&block[2..]) {
                     *value = scale * f32::from(byte as i8);
                 }
@@ -107,7 +107,7 @@ impl Encoding {
             Encoding::Q4K => blocks(bytes, into, |block: &[u8; 144], values: &mut [f32; SUPER_BLOCK]| {
                 let (scales, numbers) = (&block[4..16], &block[16..]);
                 for (sub, values) in values.chunks_mut(BLOCK).enumerate() {
-                    let (scale, least) = scale_and_least(half(block, 0), half(block, 2), scales, sub);
+                    let (scale, least) = scale_and_least(f16_at(block, 0), f16_at(block, 2), scales, sub);
                     for (index, value) in values.iter_mut().enumerate() {
                         *value = scale * f32::from(nibble(numbers, sub, index)) - least;
                     }
@@ -116,7 +116,7 @@ impl Encoding {
             Encoding::Q5K => blocks(bytes, into, |block: &[u8; 176], values: &mut [f32; SUPER_BLOCK]| {
                 let (scales, high, numbers) = (&block[4..16], &block[16..48], &block[48..]);
                 for (sub, values) in values.chunks_mut(BLOCK).enumerate() {
-                    let (scale, least) = scale_and_least(half(block, 0), half(block, 2), scales, sub);
+                    let (scale, least) = scale_and_least(f16_at(block, 0), f16_at(block, 2), scales, sub);
                     for (index, value) in values.iter_mut().enumerate() {
                         let five = nibble(numbers, sub, index) | (high[index] >> sub & 1) << 4;
                         *value = scale * f32::from(five) - least;
@@ -125,7 +125,7 @@ impl Encoding {
             }),
             Encoding::Q6K => blocks(bytes, into, |block: &[u8; 210], values: &mut [f32; SUPER_BLOCK]| {
                 let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
-                let scale = half(block, 208);
+                let scale = f16_at(block, 208);
                 for (index, value) in values.iter_mut().enumerate() {
                     // Two halves of 128 numbers; in each, four quarters share the bytes: 64 with four bits,
                     // 32 with two.
@@ -151,7 +151,7 @@ fn blocks<const BYTES: usize, const NUMBERS: usize>(
 }
 
 /// The half-precision number at a place.
-fn half(bytes: &[u8], place: usize) -> f32 {
+fn f16_at(bytes: &[u8], place: usize) -> f32 {
     f16::from_le_bytes([bytes[place], bytes[place + 1]]).to_f32()
 }
 

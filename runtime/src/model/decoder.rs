@@ -72,7 +72,7 @@ pub(super) struct Context {
     pub batch: PackedBatch,
     rotary: Rotaries,
     /// The same in single precision, for loops of our own.
-    rotary_single: Rotaries,
+    rotary_f32: Rotaries,
     masks: Masks,
 }
 
@@ -86,7 +86,7 @@ pub(super) enum AttentionRead {
 
 impl AttentionRead {
     /// What our own loops kept.
-    pub fn kept(self) -> Option<packed_attention::SavedForBackward> {
+    pub fn saved_for_backward(self) -> Option<packed_attention::SavedForBackward> {
         match self {
             AttentionRead::Own(kept) => Some(kept),
             AttentionRead::Padded { .. } => None,
@@ -245,7 +245,7 @@ impl Decoder {
         let rotary = Rotaries::new(&self.config, length, kind, self.device()).at(&batch.positions);
         Context {
             batch: batch.shallow_clone(),
-            rotary_single: rotary.single(),
+            rotary_f32: rotary.to_f32(),
             rotary,
             masks: Masks::new(&self.config, length, kind, self.device()),
         }
@@ -292,7 +292,7 @@ impl Decoder {
         let last = index + 1 == self.layers.len();
         BatchPlaces {
             sequences: &context.batch.sequences,
-            rotary: context.rotary_single.of(&self.layers[index].attention),
+            rotary: context.rotary_f32.of(&self.layers[index].attention),
             answered: last.then_some(&context.batch.predictors),
         }
     }
@@ -350,7 +350,7 @@ impl Decoder {
         let batch = &context.batch;
         let [sequences, longest] = batch.shape;
         let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_width]);
-        let query_key = context.rotary.rotate(&layer.attention, self.normalise_heads(query_key, layer));
+        let query_key = context.rotary.apply_rope(&layer.attention, self.normalise_heads(query_key, layer));
         let query_key = query_key.view([-1, (heads + groups) * head_width]);
         let query_key =
             gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);

@@ -161,7 +161,7 @@ impl Decoder {
     fn whole(&self, index: usize, stream: &Tensor, context: &Context) -> (Whole, Tensor) {
         let run = |stream: &Tensor| {
             let (answer, read) = self.attention_block(index, stream, context);
-            (answer, read.kept())
+            (answer, read.saved_for_backward())
         };
         let (attention, middle) = Tape::new(self.packed_attention(index).is_some(), stream, run);
         let run = |middle: &Tensor| self.mlp_block(index, middle);
@@ -195,7 +195,7 @@ impl Decoder {
         for (index, layer) in layers.into_iter().enumerate().rev() {
             let Whole { stream, attention, middle, feed_forward } = match layer {
                 SavedLayer::Kept(whole) => whole,
-                SavedLayer::Recomputed(stream) => self.again(index, &stream, &context),
+                SavedLayer::Recomputed(stream) => self.recompute(index, &stream, &context),
             };
             grad_stream = match feed_forward {
                 Tape::Own(kept) => self.through_unit(index, kept, &middle, &grad_stream, &mut gradient),
@@ -239,7 +239,7 @@ impl Decoder {
     }
 
     /// What a layer would have kept. Its experts were counted when it ran first.
-    fn again(&self, index: usize, stream: &Tensor, context: &Context) -> Whole {
+    fn recompute(&self, index: usize, stream: &Tensor, context: &Context) -> Whole {
         self.uncounted(|| self.whole(index, stream, context).0)
     }
 
@@ -349,11 +349,11 @@ impl Decoder {
                 &grad_tokens.index_select(0, &here),
             )
         };
-        let (embedding, matrix) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.lm_head));
-        if embedding == matrix {
-            return gradient.write_rows(matrix, |range| read(range.clone(), grad_lm_head.rows(range)));
+        let (embedding, lm_head) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.lm_head));
+        if embedding == lm_head {
+            return gradient.write_rows(lm_head, |range| read(range.clone(), grad_lm_head.rows(range)));
         }
-        gradient.write_rows(matrix, |range| grad_lm_head.rows(range));
+        gradient.write_rows(lm_head, |range| grad_lm_head.rows(range));
         gradient.write_rows(embedding, |range| read(range.clone(), nothing.rows(range)));
     }
 }

@@ -156,7 +156,7 @@ impl Weights {
     }
 
     /// The LM head alone, `[vocabulary, width]`, in a floating-point `kind`.
-    pub fn output_matrix(&self, kind: Kind, device: Device) -> Tensor {
+    pub fn lm_head(&self, kind: Kind, device: Device) -> Tensor {
         let entries = layout(&self.config);
         let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an LM head");

@@ -31,7 +31,7 @@ impl Trial<'_> {
             let writer = match writer {
                 Writer::Scorer(role) => {
                     let models = self.train.scorers.choices(role).iter();
-                    let models = models.map(|choice| choice.teacher.form().unwrap_or(self.model));
+                    let models = models.map(|choice| choice.teacher.spec_model().unwrap_or(self.model));
                     models.map(parameters).fold(0.0, f64::max)
                 }
                 _ => parameters(self.model),

@@ -36,8 +36,8 @@ impl Trial<'_> {
     /// than `most` seconds.
     pub fn judging(&self, of: &Extrapolation, machine: &Machine, most: f64) -> Result<Judging> {
         let data = &self.domains[of.judged_by.0 as usize];
-        let form = self.form();
-        let tokens = tested(data)?.tokens(&form.tokenizer)?;
+        let spec = self.spec();
+        let tokens = tested(data)?.tokens(&spec.tokenizer)?;
         let all = asked(&of.evaluation, tokens.len());
         let length = tokens.lengths().take(all).sum::<usize>() as f64 / all.max(1) as f64;
         let sampling = self.judged_sampling(&of.evaluation);
@@ -63,8 +63,8 @@ impl Trial<'_> {
         } else {
             estimated(all)
         };
-        let answers = answers_memory(&form, data, &of.evaluation, self.kind, self.budget)? as f64;
-        let base = 4.0 * Weights::parameters(&form.config) as f64;
+        let answers = answers_memory(&spec, data, &of.evaluation, self.kind, self.budget)? as f64;
+        let base = 4.0 * Weights::parameters(&spec.config) as f64;
         Ok(Judging { seconds, base, answers })
     }
 

@@ -21,7 +21,7 @@ use crate::failure::Result;
 use crate::machine::device::kind;
 use crate::machine::place::Place;
 use crate::model::{Config, Weights};
-use crate::prepare::{DomainData, Form};
+use crate::prepare::{DomainData, ModelSpec};
 use crate::rollout::Budget;
 use crate::tokenizer::Tokenizer;
 use mopd_compiler::plan::events::Prediction;
@@ -63,12 +63,12 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    pub fn new(plan: &Plan, forms: &[Form]) -> Shapes {
+    pub fn new(plan: &Plan, specs: &[ModelSpec]) -> Shapes {
         let mut weights: Vec<Option<Weights>> = Vec::new();
-        for (model, form) in plan.experiment.models.iter().zip(forms) {
+        for (model, spec) in plan.experiment.models.iter().zip(specs) {
             weights.push(match &model.stage {
                 Stage::Initialise(_) => None,
-                Stage::Load(_) => form.loaded.as_ref().map(|loaded| loaded.weights.clone()),
+                Stage::Load(_) => spec.loaded.as_ref().map(|loaded| loaded.weights.clone()),
                 Stage::Merge(merge) => {
                     merge.base.iter().chain(&merge.models).find_map(|id| weights[id.0 as usize].clone())
                 }
@@ -76,8 +76,8 @@ impl Shapes {
             });
         }
         Shapes {
-            configs: forms.iter().map(|form| form.config.clone()).collect(),
-            tokenizers: forms.iter().map(|form| form.tokenizer.clone()).collect(),
+            configs: specs.iter().map(|spec| spec.config.clone()).collect(),
+            tokenizers: specs.iter().map(|spec| spec.tokenizer.clone()).collect(),
             weights,
         }
     }

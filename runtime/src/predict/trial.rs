@@ -19,7 +19,7 @@ use crate::failure::Result;
 use crate::machine::{memory, place::Place};
 use crate::model::{Config, Weights};
 use crate::prepare::prompts::Prompts;
-use crate::prepare::{DomainData, Form, trained, validated};
+use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::rollout::Budget;
@@ -35,7 +35,7 @@ pub struct Trial<'a> {
     /// All that learn in the stage, and which of them this is.
     pub learners: &'a [&'a Train<Objective>],
     pub learner: usize,
-    /// Of its form.
+    /// Of its specification.
     pub model: ModelId,
     pub domains: &'a [DomainData],
     pub shapes: &'a Shapes,
@@ -199,10 +199,10 @@ impl Trial<'_> {
     }
 
     /// What is known of the trained model.
-    pub fn form(&self) -> Form {
+    pub fn spec(&self) -> ModelSpec {
         let index = self.model.0 as usize;
         let (config, tokenizer) = (self.shapes.configs[index].clone(), self.shapes.tokenizers[index].clone());
-        Form { config, tokenizer, loaded: None }
+        ModelSpec { config, tokenizer, loaded: None }
     }
 
     /// Whether the weights that it begins with, or some like them, are there.

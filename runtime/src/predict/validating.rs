@@ -11,7 +11,7 @@ impl Trial<'_> {
     /// Seconds of one pass over the rows: products at the rate of the machine. The rows go through the model
     /// in batches, forward only, so that reading its weights hides behind them.
     pub fn validated(&self, of: &Validation, machine: &Machine) -> Result<f64> {
-        let tokenizer = self.form().tokenizer;
+        let tokenizer = self.spec().tokenizer;
         let mut tokens = 0;
         for share in &self.train.mixture {
             let prompts = validated(&self.domains[share.domain.0 as usize])?;

@@ -105,7 +105,7 @@ impl Prompts {
     }
 
     /// The same, with a store in which tokens outlast the run; `format` is that of the rows.
-    pub fn kept_in(self, store: Store, format: PromptFormat) -> Prompts {
+    pub fn cached_in(self, store: Store, format: PromptFormat) -> Prompts {
         Prompts { cache: Some(TokenCache { store, format, worth: worth_keeping }), ..self }
     }
 

@@ -133,7 +133,7 @@ impl Pool {
     }
 
     /// What [`Pool::take`] took, after use. A process that failed is dropped instead, which ends it.
-    pub fn give_back(&self, worker: Option<Worker>) {
+    pub fn put_back(&self, worker: Option<Worker>) {
         locked(&self.idle).extend(worker);
     }
 

@@ -74,7 +74,7 @@ impl Command {
         for batch in answers.chunks(self.batch) {
             rewards.extend(self.judge_batch(&mut worker, batch, control)?);
         }
-        self.pool.give_back(worker);
+        self.pool.put_back(worker);
         Ok(rewards)
     }
 

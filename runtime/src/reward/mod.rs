@@ -187,7 +187,7 @@ impl Verifier {
                 }
                 let of_answer = |answer: usize| {
                     let said = parts.iter().zip(&of_parts).map(|(part, verdicts)| (part, &verdicts[answer]));
-                    Verdict::together(said)
+                    Verdict::combined(said)
                 };
                 Ok((0..answers.len()).map(of_answer).collect())
             }
@@ -227,7 +227,7 @@ impl Verdict {
 
     /// Of parts: their weighted mean. Divided by the sum of the weights as it is rounded, so that where every
     /// part is 1, it is 1.
-    fn together<'a>(said: impl Iterator<Item = (&'a Part, &'a Verdict)>) -> Verdict {
+    fn combined<'a>(said: impl Iterator<Item = (&'a Part, &'a Verdict)>) -> Verdict {
         let (mut sum, mut weights) = (0.0, 0.0);
         let (mut words, mut parts) = (Vec::new(), Vec::new());
         for (Part { name, weight, .. }, verdict) in said {

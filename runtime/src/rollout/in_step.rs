@@ -26,7 +26,7 @@ pub fn rollout<'a>(
     let rows = rows_in_step(author, lengths().max().unwrap_or(0), sampling, budget);
     let (order, units) = units(lengths(), n, rows);
     for unit in units {
-        together(author, prompts, &order[unit], (sampling, key), control, &mut completions)?;
+        write_unit(author, prompts, &order[unit], (sampling, key), control, &mut completions)?;
     }
     Ok(completions)
 }
@@ -53,7 +53,7 @@ struct StepRow {
     most: usize,
 }
 
-fn together(
+fn write_unit(
     author: Author,
     prompts: &[Prompt],
     unit: &[usize],

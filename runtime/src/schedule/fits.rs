@@ -27,7 +27,7 @@ pub(super) fn weights(
     for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
-        let config = |id: ModelId| &*prepared.forms[id.0 as usize].config;
+        let config = |id: ModelId| &*prepared.specs[id.0 as usize].config;
         let needed = least(&model.stage, id, config, plan.experiment.dtype);
         if needed > bytes {
             let (needed, bytes) = (gib(needed), gib(bytes));

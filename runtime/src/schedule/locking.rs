@@ -70,7 +70,7 @@ impl Scheduler<'_> {
 
     /// A stored result, unless it is not wanted. Where there is none that is whole, `guard` is the right to
     /// compute it from here on.
-    pub(super) fn kept<T>(
+    pub(super) fn stored<T>(
         &self,
         task: usize,
         guard: &mut Option<Lock>,

@@ -43,9 +43,9 @@ impl Predicted {
         control: &Control,
         waiting: impl Fn(usize) -> bool,
     ) -> Result<Predicted> {
-        let Prepared { tasks, forms, widths, domains, .. } = prepared;
+        let Prepared { tasks, specs, widths, domains, .. } = prepared;
         let kind = kind(plan.experiment.dtype);
-        let shapes = Shapes::new(plan, forms);
+        let shapes = Shapes::new(plan, specs);
         let mut machine = None;
         let (began, mut tried) = (Instant::now(), HashSet::new());
         let (mut short, mut late) = (0, 0);
@@ -57,8 +57,8 @@ impl Predicted {
                 Work::Stage(id) if mode != Predict::Never => *id,
                 Work::Stage(_) => continue,
                 Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
-                    let (form, domain) = (&forms[model.0 as usize], &domains[domain.0 as usize]);
-                    let bytes = evaluate::memory(form, domain, evaluation, kind, budget);
+                    let (spec, domain) = (&specs[model.0 as usize], &domains[domain.0 as usize]);
+                    let bytes = evaluate::memory(spec, domain, evaluation, kind, budget);
                     // What is wrong with its tests an evaluation says best itself.
                     evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
                     continue;

@@ -62,8 +62,8 @@ fn ask_servers(
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
         for train in model.stage.trains().into_iter().filter(|_| waiting(index)) {
-            let form = &prepared.forms[train.start.0 as usize];
-            let (student, context) = (&form.tokenizer, form.config.context);
+            let spec = &prepared.specs[train.start.0 as usize];
+            let (student, context) = (&spec.tokenizer, spec.config.context);
             let outcome =
                 prepared.servers.compare_tokenizers(train, student, context, &mut compared, control);
             outcome.map_err(|error| error.at(model.origin))?;

@@ -26,7 +26,7 @@ use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, Form, Places, forms, prepare, programs};
+use crate::prepare::{DomainData, ModelSpec, Places, model_specs, prepare, programs};
 use crate::report::Record;
 use crate::report::answers::PromptAnswers;
 use crate::report::results::{RunCost, assemble, write_results};
@@ -51,7 +51,7 @@ pub(super) struct Scheduler<'a> {
     /// Cores of each task.
     pub(super) widths: &'a [usize],
     pub(super) keys: Keys,
-    pub(super) forms: &'a [Form],
+    pub(super) specs: &'a [ModelSpec],
     pub(super) domains: &'a [DomainData],
     pub(super) store: Store,
     pub(super) out: PathBuf,
@@ -120,7 +120,7 @@ impl From<Error> for Stopped {
 /// A plan with its data.
 pub(super) struct Prepared {
     pub(super) tasks: Vec<Task>,
-    pub(super) forms: Vec<Form>,
+    pub(super) specs: Vec<ModelSpec>,
     /// Cores of each task.
     pub(super) widths: Vec<usize>,
     pub(super) domains: Vec<DomainData>,
@@ -131,10 +131,10 @@ pub(super) struct Prepared {
 
 /// The keys of everything that a run computes.
 pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic, place: Place) -> Keys {
-    let Prepared { tasks, forms, widths, domains, environments, servers } = prepared;
+    let Prepared { tasks, specs, widths, domains, environments, servers } = prepared;
     let dtype = job.plan.experiment.dtype.name();
     let numeric = Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place) };
-    Keys::new(&job.plan, tasks, forms, (domains, environments, servers), &numeric, widths, &job.forks)
+    Keys::new(&job.plan, tasks, specs, (domains, environments, servers), &numeric, widths, &job.forks)
 }
 
 pub(super) fn prepared(
@@ -149,13 +149,13 @@ pub(super) fn prepared(
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
     let places = Places { base, notes: &Store::notes(Path::new(&job.store)), cache, store };
-    let forms = forms(plan, places)?;
-    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
+    let specs = model_specs(plan, places)?;
+    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &specs, places)?;
     for warning in warnings {
         control.warn(warning);
     }
     super::check_privacy(plan, &tasks, &domains)?;
-    let widths = super::threads(&tasks, &forms, cores());
+    let widths = super::threads(&tasks, &specs, cores());
     let environments = plan.experiment.models.iter().map(|model| {
         let trains = model.stage.trains();
         let each = trains.into_iter().map(|train| programs(train, base));
@@ -163,7 +163,7 @@ pub(super) fn prepared(
         Ok(all.into_iter().flatten().collect())
     });
     let environments = environments.collect::<Result<_>>()?;
-    Ok(Prepared { servers: Servers::open(plan, control)?, tasks, forms, widths, domains, environments })
+    Ok(Prepared { servers: Servers::open(plan, control)?, tasks, specs, widths, domains, environments })
 }
 
 /// Says what each stage of a plan will take, and runs none.
@@ -201,7 +201,7 @@ pub fn run(
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, cache, Some(&store), control)?;
-    let Prepared { tasks, forms, widths, domains, .. } = &prepared;
+    let Prepared { tasks, specs, widths, domains, .. } = &prepared;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let keys = keys_of(job, &prepared, &arithmetic, place);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
@@ -234,7 +234,7 @@ pub fn run(
         tasks,
         widths,
         keys,
-        forms,
+        specs,
         domains,
         store,
         out,
@@ -455,8 +455,8 @@ impl Scheduler<'_> {
             Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
                 let data = &self.domains[domain.0 as usize];
                 let key = self.keys.of(index);
-                let kept = self.kept(index, &mut guard, || self.store.find_value(key))?;
-                let answers = match kept {
+                let stored = self.stored(index, &mut guard, || self.store.find_value(key))?;
+                let answers = match stored {
                     Some(answers) => answers,
                     None => {
                         let weights = &inputs[&task.needs[0]];

@@ -19,12 +19,12 @@ use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::model::merge::merge;
 use crate::prepare::prompts::Prompts;
-use crate::prepare::{DomainData, Form, trained, validated};
+use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
 use crate::store::{Ancestor, Lookup, Provenance, adapter};
-use crate::train::{self, Answer, Checkpoints, RolloutCache, Route, ScoreCache, Source, Turn, Written};
+use crate::train::{self, Checkpoints, RolloutCache, Route, ScoreCache, Source, TrainedModel, Turn, Written};
 use crate::zip::zip_equal;
 
 /// A stage at work.
@@ -43,7 +43,7 @@ struct StageOutput {
     record: Record,
     adapter: adapter::Files,
     /// The other models that it trained.
-    others: Vec<Answer>,
+    others: Vec<TrainedModel>,
     /// None where no model's scores are kept.
     scores_found: Option<ScoresFound>,
     /// That runs before this one took.
@@ -103,7 +103,7 @@ impl Scheduler<'_> {
             }
             self.store.find(key)
         };
-        let Some(entry) = self.kept(job.index, guard, find)? else { return Ok(None) };
+        let Some(entry) = self.stored(job.index, guard, find)? else { return Ok(None) };
         self.drop_leftovers(key, guard.is_some());
         self.look_back(job.index, job.id, &entry.record)?;
         let beside = matches!(self.plan.experiment.model(job.id).stage, Stage::Learner { .. });
@@ -122,7 +122,7 @@ impl Scheduler<'_> {
     /// A model that is read from files. Nothing is computed, so that there is nothing to keep or to publish:
     /// it would be a copy.
     fn loaded(&self, job: &StageJob) -> Option<TaskOutput> {
-        let loaded = self.forms[job.id.0 as usize].loaded.as_ref()?;
+        let loaded = self.specs[job.id.0 as usize].loaded.as_ref()?;
         let (stage, seed) = (job.name.to_owned(), job.seed);
         self.control.emit(&Event::StageFinished { stage, seed, seconds: 0.0, peak_memory: None });
         Some(TaskOutput::Weights(Arc::new(loaded.weights.clone()), Record::default()))
@@ -132,7 +132,7 @@ impl Scheduler<'_> {
         let stream = self.plan.stages[job.id.0 as usize].stream;
         match &self.plan.experiment.model(job.id).stage {
             Stage::Initialise(_) => {
-                let Form { config, tokenizer, .. } = self.forms[job.id.0 as usize].clone();
+                let ModelSpec { config, tokenizer, .. } = self.specs[job.id.0 as usize].clone();
                 Ok(StageOutput::new(Weights::initialise(config, tokenizer, job.seed, stream)))
             }
             Stage::Load(_) => unreachable!("what is read is opened before anything runs"),
@@ -211,7 +211,7 @@ impl Scheduler<'_> {
                 scorers: settings.scorers.beside_the_routed(share.domain),
                 prompts,
                 tokens: prompts
-                    .seen(&self.forms[settings.start.0 as usize].tokenizer, settings.sees.as_ref())?,
+                    .seen(&self.specs[settings.start.0 as usize].tokenizer, settings.sees.as_ref())?,
                 limit: data.limit,
                 verifier: &data.verifier,
             });
@@ -312,7 +312,7 @@ impl Scheduler<'_> {
     fn store_result(&self, job: &StageJob, computed: &StageOutput) -> Result<()> {
         let StageOutput { weights, record, adapter, others, .. } = computed;
         // The others first: with the stage's own model, all are there.
-        for (key, Answer { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
+        for (key, TrainedModel { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
             let provenance = self.provenance(&StageJob { key, ..*job }, weights);
             self.store.insert(key, &provenance, weights, &Record::default(), adapter)?;
             lock(&self.made).insert(key.clone());

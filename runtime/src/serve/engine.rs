@@ -4,7 +4,7 @@ use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::generate;
-use super::http::{Answer, Shared};
+use super::http::{ResponseBody, Shared};
 use super::update::Update;
 use crate::control::Control;
 use crate::machine::place::Place;
@@ -96,9 +96,9 @@ pub enum Told {
 }
 
 impl Told {
-    pub fn bytes(self) -> Answer {
+    pub fn bytes(self) -> ResponseBody {
         let Told::Bytes(bytes) = self else { unreachable!("a matrix is asked for") };
-        Answer::Bytes(bytes)
+        ResponseBody::Bytes(bytes)
     }
 
     pub fn scored(self) -> Vec<Scored> {
@@ -132,7 +132,7 @@ impl Engine {
             shared.metrics.tokens.with_label_values(&[what]).inc_by(tokens as u64);
         };
         match asked {
-            Asked::LmHead => Ok(Told::Bytes(own::Matrix::of(&self.lm_head()).write(
+            Asked::LmHead => Ok(Told::Bytes(own::SentTensor::of(&self.lm_head()).write(
                 "lm_head",
                 &shared.about().content,
                 &[],
@@ -140,7 +140,7 @@ impl Engine {
             Asked::Hidden { batch, body } => {
                 let hidden = self.hidden(&batch)?;
                 count("scored", hidden.size()[0] as usize);
-                Ok(Told::Bytes(own::Matrix::of(&hidden).write("hidden", &shared.about().content, &body)))
+                Ok(Told::Bytes(own::SentTensor::of(&hidden).write("hidden", &shared.about().content, &body)))
             }
             Asked::Score(score) => {
                 let scored = self.score(&score)?;

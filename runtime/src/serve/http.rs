@@ -49,7 +49,7 @@ pub struct Work {
     pub reply: oneshot::Sender<Result<Told, Refusal>>,
 }
 
-pub enum Answer {
+pub enum ResponseBody {
     Json(Value),
     Text(String),
     Bytes(Vec<u8>),
@@ -119,9 +119,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let started = Instant::now();
     let path = PATHS.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
     let (status, kind, body) = match of_request(&shared, path, request).await {
-        Ok(Answer::Json(value)) => (200, "application/json", Body::from(value.to_string())),
-        Ok(Answer::Text(text)) => (200, "text/plain; version=0.0.4", Body::from(text)),
-        Ok(Answer::Bytes(bytes)) => (200, "application/octet-stream", Body::from(bytes)),
+        Ok(ResponseBody::Json(value)) => (200, "application/json", Body::from(value.to_string())),
+        Ok(ResponseBody::Text(text)) => (200, "text/plain; version=0.0.4", Body::from(text)),
+        Ok(ResponseBody::Bytes(bytes)) => (200, "application/octet-stream", Body::from(bytes)),
         Err(Refusal { status, message }) => {
             let said = json!({ "error": { "message": message, "code": status } });
             (status, "application/json", Body::from(said.to_string()))
@@ -136,9 +136,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         .expect("a status, a header and a body make a response")
 }
 
-async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Answer, Refusal> {
+async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<ResponseBody, Refusal> {
     if path == "/health" || path == "/ping" {
-        return Ok(Answer::Text(String::new()));
+        return Ok(ResponseBody::Text(String::new()));
     }
     if !shared.may(&request) {
         return Err(Refusal::new(401, "requests need a key: `Authorization: Bearer ...`"));
@@ -154,12 +154,12 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Ans
         serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not JSON: {error}")))
     };
     match path {
-        "/metrics" => get().map(|()| Answer::Text(shared.metrics.text())),
-        "/v1/models" => get().map(|()| Answer::Json(models(shared))),
-        "/model_info" => get().map(|()| Answer::Json(model_info(shared))),
+        "/metrics" => get().map(|()| ResponseBody::Text(shared.metrics.text())),
+        "/v1/models" => get().map(|()| ResponseBody::Json(models(shared))),
+        "/model_info" => get().map(|()| ResponseBody::Json(model_info(shared))),
         own::MODEL => {
             get()?;
-            Ok(Answer::Json(serde_json::to_value(shared.identity()).expect("it is plain data")))
+            Ok(ResponseBody::Json(serde_json::to_value(shared.identity()).expect("it is plain data")))
         }
         own::LM_HEAD => {
             get()?;
@@ -170,13 +170,13 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Ans
                 .map_err(|error| Refusal::bad(format!("the body is no batch of sequences: {error}")))?;
             shared.ask(Asked::Hidden { batch, body: body.to_vec() }).await.map(Told::bytes)
         }
-        "/v1/completions" => vllm::completions(shared, &posted()?).await.map(Answer::Json),
-        "/generate" => sglang::generate(shared, &posted()?).await.map(Answer::Json),
+        "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Json),
+        "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Json),
         "/tokenize" => tokenize(shared, &posted()?),
         "/detokenize" => detokenize(shared, &posted()?),
-        "/update_weights_from_disk" => update::of_sglang(shared, &posted()?).await.map(Answer::Json),
-        "/collective_rpc" => update::of_vllm(shared, &posted()?).await.map(Answer::Json),
-        "/reset_prefix_cache" => Ok(Answer::Json(json!({}))),
+        "/update_weights_from_disk" => update::of_sglang(shared, &posted()?).await.map(ResponseBody::Json),
+        "/collective_rpc" => update::of_vllm(shared, &posted()?).await.map(ResponseBody::Json),
+        "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({}))),
         _ => Err(Refusal::new(404, "there is no such path")),
     }
 }
@@ -231,18 +231,18 @@ pub fn ids(shared: &Shared, value: &Value) -> Result<Vec<Token>, Refusal> {
     list.iter().map(id).collect()
 }
 
-fn tokenize(shared: &Shared, asked: &Value) -> Result<Answer, Refusal> {
+fn tokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, Refusal> {
     let text = asked["prompt"].as_str().ok_or_else(|| Refusal::bad("`prompt` is a text"))?;
     let special = asked["add_special_tokens"].as_bool().unwrap_or(true);
     let tokens = if special { shared.tokenizer.prompt(text) } else { shared.tokenizer.encode(text) };
     let tokens = tokens.map_err(|error| Refusal::bad(error.to_string()))?;
     let (count, context) = (tokens.len(), shared.limits.context);
-    Ok(Answer::Json(json!({ "tokens": tokens, "count": count, "max_model_len": context })))
+    Ok(ResponseBody::Json(json!({ "tokens": tokens, "count": count, "max_model_len": context })))
 }
 
 /// In the words of both engines.
-fn detokenize(shared: &Shared, asked: &Value) -> Result<Answer, Refusal> {
+fn detokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, Refusal> {
     let ids = ids(shared, &asked["tokens"])?;
     let text = shared.tokenizer.as_read(&ids).map_err(|error| Refusal::bad(error.to_string()))?;
-    Ok(Answer::Json(json!({ "prompt": text, "text": text })))
+    Ok(ResponseBody::Json(json!({ "prompt": text, "text": text })))
 }

@@ -58,14 +58,14 @@ impl Trouble {
 }
 
 /// What makes an answer of what a server said.
-type Reader<T> = Box<dyn Fn(&[u8]) -> Result<T, Trouble> + Send>;
+type ParseReply<T> = Box<dyn Fn(&[u8]) -> Result<T, Trouble> + Send>;
 
 /// What is sent, and what makes numbers of the answer or says what is wrong with it.
 pub struct Request<T> {
     /// None where nothing is sent along.
     pub body: Option<Vec<u8>>,
     pub path: &'static str,
-    pub read: Reader<T>,
+    pub read: ParseReply<T>,
 }
 
 /// Who is asked.

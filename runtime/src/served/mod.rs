@@ -26,7 +26,7 @@ pub use self::ask::Patience;
 use self::ask::Request;
 pub use self::identity::Identity;
 pub use self::listed::ListedTokens;
-use self::own::LmHead;
+use self::own::SentTensor;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::tokenizer::{Token, Tokenizer};
@@ -40,7 +40,7 @@ pub struct Server {
     address: Address,
     identity: Identity,
     /// Of one that answers last hidden states: fetched once.
-    lm_head: Mutex<Option<LmHead>>,
+    lm_head: Mutex<Option<SentTensor>>,
 }
 
 /// A sequence as a teacher reads it.
@@ -138,7 +138,7 @@ impl Server {
             let requests = batches.iter().map(|batch| own::request(batch, &self.identity)).collect();
             let batches = self.ask(requests, patience)?;
             let (lm_head, softcap) = self.lm_head(entries, patience)?;
-            let batches: Vec<Tensor> = batches.iter().map(own::Hidden::tensor).collect();
+            let batches: Vec<Tensor> = batches.iter().map(SentTensor::tensor).collect();
             if batches.iter().any(|hidden| hidden.size()[1] != lm_head.size()[1]) {
                 let message = format!("the teacher's server {} gave rows of another width", self.place());
                 return Err(Error::new(FailureKind::Model, message));
@@ -182,16 +182,16 @@ impl Server {
             *known = head.into_iter().next();
         }
         let head = known.as_ref().expect("it was just fetched");
-        let matrix = head.tensor();
-        if matrix.size()[0] < entries as i64 {
+        let lm_head = head.tensor();
+        if lm_head.size()[0] < entries as i64 {
             let message = format!(
                 "the teacher's server {} has logits of {} tokens, the student has {entries}",
                 self.place(),
-                matrix.size()[0]
+                lm_head.size()[0]
             );
             return Err(Error::new(FailureKind::Model, message));
         }
-        Ok((matrix, self.identity.softcap))
+        Ok((lm_head, self.identity.softcap))
     }
 }
 

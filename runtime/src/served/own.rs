@@ -39,22 +39,19 @@ pub struct Sequence {
 
 /// A matrix, as it crosses.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Matrix {
+pub struct SentTensor {
     shape: [i64; 2],
     kind: Kind,
     bytes: Vec<u8>,
 }
 
-pub type Hidden = Matrix;
-pub type LmHead = Matrix;
-
-impl Matrix {
-    pub fn of(tensor: &Tensor) -> Matrix {
+impl SentTensor {
+    pub fn of(tensor: &Tensor) -> SentTensor {
         let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
         let [rows, width] = tensor.size()[..] else { panic!("a matrix") };
         let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
         tensor.copy_data_u8(&mut bytes, tensor.numel());
-        Matrix { shape: [rows, width], kind: tensor.kind(), bytes }
+        SentTensor { shape: [rows, width], kind: tensor.kind(), bytes }
     }
 
     pub fn tensor(&self) -> Tensor {
@@ -72,7 +69,7 @@ impl Matrix {
         serialize([(name, view)], Some(metadata)).expect("a matrix can be written")
     }
 
-    fn read(said: &[u8], name: &str, identity: &Identity, asked: &[u8]) -> Result<Matrix, Trouble> {
+    fn read(said: &[u8], name: &str, identity: &Identity, asked: &[u8]) -> Result<SentTensor, Trouble> {
         let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
         let (_, header) = SafeTensors::read_metadata(said).map_err(|error| wrong(error.to_string()))?;
         let said_of = |name: &str| header.metadata().as_ref().and_then(|known| known.get(name)).cloned();
@@ -91,7 +88,7 @@ impl Matrix {
             other => return Err(wrong(format!("numbers of the type {other:?}"))),
         };
         let &[rows, width] = tensor.shape() else { return Err(wrong("not a matrix".to_owned())) };
-        let matrix = Matrix { shape: [rows as i64, width as i64], kind, bytes: tensor.data().to_vec() };
+        let matrix = SentTensor { shape: [rows as i64, width as i64], kind, bytes: tensor.data().to_vec() };
         if matrix.tensor().isfinite().all().int64_value(&[]) == 0 {
             return Err(wrong("numbers that are not finite".to_owned()));
         }
@@ -103,7 +100,7 @@ fn hash(asked: &[u8]) -> String {
     blake3::hash(asked).to_hex().to_string()
 }
 
-pub fn request(batch: &[Reading], identity: &Identity) -> Request<Hidden> {
+pub fn request(batch: &[Reading], identity: &Identity) -> Request<SentTensor> {
     let sequences = batch.iter().cloned().map(|Reading { prompt, completion, scored }| Sequence {
         prompt,
         completion,
@@ -117,7 +114,7 @@ pub fn request(batch: &[Reading], identity: &Identity) -> Request<Hidden> {
         body: Some(body),
         path: HIDDEN,
         read: Box::new(move |said| {
-            let hidden = Matrix::read(said, "hidden", &identity, &asked)?;
+            let hidden = SentTensor::read(said, "hidden", &identity, &asked)?;
             if hidden.shape[0] == rows as i64 {
                 return Ok(hidden);
             }
@@ -127,11 +124,11 @@ pub fn request(batch: &[Reading], identity: &Identity) -> Request<Hidden> {
     }
 }
 
-pub fn request_lm_head(identity: &Identity) -> Request<LmHead> {
+pub fn request_lm_head(identity: &Identity) -> Request<SentTensor> {
     let identity = identity.clone();
     Request {
         body: None,
         path: LM_HEAD,
-        read: Box::new(move |said| Matrix::read(said, "lm_head", &identity, &[])),
+        read: Box::new(move |said| SentTensor::read(said, "lm_head", &identity, &[])),
     }
 }

@@ -39,7 +39,8 @@ pub fn prepared(
         return Vec::new();
     };
     let objective = &stage.train.objective;
-    let prepared = |name: &str, adjoints| Prepared { name: name.to_owned(), pass: pass.again(), adjoints };
+    let prepared =
+        |name: &str, adjoints| Prepared { name: name.to_owned(), pass: pass.without_activations(), adjoints };
     match alignment.between {
         Between::Terms => {
             let of_term = objective.term_gradients.iter().map(|term| {

@@ -20,7 +20,7 @@ use tch::{Device, Tensor};
 use super::Stage;
 use super::batches::Batches;
 use super::first_epoch::FirstEpoch;
-use super::models::{ModelRef, Models, Reader};
+use super::models::{ModelRef, ModelScorer, Models};
 use super::part::Scoring;
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
@@ -99,8 +99,8 @@ impl<'a> CachedScores<'a> {
             // Rows that a view fills are not the data's own, nor are tokens of another tokenizer the
             // student's.
             let scored = models.of_role(role)[source]?;
-            let own = |reader: &Reader| reader.view.is_none() && !reader.own_tokens;
-            let (model, config) = models.frozen(scored.reader().filter(own)?.model_ref)?;
+            let own = |scorer: &ModelScorer| scorer.view.is_none() && !scorer.own_tokens;
+            let (model, config) = models.frozen(scored.model().filter(own)?.model_ref)?;
             (cache.keeps)(model).then_some(config.width as u64)
         };
         let kept = |role: &Role| (0..stage.sources.len()).any(|source| width(*role, source).is_some());

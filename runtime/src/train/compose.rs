@@ -4,7 +4,7 @@
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Member, Role};
 
-use super::models::Scored;
+use super::models::ScorerRef;
 use super::part::Scoring;
 use super::scores::{ScoringPass, failed, nobody, runs};
 use super::sequences::Sequences;
@@ -38,15 +38,15 @@ impl Composing<'_> {
         }
         self.done.push(role);
         let runs = runs(self.scoring, role, self.sequences)?;
-        if !runs.iter().any(|run| matches!(run.scored, Some(Scored::Composed(_)))) {
+        if !runs.iter().any(|run| matches!(run.scored, Some(ScorerRef::Composed(_)))) {
             return Ok(());
         }
         let mut parts = Vec::with_capacity(runs.len());
         for (place, run) in runs.iter().enumerate() {
             let (first, count) = (run.tokens.start as i64, run.tokens.len() as i64);
             parts.push(match run.scored {
-                Some(Scored::Composed(index)) => Logits::Composed(self.composed(index, first, count)?),
-                Some(Scored::Model(_) | Scored::Served(_)) | None => {
+                Some(ScorerRef::Composed(index)) => Logits::Composed(self.composed(index, first, count)?),
+                Some(ScorerRef::Model(_) | ScorerRef::Served(_)) | None => {
                     let known = self.forward.vocabulary.logits(role);
                     assert_eq!(known.len(), runs.len(), "logits stand run by run");
                     known[place].share()

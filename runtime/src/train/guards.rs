@@ -16,7 +16,7 @@ use crate::report::metrics::Row;
 
 /// Whose steps are looked at.
 #[derive(Clone, Copy)]
-pub struct Watched<'a> {
+pub struct GuardedStage<'a> {
     pub name: &'a str,
     pub seed: u64,
     pub steps: u32,
@@ -29,7 +29,7 @@ pub struct Watched<'a> {
 
 /// The guards of a model that learns.
 pub struct Guards<'a> {
-    watched: Watched<'a>,
+    stage: GuardedStage<'a>,
     /// Of the rows that they read.
     terms: Option<String>,
     watches: Vec<Watch<'a>>,
@@ -64,11 +64,11 @@ pub struct Acted<'a> {
 }
 
 impl<'a> Guards<'a> {
-    pub fn new(watched: Watched<'a>) -> Guards<'a> {
-        let Watched { train, turn, .. } = watched;
+    pub fn new(stage: GuardedStage<'a>) -> Guards<'a> {
+        let GuardedStage { train, turn, .. } = stage;
         let terms = terms(&train.objective, !train.own_data.is_empty(), turn);
         let watches = train.guards.iter().map(Watch::new).collect();
-        Guards { watched, terms, watches, factor: 1.0, acted: Vec::new() }
+        Guards { stage, terms, watches, factor: 1.0, acted: Vec::new() }
     }
 
     /// After a step: its rows of the first terms.
@@ -76,7 +76,7 @@ impl<'a> Guards<'a> {
         if rows.is_empty() {
             return;
         }
-        let Watched { name: stage, seed, steps, .. } = self.watched;
+        let GuardedStage { name: stage, seed, steps, .. } = self.stage;
         for watch in &mut self.watches {
             let Some(numbers) = watch.look(step, steps, rows) else { continue };
             if let GuardAction::LowerRate { by } = watch.guard.action {
@@ -88,7 +88,7 @@ impl<'a> Guards<'a> {
 
     /// The same with all rows of the steps so far.
     pub fn replay(&mut self, rows: &[Row]) {
-        let own = rows.iter().filter(|row| row.terms == self.terms && row.step >= self.watched.from);
+        let own = rows.iter().filter(|row| row.terms == self.terms && row.step >= self.stage.from);
         let own: Vec<&Row> = own.collect();
         for rows in own.chunk_by(|one, next| one.step == next.step) {
             self.look(rows[0].step, rows);
@@ -103,7 +103,7 @@ impl<'a> Guards<'a> {
     /// Of guards that no step had all numbers for.
     pub fn untested(&self) -> impl Iterator<Item = String> {
         self.watches.iter().filter(|watch| !watch.tested).map(|watch| {
-            let (guard, stage) = (watch.guard.written(), self.watched.name);
+            let (guard, stage) = (watch.guard.written(), self.stage.name);
             format!("`{stage}`: the guard `{guard}` was never tested, since no step had all that it reads")
         })
     }

@@ -15,7 +15,7 @@ use super::non_finite::check_learning_rate;
 use super::state::RestoreMode;
 use super::trained::Trained;
 use super::{
-    Answer, Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, Trainer, peft, student,
+    Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, TrainedModel, Trainer, peft, student,
 };
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
@@ -159,9 +159,9 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
     }
     learners.0.iter().flat_map(|trainer| trainer.guards.untested()).for_each(|text| stage.control.warn(text));
     let found = learners.0[0].parts[0].kept.as_ref().map(CachedScores::found);
-    let answers = learners.answers();
+    let answers = learners.trained_models();
     match answers {
-        Ok((Answer { weights, adapter }, others)) => {
+        Ok((TrainedModel { weights, adapter }, others)) => {
             Ok(Finished { weights, adapter, others, record, found, seconds: seconds() })
         }
         Err(error) => Err(Box::new(Stopped { error, last_good: None, record })),
@@ -273,7 +273,7 @@ impl<'a> Learners<'a> {
     }
 
     /// The models that were trained: the stage's own, then the others.
-    fn answers(self) -> Result<(Answer, Vec<Answer>)> {
+    fn trained_models(self) -> Result<(TrainedModel, Vec<TrainedModel>)> {
         // What is only needed to go on leaves before the answers take their room.
         let left = |trainer| {
             let Trainer { stage, model, trained, average, .. } = trainer;
@@ -292,7 +292,7 @@ impl<'a> Learners<'a> {
                 || Ok(adapter::Files::new()),
                 |adapted| peft::files(adapted, &stage.start_place),
             )?;
-            Ok(Answer { weights, adapter })
+            Ok(TrainedModel { weights, adapter })
         };
         let mut answers = left.into_iter().map(answer);
         let first = answers.next().expect("a stage trains a model")?;

@@ -68,7 +68,7 @@ pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
 use self::diagnostics::{Step, diagnose};
 use self::extrapolate::Extrapolator;
-use self::guards::{Guards, Watched};
+use self::guards::{GuardedStage, Guards};
 pub use self::learners::{train, train_in_turns};
 use self::losses::Losses;
 use self::models::Models;
@@ -153,9 +153,9 @@ impl Stage<'_> {
     }
 
     /// Whose steps its guards look at.
-    fn watched(&self) -> Watched<'_> {
+    fn guarded_stage(&self) -> GuardedStage<'_> {
         let Stage { name, seed, steps, train, turn, guards_from: from, .. } = *self;
-        Watched { name, seed, steps, train, turn: turn.name, from }
+        GuardedStage { name, seed, steps, train, turn: turn.name, from }
     }
 
     /// Of random numbers of the part's own; `index` is below 2^48.
@@ -191,7 +191,7 @@ pub struct Stopped {
 }
 
 /// A model that was trained, with the adapter that its weights were merged with.
-pub struct Answer {
+pub struct TrainedModel {
     pub weights: Weights,
     pub adapter: adapter::Files,
 }
@@ -202,7 +202,7 @@ pub struct Finished {
     /// The adapter that the weights were merged with.
     pub adapter: adapter::Files,
     /// Of the other models that were trained.
-    pub others: Vec<Answer>,
+    pub others: Vec<TrainedModel>,
     pub record: Record,
     /// None where no model's scores are kept.
     pub found: Option<ScoresFound>,
@@ -289,7 +289,7 @@ impl<'a> Trainer<'a> {
         let model = learners[place].clone();
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
         let trained = Trained::new(stage, &model, key)?;
-        let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
+        let average = stage.train.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
         let models = Models::new(stage)?.beside(learners);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);
@@ -318,7 +318,7 @@ impl<'a> Trainer<'a> {
             parts,
             said_nothing_left: false,
             losses,
-            guards: Guards::new(stage.watched()),
+            guards: Guards::new(stage.guarded_stage()),
             monitor: Monitor::new(stage),
         })
     }
@@ -473,9 +473,9 @@ impl<'a> Trainer<'a> {
         }
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();
-            let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
+            let _ = average.lerp_(&self.trained.to_f32(&self.model), 1.0 - *rate);
         }
-        self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
+        self.models.follow(&self.model, || self.trained.to_f32(&self.model), step + 1);
         learning_rate
     }
 }

@@ -4,12 +4,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::models::Scored;
+use super::models::ScorerRef;
 use super::part::Scoring;
 use super::scores::{ScoringRun, in_order};
 use super::sequences::Sequences;
 use super::views::Shown;
-use super::vocabulary::{Listed, Logits, Matrix};
+use super::vocabulary::{Listed, LmHead, Logits};
 use crate::failure::{Error, Result};
 use crate::served::{ListedTokens, Patience, Reading, Scores, Server};
 use crate::zip::zip_equal;
@@ -25,14 +25,14 @@ struct Question<'a> {
 /// The logits of each pass through a teacher on a server, in the order of the sequences; none of the others.
 pub fn logits(
     scoring: &Scoring,
-    passes: &[(Scored, Vec<usize>)],
+    passes: &[(ScorerRef, Vec<usize>)],
     runs: &[ScoringRun],
     sequences: &Sequences,
     step: u32,
 ) -> Result<Vec<Option<Logits>>> {
-    let asked = |(scored, pass): &(Scored, Vec<usize>)| {
-        let Scored::Served(reader) = *scored else { return Ok(None) };
-        let server = scoring.models.server(reader, scoring.stage);
+    let asked = |(scored, pass): &(ScorerRef, Vec<usize>)| {
+        let ScorerRef::Served(scorer) = *scored else { return Ok(None) };
+        let server = scoring.models.server(scorer, scoring.stage);
         let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
         question(scoring, server, *scored, sequences, members, step).map(Some)
     };
@@ -80,7 +80,7 @@ pub fn logits(
 fn question<'a, M: Iterator<Item = usize>>(
     scoring: &Scoring,
     server: &'a Server,
-    scored: Scored,
+    scored: ScorerRef,
     sequences: &Sequences,
     members: impl Fn() -> M,
     step: u32,
@@ -111,8 +111,8 @@ impl Question<'_> {
                 let batches: Vec<_> =
                     batches.iter().map(|of| of.to_device(stage.place.device).to_kind(stage.kind)).collect();
                 let hidden = in_order(&batches, order.into_iter(), sequences, stage.place.device);
-                let matrix = lm_head.narrow(0, 0, entries).to_device(stage.place.device).to_kind(stage.kind);
-                Logits::Projected { hidden, matrix: Matrix::Held(matrix), softcap, scalar_head: None }
+                let lm_head = lm_head.narrow(0, 0, entries).to_device(stage.place.device).to_kind(stage.kind);
+                Logits::Projected { hidden, lm_head: LmHead::Held(lm_head), softcap, scalar_head: None }
             }
             Scores::Listed(listed) => {
                 let mut listed: Vec<(usize, ListedTokens)> = zip_equal(order, listed).collect();

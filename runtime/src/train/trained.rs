@@ -141,13 +141,13 @@ impl Trained {
 
     /// All of the model's numbers in single precision, also where it computes in half: its own vector, or a
     /// copy.
-    pub fn single(&self, model: &Decoder) -> Tensor {
+    pub fn to_f32(&self, model: &Decoder) -> Tensor {
         if model.flat().kind() != Kind::BFloat16 {
             return model.flat().shallow_clone();
         }
         let begun = || self.start.flat(Kind::Float, model.device());
         match &self.what {
-            What::All(master) => master.single(),
+            What::All(master) => master.to_f32(),
             What::Parts { pieces, parameters, .. } => {
                 let flat = begun();
                 scatter(parameters, pieces, &flat);
@@ -165,7 +165,7 @@ impl Trained {
     pub fn numbers(&self, model: &Decoder) -> Vec<f32> {
         match &self.what {
             What::All(master) => master.numbers(),
-            What::Parts { .. } | What::Adapter(_) => to_vec(&self.single(model)),
+            What::Parts { .. } | What::Adapter(_) => to_vec(&self.to_f32(model)),
         }
     }
 

@@ -297,16 +297,16 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
 fn report_failure(failure: &Failure, compiled: &Compiled, progress: &RunProgress) {
     let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
     output::error(&render::human::report(&report, Style::of_stderr()));
-    output::error(&kept(progress));
+    output::error(&stored(progress));
 }
 
 fn interrupted(progress: &RunProgress) -> Status {
-    output::error(&format!("interrupted\n{}run the same command again to resume\n", kept(progress)));
+    output::error(&format!("interrupted\n{}run the same command again to resume\n", stored(progress)));
     Status::Interrupted
 }
 
 /// Where the finished stages are.
-fn kept(progress: &RunProgress) -> String {
+fn stored(progress: &RunProgress) -> String {
     let done = progress.finished + progress.kept;
     let finished = match done {
         0 => "no stage was finished".to_owned(),

@@ -6,7 +6,7 @@ use mopd_lang::formula::text;
 use super::settings::Settings;
 use super::{Converted, refused};
 use crate::lower::formula::{Lowering, Supply};
-use crate::plan::{Formula, Guard, GuardAction, Signal, WatchedDomain, is_of_steps};
+use crate::plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
 use crate::refusal::Origins;
 
 /// Longest condition that is kept as text.
@@ -33,7 +33,7 @@ impl Settings<'_> {
                     continue;
                 }
             };
-            let on = on.map(|domain| WatchedDomain {
+            let on = on.map(|domain| GuardedDomain {
                 place: train.mixture.iter().position(|share| share.domain == domain).unwrap_or_default()
                     as u32,
                 name: self.experiment.domain(domain).name.clone(),

@@ -144,7 +144,7 @@ fn what_may_not_choose() {
         let (sources, origins) = sources();
         let found =
             super::super::compile(&choosing(change), &origins, &sources, true).expect_err("it is refused");
-        found.into_iter().map(|finding| finding.message).collect::<Vec<String>>()
+        found.into_iter().map(|diagnostic| diagnostic.message).collect::<Vec<String>>()
     };
     let supported = |construct: &str| vec![format!("{construct} is not supported yet")];
     let entropy = || signal(Signal::Of { role: Role::Student, part: Part::Entropy });

@@ -21,7 +21,7 @@ fn refusals(change: impl FnOnce(&mut Train)) -> Vec<String> {
     let (sources, origins) = sources();
     let found =
         super::super::compile(&experiment, &origins, &sources, true).expect_err("it can't be executed");
-    found.into_iter().map(|finding| finding.message).collect()
+    found.into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
 fn supported(construct: &str) -> Vec<String> {
@@ -192,7 +192,7 @@ fn a_teacher_that_verifies() {
         let (sources, origins) = sources();
         let found =
             super::super::compile(&experiment, &origins, &sources, true).expect_err("it can't be executed");
-        found.into_iter().map(|finding| finding.message).collect::<Vec<_>>()
+        found.into_iter().map(|diagnostic| diagnostic.message).collect::<Vec<_>>()
     };
     let template = |slots: &[Slot]| {
         let pieces = slots.iter().cloned().map(TemplatePiece::Slot).collect();

@@ -43,7 +43,7 @@ pub fn sources() -> (Sources, Vec<Span>) {
 pub fn refusals_of(experiment: &Experiment) -> Vec<String> {
     let (sources, origins) = sources();
     let found = super::compile(experiment, &origins, &sources, true).expect_err("it can't run");
-    found.into_iter().map(|finding| finding.message).collect()
+    found.into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
 pub const HERE: Origin = Origin(0);

@@ -637,7 +637,7 @@ fn a_coefficient_is_what_its_own_summand_multiplies() {
     assert_eq!(form.support, "sampled token + top_k(teacher, 64)");
 }
 
-/// The code of the only finding, and the text that it points at.
+/// The code of the only diagnostic, and the text that it points at.
 fn refused(objective: &Objective) -> (Code, String, String) {
     let found = lower(objective).expect_err("the objective is unsound");
     let (sources, _) = sources();

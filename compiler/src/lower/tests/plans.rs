@@ -72,7 +72,7 @@ fn numbers_without_json_are_refused_by_name() {
     assert!(found.iter().all(|diagnostic| diagnostic.code == Code::OutOfRange));
 }
 
-/// The members of a family share their objective: one fault, one finding.
+/// The members of a family share their objective: one fault, one diagnostic.
 #[test]
 fn a_fault_of_a_family_is_reported_once() {
     let mut experiment = experiment();

@@ -15,14 +15,14 @@ use crate::plan::producers::Writer;
 fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
     let mut experiment = experiment();
     change(&mut experiment);
-    found(&experiment).into_iter().map(|finding| finding.message).collect()
+    found(&experiment).into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
 fn found(experiment: &Experiment) -> Vec<Diagnostic> {
     let (sources, origins) = sources();
     let found =
         super::super::compile(experiment, &origins, &sources, true).expect_err("it can't be executed");
-    assert!(found.iter().all(|finding| finding.code == Code::NotSupported), "{found:?}");
+    assert!(found.iter().all(|diagnostic| diagnostic.code == Code::NotSupported), "{found:?}");
     found
 }
 
@@ -239,7 +239,7 @@ fn teachers() {
     let (sources, origins) = sources();
     let said = super::super::compile(&endless, &origins, &sources, true).expect_err("JSON has no infinity");
     let said: Vec<(Code, &str)> =
-        said.iter().map(|finding| (finding.code, finding.message.as_str())).collect();
+        said.iter().map(|diagnostic| (diagnostic.code, diagnostic.message.as_str())).collect();
     assert_eq!(
         said,
         [(Code::OutOfRange, "a number that data is compared with is inf, which is not a finite number")]

@@ -23,7 +23,7 @@ pub(in crate::check) mod weights;
 
 use std::sync::LazyLock;
 
-use mopd_ops::{Entry, Form};
+use mopd_ops::{Entry, Notation};
 
 use crate::formula::{Function, Memory, Reduction, Scan, Statistic};
 
@@ -155,7 +155,7 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
 
 /// An elementwise function, from its entry in the operators' table.
 fn elementwise(function: Function) -> Builtin {
-    let Form::Call { parameters, doc } = function.definition().form else {
+    let Notation::Call { parameters, doc } = function.definition().notation else {
         unreachable!("only what is called is looked up by name")
     };
     let (name, usage) = (function.name(), format!("{}({})", function.name(), parameters.join(", ")));

@@ -118,8 +118,8 @@ impl Checker {
                 &"pair" => format!("`{}` needs its two sides", name.text),
                 side => format!("`{}` needs `{side}`", name.text),
             };
-            let finding = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
-            self.report(finding.help(format!("write `{usage}`")));
+            let diagnostic = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
+            self.report(diagnostic.help(format!("write `{usage}`")));
             return Value::Error;
         }
         let written: Vec<&Expr> = sides_given.iter().flatten().copied().collect();
@@ -281,8 +281,10 @@ impl Checker {
         if sides.is_empty() || *directed && sides.len() < 2 {
             let text = format!("`{}` needs its sides: two names, or one for their ratio", name.text);
             let place = parameters.first().map_or(name.span, |first| first.name.span);
-            let finding = Diagnostic::error(Code::NotADivergence, place, text);
-            self.report(finding.help(format!("write `divergence {}(p || q) = p * log(p / q)`", name.text)));
+            let diagnostic = Diagnostic::error(Code::NotADivergence, place, text);
+            self.report(
+                diagnostic.help(format!("write `divergence {}(p || q) = p * log(p / q)`", name.text)),
+            );
             return None;
         }
         let [left, right] = [Side::Left, Side::Right].map(|side| {

@@ -114,7 +114,7 @@ impl Checker {
             && let ExprKind::Live(operand) = &side.kind
         {
             let text = "`live` marks a divergence as a whole, not one of its sides";
-            let finding = Diagnostic::error(Code::TypeMismatch, side.span, text).label("a side");
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, side.span, text).label("a side");
             let file = &self.sources.file(pair.span.file).text;
             let call = file[..pair.span.start as usize].trim_end_matches([' ', '(']).len() - name.len();
             let end = pair.span.end as usize;
@@ -125,9 +125,13 @@ impl Checker {
             );
             let place = Span::new(pair.span.file, call, end);
             let named = file[call..].starts_with(name);
-            let finding = finding.help(format!("write `{ours})`"));
+            let diagnostic = diagnostic.help(format!("write `{ours})`"));
             let _ = operand;
-            self.report(if named { finding.fix(format!("write `{ours})`"), place, ours) } else { finding });
+            self.report(if named {
+                diagnostic.fix(format!("write `{ours})`"), place, ours)
+            } else {
+                diagnostic
+            });
             return None;
         }
         let value = self.evaluate(pair, env);
@@ -139,9 +143,9 @@ impl Checker {
             let text = format!("`{name}` needs both arguments and their order, with `||` between them");
             let whole = pair.span.to(second.span);
             let ours = format!("{} || {}", self.sources.text(pair.span), self.sources.text(second.span));
-            let finding = Diagnostic::error(Code::TypeMismatch, whole, text).label("two arguments");
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, whole, text).label("two arguments");
             let help = format!("write `{name}({ours})`; the other order is another divergence");
-            self.report(finding.help(help).fix(format!("write `{ours}`"), whole, ours).possibly());
+            self.report(diagnostic.help(help).fix(format!("write `{ours}`"), whole, ours).possibly());
             return None;
         }
         match value {
@@ -244,12 +248,14 @@ impl Checker {
             && let Some(place) = mass_place
         {
             let text = "nothing lies outside the whole vocabulary, so `mass` changes nothing";
-            let finding = Diagnostic::error(Code::UnusedSetting, place.span, text);
-            let finding = match support_place {
-                Some(support) => finding.note(support.span, "the whole vocabulary"),
-                None => finding.note(span, "no `support` is given: the whole vocabulary"),
+            let diagnostic = Diagnostic::error(Code::UnusedSetting, place.span, text);
+            let diagnostic = match support_place {
+                Some(support) => diagnostic.note(support.span, "the whole vocabulary"),
+                None => diagnostic.note(span, "no `support` is given: the whole vocabulary"),
             };
-            self.report(finding.help("remove it, or choose what is compared: `support: top_k(teacher, 64)`"));
+            self.report(
+                diagnostic.help("remove it, or choose what is compared: `support: top_k(teacher, 64)`"),
+            );
             return None;
         }
         match (support, treatment) {
@@ -367,18 +373,21 @@ impl Checker {
             parts.push((share, role));
         }
         if parts.len() < 2 {
-            let finding = Diagnostic::error(Code::MissingArgument, span, "a blend needs at least two roles");
-            self.report(finding.help("for example `blend(teacher: 0.1, student: 0.9)`"));
+            let diagnostic =
+                Diagnostic::error(Code::MissingArgument, span, "a blend needs at least two roles");
+            self.report(diagnostic.help("for example `blend(teacher: 0.1, student: 0.9)`"));
             return Value::Error;
         }
         let shares: Option<f64> = parts.iter().map(|(share, _)| share.constant()).sum();
         if let Some(total) = shares.filter(|total| (total - 1.0).abs() > 1e-9) {
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::ShareSum,
                 span,
                 format!("the shares of this blend add up to {total}, not 1"),
             );
-            self.report(finding.help("a blend of distributions is a distribution: its shares add up to 1"));
+            self.report(
+                diagnostic.help("a blend of distributions is a distribution: its shares add up to 1"),
+            );
             return Value::Error;
         }
         Value::Distribution(Distribution::Blend(parts))

@@ -30,8 +30,8 @@ impl Checker {
             vocabulary::signal(name)?;
             let text =
                 format!("a divergence is a function of its sides and parameters: it can't read `{name}`");
-            let finding = Diagnostic::error(Code::NotADivergence, span, text).label("a signal of the run");
-            self.report(finding.help("give it a parameter, and the number where it is called"));
+            let diagnostic = Diagnostic::error(Code::NotADivergence, span, text).label("a signal of the run");
+            self.report(diagnostic.help("give it a parameter, and the number where it is called"));
             return Some(Value::Error);
         }
         if env.context == Context::Guard {

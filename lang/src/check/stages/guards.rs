@@ -105,7 +105,7 @@ impl Checker {
         let condition = self.read(condition, env).filter(|condition| self.guarded(condition, place));
         let steps = self.read(steps, env);
         let domains = match on {
-            Some(on) => self.watched(on, env).map(|domains| domains.into_iter().map(Some).collect()),
+            Some(on) => self.guarded_domains(on, env).map(|domains| domains.into_iter().map(Some).collect()),
             None => Some(vec![None]),
         };
         let (condition, steps, domains): (Formula, u32, Vec<Option<DomainId>>) =
@@ -159,7 +159,7 @@ impl Checker {
     }
 
     /// `on: math`, `on: [math, code]`, `on: domains`
-    fn watched(&mut self, on: Arg<Domains>, env: &Env) -> Option<Vec<DomainId>> {
+    fn guarded_domains(&mut self, on: Arg<Domains>, env: &Env) -> Option<Vec<DomainId>> {
         let items = match self.evaluate(on.expr, env) {
             Value::List(items) => items,
             other => vec![other],

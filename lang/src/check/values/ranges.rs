@@ -265,9 +265,9 @@ impl Checker {
             }
             let span = self.span(value.0.origin);
             let text = format!("`{}` with {name} = {at} is 0 everywhere", summand.name);
-            let finding = Diagnostic::error(Code::ScheduleRange, span, text)
+            let diagnostic = Diagnostic::error(Code::ScheduleRange, span, text)
                 .label(format!("is {at} at step {step} of {steps}"));
-            self.report(finding.help(
+            self.report(diagnostic.help(
                 "keep it away from there, or take a member of the family that has a limit: `jsd(...)` with \
                  `normalized: true` ends in the two directions of `kl`",
             ));

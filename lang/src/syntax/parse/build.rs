@@ -331,7 +331,7 @@ impl<'a> AstBuilder<'a> {
     }
 
     /// Parses a part of the piece again, for what can be saved of it.
-    pub fn again<T>(
+    pub fn reparse<T>(
         &mut self,
         rule: Rule,
         start: usize,

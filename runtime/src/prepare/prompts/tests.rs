@@ -40,7 +40,7 @@ const LINES: &str = r#"{"prompt": "1+1=", "answer": "2", "other": "two"}
 /// As a run on this store has them, which keeps whatever it makes.
 fn keeping(folder: &Path, lines: &str) -> Prompts {
     let store = Store::open(&folder.join("store")).unwrap();
-    let mut prompts = prompts(folder, lines).kept_in(store, PromptFormat::Text);
+    let mut prompts = prompts(folder, lines).cached_in(store, PromptFormat::Text);
     prompts.cache.as_mut().unwrap().worth = |_, _| true;
     prompts
 }
@@ -170,7 +170,7 @@ fn what_is_quickly_made_is_not_kept() {
     assert!(!worth_keeping(seconds(16), 3_900_000_000), "bytes as tokens");
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();
-    let quick = prompts(folder.path(), LINES).kept_in(store, PromptFormat::Text);
+    let quick = prompts(folder.path(), LINES).cached_in(store, PromptFormat::Text);
     quick.tokens(&Tokenizer::Bytes).unwrap();
     assert_eq!(entries(folder.path()), 0);
     let unkept = keeping(folder.path(), LINES);

@@ -18,7 +18,7 @@ use crate::rollout::Sequence;
 use crate::train::scores::{failed, hidden};
 use crate::train::sequences::Sequences;
 use crate::train::views::Shown;
-use crate::train::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
+use crate::train::vocabulary::{LmHead, Logits, Parameters, Vocabulary};
 use crate::zip::zip_equal;
 
 pub(super) struct OfChosen {
@@ -112,9 +112,9 @@ fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result
     let _guard = no_grad_guard();
     let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
     let hidden = hidden(stage, student, sequences, &micro_batches, &Shown::Own);
-    let matrix = Matrix::Held(models.compared(student));
+    let lm_head = LmHead::Held(models.compared(student));
     let logits =
-        Logits::Projected { hidden, matrix, softcap: student.config.logit_softcap, scalar_head: None };
+        Logits::Projected { hidden, lm_head, softcap: student.config.logit_softcap, scalar_head: None };
     let targets = upload(&sequences.targets(), stage.place.device);
     let vocabulary =
         Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends()[0])

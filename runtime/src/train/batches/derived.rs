@@ -13,7 +13,7 @@ use mopd_compiler::plan::{Role, View};
 use super::attempts::attempts;
 use super::sample::{Numbered, judge, sample};
 use super::teacher::no_teacher;
-use super::words::{Asked, reader, texts};
+use super::words::{Asked, scorer, texts};
 use super::{Batch, Draws, Group, Making, make, text_of_at_most};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) struct OfDerived {
 }
 
 /// What one completes itself of each prompt that it was asked, by its place.
-type Answers = HashMap<usize, Group>;
+type GroupsByPrompt = HashMap<usize, Group>;
 
 pub(super) fn make_derived(derived: &Derived, making: &Making) -> Result<OfDerived> {
     let [inside, _] = making.inside();
@@ -109,7 +109,7 @@ impl OfDerived {
     fn said(&self, batch: &Batch, prompts: &[Numbered], groups: &[Group]) -> Result<Vec<Option<Said>>> {
         let attempted = groups.iter().map(|group| self.attempted(batch.stage, group));
         let mut said: Vec<Option<Said>> = attempted.collect::<Result<_>>()?;
-        let mut answers: HashMap<Role, Answers> = HashMap::new();
+        let mut answers: HashMap<Role, GroupsByPrompt> = HashMap::new();
         for (place, text) in self.settings.texts.iter().enumerate() {
             let open: Vec<usize> = (0..said.len()).filter(|place| said[*place].is_some()).collect();
             if open.is_empty() {
@@ -177,7 +177,13 @@ impl OfDerived {
     }
 
     /// What one completes itself of some of the prompts, as often as the student.
-    fn answers(&self, batch: &Batch, writer: Role, prompts: &[Numbered], open: &[usize]) -> Result<Answers> {
+    fn answers(
+        &self,
+        batch: &Batch,
+        writer: Role,
+        prompts: &[Numbered],
+        open: &[usize],
+    ) -> Result<GroupsByPrompt> {
         let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
         let Role::Scorer(scorer) = writer else { unreachable!("a teacher is a scorer") };
         // Orders and what is shortened have the numbers of the first two turns.
@@ -200,17 +206,17 @@ impl OfDerived {
         let key = batch.key(Purpose::Derived).turn(1);
         let no_room =
             |prompt, context| no_room(&stage.train.scorers.name(writer), prompt, max_tokens, context);
-        let of = |(prompt, _): &(&Numbered, &Said)| reader(batch, writer, prompt.draw);
+        let of = |(prompt, _): &(&Numbered, &Said)| scorer(batch, writer, prompt.draw);
         let mut written = Vec::with_capacity(asked.len());
         for alike in asked.chunk_by(|one, next| of(one) == of(next)) {
             let source = &stage.sources[alike[0].0.draw.source];
-            let reader = of(&alike[0]).ok_or_else(|| no_teacher(source))?;
+            let scorer = of(&alike[0]).ok_or_else(|| no_teacher(source))?;
             let asked = alike.iter().map(|(prompt, said)| {
                 let (number, said) = (prompt.number, Said::clone(said));
                 Asked { prompt: prompt.draw, said, number, sample: place }
             });
             let asked: Vec<Asked> = asked.collect();
-            written.extend(texts(batch, (reader.model_ref, Some(sees)), &asked, (&sampling, key), no_room)?);
+            written.extend(texts(batch, (scorer.model_ref, Some(sees)), &asked, (&sampling, key), no_room)?);
         }
         Ok(written.into_iter().map(|text| Some(text).filter(|text| !text.is_empty())).collect())
     }

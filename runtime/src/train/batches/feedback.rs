@@ -8,12 +8,12 @@ use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Feedback, View};
 
 use super::Batch;
-use super::words::{Asked, number, reader, texts};
+use super::words::{Asked, number, scorer, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::Said;
 use crate::random::Purpose;
-use crate::train::models::Reader;
+use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
 use crate::train::views::{text, unsaid};
 use crate::zip::zip_equal;
@@ -41,18 +41,18 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
     let key = batch.key(Purpose::Feedback).turn(place);
     let of = |member: usize| {
         let sequence = &sequences.list[member];
-        reader(batch, *writer, Draw { source: sequence.source, record: sequence.record })
+        scorer(batch, *writer, Draw { source: sequence.source, record: sequence.record })
     };
     let mut samples: HashMap<(usize, usize), u32> = HashMap::new();
     let mut all = Vec::with_capacity(sequences.list.len());
     // The sequences of a section are adjacent.
     let members: Vec<usize> = (0..sequences.list.len()).collect();
     for alike in members.chunk_by(|one, next| of(*one) == of(*next)) {
-        let Some(Reader { model_ref, .. }) = of(alike[0]) else {
+        let Some(ModelScorer { model_ref, .. }) = of(alike[0]) else {
             all.extend(alike.iter().map(|_| String::new()));
             continue;
         };
-        let view = sees.as_ref().or_else(|| of(alike[0]).and_then(|reader| models.view(reader)));
+        let view = sees.as_ref().or_else(|| of(alike[0]).and_then(|scorer| models.view(scorer)));
         let mut asked = Vec::with_capacity(alike.len());
         for member in alike {
             let sequence = &sequences.list[*member];

@@ -58,7 +58,7 @@ use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::{Key, Purpose, Uniforms};
 use crate::rollout::Sequence;
-use crate::store::state::KeptGroup;
+use crate::store::state::BufferedGroup;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -284,11 +284,11 @@ impl Batches {
     }
 
     /// The groups that are kept for later steps, buffer by buffer.
-    pub fn kept_groups(&self) -> Vec<Vec<KeptGroup>> {
+    pub fn buffered_groups(&self) -> Vec<Vec<BufferedGroup>> {
         buffers(&*self.producer).into_iter().map(|buffer| buffer.borrow().state()).collect()
     }
 
-    pub fn restore_groups(&mut self, kept: &[Vec<KeptGroup>], stage: &Stage) -> Result<(), String> {
+    pub fn restore_groups(&mut self, kept: &[Vec<BufferedGroup>], stage: &Stage) -> Result<(), String> {
         let buffers = buffers(&*self.producer);
         if buffers.len() != kept.len() {
             return Err(format!("{} buffers of rollouts, where the stage has {}", kept.len(), buffers.len()));

@@ -50,7 +50,7 @@ impl Refined {
     ) -> Result<Vec<Group>> {
         let Batch { stage, student, models, step, climbed, .. } = *batch;
         let drafts = sample_now(batch, student, draws, &self.sampling, purpose)?.concat();
-        let editor = models.of_role(self.editor)[section].and_then(|scored| scored.reader());
+        let editor = models.of_role(self.editor)[section].and_then(|scored| scored.model());
         let editor = editor.ok_or_else(|| no_teacher(&stage.sources[draws[0].draw.source]))?;
         let view = self.sees.as_ref().or(models.view(editor)).expect("an editor sees the draft");
         let n = self.sampling.n.max(1) as usize;

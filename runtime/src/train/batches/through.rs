@@ -94,9 +94,9 @@ impl Editor {
         for (sequence, text) in zip_equal(list, texts) {
             edited.push(match text {
                 None => Some(Sequence { logps: None, ..sequence }),
-                Some(Answer::LeftOut) => None,
-                Some(Answer::Same) => Some(Sequence { logps: None, ..sequence }),
-                Some(Answer::Other(text)) => Some(self.texts.replaced(stage, sequence, &text)?),
+                Some(ProgramEdit::LeftOut) => None,
+                Some(ProgramEdit::Same) => Some(Sequence { logps: None, ..sequence }),
+                Some(ProgramEdit::Other(text)) => Some(self.texts.replaced(stage, sequence, &text)?),
             });
         }
         let (gone, all) = self.left_out.get();
@@ -123,7 +123,7 @@ impl Editor {
     }
 
     /// What the program answers to each.
-    fn asked(&self, pool: &Pool, stage: &Stage, list: &[Sequence]) -> Result<Vec<Answer>> {
+    fn asked(&self, pool: &Pool, stage: &Stage, list: &[Sequence]) -> Result<Vec<ProgramEdit>> {
         let texts: Vec<String> = list.iter().map(|sequence| text(stage, sequence)).collect::<Result<_>>()?;
         let dataset = |sequence: &Sequence| &stage.sources[sequence.source].prompts.dataset;
         let records: Vec<_> = list.iter().map(|each| dataset(each).object(each.record)).collect();
@@ -142,11 +142,11 @@ impl Editor {
             let prompt = unanswered.place().map_or("", |place| asked[place].prompt);
             self.failed(pool, unanswered, prompt, asked.len())
         })?;
-        pool.give_back(worker);
+        pool.put_back(worker);
         let answer = |(before, after): (&String, Option<String>)| match after {
-            None => Answer::LeftOut,
-            Some(after) if after == *before => Answer::Same,
-            Some(after) => Answer::Other(after),
+            None => ProgramEdit::LeftOut,
+            Some(after) if after == *before => ProgramEdit::Same,
+            Some(after) => ProgramEdit::Other(after),
         };
         Ok(zip_equal(&texts, answers).map(answer).collect())
     }
@@ -196,7 +196,7 @@ impl Editor {
 }
 
 #[derive(Clone)]
-enum Answer {
+enum ProgramEdit {
     Same,
     Other(String),
     LeftOut,

@@ -10,7 +10,7 @@ use crate::random::Key;
 use crate::rollout::{Completion, Prompt, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
-use crate::train::models::{ModelRef, Reader};
+use crate::train::models::{ModelRef, ModelScorer};
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
 
@@ -67,9 +67,9 @@ pub fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
 }
 
 /// Who has a role for a prompt, where that is a model.
-pub(super) fn reader(batch: &Batch, role: mopd_compiler::plan::Role, prompt: Draw) -> Option<Reader> {
+pub(super) fn scorer(batch: &Batch, role: mopd_compiler::plan::Role, prompt: Draw) -> Option<ModelScorer> {
     let section = batch.stage.section(prompt.source, prompt.record);
-    batch.models.of_role(role)[section].and_then(|scored| scored.reader())
+    batch.models.of_role(role)[section].and_then(|scored| scored.model())
 }
 
 /// The prompts of some sequences, each once, in the order of the data.

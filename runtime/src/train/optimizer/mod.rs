@@ -36,17 +36,17 @@ impl Optimizer {
 
     /// What it keeps, under names; answers the updates so far.
     pub fn state(&self, tensors: &mut StateTensors) -> i32 {
-        self.kept().into_iter().for_each(|(name, kept)| tensors.put(name, kept));
+        self.moments().into_iter().for_each(|(name, tensor)| tensors.put(name, tensor));
         self.steps
     }
 
     pub fn restore(&mut self, tensors: &StateTensors, updates: i32) -> Result<(), String> {
-        self.kept().into_iter().try_for_each(|(name, kept)| tensors.restore(name, kept))?;
+        self.moments().into_iter().try_for_each(|(name, tensor)| tensors.restore(name, tensor))?;
         self.steps = updates;
         Ok(())
     }
 
-    fn kept(&self) -> Vec<(&'static str, &Tensor)> {
+    fn moments(&self) -> Vec<(&'static str, &Tensor)> {
         match &self.rule {
             Rule::AdamW(AdamW { mean, square, .. }) => {
                 vec![("optimizer.mean", mean), ("optimizer.square", square)]

@@ -42,7 +42,7 @@ impl Sgd {
                 }
             };
             let mut parameters = parameters.part(part);
-            let mut single = parameters.single();
+            let mut single = parameters.to_f32();
             let _ = single.g_sub_(&(velocity * step.learning_rate));
             parameters.set(&single);
         }
@@ -90,7 +90,7 @@ mod tests {
                 let norm = gradient_norm(&gradient);
                 optimizer.step(&mut master, gradient, norm, 1e-2);
             }
-            for (got, expected) in to_vec(&master.single()).iter().zip(&expected) {
+            for (got, expected) in to_vec(&master.to_f32()).iter().zip(&expected) {
                 assert!((f64::from(*got) - expected).abs() < 5e-7, "{kind:?} {momentum}: {got} {expected}");
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Guard, GuardAction};
 
-use super::super::guards::{Guards, Watched};
+use super::super::guards::{GuardedStage, Guards};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Pace};
 use super::*;
@@ -80,8 +80,8 @@ fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut Row) -> &mut Option<f64>) ->
 /// The steps after which a guard acts, and what it read.
 fn acts(written: &str, rows: &[Row]) -> Vec<(u32, String)> {
     let guarded = Train { guards: guards(written), ..train(mopd(1.0), 1) };
-    let watched = Watched { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 0 };
-    let mut guards = Guards::new(watched);
+    let stage = GuardedStage { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 0 };
+    let mut guards = Guards::new(stage);
     guards.replay(rows);
     guards.take_acted().iter().map(|acted| (acted.step, acted.record().numbers)).collect()
 }
@@ -192,11 +192,11 @@ fn a_stopped_stage_goes_on_once_the_guard_is_changed() {
 fn a_fork_is_looked_at_from_its_own_steps_on() {
     let guarded = Train { guards: guards("warn(entropy > 3)"), ..train(mopd(1.0), 1) };
     let seen = rows(&[[Some(5.0); 2]; 4], |row| &mut row.entropy);
-    let watched = Watched { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 2 };
-    let mut guards = Guards::new(watched);
+    let stage = GuardedStage { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 2 };
+    let mut guards = Guards::new(stage);
     guards.replay(&seen);
     assert_eq!(guards.take_acted().iter().map(|acted| acted.step).collect::<Vec<_>>(), [2]);
     assert_eq!(guards.untested().count(), 0);
-    assert_eq!(Guards::new(watched).untested().count(), 1);
+    assert_eq!(Guards::new(stage).untested().count(), 1);
     assert_eq!(guarded.guards[0].action, GuardAction::Warn);
 }

@@ -121,9 +121,11 @@ impl Divergence<'_> {
             }
             let mut on_side = match &self.pairing {
                 Pairing::Entrywise(summand) if is_left => {
-                    summand.grad_left(&own.logps, &other.logps, compared.closed)
+                    summand.grad_left(&own.logps, &other.logps, compared.generalized)
                 }
-                Pairing::Entrywise(summand) => summand.grad_right(&other.logps, &own.logps, compared.closed),
+                Pairing::Entrywise(summand) => {
+                    summand.grad_right(&other.logps, &own.logps, compared.generalized)
+                }
                 Pairing::Sorted => grad_sorted(&own.logps, &other.logps, compared.tail),
             };
             if let Some(clipped) = &clipped {
@@ -159,7 +161,7 @@ impl Divergence<'_> {
     fn is_plain(&self, compared: &Compared) -> bool {
         matches!(self.pairing, Pairing::Entrywise(Summand::Kl))
             && matches!(compared.entries, Entries::All)
-            && compared.closed
+            && compared.generalized
             && self.clip_each.is_none()
     }
 
@@ -220,7 +222,7 @@ impl Divergence<'_> {
     fn summands(&self, compared: &Compared) -> Tensor {
         let (left, right) = (&compared.left.logps, &compared.right.logps);
         match &self.pairing {
-            Pairing::Entrywise(summand) => summand.values(left, right, compared.closed),
+            Pairing::Entrywise(summand) => summand.values(left, right, compared.generalized),
             Pairing::Sorted => {
                 let [left, right] = [left, right].map(|side| sorted(side, compared.tail).0);
                 (left - right).abs_() * 0.5
@@ -235,7 +237,7 @@ impl Divergence<'_> {
         let renormalized = self.mass == Mass::Renormalized && !whole;
         // A bound on summands is one on the summands as they are written, without terms that only vanish in
         // the sum.
-        let closed = match self.mass {
+        let generalized = match self.mass {
             Mass::Generalized => true,
             Mass::Raw if !whole => false,
             _ => self.clip_each.is_none(),
@@ -253,7 +255,7 @@ impl Divergence<'_> {
         };
         let side = |side| self.on_support(side, rows, &entries, (tail, renormalized), outside.as_ref());
         let (left, right) = (side(&self.left), side(&self.right));
-        Compared { entries, outside, tail, renormalized, closed, left, right }
+        Compared { entries, outside, tail, renormalized, generalized, left, right }
     }
 
     /// How many columns both sides are compared in: the vocabulary, and behind it what only a role with
@@ -322,7 +324,7 @@ struct Compared<'a> {
     tail: bool,
     renormalized: bool,
     /// See [`super::summands`].
-    closed: bool,
+    generalized: bool,
     left: OnSupport<'a>,
     right: OnSupport<'a>,
 }

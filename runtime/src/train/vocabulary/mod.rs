@@ -36,7 +36,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 pub use self::composed::{Composed, Part, part};
 pub use self::divergence::Weight;
 pub use self::listed::Listed;
-pub use self::logits::{Fetched, Logits, Matrix};
+pub use self::logits::{Fetched, LmHead, Logits};
 pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
@@ -293,16 +293,16 @@ impl Vocabulary {
         self,
         live: &[(Primitive, Tensor)],
         hidden: &Tensor,
-        matrix: &Tensor,
+        lm_head: &Tensor,
     ) -> (Tensor, LmHeadGrad) {
         let _guard = no_grad_guard();
         let mut grad_hidden = Vec::new();
-        let mut grad_lm_head = LmHeadGrad::zero(matrix, self.place);
+        let mut grad_lm_head = LmHeadGrad::zero(lm_head, self.place);
         let (half, place) = (hidden.kind() == Kind::BFloat16, self.place);
         self.gradient(live, |ByLogits { first, grad, scale }| {
             let rows = hidden.narrow(0, first, grad.size()[0]);
             let grad = if half { grad.to_kind(Kind::BFloat16) } else { grad };
-            let product = if half { place.multiply(&grad, matrix) } else { grad.mm(matrix) };
+            let product = if half { place.multiply(&grad, lm_head) } else { grad.mm(lm_head) };
             match scale {
                 // A row of the gradients is scaled where it is smaller: in the product.
                 Some(scale) => {
@@ -342,7 +342,7 @@ impl Vocabulary {
     fn vocabulary(&self) -> i64 {
         match &self.student {
             Logits::Given(logits) => logits.size()[1],
-            Logits::Projected { matrix, .. } => matrix.get().size()[0],
+            Logits::Projected { lm_head, .. } => lm_head.get().size()[0],
             Logits::Composed(_) | Logits::Mapped(_) | Logits::Listed(_) | Logits::Absent(_) => {
                 unreachable!("the student is a model")
             }

@@ -2,10 +2,10 @@
 //!
 //! Everything is a function of two log-probabilities, `l` of the left side and `r` of the right side, as
 //! tensors of one shape; gradients are with respect to these. Each form is written so that it and its
-//! gradients are exactly 0 where `l = r`, if it is closed: an optimiser that normalises gradients would
+//! gradients are exactly 0 where `l = r`, if it is generalized: an optimiser that normalises gradients would
 //! scale rounding noise there to full steps.
 //!
-//! *Closed* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r` stationary
+//! *Generalized* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r` stationary
 //! entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is `- f'(1)
 //! (exp(l) - exp(r))`. Where both sides are complete it sums to 0.
 //!
@@ -33,12 +33,12 @@ const FAR: f64 = 80.0;
 const SMALL_SHARE: f64 = 0.05;
 
 impl Summand {
-    pub fn values(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    pub fn values(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
             Summand::Kl => {
                 let p = l.exp();
                 let value = &p * (l - r);
-                if closed { value - p + r.exp() } else { value }
+                if generalized { value - p + r.exp() } else { value }
             }
             Summand::Jsd { beta, normalized } => {
                 let beta = *beta;
@@ -50,18 +50,18 @@ impl Summand {
                 let lambda = *lambda;
                 let (p, above) = (l.exp(), above_mixture(l, r, lambda));
                 let value = &p * above;
-                if closed { value + (r.exp() - p) * (1.0 - lambda) } else { value }
+                if generalized { value + (r.exp() - p) * (1.0 - lambda) } else { value }
             }
-            Summand::Compiled(own) => own.values(l, r, closed),
+            Summand::Compiled(own) => own.values(l, r, generalized),
         }
     }
 
     /// With respect to `l`. The tensor is nobody else's.
-    pub fn grad_left(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    pub fn grad_left(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
             Summand::Kl => {
                 let mut grad = l - r;
-                if !closed {
+                if !generalized {
                     grad += 1.0;
                 }
                 grad *= l.exp();
@@ -76,18 +76,18 @@ impl Summand {
                 let lambda = *lambda;
                 let above = above_mixture(l, r, lambda);
                 let grad = &above - above.expm1() * lambda;
-                l.exp() * if closed { grad } else { grad + (1.0 - lambda) }
+                l.exp() * if generalized { grad } else { grad + (1.0 - lambda) }
             }
-            Summand::Compiled(own) => own.grad(0, l, r, closed),
+            Summand::Compiled(own) => own.grad(0, l, r, generalized),
         }
     }
 
     /// With respect to `r`. The tensor is nobody else's.
-    pub fn grad_right(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    pub fn grad_right(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
             Summand::Kl => {
                 let p = l.exp();
-                if closed { r.exp() - p } else { p.neg() }
+                if generalized { r.exp() - p } else { p.neg() }
             }
             Summand::Jsd { beta, normalized } => {
                 let beta = *beta;
@@ -97,9 +97,9 @@ impl Summand {
             Summand::Skew { lambda } => {
                 let lambda = *lambda;
                 let above = above_mixture(l, r, lambda);
-                (if closed { above.expm1() } else { above.exp() }) * r.exp() * (lambda - 1.0)
+                (if generalized { above.expm1() } else { above.exp() }) * r.exp() * (lambda - 1.0)
             }
-            Summand::Compiled(own) => own.grad(1, l, r, closed),
+            Summand::Compiled(own) => own.grad(1, l, r, generalized),
         }
     }
 }
@@ -165,10 +165,10 @@ impl Compiled {
         values.masked_fill(&l.eq_tensor(r), 0.0)
     }
 
-    fn values(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    fn values(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         let [p, q] = Self::sides(l, r);
         let values = self.at(self.own.value, &p, &q);
-        match self.agreed.filter(|_| closed) {
+        match self.agreed.filter(|_| generalized) {
             Some([grad, ..]) => Self::settled(values - (p - q) * grad, l, r),
             None => values,
         }
@@ -176,10 +176,10 @@ impl Compiled {
     }
 
     /// By the left side, 0, or the right, 1.
-    fn grad(&self, side: usize, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    fn grad(&self, side: usize, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         let sides = Self::sides(l, r);
         let grad = self.at(self.own.gradients[side], &sides[0], &sides[1]);
-        match self.agreed.filter(|_| closed) {
+        match self.agreed.filter(|_| generalized) {
             Some(agreed) => Self::settled((grad - agreed[1 + side]) * &sides[side], l, r),
             None => grad * &sides[side],
         }

@@ -165,14 +165,14 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let student = of(4.0, tokens);
     // Three tokens of a model, then six of `one + w (one - other)`, whose second half is another model's.
     let (plain, first, second) = (of(5.0, 3), of(6.0, 6), [of(7.0, 2), of(8.0, 4)]);
-    let fetched = |matrix: &Tensor| {
-        let matrix = matrix.shallow_clone();
-        Fetched::new(move || matrix.copy(), None)
+    let fetched = |lm_head: &Tensor| {
+        let lm_head = lm_head.shallow_clone();
+        Fetched::new(move || lm_head.copy(), None)
     };
     let [of_one, of_other] = [&one, &other].map(fetched);
-    let projected = |hidden: &Tensor, matrix: &Fetched| Logits::Projected {
+    let projected = |hidden: &Tensor, lm_head: &Fetched| Logits::Projected {
         hidden: hidden.shallow_clone(),
-        matrix: Matrix::Fetched(matrix.clone()),
+        lm_head: LmHead::Fetched(lm_head.clone()),
         softcap: None,
         scalar_head: None,
     };
@@ -193,8 +193,8 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let parts = [projected(&plain, &of_other), Logits::Composed(composed)];
     let whole = {
         let w = Tensor::from_slice(&weights).unsqueeze(1).to_kind(Kind::Double);
-        let product = |hidden: &Tensor, matrix: &Tensor| {
-            hidden.to_kind(Kind::Double).mm(&matrix.to_kind(Kind::Double).tr())
+        let product = |hidden: &Tensor, lm_head: &Tensor| {
+            hidden.to_kind(Kind::Double).mm(&lm_head.to_kind(Kind::Double).tr())
         };
         let less = Tensor::cat(&[product(&second[0], &other), product(&second[1], &one)], 0);
         let composed = product(&first, &one) * (&w + 1.0) - less * &w;
