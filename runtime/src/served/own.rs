@@ -12,7 +12,7 @@ use safetensors::{Dtype, serialize};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::ask::{Request, Trouble};
+use super::ask::{Request, ReplyProblem};
 use super::{Identity, Reading};
 use crate::tokenizer::Token;
 
@@ -69,8 +69,8 @@ impl SentTensor {
         serialize([(name, view)], Some(metadata)).expect("a matrix can be written")
     }
 
-    fn read(said: &[u8], name: &str, identity: &Identity, asked: &[u8]) -> Result<SentTensor, Trouble> {
-        let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+    fn read(said: &[u8], name: &str, identity: &Identity, asked: &[u8]) -> Result<SentTensor, ReplyProblem> {
+        let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
         let (_, header) = SafeTensors::read_metadata(said).map_err(|error| wrong(error.to_string()))?;
         let said_of = |name: &str| header.metadata().as_ref().and_then(|known| known.get(name)).cloned();
         if said_of(ASKED) != Some(hash(asked)) {
@@ -119,7 +119,7 @@ pub fn request(batch: &[Reading], identity: &Identity) -> Request<SentTensor> {
                 return Ok(hidden);
             }
             let what = format!("gave {} rows of {rows} scored tokens", hidden.shape[0]);
-            Err(Trouble::Faulty(what))
+            Err(ReplyProblem::Faulty(what))
         }),
     }
 }

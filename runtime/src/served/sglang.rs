@@ -4,7 +4,7 @@
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
 
-use super::ask::Trouble;
+use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
 use super::{Reading, wanted};
@@ -35,9 +35,9 @@ pub fn read(
     reading: &Reading,
     entries: usize,
     said: &[u8],
-) -> Result<ListedTokens, Trouble> {
+) -> Result<ListedTokens, ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
     let meta = &said["meta_info"];
     let ids = reading.ids();
     if meta["prompt_tokens"].as_u64().is_some_and(|tokens| tokens != ids.len() as u64) {

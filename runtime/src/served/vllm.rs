@@ -4,7 +4,7 @@
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
 
-use super::ask::Trouble;
+use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
 use super::{Reading, wanted};
@@ -29,9 +29,9 @@ pub fn read(
     reading: &Reading,
     entries: usize,
     said: &[u8],
-) -> Result<ListedTokens, Trouble> {
+) -> Result<ListedTokens, ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
     if said["model"] != json!(served.model) {
         return Err(wrong(format!("it is of the model {}", said["model"])));
     }
