@@ -12,7 +12,7 @@ use crate::random::{Key, Purpose, stream_of};
 use crate::report::answers::{Answer, PromptAnswers};
 use crate::reward::RewardInput;
 use crate::rollout::confidence::probability;
-use crate::rollout::{self, Budget, Prompt, rollout};
+use crate::rollout::{self, MemoryBudget, Prompt, rollout};
 use crate::zip::zip_equal;
 
 /// With as many samples as are drawn.
@@ -34,7 +34,7 @@ pub fn memory(
     domain: &DomainData,
     evaluation: &Evaluation,
     kind: Kind,
-    budget: Budget,
+    budget: MemoryBudget,
 ) -> Result<u64> {
     let weights = Weights::parameters(&spec.config) * kind.elt_size_in_bytes();
     Ok((weights + answers_memory(spec, domain, evaluation, kind, budget)?) as u64)
@@ -46,7 +46,7 @@ pub fn answers_memory(
     domain: &DomainData,
     evaluation: &Evaluation,
     kind: Kind,
-    budget: Budget,
+    budget: MemoryBudget,
 ) -> Result<usize> {
     let tokens = tested(domain)?.tokens(&spec.tokenizer)?;
     let mut lengths: Vec<usize> = tokens.lengths().take(asked(evaluation, tokens.len())).collect();
@@ -65,7 +65,7 @@ pub fn evaluate(
     domain: &DomainData,
     evaluation: &Evaluation,
     seed: u64,
-    (place, kind, budget): (Place, Kind, Budget),
+    (place, kind, budget): (Place, Kind, MemoryBudget),
     control: &Control,
 ) -> Result<Vec<PromptAnswers>> {
     let decoder = Decoder::frozen(weights, place, kind);
@@ -79,7 +79,7 @@ pub fn answers(
     decoder: &Decoder,
     domain: &DomainData,
     evaluation: &Evaluation,
-    (key, budget): (Key, Budget),
+    (key, budget): (Key, MemoryBudget),
     control: &Control,
 ) -> Result<Vec<PromptAnswers>> {
     let tests = tested(domain)?;

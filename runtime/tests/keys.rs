@@ -5,7 +5,7 @@ mod support;
 
 use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::*;
-use mopd_runtime::machine::arithmetic::{Arithmetic, Library, Numeric};
+use mopd_runtime::machine::arithmetic::{Arithmetic, LibtorchBuild, Numeric};
 use mopd_runtime::prepare::{Places, model_specs, prepare};
 use mopd_runtime::schedule::{self, Keys, tasks};
 use mopd_runtime::served::NO_SERVERS;
@@ -51,7 +51,7 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
         instructions: vec!["avx2".to_owned()],
         kernels: "avx2".to_owned(),
         fused: true,
-        libtorch: Library { version: "2.11.0".to_owned(), bytes: Some(1234) },
+        libtorch: LibtorchBuild { version: "2.11.0".to_owned(), bytes: Some(1234) },
         variables: [].into(),
     };
     let numeric = Numeric { arithmetic: &arithmetic, dtype: "float32", device: "cpu".to_owned() };

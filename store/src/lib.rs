@@ -32,10 +32,10 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use cache::{Item, ItemKind, Policy, Pruned, Verdict, age};
+pub use cache::{PrunePolicy, PruneVerdict, Pruned, StoreItem, StoreItemKind, age};
 pub use files::{WriteError, write_atomically};
 pub use lock::Lock;
-pub use runs::{Run, Runs};
+pub use runs::{StoredRun, StoredRuns};
 
 const CHECKSUMS: &str = "checksums.json";
 

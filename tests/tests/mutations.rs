@@ -211,7 +211,7 @@ fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
         let _ = mopd_compiler::expressions(&named.objective, &analysis.origins);
         // It takes a hundred times as long as everything else.
         if audited {
-            mopd_compiler::audit::audit(&named.objective, &mopd_compiler::audit::Use::unknown());
+            mopd_compiler::audit::audit(&named.objective, &mopd_compiler::audit::ObjectiveUse::unknown());
         }
     }
     if let Some(experiment) = &analysis.experiment {

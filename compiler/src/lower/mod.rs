@@ -37,19 +37,19 @@ use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Formula, FormulaKind, Signal as CheckedSignal};
 use mopd_lang::source::{Sources, Span};
 
-pub(crate) use leaves::{FormulaGraph, Leaf};
+pub(crate) use leaves::{FormulaGraph, GraphLeaf};
 pub use normal_form::normal_form;
 pub(crate) use objective::{WholeObjective, whole};
 pub(crate) use order::ordered;
 
-use steps::Executable;
+use steps::ExecutableExperiment;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Between, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 use crate::refusal::{Origins, refused};
 
-/// Compiles a checked experiment, in steps with a type each: `Executable`, `Lowered`, [`Plan`]. `origins` is
-/// what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
+/// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`].
+/// `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
 /// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is
 /// fast here.
 ///
@@ -64,7 +64,7 @@ pub fn compile(
     fused: bool,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins::new(origins);
-    Ok(Executable::of(experiment, origins).lower(fused)?.plan(sources))
+    Ok(ExecutableExperiment::of(experiment, origins).lower(fused)?.plan(sources))
 }
 
 /// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime
@@ -208,7 +208,7 @@ fn trained(
             .or_else(|| sampler::unfit(part, rollout, origins))
             .or_else(|| {
                 let student = train.sees.as_ref();
-                let shown = recorded::Shown { scorers, feedback: &train.feedback, student };
+                let shown = recorded::ShownTemplates { scorers, feedback: &train.feedback, student };
                 recorded::unfit((part, &checked.objective), rollout, shown, origins)
             })
     };

@@ -6,7 +6,7 @@ use mopd_lang::formula::{Adaptive, Formula, FormulaKind, text};
 use mopd_lang::source::Span;
 
 use super::executable::formula::Elsewhere;
-use super::formula::{Lowering, Primitive, Supply};
+use super::formula::{Lowering, PrimitiveUse, Supply};
 use super::leaves::FormulaGraph;
 use super::reduced::{Weighted, loss, only_where, shares, term_loss};
 use super::{Expressions, TermExpressions, blocks};
@@ -105,7 +105,7 @@ pub(super) fn lower(
     let domain_weight = lowering.domain_weight;
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live
-        .map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin })
+        .map(|(PrimitiveUse { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin })
         .collect();
     Ok(Objective {
         name: objective.name.clone(),

@@ -10,7 +10,7 @@ use crate::plan::{Feedback, Objective, Rollout, Scorers, Signal, View};
 use crate::refusal::{Origins, refused};
 
 /// What is read in place of prompts.
-pub struct Shown<'a> {
+pub struct ShownTemplates<'a> {
     pub scorers: &'a Scorers,
     pub feedback: &'a [Feedback],
     pub student: Option<&'a View>,
@@ -20,7 +20,7 @@ pub struct Shown<'a> {
 pub fn unfit(
     (objective, checked): (&Objective, &checked::Objective),
     rollout: &Rollout,
-    Shown { scorers, feedback, student }: Shown,
+    ShownTemplates { scorers, feedback, student }: ShownTemplates,
     origins: Origins,
 ) -> Option<Diagnostic> {
     rollout.producer.kind().trajectory()?;

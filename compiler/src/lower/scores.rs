@@ -36,7 +36,7 @@ impl Lowering<'_> {
 
     /// What the student's own head says, as it is read, with its gradient.
     pub(super) fn live_score(&mut self, on: Read, origin: Origin) -> NodeId {
-        let value = self.live_part(checked::Part::Value, Live::Value, origin);
+        let value = self.live_part(checked::ModelSignal::Value, Live::Value, origin);
         self.score(value, on, origin)
     }
 
@@ -75,7 +75,7 @@ impl Lowering<'_> {
     }
 
     /// The same of a number of the student's that has a gradient.
-    fn live_part(&mut self, given: checked::Part, computed: Live, origin: Origin) -> NodeId {
+    fn live_part(&mut self, given: checked::ModelSignal, computed: Live, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
         let given = FormulaKind::Live(checked::Live::Part(given));
         self.given_or(given, (unit, axis), origin, |lowering| lowering.live(computed, origin))
@@ -106,7 +106,7 @@ impl Lowering<'_> {
         }
         let (origin, operands) = (formula.origin, formula.operands());
         Some(match live {
-            checked::Live::Part(checked::Part::Score) => self.live_score(Read::Completion, origin),
+            checked::Live::Part(checked::ModelSignal::Score) => self.live_score(Read::Completion, origin),
             checked::Live::SquaredError { part, dimensions: None, .. } => {
                 let (on, target) = (read_of(part)?, self.lowered(operands[0]));
                 self.squared_error(on, target, origin)
@@ -130,8 +130,9 @@ impl Lowering<'_> {
     /// tokens of log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no
     /// part.
     pub(super) fn dpo(&mut self, beta: NodeId, origin: Origin) -> NodeId {
-        let student = self.live_part(checked::Part::Logp, Live::Logp, origin);
-        let reference = checked::Signal::Of { role: checked::Role::Reference, part: checked::Part::Logp };
+        let student = self.live_part(checked::ModelSignal::Logp, Live::Logp, origin);
+        let reference =
+            checked::Signal::Of { role: checked::Role::Reference, part: checked::ModelSignal::Logp };
         let reference = self.known(reference, Signal::Logp { role: Role::REFERENCE }, origin);
         let graph = &mut self.graph;
         let log_ratio = graph.apply(Function::Subtract, &[student, reference]);
@@ -180,10 +181,10 @@ impl Lowering<'_> {
 }
 
 /// What is read off a scalar head for a part of a role, if it is one's.
-pub(super) fn read_of(part: &checked::Part) -> Option<Read> {
+pub(super) fn read_of(part: &checked::ModelSignal) -> Option<Read> {
     match part {
-        checked::Part::Value => Some(Read::EachToken),
-        checked::Part::Score => Some(Read::Completion),
+        checked::ModelSignal::Value => Some(Read::EachToken),
+        checked::ModelSignal::Score => Some(Read::Completion),
         _ => None,
     }
 }

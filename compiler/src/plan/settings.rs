@@ -2,9 +2,10 @@
 //! rest by name.
 
 pub use mopd_lang::experiment::{
-    AdamW, Adapter, AdapterKind, Changed, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family,
-    Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection,
-    PromptFormat, Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, ChangedElements, Checkpointing, Device, DomainId, Dtype, Execution, Family,
+    FieldColumn, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Pretrained, Projection,
+    PromptFormat, Schedule, ScheduleLength, SettingMark, Sgd, TokenizerSpec, Trainable, WeightFilter,
+    WeightGroup,
 };
 use std::borrow::Cow;
 
@@ -86,7 +87,7 @@ pub struct Architecture {
     pub hidden: u32,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: u32,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: TokenizerSpec,
     /// One matrix for embedding and output.
     pub tied: bool,
     pub rope_theta: f64,

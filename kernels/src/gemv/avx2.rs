@@ -9,7 +9,7 @@ use super::AHEAD_OF_TILES;
 const LANES: usize = 8;
 
 /// Numbers that fill a register in single precision.
-pub trait Widen: Copy {
+pub trait LoadF32x8: Copy {
     const ZERO: Self;
 
     /// # Safety
@@ -17,7 +17,7 @@ pub trait Widen: Copy {
     unsafe fn load(place: *const Self) -> __m256;
 }
 
-impl Widen for f32 {
+impl LoadF32x8 for f32 {
     const ZERO: f32 = 0.0;
 
     #[target_feature(enable = "avx2,fma")]
@@ -28,7 +28,7 @@ impl Widen for f32 {
     }
 }
 
-impl Widen for bf16 {
+impl LoadF32x8 for bf16 {
     const ZERO: bf16 = bf16::ZERO;
 
     #[target_feature(enable = "avx2,fma")]
@@ -42,7 +42,7 @@ impl Widen for bf16 {
 
 /// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time.
 #[target_feature(enable = "avx2,fma")]
-pub fn tile<const R: usize, const O: usize, T: Widen>(
+pub fn tile<const R: usize, const O: usize, T: LoadF32x8>(
     x: &[T],
     weights: &[T],
     inputs: usize,
@@ -102,7 +102,7 @@ pub fn tile<const R: usize, const O: usize, T: Widen>(
 
 /// Fewer numbers than fill a register, and zeros.
 #[target_feature(enable = "avx2,fma")]
-fn rest<T: Widen>(numbers: &[T]) -> __m256 {
+fn rest<T: LoadF32x8>(numbers: &[T]) -> __m256 {
     let mut filled = [T::ZERO; LANES];
     filled[..numbers.len()].copy_from_slice(numbers);
     // SAFETY: there are as many.

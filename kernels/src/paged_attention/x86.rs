@@ -20,13 +20,13 @@ pub const QUERIES: usize = 4;
 const SPAN: usize = 4;
 
 /// Numbers that fill a register in single precision.
-pub trait Widen: Scalar {
+pub trait LoadF32x16: Scalar {
     /// # Safety
     /// There are [`LANES`] numbers from `place` on, and the processor has the instructions.
     unsafe fn load(place: *const Self) -> __m512;
 }
 
-impl Widen for f32 {
+impl LoadF32x16 for f32 {
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn load(place: *const f32) -> __m512 {
@@ -35,7 +35,7 @@ impl Widen for f32 {
     }
 }
 
-impl Widen for bf16 {
+impl LoadF32x16 for bf16 {
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn load(place: *const bf16) -> __m512 {
@@ -47,7 +47,7 @@ impl Widen for bf16 {
 
 /// `Q` queries, `[Q, width]`; `width` is whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub fn attend<const Q: usize, T: Widen>(
+pub fn attend<const Q: usize, T: LoadF32x16>(
     queries: &[f32],
     seen: Seen<T>,
     scratch: &mut Vec<f32>,
@@ -116,7 +116,7 @@ pub fn attend<const Q: usize, T: Widen>(
 /// `weights` is `[Q, room]` with at least as much room as there are places, `attended` is `[Q, width]`, and
 /// `at + R * LANES <= width`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn means<const Q: usize, const R: usize, T: Widen>(
+unsafe fn means<const Q: usize, const R: usize, T: LoadF32x16>(
     weights: &[f32],
     room: usize,
     totals: &[f32; Q],

@@ -37,11 +37,11 @@ use crate::model::{Config, EntryKind, Weights, layout};
 use crate::prepare::{Places, model_specs, prepare, trained};
 use crate::schedule;
 use crate::store::Store;
-use crate::train::Route;
+use crate::train::SourceTeachers;
 
 /// The tokens of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tokens {
+pub struct StepTokens {
     /// Sequences, of which those of one group share their prompt.
     pub sequences: f64,
     pub groups: f64,
@@ -50,7 +50,7 @@ pub struct Tokens {
     pub completion: f64,
 }
 
-impl Tokens {
+impl StepTokens {
     /// Tokens of a sequence that go through a model: the last one is predicted and not read.
     fn length(&self) -> f64 {
         self.prompt + self.completion - 1.0
@@ -128,11 +128,11 @@ pub enum Updated {
 pub fn phases(
     student: &Config,
     teachers: &[(&Config, f64)],
-    tokens: &Tokens,
+    tokens: &StepTokens,
     updated: Updated,
     dtype: Dtype,
 ) -> Vec<Phase> {
-    let Tokens { sequences, groups, prompt, completion } = *tokens;
+    let StepTokens { sequences, groups, prompt, completion } = *tokens;
     let bytes = match dtype {
         Dtype::Float32 => 4.0,
         Dtype::Bfloat16 => 2.0,
@@ -262,7 +262,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
         length += share.share * mean;
         sum += share.share;
         if train.objective.reads(Role::TEACHER) {
-            let route = Route::new(train, share.domain, &data.dataset)?;
+            let route = SourceTeachers::new(train, share.domain, &data.dataset)?;
             for (teacher, part) in route.teachers().iter().zip(route.shares(data.dataset.len())) {
                 let Some(model) = teacher.weights.model() else { continue };
                 let own = share.share * part;
@@ -274,7 +274,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
         }
     }
     let groups = f64::from(train.rollout.groups);
-    let tokens = Tokens {
+    let tokens = StepTokens {
         sequences: groups * f64::from(sampling.n.max(1)),
         groups,
         prompt: length / sum,
@@ -323,7 +323,7 @@ mod tests {
     }
 
     /// Two samples of one prompt: 4 tokens of each sequence go through a model, 2 are predicted.
-    const TOKENS: Tokens = Tokens { sequences: 2.0, groups: 1.0, prompt: 3.0, completion: 2.0 };
+    const TOKENS: StepTokens = StepTokens { sequences: 2.0, groups: 1.0, prompt: 3.0, completion: 2.0 };
 
     fn counted(phases: &[Phase]) -> Vec<(StepPart, f64, f64, f64)> {
         phases.iter().map(|phase| (phase.part, phase.times, phase.flops, phase.bytes)).collect()

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::decoder::{Context, Decoder};
+use super::decoder::{Decoder, ForwardContext};
 use super::gradient::Gradient;
 use super::lm_head_grad::{HeadGrads, LmHeadGrad};
 use super::loops::Normalised;
 use super::packed_batch::PackedBatch;
-use super::parameters::{Block, Leaf};
+use super::parameters::{LayerBlock, ParameterLeaf};
 use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
 use mopd_kernels::Cpu;
@@ -22,7 +22,7 @@ use mopd_kernels::Cpu;
 pub struct SavedActivations {
     /// What [`Decoder::hidden`] answers, without gradient.
     pub hidden: Tensor,
-    context: Context,
+    context: ForwardContext,
     layers: Vec<SavedLayer>,
     /// The normalisation behind the layers.
     last: Graph,
@@ -104,7 +104,7 @@ impl WrittenGradient<'_> {
 
     /// Of a leaf of rows `[count, width]`, some of them at a time.
     fn write_rows(&mut self, leaf: usize, rows: impl Fn(Range<i64>) -> Tensor) {
-        let Leaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
+        let ParameterLeaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
         let [count, width] = tensor.size()[..] else { unreachable!("it is a matrix") };
         let step = (self.decoder.place.sizes.matrix_rows / width.max(1)).max(1);
         for first in (0..count).step_by(step as usize) {
@@ -158,7 +158,7 @@ impl Decoder {
     }
 
     /// One layer with what its gradient needs, and its answer.
-    fn whole(&self, index: usize, stream: &Tensor, context: &Context) -> (Whole, Tensor) {
+    fn whole(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> (Whole, Tensor) {
         let run = |stream: &Tensor| {
             let (answer, read) = self.attention_block(index, stream, context);
             (answer, read.saved_for_backward())
@@ -200,7 +200,7 @@ impl Decoder {
             grad_stream = match feed_forward {
                 Tape::Own(kept) => self.through_unit(index, kept, &middle, &grad_stream, &mut gradient),
                 Tape::Graph(graph) => gradient.through(&graph, &grad_stream, |leaf| {
-                    self.leaves[leaf].reader == Block::FeedForward(index)
+                    self.leaves[leaf].reader == LayerBlock::FeedForward(index)
                 }),
             };
             drop(middle);
@@ -209,7 +209,7 @@ impl Decoder {
                     self.through_attention(index, kept, &stream, &context, &grad_stream, &mut gradient)
                 }
                 Tape::Graph(graph) => gradient.through(&graph, &grad_stream, |leaf| {
-                    self.leaves[leaf].reader == Block::Attention(index)
+                    self.leaves[leaf].reader == LayerBlock::Attention(index)
                 }),
             };
         }
@@ -239,7 +239,7 @@ impl Decoder {
     }
 
     /// What a layer would have kept. Its experts were counted when it ran first.
-    fn recompute(&self, index: usize, stream: &Tensor, context: &Context) -> Whole {
+    fn recompute(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> Whole {
         self.uncounted(|| self.whole(index, stream, context).0)
     }
 
@@ -248,7 +248,7 @@ impl Decoder {
         index: usize,
         kept: packed_attention::SavedForBackward,
         stream: &Tensor,
-        context: &Context,
+        context: &ForwardContext,
         grad_answer: &Tensor,
         gradient: &mut WrittenGradient,
     ) -> Tensor {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use mopd_compiler::plan::{Evaluation, Extrapolation, Sampling};
 use tch::no_grad_guard;
 
-use super::machine::Machine;
-use super::trial::Trial;
+use super::machine::MachineSpeed;
+use super::trial::StageTrial;
 use crate::control::Control;
 use crate::evaluate::{answers_memory, asked, sampling};
 use crate::failure::Result;
@@ -31,10 +31,10 @@ pub struct Judging {
     pub answers: f64,
 }
 
-impl Trial<'_> {
+impl StageTrial<'_> {
     /// Measured on the first prompts, with a model like the stage's; estimated where these would take more
     /// than `most` seconds.
-    pub fn judging(&self, of: &Extrapolation, machine: &Machine, most: f64) -> Result<Judging> {
+    pub fn judging(&self, of: &Extrapolation, machine: &MachineSpeed, most: f64) -> Result<Judging> {
         let data = &self.domains[of.judged_by.0 as usize];
         let spec = self.spec();
         let tokens = tested(data)?.tokens(&spec.tokenizer)?;

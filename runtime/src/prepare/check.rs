@@ -9,7 +9,7 @@ use mopd_compiler::plan::{
 use super::prompts::Prompts;
 use super::room::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
 use super::{DomainData, ModelSpec, tested, trained, validated};
-use crate::data::Problem;
+use crate::data::DataProblem;
 use crate::environment::{EXPERT_TURNS, recorded};
 use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
@@ -27,8 +27,8 @@ fn experts(prompts: &Prompts) -> Result<()> {
         }
         let field = EXPERT_TURNS;
         let problem = match record.get(field) {
-            None => Problem::missing(field, record.keys().map(String::as_str)),
-            Some(found) => Problem::TypeMismatch {
+            None => DataProblem::missing(field, record.keys().map(String::as_str)),
+            Some(found) => DataProblem::TypeMismatch {
                 field: field.to_owned(),
                 wanted: "a list of texts, none of them empty, one for each turn of the expert",
                 found: quote(&found.to_string()),

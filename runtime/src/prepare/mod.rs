@@ -19,14 +19,14 @@ use mopd_compiler::plan::{
     Train, View,
 };
 use mopd_store::files::reason;
-use mopd_store::programs::Program;
+use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
 use self::check::{check_evaluation, check_training, fits, idle_arms};
-use self::load::Loaded;
+use self::load::LoadedModel;
 use self::prompts::{MESSAGES, Prompts};
-use crate::data::{self, Dataset, Field, FieldKind, Request, overlap};
+use crate::data::{self, Dataset, DatasetRequest, Field, FieldKind, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
@@ -71,7 +71,7 @@ pub struct ModelSpec {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
     /// Where the model is not made but read: its weights, which stay in their files.
-    pub loaded: Option<Loaded>,
+    pub loaded: Option<LoadedModel>,
 }
 
 /// The specification of every model: that of the weights it descends from.
@@ -93,9 +93,9 @@ pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
         let spec = match &model.stage {
             Stage::Initialise(architecture) => {
                 let tokenizer = match &architecture.tokenizer {
-                    plan::Tokenizer::Bytes => Tokenizer::Bytes,
-                    plan::Tokenizer::File(path) => {
-                        let loaded = tokenizer::Pretrained::load(&data::beside(base, path));
+                    plan::TokenizerSpec::Bytes => Tokenizer::Bytes,
+                    plan::TokenizerSpec::File(path) => {
+                        let loaded = tokenizer::PretrainedTokenizer::load(&data::beside(base, path));
                         Tokenizer::Pretrained(loaded.map_err(|error| Error::from(error).at(model.origin))?)
                     }
                 };
@@ -321,12 +321,13 @@ fn judges(train: &Train<plan::Objective>, id: DomainId) -> bool {
 
 /// Of the programs that a stage's rollouts start, a hash of the files that each is made of.
 pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<String>> {
-    let of = |started: producers::Program| program(started.command, started.depends, base, started.kind);
+    let of =
+        |started: producers::ProducerProgram| program(started.command, started.depends, base, started.kind);
     train.producers().flat_map(Producer::programs).map(of).collect()
 }
 
 fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<String> {
-    let program = Program::of(command, depends, base).map_err(|error| {
+    let program = CommandSources::of(command, depends, base).map_err(|error| {
         Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
     })?;
     Ok(program.hash())
@@ -344,7 +345,7 @@ fn rows(
     let Places { base, notes, cache, store } = places;
     let own = |field: &&Field| field.name != MESSAGES || field.kind == FieldKind::Trajectory;
     let fields: Vec<Field> = fields.iter().filter(own).copied().collect();
-    let request = Request {
+    let request = DatasetRequest {
         source,
         format: &domain.format,
         fields: &fields,

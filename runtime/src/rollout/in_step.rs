@@ -3,7 +3,7 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::{Author, Budget, Completion, Drawer, Prompt, ROWS, append, drawer, units};
+use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator};
@@ -17,7 +17,7 @@ pub fn rollout<'a>(
     prompts: &[Prompt],
     sampling: &Sampling,
     key: Key,
-    budget: Budget,
+    budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<Completion>> {
     let (author, n) = (author.into(), sampling.n.max(1) as usize);
@@ -33,7 +33,7 @@ pub fn rollout<'a>(
 
 /// Rows that go on together, at most: as many as the budget has room for keys, values and logits of, in
 /// powers of two, so that the last bits of results do not follow every byte that is free.
-fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: Budget) -> usize {
+fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: MemoryBudget) -> usize {
     let bytes = |model: &Decoder| {
         let config = &*model.config;
         let of_token = 2 * config.layers * config.key_value_heads * config.head_width;

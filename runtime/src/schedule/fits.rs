@@ -5,7 +5,7 @@ use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, 
 
 use super::predicted::Predicted;
 use super::room::Room;
-use super::run::Prepared;
+use super::run::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -19,7 +19,7 @@ const TIGHT: f64 = 0.9;
 /// train, are more than there is memory for. Nothing is made to know that.
 pub(super) fn weights(
     plan: &Plan,
-    prepared: &Prepared,
+    prepared: &PreparedPlan,
     room: &Room,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<()> {

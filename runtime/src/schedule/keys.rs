@@ -11,7 +11,7 @@ use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::{
     Domain, DomainId, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat, Reward, Rollout, Sampling,
-    Stage, Tokenizer, Train,
+    Stage, TokenizerSpec, Train,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -292,7 +292,8 @@ impl<'a> Maker<'a> {
         let (mut rollouts, mut scores) = (None, Vec::new());
         match stage {
             Stage::Initialise(architecture) => {
-                key.tokenizer = (architecture.tokenizer != Tokenizer::Bytes).then(|| spec.tokenizer.hash());
+                key.tokenizer =
+                    (architecture.tokenizer != TokenizerSpec::Bytes).then(|| spec.tokenizer.hash());
             }
             Stage::Load(_) | Stage::Merge(_) => {}
             Stage::Learner { learner, .. } => {

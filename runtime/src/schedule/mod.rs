@@ -24,7 +24,7 @@ use mopd_compiler::plan::{
 pub use keys::{Keys, fork_of};
 pub use preflight::files;
 pub use room::Room;
-pub use run::{Progress, predict, run};
+pub use run::{JobProgress, predict, run};
 pub use why::why;
 
 use crate::failure::Result;

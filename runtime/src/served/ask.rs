@@ -13,7 +13,7 @@ use mopd_compiler::plan::Served;
 use mopd_compiler::plan::events::FailureKind;
 
 use super::address::Address;
-use super::identity::{self, Identity};
+use super::identity::{self, ServerIdentity};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
@@ -61,7 +61,7 @@ impl ReplyProblem {
 type ParseReply<T> = Box<dyn Fn(&[u8]) -> Result<T, ReplyProblem> + Send>;
 
 /// What is sent, and what makes numbers of the answer or says what is wrong with it.
-pub struct Request<T> {
+pub struct ServerRequest<T> {
     /// None where nothing is sent along.
     pub body: Option<Vec<u8>>,
     pub path: &'static str,
@@ -69,11 +69,11 @@ pub struct Request<T> {
 }
 
 /// Who is asked.
-pub struct Asked {
+pub struct Recipient {
     pub address: Address,
     pub served: Served,
     /// As it was when the run began.
-    pub identity: Identity,
+    pub identity: ServerIdentity,
 }
 
 enum Said<T> {
@@ -110,8 +110,8 @@ impl<'a> Patience<'a> {
 
 /// Answers in the order of the requests.
 pub fn all<T: Send + 'static>(
-    server: &Arc<Asked>,
-    requests: Vec<Request<T>>,
+    server: &Arc<Recipient>,
+    requests: Vec<ServerRequest<T>>,
     patience: Patience,
 ) -> Result<Vec<T>> {
     let control = patience.control;
@@ -168,10 +168,10 @@ pub fn all<T: Send + 'static>(
     Ok(answers.into_iter().map(|answer| answer.expect("every request has its answer")).collect())
 }
 
-impl Asked {
+impl Recipient {
     fn patiently<T>(
         &self,
-        request: &Request<T>,
+        request: &ServerRequest<T>,
         said: &Sender<Said<T>>,
         stop: &AtomicBool,
     ) -> Result<T, ReplyProblem> {

@@ -14,7 +14,7 @@ use crate::tokenizer::{Token, Tokenizer};
 /// What a server says of itself. Where it says less, less is known: an engine that names no version of its
 /// weights is taken by the name of the model, and of the files that it was started with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct ServerIdentity {
     /// As it was asked for.
     pub model: String,
     /// The files that it was started with.
@@ -37,17 +37,17 @@ pub struct Identity {
     pub dtype: Option<String>,
 }
 
-impl Identity {
+impl ServerIdentity {
     /// What enters keys.
     pub fn hash(&self) -> String {
-        let Identity { model, root, weights, context: _, tokenizer, softcap, dtype } = self;
+        let ServerIdentity { model, root, weights, context: _, tokenizer, softcap, dtype } = self;
         let key = (model, root, weights, tokenizer, softcap, dtype);
         keys::hash("mopd served", keys::VERSION, &key).to_hex().to_string()
     }
 
     /// The server has become another one.
-    pub fn changed(&self, now: &Identity) -> ReplyProblem {
-        let of = |identity: &Identity| {
+    pub fn changed(&self, now: &ServerIdentity) -> ReplyProblem {
+        let of = |identity: &ServerIdentity| {
             let weights =
                 identity.weights.as_deref().or(identity.root.as_deref()).unwrap_or("unknown weights");
             format!("{} ({})", identity.model, quote(weights))
@@ -68,10 +68,10 @@ pub(super) fn parse(said: &[u8]) -> Result<Value, ReplyProblem> {
 }
 
 /// Asks a server who it is.
-pub fn identify(address: &Address, served: &Served) -> Result<Identity, ReplyProblem> {
+pub fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
     if served.engine == Engine::Mopd {
         let said = address.get(own::MODEL)?;
-        let identity: Identity = serde_json::from_slice(&said)
+        let identity: ServerIdentity = serde_json::from_slice(&said)
             .map_err(|error| ReplyProblem::Faulty(format!("does not say which model it serves: {error}")))?;
         return if identity.model == served.model {
             Ok(identity)
@@ -89,12 +89,12 @@ pub fn identify(address: &Address, served: &Served) -> Result<Identity, ReplyPro
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let context = model["max_model_len"].as_u64().map(|context| context as usize);
     let (root, model) = (text(&model["root"]), served.model.clone());
-    let known = Identity { model, root, context, ..Identity::default() };
+    let known = ServerIdentity { model, root, context, ..Identity::default() };
     if served.engine != Engine::Sglang {
         return Ok(known);
     }
     let info = parse(&address.get("/model_info")?)?;
-    Ok(Identity { root: text(&info["model_path"]), weights: text(&info["weight_version"]), ..known })
+    Ok(ServerIdentity { root: text(&info["model_path"]), weights: text(&info["weight_version"]), ..known })
 }
 
 fn unknown(served: &Served, names: &[&str]) -> ReplyProblem {
@@ -112,7 +112,7 @@ const AT_ONCE: usize = 512;
 pub fn compare(
     address: &Address,
     served: &Served,
-    identity: &Identity,
+    identity: &ServerIdentity,
     student: &Tokenizer,
 ) -> Result<(), ReplyProblem> {
     let other = |what: String| {
@@ -125,7 +125,9 @@ pub fn compare(
     }
     let own = |ids: &[Token]| {
         let text = student.as_read(ids);
-        text.map_err(|error| ReplyProblem::lasting(format!("can't be compared: {error}"), "look at the tokenizer"))
+        text.map_err(|error| {
+            ReplyProblem::lasting(format!("can't be compared: {error}"), "look at the tokenizer")
+        })
     };
     let absent = student.absent();
     let ids = (0..student.vocabulary() as Token).filter(|id| absent.binary_search(id).is_err());

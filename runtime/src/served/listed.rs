@@ -21,8 +21,9 @@ pub fn checked(
     listed: &[(i64, f64)],
     (wanted, entries): (Option<u32>, usize),
 ) -> Result<Vec<(Token, f32)>, ReplyProblem> {
-    let wrong =
-        |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what} at place {place}"));
+    let wrong = |what: String| {
+        ReplyProblem::Faulty(format!("gave an answer that can't be used: {what} at place {place}"))
+    };
     let own = own.ok_or_else(|| wrong(format!("no log-probability of the token {token}")))?;
     let sound = |logp: f64| logp.is_finite() && logp <= SLACK;
     if !sound(own) {

@@ -12,8 +12,8 @@ use safetensors::{Dtype, serialize};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::ask::{Request, ReplyProblem};
-use super::{Identity, Reading};
+use super::ask::{ReplyProblem, ServerRequest};
+use super::{ScoredSequence, ServerIdentity};
 use crate::tokenizer::Token;
 
 pub const MODEL: &str = "/mopd/model";
@@ -25,12 +25,12 @@ const ASKED: &str = "asked";
 
 /// Sequences that go through the model together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Batch {
-    pub sequences: Vec<Sequence>,
+pub struct SentBatch {
+    pub sequences: Vec<SentSequence>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sequence {
+pub struct SentSequence {
     pub prompt: Vec<Token>,
     pub completion: Vec<Token>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,12 @@ impl SentTensor {
         serialize([(name, view)], Some(metadata)).expect("a matrix can be written")
     }
 
-    fn read(said: &[u8], name: &str, identity: &Identity, asked: &[u8]) -> Result<SentTensor, ReplyProblem> {
+    fn read(
+        said: &[u8],
+        name: &str,
+        identity: &ServerIdentity,
+        asked: &[u8],
+    ) -> Result<SentTensor, ReplyProblem> {
         let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
         let (_, header) = SafeTensors::read_metadata(said).map_err(|error| wrong(error.to_string()))?;
         let said_of = |name: &str| header.metadata().as_ref().and_then(|known| known.get(name)).cloned();
@@ -78,7 +83,7 @@ impl SentTensor {
         }
         let weights = said_of(WEIGHTS);
         if weights != identity.weights {
-            return Err(identity.changed(&Identity { weights, ..identity.clone() }));
+            return Err(identity.changed(&ServerIdentity { weights, ..identity.clone() }));
         }
         let tensors = SafeTensors::deserialize(said).map_err(|error| wrong(error.to_string()))?;
         let tensor = tensors.tensor(name).map_err(|error| wrong(error.to_string()))?;
@@ -100,17 +105,17 @@ fn hash(asked: &[u8]) -> String {
     blake3::hash(asked).to_hex().to_string()
 }
 
-pub fn request(batch: &[Reading], identity: &Identity) -> Request<SentTensor> {
-    let sequences = batch.iter().cloned().map(|Reading { prompt, completion, scored }| Sequence {
+pub fn request(batch: &[ScoredSequence], identity: &ServerIdentity) -> ServerRequest<SentTensor> {
+    let sequences = batch.iter().cloned().map(|ScoredSequence { prompt, completion, scored }| SentSequence {
         prompt,
         completion,
         scored,
     });
-    let body = Batch { sequences: sequences.collect() };
+    let body = SentBatch { sequences: sequences.collect() };
     let body = serde_json::to_vec(&body).expect("tokens are plain data");
     let rows: usize = batch.iter().map(|reading| reading.places().count()).sum();
     let (identity, asked) = (identity.clone(), body.clone());
-    Request {
+    ServerRequest {
         body: Some(body),
         path: HIDDEN,
         read: Box::new(move |said| {
@@ -124,9 +129,9 @@ pub fn request(batch: &[Reading], identity: &Identity) -> Request<SentTensor> {
     }
 }
 
-pub fn request_lm_head(identity: &Identity) -> Request<SentTensor> {
+pub fn request_lm_head(identity: &ServerIdentity) -> ServerRequest<SentTensor> {
     let identity = identity.clone();
-    Request {
+    ServerRequest {
         body: None,
         path: LM_HEAD,
         read: Box::new(move |said| SentTensor::read(said, "lm_head", &identity, &[])),

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
-use super::{Reading, wanted};
+use super::{ScoredSequence, wanted};
 use crate::tokenizer::Token;
 
 pub const PATH: &str = "/generate";
 
-pub fn body(served: &Served, reading: &Reading) -> Value {
+pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
     json!({
         "input_ids": reading.ids(),
         "sampling_params": { "max_new_tokens": 0, "temperature": 0.0 },
@@ -32,7 +32,7 @@ fn entry(entry: &Value) -> Option<(Option<f64>, Token)> {
 /// What an answer says of the scored tokens.
 pub fn read(
     served: &Served,
-    reading: &Reading,
+    reading: &ScoredSequence,
     entries: usize,
     said: &[u8],
 ) -> Result<ListedTokens, ReplyProblem> {

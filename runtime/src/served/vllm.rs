@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
-use super::{Reading, wanted};
+use super::{ScoredSequence, wanted};
 
 pub const PATH: &str = "/v1/completions";
 
-pub fn body(served: &Served, reading: &Reading) -> Value {
+pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
     json!({
         "model": served.model,
         "prompt": reading.ids(),
@@ -26,7 +26,7 @@ pub fn body(served: &Served, reading: &Reading) -> Value {
 /// What an answer says of the scored tokens.
 pub fn read(
     served: &Served,
-    reading: &Reading,
+    reading: &ScoredSequence,
     entries: usize,
     said: &[u8],
 ) -> Result<ListedTokens, ReplyProblem> {

@@ -76,7 +76,7 @@ struct CachedBatch {
 }
 
 /// The model of a role for adjacent sources.
-pub struct Scorer<'d, F: Fn() -> &'d Decoder> {
+pub struct CachedScorer<'d, F: Fn() -> &'d Decoder> {
     pub role: Role,
     pub model_ref: ModelRef,
     pub sources: Range<usize>,
@@ -139,7 +139,7 @@ impl<'a> CachedScores<'a> {
     pub fn hidden<'d, F: Fn() -> &'d Decoder>(
         &self,
         scoring: &Scoring,
-        scorer: &Scorer<'d, F>,
+        scorer: &CachedScorer<'d, F>,
         sequences: &Sequences,
         members: Range<usize>,
     ) -> Option<Tensor> {

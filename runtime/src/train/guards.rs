@@ -12,7 +12,7 @@ use mopd_compiler::plan::{Guard, GuardAction, Objective, Pooling, StepNumber, St
 
 use super::diagnostics::terms;
 use crate::failure::Error;
-use crate::report::metrics::Row;
+use crate::report::metrics::StepMetrics;
 
 /// Whose steps are looked at.
 #[derive(Clone, Copy)]
@@ -72,7 +72,7 @@ impl<'a> Guards<'a> {
     }
 
     /// After a step: its rows of the first terms.
-    pub fn look(&mut self, step: u32, rows: &[&Row]) {
+    pub fn look(&mut self, step: u32, rows: &[&StepMetrics]) {
         if rows.is_empty() {
             return;
         }
@@ -87,9 +87,9 @@ impl<'a> Guards<'a> {
     }
 
     /// The same with all rows of the steps so far.
-    pub fn replay(&mut self, rows: &[Row]) {
+    pub fn replay(&mut self, rows: &[StepMetrics]) {
         let own = rows.iter().filter(|row| row.terms == self.terms && row.step >= self.stage.from);
-        let own: Vec<&Row> = own.collect();
+        let own: Vec<&StepMetrics> = own.collect();
         for rows in own.chunk_by(|one, next| one.step == next.step) {
             self.look(rows[0].step, rows);
         }
@@ -117,7 +117,7 @@ impl<'a> Watch<'a> {
     }
 
     /// What it read, where it acts.
-    fn look(&mut self, step: u32, steps: u32, rows: &[&Row]) -> Option<String> {
+    fn look(&mut self, step: u32, steps: u32, rows: &[&StepMetrics]) -> Option<String> {
         let Watch { guard, windows, held, tested } = self;
         let on = guard.on.as_ref().map(|domain| domain.name.as_str());
         for window in &mut *windows {
@@ -223,9 +223,9 @@ impl Acted<'_> {
 }
 
 /// A number of a step, of a domain where one is named.
-fn pooled(rows: &[&Row], number: StepNumber, on: Option<&str>) -> Option<f64> {
+fn pooled(rows: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option<f64> {
     let rows = || rows.iter().copied().filter(|row| on.is_none_or(|name| row.domain == name));
-    let mean = |weight: fn(&Row) -> f64| {
+    let mean = |weight: fn(&StepMetrics) -> f64| {
         let known = rows().filter_map(|row| Some((finite(value(row, number)?)?, weight(row))));
         let (sum, whole) =
             known.fold((0.0, 0.0), |(sum, whole), (value, weight)| (sum + value * weight, whole + weight));
@@ -246,7 +246,7 @@ fn finite(value: f64) -> Option<f64> {
 }
 
 /// The column of the number.
-fn value(row: &Row, number: StepNumber) -> Option<f64> {
+fn value(row: &StepMetrics, number: StepNumber) -> Option<f64> {
     match number {
         StepNumber::Loss => Some(row.loss),
         StepNumber::GradientNorm => Some(row.gradient_norm),

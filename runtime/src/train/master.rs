@@ -9,14 +9,14 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::machine::transfer::to_vec;
 use crate::model::Weights;
 use crate::store::state::StateTensors;
-use mopd_kernels::adamw::{Gradient, Parameters, joined, low_half};
+use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined, low_half};
 use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 
 /// One vector of them.
 pub struct Master {
     /// In single precision; or, where there is a `low`, their high halves, which a model computes with.
     values: Tensor,
-    /// The low halves; see [`Parameters::Split`].
+    /// The low halves; see [`AdamWParameters::Split`].
     low: Option<Tensor>,
 }
 
@@ -141,10 +141,10 @@ pub enum ParametersHere<'a> {
 }
 
 impl ParametersHere<'_> {
-    pub fn parameters(&mut self) -> Parameters<'_> {
+    pub fn parameters(&mut self) -> AdamWParameters<'_> {
         match self {
-            ParametersHere::F32(values) => Parameters::F32(values),
-            ParametersHere::Split(high, low) => Parameters::Split { high, low },
+            ParametersHere::F32(values) => AdamWParameters::F32(values),
+            ParametersHere::Split(high, low) => AdamWParameters::Split { high, low },
         }
     }
 }
@@ -156,10 +156,10 @@ pub enum GradientHere<'a> {
 }
 
 impl GradientHere<'_> {
-    pub fn gradient(&self) -> Gradient<'_> {
+    pub fn gradient(&self) -> AdamWGradient<'_> {
         match self {
-            GradientHere::F32(values) => Gradient::F32(values),
-            GradientHere::Bf16(values) => Gradient::Bf16(values),
+            GradientHere::F32(values) => AdamWGradient::F32(values),
+            GradientHere::Bf16(values) => AdamWGradient::Bf16(values),
         }
     }
 }

@@ -66,7 +66,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
-use self::diagnostics::{Step, diagnose};
+use self::diagnostics::{StepTotals, diagnose};
 use self::extrapolate::Extrapolator;
 use self::guards::{GuardedStage, Guards};
 pub use self::learners::{train, train_in_turns};
@@ -76,13 +76,13 @@ pub use self::models::fits_in_memory;
 use self::monitor::Monitor;
 use self::non_finite::Classified;
 use self::objective::Outputs;
-use self::optimizer::{Optimizer, gradient_norm};
-use self::part::{Evaluated, Part, Rollouts, Scoring};
+use self::optimizer::{OptimizerState, gradient_norm};
+use self::part::{Evaluated, Rollouts, Scoring, StagePart};
 use self::privacy::Privacy;
-pub use self::route::{Route, RoutedTeacher};
+pub use self::route::{RoutedTeacher, SourceTeachers};
 use self::state::RestoreMode;
 use self::trained::Trained;
-pub use self::turn::Turn;
+pub use self::turn::LearnerTurn;
 use self::validation::Validator;
 use crate::control::Control;
 use crate::data::Lists;
@@ -95,7 +95,7 @@ use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::reward::Verifier;
-use crate::rollout::Budget;
+use crate::rollout::MemoryBudget;
 use crate::served::Servers;
 use crate::store::{adapter, state::TrainState};
 use crate::tokenizer::Token;
@@ -112,7 +112,7 @@ pub struct Stage<'a> {
     pub part: u32,
     pub train: &'a Train<Objective>,
     /// When the model learns.
-    pub turn: Turn<'a>,
+    pub turn: LearnerTurn<'a>,
     pub steps: u32,
     /// The first step that guards look at.
     pub guards_from: u32,
@@ -128,7 +128,7 @@ pub struct Stage<'a> {
     /// Sequences that go through a model together; all of a step where absent.
     pub micro_batch: Option<u32>,
     /// What generation may take.
-    pub budget: Budget,
+    pub budget: MemoryBudget,
     /// The first so many layers are computed again for the gradient.
     pub recomputed: usize,
     /// The prompts by which weights are extrapolated, where they are.
@@ -171,7 +171,7 @@ pub struct Source<'a> {
     pub origin: Origin,
     pub share: f64,
     /// Who judges its prompts.
-    pub route: Route,
+    pub route: SourceTeachers,
     /// The scorers after the routed teacher, from the reference on; none where one has nothing to say here.
     pub scorers: Vec<Option<TeacherChoice>>,
     pub prompts: &'a Prompts,
@@ -193,14 +193,14 @@ pub struct Stopped {
 /// A model that was trained, with the adapter that its weights were merged with.
 pub struct TrainedModel {
     pub weights: Weights,
-    pub adapter: adapter::Files,
+    pub adapter: adapter::AdapterFiles,
 }
 
 /// What training leaves.
 pub struct Finished {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
-    pub adapter: adapter::Files,
+    pub adapter: adapter::AdapterFiles,
     /// Of the other models that were trained.
     pub others: Vec<TrainedModel>,
     pub record: Record,
@@ -248,12 +248,12 @@ struct Trainer<'a> {
     /// The moving average of the weights and its rate, where that is the stage's answer.
     average: Option<(f64, Tensor)>,
     models: Models,
-    optimizer: Optimizer,
+    optimizer: OptimizerState,
     privacy: Option<Privacy>,
     extrapolator: Option<Extrapolator<'a>>,
     validator: Option<Validator<'a>>,
     /// The terms on the stage's rollout, then those with completions of their own.
-    parts: Vec<Part<'a>>,
+    parts: Vec<StagePart<'a>>,
     /// It was said that a step had nothing to train on.
     said_nothing_left: bool,
     losses: Losses,
@@ -293,14 +293,14 @@ impl<'a> Trainer<'a> {
         let models = Models::new(stage)?.beside(learners);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);
-            Optimizer::new(&stage.train.optimizer, &parameters, decayed)
+            OptimizerState::new(&stage.train.optimizer, &parameters, decayed)
         };
         let privacy = Privacy::of_stage(stage)?;
         let extrapolator = Extrapolator::new(stage.train, stage.judge, (&trained, &model))?;
         let validator = Validator::new(stage)?;
-        let mut parts = vec![Part::new(stage, &models, cache.as_ref(), scores)?];
+        let mut parts = vec![StagePart::new(stage, &models, cache.as_ref(), scores)?];
         for own in &stages[1..] {
-            parts.push(Part::new(own, &models, None, None)?);
+            parts.push(StagePart::new(own, &models, None, None)?);
         }
         let domains = stage.sources.iter().map(|source| source.name);
         let losses = Losses::first(stages.iter().map(|part| &part.train.objective), domains);
@@ -431,7 +431,7 @@ impl<'a> Trainer<'a> {
         };
         let batches = &self.parts[0].batches;
         let chosen = (0..self.stage.sources.len()).map(|source| batches.chosen(source)).collect();
-        let numbers = Step {
+        let numbers = StepTotals {
             step,
             loss,
             validation_loss: self.losses.validated_before(step),

@@ -16,7 +16,7 @@ use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal, producer
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
-use super::cached_scores::Scorer;
+use super::cached_scores::CachedScorer;
 use super::compose::compose;
 use super::given::{given, missing, of_data};
 use super::models::{ModelScorer, ScorerRef};
@@ -173,7 +173,7 @@ fn logits_of(
         let kept = match (scoring.kept, pass.as_slice()) {
             (Some(kept), [run]) if sees.is_none() && !scorer.own_tokens => {
                 let ScoringRun { sources, members, .. } = &runs[*run];
-                let scorer = Scorer { role, model_ref, sources: sources.clone(), decoder };
+                let scorer = CachedScorer { role, model_ref, sources: sources.clone(), decoder };
                 kept.hidden(scoring, &scorer, sequences, members.clone())
             }
             _ => None,

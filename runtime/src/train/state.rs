@@ -11,7 +11,7 @@ use mopd_compiler::expr::graph::NodeId;
 
 use super::Trainer;
 use super::losses::Validated;
-use super::part::{Part, Rollouts};
+use super::part::{Rollouts, StagePart};
 use super::sequences::Sequences;
 use super::vocabulary::{LmHead, Logits};
 use crate::data::mixture::Draw;
@@ -116,7 +116,7 @@ impl Trainer<'_> {
     }
 }
 
-impl Part<'_> {
+impl StagePart<'_> {
     /// Of a tensor of this part.
     fn name(&self, tensor: &str) -> String {
         match self.stage.part {

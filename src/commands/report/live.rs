@@ -11,7 +11,7 @@ use serde::Serialize;
 use tiny_http::{Header, Method, Request, Response, Server};
 
 use self::status::LiveStatus;
-use super::source::Sources;
+use super::source::RunSources;
 use super::stages::{StageData, stages};
 use super::{LoadedRun, page};
 use crate::host::reason;
@@ -114,7 +114,7 @@ impl FollowedRun {
             Vec::new()
         } else {
             let run = self.loaded(folder);
-            stages(&run, &mut Sources::new(&run), 1).0
+            stages(&run, &mut RunSources::new(&run), 1).0
         };
         let state = LiveState { version, plan: &self.plan, finished, running, status: &self.status, stages };
         let text = serde_json::to_string(&state)

@@ -19,7 +19,7 @@ use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::progress::{LOG_EVERY, ProgressPrinter, RunProgress, TICK, utc};
-use crate::provenance::{PROVENANCE, Provenance};
+use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::render;
 use crate::run_events::{EventFile, json_line};
 use crate::table;
@@ -284,7 +284,7 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
         }
     }
     let entry = compiled.sources.files().next().map(|(_, entry)| folder_of(Path::new(&entry.path)));
-    let started = Provenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
+    let started = RunProvenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
     let started = serde_json::to_string_pretty(&started).map_err(|error| {
         Problem::run("plan-not-written", format!("{PROVENANCE} can't be written: {error}"))
     })?;

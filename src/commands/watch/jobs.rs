@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, Fork, Job, Predict, Request, RunJob};
+use mopd_compiler::plan::events::{Event, Fork, Job, Predict, RunJob, WorkerRequest};
 use mopd_compiler::plan::results::Results;
 
 use super::fork::StartedSweep;
@@ -128,7 +128,7 @@ impl WatchSession<'_> {
         }
         self.written = self.told(EventFile::of(out));
         match &self.worker {
-            Some(worker) => worker.requests.send(&Request::Begin { job }),
+            Some(worker) => worker.requests.send(&WorkerRequest::Begin { job }),
             None => Ok(()),
         }
     }

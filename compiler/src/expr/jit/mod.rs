@@ -21,8 +21,8 @@ use std::mem::ManuallyDrop;
 use crate::expr::signals::Axis;
 use cranelift_jit::JITModule;
 
-use self::emit::Target;
-use self::groups::{Group, LoopSchedule, Step};
+use self::emit::CodeTarget;
+use self::groups::{LoopGroup, LoopSchedule, LoopStep};
 use self::vector::{LANES, WIDTH};
 pub use self::workspace::Workspace;
 use super::aggregate;
@@ -76,7 +76,7 @@ type Constants = Vec<Repeated>;
 
 /// What became of one group of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
+pub struct GroupListing {
     /// What the loop goes over.
     pub axis: Axis,
     pub nodes: Vec<NodeId>,
@@ -92,7 +92,7 @@ const ELEMENTS_PER_THREAD: usize = 1 << 17;
 /// Whether this machine rounds a multiplication and an addition once, in one instruction; a graph that wants
 /// it so ([`Graph::fused`]) is computed fast. Where it does not, or code can't be generated, false.
 pub fn fuses() -> bool {
-    emit::isa(Target::Host).is_ok_and(|isa| isa.has_native_fma())
+    emit::isa(CodeTarget::Host).is_ok_and(|isa| isa.has_native_fma())
 }
 
 /// Executable memory. Dropping a `JITModule` leaks it on purpose, since function pointers may still be
@@ -117,21 +117,21 @@ unsafe impl Sync for Code {}
 impl Program {
     /// Compiles what `outputs` need.
     pub fn compile(graph: &Graph, outputs: &[NodeId]) -> Result<Program, CompileError> {
-        Program::compile_for(Target::Host, graph, outputs, None)
+        Program::compile_for(CodeTarget::Host, graph, outputs, None)
     }
 
     /// What [`Program::compile`] generates, as text: one listing for each group of nodes.
-    pub fn listings(graph: &Graph, outputs: &[NodeId]) -> Result<Vec<Listing>, CompileError> {
+    pub fn listings(graph: &Graph, outputs: &[NodeId]) -> Result<Vec<GroupListing>, CompileError> {
         let mut listings = Vec::new();
-        Program::compile_for(Target::Host, graph, outputs, Some(&mut listings))?;
+        Program::compile_for(CodeTarget::Host, graph, outputs, Some(&mut listings))?;
         Ok(listings)
     }
 
     fn compile_for(
-        target: Target,
+        target: CodeTarget,
         graph: &Graph,
         outputs: &[NodeId],
-        listings: Option<&mut Vec<Listing>>,
+        listings: Option<&mut Vec<GroupListing>>,
     ) -> Result<Program, CompileError> {
         graph.check()?;
         if !graph.has(outputs) {
@@ -178,11 +178,11 @@ impl Program {
         let mut loops = self.loops.iter();
         for step in &self.schedule.steps {
             match step {
-                Step::Fused(group) => {
+                LoopStep::Fused(group) => {
                     let generated: &(Loop, Constants) = loops.next().expect("one function per fused step");
                     self.run_loop(group, generated, batch, &parents, &given, workspace);
                 }
-                Step::Aggregate(id) => {
+                LoopStep::Aggregate(id) => {
                     let values = self.aggregate(*id, batch, &given, workspace);
                     workspace.keep(*id, values);
                 }
@@ -198,7 +198,7 @@ impl Program {
 
     fn run_loop(
         &self,
-        group: &Group,
+        group: &LoopGroup,
         generated: &(Loop, Constants),
         batch: &Batch,
         parents: &Parents,
@@ -256,7 +256,7 @@ impl Program {
     /// Fewer elements than the loop takes at a time: the rest is made up.
     fn run_few(
         &self,
-        group: &Group,
+        group: &LoopGroup,
         generated: &(Loop, Constants),
         count: usize,
         inputs: &[&[f32]],

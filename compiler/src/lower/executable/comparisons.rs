@@ -2,7 +2,7 @@
 
 use mopd_lang::experiment as checked;
 
-use super::settings::{Settings, evaluation, executable_reward};
+use super::settings::{SettingsConverter, evaluation, executable_reward};
 use crate::lower::steps::checked_trains;
 use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Normalized, Origin, Row, TableColumn};
 
@@ -11,7 +11,7 @@ pub(super) fn domain_of(experiment: &checked::Experiment, benchmark: checked::Be
     DomainId(experiment.domains.len() as u32 + benchmark.0)
 }
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// The domains that stand for benchmarks.
     pub fn benchmarks(&mut self) -> Vec<Domain> {
         let experiment = self.experiment;

@@ -7,14 +7,15 @@ use std::rc::Rc;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula::{self as checked, FormulaKind, FormulaNode, Role as CheckedRole};
 
-use super::formula::{Kind, role};
+use super::formula::{ExecutableKind, role};
 use super::{Converted, refused};
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::numbers::schedule_is_finite;
 use crate::lower::positions;
 use crate::lower::scores::Read;
 use crate::plan::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, Parameter, Role, Signal, Summand, Support,
+    Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Role, Signal, Summand,
+    Support,
 };
 use crate::refusal::At;
 
@@ -80,12 +81,12 @@ pub fn support(support: &checked::Support, with: Role, at: At) -> Converted<Supp
     })
 }
 
-pub fn parameter(formula: &checked::Formula, at: At) -> Converted<Parameter> {
+pub fn parameter(formula: &checked::Formula, at: At) -> Converted<DivergenceParameter> {
     let mut graph = Graph::default();
     let value = node(&mut graph, formula, None, at)?;
     Ok(match graph.constant_value(value) {
-        Some(value) => Parameter::Number(value),
-        None => Parameter::Formula(Box::new(Formula { graph, value })),
+        Some(value) => DivergenceParameter::Number(value),
+        None => DivergenceParameter::Formula(Box::new(Formula { graph, value })),
     })
 }
 
@@ -169,37 +170,37 @@ fn node(
 fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Converted<NodeId> {
     let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at.span, what).into();
     Ok(match super::formula::kind(formula, at)? {
-        Kind::Number(value) if !value.is_finite() => {
+        ExecutableKind::Number(value) if !value.is_finite() => {
             return Err(infinite(format!("the number {value} is not finite")));
         }
-        Kind::Number(value) => graph.constant(Axis::Run, value),
-        Kind::PerSequence(value) => graph.constant(Axis::Sequence, value),
-        Kind::Schedule(schedule) if !schedule_is_finite(&schedule) => {
+        ExecutableKind::Number(value) => graph.constant(Axis::Run, value),
+        ExecutableKind::PerSequence(value) => graph.constant(Axis::Sequence, value),
+        ExecutableKind::Schedule(schedule) if !schedule_is_finite(&schedule) => {
             return Err(infinite("a schedule has a bound that is not finite".into()));
         }
-        Kind::Schedule(schedule) => graph.schedule(schedule),
-        Kind::Signal(Signal::Divergence(divergence)) if !divergence.signals().is_empty() => {
+        ExecutableKind::Schedule(schedule) => graph.schedule(schedule),
+        ExecutableKind::Signal(Signal::Divergence(divergence)) if !divergence.signals().is_empty() => {
             return Err(refused(at, "a divergence inside a divergence, with formulas of its own,"));
         }
-        Kind::Signal(signal) => graph.signal(signal),
-        Kind::Remaining => positions::remaining(graph),
-        Kind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
-        Kind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
-        Kind::Selected => return Err(refused(at, "`selected` inside a divergence")),
-        Kind::Score { of: Some(role), on: Read::EachToken } => graph.signal(Signal::Value { role }),
-        Kind::Live(_)
-        | Kind::Score { .. }
-        | Kind::Dpo
-        | Kind::BradleyTerry { .. }
-        | Kind::SquaredError { .. }
-        | Kind::Confidence
-        | Kind::CrossEntropy
-        | Kind::Apply(_)
-        | Kind::Reduce(_)
-        | Kind::Statistic { .. }
-        | Kind::Scan { .. }
-        | Kind::Memory(_)
-        | Kind::Across { .. } => {
+        ExecutableKind::Signal(signal) => graph.signal(signal),
+        ExecutableKind::Remaining => positions::remaining(graph),
+        ExecutableKind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
+        ExecutableKind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
+        ExecutableKind::Selected => return Err(refused(at, "`selected` inside a divergence")),
+        ExecutableKind::Score { of: Some(role), on: Read::EachToken } => graph.signal(Signal::Value { role }),
+        ExecutableKind::Live(_)
+        | ExecutableKind::Score { .. }
+        | ExecutableKind::Dpo
+        | ExecutableKind::BradleyTerry { .. }
+        | ExecutableKind::SquaredError { .. }
+        | ExecutableKind::Confidence
+        | ExecutableKind::CrossEntropy
+        | ExecutableKind::Apply(_)
+        | ExecutableKind::Reduce(_)
+        | ExecutableKind::Statistic { .. }
+        | ExecutableKind::Scan { .. }
+        | ExecutableKind::Memory(_)
+        | ExecutableKind::Across { .. } => {
             return Err(refused(
                 at,
                 "a number inside a divergence that is ranked among others, or carried over from other steps,",

@@ -3,10 +3,10 @@
 use mopd_lang::experiment as checked;
 
 use super::comparisons::domain_of;
-use super::settings::{Settings, evaluation};
+use super::settings::{SettingsConverter, evaluation};
 use crate::plan::{Extrapolation, GradientAlignment, PromptFormat, Trainable};
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     pub(super) fn extrapolation(&mut self, train: &checked::Train, in_turns: bool) -> Option<Extrapolation> {
         let checked::Extrapolation { factor, rounds, powers_of, judged_by, weights, origin } =
             train.extrapolation.as_ref()?;

@@ -18,7 +18,7 @@ use mopd_lang::source::Span;
 /// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes
 /// of theirs.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum ExecutableKind {
     Number(f64),
     Schedule(Schedule),
     Signal(Signal),
@@ -115,7 +115,9 @@ fn bare_confidence(formula: &Formula) -> Option<&Formula> {
             continue;
         }
         match &formula.0.kind {
-            FormulaKind::Signal(checked::Signal::Of { part: checked::Part::StatedConfidence, .. }) => {
+            FormulaKind::Signal(checked::Signal::Of {
+                part: checked::ModelSignal::StatedConfidence, ..
+            }) => {
                 return Some(formula);
             }
             FormulaKind::Across { among, .. } => waiting.extend(among),
@@ -126,7 +128,7 @@ fn bare_confidence(formula: &Formula) -> Option<&Formula> {
 }
 
 /// What a formula becomes in a plan that runs.
-pub fn kind(formula: &FormulaNode, at: At) -> Converted<Kind> {
+pub fn kind(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
     // What a block is, the objective says: see `lower/blocks.rs`.
     if formula.axis != Axis::Block {
         axis(formula.axis, at)?;
@@ -155,16 +157,16 @@ impl Elsewhere<'_> {
 }
 
 /// The same where reductions over another rollout may be read.
-pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Converted<Kind> {
+pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Converted<ExecutableKind> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &formula.kind else {
         return kind(formula, at);
     };
     match elsewhere {
         Elsewhere::Refused => return kind(formula, at),
-        Elsewhere::Measured(measure) => return measure(formula, at).map(Kind::Signal),
+        Elsewhere::Measured(measure) => return measure(formula, at).map(ExecutableKind::Signal),
         Elsewhere::Recorded => {}
     }
-    let logp = checked::Signal::Of { role: checked::Role::Student, part: checked::Part::Logp };
+    let logp = checked::Signal::Of { role: checked::Role::Student, part: checked::ModelSignal::Logp };
     let is_logp = matches!(&operand.0.kind, FormulaKind::Signal(of) if *of == logp);
     match &rollout.source {
         RolloutSource::Data { field }
@@ -174,7 +176,7 @@ pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Convert
                 && among.is_none()
                 && rollout.edits.is_empty() =>
         {
-            Ok(Kind::Signal(Signal::RecordedLogp { field: field.clone() }))
+            Ok(ExecutableKind::Signal(Signal::RecordedLogp { field: field.clone() }))
         }
         _ => {
             let construct = "a reduction over another rollout (`on`) that is not \
@@ -186,9 +188,10 @@ pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Convert
 
 /// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the
 /// language.
-pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Converted<Kind> {
-    let other =
-        |of: &checked::Signal| Kind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis });
+pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
+    let other = |of: &checked::Signal| {
+        ExecutableKind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis })
+    };
     match &formula.kind {
         // Known of what the runtime executes, not of the objective.
         FormulaKind::Signal(of @ (checked::Signal::Available { .. } | checked::Signal::VocabularySize)) => {
@@ -196,16 +199,16 @@ pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Converted<Kind> {
         }
         FormulaKind::Signal(of) => signal(of, at).or_else(|_| Ok(other(of))),
         FormulaKind::Live(of) if formula.axis == Axis::Token => {
-            live(of, at).or_else(|_| Ok(Kind::Live(Live::Other { text: text::live(of) })))
+            live(of, at).or_else(|_| Ok(ExecutableKind::Live(Live::Other { text: text::live(of) })))
         }
         _ => kind_on_any_axis(formula, at),
     }
 }
 
-fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Converted<Kind> {
+fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
     Ok(match &formula.kind {
-        FormulaKind::Number(value) => Kind::Number(*value),
-        FormulaKind::Schedule(schedule) => Kind::Schedule(schedule.clone()),
+        FormulaKind::Number(value) => ExecutableKind::Number(*value),
+        FormulaKind::Schedule(schedule) => ExecutableKind::Schedule(schedule.clone()),
         FormulaKind::Adaptive(checked::Adaptive::Ladder { .. }) => {
             return Err(refused(at, "a `ladder`, which the run itself moves on,"));
         }
@@ -214,41 +217,44 @@ fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Converted<Kind> {
         }
         FormulaKind::Signal(of) => signal(of, at)?,
         FormulaKind::Live(checked::Live::Preference(preference)) => match preference.kind {
-            checked::PreferenceKind::Dpo { .. } if preference.on.is_none() => Kind::Dpo,
+            checked::PreferenceKind::Dpo { .. } if preference.on.is_none() => ExecutableKind::Dpo,
             checked::PreferenceKind::Dpo { .. } => {
                 return Err(refused(at, "`live dpo` on one stretch of a completion"));
             }
             checked::PreferenceKind::BradleyTerry => {
                 let on = preference.on.as_ref().map_or(Ok(Read::Completion), |span| read_on(span, at))?;
-                Kind::BradleyTerry { on }
+                ExecutableKind::BradleyTerry { on }
             }
         },
         FormulaKind::Live(checked::Live::SquaredError { part, dimensions: None, .. })
             if let Some(on) = read_of(part) =>
         {
-            Kind::SquaredError { on }
+            ExecutableKind::SquaredError { on }
         }
         FormulaKind::Live(checked::Live::Part(part)) if let Some(on) = read_of(part) => {
-            Kind::Score { of: None, on }
+            ExecutableKind::Score { of: None, on }
         }
-        FormulaKind::Live(checked::Live::Part(checked::Part::Confidence)) => Kind::Confidence,
-        FormulaKind::Live(checked::Live::BinaryCrossEntropy { part: checked::Part::Confidence, .. }) => {
-            Kind::CrossEntropy
+        FormulaKind::Live(checked::Live::Part(checked::ModelSignal::Confidence)) => {
+            ExecutableKind::Confidence
         }
+        FormulaKind::Live(checked::Live::BinaryCrossEntropy {
+            part: checked::ModelSignal::Confidence,
+            ..
+        }) => ExecutableKind::CrossEntropy,
         FormulaKind::Live(of) => live(of, at)?,
         FormulaKind::Entry(_) => return Err(refused(at, "a side of a divergence outside of it")),
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
-        FormulaKind::Apply { function, .. } => Kind::Apply(*function),
+        FormulaKind::Apply { function, .. } => ExecutableKind::Apply(*function),
         FormulaKind::Reduce { on: Some(_), .. } => {
             return Err(refused(at, "a reduction over another rollout (`on`)"));
         }
-        FormulaKind::Reduce { reduction, .. } => Kind::Reduce(*reduction),
+        FormulaKind::Reduce { reduction, .. } => ExecutableKind::Reduce(*reduction),
         FormulaKind::Statistic { statistic, over, .. } => {
-            Kind::Statistic { statistic: *statistic, over: *over }
+            ExecutableKind::Statistic { statistic: *statistic, over: *over }
         }
-        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: *over },
-        FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
-        FormulaKind::Across { index, .. } => Kind::Across { index: *index },
+        FormulaKind::Scan { scan, over, .. } => ExecutableKind::Scan { scan: scan.clone(), over: *over },
+        FormulaKind::Memory { memory, .. } => ExecutableKind::Memory(*memory),
+        FormulaKind::Across { index, .. } => ExecutableKind::Across { index: *index },
     })
 }
 
@@ -277,30 +283,32 @@ pub fn axis(axis: Axis, at: impl Into<Span>) -> Converted<Axis> {
     }
 }
 
-fn signal(signal: &checked::Signal, at: At) -> Converted<Kind> {
+fn signal(signal: &checked::Signal, at: At) -> Converted<ExecutableKind> {
     use checked::Signal as Checked;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
-    Ok(Kind::Signal(match signal {
+    Ok(ExecutableKind::Signal(match signal {
         Checked::Of { role: of, part } => {
             let role = role(of, at)?;
             match part {
-                checked::Part::Logp => Signal::Logp { role },
-                checked::Part::Entropy => Signal::Entropy { role },
-                checked::Part::Top1 => Signal::Top1 { role },
-                checked::Part::Rank => Signal::Rank { role },
-                checked::Part::EndLogp => Signal::EndLogp { role },
-                checked::Part::Value => {
-                    return Ok(Kind::Score { of: Some(scored(of, at)?), on: Read::EachToken });
+                checked::ModelSignal::Logp => Signal::Logp { role },
+                checked::ModelSignal::Entropy => Signal::Entropy { role },
+                checked::ModelSignal::Top1 => Signal::Top1 { role },
+                checked::ModelSignal::Rank => Signal::Rank { role },
+                checked::ModelSignal::EndLogp => Signal::EndLogp { role },
+                checked::ModelSignal::Value => {
+                    return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: Read::EachToken });
                 }
-                checked::Part::Score => {
-                    return Ok(Kind::Score { of: Some(scored(of, at)?), on: Read::Completion });
+                checked::ModelSignal::Score => {
+                    return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: Read::Completion });
                 }
-                checked::Part::Confidence if role == Role::Student => Signal::Confidence,
-                checked::Part::Mean | checked::Part::Deviation | checked::Part::Confidence => {
+                checked::ModelSignal::Confidence if role == Role::Student => Signal::Confidence,
+                checked::ModelSignal::Mean
+                | checked::ModelSignal::Deviation
+                | checked::ModelSignal::Confidence => {
                     return unknown();
                 }
-                checked::Part::Correct => Signal::CorrectOf { role },
-                checked::Part::StatedConfidence => Signal::StatedConfidence { role },
+                checked::ModelSignal::Correct => Signal::CorrectOf { role },
+                checked::ModelSignal::StatedConfidence => Signal::StatedConfidence { role },
             }
         }
         Checked::Divergence(of) => Signal::Divergence(divergence(of, at)?),
@@ -317,11 +325,11 @@ fn signal(signal: &checked::Signal, at: At) -> Converted<Kind> {
             Signal::SupportSize { support: support(of, Role::TEACHER, at)? }
         }
         Checked::Position => Signal::Position,
-        Checked::Remaining => return Ok(Kind::Remaining),
-        Checked::InSpan(NamedSpan::FinalTurn) => return Ok(Kind::InFinalTurn),
+        Checked::Remaining => return Ok(ExecutableKind::Remaining),
+        Checked::InSpan(NamedSpan::FinalTurn) => return Ok(ExecutableKind::InFinalTurn),
         Checked::InSpan(NamedSpan::Tag(tag)) => Signal::InSpan { tag: tag.clone() },
-        Checked::Turn => return Ok(Kind::Turn),
-        Checked::Selected => return Ok(Kind::Selected),
+        Checked::Turn => return Ok(ExecutableKind::Turn),
+        Checked::Selected => return Ok(ExecutableKind::Selected),
         Checked::Accepted => Signal::Accepted,
         Checked::Offset => Signal::Offset,
         Checked::Length => Signal::Length,
@@ -334,7 +342,7 @@ fn signal(signal: &checked::Signal, at: At) -> Converted<Kind> {
         // A teacher that is a model of the run, and of no panel, answers wherever it has something to read.
         Checked::Available { role: of } => match role(of, at)? {
             role if at.roles.partial.contains(&role) => Signal::Available { role },
-            _ => return Ok(Kind::PerSequence(1.0)),
+            _ => return Ok(ExecutableKind::PerSequence(1.0)),
         },
         Checked::Loss => Signal::Loss,
         Checked::TermLoss { term } => Signal::TermLoss { term: term.clone() },
@@ -348,18 +356,18 @@ fn signal(signal: &checked::Signal, at: At) -> Converted<Kind> {
             Signal::Agreement { role: role(of, at)?, samples: *samples }
         }
         Checked::SpanScore { role: of, span } => {
-            return Ok(Kind::Score { of: Some(scored(of, at)?), on: read_on(span, at)? });
+            return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: read_on(span, at)? });
         }
         Checked::Head => Signal::Head,
         Checked::Agreement { .. } | Checked::Block | Checked::Masked => return unknown(),
     }))
 }
 
-fn live(live: &checked::Live, at: At) -> Converted<Kind> {
+fn live(live: &checked::Live, at: At) -> Converted<ExecutableKind> {
     let unknown = |what: &str| Err(refused(at, what));
-    Ok(Kind::Live(match live {
-        checked::Live::Part(checked::Part::Logp) => Live::Logp,
-        checked::Live::Part(checked::Part::EndLogp) => Live::EndLogp,
+    Ok(ExecutableKind::Live(match live {
+        checked::Live::Part(checked::ModelSignal::Logp) => Live::Logp,
+        checked::Live::Part(checked::ModelSignal::EndLogp) => Live::EndLogp,
         checked::Live::Divergence(of) => Live::Divergence(divergence(of, at)?),
         checked::Live::Likelihood { of } => Live::Likelihood { of: role(of, at)? },
         checked::Live::Ranking { order: checked::Support::TopK { role: of, k } } => {

@@ -3,7 +3,7 @@
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::text;
 
-use super::settings::Settings;
+use super::settings::SettingsConverter;
 use super::{Converted, refused};
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
@@ -12,7 +12,7 @@ use crate::refusal::Origins;
 /// Longest condition that is kept as text.
 const LONGEST: usize = 200;
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// Notes what does not convert.
     pub(super) fn guards(&mut self, train: &checked::Train, in_turns: bool) -> Vec<Guard> {
         let mut found = Vec::with_capacity(train.guards.len());

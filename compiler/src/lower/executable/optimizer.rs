@@ -2,7 +2,7 @@
 
 use mopd_lang::experiment as checked;
 
-use super::settings::Settings;
+use super::settings::SettingsConverter;
 use crate::plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
 /// What moves the weights, and how much it may tell of a record.
@@ -20,7 +20,7 @@ pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<P
     }
 }
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// The accountant knows batches whose records are drawn one by one, each by a chance of its own, anew in
     /// every step.
     pub(super) fn refuse_unaccounted(&mut self, train: &checked::Train, rollout: &Rollout, in_turns: bool) {

@@ -15,16 +15,16 @@ use crate::plan::{self, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, 
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
-pub struct Found {
+pub struct StageScorers {
     pub roles: StageRoles,
     domains: Vec<Vec<DomainId>>,
 }
 
 /// Those that the objective reads come first, in its order.
-pub fn find(train: &Train, experiment: &checked::Experiment) -> Found {
+pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     let teachers = experiment.teachers.as_slice();
     let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
-    let mut found = Found { roles: StageRoles::default(), domains: Vec::new() };
+    let mut found = StageScorers { roles: StageRoles::default(), domains: Vec::new() };
     let whole = |teacher| NamedScorer { teacher, bare: false };
     let mut pending: Vec<(NamedScorer, Vec<DomainId>)> = Vec::new();
     for teacher in train.named_teachers() {
@@ -92,7 +92,7 @@ fn summed(teacher: &Teacher) -> Option<&[(f64, Role)]> {
     }
 }
 
-impl Found {
+impl StageScorers {
     /// Somebody reads a scorer on the prompts of some domains.
     fn read(
         &mut self,
@@ -246,7 +246,7 @@ impl Found {
         let scorers = self.roles.named.iter().zip(&self.domains).map(|(scorer, domains)| {
             let known = &teachers[scorer.teacher.0 as usize];
             let known_as = teacher::executable(*scorer, teachers, train, origins)?;
-            let teacher::Executable { teacher, sees, own_tokens } = known_as;
+            let teacher::ExecutableTeacher { teacher, sees, own_tokens } = known_as;
             let name =
                 if scorer.bare { format!("{} at temperature 1", known.name) } else { known.name.clone() };
             let choice = |domain: DomainId| TeacherChoice {

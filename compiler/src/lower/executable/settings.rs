@@ -18,15 +18,15 @@ use crate::refusal::Origins;
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a
 /// refusal, so that one look shows all of them.
-pub struct Settings<'a> {
+pub struct SettingsConverter<'a> {
     pub(super) experiment: &'a checked::Experiment,
     pub(super) origins: Origins<'a>,
     pub refusals: Vec<Diagnostic>,
 }
 
-impl<'a> Settings<'a> {
-    pub fn new(experiment: &'a checked::Experiment, origins: Origins<'a>) -> Settings<'a> {
-        Settings { experiment, origins, refusals: Vec::new() }
+impl<'a> SettingsConverter<'a> {
+    pub fn new(experiment: &'a checked::Experiment, origins: Origins<'a>) -> SettingsConverter<'a> {
+        SettingsConverter { experiment, origins, refusals: Vec::new() }
     }
 
     pub(super) fn refuse<T>(&mut self, origin: Origin, construct: impl Display) -> Option<T> {
@@ -84,7 +84,11 @@ impl<'a> Settings<'a> {
         })
     }
 
-    fn source(&mut self, source: &checked::DataSource, columns: &[checked::Column]) -> Option<DataSource> {
+    fn source(
+        &mut self,
+        source: &checked::DataSource,
+        columns: &[checked::FieldColumn],
+    ) -> Option<DataSource> {
         let checked::DataSource { path, split, filter, limit, origin: _ } = source;
         let filter = match filter {
             Some(filter) => {

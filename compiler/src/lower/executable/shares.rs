@@ -3,14 +3,14 @@
 use mopd_lang::experiment as checked;
 use mopd_lang::formula;
 
-use super::settings::Settings;
+use super::settings::SettingsConverter;
 use super::{Converted, refused};
 use crate::expr::graph::Operation;
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Length, Rollout, Signal};
 use crate::refusal::Origins;
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// None where they are those of the domains, or can't be others.
     pub(super) fn shares<'r>(
         &mut self,

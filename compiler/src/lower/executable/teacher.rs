@@ -9,8 +9,8 @@ use super::settings::secret;
 use super::{Converted, Diagnostic, data, divergence, filter, formula, refused};
 use crate::plan::template::{view_of_panel, view_with_numbers};
 use crate::plan::{
-    self, Answers, Composition, Engine, Member, ModelId, Parameter, Pool, Served, StudentCopy, TeacherChoice,
-    View,
+    self, Answers, Composition, DivergenceParameter, Engine, Member, ModelId, Pool, Served, StudentCopy,
+    TeacherChoice, View,
 };
 use crate::refusal::{At, NamedScorer, Origins};
 
@@ -33,7 +33,7 @@ pub fn choice(
     let executable =
         executable(scorer, teachers, train, origins).map_err(|found| refusals.extend(found)).ok();
     match (when, executable) {
-        (Some(when), Some(Executable { teacher, sees, own_tokens })) => {
+        (Some(when), Some(ExecutableTeacher { teacher, sees, own_tokens })) => {
             Ok(TeacherChoice { domain: *domain, when, name: name.clone(), teacher, sees, own_tokens })
         }
         _ => Err(refusals),
@@ -41,7 +41,7 @@ pub fn choice(
 }
 
 /// A teacher as a plan has it: see [`TeacherChoice`].
-pub struct Executable {
+pub struct ExecutableTeacher {
     pub teacher: plan::Teacher,
     pub sees: Option<View>,
     pub own_tokens: bool,
@@ -52,7 +52,7 @@ pub fn executable(
     teachers: &[checked::Teacher],
     train: &checked::Train,
     origins: Origins,
-) -> Result<Executable, Vec<Diagnostic>> {
+) -> Result<ExecutableTeacher, Vec<Diagnostic>> {
     let mut refusals = Vec::new();
     let teacher = &teachers[scorer.teacher.0 as usize];
     if let TeacherWeights::Panelist { panel, speaker } = &teacher.weights {
@@ -67,7 +67,7 @@ pub fn executable(
             plan::Teacher::Composed(_) => None,
             _ => sees(scorer.teacher, teacher, train, origins).map_err(|refusal| vec![*refusal])?,
         };
-        return Ok(Executable { teacher: weights, sees, own_tokens });
+        return Ok(ExecutableTeacher { teacher: weights, sees, own_tokens });
     }
     let at = origins.span(teacher.origin);
     if weights.composition().is_some_and(|composition| composition.pool == Pool::Sum) {
@@ -76,9 +76,9 @@ pub fn executable(
     // Its logits divided by it: those of a scorer of its own, times a number.
     let bare = origins.roles.place(NamedScorer { bare: true, ..scorer });
     let role = plan::Role::named(bare.expect("a teacher with a temperature is scored without it"));
-    let members = vec![Member { weight: Parameter::Number(1.0 / teacher.temperature), role }];
+    let members = vec![Member { weight: DivergenceParameter::Number(1.0 / teacher.temperature), role }];
     let teacher = plan::Teacher::Composed(Composition { pool: Pool::Logits, members });
-    Ok(Executable { teacher, sees: None, own_tokens })
+    Ok(ExecutableTeacher { teacher, sees: None, own_tokens })
 }
 
 /// One who speaks in a panel: a model that reads what has been said.
@@ -89,7 +89,7 @@ fn panelist(
     teachers: &[checked::Teacher],
     train: &checked::Train,
     origins: Origins,
-) -> Result<Executable, Vec<Diagnostic>> {
+) -> Result<ExecutableTeacher, Vec<Diagnostic>> {
     let at = origins.span(teacher.origin);
     let refused = |construct: String| vec![*refused(at, construct)];
     let Role::Named { teacher: id, name } = speaker else {
@@ -100,7 +100,8 @@ fn panelist(
         return Err(refused("a panel (`debate`) of a panel's members".to_owned()));
     }
     let scorer = NamedScorer { teacher: *id, bare: false };
-    let Executable { teacher: weights, sees, own_tokens } = executable(scorer, teachers, train, origins)?;
+    let ExecutableTeacher { teacher: weights, sees, own_tokens } =
+        executable(scorer, teachers, train, origins)?;
     if known.sees.is_some() || known.temperature != 1.0 || weights.composition().is_some() {
         let what = "with a template or a temperature of its own, or made of others,";
         return Err(refused(format!("`{name}`, a teacher {what} in a panel (`debate`)")));
@@ -115,7 +116,7 @@ fn panelist(
         None => Ok(sees),
     };
     let sees = sees.map_err(|refusal| vec![*refusal])?;
-    Ok(Executable { teacher: weights, sees, own_tokens })
+    Ok(ExecutableTeacher { teacher: weights, sees, own_tokens })
 }
 
 /// The student's template is not its teachers': without one of their own they read the plain prompt.
@@ -284,7 +285,7 @@ fn pooled(pool: checked::Pool, members: &[(f64, Role)], at: At) -> Converted<Com
         checked::Pool::Sum => Pool::Sum,
     };
     let member = |(weight, role): &(f64, Role)| {
-        Ok(Member { weight: Parameter::Number(*weight), role: self::member(role, at)? })
+        Ok(Member { weight: DivergenceParameter::Number(*weight), role: self::member(role, at)? })
     };
     Ok(Composition { pool, members: members.iter().map(member).collect::<Converted<_>>()? })
 }

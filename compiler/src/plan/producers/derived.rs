@@ -10,7 +10,8 @@ use mopd_lang::source::Span;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, producer,
+    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_name,
+    producer,
 };
 use crate::plan::views::{Piece, Slot, SlotShare};
 use crate::plan::{Role, View, schedule};
@@ -21,7 +22,7 @@ pub struct Derived {
     /// The new prompt.
     pub sees: View,
     /// What is made for it, in this order: each is a slot of the template, or of a later one.
-    pub texts: Vec<Text>,
+    pub texts: Vec<DerivedText>,
     /// The attempts: the student's.
     pub of: Producer,
 }
@@ -29,7 +30,7 @@ pub struct Derived {
 /// What stands in a derived prompt beside the row of the data and the attempts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Text {
+pub enum DerivedText {
     /// The first such completion of the plain prompt, of as many as the student's group has, by the same
     /// settings.
     Answer { writer: Role, member: GroupMember },
@@ -39,20 +40,20 @@ pub enum Text {
     Shuffled { slots: Vec<Slot> },
 }
 
-impl Text {
+impl DerivedText {
     /// Whoever writes it.
     pub fn writer(&self) -> Option<Role> {
         match self {
-            Text::Answer { writer, .. } | Text::Short { writer, .. } => Some(*writer),
-            Text::Shuffled { .. } => None,
+            DerivedText::Answer { writer, .. } | DerivedText::Short { writer, .. } => Some(*writer),
+            DerivedText::Shuffled { .. } => None,
         }
     }
 
     fn slots(&self) -> Vec<&Slot> {
         match self {
-            Text::Answer { .. } => Vec::new(),
-            Text::Short { sees, .. } => sees.slots().collect(),
-            Text::Shuffled { slots } => slots.iter().collect(),
+            DerivedText::Answer { .. } => Vec::new(),
+            DerivedText::Short { sees, .. } => sees.slots().collect(),
+            DerivedText::Shuffled { slots } => slots.iter().collect(),
         }
     }
 }
@@ -61,11 +62,11 @@ impl Derived {
     /// Between texts that are shuffled.
     pub const BETWEEN: &'static str = "\n\n";
 
-    fn described(&self, sees: Value, of: Fields, groups: Option<u32>) -> Fields {
+    fn described(&self, sees: FieldValue, of: Fields, groups: Option<u32>) -> Fields {
         Fields::of("derived")
             .with("sees", sees)
-            .with("texts", Value::Made(self.texts.clone()))
-            .with("of", Value::Fields(of))
+            .with("texts", FieldValue::Made(self.texts.clone()))
+            .with("of", FieldValue::Fields(of))
             .with_groups("batch", groups)
     }
 
@@ -84,7 +85,7 @@ impl Derived {
     pub fn answering(&self) -> Vec<Role> {
         let mut roles: Vec<Role> = Vec::new();
         for text in &self.texts {
-            if let Text::Answer { writer, .. } = text
+            if let DerivedText::Answer { writer, .. } = text
                 && !roles.contains(writer)
             {
                 roles.push(*writer);
@@ -96,8 +97,8 @@ impl Derived {
     /// Those who shorten, what they read in place of the prompts, and the most tokens that they write.
     pub fn shorts(&self) -> impl Iterator<Item = (Role, &View, u32)> {
         self.texts.iter().filter_map(|text| match text {
-            Text::Short { writer, sees, max_tokens } => Some((*writer, sees, *max_tokens)),
-            Text::Answer { .. } | Text::Shuffled { .. } => None,
+            DerivedText::Short { writer, sees, max_tokens } => Some((*writer, sees, *max_tokens)),
+            DerivedText::Answer { .. } | DerivedText::Shuffled { .. } => None,
         })
     }
 
@@ -108,7 +109,7 @@ impl Derived {
 
     /// Which of the attempts are shown.
     pub fn members(&self) -> Vec<GroupMember> {
-        let slots = self.sees.slots().chain(self.texts.iter().flat_map(Text::slots));
+        let slots = self.sees.slots().chain(self.texts.iter().flat_map(DerivedText::slots));
         let mut members: Vec<GroupMember> = Vec::new();
         for slot in slots {
             if let Slot::Group(member) = slot
@@ -131,9 +132,9 @@ impl Derived {
         match slot {
             Slot::Group(_) => completion,
             Slot::Made(place) => match &self.texts[*place as usize] {
-                Text::Answer { .. } => completion,
-                Text::Short { max_tokens, .. } => *max_tokens,
-                Text::Shuffled { slots } => {
+                DerivedText::Answer { .. } => completion,
+                DerivedText::Short { max_tokens, .. } => *max_tokens,
+                DerivedText::Shuffled { slots } => {
                     let each = slots.iter().map(|slot| self.tokens(slot, completion, between));
                     let gaps = between.saturating_mul(slots.len().saturating_sub(1) as u32);
                     each.fold(gaps, u32::saturating_add)
@@ -144,14 +145,14 @@ impl Derived {
     }
 }
 
-impl Kind for Derived {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(Value::View(self.sees.clone()), self.of.kind().fields(None, model), groups)
+impl ProducerKind for Derived {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(FieldValue::View(self.sees.clone()), self.of.kind().fields(None, model), groups)
     }
 
     /// A template's name changes no result.
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(Value::Pieces(self.sees.pieces.clone()), self.of.kind().key(None, model), groups)
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(FieldValue::Pieces(self.sees.pieces.clone()), self.of.kind().key(None, model), groups)
     }
 
     fn inner(&self) -> Vec<&Producer> {
@@ -176,11 +177,11 @@ impl Kind for Derived {
         self.sees.pieces.iter_mut().filter_map(Piece::slot_mut).for_each(any);
         for text in &mut self.texts {
             match text {
-                Text::Answer { member, .. } => *member = GroupMember::Other,
-                Text::Short { sees, .. } => {
+                DerivedText::Answer { member, .. } => *member = GroupMember::Other,
+                DerivedText::Short { sees, .. } => {
                     sees.pieces.iter_mut().filter_map(Piece::slot_mut).for_each(any);
                 }
-                Text::Shuffled { slots } => slots.iter_mut().for_each(any),
+                DerivedText::Shuffled { slots } => slots.iter_mut().for_each(any),
             }
         }
         self.of.kind_mut().settle(holds);
@@ -249,7 +250,7 @@ struct Maker<'a> {
     origins: Origins<'a>,
     rollout: &'a checked::Rollout,
     /// What is made for them.
-    texts: Vec<Text>,
+    texts: Vec<DerivedText>,
 }
 
 impl Maker<'_> {
@@ -280,10 +281,12 @@ impl Maker<'_> {
             CheckedSlot::Prompt => return Ok(Slot::Prompt),
             CheckedSlot::Data(field) => return Ok(Slot::Data(field.clone())),
             CheckedSlot::Group(member) => return Ok(Slot::Group(*member)),
-            CheckedSlot::Answer { by, member } => Text::Answer { writer: self.writer(by)?, member: *member },
+            CheckedSlot::Answer { by, member } => {
+                DerivedText::Answer { writer: self.writer(by)?, member: *member }
+            }
             CheckedSlot::Shortened { slot, by, max_tokens } => {
                 let (slot, writer) = (self.slot(slot)?, self.writer(by)?);
-                Text::Short { writer, sees: asked_to_shorten(slot), max_tokens: *max_tokens }
+                DerivedText::Short { writer, sees: asked_to_shorten(slot), max_tokens: *max_tokens }
             }
             CheckedSlot::Shuffled(slots) => {
                 let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Converted<Vec<Slot>>>()?;
@@ -291,7 +294,7 @@ impl Maker<'_> {
                 if slots.iter().any(|slot| !slot.of_completion()) {
                     return self.refused("the prompt, or a field of the data, in `shuffled(...)`");
                 }
-                Text::Shuffled { slots }
+                DerivedText::Shuffled { slots }
             }
             CheckedSlot::Completion => return self.refused("the slot `{completion}`"),
             CheckedSlot::Draft => return self.refused("the slot `{draft}`"),

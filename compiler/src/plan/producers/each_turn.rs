@@ -4,7 +4,7 @@
 use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
 use crate::plan::{Keep, Train};
 use crate::refusal::{Converted, Origins, refused};
 
@@ -23,11 +23,11 @@ impl EachTurn {
     }
 }
 
-impl Kind for EachTurn {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for EachTurn {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("each_turn")
-            .with("trajectory", Value::Text(self.trajectory.clone()))
-            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with("trajectory", FieldValue::Text(self.trajectory.clone()))
+            .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
     }
 

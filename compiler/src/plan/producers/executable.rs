@@ -35,7 +35,7 @@ pub(crate) fn rollout(
     };
     let made = made.and_then(|producer| {
         let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
-        kept(rollout, train.keep, at)
+        with_keep(rollout, train.keep, at)
     });
     match made.map_err(|refusal| refusals.push(*refusal)) {
         Ok(rollout) if refusals.is_empty() => Ok(rollout),
@@ -87,7 +87,7 @@ pub(crate) fn producer(
 }
 
 /// What is made once was chosen from then.
-pub(super) fn kept(rollout: Rollout, keep: Keep, at: Span) -> Converted<Rollout> {
+pub(super) fn with_keep(rollout: Rollout, keep: Keep, at: Span) -> Converted<Rollout> {
     match rollout.producer.once() {
         Some(_) => Ok(rollout),
         None if keep == Keep::All || rollout.producer.drawn_anew() => Ok(Rollout { keep, ..rollout }),

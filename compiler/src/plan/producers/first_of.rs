@@ -3,7 +3,7 @@
 use mopd_lang::experiment as checked;
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, mix};
+use super::{FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, mix};
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -12,18 +12,18 @@ pub struct FirstOf {
 }
 
 impl FirstOf {
-    fn described(&self, groups: Option<u32>, fields: impl Fn(&dyn Kind) -> Fields) -> Fields {
+    fn described(&self, groups: Option<u32>, fields: impl Fn(&dyn ProducerKind) -> Fields) -> Fields {
         let choices = self.choices.iter().map(|choice| fields(choice.kind())).collect();
-        Fields::of("first_of").with("choices", Value::Each(choices)).with_groups("batch", groups)
+        Fields::of("first_of").with("choices", FieldValue::Each(choices)).with_groups("batch", groups)
     }
 }
 
-impl Kind for FirstOf {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for FirstOf {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(groups, |choice| choice.fields(None, model))
     }
 
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(groups, |choice| choice.key(None, model))
     }
 

@@ -8,8 +8,8 @@ use mopd_lang::formula::{FormulaKind, Live, Preference};
 use serde::Deserialize;
 
 use super::{
-    Fields, Keep, Kind, ModelId, Producer, Rollout, Sampling, Value, Writer, edit_name, model, sampling,
-    teacher,
+    FieldValue, Fields, Keep, ModelId, Producer, ProducerKind, Rollout, Sampling, Writer, edit_name, model,
+    sampling, teacher,
 };
 use crate::refusal::{Converted, Origins, refused};
 
@@ -20,20 +20,20 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    fn sides(&self, fields: Fields, side: impl Fn(&dyn Kind) -> Fields) -> Fields {
+    fn sides(&self, fields: Fields, side: impl Fn(&dyn ProducerKind) -> Fields) -> Fields {
         fields
-            .with("chosen", Value::Fields(side(self.chosen.kind())))
-            .with("rejected", Value::Fields(side(self.rejected.kind())))
+            .with("chosen", FieldValue::Fields(side(self.chosen.kind())))
+            .with("rejected", FieldValue::Fields(side(self.rejected.kind())))
     }
 }
 
-impl Kind for Pairs {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Pairs {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.sides(Fields::of("pairs"), |side| side.fields(None, model)).with_groups("batch", groups)
     }
 
     /// Nothing else has two sides.
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.sides(Fields::default(), |side| side.key(None, model)).with_groups("batch", groups)
     }
 

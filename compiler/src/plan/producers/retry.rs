@@ -4,7 +4,8 @@ use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
 
 use super::{
-    Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, editable, holding, reads_student,
+    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, editable, holding,
+    reads_student,
 };
 use crate::plan::{Axis, Formula};
 use crate::refusal::{Converted, Origins, refused};
@@ -24,19 +25,19 @@ pub struct Retry {
 impl Retry {
     fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
         Fields::of("retry")
-            .with("until", Value::Formula(self.until.clone()))
-            .with("at_most", Value::Count(self.at_most))
-            .with("of", Value::Fields(of))
+            .with("until", FieldValue::Formula(self.until.clone()))
+            .with("at_most", FieldValue::Count(self.at_most))
+            .with("of", FieldValue::Fields(of))
             .with_groups("batch", groups)
     }
 }
 
-impl Kind for Retry {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Retry {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().fields(None, model), groups)
     }
 
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().key(None, model), groups)
     }
 

@@ -4,7 +4,7 @@
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
 use crate::plan::{Keep, Role};
 use crate::refusal::{Converted, Origins, refused};
 
@@ -25,11 +25,11 @@ impl Speculative {
     }
 }
 
-impl Kind for Speculative {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Speculative {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("speculative")
-            .with("block", Value::Count(self.block))
-            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with("block", FieldValue::Count(self.block))
+            .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
     }
 

@@ -3,7 +3,7 @@
 use mopd_lang::experiment::{self as checked, Heads};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, sampling};
 use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -11,11 +11,11 @@ pub struct Student {
     pub sampling: Sampling,
 }
 
-impl Kind for Student {
-    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Student {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("student")
             .with_groups("prompts", groups)
-            .with("sampling", Value::Sampling(self.sampling.clone()))
+            .with("sampling", FieldValue::Sampling(self.sampling.clone()))
     }
 
     fn group(&self) -> u32 {

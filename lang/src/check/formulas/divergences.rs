@@ -10,7 +10,7 @@ use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::divergences::DivergenceCall;
 use crate::check::builtins::supports::{SupportCall, TopK, Union};
 use crate::check::builtins::types;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// What every divergence takes after its sides and its own parameter.
@@ -39,7 +39,7 @@ macro_rules! common {
 impl Checker {
     pub(in crate::check) fn divergence_call(&mut self, call: DivergenceCall, env: &Env) -> Option<Value> {
         match call {
-            DivergenceCall::Kl(given) if env.context == Context::Entry => {
+            DivergenceCall::Kl(given) if env.context == EvaluationContext::Entry => {
                 Some(self.kl_of_entry(given.pair.expr, given.call.span, env))
             }
             DivergenceCall::Kl(given) => {
@@ -71,7 +71,7 @@ impl Checker {
 
     /// None where a divergence stands inside a summand, or outside an objective, which is reported.
     fn beyond_one_entry(&mut self, call: Call, env: &Env) -> Option<()> {
-        if env.context == Context::Entry {
+        if env.context == EvaluationContext::Entry {
             self.beyond_entry(call.builtin.name, call.span);
             return None;
         }
@@ -91,8 +91,13 @@ impl Checker {
     }
 
     pub(in crate::check) fn outside_objective(&mut self, span: Span, env: &Env) -> bool {
-        let outside =
-            matches!(env.context, Context::Constant | Context::Schedule | Context::Guard | Context::Entry);
+        let outside = matches!(
+            env.context,
+            EvaluationContext::Constant
+                | EvaluationContext::Schedule
+                | EvaluationContext::Guard
+                | EvaluationContext::Entry
+        );
         if outside {
             let text = "a divergence is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
@@ -395,7 +400,7 @@ impl Checker {
 
     /// `detached(blend(...))`
     pub(in crate::check) fn detached_side(&mut self, side: &Expr, span: Span, env: &Env) -> Value {
-        if env.context == Context::Entry {
+        if env.context == EvaluationContext::Entry {
             return self.detached_of_entry(side, env);
         }
         if self.outside_objective(span, env) {

@@ -12,8 +12,8 @@ use crate::check::builtins::declare::{Arg, ArgOr, Call};
 use crate::check::builtins::guards::{GuardCall, LowerLr};
 use crate::check::builtins::types::{self, Condition, Count, Domains};
 use crate::check::builtins::vocabulary;
-use crate::check::stages::settings::{Settings, open};
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::stages::settings::{BlockSettings, open};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// How `guards` is written.
@@ -24,12 +24,12 @@ impl Checker {
     /// The guards of a stage that is trained on these domains. `None` where some are faulty.
     pub(in crate::check) fn guards(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         trained: &[DomainId],
         env: &Env,
     ) -> Option<Vec<Guard>> {
         let Some(expr) = settings.get("guards") else { return Some(Vec::new()) };
-        let values = match self.evaluate(expr, &env.with_context(Context::Guard)) {
+        let values = match self.evaluate(expr, &env.with_context(EvaluationContext::Guard)) {
             Value::List(values) => values,
             other => vec![other],
         };

@@ -9,10 +9,10 @@ use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Panel, Role, Signal, View};
 
 use super::Batch;
-use super::words::{self, Asked, prompts, scorer, texts};
+use super::words::{self, TextRequest, prompts, scorer, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::quote::quote;
 use crate::random::Purpose;
 use crate::rollout::{Debate, Stance, confidence};
@@ -154,12 +154,12 @@ fn of_scorer(
     let view = batch.models.view(scorer);
     let asked = zip_equal(prompts, transcripts).map(|(prompt, transcript)| {
         let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
-        let said = Said { slots, ..Said::default() };
+        let said = TemplateInputs { slots, ..Said::default() };
         // Each turn by another number.
         let sample = (place as u32) << 16 | number;
-        Asked { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }
+        TextRequest { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }
     });
-    let asked: Vec<Asked> = asked.collect();
+    let asked: Vec<TextRequest> = asked.collect();
     let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
     texts(batch, (scorer.model_ref, view), &asked, (sampling, batch.key(Purpose::Debate)), no_room)
 }

@@ -8,10 +8,10 @@ use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Feedback, View};
 
 use super::Batch;
-use super::words::{Asked, number, scorer, texts};
+use super::words::{TextRequest, number, scorer, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
@@ -59,7 +59,7 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
             let prompt = Draw { source: sequence.source, record: sequence.record };
             let sample = samples.entry((prompt.source, prompt.record)).or_default();
             let (number, said) = (number(stage, prompt), said(batch, view, sequences, *member)?);
-            asked.push(Asked { prompt, said, number, sample: *sample });
+            asked.push(TextRequest { prompt, said, number, sample: *sample });
             *sample += 1;
         }
         let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
@@ -69,9 +69,9 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
 }
 
 /// What a writer's template shows of a completion: itself, as a draft, and what the verifier said of it.
-fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize) -> Result<Said> {
+fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize) -> Result<TemplateInputs> {
     let sequence = &sequences.list[member];
-    let mut said = Said::default();
+    let mut said = TemplateInputs::default();
     for slot in view.into_iter().flat_map(View::slots) {
         let text = match slot {
             Slot::Draft => text(batch.stage, sequence)?,

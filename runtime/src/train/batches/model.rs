@@ -8,7 +8,7 @@ use mopd_compiler::plan::producers::Model;
 
 use super::sample::{Numbered, judge, sample, sample_now};
 use super::teacher::cached_or_written;
-use super::through::Editor;
+use super::through::ProgramEditor;
 use super::{Batch, Draws, Group, Making, Written, first_epoch, of_prompts};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
@@ -23,7 +23,7 @@ pub(super) struct OfModel {
     model: ModelRef,
     sampling: Sampling,
     judged: bool,
-    editor: Option<Rc<Editor>>,
+    editor: Option<Rc<ProgramEditor>>,
 }
 
 /// Of each source, a group for each record that the stage draws.

@@ -9,7 +9,7 @@ use super::sample::{Numbered, draw_by, in_groups, judge, sample_now};
 use super::teacher::no_teacher;
 use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::{Token, Tokenizer};
@@ -61,7 +61,8 @@ impl Refined {
         for Sequence { source, record, completion, .. } in &drafts {
             let draft = text_of_at_most(tokenizer, completion, now.max_tokens as usize)?;
             let prompts = stage.sources[*source].prompts;
-            let prompt = prompts.shown_now(tokenizer, view, moment, *record, &Said::draft(Some(&draft)))?;
+            let prompt =
+                prompts.shown_now(tokenizer, view, moment, *record, &TemplateInputs::draft(Some(&draft)))?;
             shown.push((draft, prompt));
         }
         let decoder = models.decoder(editor.model_ref);

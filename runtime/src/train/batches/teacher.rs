@@ -9,7 +9,7 @@ use mopd_compiler::plan::{Keep, Role};
 
 use super::data::Fixed;
 use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_shown};
-use super::through::Editor;
+use super::through::ProgramEditor;
 use super::{Batch, Draws, Group, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
@@ -115,7 +115,7 @@ pub fn no_teacher(source: &Source) -> Error {
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
-    (Teacher { writer, sees, sampling, .. }, editor): (&Teacher, Option<&Rc<Editor>>),
+    (Teacher { writer, sees, sampling, .. }, editor): (&Teacher, Option<&Rc<ProgramEditor>>),
     Once { sequences: count, keep }: Once,
 ) -> Result<Written> {
     let n = sampling.n.max(1);

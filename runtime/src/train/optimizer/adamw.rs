@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use mopd_compiler::plan;
-use mopd_kernels::adamw::{self, Update};
+use mopd_kernels::adamw::{self, AdamWUpdate};
 use mopd_kernels::tensor::view_mut;
 use tch::{Kind, Tensor};
 
 use super::{Master, Step, gradient_here, zeros};
 
-pub struct AdamW {
+pub struct AdamWState {
     settings: plan::AdamW,
     /// First and second moments, in the order of the parameters.
     pub mean: Tensor,
@@ -18,10 +18,10 @@ pub struct AdamW {
     decayed: usize,
 }
 
-impl AdamW {
-    pub fn new(settings: &plan::AdamW, parameters: &Master, decayed: i64) -> AdamW {
+impl AdamWState {
+    pub fn new(settings: &plan::AdamW, parameters: &Master, decayed: i64) -> AdamWState {
         let (mean, square) = (zeros(parameters), zeros(parameters));
-        AdamW { settings: settings.clone(), mean, square, decayed: decayed as usize }
+        AdamWState { settings: settings.clone(), mean, square, decayed: decayed as usize }
     }
 
     pub fn clip_norm(&self) -> f64 {
@@ -67,7 +67,7 @@ impl AdamW {
             parameters.set(&single);
             return;
         };
-        let update = Update {
+        let update = AdamWUpdate {
             scale: scale as f32,
             beta1: beta1 as f32,
             beta2: beta2 as f32,
@@ -93,7 +93,7 @@ impl AdamW {
 mod tests {
     use tch::Device;
 
-    use super::super::{Optimizer, gradient_norm};
+    use super::super::{OptimizerState, gradient_norm};
     use super::*;
     use crate::machine::place::Place;
     use crate::machine::transfer::to_vec;
@@ -145,7 +145,7 @@ mod tests {
             let model = Decoder::trainable(&weights, Place::cpu(), kind);
             let mut master = Master::of_model(model.flat(), &weights);
             let mut optimizer =
-                Optimizer::new(&plan::Optimizer::AdamW(settings.clone()), &master, model.decayed());
+                OptimizerState::new(&plan::Optimizer::AdamW(settings.clone()), &master, model.decayed());
             let length = weights.values().len();
             let mut decayed = vec![true; length];
             for entry in layout(&weights.config) {
@@ -190,7 +190,7 @@ mod tests {
             let of = || Master::of_model(&weights.flat(kind, Device::Cpu), &weights);
             let (mut here, mut elsewhere) = (of(), of());
             let [mut loops, mut tensors] = [&here, &elsewhere]
-                .map(|master| Optimizer::new(&plan::Optimizer::AdamW(settings.clone()), master, 100));
+                .map(|master| OptimizerState::new(&plan::Optimizer::AdamW(settings.clone()), master, 100));
             for step in 0..3 {
                 let gradient =
                     (Tensor::arange(here.len() as i64, (Kind::Float, Device::Cpu)) * 0.37 + step).sin();

@@ -51,7 +51,7 @@ impl Told {
 }
 
 /// Steps with these two rows each: of `copy` a fifth of the completions and a quarter of the tokens.
-fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut Row) -> &mut Option<f64>) -> Vec<Row> {
+fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut StepMetrics) -> &mut Option<f64>) -> Vec<StepMetrics> {
     let fixture = Fixture::new();
     let models = models(true);
     let train = train(mopd(1.0), 1);
@@ -64,7 +64,7 @@ fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut Row) -> &mut Option<f64>) ->
     };
     let mut made = Vec::new();
     for (step, domain, prompt_share, token_share, value) in steps.iter().enumerate().flat_map(of) {
-        let mut row = Row {
+        let mut row = StepMetrics {
             step: step as u32,
             domain: domain.to_owned(),
             prompt_share,
@@ -78,7 +78,7 @@ fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut Row) -> &mut Option<f64>) ->
 }
 
 /// The steps after which a guard acts, and what it read.
-fn acts(written: &str, rows: &[Row]) -> Vec<(u32, String)> {
+fn acts(written: &str, rows: &[StepMetrics]) -> Vec<(u32, String)> {
     let guarded = Train { guards: guards(written), ..train(mopd(1.0), 1) };
     let stage = GuardedStage { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 0 };
     let mut guards = Guards::new(stage);
@@ -86,7 +86,7 @@ fn acts(written: &str, rows: &[Row]) -> Vec<(u32, String)> {
     guards.take_acted().iter().map(|acted| (acted.step, acted.record().numbers)).collect()
 }
 
-fn steps_of(written: &str, rows: &[Row]) -> Vec<u32> {
+fn steps_of(written: &str, rows: &[StepMetrics]) -> Vec<u32> {
     acts(written, rows).into_iter().map(|(step, _)| step).collect()
 }
 

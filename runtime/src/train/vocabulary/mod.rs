@@ -33,14 +33,14 @@ use std::collections::HashMap;
 use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor, no_grad_guard};
 
-pub use self::composed::{Composed, Part, part};
-pub use self::divergence::Weight;
+pub use self::composed::{Composed, ComposedPart, part};
+pub use self::divergence::MixtureWeight;
 pub use self::listed::Listed;
 pub use self::logits::{Fetched, LmHead, Logits};
 pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
-use self::rows::{LogpGrad, Rows};
+use self::rows::{LogitRows, LogpGrad};
 pub use self::support::largest;
 use crate::machine::place::Place;
 use crate::machine::transfer::upload;
@@ -257,7 +257,7 @@ impl Vocabulary {
     /// for d loss / d primitive, `[rows, 1]`. 0 where there is no token.
     fn grad_logits<'p>(
         &self,
-        rows: &Rows,
+        rows: &LogitRows,
         live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>,
         out: &mut Tensor,
     ) {
@@ -374,11 +374,11 @@ impl Vocabulary {
         logits
     }
 
-    fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = Rows<'a>> + use<'a> {
+    fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = LogitRows<'a>> + use<'a> {
         let (count, step) = (block.student.size()[0], rows_in(self.place.sizes.chunk, self.vocabulary()));
         (0..count)
             .step_by(step as usize)
-            .map(move |from| Rows::new(self, block, from, step.min(count - from)))
+            .map(move |from| LogitRows::new(self, block, from, step.min(count - from)))
     }
 }
 

@@ -36,10 +36,10 @@ impl Made {
     /// The handle, with weights as numbers or as one number for the token.
     fn logits(&self, per_token: bool) -> Logits {
         let composed = |pool, parts: &[(f64, Made)]| {
-            let part = |(weight, made): &(f64, Made)| Part {
+            let part = |(weight, made): &(f64, Made)| ComposedPart {
                 weight: match per_token {
-                    true => Weight::PerToken(Tensor::from_slice(&[*weight as f32])),
-                    false => Weight::Number(*weight),
+                    true => MixtureWeight::PerToken(Tensor::from_slice(&[*weight as f32])),
+                    false => MixtureWeight::Number(*weight),
                 },
                 logits: vec![made.logits(per_token)],
             };
@@ -178,13 +178,13 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
     };
     let plus = |sign: f32, more: f32| {
         let weights: Vec<f32> = weights.iter().map(|weight| more + sign * weight).collect();
-        Weight::PerToken(Tensor::from_slice(&weights))
+        MixtureWeight::PerToken(Tensor::from_slice(&weights))
     };
     let composed = Composed::new(
         Pool::Logits,
         vec![
-            Part { weight: plus(1.0, 1.0), logits: vec![projected(&first, &of_one)] },
-            Part {
+            ComposedPart { weight: plus(1.0, 1.0), logits: vec![projected(&first, &of_one)] },
+            ComposedPart {
                 weight: plus(-1.0, 0.0),
                 logits: vec![projected(&second[0], &of_other), projected(&second[1], &of_one)],
             },
@@ -221,7 +221,8 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
 fn a_mixture_has_no_probability_where_there_is_no_token() {
     let absent: [Token; 2] = [0, 3];
     let made = |of: [f64; 5]| Logits::Given(rows(&[of]));
-    let part = |weight: f64, of| Part { weight: Weight::Number(weight), logits: vec![made(of)] };
+    let part =
+        |weight: f64, of| ComposedPart { weight: MixtureWeight::Number(weight), logits: vec![made(of)] };
     let pass = |pool: Pool| {
         let teacher = Composed::new(pool, vec![part(0.4, TEACHER), part(0.6, OTHER)]);
         let others = vec![(Role::TEACHER, vec![Logits::Composed(teacher)])];
