@@ -108,21 +108,21 @@ fn what_a_kept_run_needs_is_never_pruned() {
     let items = folder.items().unwrap();
     assert_eq!(names(&items), ['e', 'd', 'c', 'b', 'a']);
     assert_eq!(items[4].needed_by, std::slice::from_ref(&kept));
-    let everything = PrunePolicy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    let everything = PrunePolicy { older_than: Some(Duration::ZERO), ..PrunePolicy::default() };
     let of =
         |policy: &PrunePolicy| folder.prune(policy, SystemTime::now()).unwrap().expect("nobody registers");
     assert_eq!(names(&of(&PrunePolicy { dry_run: true, ..everything }).removed), ['c', 'd']);
     assert_eq!(folder.items().unwrap().len(), 5, "a dry run takes nothing away");
     // Its results are deleted: nobody needs `b` any more.
     fs::remove_dir(&gone).unwrap();
-    let older = PrunePolicy { older_than: Some(Duration::from_secs(250)), ..Policy::default() };
+    let older = PrunePolicy { older_than: Some(Duration::from_secs(250)), ..PrunePolicy::default() };
     assert_eq!(names(&of(&older).removed), ['b']);
     // Someone computes `c`.
     let computing = folder.try_lock(&key('c')).unwrap();
     let pruned = of(&everything);
     assert_eq!((names(&pruned.removed), names(&pruned.in_use)), (vec!['d'], vec!['c']));
     drop(computing);
-    let pruned = of(&PrunePolicy { keep_under: Some(1), ..Policy::default() });
+    let pruned = of(&PrunePolicy { keep_under: Some(1), ..PrunePolicy::default() });
     assert_eq!((names(&pruned.removed), pruned.left), (vec!['c'], pruned.needed));
     assert!(folder.has(&key('a')) && !folder.has(&key('b')));
     assert_eq!(fs::read_dir(folder.path("runs")).unwrap().count(), 1);
@@ -136,7 +136,7 @@ fn what_was_of_use_longest_ago_goes_first_until_the_rest_fits() {
     }
     // Looked up, it is of use.
     assert!(matches!(folder.read(&key('a'), |_| Ok(())), Lookup::Found(())));
-    let policy = PrunePolicy { keep_under: Some(25_000), ..Policy::default() };
+    let policy = PrunePolicy { keep_under: Some(25_000), ..PrunePolicy::default() };
     let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
     assert_eq!(names(&pruned.removed), ['c']);
 }
@@ -153,7 +153,7 @@ fn scores_go_first() {
     assert_eq!((names(&items), items[0].kind), (vec!['b', 'a'], StoreItemKind::Scores));
     assert!(items[0].bytes > 20_000 && items[0].needed_by.is_empty());
     assert_eq!(folder.verdict(&items[0]), Some(PruneVerdict::Whole));
-    let policy = PrunePolicy { keep_under: Some(15_000), ..Policy::default() };
+    let policy = PrunePolicy { keep_under: Some(15_000), ..PrunePolicy::default() };
     // A run that writes one of them has the folder's lock.
     let writing = folder.try_lock(&key('b')).unwrap();
     let pruned = folder.prune(&PrunePolicy { dry_run: true, ..policy }, SystemTime::now()).unwrap().unwrap();
@@ -170,7 +170,7 @@ fn entries_of_the_future_are_new() {
     let (_place, folder) = folder();
     put(&folder, &key('a'), 10, 0);
     let before = SystemTime::now() - Duration::from_secs(86400 * 365);
-    let policy = PrunePolicy { older_than: Some(Duration::from_secs(60)), ..Policy::default() };
+    let policy = PrunePolicy { older_than: Some(Duration::from_secs(60)), ..PrunePolicy::default() };
     assert_eq!(folder.prune(&policy, before).unwrap().unwrap().removed, []);
     assert_eq!(age(SystemTime::now(), before), Duration::ZERO);
 }
@@ -220,7 +220,7 @@ fn a_damaged_list_of_needs_protects_results() {
     put(&folder, &format!("{}.unfinished/0000000001", key('a')), 10, 100);
     fs::create_dir_all(folder.path("runs")).unwrap();
     fs::write(folder.path("runs/broken.json"), "{").unwrap();
-    let policy = PrunePolicy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    let policy = PrunePolicy { older_than: Some(Duration::ZERO), ..PrunePolicy::default() };
     assert_eq!(folder.items().unwrap().len(), 3, "what is there is listed");
     let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
     assert!(pruned.unreadable[0].contains("broken.json"), "{pruned:?}");
@@ -244,7 +244,7 @@ fn checkpoints_of_a_finished_stage_are_needed_by_nobody() {
         1,
         "{items:?}"
     );
-    let policy = PrunePolicy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    let policy = PrunePolicy { older_than: Some(Duration::ZERO), ..PrunePolicy::default() };
     assert_eq!(folder.prune(&policy, SystemTime::now()).unwrap().unwrap().removed.len(), 1);
     assert!(folder.has(&key('a')) && folder.has(&format!("{}.unfinished/0000000001", key('b'))));
 }

@@ -77,7 +77,7 @@ impl JsonSchema {
             None => Judgement::of(true),
             Some(words) => {
                 let words = words.chars().take(WORDS).collect();
-                Judgement { feedback: Some(words), ..Verdict::of(false) }
+                Judgement { feedback: Some(words), ..Judgement::of(false) }
             }
         }
     }

@@ -181,7 +181,7 @@ impl UnitTests {
 }
 
 fn wrong(words: String) -> Judgement {
-    Judgement { feedback: Some(words), ..Verdict::of(false) }
+    Judgement { feedback: Some(words), ..Judgement::of(false) }
 }
 
 /// What stands in the last fence of Python, or all of it. A fence that is not closed ends with the text.

@@ -89,7 +89,7 @@ pub fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, Re
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let context = model["max_model_len"].as_u64().map(|context| context as usize);
     let (root, model) = (text(&model["root"]), served.model.clone());
-    let known = ServerIdentity { model, root, context, ..Identity::default() };
+    let known = ServerIdentity { model, root, context, ..ServerIdentity::default() };
     if served.engine != Engine::Sglang {
         return Ok(known);
     }

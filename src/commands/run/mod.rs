@@ -117,7 +117,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
                 _ => worker::death(status),
             };
             problem.report();
-            output::error(&kept(&progress));
+            output::error(&stored(&progress));
             Ok(Status::Wrong)
         }
     }

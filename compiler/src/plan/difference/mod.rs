@@ -7,10 +7,10 @@
 
 mod comparisons;
 mod curriculum;
+mod display;
 mod families;
 mod objective;
 mod scorers;
-mod text;
 mod values;
 
 pub use families::of_families;

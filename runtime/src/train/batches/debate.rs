@@ -154,7 +154,7 @@ fn of_scorer(
     let view = batch.models.view(scorer);
     let asked = zip_equal(prompts, transcripts).map(|(prompt, transcript)| {
         let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
-        let said = TemplateInputs { slots, ..Said::default() };
+        let said = TemplateInputs { slots, ..TemplateInputs::default() };
         // Each turn by another number.
         let sample = (place as u32) << 16 | number;
         TextRequest { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }

@@ -84,7 +84,7 @@ impl Rewritten {
         sequence.logps = None;
         let before = text(stage, sequence)?;
         let moment = batch.now().moment(stage);
-        let said = TemplateInputs { numbers, ..Said::default() };
+        let said = TemplateInputs { numbers, ..TemplateInputs::default() };
         let prompts = stage.sources[sequence.source].prompts;
         let instead = prompts.filled(&self.text, moment, sequence.record, &said)?;
         let after = self.pattern.replace_all(&before, NoExpand(&instead));
