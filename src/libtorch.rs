@@ -30,11 +30,11 @@ pub fn how_to_get() -> String {
 pub struct Libtorch {
     /// The folder with `lib`.
     pub folder: PathBuf,
-    pub source: Source,
+    pub source: LibtorchSource,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum LibtorchSource {
     /// `$LIBTORCH`.
     Variable,
     /// The torch of the Python that installed mopd.
@@ -43,12 +43,12 @@ pub enum Source {
     Setup,
 }
 
-impl Source {
+impl LibtorchSource {
     pub fn text(self) -> &'static str {
         match self {
-            Source::Variable => "$LIBTORCH",
-            Source::Python => "the torch of Python",
-            Source::Setup => "mopd setup",
+            LibtorchSource::Variable => "$LIBTORCH",
+            LibtorchSource::Python => "the torch of Python",
+            LibtorchSource::Setup => "mopd setup",
         }
     }
 }
@@ -56,14 +56,14 @@ impl Source {
 /// What was found. Nothing does not mean that there is none: a worker that was built on this machine has the
 /// place in itself.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundLibtorch {
     pub libtorch: Option<Libtorch>,
     /// A torch beside mopd of another version than the worker's.
     pub ignored: Option<String>,
 }
 
 /// In this order: `$LIBTORCH`, the torch of the Python that installed mopd, what `mopd setup` downloaded.
-pub fn find() -> Result<Found, Problem> {
+pub fn find() -> Result<FoundLibtorch, Problem> {
     let named = variable("LIBTORCH").map(PathBuf::from);
     let program = std::env::current_exe().ok();
     let cache = cache(variable("MOPD_CACHE"), variable("XDG_CACHE_HOME"), variable("HOME"));
@@ -80,11 +80,16 @@ fn cache(ours: Option<OsString>, shared: Option<OsString>, home: Option<OsString
     ours.map(PathBuf::from).or_else(|| Some(shared()?.join("mopd")))
 }
 
-fn find_in(named: Option<PathBuf>, programs: Option<&Path>, cache: Option<&Path>) -> Result<Found, Problem> {
-    let found = |folder, source| Ok(Found { libtorch: Some(Libtorch { folder, source }), ignored: None });
+fn find_in(
+    named: Option<PathBuf>,
+    programs: Option<&Path>,
+    cache: Option<&Path>,
+) -> Result<FoundLibtorch, Problem> {
+    let found =
+        |folder, source| Ok(FoundLibtorch { libtorch: Some(Libtorch { folder, source }), ignored: None });
     if let Some(folder) = named {
         return match has_library(&folder) {
-            true => found(folder, Source::Variable),
+            true => found(folder, LibtorchSource::Variable),
             false => Err(Problem::usage(
                 "no-libtorch",
                 format!("$LIBTORCH names {}, which has no lib/{}", folder.display(), library()),
@@ -102,14 +107,14 @@ fn find_in(named: Option<PathBuf>, programs: Option<&Path>, cache: Option<&Path>
                     version()
                 ));
             }
-            _ => return found(folder, Source::Python),
+            _ => return found(folder, LibtorchSource::Python),
         }
     }
     let fetched = ["cuda/torch", "cpu"]
         .map(|kind| cache.map(|cache| cache.join(format!("libtorch-{}-{kind}", version()))));
     let fetched = fetched.into_iter().flatten().find(|folder| has_library(folder));
-    let libtorch = fetched.map(|folder| Libtorch { folder, source: Source::Setup });
-    Ok(Found { libtorch, ignored })
+    let libtorch = fetched.map(|folder| Libtorch { folder, source: LibtorchSource::Setup });
+    Ok(FoundLibtorch { libtorch, ignored })
 }
 
 fn library() -> String {
@@ -182,12 +187,12 @@ mod tests {
         machine
     }
 
-    fn found(machine: &Path, named: Option<&str>) -> Result<Found, Problem> {
+    fn found(machine: &Path, named: Option<&str>) -> Result<FoundLibtorch, Problem> {
         let (programs, cache) = (machine.join("env/bin"), machine.join("cache"));
         find_in(named.map(|name| machine.join(name)), Some(&programs), Some(&cache))
     }
 
-    fn source(machine: &Path, named: Option<&str>) -> Option<Source> {
+    fn source(machine: &Path, named: Option<&str>) -> Option<LibtorchSource> {
         found(machine, named).unwrap().libtorch.map(|libtorch| libtorch.source)
     }
 
@@ -196,17 +201,17 @@ mod tests {
         let machine = machine();
         let machine = machine.path();
         assert_eq!(version(), "2.11.0");
-        assert_eq!(source(machine, Some("own")), Some(Source::Variable));
-        assert_eq!(source(machine, None), Some(Source::Python));
+        assert_eq!(source(machine, Some("own")), Some(LibtorchSource::Variable));
+        assert_eq!(source(machine, None), Some(LibtorchSource::Python));
         std::fs::remove_dir_all(machine.join("env")).unwrap();
-        assert_eq!(source(machine, None), Some(Source::Setup));
+        assert_eq!(source(machine, None), Some(LibtorchSource::Setup));
         // With CUDA before without.
         let cuda = format!("cache/libtorch-{}-cuda/torch", version());
         write(machine, &format!("{cuda}/lib/{}", library()), "");
         let libtorch = found(machine, None).unwrap().libtorch.unwrap();
         assert_eq!((&libtorch.folder, libtorch.has_cuda()), (&machine.join(&cuda), false));
         std::fs::remove_dir_all(machine.join("cache")).unwrap();
-        assert_eq!(found(machine, None), Ok(Found::default()));
+        assert_eq!(found(machine, None), Ok(FoundLibtorch::default()));
     }
 
     #[test]
@@ -222,7 +227,7 @@ mod tests {
         let torch = "env/lib/python3.12/site-packages/torch/version.py";
         write(machine.path(), torch, "__version__ = '2.15.0'\n");
         let found = found(machine.path(), None).unwrap();
-        assert_eq!(found.libtorch.unwrap().source, Source::Setup);
+        assert_eq!(found.libtorch.unwrap().source, LibtorchSource::Setup);
         assert!(found.ignored.unwrap().contains("torch 2.15.0 in "));
     }
 
@@ -233,7 +238,7 @@ mod tests {
         let packages = machine.path().join("env/lib/python3.12/site-packages");
         std::fs::remove_dir_all(packages.join(format!("mopd-{}.dist-info", env!("CARGO_PKG_VERSION"))))
             .unwrap();
-        assert_eq!(source(machine.path(), None), Some(Source::Setup));
+        assert_eq!(source(machine.path(), None), Some(LibtorchSource::Setup));
     }
 
     #[test]
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn libtorch_comes_first() {
-        let libtorch = Libtorch { folder: "/t".into(), source: Source::Setup };
+        let libtorch = Libtorch { folder: "/t".into(), source: LibtorchSource::Setup };
         assert_eq!(libtorch.library_path(None), Some("/t/lib".into()));
         assert_eq!(libtorch.library_path(Some(OsStr::new(""))), Some("/t/lib".into()));
         assert_eq!(libtorch.library_path(Some(OsStr::new("/a:/b"))), Some("/t/lib:/a:/b".into()));

@@ -111,14 +111,14 @@ pub fn number(metrics: &ColumnTable, name: &str, rows: &[usize]) -> Option<f64> 
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::events::{Column, ColumnValues};
+    use mopd_compiler::plan::events::{ColumnValues, ReadColumn};
 
     use super::*;
 
     /// One step of two domains; the first has two teachers, a fifth and two fifths of the prompts.
     #[test]
     fn what_a_domains_teachers_have_is_put_together() {
-        let column = |name: &str, values| Column { name: name.to_owned(), values };
+        let column = |name: &str, values| ReadColumn { name: name.to_owned(), values };
         let texts =
             |values: [&str; 3]| ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec());
         let numbers = |values: [f64; 3]| ColumnValues::Numbers(values.map(Some).to_vec());

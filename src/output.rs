@@ -15,7 +15,7 @@ use chrono::Local;
 
 /// What the command line says of all output.
 #[derive(Default)]
-pub struct Settings {
+pub struct OutputSettings {
     /// None where the streams decide.
     pub colours: Option<bool>,
     pub quiet: bool,
@@ -33,14 +33,14 @@ impl LogFile {
     }
 }
 
-static SETTINGS: OnceLock<Settings> = OnceLock::new();
+static SETTINGS: OnceLock<OutputSettings> = OnceLock::new();
 
-fn settings() -> &'static Settings {
-    SETTINGS.get_or_init(Settings::default)
+fn settings() -> &'static OutputSettings {
+    SETTINGS.get_or_init(OutputSettings::default)
 }
 
 /// Holds from now on; the first call counts.
-pub fn configure(settings: Settings) {
+pub fn configure(settings: OutputSettings) {
     // Before the first output nobody has asked for them.
     let _ = SETTINGS.set(settings);
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, Tokenizer};
+use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, TokenizerSpec};
 use mopd_lang::source::Span;
 
 /// A diagnostic for each path that does not exist, relative to `folder`.
@@ -20,8 +20,8 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
             Stage::Load(Pretrained::Gguf { file }) => file,
             Stage::Load(Pretrained::Checkpoint { folder }) => folder,
             Stage::Initialise(architecture) => match &architecture.tokenizer {
-                Tokenizer::File(path) => path,
-                Tokenizer::Bytes => continue,
+                TokenizerSpec::File(path) => path,
+                TokenizerSpec::Bytes => continue,
             },
             _ => continue,
         };

@@ -10,7 +10,7 @@ pub const PROVENANCE: &str = "provenance.json";
 
 /// Others read this file, so fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Provenance {
+pub struct RunProvenance {
     /// The words of the command line, the program first.
     pub command: Vec<String>,
     /// When the run was started last, in UTC.
@@ -35,12 +35,12 @@ pub struct Machine {
     pub memory: Option<u64>,
 }
 
-impl Provenance {
+impl RunProvenance {
     /// Of a run that starts now, of an experiment in this folder.
-    pub fn now(folder: &Path, started: String) -> Provenance {
+    pub fn now(folder: &Path, started: String) -> RunProvenance {
         let mut command = vec!["mopd".to_owned()];
         command.extend(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()));
-        Provenance { command, started, git: git(folder), machine: machine() }
+        RunProvenance { command, started, git: git(folder), machine: machine() }
     }
 }
 

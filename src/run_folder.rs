@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::{Column, ColumnValues, Event, Failure, Job, MetricsRow, ReadJob};
+use mopd_compiler::plan::events::{ColumnValues, Event, Failure, Job, MetricsRow, ReadColumn, ReadJob};
 use mopd_compiler::plan::results::Results;
 use mopd_compiler::plan::{Plan, SCHEMA};
 use serde::de::DeserializeOwned;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::host::{as_text, reason};
 use crate::problem::Problem;
-use crate::provenance::{PROVENANCE, Provenance};
+use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::worker;
 
 pub const METRICS: &str = "metrics.parquet";
@@ -28,7 +28,7 @@ pub struct RunFolder {
     pub source: String,
     pub modules: Vec<(String, String)>,
     /// None of what an earlier version left.
-    pub provenance: Option<Provenance>,
+    pub provenance: Option<RunProvenance>,
 }
 
 impl RunFolder {
@@ -117,7 +117,7 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
 
 /// A table that a run left, column by column.
 #[derive(Clone, Debug, Default)]
-pub struct ColumnTable(Vec<Column>);
+pub struct ColumnTable(Vec<ReadColumn>);
 
 impl ColumnTable {
     /// Of rows as events have them: a column for every name that one of them has.
@@ -137,14 +137,14 @@ impl ColumnTable {
                 }
                 _ => ColumnValues::Numbers(cells().map(|cell| cell?.as_f64()).collect()),
             };
-            Column { name: name.clone(), values }
+            ReadColumn { name: name.clone(), values }
         };
         ColumnTable(names.into_iter().map(column).collect())
     }
 }
 
-impl From<Vec<Column>> for ColumnTable {
-    fn from(columns: Vec<Column>) -> ColumnTable {
+impl From<Vec<ReadColumn>> for ColumnTable {
+    fn from(columns: Vec<ReadColumn>) -> ColumnTable {
         ColumnTable(columns)
     }
 }

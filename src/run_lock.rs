@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mopd_store::Lock;
-use mopd_store::files::remove_unfinished;
+use mopd_store::files::remove_partial;
 
 use crate::output::printable;
 use crate::problem::Problem;
@@ -35,7 +35,7 @@ impl RunLock {
             ));
         };
         // Whoever had it before may have been killed while it wrote.
-        remove_unfinished(folder, None);
+        remove_partial(folder, None);
         let words: Vec<String> = std::env::args().skip(1).collect();
         // Who it is helps whoever waits; the lock is one without.
         let _ = lock.note(&format!("`mopd {}`, process {}\n", words.join(" "), std::process::id()));

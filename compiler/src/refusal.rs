@@ -10,7 +10,7 @@ use mopd_lang::source::{FileId, Span};
 use crate::expr::roles::Role;
 
 /// A conversion from what the language says to what the runtime executes; its error is one refusal.
-pub type Narrowed<T> = Result<T, Box<Diagnostic>>;
+pub type Converted<T> = Result<T, Box<Diagnostic>>;
 
 /// The table that origins point into.
 #[derive(Clone, Copy)]
@@ -118,7 +118,7 @@ pub fn refused(at: impl Into<Span>, construct: impl Display) -> Box<Diagnostic> 
 }
 
 /// Which of a stage's roles it is.
-pub fn role(role: &CheckedRole, at: At) -> Narrowed<Role> {
+pub fn role(role: &CheckedRole, at: At) -> Converted<Role> {
     if let Some(sum) = at.roles.sum(role) {
         let construct = format!("`{}`, teachers added up by `sum`, outside of a divergence", sum.name);
         let help =

@@ -4,7 +4,7 @@
 //! Numbers without a source of their own are of one pair of distributions over five tokens, the teacher's and
 //! the student's below, with gradients by the student's logits.
 
-use mopd_compiler::audit::{Audit, Expected, Sampler, ToyModel, Use, Verdict, audit, expected};
+use mopd_compiler::audit::{Audit, Expected, ObjectiveUse, Sampler, ToyModel, Verdict, audit, expected};
 use mopd_lang::experiment::{Objective, TeacherId};
 use mopd_lang::formula::Role;
 use mopd_lang::source::SourceFile;
@@ -48,7 +48,7 @@ fn close(found: &[f64], known: &[f64], within: f64) {
 }
 
 fn audited(value: &str) -> Audit {
-    audit(&term(value), &Use::unknown())
+    audit(&term(value), &ObjectiveUse::unknown())
 }
 
 /// The verdict on the one term, on tokens of the student's own.
@@ -361,7 +361,8 @@ fn a_baseline_must_not_read_the_token() {
 
 #[test]
 fn masks_and_weights_bias_only_where_they_read_the_token() {
-    let with = |lines: &str| audit(&objective(lines), &Use::unknown()).terms[0].findings[0].verdict.clone();
+    let with =
+        |lines: &str| audit(&objective(lines), &ObjectiveUse::unknown()).terms[0].findings[0].verdict.clone();
     let term = "term t = (student.logp - teacher.logp) * live student.logp";
     match with(&format!("weight = student.entropy\n{term}")) {
         Verdict::Weighted { of, least, most } => {
@@ -472,7 +473,8 @@ fn an_audit_reads_the_same_as_json() {
 fn a_temperature_of_the_rollout_is_that_of_the_log_ratios() {
     let drawn = |temperature| Sampler::Student { temperature, top_p: None, top_k: None };
     let on = |objective: &Objective, temperature| {
-        let usage = Use { samplers: vec![drawn(temperature)], steps: 100, ..Use::unknown() };
+        let usage =
+            ObjectiveUse { samplers: vec![drawn(temperature)], steps: 100, ..ObjectiveUse::unknown() };
         audit(objective, &usage).terms[0].findings[0].verdict.text()
     };
     let mopd = term("-(teacher.logp - student.logp) * live student.logp");

@@ -20,7 +20,7 @@ fn objective(body: &str) -> Option<Objective> {
 }
 
 /// All slots.
-fn form(objective: &Objective) -> String {
+fn normal_form_of(objective: &Objective) -> String {
     format!("{:#?}", normal_form(objective, None))
 }
 
@@ -28,7 +28,7 @@ fn form_of(body: &str) -> String {
     let found = || {
         mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text: text_of(body) }, &|_| None).diagnostics
     };
-    form(&objective(body).unwrap_or_else(|| panic!("{:.60}: {:?}", body, found())))
+    normal_form_of(&objective(body).unwrap_or_else(|| panic!("{:.60}: {:?}", body, found())))
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn generators_of_one_name_are_two() {
             "divergence mine(u) = {value}\nobjective o {{\nterm t = mine(student || teacher) * live \
              student.logp\nreduce = mean(token, over: batch)\n}}\n"
         );
-        form(objectives(&text).first().unwrap_or_else(|| panic!("{value} is a generator")))
+        normal_form_of(objectives(&text).first().unwrap_or_else(|| panic!("{value} is a generator")))
     };
     assert_ne!(with("(u - 1)^2"), with("2 * (u - 1)^2"));
 }
@@ -116,7 +116,7 @@ fn names_and_layout_make_no_difference() {
             "objective {name}({parameter}: nats = 5) {{\nterm t = -clip(teacher.logp - student.logp, \
              -{parameter}, {parameter}) * live student.logp\nreduce = mean(token, over: batch)\n}}\n"
         );
-        form(&objectives(&text)[0])
+        normal_form_of(&objectives(&text)[0])
     };
     assert_eq!(named("a", "clip_at"), named("b", "bound"));
 }
@@ -231,7 +231,7 @@ fn objectives_that_compute_something_else_print_something_else() {
         let body = chance.body();
         let Some(objective) = objective(&body) else { continue };
         let Some(meaning) = meaning(&objective) else { continue };
-        known.push((body, form(&objective), meaning));
+        known.push((body, normal_form_of(&objective), meaning));
     }
     assert!(known.len() > 400, "only {} objectives are sound", known.len());
     let mut different = 0;

@@ -14,7 +14,7 @@ pub struct DeviceMemory {
 }
 
 #[cfg(accelerator)]
-mod found {
+mod ffi {
     use std::ffi::c_int;
 
     unsafe extern "C" {
@@ -27,7 +27,7 @@ mod found {
 }
 
 #[cfg(not(accelerator))]
-mod found {
+mod ffi {
     use std::ffi::c_int;
 
     /// # Safety
@@ -56,31 +56,31 @@ mod found {
 pub fn memory(device: usize) -> Option<DeviceMemory> {
     let mut numbers = [0u64; 4];
     // SAFETY: four numbers are written, or none.
-    let known = unsafe { found::mopd_device_memory(device as i32, numbers.as_mut_ptr()) } != 0;
+    let known = unsafe { ffi::mopd_device_memory(device as i32, numbers.as_mut_ptr()) } != 0;
     let [free, total, held, peak] = numbers;
     known.then_some(DeviceMemory { free, total, held, peak })
 }
 
 /// Begins the count of [`DeviceMemory::peak`] anew.
 pub fn reset_peak_memory(device: usize) {
-    found::mopd_reset_peak_memory(device as i32);
+    ffi::mopd_reset_peak_memory(device as i32);
 }
 
 /// Gives memory that no tensor holds back to the driver, for other processes.
 pub fn empty_cache() {
-    found::mopd_empty_cache();
+    ffi::mopd_empty_cache();
 }
 
 /// Waits until everything that was asked of the device is done: a clock that is read before that has measured
 /// how long it took to ask.
 pub fn synchronize(device: usize) {
-    found::mopd_synchronize(device as i32);
+    ffi::mopd_synchronize(device as i32);
 }
 
 /// How GPUs compute, for the whole process: whether sums are taken in the same order each time, and whether
 /// products of f32 matrices may round their factors to TF32.
 pub fn set_arithmetic(deterministic: bool, tf32: bool) {
-    found::mopd_set_arithmetic(deterministic.into(), tf32.into());
+    ffi::mopd_set_arithmetic(deterministic.into(), tf32.into());
 }
 
 #[cfg(test)]

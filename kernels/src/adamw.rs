@@ -8,7 +8,7 @@ use crate::thread_pool::DisjointSlices;
 use crate::{Scalar, with_cpu_features};
 
 /// The parameters to be moved.
-pub enum Parameters<'a> {
+pub enum AdamWParameters<'a> {
     F32(&'a mut [f32]),
     /// A single-precision number in two halves: `high` is it, rounded to the nearest half-precision number,
     /// and what the model computes with; `low` is the rest. Together they take the place of one number
@@ -21,40 +21,47 @@ pub enum Parameters<'a> {
 
 /// d loss / d parameters.
 #[derive(Clone, Copy)]
-pub enum Gradient<'a> {
+pub enum AdamWGradient<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
 }
 
-impl<'a> Parameters<'a> {
+impl<'a> AdamWParameters<'a> {
     /// The first so many, and the others.
-    pub fn split_at(self, middle: usize) -> [Parameters<'a>; 2] {
+    pub fn split_at(self, middle: usize) -> [AdamWParameters<'a>; 2] {
         match self {
-            Parameters::F32(values) => {
+            AdamWParameters::F32(values) => {
                 let (first, others) = values.split_at_mut(middle);
-                [Parameters::F32(first), Parameters::F32(others)]
+                [AdamWParameters::F32(first), AdamWParameters::F32(others)]
             }
-            Parameters::Split { high, low } => {
+            AdamWParameters::Split { high, low } => {
                 let ((high, other_high), (low, other_low)) =
                     (high.split_at_mut(middle), low.split_at_mut(middle));
-                [Parameters::Split { high, low }, Parameters::Split { high: other_high, low: other_low }]
+                [
+                    AdamWParameters::Split { high, low },
+                    AdamWParameters::Split { high: other_high, low: other_low },
+                ]
             }
         }
     }
 }
 
-impl Gradient<'_> {
+impl AdamWGradient<'_> {
     pub fn split_at(&self, middle: usize) -> [Self; 2] {
         match self {
-            Gradient::F32(values) => [Gradient::F32(&values[..middle]), Gradient::F32(&values[middle..])],
-            Gradient::Bf16(values) => [Gradient::Bf16(&values[..middle]), Gradient::Bf16(&values[middle..])],
+            AdamWGradient::F32(values) => {
+                [AdamWGradient::F32(&values[..middle]), AdamWGradient::F32(&values[middle..])]
+            }
+            AdamWGradient::Bf16(values) => {
+                [AdamWGradient::Bf16(&values[..middle]), AdamWGradient::Bf16(&values[middle..])]
+            }
         }
     }
 }
 
 /// The numbers of one step. Products are taken in single precision.
 #[derive(Clone, Copy)]
-pub struct Update {
+pub struct AdamWUpdate {
     /// The gradient is multiplied by it: clipping.
     pub scale: f32,
     pub beta1: f32,
@@ -74,31 +81,31 @@ const PIECE: usize = 1 << 14;
 /// One step. All slices have the same length.
 pub fn step(
     cpu: Cpu,
-    parameters: Parameters,
+    parameters: AdamWParameters,
     mean: &mut [f32],
     square: &mut [f32],
-    gradient: Gradient,
-    update: Update,
+    gradient: AdamWGradient,
+    update: AdamWUpdate,
 ) {
     match gradient {
-        Gradient::F32(gradient) => step_by(cpu, parameters, mean, square, gradient, update),
-        Gradient::Bf16(gradient) => step_by(cpu, parameters, mean, square, gradient, update),
+        AdamWGradient::F32(gradient) => step_by(cpu, parameters, mean, square, gradient, update),
+        AdamWGradient::Bf16(gradient) => step_by(cpu, parameters, mean, square, gradient, update),
     }
 }
 
 fn step_by<G: Scalar + Sync>(
     cpu: Cpu,
-    parameters: Parameters,
+    parameters: AdamWParameters,
     mean: &mut [f32],
     square: &mut [f32],
     gradient: &[G],
-    update: Update,
+    update: AdamWUpdate,
 ) {
     let length = mean.len();
     assert!(square.len() == length && gradient.len() == length);
     let (mean, square) = (DisjointSlices::new(mean), DisjointSlices::new(square));
     match parameters {
-        Parameters::F32(parameters) => {
+        AdamWParameters::F32(parameters) => {
             assert!(parameters.len() == length);
             let parameters = DisjointSlices::new(parameters);
             cpu.parallel(|worker| {
@@ -122,7 +129,7 @@ fn step_by<G: Scalar + Sync>(
                 }
             });
         }
-        Parameters::Split { high, low } => {
+        AdamWParameters::Split { high, low } => {
             assert!(high.len() == length && low.len() == length);
             let (high, low) = (DisjointSlices::new(high), DisjointSlices::new(low));
             cpu.parallel(|worker| {
@@ -151,10 +158,10 @@ fn step_by<G: Scalar + Sync>(
 }
 
 /// The sum of squares, in f64. Not finite where some number is not.
-pub fn sum_of_squares(cpu: Cpu, gradient: Gradient) -> f64 {
+pub fn sum_of_squares(cpu: Cpu, gradient: AdamWGradient) -> f64 {
     match gradient {
-        Gradient::F32(gradient) => sum_of(cpu, gradient),
-        Gradient::Bf16(gradient) => sum_of(cpu, gradient),
+        AdamWGradient::F32(gradient) => sum_of(cpu, gradient),
+        AdamWGradient::Bf16(gradient) => sum_of(cpu, gradient),
     }
 }
 
@@ -189,7 +196,7 @@ fn pieces(range: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range
     range.step_by(PIECE).map(move |start| start..(start + PIECE).min(end))
 }
 
-/// A number in two halves; see [`Parameters::Split`].
+/// A number in two halves; see [`AdamWParameters::Split`].
 pub fn split(value: f32) -> (bf16, i16) {
     let bits = value.to_bits();
     let high = (bits.wrapping_add(0x8000) >> 16) as u16;
@@ -213,7 +220,7 @@ pub fn joined(high: bf16, low: i16) -> f32 {
 }
 
 #[inline(always)]
-fn moved(parameter: f32, gradient: f32, mean: &mut f32, square: &mut f32, update: Update) -> f32 {
+fn moved(parameter: f32, gradient: f32, mean: &mut f32, square: &mut f32, update: AdamWUpdate) -> f32 {
     let gradient = gradient * update.scale;
     *mean += (gradient - *mean) * (1.0 - update.beta1);
     *square = *square * update.beta2 + gradient * gradient * (1.0 - update.beta2);
@@ -252,7 +259,7 @@ mod tests {
     fn steps_equal_the_definition() {
         let length = PIECE + 777;
         let number = |at: usize, seed: usize| ((at * 31 + seed * 17) % 257) as f32 / 128.0 - 1.0;
-        let update = Update {
+        let update = AdamWUpdate {
             scale: 0.5,
             beta1: 0.9,
             beta2: 0.95,
@@ -272,16 +279,16 @@ mod tests {
                 let (mut high, mut low): (Vec<bf16>, Vec<i16>) =
                     start.iter().map(|&value| split(value)).unzip();
                 if is_bf16 {
-                    let parameters = Parameters::Split { high: &mut high, low: &mut low };
-                    step(cpu, parameters, &mut mean, &mut square, Gradient::Bf16(&halves), update);
+                    let parameters = AdamWParameters::Split { high: &mut high, low: &mut low };
+                    step(cpu, parameters, &mut mean, &mut square, AdamWGradient::Bf16(&halves), update);
                     whole = high.iter().zip(&low).map(|(&high, &low)| joined(high, low)).collect();
                 } else {
                     step(
                         cpu,
-                        Parameters::F32(&mut whole),
+                        AdamWParameters::F32(&mut whole),
                         &mut mean,
                         &mut square,
-                        Gradient::F32(&gradient),
+                        AdamWGradient::F32(&gradient),
                         update,
                     );
                 }
@@ -297,12 +304,12 @@ mod tests {
                     );
                 }
                 let expected: f64 = gradient.iter().map(|&value| f64::from(value).powi(2)).sum();
-                for gradient in [Gradient::F32(&gradient), Gradient::Bf16(&halves)] {
+                for gradient in [AdamWGradient::F32(&gradient), AdamWGradient::Bf16(&halves)] {
                     assert!((sum_of_squares(cpu, gradient) / expected - 1.0).abs() < 1e-12);
                 }
             }
         }
-        assert!(!sum_of_squares(Cpu::new(2), Gradient::F32(&[1.0, f32::NAN])).is_finite());
-        assert!(!sum_of_squares(Cpu::new(2), Gradient::F32(&[1.0, f32::NEG_INFINITY])).is_finite());
+        assert!(!sum_of_squares(Cpu::new(2), AdamWGradient::F32(&[1.0, f32::NAN])).is_finite());
+        assert!(!sum_of_squares(Cpu::new(2), AdamWGradient::F32(&[1.0, f32::NEG_INFINITY])).is_finite());
     }
 }

@@ -16,7 +16,7 @@ use crate::{Loop, Scalar, with_cpu_features};
 
 /// Of a layer's attention.
 #[derive(Clone, Copy)]
-pub struct Heads {
+pub struct AttentionHeads {
     pub heads: usize,
     /// Heads of keys and values; each serves as many heads of queries (arXiv:2305.13245).
     pub groups: usize,
@@ -27,7 +27,7 @@ pub struct Heads {
     pub window: usize,
 }
 
-impl Heads {
+impl AttentionHeads {
     /// Numbers of a token's queries, keys and values: all heads of queries, then the groups of keys, then
     /// those of values.
     pub fn projected(&self) -> usize {
@@ -53,7 +53,7 @@ struct Block {
     keys: Range<usize>,
 }
 
-fn blocks(heads: &Heads, sequence: &Range<usize>) -> impl Iterator<Item = Block> + use<> {
+fn blocks(heads: &AttentionHeads, sequence: &Range<usize>) -> impl Iterator<Item = Block> + use<> {
     let (start, end, window) = (sequence.start, sequence.end, heads.window);
     (start..end).step_by(BLOCK).map(move |first| {
         let queries = first..(first + BLOCK).min(end);
@@ -86,7 +86,7 @@ fn part<'a, T>(
 /// `[tokens, heads * width]`. `sequences` are ranges of tokens, none of them empty.
 pub fn forward<T: Factor + Send + Sync>(
     cpu: Cpu,
-    heads: &Heads,
+    heads: &AttentionHeads,
     sequences: &[Range<usize>],
     projected: &[T],
     attended: &mut [T],
@@ -123,7 +123,7 @@ pub fn forward<T: Factor + Send + Sync>(
 /// The softmax of a block's scores, `[queries, keys]`: in single precision into `scores`, and into `weights`
 /// as products read it.
 fn weigh<T: Factor>(
-    heads: &Heads,
+    heads: &AttentionHeads,
     block: &Block,
     queries: Grid<T>,
     keys: Grid<T>,
@@ -188,7 +188,7 @@ impl<T: Scalar> Loop for Softmax<'_, T> {
 /// returned.
 pub fn backward<T: Factor + Send + Sync>(
     cpu: Cpu,
-    heads: &Heads,
+    heads: &AttentionHeads,
     sequences: &[Range<usize>],
     projected: &[T],
     attended: &[T],
@@ -255,7 +255,12 @@ impl<T: Factor> Given<'_, T> {
     ///
     /// # Safety
     /// Nobody else reads or writes the places of this sequence's head and group.
-    unsafe fn backward(&self, heads: &Heads, scratch: &mut Scratch<T>, grad_projected: &DisjointSlices<f32>) {
+    unsafe fn backward(
+        &self,
+        heads: &AttentionHeads,
+        scratch: &mut Scratch<T>,
+        grad_projected: &DisjointSlices<f32>,
+    ) {
         let Given { projected, attended, grad_attended, head, group, block } = self;
         let (stride, width) = (heads.projected(), heads.width);
         let (rows, columns) = (block.queries.len(), block.keys.len());
@@ -354,7 +359,7 @@ mod tests {
 
     /// Attention by its definition, in double precision, of one sequence: `[tokens, Heads::projected]` to
     /// `[tokens, heads * width]`.
-    fn definition(heads: &Heads, projected: &Tensor) -> Tensor {
+    fn definition(heads: &AttentionHeads, projected: &Tensor) -> Tensor {
         let (width, tokens) = (heads.width as i64, projected.size()[0]);
         let mask = Tensor::from_slice(
             &(0..tokens * tokens)
@@ -392,7 +397,7 @@ mod tests {
             .fold(0.0, f64::max)
     }
 
-    fn look<T: Factor + Send + Sync>(heads: &Heads, bound: f64) {
+    fn look<T: Factor + Send + Sync>(heads: &AttentionHeads, bound: f64) {
         // Lengths of one token, of less than a block, of just one, and of several.
         let sequences = [0..1, 1..38, 38..38 + BLOCK, 38 + BLOCK..38 + BLOCK + 150];
         let tokens = sequences[3].end;
@@ -431,7 +436,7 @@ mod tests {
     #[test]
     fn attention_and_its_derivatives_are_those_of_the_definition() {
         for (heads, groups, window) in [(4, 4, usize::MAX), (6, 2, usize::MAX), (3, 1, 20), (2, 2, 100)] {
-            let heads = Heads { heads, groups, width: 16, scale: 0.25, window };
+            let heads = AttentionHeads { heads, groups, width: 16, scale: 0.25, window };
             look::<f32>(&heads, 2e-6);
             look::<bf16>(&heads, 1e-2);
         }

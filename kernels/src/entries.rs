@@ -12,16 +12,16 @@ use crate::{Loop, with_cpu_features};
 /// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
 #[derive(Clone, Copy)]
 pub enum Sum {
-    /// `p (l - r) - p + q`: the KL divergence of the left side from the right, closed, so that it is exactly
-    /// 0 where they are equal.
+    /// `p (l - r) - p + q`: the generalized KL divergence of the left side from the right, so that it is
+    /// exactly 0 where they are equal.
     Kl,
     /// `-p l`
     Entropy,
 }
 
-/// d closed KL divergence / d log-probability.
+/// d generalized KL divergence / d log-probability.
 #[derive(Clone, Copy)]
-pub enum Gradient {
+pub enum KlGradient {
     /// Of the left side: `p (l - r)`.
     KlByLeft,
     /// Of the right side: `q - p`.
@@ -54,7 +54,7 @@ pub fn sums(cpu: Cpu, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f3
 /// Gradients of every entry, times a factor of its row; 0 where that is, also of an infinite gradient.
 pub fn gradients(
     cpu: Cpu,
-    gradient: Gradient,
+    gradient: KlGradient,
     width: usize,
     l: &[f32],
     r: &[f32],
@@ -108,7 +108,7 @@ impl Loop for Summed<'_> {
 }
 
 struct Graded<'a> {
-    gradient: Gradient,
+    gradient: KlGradient,
     l: &'a [f32],
     r: &'a [f32],
     factor: f32,
@@ -124,8 +124,8 @@ impl Loop for Graded<'_> {
         }
         let entries = to.iter_mut().zip(l.iter().zip(r));
         match gradient {
-            Gradient::KlByLeft => entries.for_each(|(to, (l, r))| *to = exp(*l) * (l - r) * factor),
-            Gradient::KlByRight => entries.for_each(|(to, (l, r))| *to = (exp(*r) - exp(*l)) * factor),
+            KlGradient::KlByLeft => entries.for_each(|(to, (l, r))| *to = exp(*l) * (l - r) * factor),
+            KlGradient::KlByRight => entries.for_each(|(to, (l, r))| *to = (exp(*r) - exp(*l)) * factor),
         }
     }
 }
@@ -163,8 +163,8 @@ mod tests {
                 sums(cpu, Sum::Kl, width, &r, &r, &mut none);
                 assert!(none.iter().all(|none| *none == 0.0));
                 let (mut grad_left, mut grad_right) = (vec![9.0; l.len()], vec![9.0; l.len()]);
-                gradients(cpu, Gradient::KlByLeft, width, &l, &r, &factors, &mut grad_left);
-                gradients(cpu, Gradient::KlByRight, width, &l, &r, &factors, &mut grad_right);
+                gradients(cpu, KlGradient::KlByLeft, width, &l, &r, &factors, &mut grad_left);
+                gradients(cpu, KlGradient::KlByRight, width, &l, &r, &factors, &mut grad_right);
                 for row in 0..rows {
                     let entries = || (row * width..(row + 1) * width).map(of);
                     near(kl[row], entries().map(|(l, r)| l.exp() * (l - r) - l.exp() + r.exp()).sum(), 5e-6);

@@ -62,18 +62,18 @@ pub fn with_cpu_features(work: impl Loop) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        fn widest(work: impl Loop) {
+        fn with_avx512(work: impl Loop) {
             work.run();
         }
         #[target_feature(enable = "avx2")]
-        fn wide(work: impl Loop) {
+        fn with_avx2(work: impl Loop) {
             work.run();
         }
         match CpuFeatures::detect() {
             // SAFETY: the processor has them.
-            CpuFeatures::Avx512 { .. } => return unsafe { widest(work) },
+            CpuFeatures::Avx512 { .. } => return unsafe { with_avx512(work) },
             // SAFETY: the processor has them.
-            CpuFeatures::Avx2 => return unsafe { wide(work) },
+            CpuFeatures::Avx2 => return unsafe { with_avx2(work) },
             CpuFeatures::Any => {}
         }
     }

@@ -47,20 +47,20 @@ pub struct Prefetch(*const u8);
 /// The rows on the left, `[rows, inputs]`; `bf16` are the same rounded, for products with matrices
 /// that are.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
+pub struct InputRows<'a> {
     pub inputs: usize,
     pub f32: &'a [f32],
     pub bf16: &'a [bf16],
 }
 
-impl Rows<'_> {
+impl InputRows<'_> {
     pub fn count(&self) -> usize {
         self.f32.len() / self.inputs
     }
 }
 
 /// Where results go: row `r`, output `o` to `first + r * stride + o`.
-pub struct Target<'a, 'b> {
+pub struct GemvOutput<'a, 'b> {
     pub buffer: &'a DisjointSlices<'b, f32>,
     pub first: usize,
     pub stride: usize,
@@ -91,12 +91,12 @@ const AHEAD_OF_TILES: usize = 16 << 10;
 /// # Safety
 /// As for [`DisjointSlices::part`]: between two waits nobody else touches the outputs in `range`.
 pub unsafe fn multiply(
-    x: Rows,
+    x: InputRows,
     matrix: Matrix,
     bias: Option<&[f32]>,
     range: Range<usize>,
     next: Option<Prefetch>,
-    target: &Target,
+    target: &GemvOutput,
 ) {
     assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
     let rows = x.count();
@@ -244,7 +244,7 @@ impl Onward {
 /// # Safety
 /// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
 unsafe fn one_by_one(
-    x: Rows,
+    x: InputRows,
     rows: Range<usize>,
     matrix: Matrix,
     outputs: Range<usize>,
@@ -296,7 +296,7 @@ unsafe fn one_by_one(
 /// # Safety
 /// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
 unsafe fn tile<const R: usize, const O: usize>(
-    x: Rows,
+    x: InputRows,
     row: usize,
     matrix: Matrix,
     output: usize,
@@ -399,9 +399,9 @@ mod tests {
                 let mut got = vec![1.0; rows * (outputs + 2)];
                 let buffer = DisjointSlices::new(&mut got);
                 Cpu::new(3).parallel(|worker| {
-                    let x = Rows { inputs, f32: &x, bf16: &x_bf16 };
+                    let x = InputRows { inputs, f32: &x, bf16: &x_bf16 };
                     let matrix = if is_bf16 { Matrix::Bf16(&matrix_bf16) } else { Matrix::F32(&matrix) };
-                    let target = Target { buffer: &buffer, first: 1, stride: outputs + 2, add: true };
+                    let target = GemvOutput { buffer: &buffer, first: 1, stride: outputs + 2, add: true };
                     // SAFETY: workers have parts of their own.
                     unsafe { multiply(x, matrix, Some(&bias), worker.range(outputs, 2), None, &target) };
                 });
@@ -435,11 +435,11 @@ mod tests {
         let product = |x: &[f32]| {
             let mut got = vec![0.0; x.len() / inputs * outputs];
             let buffer = DisjointSlices::new(&mut got);
-            let target = Target { buffer: &buffer, first: 0, stride: outputs, add: false };
+            let target = GemvOutput { buffer: &buffer, first: 0, stride: outputs, add: false };
             // SAFETY: there is one thread.
             unsafe {
                 multiply(
-                    Rows { inputs, f32: x, bf16: &[] },
+                    InputRows { inputs, f32: x, bf16: &[] },
                     Matrix::F32(&matrix),
                     None,
                     0..outputs,

@@ -10,11 +10,11 @@ use crate::functions::exp;
 use crate::lanes::{LANES, folded, summed};
 use crate::{CpuFeatures, Loop, Scalar, with_cpu_features};
 #[cfg(target_arch = "x86_64")]
-pub use x86::Widen;
+pub use x86::LoadF32x16;
 
 /// Elsewhere all numbers are read one by one.
 #[cfg(not(target_arch = "x86_64"))]
-pub use Scalar as Widen;
+pub use Scalar as LoadF32x16;
 
 /// Tokens of a page. Scores are made of as many keys at a time as a register has numbers: those of a page.
 pub const PAGE: usize = LANES;
@@ -79,7 +79,7 @@ fn pages_of(places: &Range<usize>) -> Range<usize> {
 
 /// How scores are made of products.
 #[derive(Clone, Copy)]
-pub struct Scores {
+pub struct ScoreRule {
     pub scale: f64,
     /// `c * tanh(score / c)`
     pub softcap: Option<f64>,
@@ -91,11 +91,11 @@ pub struct Scores {
 ///
 /// # Safety
 /// As for [`Cached::slots`], but others may read what is read here.
-pub unsafe fn attend<T: Widen>(
+pub unsafe fn attend<T: LoadF32x16>(
     queries: &[f32],
     cached: Cached<T>,
     places: Range<usize>,
-    scores: Scores,
+    scores: ScoreRule,
     scratch: &mut Vec<f32>,
     attended: &mut [f32],
 ) {
@@ -113,10 +113,10 @@ struct Seen<'a, T: Copy> {
     cached: Cached<'a, T>,
     /// From the first to the one behind the last.
     places: [usize; 2],
-    scores: Scores,
+    scores: ScoreRule,
 }
 
-impl<T: Widen> Seen<'_, T> {
+impl<T: LoadF32x16> Seen<'_, T> {
     fn by(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
         let width = self.width;
         #[cfg(target_arch = "x86_64")]
@@ -227,7 +227,7 @@ mod tests {
                 (numbers(queries * width, 1), numbers(capacity * width, 2), numbers(capacity * width, 3));
             let (key, value) = (numbers(width, 4), numbers(width, 5));
             for softcap in [None, Some(3.0)] {
-                let scores = Scores { scale: 0.3, softcap };
+                let scores = ScoreRule { scale: 0.3, softcap };
                 let written = [(&mut keys, &key), (&mut values, &value)];
                 written.into_iter().for_each(|(all, one)| {
                     all[(places.end - 1) * width..places.end * width].copy_from_slice(one)
@@ -238,12 +238,12 @@ mod tests {
         }
     }
 
-    fn compare<T: Widen>(
+    fn compare<T: LoadF32x16>(
         queries: &[f32],
         [keys, values]: [&[f32]; 2],
         width: usize,
         places: Range<usize>,
-        scores: Scores,
+        scores: ScoreRule,
     ) {
         let block = PAGE * width;
         // Something stands before, between and behind.

@@ -45,14 +45,14 @@ pub fn pages_of(tokens: usize) -> usize {
 
 /// The tokens of a row that have keys and values. Made and ended by its [`Pages`].
 #[derive(Debug)]
-pub struct Sequence {
+pub struct PagedSequence {
     /// Which [`Pages`] it is of.
     owner: u64,
     pages: Vec<usize>,
     length: usize,
 }
 
-impl Sequence {
+impl PagedSequence {
     pub fn length(&self) -> usize {
         self.length
     }
@@ -114,29 +114,29 @@ impl Pages {
     }
 
     /// With room for so many tokens, to be written by [`Pages::write`].
-    pub fn sequence(&mut self, length: usize) -> Sequence {
-        Sequence { owner: self.id, pages: (0..pages_of(length)).map(|_| self.take()).collect(), length }
+    pub fn sequence(&mut self, length: usize) -> PagedSequence {
+        PagedSequence { owner: self.id, pages: (0..pages_of(length)).map(|_| self.take()).collect(), length }
     }
 
     /// One more that goes on from the same tokens.
-    pub fn share(&mut self, sequence: &Sequence) -> Sequence {
+    pub fn share(&mut self, sequence: &PagedSequence) -> PagedSequence {
         sequence.pages.iter().for_each(|&page| self.users[page] += 1);
-        Sequence { owner: self.id, pages: sequence.pages.clone(), length: sequence.length }
+        PagedSequence { owner: self.id, pages: sequence.pages.clone(), length: sequence.length }
     }
 
-    pub fn end(&mut self, sequence: Sequence) {
+    pub fn end(&mut self, sequence: PagedSequence) {
         self.shorten(&mut { sequence }, 0);
     }
 
     /// Forgets all but the first tokens.
-    pub fn shorten(&mut self, sequence: &mut Sequence, length: usize) {
+    pub fn shorten(&mut self, sequence: &mut PagedSequence, length: usize) {
         let kept = pages_of(length).min(sequence.pages.len());
         sequence.pages.drain(kept..).for_each(|page| self.leave(page));
         sequence.length = length.min(sequence.length);
     }
 
     /// Whether one more token takes a page.
-    pub fn grows(&self, sequence: &Sequence) -> bool {
+    pub fn grows(&self, sequence: &PagedSequence) -> bool {
         match sequence.pages.get(sequence.length / PAGE) {
             Some(&last) => self.users[last] > 1,
             None => true,
@@ -144,7 +144,7 @@ impl Pages {
     }
 
     /// Counts one more token, for which there is room then that nobody else reads.
-    pub fn grow(&mut self, sequence: &mut Sequence) {
+    pub fn grow(&mut self, sequence: &mut PagedSequence) {
         let index = sequence.length / PAGE;
         match sequence.pages.get(index).copied() {
             None => sequence.pages.push(self.take()),
@@ -164,13 +164,13 @@ impl Pages {
     }
 
     /// Where the pages of a sequence begin, in their order, added to `starts`.
-    fn starts(&mut self, sequence: &Sequence, starts: &mut Vec<*mut u8>) {
+    fn starts(&mut self, sequence: &PagedSequence, starts: &mut Vec<*mut u8>) {
         assert_eq!(sequence.owner, self.id, "a sequence of other pages");
         starts.extend(sequence.pages.iter().map(|&page| self.pages[page].as_mut_ptr().cast::<u8>()));
     }
 
     /// What a step reads of the rows, and writes to their pages: the places of their last tokens.
-    pub(crate) fn rows(&mut self, sequences: &[&mut Sequence]) -> RowPages<'_> {
+    pub(crate) fn rows(&mut self, sequences: &[&mut PagedSequence]) -> RowPages<'_> {
         let (mut starts, mut rows) = (Vec::new(), Vec::with_capacity(sequences.len()));
         for sequence in sequences {
             let (first, last) = (starts.len(), sequence.length.checked_sub(1).expect("a row has a token"));
@@ -182,7 +182,7 @@ impl Pages {
     }
 
     /// Keys and values of a layer for all tokens of a sequence, `[tokens, groups, head width]` each.
-    pub fn write<T: Copy>(&mut self, sequence: &Sequence, layer: usize, [keys, values]: [&[T]; 2]) {
+    pub fn write<T: Copy>(&mut self, sequence: &PagedSequence, layer: usize, [keys, values]: [&[T]; 2]) {
         let PageLayout { groups, width, element, .. } = self.layout;
         assert!(
             size_of::<T>() == element

@@ -3,16 +3,16 @@
 //! way.
 
 use crate::Cpu;
-use crate::causal_attention::Heads;
+use crate::causal_attention::AttentionHeads;
 use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
 use crate::{Loop, Scalar, with_cpu_features};
 
 /// What happens to a token's projections. Numbers of a token stand together, heads as in
-/// [`Heads::projected`].
+/// [`AttentionHeads::projected`].
 #[derive(Clone, Copy)]
 pub struct QkvEpilogue<'a> {
-    pub heads: Heads,
+    pub heads: AttentionHeads,
     /// One number for each of a token's.
     pub bias: Option<&'a [f32]>,
     pub norm: Option<HeadNorm<'a>>,
@@ -282,7 +282,7 @@ mod tests {
     /// Against libtorch's derivatives in double precision, with and without each part.
     #[test]
     fn all_parts_and_their_derivatives_are_those_of_the_definition() {
-        let heads = Heads { heads: 4, groups: 2, width: 6, scale: 1.0, window: usize::MAX };
+        let heads = AttentionHeads { heads: 4, groups: 2, width: 6, scale: 1.0, window: usize::MAX };
         let (tokens, row, width) = (5, heads.projected(), heads.width as i64);
         let (projected, grad_output) = (wave(tokens * row, 0.1), wave(tokens * row, 0.9));
         let (bias, scales) = (wave(row, 0.5), wave(2 * heads.width, 1.1));

@@ -139,12 +139,12 @@ pub(crate) fn f32_gemm() -> Option<F32Gemm> {
 /// Runs a function with an argument on so many threads, the calling one among them.
 pub(crate) type Parallel = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
 /// Which thread this is, or how many there are.
-pub(crate) type Count = unsafe extern "C" fn() -> c_int;
+pub(crate) type ThreadCountFn = unsafe extern "C" fn() -> c_int;
 
 pub(crate) struct OpenMp {
     pub parallel: Parallel,
-    pub thread: Count,
-    pub threads: Count,
+    pub thread: ThreadCountFn,
+    pub threads: ThreadCountFn,
 }
 
 pub(crate) fn open_mp() -> Option<&'static OpenMp> {
@@ -156,8 +156,8 @@ pub(crate) fn open_mp() -> Option<&'static OpenMp> {
         unsafe {
             Some(OpenMp {
                 parallel: std::mem::transmute::<*mut c_void, Parallel>(parallel),
-                thread: std::mem::transmute::<*mut c_void, Count>(thread),
-                threads: std::mem::transmute::<*mut c_void, Count>(threads),
+                thread: std::mem::transmute::<*mut c_void, ThreadCountFn>(thread),
+                threads: std::mem::transmute::<*mut c_void, ThreadCountFn>(threads),
             })
         }
     });

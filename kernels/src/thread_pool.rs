@@ -27,8 +27,8 @@ impl Cpu {
     /// Runs `work` on every thread, the calling one among them.
     ///
     /// # Panics
-    /// If one of them does: the others leave at their next [`Worker::barrier`].
-    pub fn parallel(self, work: impl Fn(Worker) + Sync) {
+    /// If one of them does: the others leave at their next [`PoolWorker::barrier`].
+    pub fn parallel(self, work: impl Fn(PoolWorker) + Sync) {
         parallel(self.threads, work);
     }
 
@@ -64,7 +64,7 @@ impl Cpu {
 }
 
 /// One of the threads.
-pub struct Worker<'a> {
+pub struct PoolWorker<'a> {
     pub index: usize,
     pub count: usize,
     shared: &'a Shared,
@@ -74,16 +74,16 @@ struct Shared {
     count: usize,
     arrived: AtomicUsize,
     phase: AtomicUsize,
-    /// Chunks that were taken in this phase beside each worker's first; see [`Worker::chunks`].
+    /// Chunks that were taken in this phase beside each worker's first; see [`PoolWorker::chunks`].
     taken: AtomicUsize,
     broken: AtomicBool,
 }
 
-fn parallel(count: usize, work: impl Fn(Worker) + Sync) {
+fn parallel(count: usize, work: impl Fn(PoolWorker) + Sync) {
     let zero = || AtomicUsize::new(0);
     let shared =
         Shared { count, arrived: zero(), phase: zero(), taken: zero(), broken: AtomicBool::new(false) };
-    let worker = |index| work(Worker { index, count, shared: &shared });
+    let worker = |index| work(PoolWorker { index, count, shared: &shared });
     if count == 1 {
         return worker(0);
     }
@@ -147,7 +147,7 @@ mod openmp {
     }
 }
 
-impl Worker<'_> {
+impl PoolWorker<'_> {
     /// Goes on when every worker has come here: what they wrote before can be read after.
     pub fn barrier(&self) {
         let Shared { count, arrived, phase, taken, broken } = self.shared;
@@ -179,7 +179,7 @@ impl Worker<'_> {
     /// `0..items` in chunks of `unit`, each for the worker that comes for it first: where one is slowed down,
     /// by memory or by another program, the others need not wait for its part. Each with the one that the
     /// worker does next. A worker's first piece is always that of its own index. Once between two
-    /// [`Worker::barrier`]s, and with the same numbers by all workers.
+    /// [`PoolWorker::barrier`]s, and with the same numbers by all workers.
     pub fn chunks(
         &self,
         items: usize,
@@ -203,7 +203,7 @@ impl Worker<'_> {
     }
 }
 
-impl Drop for Worker<'_> {
+impl Drop for PoolWorker<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.broken.store(true, Ordering::Relaxed);
@@ -211,7 +211,7 @@ impl Drop for Worker<'_> {
     }
 }
 
-/// A buffer that workers write different parts of between two [`Worker::barrier`]s.
+/// A buffer that workers write different parts of between two [`PoolWorker::barrier`]s.
 pub struct DisjointSlices<'a, T> {
     start: *mut T,
     length: usize,

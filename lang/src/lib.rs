@@ -15,5 +15,5 @@ pub mod syntax;
 pub use experiment::formula;
 
 pub use check::{
-    Analysis, AnalysisCache, Auditor, analyse, analyse_again, analyse_audited, analyse_while, analyse_with,
+    Analysis, AnalysisCache, Auditor, analyse, analyse_audited, analyse_edited, analyse_while, analyse_with,
 };

@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use mopd_compiler::audit::{self, Audited, Use};
-use mopd_compiler::trial::{self, Failure, Numbers, Trial};
+use mopd_compiler::audit::{self, Audited, ObjectiveUse};
+use mopd_compiler::trial::{self, NoTrial, Trial, TrialNumbers};
 use mopd_lang::check::{Analysis, analyse_audited};
 use mopd_lang::diag::{self, Severity};
 use mopd_lang::experiment::{Objective, Stage};
@@ -130,7 +130,7 @@ fn described(analysis: &Analysis) -> Vec<Described> {
         None => (analysis.objectives.iter())
             .map(|named| Audited {
                 models: Vec::new(),
-                audit: audit::audit(&named.objective, &Use::unknown()),
+                audit: audit::audit(&named.objective, &ObjectiveUse::unknown()),
             })
             .collect(),
     };
@@ -171,11 +171,11 @@ fn tried(text: String, name: &str, numbers: Option<Value>) -> Result<Value, Stri
     let Some(numbers) = numbers else {
         return trial::example(objective, &analysis.origins).map_err(|found| found.message);
     };
-    let numbers: Numbers = serde_json::from_value(numbers).map_err(|error| error.to_string())?;
+    let numbers: TrialNumbers = serde_json::from_value(numbers).map_err(|error| error.to_string())?;
     match trial::run(objective, &analysis.origins, &numbers) {
         Ok(trial) => Ok(table(&trial)),
-        Err(Failure::Objective(found)) => Err(found.message),
-        Err(Failure::Numbers(faults)) => Err(faults.join("; ")),
+        Err(NoTrial::Objective(found)) => Err(found.message),
+        Err(NoTrial::Numbers(faults)) => Err(faults.join("; ")),
     }
 }
 

@@ -7,12 +7,12 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
-use crate::prepare::{DomainData, Form, tested};
+use crate::prepare::{DomainData, ModelSpec, tested};
 use crate::random::{Key, Purpose, stream_of};
 use crate::report::answers::{Answer, PromptAnswers};
 use crate::reward::RewardInput;
 use crate::rollout::confidence::probability;
-use crate::rollout::{self, Budget, Prompt, rollout};
+use crate::rollout::{self, MemoryBudget, Prompt, rollout};
 use crate::zip::zip_equal;
 
 /// With as many samples as are drawn.
@@ -30,30 +30,30 @@ const CHUNK: usize = 64;
 
 /// Bytes that an evaluation takes, about: the model's weights, and what answers keep.
 pub fn memory(
-    form: &Form,
+    spec: &ModelSpec,
     domain: &DomainData,
     evaluation: &Evaluation,
     kind: Kind,
-    budget: Budget,
+    budget: MemoryBudget,
 ) -> Result<u64> {
-    let weights = Weights::parameters(&form.config) * kind.elt_size_in_bytes();
-    Ok((weights + answers_memory(form, domain, evaluation, kind, budget)?) as u64)
+    let weights = Weights::parameters(&spec.config) * kind.elt_size_in_bytes();
+    Ok((weights + answers_memory(spec, domain, evaluation, kind, budget)?) as u64)
 }
 
 /// Bytes that [`rollout`] keeps at most while the prompts are answered.
 pub fn answers_memory(
-    form: &Form,
+    spec: &ModelSpec,
     domain: &DomainData,
     evaluation: &Evaluation,
     kind: Kind,
-    budget: Budget,
+    budget: MemoryBudget,
 ) -> Result<usize> {
-    let tokens = tested(domain)?.tokens(&form.tokenizer)?;
+    let tokens = tested(domain)?.tokens(&spec.tokenizer)?;
     let mut lengths: Vec<usize> = tokens.lengths().take(asked(evaluation, tokens.len())).collect();
     // Of the chunk that takes most.
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     lengths.truncate(CHUNK);
-    Ok(rollout::memory(&form.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
+    Ok(rollout::memory(&spec.config, kind, lengths.into_iter(), &sampling(evaluation), budget))
 }
 
 /// The answers of a model for a table.
@@ -65,7 +65,7 @@ pub fn evaluate(
     domain: &DomainData,
     evaluation: &Evaluation,
     seed: u64,
-    (place, kind, budget): (Place, Kind, Budget),
+    (place, kind, budget): (Place, Kind, MemoryBudget),
     control: &Control,
 ) -> Result<Vec<PromptAnswers>> {
     let decoder = Decoder::frozen(weights, place, kind);
@@ -79,7 +79,7 @@ pub fn answers(
     decoder: &Decoder,
     domain: &DomainData,
     evaluation: &Evaluation,
-    (key, budget): (Key, Budget),
+    (key, budget): (Key, MemoryBudget),
     control: &Control,
 ) -> Result<Vec<PromptAnswers>> {
     let tests = tested(domain)?;

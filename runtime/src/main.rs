@@ -11,16 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versions};
+use mopd_compiler::plan::events::{Event, FailureKind, Job, SERVE, Versions, WorkerRequest};
 use mopd_kernels::os::disable_trim;
 use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
-use mopd_runtime::machine::memory::{give_back, peak_memory};
+use mopd_runtime::machine::memory::{peak_memory, release_free};
 use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
-use mopd_runtime::schedule::Progress;
+use mopd_runtime::schedule::JobProgress;
 use mopd_runtime::schedule::sample;
 use mopd_runtime::{bench, schedule, serve};
 use mopd_store::signals::on_termination;
@@ -158,7 +158,7 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
             handled.take().unwrap_or(Ok(()))?;
             work(&job?, &cuda, Some(&cache), control, progress)
         });
-        give_back();
+        release_free();
     }
     ExitCode::SUCCESS
 }
@@ -168,12 +168,12 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         let job = match serde_json::from_str(&line) {
-            Ok(Request::Begin { job }) => Ok(job),
-            Ok(Request::Stop) => {
+            Ok(WorkerRequest::Begin { job }) => Ok(job),
+            Ok(WorkerRequest::Stop) => {
                 current.stop();
                 continue;
             }
-            Ok(Request::End) => {
+            Ok(WorkerRequest::End) => {
                 current.end();
                 jobs = None;
                 continue;
@@ -191,10 +191,10 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
 }
 
 /// Does a job and says how it ended.
-fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Result<bool>) -> ExitCode {
+fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Result<bool>) -> ExitCode {
     let started = Instant::now();
     let control = current.begin();
-    let mut progress = Progress::default();
+    let mut progress = JobProgress::default();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control, &mut progress)))
         .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())));
     // Whoever hears how it ended may ask for the next one, and then to stop that.
@@ -212,7 +212,7 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Resul
             ExitCode::from(1)
         }
         Err(Error::Interrupted) => {
-            let Progress { finished, tasks } = progress;
+            let JobProgress { finished, tasks } = progress;
             control.emit(&Event::Interrupted { finished, tasks });
             ExitCode::from(INTERRUPTED)
         }
@@ -225,7 +225,7 @@ fn work(
     cuda: &Cuda,
     cache: Option<&DataCache>,
     control: &Control,
-    progress: &mut Progress,
+    progress: &mut JobProgress,
 ) -> Result<bool> {
     // It may have been stopped before it began.
     control.check()?;

@@ -9,10 +9,10 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{DataSource, PromptFormat};
 use tempfile::TempDir;
 
-use crate::data::{Dataset, Field, FieldKind, Request};
+use crate::data::{Dataset, DatasetRequest, Field, FieldKind};
 use crate::failure::Error;
 use crate::formats::{gguf, huggingface, safetensors};
-use crate::tokenizer::{Pretrained, Tokenizer};
+use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
 
 struct Random(u64);
 
@@ -133,7 +133,7 @@ fn dataset(name: &str, bytes: &[u8], folder: &Path, format: &PromptFormat) -> Op
     fs::write(&path, bytes).unwrap();
     let source = DataSource::file(path.to_str().unwrap());
     let fields = [Field { name: "answer", kind: FieldKind::Text }];
-    let request = Request {
+    let request = DatasetRequest {
         source: &source,
         format,
         fields: &fields,
@@ -234,7 +234,7 @@ fn tokenizers() {
                     fs::copy(other, place.join(other.file_name().unwrap())).unwrap();
                 }
                 fs::write(place.join(name), bytes).unwrap();
-                let loaded = Pretrained::load(place).and_then(|tokenizer| {
+                let loaded = PretrainedTokenizer::load(place).and_then(|tokenizer| {
                     let tokenizer = Tokenizer::Pretrained(tokenizer);
                     let tokens = tokenizer.prompt("Some words, 12 é 日本\n\u{1F469}\u{200d}\u{1F52C}")?;
                     tokenizer.decode(&tokens)

@@ -5,8 +5,8 @@ mod support;
 
 use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::*;
-use mopd_runtime::machine::arithmetic::{Arithmetic, Library, Numeric};
-use mopd_runtime::prepare::{Places, forms, prepare};
+use mopd_runtime::machine::arithmetic::{Arithmetic, LibtorchBuild, Numeric};
+use mopd_runtime::prepare::{Places, model_specs, prepare};
 use mopd_runtime::schedule::{self, Keys, tasks};
 use mopd_runtime::served::NO_SERVERS;
 use support::*;
@@ -42,8 +42,8 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
     write_data(folder.path());
     let tasks = tasks(plan);
     let places = Places { base: folder.path(), notes: folder.path(), cache: None, store: None };
-    let forms = forms(plan, places).unwrap();
-    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places).unwrap();
+    let specs = model_specs(plan, places).unwrap();
+    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &specs, places).unwrap();
     let arithmetic = Arithmetic {
         version,
         keys: mopd_compiler::keys::VERSION,
@@ -51,13 +51,13 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
         instructions: vec!["avx2".to_owned()],
         kernels: "avx2".to_owned(),
         fused: true,
-        libtorch: Library { version: "2.11.0".to_owned(), bytes: Some(1234) },
+        libtorch: LibtorchBuild { version: "2.11.0".to_owned(), bytes: Some(1234) },
         variables: [].into(),
     };
     let numeric = Numeric { arithmetic: &arithmetic, dtype: "float32", device: "cpu".to_owned() };
     let environments = vec![Vec::new(); plan.experiment.models.len()];
     let asked = (&domains[..], &environments[..], &NO_SERVERS);
-    let keys = Keys::new(plan, &tasks, &forms, asked, &numeric, &vec![1; tasks.len()], &[]);
+    let keys = Keys::new(plan, &tasks, &specs, asked, &numeric, &vec![1; tasks.len()], &[]);
     let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
     all.flatten().map(str::to_owned).collect()
 }

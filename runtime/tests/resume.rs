@@ -374,7 +374,8 @@ fn what_a_run_needs_is_not_pruned() {
     let folder = folder();
     assert_eq!(run(&job(&chain().plan, folder.path(), "out")).1, 0);
     let store = mopd_store::Folder::at(&folder.path().join("store"));
-    let everything = mopd_store::Policy { older_than: Some(std::time::Duration::ZERO), ..Default::default() };
+    let everything =
+        mopd_store::PrunePolicy { older_than: Some(std::time::Duration::ZERO), ..Default::default() };
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
     let pruned = store.prune(&everything, later).unwrap().unwrap();
     assert!(pruned.removed.is_empty() && pruned.left == pruned.needed && pruned.left > 0, "{pruned:?}");
@@ -422,7 +423,7 @@ fn rollouts_of_frozen_models_are_written_once() {
     let folder = folder();
     let rollouts = || {
         let items = mopd_store::Folder::at(&folder.path().join("store")).items().unwrap();
-        let of = |item: &&mopd_store::Item| item.about == "rollouts of the teachers of imitator, seed 1";
+        let of = |item: &&mopd_store::StoreItem| item.about == "rollouts of the teachers of imitator, seed 1";
         items.iter().filter(of).map(|item| item.name.clone()).collect::<Vec<_>>()
     };
     let weights = |out: &str| {

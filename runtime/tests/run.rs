@@ -6,7 +6,9 @@ use std::fs;
 use std::io::BufRead;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Column, ColumnValues, Event, FailureKind, Job, SampleJob, SamplePrompt};
+use mopd_compiler::plan::events::{
+    ColumnValues, Event, FailureKind, Job, ReadColumn, SampleJob, SamplePrompt,
+};
 use mopd_compiler::plan::*;
 use mopd_runtime::report::read::columns;
 use support::*;
@@ -194,7 +196,7 @@ fn a_run_is_complete_and_can_be_repeated() {
 /// What a run leaves to look at, besides its tables.
 fn look(out: &Path) {
     let read = |file: &str| columns(&out.join(file)).unwrap();
-    let numbers = |columns: &[Column], name: &str| match &columns
+    let numbers = |columns: &[ReadColumn], name: &str| match &columns
         .iter()
         .find(|column| column.name == name)
         .unwrap()
@@ -204,7 +206,7 @@ fn look(out: &Path) {
         ColumnValues::Wholes(values) => values.iter().map(|value| value.map(|value| value as f64)).collect(),
         other => panic!("{name}: {other:?}"),
     };
-    let texts = |columns: &[Column], name: &str| match &columns
+    let texts = |columns: &[ReadColumn], name: &str| match &columns
         .iter()
         .find(|column| column.name == name)
         .unwrap()

@@ -73,14 +73,14 @@ fn warnings(events: &[Event]) -> Vec<&str> {
 }
 
 /// Folders of scores in the store.
-fn kept(folder: &Path) -> Vec<PathBuf> {
+fn stored_files(folder: &Path) -> Vec<PathBuf> {
     let paths = fs::read_dir(folder.join("store")).unwrap().map(|entry| entry.unwrap().path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "scores")).collect()
 }
 
 /// Files of scores, with their bytes.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let batches = kept(folder).into_iter().flat_map(|kept| fs::read_dir(kept).unwrap());
+    let batches = stored_files(folder).into_iter().flat_map(|kept| fs::read_dir(kept).unwrap());
     let files = batches.map(|batch| batch.unwrap().path().join("hidden.bin"));
     files.map(|file| (file.strip_prefix(folder).unwrap().to_owned(), fs::read(&file).unwrap())).collect()
 }
@@ -135,7 +135,7 @@ fn another_teacher_and_other_data_find_nothing() {
     other.stages[0].stream = 77;
     other.stages[2].content_key = "a student of another teacher".to_owned();
     assert_eq!(found(&good(&job(&other, folder.path(), "other"))), [(OF - NEW, OF)]);
-    assert_eq!(kept(folder.path()).len(), 2);
+    assert_eq!(stored_files(folder.path()).len(), 2);
     let data = folder.path().join("copy.train.jsonl");
     fs::write(&data, fs::read_to_string(&data).unwrap().replace("copy ab", "copy ba")).unwrap();
     // Other data comes in another order: more than one row may come twice in the batch between the epochs.
@@ -143,7 +143,7 @@ fn another_teacher_and_other_data_find_nothing() {
         panic!("scores are found once")
     };
     assert!(found_then <= OF - ROWS && found_then > OF - ROWS - 6, "{found_then}");
-    assert_eq!(kept(folder.path()).len(), 3);
+    assert_eq!(stored_files(folder.path()).len(), 3);
     // As many steps more find what there is.
     let mut longer = one;
     longer.stages[2].content_key = "longer".to_owned();
@@ -181,12 +181,12 @@ fn damage_and_a_store_that_takes_nothing_change_no_bit() {
     );
     assert!(found(&events)[0].0 < OF && files(folder.path()) == made);
     // Gone between two runs.
-    fs::remove_dir_all(&kept(folder.path())[0]).unwrap();
+    fs::remove_dir_all(&stored_files(folder.path())[0]).unwrap();
     let events = again();
     assert_eq!((found(&events), warnings(&events)), (vec![(OF - NEW, OF)], vec![]));
     assert!(files(folder.path()) == made);
     // Where their folder should be is a file: nothing can be kept in it.
-    let place = kept(folder.path())[0].clone();
+    let place = stored_files(folder.path())[0].clone();
     fs::remove_dir_all(&place).unwrap();
     fs::write(&place, "").unwrap();
     let events = again();
@@ -216,7 +216,7 @@ fn a_run_that_is_killed_in_the_second_epoch_ends_the_same() {
         }
         assert_eq!(child.wait().unwrap().code(), None);
         if pruned {
-            fs::remove_dir_all(&kept(folder.path())[0]).unwrap();
+            fs::remove_dir_all(&stored_files(folder.path())[0]).unwrap();
         }
         let events = good(&job);
         assert!(events.iter().any(|event| matches!(event, Event::StageResumed { .. })));
@@ -270,5 +270,5 @@ fn what_is_not_worth_it_is_not_kept() {
     for (plan, out) in [(&small, "small"), (&own, "own")] {
         assert_eq!(found(&good(&job(plan, folder.path(), out))), []);
     }
-    assert_eq!(kept(folder.path()), Vec::<PathBuf>::new());
+    assert_eq!(stored_files(folder.path()), Vec::<PathBuf>::new());
 }

@@ -1,6 +1,6 @@
 //! `mopd audit`: which divergence the gradient of each term follows.
 
-use mopd_compiler::audit::{self, Audited, Use};
+use mopd_compiler::audit::{self, Audited, ObjectiveUse};
 use mopd_lang::Analysis;
 
 use super::{no_experiment, report};
@@ -35,7 +35,7 @@ fn entries(analysis: &Analysis) -> Vec<Audited> {
             public
                 .map(|named| Audited {
                     models: Vec::new(),
-                    audit: audit::audit(&named.objective, &Use::unknown()),
+                    audit: audit::audit(&named.objective, &ObjectiveUse::unknown()),
                 })
                 .collect()
         }

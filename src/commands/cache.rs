@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_store::{Folder, Item, ItemKind, Policy, Pruned, Verdict, age};
+use mopd_store::{Folder, PrunePolicy, PruneVerdict, Pruned, StoreItem, StoreItemKind, age};
 use serde_json::json;
 
 use super::run::STORE;
@@ -28,7 +28,7 @@ pub fn cache(arguments: &CacheArgs) -> Result<Status, Problem> {
         CacheAction::Prune { older_than, keep_under, dry_run } => {
             let older_than =
                 older_than.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
-            prune(&folder, &Policy { older_than, keep_under: *keep_under, dry_run: *dry_run })
+            prune(&folder, &PrunePolicy { older_than, keep_under: *keep_under, dry_run: *dry_run })
         }
     }
 }
@@ -69,7 +69,7 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
         return Ok(Status::Good);
     }
     output::result(&format!("{}\n", grid(&items, now)));
-    let total = |wanted: fn(&Item) -> bool| {
+    let total = |wanted: fn(&StoreItem) -> bool| {
         items.iter().filter(|item| wanted(item)).map(|item| item.bytes).sum::<u64>()
     };
     let unneeded = match total(|item| item.needed_by.is_empty()) {
@@ -80,7 +80,7 @@ fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-fn grid(items: &[Item], now: SystemTime) -> Grid {
+fn grid(items: &[StoreItem], now: SystemTime) -> Grid {
     let mut grid = Grid::new();
     grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     grid.force_no_tty().set_header(["key", "what", "size", "last used", "needed by"]);
@@ -100,13 +100,13 @@ fn grid(items: &[Item], now: SystemTime) -> Grid {
     grid
 }
 
-fn described(item: &Item) -> String {
+fn described(item: &StoreItem) -> String {
     let about = if item.about.is_empty() { "a result".to_owned() } else { printable(&item.about) };
     match item.kind {
-        ItemKind::Result | ItemKind::Scores => about,
-        ItemKind::Checkpoint => format!("{about}: checkpoints"),
-        ItemKind::LastGood => format!("{about}: weights before a number that was not finite"),
-        ItemKind::Leftover => "cut off while it was written".to_owned(),
+        StoreItemKind::Result | StoreItemKind::Scores => about,
+        StoreItemKind::Checkpoint => format!("{about}: checkpoints"),
+        StoreItemKind::LastGood => format!("{about}: weights before a number that was not finite"),
+        StoreItemKind::Leftover => "cut off while it was written".to_owned(),
     }
 }
 
@@ -122,9 +122,9 @@ fn verify(folder: &Folder) -> Result<Status, Problem> {
     for item in &items {
         match folder.verdict(item) {
             None => {}
-            Some(Verdict::Whole) => whole += 1,
-            Some(Verdict::InUse) => output::error(&format!("{} is being written just now\n", item.name)),
-            Some(Verdict::Damaged(reason)) => {
+            Some(PruneVerdict::Whole) => whole += 1,
+            Some(PruneVerdict::InUse) => output::error(&format!("{} is being written just now\n", item.name)),
+            Some(PruneVerdict::Damaged(reason)) => {
                 damaged += 1;
                 output::result(&format!("{}  {}: {}\n", item.name, described(item), printable(&reason)));
             }
@@ -142,7 +142,7 @@ fn verify(folder: &Folder) -> Result<Status, Problem> {
 /// How often it is asked again whether runs are being written down, which takes milliseconds.
 const PATIENCE: u32 = 100;
 
-fn prune(folder: &Folder, policy: &Policy) -> Result<Status, Problem> {
+fn prune(folder: &Folder, policy: &PrunePolicy) -> Result<Status, Problem> {
     let failed = |why: String| Problem::run("not-pruned", format!("the store can't be pruned: {why}"));
     for _ in 0..PATIENCE {
         if let Some(pruned) = folder.prune(policy, SystemTime::now()).map_err(failed)? {
@@ -154,7 +154,7 @@ fn prune(folder: &Folder, policy: &Policy) -> Result<Status, Problem> {
     Err(failed("another command holds the list of runs".to_owned()))
 }
 
-fn say(pruned: &Pruned, policy: &Policy) {
+fn say(pruned: &Pruned, policy: &PrunePolicy) {
     for item in &pruned.removed {
         output::result(&format!("{}  {}  {}\n", item.name, bytes(item.bytes), described(item)));
     }

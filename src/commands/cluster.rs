@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::cluster::{Bottleneck, Cluster, Prediction, simulate};
+use mopd_compiler::cluster::{Bottleneck, Cluster, StagePrediction, simulate};
 use mopd_compiler::export::stage::trained;
 use mopd_compiler::plan::{Plan, Producer, Stage};
 
@@ -53,8 +53,8 @@ fn read(file: &Path) -> Result<Cluster, Problem> {
     })
 }
 
-fn text(stage: &str, file: &Path, prediction: &Prediction) -> String {
-    let Prediction { seconds, steps, uses, bottleneck } = prediction;
+fn text(stage: &str, file: &Path, prediction: &StagePrediction) -> String {
+    let StagePrediction { seconds, steps, uses, bottleneck } = prediction;
     let step = seconds / f64::from((*steps).max(1));
     let mut text = format!(
         "predicted {stage} on {}: {}, {} a step\n",

@@ -1,7 +1,7 @@
 //! `mopd compare`: what differs between runs, in meaning and in result.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_compiler::plan::difference::{Difference, difference};
+use mopd_compiler::plan::difference::{PlanDifference, difference};
 use mopd_compiler::plan::events::{CompareJob, Event, Failure, Job};
 use mopd_compiler::plan::results::{ComparedCell, ComparedTable};
 
@@ -21,7 +21,7 @@ struct Pair<'a> {
 }
 
 struct MeaningChange {
-    difference: Difference,
+    difference: PlanDifference,
     /// What else may make a difference: the seeds, the versions.
     circumstances: Vec<String>,
 }
@@ -90,7 +90,7 @@ impl MeaningChange {
     }
 
     fn summary(&self) -> String {
-        let Difference { items, reruns, stages } = &self.difference;
+        let PlanDifference { items, reruns, stages } = &self.difference;
         if items.is_empty() && reruns.is_empty() {
             return "the same experiment".to_owned();
         }
@@ -377,8 +377,10 @@ mod tests {
             only_before: vec!["gone".into()],
             only_after: Vec::new(),
         };
-        let meaning =
-            MeaningChange { difference: Difference::default(), circumstances: vec!["seeds 1 -> 2".into()] };
+        let meaning = MeaningChange {
+            difference: PlanDifference::default(),
+            circumstances: vec!["seeds 1 -> 2".into()],
+        };
         Pair { before: "a", after: "b", meaning, tables: vec![table] }
     }
 

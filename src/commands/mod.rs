@@ -92,7 +92,7 @@ pub fn begin(arguments: &OutputArgs) -> Result<(), Problem> {
         Color::Never => Some(false),
     };
     let (quiet, verbose) = (arguments.quiet, arguments.verbose);
-    output::configure(output::Settings { colours, quiet, verbose, log: log.transpose()? });
+    output::configure(output::OutputSettings { colours, quiet, verbose, log: log.transpose()? });
     Ok(())
 }
 

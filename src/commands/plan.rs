@@ -8,7 +8,7 @@ use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::experiment::{Experiment, Train};
-use mopd_store::programs::Program;
+use mopd_store::programs::CommandSources;
 
 use super::run::job_of;
 use super::{cluster, plan_json, plan_of, plan_to_run, report, why};
@@ -75,7 +75,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<Status, Problem> {
 fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
     let mut programs = Programs::default();
     let of = |command: &str, depends: &[String], user: String| {
-        Program::of(command, depends, base).map_err(|error| {
+        CommandSources::of(command, depends, base).map_err(|error| {
             Problem::usage("can't-read", format!("{user}: {error}"))
                 .help("paths are relative to the folder of the experiment's file")
         })

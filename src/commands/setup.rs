@@ -8,7 +8,7 @@ use mopd_store::programs::python;
 
 use crate::args::SetupArgs;
 use crate::host::reason;
-use crate::libtorch::{self, Libtorch, PINS, Source};
+use crate::libtorch::{self, Libtorch, LibtorchSource, PINS};
 use crate::output;
 use crate::problem::{Problem, Status};
 
@@ -26,7 +26,7 @@ pub fn setup(arguments: &SetupArgs) -> Result<Status, Problem> {
         output::error(&format!("setup: {ignored}\n"));
     }
     // One that somebody chose is not replaced.
-    let chosen = |libtorch: &Libtorch| libtorch.source != Source::Setup;
+    let chosen = |libtorch: &Libtorch| libtorch.source != LibtorchSource::Setup;
     if let Some(libtorch) = found.libtorch.filter(|libtorch| chosen(libtorch) || !cuda || libtorch.has_cuda())
     {
         if cuda && !libtorch.has_cuda() {

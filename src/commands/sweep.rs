@@ -187,7 +187,7 @@ impl Sweep {
     ///
     /// # Errors
     /// A folder that can't be written to.
-    pub fn together(&self, folder: &Path, results: &[Option<Results>]) -> Result<SweepResults, Problem> {
+    pub fn combined(&self, folder: &Path, results: &[Option<Results>]) -> Result<SweepResults, Problem> {
         let ended = || self.members.iter().zip(results);
         let entry = |(member, results): (&SweepRun, &Option<Results>)| {
             let good = results.is_some();
@@ -200,7 +200,7 @@ impl Sweep {
                 Some((member, &member.compiled.as_ref()?.plan, results.as_ref()?))
             })
             .collect();
-        let all = together(&good);
+        let all = combined(&good);
         if let Some(all) = &all {
             write(&folder.join("results.json"), all)?;
         }
@@ -290,13 +290,13 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
     }
     let mut left = ended.iter().any(Option::is_some);
     if sweep.is_swept() {
-        let together = sweep.together(&folder, &ended)?;
-        left = together.results.is_some();
-        if let (Some(results), Format::Human) = (&together.results, arguments.format) {
+        let combined = sweep.combined(&folder, &ended)?;
+        left = combined.results.is_some();
+        if let (Some(results), Format::Human) = (&combined.results, arguments.format) {
             output::result(&sweep.table(results, Style::of_stdout()));
         }
-        let say = if together.failed.is_empty() { output::note } else { output::error };
-        say(&together.text(&folder));
+        let say = if combined.failed.is_empty() { output::note } else { output::error };
+        say(&combined.text(&folder));
     }
     if left && arguments.format == Format::Json {
         output::result(&format!(
@@ -309,7 +309,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
 
 /// The results of all members as those of one run: a row whose models no value changes is there once, others
 /// once for each member.
-fn together(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
+fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
     let (_, _, first) = good.first()?;
     let of_table = |index: usize, table: &Table| {
         let mut rows: Vec<TableRow> = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::trial::{self, Difference, Failure, Numbers};
+use mopd_compiler::trial::{self, NoTrial, TrialNumbers, UnmetExpectation};
 use mopd_lang::Analysis;
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{Objective, Stage};
@@ -51,8 +51,8 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
     }
     let trial = match trial::run(&objective, &analysis.origins, numbers) {
         Ok(trial) => trial,
-        Err(Failure::Objective(diagnostic)) => return Ok(refused(&mut analysis, *diagnostic)),
-        Err(Failure::Numbers(faults)) => return Err(unfit(path, &arguments.name, &faults)),
+        Err(NoTrial::Objective(diagnostic)) => return Ok(refused(&mut analysis, *diagnostic)),
+        Err(NoTrial::Numbers(faults)) => return Err(unfit(path, &arguments.name, &faults)),
     };
     let differences = trial::differences(&trial, numbers);
     match arguments.format {
@@ -107,7 +107,7 @@ fn some_value(kind: &str) -> serde_json::Value {
     }
 }
 
-fn read(path: &Path) -> Result<Numbers, Problem> {
+fn read(path: &Path) -> Result<TrialNumbers, Problem> {
     let text = if path.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin().lock()).map_err(|error| {
             Problem::usage("unreadable-file", format!("can't read standard input: {error}"))
@@ -137,8 +137,8 @@ fn unfit(path: &Path, name: &str, faults: &[String]) -> Problem {
         .help("`mopd try FILE OBJECTIVE` without numbers prints some to begin with")
 }
 
-fn expected(numbers: &Numbers, differences: &[Difference]) -> Status {
-    for Difference { name, what } in differences {
+fn expected(numbers: &TrialNumbers, differences: &[UnmetExpectation]) -> Status {
+    for UnmetExpectation { name, what } in differences {
         output::error(&format!("differs: `{name}`: {what}\n"));
     }
     match (differences.is_empty(), numbers.expected.len()) {

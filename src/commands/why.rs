@@ -5,9 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::{Change, Difference, Fate, ItemKind, difference, reruns};
+use mopd_compiler::plan::difference::{
+    DifferenceKind, Fate, PlanDifference, SettingChange, difference, reruns,
+};
 use mopd_compiler::plan::events::{Event, Failure, Job};
-use mopd_compiler::plan::fates::{Before, KeyPart, StageFate};
+use mopd_compiler::plan::fates::{EarlierRun, KeyPart, StageFate};
 
 use super::run::job_of;
 use crate::args::{PlanArgs, PlanFormat};
@@ -60,7 +62,7 @@ struct Reasons<'a> {
     plan: &'a Plan,
     fates: &'a [StageFate],
     /// By the folder of the run before.
-    differences: BTreeMap<String, Option<Difference>>,
+    differences: BTreeMap<String, Option<PlanDifference>>,
 }
 
 impl Reasons<'_> {
@@ -85,7 +87,7 @@ impl Reasons<'_> {
         format!("{resumes}: {} (against {})", parts.join("; "), shown(Path::new(&before.out)).display())
     }
 
-    fn part(&mut self, fate: &StageFate, before: &Before, part: &KeyPart) -> String {
+    fn part(&mut self, fate: &StageFate, before: &EarlierRun, part: &KeyPart) -> String {
         match part {
             KeyPart::Settings => match self.settings(fate, before) {
                 Some(changes) => format!("its settings changed: {changes}"),
@@ -104,7 +106,7 @@ impl Reasons<'_> {
 
     /// What of a stage was written otherwise in the run before, or of its domains; none where its plan is not
     /// there any more, or tells nothing.
-    fn settings(&mut self, fate: &StageFate, before: &Before) -> Option<String> {
+    fn settings(&mut self, fate: &StageFate, before: &EarlierRun) -> Option<String> {
         let plan = self.plan;
         let difference = self
             .differences
@@ -125,10 +127,10 @@ impl Reasons<'_> {
         let mut found: Vec<String> = Vec::new();
         for item in &difference.items {
             let Fate::Changed { settings, objective } = &item.fate else { continue };
-            let changes = settings.iter().chain(objective).map(Change::to_string);
+            let changes = settings.iter().chain(objective).map(SettingChange::to_string);
             match item.kind {
-                ItemKind::Stage if item.name == fate.stage => found.extend(changes),
-                ItemKind::Domain if domains.contains(item.name.as_str()) => {
+                DifferenceKind::Stage if item.name == fate.stage => found.extend(changes),
+                DifferenceKind::Domain if domains.contains(item.name.as_str()) => {
                     found.extend(changes.map(|change| format!("{change} of `{}`", item.name)));
                 }
                 _ => {}

@@ -12,13 +12,13 @@ use lsp_types::{
 };
 use serde_json::{Value, json};
 
-use super::convert::Encoding;
+use super::convert::PositionEncoding;
 use super::requests::semantic_tokens;
 
 /// What the editor said of itself.
 #[derive(Clone, Debug)]
-pub struct Client {
-    pub encoding: Encoding,
+pub struct EditorClient {
+    pub encoding: PositionEncoding,
     /// Shows the other places of a diagnostic.
     pub related_information: bool,
     /// Can be asked to watch files.
@@ -36,14 +36,14 @@ pub struct Client {
     pub roots: Vec<Uri>,
 }
 
-impl Client {
+impl EditorClient {
     /// Reads the parameters of `initialize`. What is missing or of a wrong kind counts as not supported.
-    pub fn of(params: &Value) -> Client {
+    pub fn of(params: &Value) -> EditorClient {
         let flag = |path: &str| params.pointer(path).and_then(Value::as_bool).unwrap_or(false);
         let encodings = params.pointer("/capabilities/general/positionEncodings").and_then(Value::as_array);
         let utf8 = encodings.is_some_and(|known| known.iter().any(|encoding| encoding == "utf-8"));
-        Client {
-            encoding: if utf8 { Encoding::Utf8 } else { Encoding::Utf16 },
+        EditorClient {
+            encoding: if utf8 { PositionEncoding::Utf8 } else { PositionEncoding::Utf16 },
             related_information: flag("/capabilities/textDocument/publishDiagnostics/relatedInformation"),
             watches_files: flag("/capabilities/workspace/didChangeWatchedFiles/dynamicRegistration"),
             links: flag("/capabilities/textDocument/definition/linkSupport"),
@@ -69,10 +69,10 @@ fn roots(params: &Value) -> Vec<Uri> {
 }
 
 /// The answer to `initialize`.
-pub fn result(client: &Client) -> InitializeResult {
+pub fn result(client: &EditorClient) -> InitializeResult {
     let encoding = match client.encoding {
-        Encoding::Utf8 => PositionEncodingKind::UTF8,
-        Encoding::Utf16 => PositionEncodingKind::UTF16,
+        PositionEncoding::Utf8 => PositionEncodingKind::UTF8,
+        PositionEncoding::Utf16 => PositionEncodingKind::UTF16,
     };
     let sync = TextDocumentSyncOptions {
         open_close: Some(true),
@@ -146,7 +146,7 @@ pub fn result(client: &Client) -> InitializeResult {
 }
 
 /// Asks the editor to tell of changes on disk: other files may be imported by open ones.
-pub fn watch_files(client: &Client) -> Option<Request> {
+pub fn watch_files(client: &EditorClient) -> Option<Request> {
     let options = json!({ "watchers": [{ "globPattern": "**/*.mopd" }] });
     let method = "workspace/didChangeWatchedFiles";
     let params =

@@ -5,7 +5,7 @@ use mopd_lang::source::{FileId, Sources, Span};
 
 /// What the editor counts columns in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
+pub enum PositionEncoding {
     Utf8,
     Utf16,
 }
@@ -13,12 +13,12 @@ pub enum Encoding {
 /// A text with the places where its lines begin. A line ends with `\n`, `\r\n` or `\r`.
 pub struct LineIndex<'a> {
     text: &'a str,
-    encoding: Encoding,
+    encoding: PositionEncoding,
     starts: Vec<usize>,
 }
 
 impl<'a> LineIndex<'a> {
-    pub fn new(text: &'a str, encoding: Encoding) -> LineIndex<'a> {
+    pub fn new(text: &'a str, encoding: PositionEncoding) -> LineIndex<'a> {
         let bytes = text.as_bytes();
         let mut starts = vec![0];
         if text.contains('\r') {
@@ -33,7 +33,7 @@ impl<'a> LineIndex<'a> {
         LineIndex { text, encoding, starts }
     }
 
-    pub fn of(sources: &'a Sources, file: FileId, encoding: Encoding) -> LineIndex<'a> {
+    pub fn of(sources: &'a Sources, file: FileId, encoding: PositionEncoding) -> LineIndex<'a> {
         LineIndex::new(&sources.file(file).text, encoding)
     }
 
@@ -43,8 +43,8 @@ impl<'a> LineIndex<'a> {
         let line = self.starts.partition_point(|start| *start <= offset) - 1;
         let before = &self.text[self.starts[line]..offset];
         let column = match self.encoding {
-            Encoding::Utf8 => before.len(),
-            Encoding::Utf16 => before.encode_utf16().count(),
+            PositionEncoding::Utf8 => before.len(),
+            PositionEncoding::Utf16 => before.encode_utf16().count(),
         };
         Position::new(line as u32, column as u32)
     }
@@ -57,8 +57,8 @@ impl<'a> LineIndex<'a> {
         let line = self.text[start..end].trim_end_matches(['\n', '\r']);
         let column = position.character as usize;
         match self.encoding {
-            Encoding::Utf8 => start + line.floor_char_boundary(column.min(line.len())),
-            Encoding::Utf16 => {
+            PositionEncoding::Utf8 => start + line.floor_char_boundary(column.min(line.len())),
+            PositionEncoding::Utf16 => {
                 let mut units = 0;
                 for (at, character) in line.char_indices() {
                     units += character.len_utf16();
@@ -83,8 +83,8 @@ impl<'a> LineIndex<'a> {
     pub fn width(&self, start: usize, end: usize) -> u32 {
         let text = &self.text[start..end];
         match self.encoding {
-            Encoding::Utf8 => text.len() as u32,
-            Encoding::Utf16 => text.encode_utf16().count() as u32,
+            PositionEncoding::Utf8 => text.len() as u32,
+            PositionEncoding::Utf16 => text.encode_utf16().count() as u32,
         }
     }
 }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn every_offset_comes_back() {
-        for encoding in [Encoding::Utf8, Encoding::Utf16] {
+        for encoding in [PositionEncoding::Utf8, PositionEncoding::Utf16] {
             let lines = LineIndex::new(TEXT, encoding);
             for (offset, character) in TEXT.char_indices() {
                 // Behind the `\r` of `\r\n` no cursor can stand.
@@ -112,15 +112,15 @@ mod tests {
     #[test]
     fn columns_are_counted_as_agreed() {
         let at = TEXT.find('\u{e9}').expect("it is there");
-        assert_eq!(LineIndex::new(TEXT, Encoding::Utf16).position(at), Position::new(0, 3));
-        assert_eq!(LineIndex::new(TEXT, Encoding::Utf8).position(at), Position::new(0, 5));
+        assert_eq!(LineIndex::new(TEXT, PositionEncoding::Utf16).position(at), Position::new(0, 3));
+        assert_eq!(LineIndex::new(TEXT, PositionEncoding::Utf8).position(at), Position::new(0, 5));
         // In the middle of a surrogate pair.
-        assert_eq!(LineIndex::new(TEXT, Encoding::Utf16).offset(Position::new(0, 2)), 1);
+        assert_eq!(LineIndex::new(TEXT, PositionEncoding::Utf16).offset(Position::new(0, 2)), 1);
     }
 
     #[test]
     fn places_that_are_not_there_are_the_nearest_end() {
-        let lines = LineIndex::new(TEXT, Encoding::Utf16);
+        let lines = LineIndex::new(TEXT, PositionEncoding::Utf16);
         assert_eq!(lines.offset(Position::new(0, 99)), TEXT.find('\r').expect("it is there"));
         assert_eq!(lines.offset(Position::new(99, 0)), TEXT.len());
         assert_eq!(lines.offset(Position::new(u32::MAX, u32::MAX)), TEXT.len());

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use lsp_server::{Connection, ErrorCode, Message, Notification, Request, Response};
 
 use crate::problem::{Problem, Status};
-use capabilities::Client;
+use capabilities::EditorClient;
 use intake::Intake;
 use session::{Refreshed, Session};
 
@@ -88,11 +88,11 @@ pub fn talk(connection: &Connection) -> Status {
 }
 
 /// The handshake: everything before it is refused.
-fn initialize(connection: &Connection, intake: &Intake) -> Option<Client> {
+fn initialize(connection: &Connection, intake: &Intake) -> Option<EditorClient> {
     while let Some(message) = intake.next() {
         match message {
             Message::Request(request) if request.method == "initialize" => {
-                let client = Client::of(&request.params);
+                let client = EditorClient::of(&request.params);
                 let result = capabilities::result(&client);
                 connection.sender.send(Response::new_ok(request.id, result).into()).ok()?;
                 return Some(client);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::expr::jit;
-use mopd_compiler::plan::difference::{Difference, Fate, ItemKind, difference};
+use mopd_compiler::plan::difference::{DifferenceKind, Fate, PlanDifference, difference};
 use mopd_compiler::plan::{Plan, Stage, StageFacts};
 
 use super::session::{Document, Session};
@@ -20,7 +20,7 @@ pub struct Planned {
 struct LastRun {
     folder: PathBuf,
     finished: bool,
-    difference: Difference,
+    difference: PlanDifference,
 }
 
 impl Planned {
@@ -74,7 +74,7 @@ impl Planned {
         let changes: Vec<String> = difference
             .items
             .iter()
-            .filter(|item| item.kind == ItemKind::Stage && members.contains(&item.name.as_str()))
+            .filter(|item| item.kind == DifferenceKind::Stage && members.contains(&item.name.as_str()))
             .filter_map(|item| match &item.fate {
                 Fate::Changed { settings, objective } => {
                     let all: Vec<String> =

@@ -9,12 +9,12 @@ use lsp_types::{
     PublishDiagnosticsParams, Range, Uri,
 };
 use mopd_lang::check::Analysis;
-use mopd_lang::check::index::Target;
+use mopd_lang::check::index::NameTarget;
 use mopd_lang::diag::{self, Severity};
 use mopd_lang::ide::ENTRY;
 use mopd_lang::source::{FileId, Span};
 
-use super::capabilities::Client;
+use super::capabilities::EditorClient;
 use super::convert::LineIndex;
 use super::session::{Document, address};
 use super::{library, uri};
@@ -28,7 +28,7 @@ pub struct Published {
 impl Published {
     /// The messages that bring the editor up to date. Every changed document gets one, if only to say that it
     /// is fine.
-    pub fn update(&mut self, documents: &BTreeMap<String, Document>, client: &Client) -> Vec<Message> {
+    pub fn update(&mut self, documents: &BTreeMap<String, Document>, client: &EditorClient) -> Vec<Message> {
         let mut messages = Vec::new();
         for (path, document) in documents {
             let diagnostics = diagnostics(path, document, documents, client);
@@ -58,7 +58,7 @@ fn diagnostics(
     path: &str,
     document: &Document,
     documents: &BTreeMap<String, Document>,
-    client: &Client,
+    client: &EditorClient,
 ) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let own = &document.analysis;
@@ -106,7 +106,7 @@ fn diagnostics(
 /// The place in the entry file that names a module; its very beginning for one that comes in through others.
 fn import_of(analysis: &Analysis, file: FileId) -> Span {
     let mut uses = analysis.index.uses_in(ENTRY).iter();
-    let import = uses.find(|a_use| matches!(a_use.target, Target::Module(module) if module == file));
+    let import = uses.find(|a_use| matches!(a_use.target, NameTarget::Module(module) if module == file));
     import.map_or(Span::new(ENTRY, 0, 0), |import| import.span)
 }
 
@@ -114,7 +114,7 @@ fn import_of(analysis: &Analysis, file: FileId) -> Span {
 pub struct Converter<'a> {
     analysis: &'a Analysis,
     documents: &'a BTreeMap<String, Document>,
-    client: &'a Client,
+    client: &'a EditorClient,
     /// The lines of a file are looked for once, whatever the number of diagnostics.
     lines: RefCell<HashMap<FileId, LineIndex<'a>>>,
 }
@@ -123,7 +123,7 @@ impl<'a> Converter<'a> {
     pub fn new(
         analysis: &'a Analysis,
         documents: &'a BTreeMap<String, Document>,
-        client: &'a Client,
+        client: &'a EditorClient,
     ) -> Converter<'a> {
         Converter { analysis, documents, client, lines: RefCell::new(HashMap::new()) }
     }

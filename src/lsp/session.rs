@@ -12,11 +12,11 @@ use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
 use mopd_lang::check::{Analysis, AnalysisCache, Auditor, GoOn, analyse, analyse_audited, analyse_while};
 use mopd_lang::diag::Severity;
-use mopd_lang::ide::Library;
+use mopd_lang::ide::LibraryModule;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde_json::json;
 
-use super::capabilities::Client;
+use super::capabilities::EditorClient;
 use super::check::{CheckFailure, CheckOutcome, MOST_TIME, checked, empty, guarded};
 use super::convert::LineIndex;
 use super::intake::Intake;
@@ -54,7 +54,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const FILES_AT_MOST: usize = 2_000;
 
 pub struct Session {
-    pub client: Client,
+    pub client: EditorClient,
     /// By path; what has no path goes by its address.
     documents: BTreeMap<String, Document>,
     /// To be checked again before anything is answered.
@@ -65,17 +65,17 @@ pub struct Session {
     published: Published,
     messages: Vec<Message>,
     /// The modules of the standard library, read once.
-    standard: Vec<Rc<Library>>,
+    standard: Vec<Rc<LibraryModule>>,
     /// The modules beside documents, with the text that each was read from: completion asks for them at each
     /// keystroke, and they seldom change.
-    beside: RefCell<BTreeMap<String, (String, Rc<Library>)>>,
+    beside: RefCell<BTreeMap<String, (String, Rc<LibraryModule>)>>,
     intake: Arc<Intake>,
 }
 
 impl Session {
-    pub fn new(client: Client, intake: Arc<Intake>) -> Session {
+    pub fn new(client: EditorClient, intake: Arc<Intake>) -> Session {
         let modules = mopd_std::MODULES.iter();
-        let standard = modules.map(|(name, text)| Rc::new(Library::of(&["std", name], text))).collect();
+        let standard = modules.map(|(name, text)| Rc::new(LibraryModule::of(&["std", name], text))).collect();
         Session {
             client,
             documents: BTreeMap::new(),
@@ -355,7 +355,7 @@ impl Session {
     }
 
     /// The modules that a `use` of a document may name: the standard library, and the files beside it.
-    pub fn libraries(&self, document: &Document) -> Vec<Rc<Library>> {
+    pub fn libraries(&self, document: &Document) -> Vec<Rc<LibraryModule>> {
         let mut found = self.standard.clone();
         let own = PathBuf::from(path_of(&document.uri));
         for file in host::modules_beside(&own) {
@@ -371,12 +371,12 @@ impl Session {
         found
     }
 
-    fn module_beside(&self, path: &str, name: &str, text: String) -> Rc<Library> {
+    fn module_beside(&self, path: &str, name: &str, text: String) -> Rc<LibraryModule> {
         let mut known = self.beside.borrow_mut();
         match known.get(path) {
             Some((read, module)) if *read == text => Rc::clone(module),
             _ => {
-                let module = Rc::new(Library::of(&[name], &text));
+                let module = Rc::new(LibraryModule::of(&[name], &text));
                 known.insert(path.to_owned(), (text, Rc::clone(&module)));
                 module
             }
@@ -416,7 +416,7 @@ mod tests {
         let request = Request::new(1.into(), "textDocument/hover".to_owned(), json!({}));
         intake.put(request.into());
         intake.next();
-        let session = Session::new(Client::of(&json!({})), Arc::clone(&intake));
+        let session = Session::new(EditorClient::of(&json!({})), Arc::clone(&intake));
         let go_on = session.patience();
         assert!(go_on());
         intake.put(Notification::new("$/cancelRequest".to_owned(), json!({ "id": 1 })).into());

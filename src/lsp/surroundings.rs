@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use mopd_lang::ide::{FolderEntry, Library, Surroundings};
+use mopd_lang::ide::{FolderEntry, LibraryModule, Surroundings};
 
 use super::session::{Document, Session};
 use super::uri;
@@ -33,7 +33,7 @@ impl<'a> Around<'a> {
 }
 
 impl Surroundings for Around<'_> {
-    fn modules(&self) -> Vec<Rc<Library>> {
+    fn modules(&self) -> Vec<Rc<LibraryModule>> {
         self.session.libraries(self.document)
     }
 

@@ -22,7 +22,7 @@ pub struct Log {
 
 /// Of stages: those that ran or were kept, those that began in this run, all there are.
 #[derive(Clone, Copy)]
-pub struct Counts {
+pub struct StageCounts {
     pub done: u32,
     pub begun: u32,
     pub tasks: u32,
@@ -47,7 +47,7 @@ impl Log {
         &mut self,
         event: &Event,
         name: impl Fn(&str, u64) -> String,
-        counts: Counts,
+        counts: StageCounts,
     ) -> Option<String> {
         match event {
             Event::Ready { versions, device, threads } => Some(format!(
@@ -93,8 +93,8 @@ impl Log {
     }
 
     /// What is done while no stage is at work.
-    pub fn between(&self, counts: Counts) -> String {
-        let Counts { done, begun, tasks } = counts;
+    pub fn between(&self, counts: StageCounts) -> String {
+        let StageCounts { done, begun, tasks } = counts;
         if tasks == 0 {
             "reading data and models, asking rewards once".to_owned()
         } else if done >= tasks {

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mopd_compiler::plan::events::Event;
 
 pub use self::log::utc;
-use self::log::{Counts, Log};
+use self::log::{Log, StageCounts};
 use crate::figures;
 use crate::output::{self, Style};
 use crate::worker::killed::ActiveStage;
@@ -250,8 +250,8 @@ impl RunProgress {
         if self.drawn { output::to_log_file(&line) } else { self.printer().say(&line) }
     }
 
-    fn counts(&self) -> Counts {
-        Counts { done: self.finished + self.kept, begun: self.begun, tasks: self.tasks }
+    fn counts(&self) -> StageCounts {
+        StageCounts { done: self.finished + self.kept, begun: self.begun, tasks: self.tasks }
     }
 
     /// The stages at work with their names, in the order in which they began.

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use mopd_compiler::plan::Axis;
-use mopd_compiler::trial::{Trial, Value};
+use mopd_compiler::trial::{Trial, TrialValue};
 
 use crate::output::Style;
 
@@ -12,7 +12,7 @@ const COLUMNS: usize = 6;
 /// The loss, numbers that are coarser than a token, a table with a row per token.
 pub fn text(trial: &Trial, style: Style) -> String {
     let mut text = format!("{} = {}\n", style.bold("loss"), number(trial.loss.f64[0]));
-    let (of_tokens, coarser): (Vec<&Value>, Vec<&Value>) =
+    let (of_tokens, coarser): (Vec<&TrialValue>, Vec<&TrialValue>) =
         trial.parts.iter().partition(|part| part.axis == Axis::Token);
     for part in coarser {
         let per = match part.axis {
@@ -23,7 +23,7 @@ pub fn text(trial: &Trial, style: Style) -> String {
         text += &format!("{}{per} = {}\n", style.bold(&part.name), numbers.join(", "));
     }
     let mut columns: Vec<(String, Vec<String>)> = Vec::new();
-    let plain = |value: &&Value| value.f64.iter().copied().map(number).collect::<Vec<String>>();
+    let plain = |value: &&TrialValue| value.f64.iter().copied().map(number).collect::<Vec<String>>();
     columns.extend(of_tokens.iter().map(|part| (part.name.clone(), plain(part))));
     let gradients = trial.gradients.iter();
     columns.extend(gradients.map(|by| (format!("d loss / d {}", by.name), plain(&by))));

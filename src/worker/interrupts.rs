@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use mopd_compiler::plan::events::Request;
+use mopd_compiler::plan::events::WorkerRequest;
 use mopd_store::signals::on_termination;
 
 use super::{Kill, Requests, Worker};
@@ -79,7 +79,7 @@ impl Interrupts {
 impl ActiveWorker {
     fn stop(&self) {
         // A request of one word can always be written down.
-        let _ = self.requests.send(&Request::End);
+        let _ = self.requests.send(&WorkerRequest::End);
         (self.say)("stopping after this step; Ctrl-C or SIGTERM again stops at once\n");
     }
 }

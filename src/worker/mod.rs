@@ -11,13 +11,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{CALLERS_LIBRARY_PATH, Event, Failure, Job, Request, SERVE};
+use mopd_compiler::plan::events::{CALLERS_LIBRARY_PATH, Event, Failure, Job, SERVE, WorkerRequest};
 
 use serde::Serialize;
 
 use self::interrupts::Interrupts;
 use crate::host::reason;
-use crate::libtorch::{self, Found, LIBRARY_PATH};
+use crate::libtorch::{self, FoundLibtorch, LIBRARY_PATH};
 use crate::output;
 use crate::problem::Problem;
 
@@ -95,7 +95,7 @@ impl Worker {
     }
 
     /// Starts a worker that stays until it is asked to end.
-    pub fn stay(says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
+    pub fn start_server(says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
         Worker::spawn(&[SERVE], says)
     }
 
@@ -275,7 +275,7 @@ impl Requests {
     }
 
     /// A worker that is gone does not hear it; whoever reads its lines is told.
-    pub fn send(&self, request: &Request) -> Result<(), Problem> {
+    pub fn send(&self, request: &WorkerRequest) -> Result<(), Problem> {
         self.line(request)
     }
 
@@ -343,12 +343,12 @@ pub fn death(status: ExitStatus) -> Problem {
 
 fn without_libtorch() -> String {
     match libtorch::find().unwrap_or_default() {
-        Found { libtorch: Some(found), .. } => format!(
+        FoundLibtorch { libtorch: Some(found), .. } => format!(
             "libtorch is in {} ({}); the line above names what is missing beside it",
             found.folder.display(),
             found.source.text()
         ),
-        Found { ignored: Some(ignored), .. } => format!("{ignored}.\n{}", libtorch::how_to_get()),
+        FoundLibtorch { ignored: Some(ignored), .. } => format!("{ignored}.\n{}", libtorch::how_to_get()),
         _ => libtorch::how_to_get(),
     }
 }

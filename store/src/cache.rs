@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::files::remove_unfinished;
-use crate::{CHECKSUMS, Folder, Lock, Runs, WriteError};
+use crate::files::remove_partial;
+use crate::{CHECKSUMS, Folder, Lock, StoredRuns, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ItemKind {
+pub enum StoreItemKind {
     /// A finished stage, or the rewards of an evaluation.
     Result,
     /// Checkpoints of a stage that is not finished.
@@ -29,11 +29,11 @@ pub enum ItemKind {
 
 /// One folder of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Item {
+pub struct StoreItem {
     /// Of the folder.
     pub name: String,
     pub key: String,
-    pub kind: ItemKind,
+    pub kind: StoreItemKind,
     /// In words, where it is known.
     pub about: String,
     pub bytes: u64,
@@ -47,7 +47,7 @@ pub struct Item {
 
 /// What to let go of, of that which no kept run needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
+pub struct PrunePolicy {
     /// What has not been of use for so long.
     pub older_than: Option<Duration>,
     /// What was of use longest ago, until the whole takes at most so many bytes.
@@ -57,11 +57,11 @@ pub struct Policy {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    pub removed: Vec<Item>,
+    pub removed: Vec<StoreItem>,
     /// Would have been, but a run is at work on them.
-    pub in_use: Vec<Item>,
+    pub in_use: Vec<StoreItem>,
     /// Would have been, but a run that can't be read may need them.
-    pub spared: Vec<Item>,
+    pub spared: Vec<StoreItem>,
     /// The lists of needs that can't be read, and why.
     pub unreadable: Vec<String>,
     /// Bytes that the store takes now, and of them those that kept runs need.
@@ -71,7 +71,7 @@ pub struct Pruned {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum PruneVerdict {
     Whole,
     Damaged(String),
     /// A run is at work on it.
@@ -86,13 +86,13 @@ pub fn age(used: SystemTime, now: SystemTime) -> Duration {
 const KEY: usize = 64;
 
 /// The key and the kind of a folder's name. What is not ours has none.
-fn parse(name: &str) -> Option<(&str, ItemKind)> {
+fn parse(name: &str) -> Option<(&str, StoreItemKind)> {
     let (key, rest) = name.split_at_checked(KEY)?;
     let kind = match rest {
-        "" => ItemKind::Result,
-        ".unfinished" => ItemKind::Checkpoint,
-        ".scores" => ItemKind::Scores,
-        ".last-good" => ItemKind::LastGood,
+        "" => StoreItemKind::Result,
+        ".unfinished" => StoreItemKind::Checkpoint,
+        ".scores" => StoreItemKind::Scores,
+        ".last-good" => StoreItemKind::LastGood,
         _ => return None,
     };
     key.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some((key, kind))
@@ -123,7 +123,7 @@ impl Size {
 
 impl Folder {
     /// Everything in the store, what was of use last first.
-    pub fn items(&self) -> Result<Vec<Item>, String> {
+    pub fn items(&self) -> Result<Vec<StoreItem>, String> {
         let runs = self.runs()?.kept;
         let mut needs: BTreeMap<&str, Vec<(&PathBuf, &str)>> = BTreeMap::new();
         for run in &runs {
@@ -151,8 +151,11 @@ impl Folder {
             let written = |name: &str| {
                 fs::metadata(self.path(name).join(CHECKSUMS)).and_then(|metadata| metadata.modified()).ok()
             };
-            let kind =
-                if kind == ItemKind::Result && written(name).is_none() { ItemKind::Leftover } else { kind };
+            let kind = if kind == StoreItemKind::Result && written(name).is_none() {
+                StoreItemKind::Leftover
+            } else {
+                kind
+            };
             let needed = needs.get(key).map(Vec::as_slice).unwrap_or_default();
             let sums = self.checksums(name).or_else(|_| match self.parts(name).next() {
                 Some(part) => self.checksums(&part),
@@ -161,7 +164,7 @@ impl Folder {
             let about = sums.ok().map(|sums| sums.about).filter(|about| !about.is_empty());
             let about =
                 about.or_else(|| needed.first().map(|(_, what)| (*what).to_owned())).unwrap_or_default();
-            items.push(Item {
+            items.push(StoreItem {
                 name: name.to_owned(),
                 key: key.to_owned(),
                 kind,
@@ -171,8 +174,8 @@ impl Folder {
                 used: written(name).or(size.newest).unwrap_or(SystemTime::UNIX_EPOCH),
                 // Whoever needs a result is not helped by half of one, nor by the way to one that is there.
                 needed_by: match kind {
-                    ItemKind::Leftover => Vec::new(),
-                    ItemKind::Checkpoint if self.has(key) => Vec::new(),
+                    StoreItemKind::Leftover => Vec::new(),
+                    StoreItemKind::Checkpoint if self.has(key) => Vec::new(),
                     _ => needed.iter().map(|(out, _)| (*out).clone()).collect(),
                 },
             });
@@ -186,7 +189,7 @@ impl Folder {
         let folders = fs::read_dir(&self.path).into_iter().flatten().flatten();
         folders
             .filter_map(|folder| folder.file_name().into_string().ok())
-            .any(|name| matches!(parse(&name), Some((_, ItemKind::Result))) && self.has(&name))
+            .any(|name| matches!(parse(&name), Some((_, StoreItemKind::Result))) && self.has(&name))
     }
 
     /// The entries in a folder of several.
@@ -197,35 +200,35 @@ impl Folder {
     }
 
     /// Whether the entries of an item are what was written; none where it has no checksums.
-    pub fn verdict(&self, item: &Item) -> Option<Verdict> {
+    pub fn verdict(&self, item: &StoreItem) -> Option<PruneVerdict> {
         let entries: Vec<String> = match item.kind {
-            ItemKind::Result => vec![item.name.clone()],
-            ItemKind::Checkpoint | ItemKind::Scores => self.parts(&item.name).collect(),
-            ItemKind::LastGood | ItemKind::Leftover => return None,
+            StoreItemKind::Result => vec![item.name.clone()],
+            StoreItemKind::Checkpoint | StoreItemKind::Scores => self.parts(&item.name).collect(),
+            StoreItemKind::LastGood | StoreItemKind::Leftover => return None,
         };
         let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else {
-            return Some(Verdict::Whole);
+            return Some(PruneVerdict::Whole);
         };
         // Whoever is at work may have taken it away meanwhile.
         match self.try_lock(&item.key) {
-            Ok(None) => Some(Verdict::InUse),
-            _ => Some(Verdict::Damaged(reason)),
+            Ok(None) => Some(PruneVerdict::InUse),
+            _ => Some(PruneVerdict::Damaged(reason)),
         }
     }
 
     /// Lets go of what the policy says, of that which no kept run needs and nobody is at work on. None where
     /// runs are being written down just now: ask again.
-    pub fn prune(&self, policy: &Policy, now: SystemTime) -> Result<Option<Pruned>, String> {
+    pub fn prune(&self, policy: &PrunePolicy, now: SystemTime) -> Result<Option<Pruned>, String> {
         let text = |error: WriteError| error.to_string();
         let Some(_registry) = self.try_registry().map_err(text)? else { return Ok(None) };
         let items = self.items()?;
         let mut left: u64 = items.iter().map(|item| item.bytes).sum();
         let needed = items.iter().filter(|item| !item.needed_by.is_empty()).map(|item| item.bytes).sum();
-        let Runs { gone, unreadable, .. } = self.runs()?;
+        let StoredRuns { gone, unreadable, .. } = self.runs()?;
         let (mut removed, mut in_use, mut spared) = (Vec::new(), Vec::new(), Vec::new());
         // What was of use longest ago first; before all else scores, which are made again in passing.
-        let (scores, others): (Vec<Item>, Vec<Item>) =
-            items.into_iter().rev().partition(|item| item.kind == ItemKind::Scores);
+        let (scores, others): (Vec<StoreItem>, Vec<StoreItem>) =
+            items.into_iter().rev().partition(|item| item.kind == StoreItemKind::Scores);
         for item in scores.into_iter().chain(others).filter(|item| item.needed_by.is_empty()) {
             let old = policy.older_than.is_some_and(|limit| age(item.used, now) > limit);
             let much = policy.keep_under.is_some_and(|limit| left > limit);
@@ -233,9 +236,9 @@ impl Folder {
                 continue;
             }
             let may_be_needed = match item.kind {
-                ItemKind::Result | ItemKind::LastGood => true,
-                ItemKind::Checkpoint => !self.has(&item.key),
-                ItemKind::Scores | ItemKind::Leftover => false,
+                StoreItemKind::Result | StoreItemKind::LastGood => true,
+                StoreItemKind::Checkpoint => !self.has(&item.key),
+                StoreItemKind::Scores | StoreItemKind::Leftover => false,
             };
             if may_be_needed && !unreadable.is_empty() {
                 spared.push(item);
@@ -252,7 +255,7 @@ impl Folder {
             removed.push(item);
         }
         if !policy.dry_run {
-            self.remove_unfinished();
+            self.remove_partial();
             for path in gone {
                 // Of a run whose results are gone.
                 fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -262,20 +265,20 @@ impl Folder {
     }
 
     /// Parts of files that nobody writes any more, in entries and beside them.
-    fn remove_unfinished(&self) {
+    fn remove_partial(&self) {
         const NOBODYS: Duration = Duration::from_secs(3600);
         for folder in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             match folder.file_name().to_str().and_then(parse) {
                 Some((key, _)) => {
                     if let Ok(Some(_lock)) = self.try_lock(key) {
-                        remove_unfinished(&folder.path(), None);
+                        remove_partial(&folder.path(), None);
                     }
                 }
                 // Whoever writes these has no lock.
                 None => {
                     let ours = ["notes", "runs", "arithmetic"].iter().any(|name| folder.file_name() == *name);
                     if ours {
-                        remove_unfinished(&folder.path(), Some(NOBODYS));
+                        remove_partial(&folder.path(), Some(NOBODYS));
                     }
                 }
             }

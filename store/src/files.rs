@@ -62,7 +62,7 @@ pub fn write_atomically(
         // group.
         let permissions = fs::Permissions::from_mode(0o666);
         let mut file =
-            tempfile::Builder::new().prefix(UNFINISHED).permissions(permissions).tempfile_in(folder)?;
+            tempfile::Builder::new().prefix(PARTIAL).permissions(permissions).tempfile_in(folder)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|failure| failure.error)?;
@@ -73,21 +73,21 @@ pub fn write_atomically(
 }
 
 /// What files are called before they are whole.
-const UNFINISHED: &str = ".writing-";
+const PARTIAL: &str = ".writing-";
 
 /// Takes away what [`write_atomically`] left in a folder, and in the folders in it, when it was killed: parts
 /// of files that nobody writes any more, or only those that are older than `age`. What can't be taken away
 /// stays.
-pub fn remove_unfinished(folder: &Path, age: Option<Duration>) {
+pub fn remove_partial(folder: &Path, age: Option<Duration>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_dir() {
-            remove_unfinished(&entry.path(), age);
+            remove_partial(&entry.path(), age);
             continue;
         }
         let old = || metadata.modified().ok()?.elapsed().ok();
         let unused = age.is_none_or(|age| old().is_some_and(|since| since >= age));
-        if unused && metadata.is_file() && entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+        if unused && metadata.is_file() && entry.file_name().to_string_lossy().starts_with(PARTIAL) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -32,10 +32,10 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use cache::{Item, ItemKind, Policy, Pruned, Verdict, age};
+pub use cache::{PrunePolicy, PruneVerdict, Pruned, StoreItem, StoreItemKind, age};
 pub use files::{WriteError, write_atomically};
 pub use lock::Lock;
-pub use runs::{Run, Runs};
+pub use runs::{StoredRun, StoredRuns};
 
 const CHECKSUMS: &str = "checksums.json";
 
@@ -133,7 +133,7 @@ impl Folder {
         let checksums = folder.join(CHECKSUMS);
         remove_file(&checksums)?;
         // Whoever was killed while it wrote the entry before left a part of a file.
-        files::remove_unfinished(&folder, None);
+        files::remove_partial(&folder, None);
         let written = write(&folder).and_then(|files| {
             let sums = Checksums { about: about.to_owned(), files };
             let sums = serde_json::to_vec(&sums).expect("checksums are plain data");

@@ -28,7 +28,7 @@ const FOLDERS_DEEP: usize = 12;
 
 /// What was found out about a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Program {
+pub struct CommandSources {
     /// Every file that was hashed, where it lies.
     pub paths: BTreeSet<PathBuf>,
     /// A name of each that does not depend on where the experiment lies, and Blake3 of its content.
@@ -45,13 +45,13 @@ pub struct Unreadable {
     pub why: String,
 }
 
-impl Program {
+impl CommandSources {
     /// `base` is the folder that the command runs in.
     ///
     /// # Errors
     /// A path of `depends` that is not there or can't be read.
-    pub fn of(command: &str, depends: &[String], base: &Path) -> Result<Program, Unreadable> {
-        let mut program = Program::default();
+    pub fn of(command: &str, depends: &[String], base: &Path) -> Result<CommandSources, Unreadable> {
+        let mut program = CommandSources::default();
         let mut scripts = BTreeSet::new();
         for (folder, named) in named(command, base) {
             match named {
@@ -344,8 +344,8 @@ mod tests {
         folder
     }
 
-    fn of(command: &str, folder: &TempDir) -> Program {
-        Program::of(command, &[], folder.path()).unwrap()
+    fn of(command: &str, folder: &TempDir) -> CommandSources {
+        CommandSources::of(command, &[], folder.path()).unwrap()
     }
 
     fn names(command: &str, folder: &TempDir) -> Vec<String> {
@@ -424,7 +424,7 @@ mod tests {
         let files = ["verify.py", "lib/a.py"];
         let (one, other) = (folder(&files), folder(&files));
         let hash = |folder: &TempDir| {
-            Program::of("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash()
+            CommandSources::of("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash()
         };
         assert_eq!(hash(&one), hash(&other));
         fs::rename(other.path().join("lib/a.py"), other.path().join("lib/b.py")).unwrap();
@@ -436,7 +436,7 @@ mod tests {
         let folder = folder(&["verify.py", "rules.json", "lists/words.txt"]);
         let depends = |paths: &[&str]| {
             let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
-            Program::of("python3 verify.py", &paths, folder.path())
+            CommandSources::of("python3 verify.py", &paths, folder.path())
         };
         let found = depends(&["rules.json", "lists/"]).unwrap();
         assert_eq!(found.names().collect::<Vec<_>>(), ["lists/words.txt", "rules.json", "verify.py"]);

@@ -11,7 +11,7 @@ use crate::{Folder, Lock, WriteError, write_whole};
 
 /// What a run reads from the store or writes to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct StoredRun {
     pub experiment: String,
     /// Its folder of results, from the root.
     pub out: PathBuf,
@@ -24,9 +24,9 @@ const REGISTRY: &str = "runs";
 
 /// What is known of all runs.
 #[derive(Debug, Default)]
-pub struct Runs {
+pub struct StoredRuns {
     /// Those whose folder of results is there.
-    pub kept: Vec<Run>,
+    pub kept: Vec<StoredRun>,
     /// The files of the others.
     pub gone: Vec<PathBuf>,
     /// Files that can't be read, and why: nobody knows what they protect.
@@ -40,7 +40,7 @@ impl Folder {
 
     /// Writes down what a run needs, in place of what an earlier run with the same folder of results did.
     /// False where something is being pruned just now: ask again.
-    pub fn register(&self, run: &Run) -> Result<bool, WriteError> {
+    pub fn register(&self, run: &StoredRun) -> Result<bool, WriteError> {
         let Some(_registry) = self.try_registry()? else { return Ok(false) };
         let name = blake3::hash(run.out.as_os_str().as_encoded_bytes()).to_hex();
         let text = serde_json::to_vec(run).expect("a run is plain data");
@@ -52,8 +52,8 @@ impl Folder {
     ///
     /// # Errors
     /// Where it can't be known which runs there are.
-    pub fn runs(&self) -> Result<Runs, String> {
-        let mut runs = Runs::default();
+    pub fn runs(&self) -> Result<StoredRuns, String> {
+        let mut runs = StoredRuns::default();
         let files = match fs::read_dir(self.path("runs")) {
             Ok(files) => files,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(runs),
@@ -64,7 +64,7 @@ impl Folder {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            match crate::read_json::<Run>(&path) {
+            match crate::read_json::<StoredRun>(&path) {
                 Ok(run) if run.out.is_dir() => runs.kept.push(run),
                 Ok(_) => runs.gone.push(path),
                 Err(problem) => runs.unreadable.push(format!("{}: {problem}", self.path("runs").display())),

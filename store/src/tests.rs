@@ -25,13 +25,13 @@ fn put(folder: &Folder, name: &str, bytes: usize, ago: u64) {
     sums.set_modified(SystemTime::now() - Duration::from_secs(ago)).unwrap();
 }
 
-fn names(items: &[Item]) -> Vec<char> {
+fn names(items: &[StoreItem]) -> Vec<char> {
     items.iter().map(|item| item.name.chars().next().unwrap()).collect()
 }
 
-fn run(out: &Path, needs: &[char]) -> Run {
+fn run(out: &Path, needs: &[char]) -> StoredRun {
     let needs = needs.iter().map(|digit| (key(*digit), format!("stage {digit}"))).collect();
-    Run { experiment: "e".to_owned(), out: out.to_owned(), needs }
+    StoredRun { experiment: "e".to_owned(), out: out.to_owned(), needs }
 }
 
 #[test]
@@ -108,20 +108,21 @@ fn what_a_kept_run_needs_is_never_pruned() {
     let items = folder.items().unwrap();
     assert_eq!(names(&items), ['e', 'd', 'c', 'b', 'a']);
     assert_eq!(items[4].needed_by, std::slice::from_ref(&kept));
-    let everything = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
-    let of = |policy: &Policy| folder.prune(policy, SystemTime::now()).unwrap().expect("nobody registers");
-    assert_eq!(names(&of(&Policy { dry_run: true, ..everything }).removed), ['c', 'd']);
+    let everything = PrunePolicy { older_than: Some(Duration::ZERO), ..PrunePolicy::default() };
+    let of =
+        |policy: &PrunePolicy| folder.prune(policy, SystemTime::now()).unwrap().expect("nobody registers");
+    assert_eq!(names(&of(&PrunePolicy { dry_run: true, ..everything }).removed), ['c', 'd']);
     assert_eq!(folder.items().unwrap().len(), 5, "a dry run takes nothing away");
     // Its results are deleted: nobody needs `b` any more.
     fs::remove_dir(&gone).unwrap();
-    let older = Policy { older_than: Some(Duration::from_secs(250)), ..Policy::default() };
+    let older = PrunePolicy { older_than: Some(Duration::from_secs(250)), ..PrunePolicy::default() };
     assert_eq!(names(&of(&older).removed), ['b']);
     // Someone computes `c`.
     let computing = folder.try_lock(&key('c')).unwrap();
     let pruned = of(&everything);
     assert_eq!((names(&pruned.removed), names(&pruned.in_use)), (vec!['d'], vec!['c']));
     drop(computing);
-    let pruned = of(&Policy { keep_under: Some(1), ..Policy::default() });
+    let pruned = of(&PrunePolicy { keep_under: Some(1), ..PrunePolicy::default() });
     assert_eq!((names(&pruned.removed), pruned.left), (vec!['c'], pruned.needed));
     assert!(folder.has(&key('a')) && !folder.has(&key('b')));
     assert_eq!(fs::read_dir(folder.path("runs")).unwrap().count(), 1);
@@ -135,7 +136,7 @@ fn what_was_of_use_longest_ago_goes_first_until_the_rest_fits() {
     }
     // Looked up, it is of use.
     assert!(matches!(folder.read(&key('a'), |_| Ok(())), Lookup::Found(())));
-    let policy = Policy { keep_under: Some(25_000), ..Policy::default() };
+    let policy = PrunePolicy { keep_under: Some(25_000), ..PrunePolicy::default() };
     let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
     assert_eq!(names(&pruned.removed), ['c']);
 }
@@ -149,13 +150,13 @@ fn scores_go_first() {
         put(&folder, &format!("{}.scores/{batch}", key('b')), 10_000, ago);
     }
     let items = folder.items().unwrap();
-    assert_eq!((names(&items), items[0].kind), (vec!['b', 'a'], ItemKind::Scores));
+    assert_eq!((names(&items), items[0].kind), (vec!['b', 'a'], StoreItemKind::Scores));
     assert!(items[0].bytes > 20_000 && items[0].needed_by.is_empty());
-    assert_eq!(folder.verdict(&items[0]), Some(Verdict::Whole));
-    let policy = Policy { keep_under: Some(15_000), ..Policy::default() };
+    assert_eq!(folder.verdict(&items[0]), Some(PruneVerdict::Whole));
+    let policy = PrunePolicy { keep_under: Some(15_000), ..PrunePolicy::default() };
     // A run that writes one of them has the folder's lock.
     let writing = folder.try_lock(&key('b')).unwrap();
-    let pruned = folder.prune(&Policy { dry_run: true, ..policy }, SystemTime::now()).unwrap().unwrap();
+    let pruned = folder.prune(&PrunePolicy { dry_run: true, ..policy }, SystemTime::now()).unwrap().unwrap();
     assert_eq!((names(&pruned.in_use), names(&pruned.removed)), (vec!['b'], vec!['a']));
     drop(writing);
     let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
@@ -169,7 +170,7 @@ fn entries_of_the_future_are_new() {
     let (_place, folder) = folder();
     put(&folder, &key('a'), 10, 0);
     let before = SystemTime::now() - Duration::from_secs(86400 * 365);
-    let policy = Policy { older_than: Some(Duration::from_secs(60)), ..Policy::default() };
+    let policy = PrunePolicy { older_than: Some(Duration::from_secs(60)), ..PrunePolicy::default() };
     assert_eq!(folder.prune(&policy, before).unwrap().unwrap().removed, []);
     assert_eq!(age(SystemTime::now(), before), Duration::ZERO);
 }
@@ -183,7 +184,7 @@ fn what_is_not_ours_is_left_alone() {
     fs::write(place.path().join("elsewhere/precious"), "x").unwrap();
     put(&folder, &key('a'), 10, 100);
     symlink(place.path().join("elsewhere"), folder.path(&key('a')).join("link")).unwrap();
-    let policy = Policy { older_than: Some(Duration::ZERO), keep_under: Some(0), dry_run: false };
+    let policy = PrunePolicy { older_than: Some(Duration::ZERO), keep_under: Some(0), dry_run: false };
     folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
     assert!(folder.path("my notes").exists() && folder.path(&key('f')).exists() && !folder.has(&key('a')));
     assert!(place.path().join("elsewhere/precious").exists());
@@ -200,13 +201,13 @@ fn damage_is_found_by_looking() {
     }
     let mut items = folder.items().unwrap();
     items.sort_by(|a, b| a.name.cmp(&b.name));
-    let verdicts: Vec<Option<Verdict>> = items.iter().map(|item| folder.verdict(item)).collect();
+    let verdicts: Vec<Option<PruneVerdict>> = items.iter().map(|item| folder.verdict(item)).collect();
     assert_eq!(names(&items), ['a', 'b', 'c']);
-    assert_eq!(verdicts[0], Some(Verdict::Whole));
-    assert!(matches!(&verdicts[1], Some(Verdict::Damaged(reason)) if reason.contains("file")));
-    assert!(matches!(&verdicts[2], Some(Verdict::Damaged(_))));
+    assert_eq!(verdicts[0], Some(PruneVerdict::Whole));
+    assert!(matches!(&verdicts[1], Some(PruneVerdict::Damaged(reason)) if reason.contains("file")));
+    assert!(matches!(&verdicts[2], Some(PruneVerdict::Damaged(_))));
     let _computing = folder.try_lock(&key('b')).unwrap();
-    assert_eq!(folder.verdict(&items[1]), Some(Verdict::InUse));
+    assert_eq!(folder.verdict(&items[1]), Some(PruneVerdict::InUse));
 }
 
 /// A list of needs that can't be read protects what nobody knows: no result is pruned, but what no run needs
@@ -219,7 +220,7 @@ fn a_damaged_list_of_needs_protects_results() {
     put(&folder, &format!("{}.unfinished/0000000001", key('a')), 10, 100);
     fs::create_dir_all(folder.path("runs")).unwrap();
     fs::write(folder.path("runs/broken.json"), "{").unwrap();
-    let policy = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    let policy = PrunePolicy { older_than: Some(Duration::ZERO), ..PrunePolicy::default() };
     assert_eq!(folder.items().unwrap().len(), 3, "what is there is listed");
     let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
     assert!(pruned.unreadable[0].contains("broken.json"), "{pruned:?}");
@@ -236,14 +237,14 @@ fn checkpoints_of_a_finished_stage_are_needed_by_nobody() {
     put(&folder, &format!("{}.unfinished/0000000001", key('b')), 10, 100);
     assert!(folder.register(&run(place.path(), &['a', 'b'])).unwrap());
     let items = folder.items().unwrap();
-    let needed: Vec<(ItemKind, bool)> =
+    let needed: Vec<(StoreItemKind, bool)> =
         items.iter().map(|item| (item.kind, !item.needed_by.is_empty())).collect();
     assert_eq!(
-        needed.iter().filter(|found| **found == (ItemKind::Checkpoint, false)).count(),
+        needed.iter().filter(|found| **found == (StoreItemKind::Checkpoint, false)).count(),
         1,
         "{items:?}"
     );
-    let policy = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    let policy = PrunePolicy { older_than: Some(Duration::ZERO), ..PrunePolicy::default() };
     assert_eq!(folder.prune(&policy, SystemTime::now()).unwrap().unwrap().removed.len(), 1);
     assert!(folder.has(&key('a')) && folder.has(&format!("{}.unfinished/0000000001", key('b'))));
 }
@@ -264,7 +265,7 @@ fn parts_of_files_that_a_kill_left_go_away() {
     leave();
     fs::create_dir_all(folder.path("notes")).unwrap();
     fs::write(folder.path("notes/.writing-3"), "somebody is at it").unwrap();
-    folder.prune(&Policy::default(), SystemTime::now()).unwrap().unwrap();
+    folder.prune(&PrunePolicy::default(), SystemTime::now()).unwrap().unwrap();
     assert!(!left.iter().any(|path| path.exists()) && folder.has(&key('a')));
     assert!(folder.path("notes/.writing-3").exists());
 }

@@ -1,7 +1,7 @@
 //! What an audit must not lose: that a gradient is exactly 0, which sign it has, what it is without one of
 //! its parts.
 
-use mopd_compiler::audit::{Audited, Use, audit, diagnostics, of_experiment};
+use mopd_compiler::audit::{Audited, ObjectiveUse, audit, diagnostics, of_experiment};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Objective;
 use mopd_lang::source::{SourceFile, Span};
@@ -40,7 +40,7 @@ fn objective(body: &str) -> Objective {
 
 /// What the audit says of the one term of such an objective.
 fn says(body: &str) -> Vec<String> {
-    audit(&objective(body), &Use::unknown()).terms[0].lines()
+    audit(&objective(body), &ObjectiveUse::unknown()).terms[0].lines()
 }
 
 /// The diagnostics on an experiment with these lines, those of its text first.
@@ -228,7 +228,7 @@ fn a_declared_divergence_is_told_beside_a_known_one() {
     let analysis = mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text }, &|_| None);
     let named =
         analysis.objectives.into_iter().next().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
-    let found = audit(&named.objective, &Use::unknown()).terms[0].lines();
+    let found = audit(&named.objective, &ObjectiveUse::unknown()).terms[0].lines();
     assert!(found[0].starts_with("follows 1.00 * grad mine("), "{found:?}");
     assert!(
         found

@@ -223,6 +223,6 @@ fn what_is_kept_between_keystrokes_is_no_deeper() {
             }
             _ => None,
         };
-        mopd_lang::analyse_again(source, &load, &mut memory);
+        mopd_lang::analyse_edited(source, &load, &mut memory);
     }
 }

@@ -1,7 +1,7 @@
 //! What an edit of the quickstart changes in meaning.
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::{Difference, difference, of_families};
+use mopd_compiler::plan::difference::{PlanDifference, difference, of_families};
 
 const TEXT: &str = include_str!("../../examples/quickstart.mopd");
 
@@ -13,7 +13,7 @@ fn plan(text: &str) -> Plan {
 }
 
 /// The edits are texts of the quickstart and what stands there instead.
-fn edited(edits: &[(&str, &str)]) -> Difference {
+fn edited(edits: &[(&str, &str)]) -> PlanDifference {
     let mut text = TEXT.to_owned();
     for (old, new) in edits {
         assert!(text.contains(old), "{old}");
@@ -289,7 +289,7 @@ fn family(runs: &[(&str, &[(&str, &str)])]) -> Vec<(String, Plan)> {
     runs.iter().map(|(name, edits)| ((*name).to_owned(), plan(&text(edits)))).collect()
 }
 
-fn of(before: &[(String, Plan)], after: &[(String, Plan)]) -> (Vec<String>, Difference) {
+fn of(before: &[(String, Plan)], after: &[(String, Plan)]) -> (Vec<String>, PlanDifference) {
     fn plans(family: &[(String, Plan)]) -> Vec<(String, &Plan)> {
         family.iter().map(|(name, plan)| (name.clone(), plan)).collect()
     }

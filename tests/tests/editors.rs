@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use mopd_lang::check::builtins::{self, Kind};
+use mopd_lang::check::builtins::{self, BuiltinKind};
 use mopd_lang::check::vocabulary::{self, SignalName, Takes, Word};
 use mopd_lang::syntax::{ITEMS, RESERVED};
 use serde_json::Value;
@@ -153,14 +153,14 @@ fn signals(signals: &[SignalName]) -> impl Iterator<Item = &'static str> {
 
 /// Functions of numbers, in two groups: elementwise ones, and those that go along an axis.
 fn functions_of_numbers() -> [Vec<&'static str>; 2] {
-    let of = |wanted: fn(Kind) -> bool| {
+    let of = |wanted: fn(BuiltinKind) -> bool| {
         builtins::all()
             .iter()
             .filter(|function| wanted(function.kind))
             .map(|function| function.name)
             .collect()
     };
-    use Kind::*;
+    use BuiltinKind::*;
     [
         of(|kind| matches!(kind, Elementwise(_) | Bucket | Extreme(..) | Clip | Where)),
         of(|kind| matches!(kind, Reduce(_) | Statistic(_) | Scan(_) | Memory(_))),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use mopd_lang::check::index::NameIndex;
 use mopd_lang::source::{FileId, SourceFile};
 use mopd_lang::syntax::{KnownFile, parse};
-use mopd_lang::{Analysis, AnalysisCache, analyse, analyse_again};
+use mopd_lang::{Analysis, AnalysisCache, analyse, analyse_edited};
 use mopd_tests::{Dice, texts};
 
 /// Everything in the repository that is written in the language, sound or not.
@@ -168,7 +168,7 @@ fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds
         };
         let entry = || SourceFile { path: "entry".to_owned(), text: now[&Vec::new()].clone() };
         let (again, fresh) =
-            (told(&analyse_again(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
+            (told(&analyse_edited(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
         assert!(
             again == fresh,
             "{name}, round {round}: {}\nin:\n{}",
@@ -302,7 +302,7 @@ fn write_in_turn(texts: &[&str]) {
         };
         let entry = || SourceFile { path: "entry".to_owned(), text: (*text).to_owned() };
         let (again, fresh) =
-            (told(&analyse_again(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
+            (told(&analyse_edited(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
         assert!(again == fresh, "{}\nin:\n{text}", difference(&again, &fresh));
     }
 }
@@ -330,7 +330,7 @@ fn a_body_that_goes_through_all_domains_is_checked_again_when_one_comes_or_goes(
             library.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
         };
         let entry = || SourceFile { path: "entry".to_owned(), text: text.clone() };
-        let (again, fresh) = (analyse_again(entry(), &load, &mut memory), analyse(entry(), &load));
+        let (again, fresh) = (analyse_edited(entry(), &load, &mut memory), analyse(entry(), &load));
         assert_eq!(again.diagnostics, fresh.diagnostics, "{text}");
         counts.push(fresh.diagnostics.len());
     }

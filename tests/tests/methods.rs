@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use mopd_compiler::audit::{Use, Verdict, audit};
+use mopd_compiler::audit::{ObjectiveUse, Verdict, audit};
 use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_tests::{check, files, generate, listing, root, settle};
 
@@ -66,7 +66,7 @@ fn the_reference_says_what_every_objective_follows() {
     for (name, text) in mopd_std::MODULES {
         let analysis = check(&format!("std:{name}.mopd"), text);
         for named in analysis.objectives.iter().filter(|named| named.public) {
-            let audit = audit(&named.objective, &Use::unknown());
+            let audit = audit(&named.objective, &ObjectiveUse::unknown());
             let one = audit.terms.len() == 1;
             let mut lines = Vec::new();
             for term in &audit.terms {

@@ -195,7 +195,7 @@ fn load(name: &[&str]) -> Option<SourceFile> {
 /// All that is done with a program, up to its plan. Whether it is sound.
 fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
     let source = || SourceFile { path: "a.mopd".to_owned(), text: program.to_owned() };
-    let analysis = mopd_lang::analyse_again(source(), &load, memory);
+    let analysis = mopd_lang::analyse_edited(source(), &load, memory);
     if analysis.has_errors() {
         return false;
     }
@@ -211,7 +211,7 @@ fn digest(program: &str, memory: &mut AnalysisCache, audited: bool) -> bool {
         let _ = mopd_compiler::expressions(&named.objective, &analysis.origins);
         // It takes a hundred times as long as everything else.
         if audited {
-            mopd_compiler::audit::audit(&named.objective, &mopd_compiler::audit::Use::unknown());
+            mopd_compiler::audit::audit(&named.objective, &mopd_compiler::audit::ObjectiveUse::unknown());
         }
     }
     if let Some(experiment) = &analysis.experiment {

@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::audit::{self, Audit, Use};
+use mopd_compiler::audit::{self, Audit, ObjectiveUse};
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, Label};
 use mopd_lang::source::{FileId, SourceFile, Span};
@@ -315,9 +315,11 @@ fn audits(analysis: &Analysis) -> String {
         Some(experiment) => {
             audit::of_experiment(experiment).into_iter().map(|audited| audited.audit).collect()
         }
-        None => {
-            analysis.objectives.iter().map(|named| audit::audit(&named.objective, &Use::unknown())).collect()
-        }
+        None => analysis
+            .objectives
+            .iter()
+            .map(|named| audit::audit(&named.objective, &ObjectiveUse::unknown()))
+            .collect(),
     };
     let mut text = String::new();
     for (audit, term) in audits.iter().flat_map(|audit| audit.terms.iter().map(move |term| (audit, term))) {

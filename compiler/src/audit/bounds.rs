@@ -8,7 +8,7 @@ use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Function, Live};
 
 use super::range::{self, ALL, RunFacts, ValueRange, is_of_itself, is_one};
 use super::teachers::Teachers;
-use super::view::View;
+use super::view::TermView;
 use crate::lower::ordered;
 
 /// Why a term carries no gradient, or a condition never holds.
@@ -189,7 +189,7 @@ impl<'a> Bounds<'a> {
 }
 
 /// What keeps all gradient of a term away; none where some may pass.
-pub(super) fn silent<'a>(view: &View<'a>, facts: &RunFacts) -> Option<Culprit<'a>> {
+pub(super) fn silent<'a>(view: &TermView<'a>, facts: &RunFacts) -> Option<Culprit<'a>> {
     let bounds = Bounds::of(&view.formulas(), facts);
     for (name, condition) in [("select", view.select), ("when", view.when)] {
         if let Some(part) = condition.filter(|condition| never(condition, &bounds)) {

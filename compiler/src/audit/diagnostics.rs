@@ -14,8 +14,8 @@ use super::sampler::Sampler;
 use super::sign::Away;
 use super::teachers::Teachers;
 use super::verdict::When;
-use super::view::View;
-use super::{Use, moments};
+use super::view::TermView;
+use super::{ObjectiveUse, moments};
 
 /// Diagnostics about the objectives of a sound experiment, as its stages use them. `origins` is what its
 /// [`Origin`]s point into.
@@ -44,7 +44,7 @@ pub fn diagnostics_while(
 #[derive(PartialEq)]
 struct Seen<'a> {
     objective: &'a Objective,
-    usage: Use,
+    usage: ObjectiveUse,
     filter: Option<&'a Formula>,
     verdicts: Vec<&'a Reward>,
     /// Tokens of a completion at most.
@@ -72,8 +72,8 @@ struct Case<'a, 'b> {
 }
 
 impl<'a> Case<'a, '_> {
-    fn view(&self) -> View<'a> {
-        View::of(self.objective, self.term, self.kept)
+    fn view(&self) -> TermView<'a> {
+        TermView::of(self.objective, self.term, self.kept)
     }
 
     fn query(&self, step: u32) -> Option<Query<'a>> {
@@ -92,7 +92,7 @@ impl<'a> Case<'a, '_> {
 
 impl<'a> Looking<'a> {
     fn at(&mut self, train: &'a Train) {
-        let usage = Use::of(self.experiment, train);
+        let usage = ObjectiveUse::of(self.experiment, train);
         let verdicts =
             train.mixture.iter().map(|share| &self.experiment.domain(share.domain).reward).collect();
         let seen = Seen {
@@ -124,7 +124,7 @@ impl<'a> Looking<'a> {
                 Some(data) => (data.as_ref(), false),
                 None => (&train.rollout, seen.usage.kept),
             };
-            let own = View::of(&train.objective, term, kept);
+            let own = TermView::of(&train.objective, term, kept);
             let casts = &seen.usage.casts
                 [..if own.others().contains(&Role::Teacher) { seen.usage.casts.len() } else { 1 }];
             for sampler in
@@ -151,11 +151,11 @@ impl<'a> Looking<'a> {
     fn silent<'f>(
         &mut self,
         objective: &'a Objective,
-        usage: &'f Use,
+        usage: &'f ObjectiveUse,
         facts: &dyn Fn(&'f Teachers) -> RunFacts<'f>,
     ) {
         let silent = |term: &'a Term, teachers: &'f Teachers| {
-            bounds::silent(&View::of(objective, term, false), &facts(teachers))
+            bounds::silent(&TermView::of(objective, term, false), &facts(teachers))
         };
         let culprits: Vec<Vec<Option<Culprit>>> = objective
             .terms
@@ -355,7 +355,7 @@ impl<'a> Looking<'a> {
             Away::Data => "makes the text that it is trained on less likely".to_owned(),
             Away::Reward => "lowers the expected reward".to_owned(),
         };
-        let verdict = queries[0].finding(When::Throughout).verdict.text();
+        let verdict = queries[0].judge(When::Throughout).verdict.text();
         let diagnostic =
             Diagnostic::warning(Code::WrongSign, self.span(case.term.origin), format!("this term {what}"))
                 .label(format!("a term is minimised; this one {verdict}"))
@@ -395,7 +395,7 @@ impl Query<'_> {
         let usual = self.usual().ok()?;
         let value = self.estimated(&usual, &named[..directions], &toys)?;
         let known = KnownGradients::of(&named, &toys, self.block()).ok()?;
-        let gradient = known.single(&usual.gradient)?;
+        let gradient = known.multiple_of(&usual.gradient)?;
         (gradient != named[value].name).then(|| (named[value].name.clone(), gradient))
     }
 }

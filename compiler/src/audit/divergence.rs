@@ -12,7 +12,7 @@ use super::dual::{Dual, sum};
 use super::evaluate::elementwise;
 use super::toy_model::ToyModel;
 use crate::expr::summand::LEAST_PROBABILITY;
-use crate::lower::{FormulaGraph, Leaf};
+use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// Where in a toy model a divergence is taken.
 #[derive(Clone, Copy)]
@@ -26,12 +26,17 @@ pub(crate) struct TokenContext<'a> {
 }
 
 /// Why something can't be told in a toy model, in words.
-pub(crate) type Refusal = String;
+pub(crate) type AuditRefusal = String;
 
 impl TokenContext<'_> {
     /// The probabilities of a role at a temperature; the student's carry gradient by the logits after this
     /// prefix.
-    pub fn probabilities(&self, role: &Role, temperature: f64, live: bool) -> Result<Vec<Dual>, Refusal> {
+    pub fn probabilities(
+        &self,
+        role: &Role,
+        temperature: f64,
+        live: bool,
+    ) -> Result<Vec<Dual>, AuditRefusal> {
         let known = self
             .toy
             .logp(role, self.prefix)
@@ -56,7 +61,7 @@ impl TokenContext<'_> {
     }
 
     /// The student's log-probability of an entry, at the temperature of the policy that is trained.
-    pub fn log_probability(&self, entry: usize) -> Result<Dual, Refusal> {
+    pub fn log_probability(&self, entry: usize) -> Result<Dual, AuditRefusal> {
         let logp = self.toy.scored(&Role::Student, self.prefix).ok_or("there is no student")?;
         let derivative = |(other, logp): (usize, &f64)| {
             (if other == entry { 1.0 } else { 0.0 } - logp.exp()) / self.toy.temperature
@@ -70,7 +75,7 @@ impl TokenContext<'_> {
         temperature: f64,
         live: bool,
         parameters: &mut dyn Iterator<Item = f64>,
-    ) -> Result<Vec<Dual>, Refusal> {
+    ) -> Result<Vec<Dual>, AuditRefusal> {
         // The sampler drew at the temperature of the policy that is trained: see `divergence`.
         let of = |role: &Role| {
             if *role == Role::Sampler { temperature / self.toy.temperature } else { temperature }
@@ -92,11 +97,11 @@ impl TokenContext<'_> {
     }
 
     /// Which entries a support holds.
-    pub fn members(&self, support: &Support) -> Result<Vec<bool>, Refusal> {
+    pub fn members(&self, support: &Support) -> Result<Vec<bool>, AuditRefusal> {
         let entries = self.toy.size.vocabulary;
         let several = |parts: &[Support], joined: fn(bool, bool) -> bool, empty: bool| {
             parts.iter().try_fold(vec![empty; entries], |so_far, part| {
-                Ok::<_, Refusal>(
+                Ok::<_, AuditRefusal>(
                     so_far.into_iter().zip(self.members(part)?).map(|(a, b)| joined(a, b)).collect(),
                 )
             })
@@ -131,7 +136,7 @@ impl TokenContext<'_> {
     }
 
     /// A role's entries, the most probable first, of equals the one of the lower id; and its probabilities.
-    pub fn order(&self, role: &Role) -> Result<(Vec<usize>, Vec<f64>), Refusal> {
+    pub fn order(&self, role: &Role) -> Result<(Vec<usize>, Vec<f64>), AuditRefusal> {
         let p: Vec<f64> = self.probabilities(role, 1.0, false)?.into_iter().map(|p| p.value).collect();
         let mut order: Vec<usize> = (0..p.len()).collect();
         order.sort_by(|a, b| p[*b].total_cmp(&p[*a]).then(a.cmp(b)));
@@ -139,7 +144,7 @@ impl TokenContext<'_> {
     }
 
     /// The student's entropy.
-    pub fn entropy(&self) -> Result<Dual, Refusal> {
+    pub fn entropy(&self) -> Result<Dual, AuditRefusal> {
         let summands: Vec<Dual> = self
             .probabilities(&Role::Student, 1.0, true)?
             .iter()
@@ -150,7 +155,7 @@ impl TokenContext<'_> {
 
     /// Minus the log-likelihood that the student, drawing without replacement, takes a support's entries in
     /// the order of its role (Plackett and Luce).
-    pub fn ranking(&self, support: &Support) -> Result<Dual, Refusal> {
+    pub fn ranking(&self, support: &Support) -> Result<Dual, AuditRefusal> {
         fn judge(support: &Support) -> Option<&Role> {
             match support {
                 Support::TopK { role, .. } | Support::Nucleus { role, .. } => Some(role),
@@ -171,7 +176,7 @@ impl TokenContext<'_> {
 
     /// A divergence at this place. `parameters` are the numbers of its formulas, in their order. The
     /// derivative is by the logits after this prefix alone, and only where the divergence is live.
-    pub fn divergence(&self, of: &Divergence, parameters: &[f64], live: bool) -> Result<Dual, Refusal> {
+    pub fn divergence(&self, of: &Divergence, parameters: &[f64], live: bool) -> Result<Dual, AuditRefusal> {
         let mut parameters = parameters.iter().copied();
         let own: Vec<f64> = match &of.kind {
             DivergenceKind::Entrywise(summand) => {
@@ -248,7 +253,12 @@ fn chosen(entries: usize, which: &[usize]) -> Vec<bool> {
 }
 
 /// What one entry adds; `entries` is how, where that is declared.
-fn summand(kind: &DivergenceKind, entries: Option<&EntryGraph>, l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
+fn summand(
+    kind: &DivergenceKind,
+    entries: Option<&EntryGraph>,
+    l: &Dual,
+    r: &Dual,
+) -> Result<Dual, AuditRefusal> {
     Ok(match kind {
         _ if let Some(entries) = entries => entrywise(entries, l, r)?,
         DivergenceKind::Kl => l.times_log_ratio(r),
@@ -260,11 +270,14 @@ fn summand(kind: &DivergenceKind, entries: Option<&EntryGraph>, l: &Dual, r: &Du
 }
 
 /// Where both sides agree: the derivative by the left one, as a number, and the gradient's factors by both.
-fn gradients_where_equal(kind: &DivergenceKind, entries: Option<&EntryGraph>) -> Result<[f64; 3], Refusal> {
+fn gradients_where_equal(
+    kind: &DivergenceKind,
+    entries: Option<&EntryGraph>,
+) -> Result<[f64; 3], AuditRefusal> {
     let Some(entries) = entries else {
         return Ok(if matches!(kind, DivergenceKind::Kl) { [1.0, 1.0, -1.0] } else { [0.0; 3] });
     };
-    let by = |l: Vec<f64>, r: Vec<f64>, detached: f64| -> Result<f64, Refusal> {
+    let by = |l: Vec<f64>, r: Vec<f64>, detached: f64| -> Result<f64, AuditRefusal> {
         let side = |gradient| Dual { value: 0.5, gradient };
         let (l, r) = (side(l), side(r));
         let found = entries.value(&|entry| match (entry.side, entry.detached) {
@@ -279,7 +292,7 @@ fn gradients_where_equal(kind: &DivergenceKind, entries: Option<&EntryGraph>) ->
     Ok([by(one(), vec![], 1.0)?, by(one(), vec![], 0.0)?, by(vec![], one(), 0.0)?])
 }
 
-fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
+fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefusal> {
     let some = |side: &Dual| match side.value < LEAST_PROBABILITY {
         true => Dual::plain(LEAST_PROBABILITY),
         false => side.clone(),
@@ -298,8 +311,8 @@ struct EntryGraph {
 }
 
 impl EntryGraph {
-    fn value(&self, at: &dyn Fn(SideProbability) -> Dual) -> Result<Dual, Refusal> {
-        let leaf = |leaf: &Leaf| match leaf.formula.0.kind {
+    fn value(&self, at: &dyn Fn(SideProbability) -> Dual) -> Result<Dual, AuditRefusal> {
+        let leaf = |leaf: &GraphLeaf| match leaf.formula.0.kind {
             FormulaKind::Entry(entry) => Some(at(entry)),
             _ => None,
         };
@@ -325,7 +338,7 @@ struct KnownGraph {
 
 impl EntryGraphs {
     /// `own` are the numbers of the summand's parameters.
-    fn of(&self, summand: &Summand, own: &[f64]) -> Result<Rc<FormulaGraph>, Refusal> {
+    fn of(&self, summand: &Summand, own: &[f64]) -> Result<Rc<FormulaGraph>, AuditRefusal> {
         let mut known = self.0.borrow_mut();
         let same = |known: &&KnownGraph| Rc::ptr_eq(&known.summand.0, &summand.value.0) && known.own == own;
         if let Some(known) = known.iter().find(same) {

@@ -1,8 +1,8 @@
 //! Numbers that carry their derivative by the student's logits.
 
 use mopd_lang::formula::Function;
-use mopd_ops::Value;
-use mopd_ops::expr::{Arguments, Numbers};
+use mopd_ops::FunctionValue;
+use mopd_ops::expr::{Arguments, NumberOps};
 
 /// Two numbers that agree to this share of their size are equal: what is left of their difference is
 /// rounding.
@@ -90,7 +90,7 @@ pub(super) fn apply(function: Function, operands: &[&Dual]) -> Dual {
         *number = operand.value;
     }
     let numbers = &numbers[..operands.len()];
-    if let Value::Select(chosen) = function.definition().value {
+    if let FunctionValue::Select(chosen) = function.definition().value {
         return operands[chosen(numbers)].clone();
     }
     let value = match (function, numbers) {
@@ -105,7 +105,7 @@ pub(super) fn apply(function: Function, operands: &[&Dual]) -> Dual {
         };
         let through = operand.gradient.iter().map(|inner| {
             let arguments = Arguments { operands: numbers, reverse: Some([&value, inner]) };
-            partial.evaluate(&mut Numbers, arguments)
+            partial.evaluate(&mut NumberOps, arguments)
         });
         gradient = match gradient.is_empty() {
             true => through.collect(),

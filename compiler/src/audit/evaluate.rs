@@ -3,15 +3,15 @@
 
 use std::collections::HashMap;
 
-use super::divergence::Refusal;
+use super::divergence::AuditRefusal;
 use super::dual::{self, Dual, sum};
-use super::leaves::Sample;
+use super::leaves::ToySample;
 use super::toy_model::ToyModel;
 use crate::expr::aggregate;
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::signals::{Axis, Function, Reduction, Statistic};
-use crate::lower::{FormulaGraph, Leaf};
+use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// A graph in a toy model.
 pub(super) struct Evaluator<'a> {
@@ -54,7 +54,11 @@ impl NodeValues<'_> {
 impl<'a> Evaluator<'a> {
     /// # Errors
     /// What an earlier step lacks.
-    pub fn of(toy: &'a ToyModel, lowered: &'a FormulaGraph, bounds: bool) -> Result<Evaluator<'a>, Refusal> {
+    pub fn of(
+        toy: &'a ToyModel,
+        lowered: &'a FormulaGraph,
+        bounds: bool,
+    ) -> Result<Evaluator<'a>, AuditRefusal> {
         let batch = Batch { layout: toy.size.layout(), ..Batch::default() };
         let mut evaluator = Evaluator { toy, lowered, bounds, batch };
         evaluator.batch.carried = evaluator.carried()?;
@@ -66,7 +70,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// What numbers of the step were on an earlier batch: nothing drawn here has to do with it.
-    fn carried(&self) -> Result<HashMap<NodeId, f64>, Refusal> {
+    fn carried(&self) -> Result<HashMap<NodeId, f64>, AuditRefusal> {
         let memories: Vec<(NodeId, NodeId)> = self
             .lowered
             .graph
@@ -84,13 +88,13 @@ impl<'a> Evaluator<'a> {
         };
         let earlier = Evaluator::of(toy, self.lowered, self.bounds)?;
         let tokens = toy.typical();
-        let values = earlier.run(&Sample::of(toy, &tokens, self.bounds))?;
+        let values = earlier.run(&ToySample::of(toy, &tokens, self.bounds))?;
         Ok(memories.into_iter().map(|(id, operand)| (id, values.at(operand, 0).value)).collect())
     }
 
     /// # Errors
     /// What the toy model lacks, in words.
-    pub fn run(&self, sample: &Sample) -> Result<NodeValues<'_>, Refusal> {
+    pub fn run(&self, sample: &ToySample) -> Result<NodeValues<'_>, AuditRefusal> {
         let (graph, layout) = (&self.lowered.graph, self.layout());
         let mut values = NodeValues { graph, layout, nodes: Vec::with_capacity(graph.len()) };
         for (id, _) in graph.nodes() {
@@ -103,7 +107,7 @@ impl<'a> Evaluator<'a> {
         Ok(values)
     }
 
-    fn node(&self, id: NodeId, sample: &Sample, values: &NodeValues) -> Result<Vec<Dual>, Refusal> {
+    fn node(&self, id: NodeId, sample: &ToySample, values: &NodeValues) -> Result<Vec<Dual>, AuditRefusal> {
         let (graph, layout) = (&self.lowered.graph, self.layout());
         let axis = graph.axis(id);
         let passes =
@@ -170,7 +174,7 @@ impl<'a> Evaluator<'a> {
 pub(super) fn elementwise(
     lowered: &FormulaGraph,
     step: (u32, u32),
-    leaf: &dyn Fn(&Leaf) -> Option<Dual>,
+    leaf: &dyn Fn(&GraphLeaf) -> Option<Dual>,
 ) -> Option<Dual> {
     let graph = &lowered.graph;
     let mut values: Vec<Option<Dual>> = Vec::with_capacity(graph.len());
@@ -232,7 +236,7 @@ fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
 
 /// Each of some peers compared with all of them. The small number that a z-score adds to the deviation is
 /// left out.
-fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, Refusal> {
+fn compare(statistic: Statistic, values: &[f64]) -> Result<Vec<f64>, AuditRefusal> {
     match statistic {
         _ if values.is_empty() => Ok(Vec::new()),
         Statistic::Chunks { .. } => Err(format!("`{}` can't be enumerated", statistic.name())),

@@ -4,12 +4,12 @@
 
 use mopd_lang::formula::{Axis, Formula};
 
-use super::divergence::Refusal;
+use super::divergence::AuditRefusal;
 use super::dual::Dual;
 use super::evaluate::Evaluator;
-use super::leaves::{Sample, reward};
+use super::leaves::{ToySample, reward};
 use super::toy_model::ToyModel;
-use super::view::View;
+use super::view::TermView;
 use crate::lower::FormulaGraph;
 
 /// What of a term counts.
@@ -24,7 +24,7 @@ pub(super) struct Counting {
 pub(super) const ALL: Counting = Counting { bounds: true, gates: true };
 
 /// A term ready to be evaluated.
-pub(super) struct Compiled {
+pub(super) struct CompiledTerm {
     lowered: FormulaGraph,
     /// The finest axis of value, factors and masks.
     axis: Axis,
@@ -43,10 +43,10 @@ pub(super) struct Expectation {
     pub largest: f64,
 }
 
-impl Compiled {
+impl CompiledTerm {
     /// # Errors
     /// What graphs have no word for.
-    pub fn of(view: &View, counting: Counting) -> Result<Compiled, Refusal> {
+    pub fn of(view: &TermView, counting: Counting) -> Result<CompiledTerm, AuditRefusal> {
         let gates = counting.gates;
         let factors = view.weight.into_iter().chain(view.own_weight).filter(|_| gates);
         let when = view.when.filter(|_| gates);
@@ -54,19 +54,19 @@ impl Compiled {
         let lowered = FormulaGraph::of(view.select.filter(|_| gates), &roots)?;
         let all = lowered.roots.iter().chain(&lowered.select);
         let axis = all.map(|root| lowered.graph.axis(*root)).max().unwrap_or(Axis::Token);
-        Ok(Compiled { lowered, axis, has_when: when.is_some(), kept: view.kept && gates })
+        Ok(CompiledTerm { lowered, axis, has_when: when.is_some(), kept: view.kept && gates })
     }
 
     /// # Errors
     /// What the toy model lacks, and numbers that are not finite.
-    pub fn expectation(&self, toy: &ToyModel, counting: Counting) -> Result<Expectation, Refusal> {
+    pub fn expectation(&self, toy: &ToyModel, counting: Counting) -> Result<Expectation, AuditRefusal> {
         let size = toy.size;
         let evaluator = Evaluator::of(toy, &self.lowered, counting.bounds)?;
         let mut gradient = vec![0.0; size.logits()];
         let mut visits = vec![0.0; size.prefixes()];
         let (mut value, mut largest) = (0.0, 0.0f64);
         for tokens in size.outcomes() {
-            let sample = Sample::of(toy, &tokens, counting.bounds);
+            let sample = ToySample::of(toy, &tokens, counting.bounds);
             let probability = sample.probability();
             if probability == 0.0 {
                 continue;
@@ -91,7 +91,7 @@ impl Compiled {
     }
 
     /// The sum over the term's own elements of one drawing.
-    fn total(&self, evaluator: &Evaluator, sample: &Sample) -> Result<Dual, Refusal> {
+    fn total(&self, evaluator: &Evaluator, sample: &ToySample) -> Result<Dual, AuditRefusal> {
         let FormulaGraph { graph, select, roots, .. } = &self.lowered;
         let (size, layout, axis) = (sample.toy.size, evaluator.layout(), self.axis);
         let values = evaluator.run(sample)?;

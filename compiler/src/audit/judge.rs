@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use mopd_lang::formula::{Formula, FormulaKind, Part as Number, Role, Signal, text};
+use mopd_lang::formula::{Formula, FormulaKind, ModelSignal as Number, Role, Signal, text};
 
-use super::divergence::{EntryGraphs, Refusal};
+use super::divergence::{AuditRefusal, EntryGraphs};
 use super::expectation::{ALL, Counting};
 use super::fit::{coefficients, cosine, difference, distance, norm};
 use super::known::{KnownGradients, LEAST, Measured, gradients, measure};
@@ -14,15 +14,15 @@ use super::sampler::Sampler;
 use super::teachers::Teachers;
 use super::toy_model::{ToyModel, ToyModelSpec, Variation};
 use super::variants;
-use super::verdict::{Finding, Part, Task, Verdict, When};
-use super::view::View;
+use super::verdict::{GradientMultiple, NearestTask, TermVerdict, Verdict, When};
+use super::view::TermView;
 
 /// Teachers that make each other up, of which every one has a distribution in every toy model.
 const MOST_ROLES: usize = 64;
 
 /// A term, the tokens that it is trained on and the step of the run.
 pub(super) struct Query<'a> {
-    pub(super) view: View<'a>,
+    pub(super) view: TermView<'a>,
     pub(super) spec: ToyModelSpec,
 }
 
@@ -30,11 +30,11 @@ impl<'a> Query<'a> {
     /// # Errors
     /// What can't be told in a toy model, in words.
     pub fn of(
-        view: View<'a>,
+        view: TermView<'a>,
         sampler: &Sampler,
         teachers: &Teachers,
         step: (u32, u32),
-    ) -> Result<Query<'a>, Refusal> {
+    ) -> Result<Query<'a>, AuditRefusal> {
         if let Some(why) = view.refusal() {
             return Err(why);
         }
@@ -78,16 +78,16 @@ impl<'a> Query<'a> {
 
     pub fn measure(
         &self,
-        view: &View,
+        view: &TermView,
         counting: Counting,
         variation: Variation,
-    ) -> Result<Measured, Refusal> {
+    ) -> Result<Measured, AuditRefusal> {
         measure(view, counting, &self.spec.toys(variation))
     }
 
     /// Whether the mean gradient is 0 in all usual toy models, and whether single outcomes have any all the
     /// same. One toy model that is smaller still tells in most cases.
-    pub fn vanishes(&self) -> Result<(bool, bool), Refusal> {
+    pub fn vanishes(&self) -> Result<(bool, bool), AuditRefusal> {
         let mut moved = false;
         let smallest = ToyModelSpec { size: self.spec.size.smallest(), ..self.spec.clone() };
         let usual = (0..self.spec.toys).map(|seed| self.spec.toy(seed, Variation::Usual));
@@ -102,12 +102,12 @@ impl<'a> Query<'a> {
     }
 
     /// The gradient and the values as written, in the usual toy models.
-    pub fn usual(&self) -> Result<Measured, Refusal> {
+    pub fn usual(&self) -> Result<Measured, AuditRefusal> {
         self.measure(&self.view, ALL, Variation::Usual)
     }
 
     /// The same in these toy models.
-    pub fn within(&self, toys: &[ToyModel]) -> Result<Measured, Refusal> {
+    pub fn within(&self, toys: &[ToyModel]) -> Result<Measured, AuditRefusal> {
         measure(&self.view, ALL, toys)
     }
 
@@ -164,11 +164,11 @@ impl<'a> Query<'a> {
         self.spec.sampler.text() + &self.spec.teachers.text()
     }
 
-    pub fn finding(&self, when: When) -> Finding {
-        self.judged(when).unwrap_or_else(|why| Finding::not_audited(when, self.on(), why))
+    pub fn judge(&self, when: When) -> TermVerdict {
+        self.judged(when).unwrap_or_else(|why| TermVerdict::not_audited(when, self.on(), why))
     }
 
-    fn judged(&self, when: When) -> Result<Finding, Refusal> {
+    fn judged(&self, when: When) -> Result<TermVerdict, AuditRefusal> {
         let usual = self.usual()?;
         if let Sampler::Unknown { why } = &self.spec.sampler {
             let other = self.measure(&self.view, ALL, Variation::OtherSampler)?;
@@ -202,15 +202,15 @@ impl<'a> Query<'a> {
             }
             _ => None,
         };
-        Ok(Finding { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
+        Ok(TermVerdict { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
     }
 
     /// The nearest of the gradients that everybody knows, where the one followed is of a divergence that the
     /// author declares.
     fn beside_declared(&self, verdict: &Verdict, gradient: &[f64], known: &KnownGradients) -> Option<String> {
         let of = match verdict {
-            Verdict::Biased { of, .. } => of.single()?,
-            verdict => verdict.single()?,
+            Verdict::Biased { of, .. } => of.one_gradient()?,
+            verdict => verdict.one_gradient()?,
         };
         known.named.iter().find(|named| named.name == of && named.is_declared())?;
         let (nearest, cosine) = known.nearest_of(gradient, |named| !named.is_declared());
@@ -251,7 +251,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    fn verdict(&self, usual: &Measured, known: &KnownGradients) -> Result<Verdict, Refusal> {
+    fn verdict(&self, usual: &Measured, known: &KnownGradients) -> Result<Verdict, AuditRefusal> {
         if usual.is_zero() {
             if usual.largest <= LEAST && self.may_be_silent() {
                 return Ok(Verdict::NotAudited {
@@ -278,8 +278,9 @@ impl<'a> Query<'a> {
     }
 
     /// What stays the same whoever teaches is split off: the rest may have a name.
-    fn beside_task(&self, gradient: &[f64], known: &KnownGradients) -> Result<Option<Verdict>, Refusal> {
-        let task = |gradient: &[f64]| Task { reads_teacher: self.reads_teacher(), ..known.task(gradient) };
+    fn beside_task(&self, gradient: &[f64], known: &KnownGradients) -> Result<Option<Verdict>, AuditRefusal> {
+        let task =
+            |gradient: &[f64]| NearestTask { reads_teacher: self.reads_teacher(), ..known.task(gradient) };
         if self.spec.roles.is_empty() {
             return Ok(Some(Verdict::Task(task(gradient))));
         }
@@ -294,7 +295,7 @@ impl<'a> Query<'a> {
             let Some(times) = coefficients(&change, &[&difference(own, &theirs)]) else { continue };
             let scaled: Vec<f64> = own.iter().map(|partial| partial * times[0]).collect();
             let rest = difference(gradient, &scaled);
-            let parts = vec![Part { of: named.name.clone(), times: times[0] }];
+            let parts = vec![GradientMultiple { of: named.name.clone(), times: times[0] }];
             return Ok(Some(Verdict::WithTask { parts, task: task(&rest) }));
         }
         Ok(None)
@@ -315,7 +316,7 @@ impl<'a> Query<'a> {
             if measured.is_zero() {
                 continue;
             }
-            let name = known.identify(&measured.gradient)?.single().map(str::to_owned);
+            let name = known.identify(&measured.gradient)?.one_gradient().map(str::to_owned);
             match found.iter_mut().find(|(known, ..)| known.is_some() && *known == name) {
                 Some((_, sum)) => sum.iter_mut().zip(&measured.gradient).for_each(|(sum, own)| *sum += own),
                 None => found.push((name, measured.gradient)),
@@ -374,8 +375,9 @@ impl<'a> Query<'a> {
                 let Ok(plain) = self.measure(&self.view.with_value(value), counting, Variation::Usual) else {
                     continue;
                 };
-                let Some(of) =
-                    known.identify(&plain.gradient).filter(|of| !plain.is_zero() && of.single().is_some())
+                let Some(of) = known
+                    .identify(&plain.gradient)
+                    .filter(|of| !plain.is_zero() && of.one_gradient().is_some())
                 else {
                     continue;
                 };

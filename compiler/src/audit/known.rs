@@ -1,12 +1,12 @@
 //! Measured gradients, and which of those with a name they are.
 
-use super::divergence::Refusal;
-use super::expectation::{Compiled, Counting};
+use super::divergence::AuditRefusal;
+use super::expectation::{CompiledTerm, Counting};
 use super::fit::{coefficients, cosine, norm, per_block};
 use super::named::Named;
 use super::toy_model::ToyModel;
-use super::verdict::{Part, Task, Verdict};
-use super::view::View;
+use super::verdict::{GradientMultiple, NearestTask, Verdict};
+use super::view::TermView;
 
 /// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
 const NOTHING: f64 = 1e-10;
@@ -29,8 +29,12 @@ impl Measured {
     }
 }
 
-pub(super) fn measure(view: &View, counting: Counting, toys: &[ToyModel]) -> Result<Measured, Refusal> {
-    let compiled = Compiled::of(view, counting)?;
+pub(super) fn measure(
+    view: &TermView,
+    counting: Counting,
+    toys: &[ToyModel],
+) -> Result<Measured, AuditRefusal> {
+    let compiled = CompiledTerm::of(view, counting)?;
     let mut measured = Measured { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
     for toy in toys {
         let expectation = compiled.expectation(toy, counting)?;
@@ -41,7 +45,7 @@ pub(super) fn measure(view: &View, counting: Counting, toys: &[ToyModel]) -> Res
     Ok(measured)
 }
 
-pub(super) fn gradients(named: &Named, toys: &[ToyModel]) -> Result<Vec<f64>, Refusal> {
+pub(super) fn gradients(named: &Named, toys: &[ToyModel]) -> Result<Vec<f64>, AuditRefusal> {
     let mut gradient = Vec::new();
     for toy in toys {
         gradient.extend(named.gradient(toy)?);
@@ -58,7 +62,11 @@ pub(super) struct KnownGradients<'a> {
 }
 
 impl<'a> KnownGradients<'a> {
-    pub fn of(named: &'a [Named], toys: &[ToyModel], block: usize) -> Result<KnownGradients<'a>, Refusal> {
+    pub fn of(
+        named: &'a [Named],
+        toys: &[ToyModel],
+        block: usize,
+    ) -> Result<KnownGradients<'a>, AuditRefusal> {
         let mut known = KnownGradients { named: Vec::new(), gradients: Vec::new(), block };
         for named in named {
             let own = gradients(named, toys)?;
@@ -78,7 +86,10 @@ impl<'a> KnownGradients<'a> {
         let follows = |which: &[usize]| -> Option<Verdict> {
             let parts: Vec<&[f64]> = which.iter().map(|index| self.gradients[*index].as_slice()).collect();
             let times = coefficients(gradient, &parts)?;
-            let part = |(index, times): (&usize, f64)| Part { of: self.named[*index].name.clone(), times };
+            let part = |(index, times): (&usize, f64)| GradientMultiple {
+                of: self.named[*index].name.clone(),
+                times,
+            };
             Some(Verdict::Follows { parts: which.iter().zip(times).map(part).collect() })
         };
         let single = (0..count).find_map(|a| follows(&[a]));
@@ -100,7 +111,7 @@ impl<'a> KnownGradients<'a> {
     }
 
     /// The one named gradient that this is a multiple of.
-    pub fn single(&self, gradient: &[f64]) -> Option<String> {
+    pub fn multiple_of(&self, gradient: &[f64]) -> Option<String> {
         let own = self
             .named
             .iter()
@@ -120,12 +131,12 @@ impl<'a> KnownGradients<'a> {
     }
 
     /// What a gradient without a teacher is nearest to.
-    pub fn task(&self, gradient: &[f64]) -> Task {
+    pub fn task(&self, gradient: &[f64]) -> NearestTask {
         let own = self.named.iter().zip(&self.gradients).filter(|(named, _)| !named.teaches);
         let near = own.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
         // Less than this is no resemblance.
         let near = near.filter(|(_, cosine)| cosine.abs() > 0.5);
         let (nearest, cosine) = near.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default();
-        Task { reads_teacher: false, nearest, cosine }
+        NearestTask { reads_teacher: false, nearest, cosine }
     }
 }

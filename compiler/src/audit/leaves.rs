@@ -1,20 +1,20 @@
 //! What stands at the leaves of a term's graph: signals, live primitives and parameters, for one sample of a
 //! toy model.
 
-use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, Part, Signal};
+use mopd_lang::formula::{Adaptive, Axis, FormulaKind, Live, ModelSignal, Signal};
 
-use super::divergence::{Refusal, TokenContext};
+use super::divergence::{AuditRefusal, TokenContext};
 use super::dual::Dual;
 use super::toy_model::ToyModel;
 use crate::expr::batch::Layout;
-use crate::lower::Leaf;
+use crate::lower::GraphLeaf;
 
 /// So many tokens of a real completion one token stands for where positions and lengths are counted: a
 /// condition on positions then holds for some tokens and not for others.
 const STRETCH: usize = 100;
 
 /// One drawing of all tokens of a toy model.
-pub(super) struct Sample<'a> {
+pub(super) struct ToySample<'a> {
     pub toy: &'a ToyModel,
     /// By token, sequence after sequence.
     pub tokens: &'a [usize],
@@ -24,14 +24,14 @@ pub(super) struct Sample<'a> {
     pub bounds: bool,
 }
 
-impl<'a> Sample<'a> {
-    pub fn of(toy: &'a ToyModel, tokens: &'a [usize], bounds: bool) -> Sample<'a> {
+impl<'a> ToySample<'a> {
+    pub fn of(toy: &'a ToyModel, tokens: &'a [usize], bounds: bool) -> ToySample<'a> {
         let size = toy.size;
         let prefix = |token: usize| {
             let first = token / size.length * size.length;
             size.prefix(token / size.length / size.samples, &tokens[first..token])
         };
-        Sample { toy, tokens, prefixes: (0..size.tokens()).map(prefix).collect(), bounds }
+        ToySample { toy, tokens, prefixes: (0..size.tokens()).map(prefix).collect(), bounds }
     }
 
     /// How likely it is.
@@ -56,10 +56,10 @@ impl<'a> Sample<'a> {
     /// One number per element of the leaf's axis. `parameters` are the numbers inside it, by token.
     pub fn leaf(
         &self,
-        leaf: &Leaf,
+        leaf: &GraphLeaf,
         layout: &Layout,
         parameters: &dyn Fn(usize) -> Vec<f64>,
-    ) -> Result<Vec<Dual>, Refusal> {
+    ) -> Result<Vec<Dual>, AuditRefusal> {
         let axis = leaf.formula.axis();
         let one = |value: f64| Ok(vec![Dual::plain(value); layout.len(axis)]);
         match &leaf.formula.0.kind {
@@ -79,7 +79,7 @@ impl<'a> Sample<'a> {
         }
     }
 
-    fn live(&self, live: &Live, parameters: &dyn Fn(usize) -> Vec<f64>) -> Result<Vec<Dual>, Refusal> {
+    fn live(&self, live: &Live, parameters: &dyn Fn(usize) -> Vec<f64>) -> Result<Vec<Dual>, AuditRefusal> {
         (0..self.toy.size.tokens())
             .map(|token| {
                 let local = self.context(token).live(live, &parameters(token))?;
@@ -104,8 +104,8 @@ impl<'a> Sample<'a> {
         signal: &Signal,
         axis: Axis,
         parameters: &dyn Fn(usize) -> Vec<f64>,
-    ) -> Result<Vec<Dual>, Refusal> {
-        let elements: Result<Vec<f64>, Refusal> = match axis {
+    ) -> Result<Vec<Dual>, AuditRefusal> {
+        let elements: Result<Vec<f64>, AuditRefusal> = match axis {
             Axis::Token => {
                 (0..self.toy.size.tokens()).map(|token| self.of_token(signal, parameters, token)).collect()
             }
@@ -122,7 +122,7 @@ impl<'a> Sample<'a> {
         signal: &Signal,
         parameters: &dyn Fn(usize) -> Vec<f64>,
         token: usize,
-    ) -> Result<f64, Refusal> {
+    ) -> Result<f64, AuditRefusal> {
         let context = self.context(token);
         let (taken, prefix, position) =
             (self.tokens[token], self.prefixes[token], token % self.toy.size.length);
@@ -132,8 +132,10 @@ impl<'a> Sample<'a> {
             return known;
         }
         Ok(match signal {
-            Signal::Of { role, part: Part::Value } => chance(&format!("value of {}", role.name()), &[prefix]),
-            Signal::Of { role, part: Part::Confidence } => {
+            Signal::Of { role, part: ModelSignal::Value } => {
+                chance(&format!("value of {}", role.name()), &[prefix])
+            }
+            Signal::Of { role, part: ModelSignal::Confidence } => {
                 chance(&format!("confidence of {}", role.name()), &[prefix, taken])
             }
             Signal::Of { role, part } => {
@@ -150,7 +152,7 @@ impl<'a> Sample<'a> {
         })
     }
 
-    fn of_sequence(&self, signal: &Signal, sequence: usize) -> Result<f64, Refusal> {
+    fn of_sequence(&self, signal: &Signal, sequence: usize) -> Result<f64, AuditRefusal> {
         let size = self.toy.size;
         let prompt = sequence / size.samples;
         let tokens = &self.tokens[sequence * size.length..(sequence + 1) * size.length];
@@ -167,10 +169,10 @@ impl<'a> Sample<'a> {
             }
             Signal::Length => (size.length * STRETCH) as f64,
             Signal::Truncated => truth(chance("truncated", &text) > 0.7),
-            Signal::Of { role, part: Part::Correct } => {
+            Signal::Of { role, part: ModelSignal::Correct } => {
                 truth(chance(&format!("correct {}", role.name()), &text) > 0.5)
             }
-            Signal::Of { role, part: Part::StatedConfidence } => {
+            Signal::Of { role, part: ModelSignal::StatedConfidence } => {
                 chance(&format!("confidence of {}", role.name()), &[prompt]) * 100.0
             }
             Signal::Agreement { samples, .. } => {
@@ -183,7 +185,7 @@ impl<'a> Sample<'a> {
         })
     }
 
-    fn of_run(&self, signal: &Signal) -> Result<f64, Refusal> {
+    fn of_run(&self, signal: &Signal) -> Result<f64, AuditRefusal> {
         let (step, steps) = self.toy.step;
         Ok(match signal {
             Signal::Progress => f64::from(step) / f64::from(steps.max(1)),
@@ -209,7 +211,7 @@ pub(super) fn judgement(signal: &Signal) -> Option<String> {
         Signal::RewardPart { .. }
         | Signal::SpanScore { .. }
         | Signal::Agreement { .. }
-        | Signal::Of { part: Part::Score, .. } => Some(mopd_lang::formula::text::signal(signal)),
+        | Signal::Of { part: ModelSignal::Score, .. } => Some(mopd_lang::formula::text::signal(signal)),
         _ => None,
     }
 }

@@ -42,18 +42,18 @@ pub use teachers::Teachers;
 pub(crate) use token::{compares_vocabularies, is_live_of_distributions, is_of_distributions};
 pub use toy_model::ToyModel;
 pub(crate) use toy_model::normalised;
-pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
+pub use verdict::{Audit, GradientMultiple, NearestTask, TermAudit, TermVerdict, Verdict, When, sum};
 
-use expectation::{ALL, Compiled};
+use expectation::{ALL, CompiledTerm};
 use judge::Query;
-use view::View;
+use view::TermView;
 
 /// Steps of a run whose length is not known.
 const USUAL_STEPS: u32 = 1_000;
 
 /// What the stage that uses an objective says of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Use {
+pub struct ObjectiveUse {
     /// Who draws the tokens of a term without data of its own; not known where empty.
     pub samplers: Vec<Sampler>,
     /// Who its teachers are: one for each kind of teacher that the route chooses.
@@ -63,20 +63,30 @@ pub struct Use {
     pub steps: u32,
 }
 
-impl Use {
+impl ObjectiveUse {
     /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data
     /// as well where they would be lost on that.
-    pub fn unknown() -> Use {
-        Use { samplers: Vec::new(), casts: vec![Teachers::default()], kept: false, steps: USUAL_STEPS }
+    pub fn unknown() -> ObjectiveUse {
+        ObjectiveUse {
+            samplers: Vec::new(),
+            casts: vec![Teachers::default()],
+            kept: false,
+            steps: USUAL_STEPS,
+        }
     }
 
-    pub fn of(experiment: &Experiment, train: &Train) -> Use {
+    pub fn of(experiment: &Experiment, train: &Train) -> ObjectiveUse {
         let steps = match train.length {
             Length::Steps(steps) => steps.max(1),
             Length::Epochs(_) => USUAL_STEPS,
         };
         let casts = Teachers::of(experiment, train);
-        Use { samplers: Sampler::of(&train.rollout), casts, kept: train.keep == Keep::Correct, steps }
+        ObjectiveUse {
+            samplers: Sampler::of(&train.rollout),
+            casts,
+            kept: train.keep == Keep::Correct,
+            steps,
+        }
     }
 }
 
@@ -94,7 +104,7 @@ pub struct Audited {
 pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
     let mut found: Vec<Audited> = Vec::new();
     let mut add = |name: String, train: &Train| {
-        let audit = audit(&train.objective, &Use::of(experiment, train));
+        let audit = audit(&train.objective, &ObjectiveUse::of(experiment, train));
         match found.iter_mut().find(|known| known.audit == audit) {
             Some(known) => known.models.push(name),
             None => found.push(Audited { models: vec![name], audit }),
@@ -115,7 +125,7 @@ pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
 }
 
 /// What every term of an objective follows.
-pub fn audit(objective: &Objective, usage: &Use) -> Audit {
+pub fn audit(objective: &Objective, usage: &ObjectiveUse) -> Audit {
     let terms: Vec<TermAudit> =
         (0..objective.terms.len()).map(|term| audit_term(objective, term, usage)).collect();
     let whole = whole(objective, &terms);
@@ -123,16 +133,16 @@ pub fn audit(objective: &Objective, usage: &Use) -> Audit {
 }
 
 /// What one term of an objective follows, by its place among the terms.
-pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit {
+pub fn audit_term(objective: &Objective, term: usize, usage: &ObjectiveUse) -> TermAudit {
     let own = &objective.terms[term];
-    let view = || View::of(objective, own, usage.kept && own.data.is_none());
+    let view = || TermView::of(objective, own, usage.kept && own.data.is_none());
     let streams = own.data.as_deref().map_or_else(|| usage.samplers.clone(), Sampler::of);
     // Whoever the route chooses makes a difference to those terms only that read it.
     let mut casts: Vec<&Teachers> = usage.casts.iter().collect();
     if !view().others().contains(&Role::Teacher) {
         casts.truncate(1);
     }
-    let on = |sampler: &Sampler| -> Vec<Finding> {
+    let on = |sampler: &Sampler| -> Vec<TermVerdict> {
         casts.iter().flat_map(|teachers| on(&view, sampler, teachers, usage.steps)).collect()
     };
     if !streams.is_empty() {
@@ -146,7 +156,7 @@ pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit 
 }
 
 /// When a term is looked at.
-fn moments(view: &View, steps: u32) -> Vec<(When, u32)> {
+fn moments(view: &TermView, steps: u32) -> Vec<(When, u32)> {
     if view.moves() {
         vec![(When::Start, 0), (When::Middle, steps / 2), (When::End, steps.saturating_sub(1))]
     } else {
@@ -155,13 +165,18 @@ fn moments(view: &View, steps: u32) -> Vec<(When, u32)> {
 }
 
 /// What a term follows on tokens that are drawn in one way.
-fn on<'a>(view: &dyn Fn() -> View<'a>, sampler: &Sampler, teachers: &Teachers, steps: u32) -> Vec<Finding> {
+fn on<'a>(
+    view: &dyn Fn() -> TermView<'a>,
+    sampler: &Sampler,
+    teachers: &Teachers,
+    steps: u32,
+) -> Vec<TermVerdict> {
     let moments = moments(&view(), steps);
     let at = |(when, step): &(When, u32)| match Query::of(view(), sampler, teachers, (*step, steps)) {
-        Ok(query) => query.finding(*when),
-        Err(why) => Finding::not_audited(*when, sampler.text() + &teachers.text(), why),
+        Ok(query) => query.judge(*when),
+        Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why),
     };
-    let mut found: Vec<Finding> = moments.iter().map(at).collect();
+    let mut found: Vec<TermVerdict> = moments.iter().map(at).collect();
     let same = found.iter().all(|finding| {
         finding.verdict.text() == found[0].verdict.text()
             && finding.stationary_at_teacher == found[0].stationary_at_teacher
@@ -174,14 +189,14 @@ fn on<'a>(view: &dyn Fn() -> View<'a>, sampler: &Sampler, teachers: &Teachers, s
 }
 
 /// The sum of all terms, where one can be told.
-fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<Part>> {
+fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<GradientMultiple>> {
     let own = objective.terms.iter().any(|term| term.reduce.is_some() || term.data.is_some());
     if own || terms.len() < 2 {
         return None;
     }
-    let mut sum: Vec<Part> = Vec::new();
+    let mut sum: Vec<GradientMultiple> = Vec::new();
     for term in terms {
-        let [Finding { verdict, .. }] = term.findings.as_slice() else { return None };
+        let [TermVerdict { verdict, .. }] = term.findings.as_slice() else { return None };
         let parts = match verdict {
             Verdict::Follows { parts } => parts.as_slice(),
             Verdict::Zero => &[],
@@ -212,10 +227,10 @@ pub struct Expected {
 /// # Errors
 /// Where the term reads what the toy model does not have, or what can't be enumerated, in words.
 pub fn expected(objective: &Objective, term: usize, toy: &ToyModel) -> Result<Expected, String> {
-    let view = View::of(objective, &objective.terms[term], false);
+    let view = TermView::of(objective, &objective.terms[term], false);
     if let Some(why) = view.refusal() {
         return Err(why);
     }
-    let expectation = Compiled::of(&view, ALL)?.expectation(toy, ALL)?;
+    let expectation = CompiledTerm::of(&view, ALL)?.expectation(toy, ALL)?;
     Ok(Expected { value: expectation.value, gradient: expectation.gradient })
 }

@@ -8,12 +8,12 @@ use mopd_lang::formula::{
 };
 use mopd_lang::source::SourceFile;
 
-use super::divergence::{Refusal, TokenContext};
+use super::divergence::{AuditRefusal, TokenContext};
 use super::dual::{Dual, sum};
 use super::leaves::{judged, judgement, reward};
 use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec};
-use super::view::View;
+use super::view::TermView;
 
 /// Where a named gradient comes from.
 pub(super) enum GradientSource {
@@ -30,7 +30,7 @@ pub(super) enum GradientSource {
     /// Of minus the log-likelihood of the order in which the support's role ranks its entries.
     Ranking(Support),
     /// Of minus the mean of a number of whole completions that the student writes.
-    Policy(Outcome),
+    Policy(NamedOutcome),
     /// Of KL(student || role) between whole completions.
     Sequences(Role),
     /// Of minus the student's log-likelihood of the completions drawn that the verifier accepts.
@@ -39,7 +39,7 @@ pub(super) enum GradientSource {
 
 /// A number of a completion.
 #[derive(Clone, PartialEq)]
-pub(super) enum Outcome {
+pub(super) enum NamedOutcome {
     Reward,
     Correct,
     /// What somebody gives it.
@@ -55,7 +55,7 @@ pub(super) struct Named {
 }
 
 /// Everything that a term may be told to follow, the best known first.
-pub(super) fn candidates(view: &View, spec: &ToyModelSpec) -> Vec<Named> {
+pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
     let (sampler, length) = (&spec.sampler, spec.size.length);
     let mut found: Vec<Named> = Vec::new();
     let mut others = view.others();
@@ -125,9 +125,9 @@ pub(super) fn candidates(view: &View, spec: &ToyModelSpec) -> Vec<Named> {
         for part in view.formulas().into_iter().flat_map(Formula::parts) {
             let FormulaKind::Signal(signal) = &part.0.kind else { continue };
             let outcome = match signal {
-                Signal::Reward => Outcome::Reward,
-                Signal::Correct => Outcome::Correct,
-                signal if judgement(signal).is_some() => Outcome::Judged(signal.clone()),
+                Signal::Reward => NamedOutcome::Reward,
+                Signal::Correct => NamedOutcome::Correct,
+                signal if judgement(signal).is_some() => NamedOutcome::Judged(signal.clone()),
                 _ => continue,
             };
             give(outcome.name(), GradientSource::Policy(outcome), false);
@@ -234,22 +234,22 @@ fn parameters(divergence: &Divergence, spec: &ToyModelSpec) -> Option<Vec<f64>> 
     divergence.formulas().iter().map(worth).collect()
 }
 
-impl Outcome {
+impl NamedOutcome {
     fn name(&self) -> String {
         match self {
-            Outcome::Reward => "minus the expected reward".into(),
-            Outcome::Correct => "minus the share of correct completions".into(),
-            Outcome::Judged(signal) => format!("minus the expected {}", text::signal(signal)),
+            NamedOutcome::Reward => "minus the expected reward".into(),
+            NamedOutcome::Correct => "minus the share of correct completions".into(),
+            NamedOutcome::Judged(signal) => format!("minus the expected {}", text::signal(signal)),
         }
     }
 
     fn of(&self, toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
         let reward = reward(toy, prompt, tokens);
         match self {
-            Outcome::Reward => reward,
-            Outcome::Correct if reward >= 1.0 => 1.0,
-            Outcome::Correct => 0.0,
-            Outcome::Judged(signal) => judged(toy, signal, prompt, tokens).unwrap_or_default(),
+            NamedOutcome::Reward => reward,
+            NamedOutcome::Correct if reward >= 1.0 => 1.0,
+            NamedOutcome::Correct => 0.0,
+            NamedOutcome::Judged(signal) => judged(toy, signal, prompt, tokens).unwrap_or_default(),
         }
     }
 }
@@ -266,7 +266,7 @@ impl Named {
     }
 
     /// Its gradient by all logits of a toy model, per token that follows a prefix.
-    pub fn gradient(&self, toy: &ToyModel) -> Result<Vec<f64>, Refusal> {
+    pub fn gradient(&self, toy: &ToyModel) -> Result<Vec<f64>, AuditRefusal> {
         let size = toy.size;
         let here = |prefix: usize| TokenContext { toy, prefix, token: None, bounds: true };
         let student = |prefix: usize| here(prefix).probabilities(&Role::Student, 1.0, true);
@@ -275,7 +275,7 @@ impl Named {
                 completions(toy, |prompt, tokens| Ok(-outcome.of(toy, prompt, tokens)), true)
             }
             GradientSource::Kept => {
-                completions(toy, |prompt, tokens| Ok(-Outcome::Correct.of(toy, prompt, tokens)), false)
+                completions(toy, |prompt, tokens| Ok(-NamedOutcome::Correct.of(toy, prompt, tokens)), false)
             }
             GradientSource::Sequences(role) => completions(
                 toy,
@@ -370,9 +370,9 @@ fn reads_token(support: &Support) -> bool {
 /// tokens, per token that follows a prefix. They are the student's own, or those that are drawn.
 fn completions(
     toy: &ToyModel,
-    worth: impl Fn(usize, &[usize]) -> Result<f64, Refusal>,
+    worth: impl Fn(usize, &[usize]) -> Result<f64, AuditRefusal>,
     own: bool,
-) -> Result<Vec<f64>, Refusal> {
+) -> Result<Vec<f64>, AuditRefusal> {
     let size = toy.size;
     let mut gradient = vec![0.0; size.logits()];
     let mut visits = vec![0.0; size.prefixes()];

@@ -1,13 +1,13 @@
-//! What a finding says besides its verdict: where it was looked at, and what was not.
+//! What a verdict comes with: where it was looked at, and what was not.
 
 use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function, Signal, text};
 
-use super::divergence::Refusal;
+use super::divergence::AuditRefusal;
 use super::evaluate::Evaluator;
 use super::expectation::{ALL, Counting};
 use super::fit::{cosine, difference, distance, norm};
 use super::judge::{Query, quoted};
-use super::leaves::Sample;
+use super::leaves::ToySample;
 use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec, Variation};
 use super::variants;
@@ -33,7 +33,7 @@ impl Query<'_> {
     }
 
     /// What bounds do where models differ by many nats, if they do nothing where they differ little.
-    pub(super) fn steep(&self, verdict: &Verdict) -> Result<Option<String>, Refusal> {
+    pub(super) fn steep(&self, verdict: &Verdict) -> Result<Option<String>, AuditRefusal> {
         let named = matches!(
             verdict,
             Verdict::Follows { .. }
@@ -126,13 +126,13 @@ impl Query<'_> {
 }
 
 /// Which of false and true conditions are in these toy models.
-fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, Refusal> {
+fn truths(conditions: &[&Formula], toys: &[ToyModel]) -> Result<Vec<[bool; 2]>, AuditRefusal> {
     let lowered = FormulaGraph::of(None, conditions)?;
     let mut seen = vec![[false; 2]; conditions.len()];
     for toy in toys {
         let evaluator = Evaluator::of(toy, &lowered, true)?;
         for tokens in toy.size.outcomes() {
-            let values = evaluator.run(&Sample::of(toy, &tokens, true))?;
+            let values = evaluator.run(&ToySample::of(toy, &tokens, true))?;
             for (seen, root) in seen.iter_mut().zip(&lowered.roots) {
                 for element in 0..evaluator.layout().len(lowered.graph.axis(*root)) {
                     seen[usize::from(values.at(*root, element).truth())] = true;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use mopd_lang::formula::{Formula, FormulaKind, Function, Unit};
 
-use super::view::View;
+use super::view::TermView;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ParameterValues(Vec<(Rc<str>, f64)>);
@@ -20,7 +20,7 @@ enum UsedAs {
 }
 
 impl ParameterValues {
-    pub fn of(view: &View) -> ParameterValues {
+    pub fn of(view: &TermView) -> ParameterValues {
         let parts: Vec<&Formula> = view.formulas().into_iter().flat_map(Formula::parts).collect();
         let mut bounds: Vec<(Rc<str>, UsedAs)> = Vec::new();
         for part in &parts {

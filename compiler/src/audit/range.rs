@@ -6,7 +6,7 @@ use std::rc::Rc;
 use mopd_lang::experiment::{Reward, RolloutSource, Schedule, Train};
 use mopd_lang::formula::{
     Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live, Mass, Memory,
-    Part, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
+    ModelSignal, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
 };
 
 use super::teachers::Teachers;
@@ -218,9 +218,14 @@ fn is_same(left: &Formula, right: &Formula, facts: &RunFacts) -> bool {
     let read = |formula: &Formula| match &formula.0.kind {
         FormulaKind::Signal(Signal::Of {
             role,
-            part: part @ (Part::Logp | Part::Entropy | Part::Top1 | Part::EndLogp | Part::Rank),
+            part:
+                part @ (ModelSignal::Logp
+                | ModelSignal::Entropy
+                | ModelSignal::Top1
+                | ModelSignal::EndLogp
+                | ModelSignal::Rank),
         }) => Some((owner(role, facts), part.clone())),
-        FormulaKind::Live(Live::Part(part @ (Part::Logp | Part::EndLogp))) => {
+        FormulaKind::Live(Live::Part(part @ (ModelSignal::Logp | ModelSignal::EndLogp))) => {
             Some((Role::Student, part.clone()))
         }
         _ => None,
@@ -238,13 +243,13 @@ fn owner(role: &Role, facts: &RunFacts) -> Role {
     if always { Role::Student } else { role.clone() }
 }
 
-fn of_part(part: &Part) -> ValueRange {
+fn of_part(part: &ModelSignal) -> ValueRange {
     match part {
-        Part::Logp | Part::EndLogp => ValueRange { high: 0.0, ..ALL },
-        Part::Entropy | Part::Deviation => POSITIVE,
-        Part::Top1 | Part::Confidence | Part::Correct => SHARE,
-        Part::Rank => ValueRange { low: 1.0, ..ALL },
-        Part::Mean | Part::Score | Part::Value | Part::StatedConfidence => ALL,
+        ModelSignal::Logp | ModelSignal::EndLogp => ValueRange { high: 0.0, ..ALL },
+        ModelSignal::Entropy | ModelSignal::Deviation => POSITIVE,
+        ModelSignal::Top1 | ModelSignal::Confidence | ModelSignal::Correct => SHARE,
+        ModelSignal::Rank => ValueRange { low: 1.0, ..ALL },
+        ModelSignal::Mean | ModelSignal::Score | ModelSignal::Value | ModelSignal::StatedConfidence => ALL,
     }
 }
 

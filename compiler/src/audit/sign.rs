@@ -2,15 +2,15 @@
 //! teaches the opposite.
 
 use mopd_lang::formula::{
-    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Part, Role, Signal, Support,
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, ModelSignal, Role, Signal, Support,
 };
 
-use super::divergence::Refusal;
+use super::divergence::AuditRefusal;
 use super::expectation::ALL;
 use super::fit::{cosine, difference, norm};
 use super::judge::Query;
 use super::known::{gradients, measure};
-use super::named::{GradientSource, Named, Outcome};
+use super::named::{GradientSource, Named, NamedOutcome};
 use super::sampler::Sampler;
 use super::toy_model::Variation;
 
@@ -32,7 +32,7 @@ pub(super) enum Away {
 impl Query<'_> {
     /// What the mean gradient leads away from, in every toy model. A closeness in both directions of KL
     /// decides: so weights, masks and bounds, and divergences without a name, make no difference.
-    pub fn leads_away(&self) -> Result<Option<Away>, Refusal> {
+    pub fn leads_away(&self) -> Result<Option<Away>, AuditRefusal> {
         let mut toys = self.toys();
         toys.truncate(ENOUGH);
         if measure(&self.view, ALL, &toys[..1])?.is_zero() {
@@ -42,7 +42,7 @@ impl Query<'_> {
             .iter()
             .map(|toy| measure(&self.view, ALL, std::slice::from_ref(toy)).map(|measured| measured.gradient))
             .collect::<Result<_, _>>()?;
-        let cosines = |source: GradientSource| -> Result<Vec<f64>, Refusal> {
+        let cosines = |source: GradientSource| -> Result<Vec<f64>, AuditRefusal> {
             let named = Named { name: String::new(), source, teaches: false };
             toys.iter()
                 .zip(&own)
@@ -71,7 +71,9 @@ impl Query<'_> {
         if self.reads(|signal| matches!(signal, Signal::Reward | Signal::Correct)) {
             let drawn_by_student = matches!(self.sampler(), Sampler::Student { .. });
             let opposite = drawn_by_student
-                && cosines(GradientSource::Policy(Outcome::Reward))?.iter().all(|cosine| *cosine < OPPOSITE);
+                && cosines(GradientSource::Policy(NamedOutcome::Reward))?
+                    .iter()
+                    .all(|cosine| *cosine < OPPOSITE);
             return Ok(opposite.then_some(Away::Reward));
         }
         // Who reads a verdict, or a field of the data, may mean to forget.
@@ -85,7 +87,13 @@ impl Query<'_> {
                     | Signal::Agreement { .. }
             ) || matches!(
                 signal,
-                Signal::Of { part: Part::Score | Part::Correct | Part::Value | Part::StatedConfidence, .. }
+                Signal::Of {
+                    part: ModelSignal::Score
+                        | ModelSignal::Correct
+                        | ModelSignal::Value
+                        | ModelSignal::StatedConfidence,
+                    ..
+                }
             )
         });
         let imitates = matches!(self.sampler(), Sampler::Elsewhere { .. } | Sampler::By { .. });
@@ -99,7 +107,7 @@ impl Query<'_> {
         let mut found: Vec<Role> = Vec::new();
         for part in self.view.value.parts() {
             let roles = match &part.0.kind {
-                FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => vec![role.clone()],
+                FormulaKind::Signal(Signal::Of { role, part: ModelSignal::Logp }) => vec![role.clone()],
                 FormulaKind::Signal(Signal::Divergence(divergence)) => divergence.roles(),
                 FormulaKind::Live(live) => live.roles(),
                 _ => continue,
@@ -121,7 +129,7 @@ impl Query<'_> {
 
     /// A teacher is read, and the gradient is the same whoever teaches. Conditions are trusted to hold
     /// elsewhere.
-    pub fn ignores_teacher(&self) -> Result<bool, Refusal> {
+    pub fn ignores_teacher(&self) -> Result<bool, AuditRefusal> {
         let is_own = |role: &Role| *role != Role::Student && self.is_made_of_student(role);
         let own = |formula: &Formula| {
             formula.any(|node| match &node.kind {

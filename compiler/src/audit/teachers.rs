@@ -10,7 +10,7 @@ use mopd_lang::formula::{Formula, FormulaKind, Role, Signal};
 use super::dual::Dual;
 use super::evaluate::elementwise;
 use super::toy_model::{ToyModel, normalised};
-use crate::lower::{FormulaGraph, Leaf};
+use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// Where a role's distributions come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,7 +213,7 @@ impl TeacherModel {
 /// A number of the run at a step; none where something else decides it.
 fn number(formula: &Formula, step: (u32, u32)) -> Option<f64> {
     let lowered = FormulaGraph::of(None, &[formula]).ok()?;
-    let leaf = |leaf: &Leaf| match leaf.formula.0.kind {
+    let leaf = |leaf: &GraphLeaf| match leaf.formula.0.kind {
         FormulaKind::Signal(Signal::Step) => Some(Dual::plain(f64::from(step.0))),
         FormulaKind::Signal(Signal::Progress) => {
             Some(Dual::plain(f64::from(step.0) / f64::from(step.1.max(1))))

@@ -3,16 +3,23 @@
 
 use std::borrow::Cow;
 
-use mopd_lang::formula::{FormulaKind, Live, Part, Role, Signal, Support};
+use mopd_lang::formula::{FormulaKind, Live, ModelSignal, Role, Signal, Support};
 
-use super::divergence::{Refusal, TokenContext};
+use super::divergence::{AuditRefusal, TokenContext};
 use super::dual::Dual;
 
 /// Whether distributions over tokens are all that a signal is worked out from.
 pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
     match signal {
         Signal::Of { part, .. } => {
-            matches!(part, Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1 | Part::Rank)
+            matches!(
+                part,
+                ModelSignal::Logp
+                    | ModelSignal::EndLogp
+                    | ModelSignal::Entropy
+                    | ModelSignal::Top1
+                    | ModelSignal::Rank
+            )
         }
         Signal::Divergence(divergence) => divergence.kind.over_vocabulary(),
         Signal::Mass { .. }
@@ -26,7 +33,10 @@ pub(crate) fn is_of_distributions(signal: &Signal) -> bool {
 /// The same of what gradient flows through.
 pub(crate) fn is_live_of_distributions(live: &Live) -> bool {
     match live {
-        Live::Part(part) => matches!(part, Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1),
+        Live::Part(part) => matches!(
+            part,
+            ModelSignal::Logp | ModelSignal::EndLogp | ModelSignal::Entropy | ModelSignal::Top1
+        ),
         Live::Divergence(divergence) => divergence.kind.over_vocabulary(),
         Live::Likelihood { .. } | Live::Ranking { .. } => true,
         _ => false,
@@ -54,20 +64,22 @@ pub(crate) fn compares_vocabularies(kind: &FormulaKind) -> bool {
 impl TokenContext<'_> {
     /// A signal of the token; none where it is no number of distributions. `parameters` are the numbers
     /// inside it.
-    pub fn signal(&self, signal: &Signal, parameters: &[f64]) -> Option<Result<f64, Refusal>> {
+    pub fn signal(&self, signal: &Signal, parameters: &[f64]) -> Option<Result<f64, AuditRefusal>> {
         Some(match signal {
-            Signal::Of { role, part: Part::Logp } => {
+            Signal::Of { role, part: ModelSignal::Logp } => {
                 self.scored(role).and_then(|logp| Ok(logp[self.taken()?]))
             }
-            Signal::Of { role, part: Part::EndLogp } => self.scored(role).map(|logp| logp[logp.len() - 1]),
-            Signal::Of { role, part: Part::Entropy } => self.plain(role).map(|logp| {
+            Signal::Of { role, part: ModelSignal::EndLogp } => {
+                self.scored(role).map(|logp| logp[logp.len() - 1])
+            }
+            Signal::Of { role, part: ModelSignal::Entropy } => self.plain(role).map(|logp| {
                 let entry = |logp: &f64| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp };
                 -logp.iter().map(entry).sum::<f64>()
             }),
-            Signal::Of { role, part: Part::Top1 } => {
+            Signal::Of { role, part: ModelSignal::Top1 } => {
                 self.plain(role).map(|logp| logp.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp())
             }
-            Signal::Of { role, part: Part::Rank } => self.plain(role).and_then(|logp| {
+            Signal::Of { role, part: ModelSignal::Rank } => self.plain(role).and_then(|logp| {
                 let taken = logp[self.taken()?];
                 Ok(1.0 + logp.iter().filter(|other| **other > taken).count() as f64)
             }),
@@ -88,13 +100,13 @@ impl TokenContext<'_> {
     }
 
     /// What gradient flows through.
-    pub fn live(&self, live: &Live, parameters: &[f64]) -> Result<Dual, Refusal> {
+    pub fn live(&self, live: &Live, parameters: &[f64]) -> Result<Dual, AuditRefusal> {
         let student = || self.probabilities(&Role::Student, 1.0, true);
         match live {
-            Live::Part(Part::Logp) => self.log_probability(self.taken()?),
-            Live::Part(Part::EndLogp) => self.log_probability(self.toy.size.vocabulary - 1),
-            Live::Part(Part::Entropy) => self.entropy(),
-            Live::Part(Part::Top1) => Ok(student()?[self.order(&Role::Student)?.0[0]].clone()),
+            Live::Part(ModelSignal::Logp) => self.log_probability(self.taken()?),
+            Live::Part(ModelSignal::EndLogp) => self.log_probability(self.toy.size.vocabulary - 1),
+            Live::Part(ModelSignal::Entropy) => self.entropy(),
+            Live::Part(ModelSignal::Top1) => Ok(student()?[self.order(&Role::Student)?.0[0]].clone()),
             Live::Divergence(divergence) => self.divergence(divergence, parameters, true),
             Live::Likelihood { of } => Ok(student()?[self.order(of)?.0[0]].log().scale(-1.0)),
             Live::Ranking { order } => self.ranking(order),
@@ -102,33 +114,33 @@ impl TokenContext<'_> {
         }
     }
 
-    fn taken(&self) -> Result<usize, Refusal> {
+    fn taken(&self) -> Result<usize, AuditRefusal> {
         self.token.ok_or_else(|| "no token is drawn here".into())
     }
 
     /// Log-probabilities of a role, at temperature 1.
-    fn plain(&self, role: &Role) -> Result<&[f64], Refusal> {
+    fn plain(&self, role: &Role) -> Result<&[f64], AuditRefusal> {
         self.toy.logp(role, self.prefix).ok_or_else(|| unknown(role))
     }
 
     /// The same at the temperature of the policy that is trained.
-    fn scored(&self, role: &Role) -> Result<Cow<'_, [f64]>, Refusal> {
+    fn scored(&self, role: &Role) -> Result<Cow<'_, [f64]>, AuditRefusal> {
         self.toy.scored(role, self.prefix).ok_or_else(|| unknown(role))
     }
 
-    fn overlap(&self, left: &Role, right: &Role, k: u32) -> Result<f64, Refusal> {
+    fn overlap(&self, left: &Role, right: &Role, k: u32) -> Result<f64, AuditRefusal> {
         let entries = self.toy.entries(k).min(self.toy.size.vocabulary);
         let (ours, theirs) = (self.order(left)?.0, self.order(right)?.0);
         let shared = ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count();
         Ok(shared as f64 / entries as f64)
     }
 
-    fn mass(&self, role: &Role, support: &Support) -> Result<f64, Refusal> {
+    fn mass(&self, role: &Role, support: &Support) -> Result<f64, AuditRefusal> {
         let (members, p) = (self.members(support)?, self.probabilities(role, 1.0, false)?);
         Ok(p.iter().zip(members).filter(|(_, member)| *member).map(|(p, _)| p.value).sum())
     }
 }
 
-fn unknown(role: &Role) -> Refusal {
+fn unknown(role: &Role) -> AuditRefusal {
     format!("nothing is known of `{}` here", role.name())
 }

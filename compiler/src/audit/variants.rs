@@ -8,7 +8,7 @@ use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function};
 use super::bounds::is_negative;
 use super::evaluate::bounded;
 use super::judge::quoted;
-use super::view::View;
+use super::view::TermView;
 use crate::lower::FormulaGraph;
 
 /// More summands than this are not told apart.
@@ -18,7 +18,7 @@ const MOST_SUMMANDS: usize = 12;
 const MOST_VARIANTS: usize = 12;
 
 /// Whether some part is held between numbers known before anything is drawn.
-pub(super) fn has_bounds(view: &View) -> bool {
+pub(super) fn has_bounds(view: &TermView) -> bool {
     let lowered = FormulaGraph::of(None, &view.formulas());
     lowered.is_ok_and(|FormulaGraph { graph, .. }| graph.nodes().any(|(id, _)| bounded(&graph, id).is_some()))
         || view.formulas().into_iter().flat_map(Formula::parts).any(clipped)

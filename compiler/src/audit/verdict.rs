@@ -8,7 +8,7 @@ use serde::Serialize;
 pub enum Verdict {
     /// The gradient is a sum of multiples of named ones, the same everywhere; one in most cases.
     Follows {
-        parts: Vec<Part>,
+        parts: Vec<GradientMultiple>,
     },
     /// The gradient is a named one times a number of each prefix, which lies between the two.
     Weighted {
@@ -22,11 +22,11 @@ pub enum Verdict {
     },
     /// Multiples of named gradients, and a part that no teacher has to do with.
     WithTask {
-        parts: Vec<Part>,
-        task: Task,
+        parts: Vec<GradientMultiple>,
+        task: NearestTask,
     },
     /// No teacher has to do with it.
-    Task(Task),
+    Task(NearestTask),
     /// Without the parts of the formula that are quoted it would follow `of`. How far it is from that, as a
     /// share, and the cosine of the angle between.
     Biased {
@@ -49,14 +49,14 @@ pub enum Verdict {
 
 /// `times` the gradient of `of`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Part {
+pub struct GradientMultiple {
     pub of: String,
     pub times: f64,
 }
 
 /// What a gradient without a teacher is nearest to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Task {
+pub struct NearestTask {
     /// The term reads a teacher all the same.
     pub reads_teacher: bool,
     pub nearest: String,
@@ -86,7 +86,7 @@ impl When {
 
 /// A verdict and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Finding {
+pub struct TermVerdict {
     pub when: When,
     /// The tokens that it holds for.
     pub on: String,
@@ -100,10 +100,17 @@ pub struct Finding {
     pub notes: Vec<String>,
 }
 
-impl Finding {
-    pub(super) fn not_audited(when: When, on: String, why: String) -> Finding {
+impl TermVerdict {
+    pub(super) fn not_audited(when: When, on: String, why: String) -> TermVerdict {
         let verdict = Verdict::NotAudited { why };
-        Finding { when, on, verdict, value_estimates: None, stationary_at_teacher: None, notes: Vec::new() }
+        TermVerdict {
+            when,
+            on,
+            verdict,
+            value_estimates: None,
+            stationary_at_teacher: None,
+            notes: Vec::new(),
+        }
     }
 
     /// The value is of one divergence, the gradient of another: who watches the loss sees something else than
@@ -139,7 +146,7 @@ impl Finding {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TermAudit {
     pub term: String,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<TermVerdict>,
 }
 
 impl TermAudit {
@@ -165,12 +172,12 @@ pub struct Audit {
     pub terms: Vec<TermAudit>,
     /// The sum of all terms, where each is a sum of multiples of named gradients, none has a reduction of
     /// its own and all are trained on the same tokens.
-    pub whole: Option<Vec<Part>>,
+    pub whole: Option<Vec<GradientMultiple>>,
 }
 
 impl Verdict {
     /// The one gradient that it follows, with a weight per prefix or without.
-    pub(super) fn single(&self) -> Option<&str> {
+    pub(super) fn one_gradient(&self) -> Option<&str> {
         match self {
             Verdict::Follows { parts } => match parts.as_slice() {
                 [part] => Some(&part.of),
@@ -220,7 +227,7 @@ impl Verdict {
     }
 }
 
-impl Task {
+impl NearestTask {
     fn text(&self) -> String {
         if self.nearest.is_empty() {
             return "nothing with a name is near".into();
@@ -230,7 +237,7 @@ impl Task {
 }
 
 /// `0.50 * grad KL(teacher || student) - 1.00 * grad ...`
-pub fn sum(parts: &[Part]) -> String {
+pub fn sum(parts: &[GradientMultiple]) -> String {
     let mut text = String::new();
     for (place, part) in parts.iter().enumerate() {
         let sign = match (place, part.times < 0.0) {

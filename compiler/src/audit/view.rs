@@ -2,11 +2,11 @@
 
 use mopd_lang::experiment::{Objective, Term};
 use mopd_lang::formula::{
-    Adaptive, Axis, Divergence, Formula, FormulaKind, FormulaNode, Function, Live, Part, Reduction, Role,
-    Signal, Statistic, Support,
+    Adaptive, Axis, Divergence, Formula, FormulaKind, FormulaNode, Function, Live, ModelSignal, Reduction,
+    Role, Signal, Statistic, Support,
 };
 
-use super::divergence::Refusal;
+use super::divergence::AuditRefusal;
 use super::sampler::Sampler;
 use super::toy_model::Size;
 
@@ -14,7 +14,7 @@ use super::toy_model::Size;
 const MOST_PARTS: usize = 2_000;
 
 /// A term with all that multiplies and masks it.
-pub(super) struct View<'a> {
+pub(super) struct TermView<'a> {
     pub value: &'a Formula,
     pub select: Option<&'a Formula>,
     pub weight: Option<&'a Formula>,
@@ -26,9 +26,9 @@ pub(super) struct View<'a> {
     pub kept: bool,
 }
 
-impl<'a> View<'a> {
-    pub fn of(objective: &'a Objective, term: &'a Term, kept: bool) -> View<'a> {
-        View {
+impl<'a> TermView<'a> {
+    pub fn of(objective: &'a Objective, term: &'a Term, kept: bool) -> TermView<'a> {
+        TermView {
             value: &term.value,
             select: objective.select.as_ref(),
             weight: objective.weight.as_ref(),
@@ -45,8 +45,8 @@ impl<'a> View<'a> {
     }
 
     /// Another value under the same weights and masks.
-    pub fn with_value(&self, value: &'a Formula) -> View<'a> {
-        View { value, ..*self }
+    pub fn with_value(&self, value: &'a Formula) -> TermView<'a> {
+        TermView { value, ..*self }
     }
 
     pub fn gates(&self) -> Vec<(&'static str, &'a Formula)> {
@@ -115,7 +115,7 @@ impl<'a> View<'a> {
 
     /// How small a toy model may be for everything in the term to mean something, and how many of them are
     /// looked at.
-    pub fn size(&self) -> Result<(Size, u64), Refusal> {
+    pub fn size(&self) -> Result<(Size, u64), AuditRefusal> {
         let (mut sequence, mut group, mut batch) = (false, false, false);
         for part in self.formulas().into_iter().flat_map(Formula::parts) {
             let over = match &part.0.kind {
@@ -140,7 +140,8 @@ impl<'a> View<'a> {
         }
         // Where only the prefix decides, the samples of a prompt share all there is after one token, and what
         // is compared within the group adds up to 0: from the second token on, their prefixes differ.
-        let of_token = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(Part::Logp)));
+        let of_token =
+            |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)));
         sequence |= group && !batch && !self.value.any(of_token);
         let size = |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length };
         Ok(match (sequence, group, batch) {
@@ -210,7 +211,7 @@ impl<'a> View<'a> {
     }
 
     /// What can't be told in a toy model, by name.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<AuditRefusal> {
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
         if parts.len() > MOST_PARTS {
             return Some(format!("it has {} parts", parts.len()));
@@ -246,7 +247,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn refusal(node: &FormulaNode) -> Option<Refusal> {
+fn refusal(node: &FormulaNode) -> Option<AuditRefusal> {
     let whole = |text: &str| Some(text.to_owned());
     match &node.kind {
         FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
@@ -262,15 +263,20 @@ fn refusal(node: &FormulaNode) -> Option<Refusal> {
             whole("`bce` is of a head of its own, not of a distribution over tokens")
         }
         FormulaKind::Live(Live::Part(part)) => match part {
-            Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1 => None,
+            ModelSignal::Logp | ModelSignal::EndLogp | ModelSignal::Entropy | ModelSignal::Top1 => None,
             other => Some(format!(
                 "`live student.{}` is a number of its own, not a probability of a token",
                 other.name()
             )),
         },
-        FormulaKind::Signal(Signal::Of { part: part @ (Part::Mean | Part::Deviation), role }) => Some(
-            format!("`{}.{}` is of continuous actions, which can't be enumerated", role.name(), part.name()),
-        ),
+        FormulaKind::Signal(Signal::Of {
+            part: part @ (ModelSignal::Mean | ModelSignal::Deviation),
+            role,
+        }) => Some(format!(
+            "`{}.{}` is of continuous actions, which can't be enumerated",
+            role.name(),
+            part.name()
+        )),
         FormulaKind::Signal(Signal::Masked) => whole("`masked` is about denoising steps"),
         FormulaKind::Reduce { on: Some(rollout), .. } => Some(format!(
             "`{}(...)` inside a reduction are other completions than those trained on",

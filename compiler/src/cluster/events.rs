@@ -30,7 +30,7 @@ pub struct Simulation {
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct SimulationOutcome {
     pub makespan: f64,
     /// By resource.
     pub busy: Vec<f64>,
@@ -80,7 +80,7 @@ impl Simulation {
 
     /// Of tasks that wait for one resource, the one that could begin first begins first; of equals, the one
     /// that was added first.
-    pub fn run(&self) -> Outcome {
+    pub fn run(&self) -> SimulationOutcome {
         let mut waiting: Vec<usize> = self.tasks.iter().map(|task| task.after.len()).collect();
         let mut users: Vec<Vec<usize>> = vec![Vec::new(); self.tasks.len()];
         for (at, task) in self.tasks.iter().enumerate() {
@@ -152,7 +152,7 @@ impl Simulation {
             at = cause[task];
         }
         critical.sort_by(|a, b| b.2.total_cmp(&a.2));
-        Outcome { makespan: now, busy, critical }
+        SimulationOutcome { makespan: now, busy, critical }
     }
 }
 

@@ -11,16 +11,16 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-pub use stage::{Bottleneck, PoolUse, Prediction, simulate};
+pub use stage::{Bottleneck, PoolUse, StagePrediction, simulate};
 
 /// A file of the author's.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: BTreeMap<String, ClusterNode>,
     #[serde(default)]
     pub network: Network,
-    pub pools: BTreeMap<String, Pool>,
+    pub pools: BTreeMap<String, CardPool>,
     /// The pool that the student writes and is trained on.
     pub student: String,
     /// The pool of each teacher, by its name; of all others `teacher`.
@@ -50,7 +50,7 @@ fn weight_bytes() -> f64 {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Node {
+pub struct ClusterNode {
     pub gpus: u32,
     /// Operations a second of one card, as they are reached.
     pub flops: f64,
@@ -78,7 +78,7 @@ impl Default for Network {
 /// Cards of one node that work on one thing at a time.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pool {
+pub struct CardPool {
     pub node: String,
     pub gpus: u32,
 }

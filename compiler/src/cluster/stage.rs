@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::events::{ResourceId, Simulation, TaskId};
-use super::{Cluster, ClusterError, Pool};
+use super::{CardPool, Cluster, ClusterError};
 use crate::expr::roles::Role;
 use crate::expr::signals::{Live, Signal, Support};
-use crate::plan::{ModelId, Objective, Plan, Producer, Stage, Tokenizer, Train};
+use crate::plan::{ModelId, Objective, Plan, Producer, Stage, TokenizerSpec, Train};
 
 /// Steps that are played; more are the same again.
 const PLAYED: u32 = 32;
@@ -16,7 +16,7 @@ const PIECES: u32 = 64;
 
 /// What a stage would take.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Prediction {
+pub struct StagePrediction {
     pub seconds: f64,
     pub steps: u32,
     /// In the order of the file, then the network.
@@ -51,7 +51,7 @@ struct Scoring {
 
 /// # Errors
 /// Where the stage is none that writes, scores and learns, or the file says too little.
-pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<Prediction, ClusterError> {
+pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StagePrediction, ClusterError> {
     cluster.check()?;
     let named = plan.experiment.model(model);
     let unfit = |why| ClusterError::Stage { stage: named.name.clone(), why };
@@ -129,7 +129,7 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<Predic
     let most = by_resource.into_iter().max_by(|a, b| whole(&a.1).total_cmp(&whole(&b.1)));
     let (resource, kinds) = most.expect("a step has a task");
     let name = names.iter().find(|(id, _)| id.0 == resource).map(|(_, name)| name.clone());
-    Ok(Prediction {
+    Ok(StagePrediction {
         seconds: outcome.makespan * scale,
         steps,
         uses: uses.collect(),
@@ -138,7 +138,7 @@ pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<Predic
 }
 
 /// Operations and bytes a second of all its cards.
-fn rates(cluster: &Cluster, pool: &Pool) -> (f64, f64) {
+fn rates(cluster: &Cluster, pool: &CardPool) -> (f64, f64) {
     let node = &cluster.nodes[&pool.node];
     (node.flops * f64::from(pool.gpus), node.memory_bandwidth * f64::from(pool.gpus))
 }
@@ -162,7 +162,7 @@ fn scorings(
     for share in &train.mixture {
         let arms: Vec<_> = train.arms(share.domain).collect();
         for choice in &arms {
-            let Some(model) = choice.teacher.form() else {
+            let Some(model) = choice.teacher.spec_model() else {
                 return Err(ClusterError::Stage {
                     stage: choice.name.clone(),
                     why: "a teacher that is put together, or that is the student, has no weights of its own",
@@ -242,7 +242,7 @@ fn answer_bytes(plan: &Plan, train: &Train<Objective>, cluster: &Cluster) -> Res
 fn vocabulary(plan: &Plan, model: ModelId) -> Option<u32> {
     match &plan.experiment.model(model).stage {
         Stage::Initialise(architecture) => {
-            let tokenizer: &Tokenizer = &architecture.tokenizer;
+            let tokenizer: &TokenizerSpec = &architecture.tokenizer;
             tokenizer.vocabulary()
         }
         stage => vocabulary(plan, stage.start()?),

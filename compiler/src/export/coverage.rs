@@ -6,7 +6,7 @@ use serde::Serialize;
 /// How much of a construct an engine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "coverage", rename_all = "snake_case")]
-pub enum Verdict {
+pub enum EngineSupport {
     Exact,
     /// Something else is computed, in a way that is said.
     Approximate {
@@ -18,30 +18,30 @@ pub enum Verdict {
     },
 }
 
-impl Verdict {
+impl EngineSupport {
     pub fn word(&self) -> &'static str {
         match self {
-            Verdict::Exact => "exact",
-            Verdict::Approximate { .. } => "approximate",
-            Verdict::Refused { .. } => "refused",
+            EngineSupport::Exact => "exact",
+            EngineSupport::Approximate { .. } => "approximate",
+            EngineSupport::Refused { .. } => "refused",
         }
     }
 
     /// How, or why.
     pub fn detail(&self) -> Option<&str> {
         match self {
-            Verdict::Exact => None,
-            Verdict::Approximate { how } => Some(how),
-            Verdict::Refused { why } => Some(why),
+            EngineSupport::Exact => None,
+            EngineSupport::Approximate { how } => Some(how),
+            EngineSupport::Refused { why } => Some(why),
         }
     }
 }
 
 /// One construct.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct CoverageLine {
     pub construct: String,
-    pub verdict: Verdict,
+    pub verdict: EngineSupport,
     /// Where it stands, or the stage that it belongs to.
     pub origin: Origin,
 }
@@ -49,31 +49,31 @@ pub struct Line {
 /// Of one stage and one engine, in the order of the stage's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    pub lines: Vec<Line>,
+    pub lines: Vec<CoverageLine>,
 }
 
 impl Coverage {
     pub fn exact(&mut self, construct: impl Into<String>, origin: Origin) {
-        self.add(construct, origin, Verdict::Exact);
+        self.add(construct, origin, EngineSupport::Exact);
     }
 
     pub fn approximate(&mut self, construct: impl Into<String>, origin: Origin, how: impl Into<String>) {
-        self.add(construct, origin, Verdict::Approximate { how: how.into() });
+        self.add(construct, origin, EngineSupport::Approximate { how: how.into() });
     }
 
     pub fn refuse(&mut self, construct: impl Into<String>, origin: Origin, why: impl Into<String>) {
-        self.add(construct, origin, Verdict::Refused { why: why.into() });
+        self.add(construct, origin, EngineSupport::Refused { why: why.into() });
     }
 
-    fn add(&mut self, construct: impl Into<String>, origin: Origin, verdict: Verdict) {
-        let line = Line { construct: construct.into(), verdict, origin };
+    fn add(&mut self, construct: impl Into<String>, origin: Origin, verdict: EngineSupport) {
+        let line = CoverageLine { construct: construct.into(), verdict, origin };
         if !self.lines.contains(&line) {
             self.lines.push(line);
         }
     }
 
-    pub fn refused(&self) -> impl Iterator<Item = &Line> {
-        self.lines.iter().filter(|line| matches!(line.verdict, Verdict::Refused { .. }))
+    pub fn refused(&self) -> impl Iterator<Item = &CoverageLine> {
+        self.lines.iter().filter(|line| matches!(line.verdict, EngineSupport::Refused { .. }))
     }
 
     /// The worst of its lines.

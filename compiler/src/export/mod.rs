@@ -17,31 +17,31 @@ mod weights;
 use serde_json::json;
 
 use self::coverage::Coverage;
-use self::stage::{Request, Settings};
+use self::stage::{ExportRequest, ExportSettings};
 use crate::expr::signals::{Distribution, DivergenceKind, Live, Support};
 use crate::plan::Objective;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub enum ExportEngine {
     Verl,
     Trl,
 }
 
-impl Engine {
-    pub const ALL: [Engine; 2] = [Engine::Verl, Engine::Trl];
+impl ExportEngine {
+    pub const ALL: [ExportEngine; 2] = [ExportEngine::Verl, ExportEngine::Trl];
 
     pub fn name(self) -> &'static str {
         match self {
-            Engine::Verl => "verl",
-            Engine::Trl => "trl",
+            ExportEngine::Verl => "verl",
+            ExportEngine::Trl => "trl",
         }
     }
 
     /// The release that files are written for.
     pub fn version(self) -> &'static str {
         match self {
-            Engine::Verl => "0.9.1",
-            Engine::Trl => "1.16.0",
+            ExportEngine::Verl => "0.9.1",
+            ExportEngine::Trl => "1.16.0",
         }
     }
 }
@@ -67,12 +67,15 @@ pub struct Export {
 }
 
 /// A stage for an engine. Files are there only where nothing is refused.
-pub fn export<'a>(engine: Engine, request: Request<'a>) -> (Coverage, Option<(Export, Settings<'a>)>) {
+pub fn export<'a>(
+    engine: ExportEngine,
+    request: ExportRequest<'a>,
+) -> (Coverage, Option<(Export, ExportSettings<'a>)>) {
     let mut coverage = Coverage::default();
     let Some(settings) = stage::settings(request, &mut coverage) else { return (coverage, None) };
     let mut export = match engine {
-        Engine::Verl => verl::export(&settings, &mut coverage),
-        Engine::Trl => trl::export(&settings, &mut coverage),
+        ExportEngine::Verl => verl::export(&settings, &mut coverage),
+        ExportEngine::Trl => trl::export(&settings, &mut coverage),
     };
     if settings.start.as_ref().is_some_and(|start| start.bytes) {
         export.files.extend(bytes_tokenizer());

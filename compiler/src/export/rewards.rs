@@ -1,14 +1,14 @@
 //! Verifiers as Python: those that are built in.
 
 use super::coverage::Coverage;
-use super::stage::Settings;
+use super::stage::ExportSettings;
 use crate::plan::{Reward, RewardPart};
 
 /// The Python that judges.
 pub const REWARDS: &str = include_str!("python/mopd_rewards.py");
 
 /// The rewards of the stage's domains as `rewards.json`, and what is said of them.
-pub fn rewards(settings: &Settings, coverage: &mut Coverage) -> serde_json::Value {
+pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json::Value {
     let read = settings.train.objectives().any(|(_, objective)| objective.reads_reward());
     let mut all = serde_json::Map::new();
     for part in &settings.domains {

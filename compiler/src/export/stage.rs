@@ -4,7 +4,7 @@
 use mopd_lang::experiment as checked;
 
 use super::coverage::Coverage;
-use super::weights::{Weights, weights};
+use super::weights::{WeightsSource, weights};
 use crate::plan::{
     Checkpointing, DataFormula, Domain, Dtype, Keep, Length, Model, ModelId, Objective, Optimizer, Origin,
     Plan, Producer, PromptFormat, Recipe, Sampling, Stage, Teacher, Train, Trainable, WeightFilter,
@@ -12,7 +12,7 @@ use crate::plan::{
 
 /// What is exported.
 #[derive(Clone, Copy)]
-pub struct Request<'a> {
+pub struct ExportRequest<'a> {
     pub plan: &'a Plan,
     /// What the plan was made from: it knows where settings stand.
     pub checked: &'a checked::Experiment,
@@ -34,15 +34,15 @@ pub struct RowFacts {
 
 /// A teacher, and the prompts that it scores.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RoutedTeacher {
+pub struct ExportedTeacher {
     /// What the routing column says: its name, as one word.
     pub key: String,
-    pub weights: Weights,
+    pub weights: WeightsSource,
 }
 
 /// Whose prompts a row of a domain are: the first that holds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Arm {
+pub struct RoutingCase {
     pub when: Option<DataFormula>,
     /// Index into the teachers.
     pub teacher: usize,
@@ -52,19 +52,19 @@ pub struct Arm {
 pub struct DomainPart<'a> {
     pub domain: &'a Domain,
     pub share: f64,
-    pub arms: Vec<Arm>,
+    pub arms: Vec<RoutingCase>,
 }
 
 /// What every engine asks of a stage.
-pub struct Settings<'a> {
+pub struct ExportSettings<'a> {
     pub name: String,
     pub train: &'a Train<Objective>,
     pub origins: StageOrigins,
     pub seed: u64,
     pub dtype: Dtype,
-    pub start: Option<Weights>,
-    pub reference: Option<Weights>,
-    pub teachers: Vec<RoutedTeacher>,
+    pub start: Option<WeightsSource>,
+    pub reference: Option<WeightsSource>,
+    pub teachers: Vec<ExportedTeacher>,
     pub domains: Vec<DomainPart<'a>>,
     /// None where the student does not write.
     pub sampling: Option<&'a Sampling>,
@@ -94,8 +94,8 @@ pub fn trained(plan: &Plan) -> impl Iterator<Item = (ModelId, &Model<Objective>)
 }
 
 /// Reads a stage. None where it trains several models, which is refused.
-pub fn settings<'a>(request: Request<'a>, coverage: &mut Coverage) -> Option<Settings<'a>> {
-    let Request { plan, checked, model: id, .. } = request;
+pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Option<ExportSettings<'a>> {
+    let ExportRequest { plan, checked, model: id, .. } = request;
     let model = plan.experiment.model(id);
     let train = match &model.stage {
         Stage::Train(train) => train.as_ref(),
@@ -129,7 +129,7 @@ pub fn settings<'a>(request: Request<'a>, coverage: &mut Coverage) -> Option<Set
             arms: Vec::new(),
         })
         .collect();
-    let mut settings = Settings {
+    let mut settings = ExportSettings {
         name: model.name.clone(),
         train,
         origins,
@@ -180,8 +180,8 @@ fn steps(train: &Train<Objective>, rows: Option<&[RowFacts]>) -> Option<u32> {
 }
 
 fn teachers(
-    request: Request,
-    settings: &mut Settings,
+    request: ExportRequest,
+    settings: &mut ExportSettings,
     of_checked: Option<&checked::Train>,
     coverage: &mut Coverage,
 ) {
@@ -191,8 +191,8 @@ fn teachers(
         arms.get(number).map_or(settings.origins.model, |arm| arm.origin)
     };
     let mut known: Vec<(ModelId, usize)> = Vec::new();
-    let mut found: Vec<RoutedTeacher> = Vec::new();
-    let mut arms: Vec<Vec<Arm>> = train.mixture.iter().map(|_| Vec::new()).collect();
+    let mut found: Vec<ExportedTeacher> = Vec::new();
+    let mut arms: Vec<Vec<RoutingCase>> = train.mixture.iter().map(|_| Vec::new()).collect();
     for (number, choice) in train.scorers.routed().iter().enumerate() {
         let origin = at(number);
         let name = format!("teacher `{}`", choice.name);
@@ -238,13 +238,13 @@ fn teachers(
             Some((_, teacher)) => *teacher,
             None => {
                 let Some(weights) = weights(request, model, &name, coverage) else { continue };
-                found.push(RoutedTeacher { key: word(&choice.name, &found), weights });
+                found.push(ExportedTeacher { key: word(&choice.name, &found), weights });
                 known.push((model, found.len() - 1));
                 found.len() - 1
             }
         };
         if let Some(part) = train.mixture.iter().position(|share| share.domain == choice.domain) {
-            arms[part].push(Arm { when: choice.when.clone(), teacher });
+            arms[part].push(RoutingCase { when: choice.when.clone(), teacher });
         }
     }
     if found.len() > 1 {
@@ -271,7 +271,7 @@ fn teachers(
 }
 
 /// One word, unlike those before.
-fn word(name: &str, others: &[RoutedTeacher]) -> String {
+fn word(name: &str, others: &[ExportedTeacher]) -> String {
     let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
     let plain = name.chars().map(letter).collect::<String>().trim_matches('_').to_owned();
     // An engine drops an entry that has this name.
@@ -286,7 +286,7 @@ fn word(name: &str, others: &[RoutedTeacher]) -> String {
     key
 }
 
-fn data(settings: &Settings, coverage: &mut Coverage) {
+fn data(settings: &ExportSettings, coverage: &mut Coverage) {
     for part in &settings.domains {
         let Domain { name, prompts, format, limit, origin, tests, validation, reward: _, share: _ } =
             part.domain;
@@ -317,7 +317,7 @@ fn data(settings: &Settings, coverage: &mut Coverage) {
     );
 }
 
-fn rollout(settings: &mut Settings, coverage: &mut Coverage) {
+fn rollout(settings: &mut ExportSettings, coverage: &mut Coverage) {
     let train = settings.train;
     let at = settings.origins.rollout;
     let Producer::Student(student) = &train.rollout.producer else {
@@ -367,7 +367,7 @@ fn rollout(settings: &mut Settings, coverage: &mut Coverage) {
 }
 
 /// What no engine has.
-fn refusals(settings: &Settings, of_checked: Option<&checked::Train>, coverage: &mut Coverage) {
+fn refusals(settings: &ExportSettings, of_checked: Option<&checked::Train>, coverage: &mut Coverage) {
     let Train {
         recipe,
         start: _,
@@ -439,7 +439,7 @@ fn refusals(settings: &Settings, of_checked: Option<&checked::Train>, coverage: 
 }
 
 /// What an optimizer is to an engine: AdamW, and nothing else.
-pub fn adamw<'a>(settings: &'a Settings, coverage: &mut Coverage) -> Option<&'a crate::plan::AdamW> {
+pub fn adamw<'a>(settings: &'a ExportSettings, coverage: &mut Coverage) -> Option<&'a crate::plan::AdamW> {
     match &settings.train.optimizer {
         Optimizer::AdamW(adamw) => Some(adamw),
         Optimizer::Sgd(_) => {
@@ -450,12 +450,12 @@ pub fn adamw<'a>(settings: &'a Settings, coverage: &mut Coverage) -> Option<&'a 
 }
 
 /// Sequences that go through the model at once: of a whole batch the largest part that divides it.
-pub fn micro_batch(settings: &Settings) -> u32 {
+pub fn micro_batch(settings: &ExportSettings) -> u32 {
     let all = settings.groups.saturating_mul(settings.samples).max(1);
     let wanted = settings.train.execution.micro_batch.unwrap_or(all).clamp(1, all);
     (1..=wanted).rev().find(|part| all.is_multiple_of(*part)).unwrap_or(1)
 }
 
-pub fn checkpointed(settings: &Settings) -> bool {
+pub fn checkpointed(settings: &ExportSettings) -> bool {
     settings.train.execution.checkpointing != Checkpointing::None
 }

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use super::coverage::Coverage;
 use super::rewards::rewards;
 use super::schema::{Configuration, TRL_SYNCHRONOUS};
-use super::stage::{Settings, adamw, checkpointed, micro_batch};
+use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
 use super::{Export, ExportFile, live_text, objective_header, torch};
 use crate::expr::roles::Role;
-use crate::expr::signals::{DivergenceKind, Live, Mass, Parameter, Signal};
+use crate::expr::signals::{DivergenceKind, DivergenceParameter, Live, Mass, Signal};
 use crate::plan::{Adapter, AdapterKind, Divergence, Dtype, Objective, OfStep, PromptFormat, Trainable};
 
 const TRAINER: &str = include_str!("python/mopd_trl.py");
@@ -18,7 +18,7 @@ const DISTRIBUTIONS: &str = include_str!("python/mopd_distributions.py");
 const TRAIN: &str = include_str!("python/train_trl.py");
 const LAUNCH: &str = include_str!("python/launch_trl.sh");
 
-pub fn export(settings: &Settings, coverage: &mut Coverage) -> Export {
+pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     let objective = objective(settings, coverage);
     let rewards = rewards(settings, coverage);
     let configuration = configuration(settings, coverage);
@@ -69,7 +69,7 @@ impl Summands {
                 spec.insert("summand".into(), json!(number));
             }
         }
-        if divergence.parameters().any(|parameter| matches!(parameter, Parameter::Formula(_))) {
+        if divergence.parameters().any(|parameter| matches!(parameter, DivergenceParameter::Formula(_))) {
             return Err("the exporter has weights of a blend that are numbers".to_owned());
         }
         let json = |value: serde_json::Result<Value>| value.map_err(|error| error.to_string());
@@ -83,7 +83,7 @@ impl Summands {
     }
 }
 
-fn objective(settings: &Settings, coverage: &mut Coverage) -> Option<String> {
+fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
     let objective = &settings.train.objective;
     let at = settings.origins.objective;
     let before = coverage.refused().count();
@@ -166,7 +166,7 @@ fn objective(settings: &Settings, coverage: &mut Coverage) -> Option<String> {
 }
 
 /// What is kept from step to step.
-fn carried(objective: &Objective, settings: &Settings, coverage: &mut Coverage) {
+fn carried(objective: &Objective, settings: &ExportSettings, coverage: &mut Coverage) {
     let at = settings.origins.objective;
     for state in &objective.states {
         let why = "it would be lost when the engine goes on from a checkpoint";
@@ -251,7 +251,7 @@ fn supplied(signal: &Signal, plain: bool, summands: &Summands) -> Result<Supplie
     }
 }
 
-fn configuration(settings: &Settings, coverage: &mut Coverage) -> Configuration {
+fn configuration(settings: &ExportSettings, coverage: &mut Coverage) -> Configuration {
     let mut configuration = Configuration::trl(TRL_SYNCHRONOUS);
     let mut set = |path: &str, value: Value| configuration.set(path, value);
     let at = settings.origins.model;
@@ -300,10 +300,10 @@ fn configuration(settings: &Settings, coverage: &mut Coverage) -> Configuration 
 }
 
 /// What `train.py` is told besides.
-fn stage(settings: &Settings, coverage: &mut Coverage) -> Value {
+fn stage(settings: &ExportSettings, coverage: &mut Coverage) -> Value {
     let at = settings.origins.model;
     let weights =
-        |weights: &super::weights::Weights| json!({"path": weights.path, "revision": weights.revision});
+        |weights: &super::weights::WeightsSource| json!({"path": weights.path, "revision": weights.revision});
     let bytes = settings.start.as_ref().is_some_and(|start| start.bytes);
     if bytes {
         coverage.exact("`tokenizer = bytes`, as a tokenizer.json", at);
@@ -346,7 +346,7 @@ fn stage(settings: &Settings, coverage: &mut Coverage) -> Value {
 }
 
 /// The learning rate as a function of the step.
-fn rate(settings: &Settings, coverage: &mut Coverage) -> Option<String> {
+fn rate(settings: &ExportSettings, coverage: &mut Coverage) -> Option<String> {
     let at = settings.origins.model;
     match &settings.train.learning_rate {
         OfStep::Schedule(schedule) => {

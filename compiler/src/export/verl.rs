@@ -1,13 +1,13 @@
 //! verl 0.9.1: the whole configuration, and a plugin with the objective as numbers per token.
 
-use mopd_lang::experiment::Over;
+use mopd_lang::experiment::ScheduleLength;
 use serde_json::{Value, json};
 
 use super::coverage::Coverage;
 use super::per_token::{self, Aggregation, PerToken};
 use super::rewards::rewards;
 use super::schema::{Configuration, yaml};
-use super::stage::{Settings, adamw, checkpointed, micro_batch};
+use super::stage::{ExportSettings, adamw, checkpointed, micro_batch};
 use super::{BYTES_CHAT_TEMPLATE, Export, ExportFile, TEXT_CHAT_TEMPLATE, objective_header, torch};
 use crate::expr::roles::Role;
 use crate::expr::signals::{DivergenceKind, Live, Mass, Signal, Support};
@@ -21,7 +21,7 @@ const LAUNCH: &str = include_str!("python/launch_verl.sh");
 /// A token of a prompt takes a byte at least; a template adds its own.
 const TEMPLATE_TOKENS: u32 = 256;
 
-pub fn export(settings: &Settings, coverage: &mut Coverage) -> Export {
+pub fn export(settings: &ExportSettings, coverage: &mut Coverage) -> Export {
     let objective = objective(settings, coverage);
     let rewards = rewards(settings, coverage);
     let configuration = configuration(settings, objective.as_ref(), coverage);
@@ -45,7 +45,7 @@ struct PluginObjective {
     top_k: Option<u32>,
 }
 
-fn objective(settings: &Settings, coverage: &mut Coverage) -> Option<PluginObjective> {
+fn objective(settings: &ExportSettings, coverage: &mut Coverage) -> Option<PluginObjective> {
     let objective = &settings.train.objective;
     let at = settings.origins.objective;
     let before = coverage.refused().count();
@@ -213,7 +213,7 @@ fn aggregation_name(aggregation: Aggregation) -> &'static str {
 }
 
 fn configuration(
-    settings: &Settings,
+    settings: &ExportSettings,
     objective: Option<&PluginObjective>,
     coverage: &mut Coverage,
 ) -> Configuration {
@@ -317,7 +317,7 @@ fn configuration(
     configuration
 }
 
-fn model_and_prompts(settings: &Settings, set: &mut dyn FnMut(&str, Value), coverage: &mut Coverage) {
+fn model_and_prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), coverage: &mut Coverage) {
     let bytes = settings.start.as_ref().is_some_and(|start| start.bytes);
     let formats: Vec<&PromptFormat> = settings.domains.iter().map(|part| &part.domain.format).collect();
     let text = formats.iter().filter(|format| ***format == PromptFormat::Text).count();
@@ -358,7 +358,7 @@ fn model_and_prompts(settings: &Settings, set: &mut dyn FnMut(&str, Value), cove
     }
 }
 
-fn rollout(settings: &Settings, set: &mut dyn FnMut(&str, Value), dtype: &str, micro: u32) {
+fn rollout(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), dtype: &str, micro: u32) {
     let Some(sampling) = settings.sampling else { return };
     let rollout = "actor_rollout_ref.rollout";
     set("data.max_response_length", json!(sampling.max_tokens));
@@ -375,7 +375,7 @@ fn rollout(settings: &Settings, set: &mut dyn FnMut(&str, Value), dtype: &str, m
     set(&format!("{rollout}.log_prob_micro_batch_size_per_gpu"), json!(micro));
 }
 
-fn optimizer(settings: &Settings, set: &mut dyn FnMut(&str, Value), coverage: &mut Coverage) {
+fn optimizer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), coverage: &mut Coverage) {
     let at = settings.origins.model;
     let optim = "actor_rollout_ref.actor.optim";
     let Some(adamw) = adamw(settings, coverage) else { return };
@@ -418,7 +418,7 @@ fn rate(of: &OfStep) -> Result<Rate, &'static str> {
     let OfStep::Schedule(schedule) = of else { return Err(why) };
     match schedule {
         Schedule::Constant { value } => Ok(plain(*value, "constant", 0.0)),
-        Schedule::Cosine { from, to, over: Over::Run } if *from > 0.0 => {
+        Schedule::Cosine { from, to, over: ScheduleLength::Run } if *from > 0.0 => {
             Ok(plain(*from, "cosine", to / from))
         }
         // Of warm-up step s from 0, (s + 1) / (steps + 1): verl counts from 1 where it is asked to.
@@ -436,7 +436,7 @@ fn rate(of: &OfStep) -> Result<Rate, &'static str> {
     }
 }
 
-fn teachers(settings: &Settings, configuration: &mut Configuration) {
+fn teachers(settings: &ExportSettings, configuration: &mut Configuration) {
     let models = "distillation.teacher_models";
     if let [only] = settings.teachers.as_slice() {
         let entry = format!("{models}.teacher_model");

@@ -1,12 +1,12 @@
 //! Where the weights of models are, for an engine that reads folders.
 
 use super::coverage::Coverage;
-use super::stage::Request;
-use crate::plan::{ModelId, Plan, Pretrained, Stage, Tokenizer};
+use super::stage::ExportRequest;
+use crate::plan::{ModelId, Plan, Pretrained, Stage, TokenizerSpec};
 
 /// Where the weights of a model are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Weights {
+pub struct WeightsSource {
     /// A folder, or a name on the hub.
     pub path: String,
     pub revision: Option<String>,
@@ -14,7 +14,12 @@ pub struct Weights {
     pub bytes: bool,
 }
 
-pub fn weights(request: Request, id: ModelId, what: &str, coverage: &mut Coverage) -> Option<Weights> {
+pub fn weights(
+    request: ExportRequest,
+    id: ModelId,
+    what: &str,
+    coverage: &mut Coverage,
+) -> Option<WeightsSource> {
     let model = request.plan.experiment.model(id);
     let bytes = bytes(request.plan, id);
     let name = &model.name;
@@ -22,11 +27,11 @@ pub fn weights(request: Request, id: ModelId, what: &str, coverage: &mut Coverag
     match &model.stage {
         Stage::Load(Pretrained::HuggingFace { name: path, revision }) => {
             coverage.exact(construct, model.origin);
-            Some(Weights { path: path.clone(), revision: revision.clone(), bytes })
+            Some(WeightsSource { path: path.clone(), revision: revision.clone(), bytes })
         }
         Stage::Load(Pretrained::Checkpoint { folder }) => {
             coverage.exact(construct, model.origin);
-            Some(Weights { path: folder.clone(), revision: None, bytes })
+            Some(WeightsSource { path: folder.clone(), revision: None, bytes })
         }
         Stage::Load(Pretrained::Gguf { .. }) => {
             let why = "the engines read folders of safetensors, which `transformers` makes of a GGUF file";
@@ -41,7 +46,7 @@ pub fn weights(request: Request, id: ModelId, what: &str, coverage: &mut Coverag
         | Stage::Learner { .. } => {
             let folder = (request.folder)(name);
             coverage.exact(format!("{construct}, which `mopd run` leaves in {folder}"), model.origin);
-            Some(Weights { path: folder, revision: None, bytes })
+            Some(WeightsSource { path: folder, revision: None, bytes })
         }
     }
 }
@@ -49,7 +54,7 @@ pub fn weights(request: Request, id: ModelId, what: &str, coverage: &mut Coverag
 /// Whether a model descends from one with the tokenizer of bytes.
 fn bytes(plan: &Plan, id: ModelId) -> bool {
     match &plan.experiment.model(id).stage {
-        Stage::Initialise(architecture) => architecture.tokenizer == Tokenizer::Bytes,
+        Stage::Initialise(architecture) => architecture.tokenizer == TokenizerSpec::Bytes,
         stage => stage.start().is_some_and(|start| bytes(plan, start)),
     }
 }

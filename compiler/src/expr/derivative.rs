@@ -1,7 +1,7 @@
 //! Reverse-mode derivative of a graph, as more nodes of the same graph.
 //!
-//! Those of elementwise functions are in the operators' table ([`mopd_ops::Definition`]). A minimum or
-//! maximum over an axis shares its gradient among the elements that attain it; counts pass none.
+//! Those of elementwise functions are in the operators' table ([`mopd_ops::FunctionDefinition`]). A minimum
+//! or maximum over an axis shares its gradient among the elements that attain it; counts pass none.
 
 use mopd_ops::expr::Arguments;
 use mopd_ops::{Backend, Receivers, ReductionGradient};

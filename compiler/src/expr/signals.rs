@@ -223,7 +223,7 @@ impl Signal {
 /// A number inside a divergence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Parameter {
+pub enum DivergenceParameter {
     Number(f64),
     /// Computed anew at every step, from numbers without gradient, by a graph of its own.
     Formula(Box<Formula>),
@@ -236,12 +236,12 @@ pub struct Formula {
     pub value: NodeId,
 }
 
-impl Parameter {
+impl DivergenceParameter {
     /// The signals that it is computed from.
     pub fn signals(&self) -> Vec<Signal> {
         match self {
-            Parameter::Number(_) => Vec::new(),
-            Parameter::Formula(formula) => formula.graph.signals(&[formula.value]),
+            DivergenceParameter::Number(_) => Vec::new(),
+            DivergenceParameter::Formula(formula) => formula.graph.signals(&[formula.value]),
         }
     }
 }
@@ -253,7 +253,7 @@ pub enum Distribution {
     Role(Role),
     /// A weighted sum of distributions, with one weight for all tokens or one each. Where the student takes
     /// part, gradient flows through its share.
-    Blend(Vec<(Parameter, Role)>),
+    Blend(Vec<(DivergenceParameter, Role)>),
     /// No gradient flows through this side.
     Detached(Box<Distribution>),
 }
@@ -267,7 +267,7 @@ impl Distribution {
         }
     }
 
-    fn parameters(&self) -> Vec<&Parameter> {
+    fn parameters(&self) -> Vec<&DivergenceParameter> {
         match self {
             Distribution::Role(_) => Vec::new(),
             Distribution::Blend(parts) => parts.iter().map(|(weight, _)| weight).collect(),
@@ -313,14 +313,14 @@ impl Divergence {
     }
 
     /// The weights of its sides.
-    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+    pub fn parameters(&self) -> impl Iterator<Item = &DivergenceParameter> {
         self.left.parameters().into_iter().chain(self.right.parameters())
     }
 
     /// The signals that the weights of its sides are computed from.
     pub fn signals(&self) -> Vec<Signal> {
         let mut signals: Vec<Signal> = Vec::new();
-        for signal in self.parameters().flat_map(Parameter::signals) {
+        for signal in self.parameters().flat_map(DivergenceParameter::signals) {
             if !signals.contains(&signal) {
                 signals.push(signal);
             }

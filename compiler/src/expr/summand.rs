@@ -163,7 +163,7 @@ impl Expansion<'_> {
         })
     }
 
-    fn single(&mut self, atom: Atom) -> Sum {
+    fn of_atom(&mut self, atom: Atom) -> Sum {
         Sum::from([(vec![(self.atom(atom), 1)], 1.0)])
     }
 
@@ -171,19 +171,19 @@ impl Expansion<'_> {
         use Function::*;
         match &self.graph.node(id).operation {
             Operation::Constant { value } => plus(Sum::new(), &Sum::from([(vec![], *value)]), 1.0),
-            Operation::Live { live } => self.single(Atom::Live(live.0)),
+            Operation::Live { live } => self.of_atom(Atom::Live(live.0)),
             Operation::Apply { function, operands } => match (function, operands.as_slice()) {
                 (Negate, [x]) => plus(Sum::new(), &self.of(*x), -1.0),
                 (Add, [x, y]) => plus(self.of(*x), &self.of(*y), 1.0),
                 (Subtract, [x, y]) => plus(self.of(*x), &self.of(*y), -1.0),
                 (Multiply, [x, y]) => {
                     let (x, y) = (self.of(*x), self.of(*y));
-                    if x.len() * y.len() > MOST { self.single(Atom::Node(id)) } else { times(&x, &y) }
+                    if x.len() * y.len() > MOST { self.of_atom(Atom::Node(id)) } else { times(&x, &y) }
                 }
                 (Divide, [x, y]) => {
                     let (x, y) = (self.of(*x), self.of(*y));
                     let (below, by) = match y.iter().next() {
-                        None => return self.single(Atom::Node(id)),
+                        None => return self.of_atom(Atom::Node(id)),
                         Some((product, coefficient)) if y.len() == 1 => (product.clone(), *coefficient),
                         Some(_) => (vec![(self.atom(Atom::Whole(y)), 1)], 1.0),
                     };
@@ -192,11 +192,11 @@ impl Expansion<'_> {
                 }
                 (Log, [x]) => {
                     let x = self.of(*x);
-                    self.log(&x).unwrap_or_else(|| self.single(Atom::Node(id)))
+                    self.log(&x).unwrap_or_else(|| self.of_atom(Atom::Node(id)))
                 }
-                _ => self.single(Atom::Node(id)),
+                _ => self.of_atom(Atom::Node(id)),
             },
-            _ => self.single(Atom::Node(id)),
+            _ => self.of_atom(Atom::Node(id)),
         }
     }
 
@@ -208,7 +208,7 @@ impl Expansion<'_> {
                 return None;
             }
             let share = plus(Sum::new(), of, 1.0 / total);
-            let log = self.single(Atom::Log(share));
+            let log = self.of_atom(Atom::Log(share));
             return Some(plus(log, &Sum::from([(vec![], total.ln())]), 1.0));
         }
         let (product, coefficient) = of.iter().next()?;
@@ -219,7 +219,7 @@ impl Expansion<'_> {
         for (atom, exponent) in product {
             let log = match self.atoms[*atom].clone() {
                 Atom::Whole(inner) => self.log(&inner)?,
-                _ => self.single(Atom::Log(Sum::from([(vec![(*atom, 1)], 1.0)]))),
+                _ => self.of_atom(Atom::Log(Sum::from([(vec![(*atom, 1)], 1.0)]))),
             };
             sum = plus(sum, &log, f64::from(*exponent));
         }

@@ -1,6 +1,6 @@
 //! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
 
-use mopd_lang::experiment::{Over, Schedule};
+use mopd_lang::experiment::{Schedule, ScheduleLength};
 
 use crate::expr::signals::{Axis, Deviation, Function, Memory, Reduction, Role, Scan, Signal, Statistic};
 
@@ -129,7 +129,7 @@ impl Random {
                 let value = f64::from(self.number());
                 graph.constant(axis, value)
             }
-            1 => graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: Over::Run }),
+            1 => graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: ScheduleLength::Run }),
             2 => graph.signal(Signal::Reward),
             3 => graph.signal(Signal::Truncated),
             4 => graph.signal(Signal::Entropy { role: Role::Student }),

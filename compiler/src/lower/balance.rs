@@ -5,7 +5,7 @@ use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{Balance, Reduce};
 use mopd_lang::source::Span;
 
-use super::narrow::formula as narrow;
+use super::executable::formula as executable;
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Reduction};
 use crate::refusal::refused;
@@ -118,7 +118,7 @@ fn each(
     let mut each = graph.constant(axis, 1.0);
     let mut at = axis;
     for step in &reduce.steps {
-        let over = narrow::axis(step.over, here)?;
+        let over = executable::axis(step.over, here)?;
         match step.operation {
             Reduction::Sum => {}
             Reduction::Mean => {

@@ -10,7 +10,7 @@ use mopd_lang::source::Span;
 use super::reduced::{Weighted, only_where};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::plan::{Axis, Statistic, Term};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 /// Where tokens are chosen, per token, if a term reads numbers of blocks.
 pub(super) fn chosen(
@@ -18,7 +18,7 @@ pub(super) fn chosen(
     objective: &checked::Objective,
     (terms, weighted): (&[Term], &[Weighted]),
     origins: Origins,
-) -> Narrowed<Option<NodeId>> {
+) -> Converted<Option<NodeId>> {
     let at = origins.span(objective.origin);
     outside_of_terms(objective, origins)?;
     let reads = readers(graph);
@@ -59,7 +59,7 @@ pub(super) fn chosen(
 }
 
 /// Refuses numbers of blocks wherever they are read but in the value of a term.
-fn outside_of_terms(objective: &checked::Objective, origins: Origins) -> Narrowed<()> {
+fn outside_of_terms(objective: &checked::Objective, origins: Origins) -> Converted<()> {
     let of_terms = objective.terms.iter().flat_map(|term| term.when.iter().chain(&term.weight));
     let reduces = objective.terms.iter().map(|term| &term.reduce).chain([&objective.reduce]);
     let denominators = reduces.flatten().filter_map(|reduce| reduce.denominator.as_ref());
@@ -82,7 +82,7 @@ fn outside_of_terms(objective: &checked::Objective, origins: Origins) -> Narrowe
 }
 
 /// The one `chunks` that says what a block is.
-fn the_choice(graph: &Graph, roots: &[NodeId], at: Span) -> Narrowed<NodeId> {
+fn the_choice(graph: &Graph, roots: &[NodeId], at: Span) -> Converted<NodeId> {
     let needed = graph.reachable(roots);
     let choices = graph.nodes().filter(|(id, node)| {
         let chunks =

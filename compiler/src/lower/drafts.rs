@@ -5,7 +5,7 @@
 use mopd_lang::diag::Diagnostic;
 
 use crate::expr::graph::{Graph, NodeId, Operation};
-use crate::plan::{Axis, Divergence, Objective, Parameter, Producer, Rollout, Scorers, Signal};
+use crate::plan::{Axis, Divergence, DivergenceParameter, Objective, Producer, Rollout, Scorers, Signal};
 use crate::refusal::{Origins, refused};
 
 const HELP: &str =
@@ -32,8 +32,8 @@ pub fn unfit(
     let choices = scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
     let members = choices.filter_map(|choice| choice.teacher.composition()).flat_map(|of| &of.members);
     let formulas = inside.chain(members.map(|member| &member.weight)).filter_map(|number| match number {
-        Parameter::Number(_) => None,
-        Parameter::Formula(formula) => Some((&formula.graph, vec![formula.value])),
+        DivergenceParameter::Number(_) => None,
+        DivergenceParameter::Formula(formula) => Some((&formula.graph, vec![formula.value])),
     });
     let construct =
         formulas.chain([(&objective.graph, outputs)]).find_map(|(graph, roots)| asked(graph, &roots))?;

@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 
-use super::leaves::Leaf;
-use super::narrow::formula::{self as narrow, Elsewhere, Kind};
-use super::narrow::sums;
+use super::executable::formula::{self as executable, Elsewhere, ExecutableKind};
+use super::executable::sums;
+use super::leaves::GraphLeaf;
 use super::parts::{operands, switched_off};
 use super::positions;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
@@ -21,7 +21,7 @@ use crate::plan::{Axis, Function, Live, Scan, Signal};
 use crate::refusal::{Origins, refused};
 
 /// A live primitive and the first place that reads it.
-pub(super) struct Primitive {
+pub(super) struct PrimitiveUse {
     pub live: Live,
     pub origin: Origin,
 }
@@ -29,9 +29,9 @@ pub(super) struct Primitive {
 /// Lowers the formulas of one objective into one graph.
 pub(super) struct Lowering<'a> {
     pub graph: Graph,
-    pub primitives: Vec<Primitive>,
+    pub primitives: Vec<PrimitiveUse>,
     /// With [`Supply::Leaves`], what the graph takes as it is.
-    pub leaves: Vec<Leaf>,
+    pub leaves: Vec<GraphLeaf>,
     /// Formulas whose value is known already, by address.
     pub given: HashMap<*const FormulaNode, f64>,
     /// Nodes that no gradient flows through, whatever they are computed from.
@@ -69,7 +69,7 @@ pub(super) enum Supply {
     Runtime,
     /// All of the language.
     Anything,
-    /// Whoever evaluates the graph knows what each [`Leaf`] is.
+    /// Whoever evaluates the graph knows what each [`GraphLeaf`] is.
     Leaves,
 }
 
@@ -188,7 +188,7 @@ impl<'a> Lowering<'a> {
         }
         let axis = formula.axis();
         match &formula.0.kind {
-            FormulaKind::Signal(wide::Signal::Selected) => {
+            FormulaKind::Signal(checked::Signal::Selected) => {
                 return Some(self.selected.unwrap_or_else(|| self.graph.constant(axis, 1.0)));
             }
             FormulaKind::Signal(_)
@@ -202,8 +202,8 @@ impl<'a> Lowering<'a> {
             return Some(made);
         }
         let loss = match &formula.0.kind {
-            FormulaKind::Signal(wide::Signal::Loss) => self.loss(&Signal::Loss),
-            FormulaKind::Signal(wide::Signal::TermLoss { term }) => {
+            FormulaKind::Signal(checked::Signal::Loss) => self.loss(&Signal::Loss),
+            FormulaKind::Signal(checked::Signal::TermLoss { term }) => {
                 self.loss(&Signal::TermLoss { term: term.clone() })
             }
             _ => None,
@@ -220,7 +220,7 @@ impl<'a> Lowering<'a> {
             _ => self.graph.signal(Signal::Other { text: number.to_string(), axis }),
         };
         let operands = self.parts(&formula.0).into_iter().map(|part| self.lowered(part)).collect();
-        self.leaves.push(Leaf { node, formula: formula.clone(), operands });
+        self.leaves.push(GraphLeaf { node, formula: formula.clone(), operands });
         Some(node)
     }
 
@@ -234,7 +234,13 @@ impl<'a> Lowering<'a> {
         let leaves = self.leaves.iter().filter_map(|leaf| {
             let FormulaKind::Live(live) = &leaf.formula.0.kind else { return None };
             let Operation::Live { live: id } = self.graph.node(leaf.node).operation else { return None };
-            Some((id, matches!(live, wide::Live::Part(wide::Part::Logp | wide::Part::EndLogp))))
+            Some((
+                id,
+                matches!(
+                    live,
+                    checked::Live::Part(checked::ModelSignal::Logp | checked::ModelSignal::EndLogp)
+                ),
+            ))
         });
         primitives.chain(leaves).collect()
     }
@@ -262,21 +268,23 @@ impl<'a> Lowering<'a> {
             Supply::Runtime if formula.axis == Axis::Block && !self.blocks => {
                 return Err(refused(span, "one number per block in this place"));
             }
-            Supply::Runtime => narrow::kind_with(formula, self.origins.at(formula.origin), self.elsewhere)?,
+            Supply::Runtime => {
+                executable::kind_with(formula, self.origins.at(formula.origin), self.elsewhere)?
+            }
             Supply::Anything | Supply::Leaves => {
-                match narrow::kind_of_anything(formula, self.origins.at(formula.origin))? {
-                    Kind::Signal(Signal::Other { text, axis }) => {
-                        Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
+                match executable::kind_of_anything(formula, self.origins.at(formula.origin))? {
+                    ExecutableKind::Signal(Signal::Other { text, axis }) => {
+                        ExecutableKind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
                     }
-                    Kind::Live(Live::Other { text }) => {
-                        Kind::Live(Live::Other { text: self.distinct(text, formula) })
+                    ExecutableKind::Live(Live::Other { text }) => {
+                        ExecutableKind::Live(Live::Other { text: self.distinct(text, formula) })
                     }
                     kind => kind,
                 }
             }
         };
         Ok(match kind {
-            Kind::Number(value) if !value.is_finite() => {
+            ExecutableKind::Number(value) if !value.is_finite() => {
                 return Err(Diagnostic::error(
                     Code::OutOfRange,
                     span,
@@ -284,9 +292,9 @@ impl<'a> Lowering<'a> {
                 )
                 .into());
             }
-            Kind::Number(value) => self.graph.constant(Axis::Run, value),
-            Kind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
-            Kind::Schedule(schedule) => {
+            ExecutableKind::Number(value) => self.graph.constant(Axis::Run, value),
+            ExecutableKind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
+            ExecutableKind::Schedule(schedule) => {
                 if !super::numbers::schedule_is_finite(&schedule) {
                     return Err(Diagnostic::error(
                         Code::OutOfRange,
@@ -297,61 +305,61 @@ impl<'a> Lowering<'a> {
                 }
                 self.graph.schedule(schedule)
             }
-            Kind::Signal(Signal::VocabularySize) if let Some(tokens) = self.vocabulary => {
+            ExecutableKind::Signal(Signal::VocabularySize) if let Some(tokens) = self.vocabulary => {
                 self.graph.constant(Axis::Run, f64::from(tokens))
             }
-            Kind::Signal(signal) => match self.loss(&signal) {
+            ExecutableKind::Signal(signal) => match self.loss(&signal) {
                 Some(loss) => loss,
                 None => self.graph.signal(signal),
             },
-            Kind::Remaining => positions::remaining(&mut self.graph),
-            Kind::Turn => positions::turn(&mut self.graph),
-            Kind::InFinalTurn => positions::in_final_turn(&mut self.graph),
-            Kind::Selected => self.selected.ok_or_else(|| {
+            ExecutableKind::Remaining => positions::remaining(&mut self.graph),
+            ExecutableKind::Turn => positions::turn(&mut self.graph),
+            ExecutableKind::InFinalTurn => positions::in_final_turn(&mut self.graph),
+            ExecutableKind::Selected => self.selected.ok_or_else(|| {
                 let text = "`selected` is read where nothing has been selected yet";
                 Box::new(
                     Diagnostic::error(Code::Cycle, span, text)
                         .help("leave `among: selected` out: all trained tokens count then"),
                 )
             })?,
-            Kind::Live(live) => self.live(live, formula.origin),
-            Kind::Score { of: Some(role), on } => {
+            ExecutableKind::Live(live) => self.live(live, formula.origin),
+            ExecutableKind::Score { of: Some(role), on } => {
                 let value = self.graph.signal(Signal::Value { role });
                 self.score(value, on, formula.origin)
             }
-            Kind::Score { of: None, on } => self.live_score(on, formula.origin),
-            Kind::Dpo => {
+            ExecutableKind::Score { of: None, on } => self.live_score(on, formula.origin),
+            ExecutableKind::Dpo => {
                 let [beta] = operands(formula)[..] else { unreachable!("a preference has one operand") };
                 let beta = self.lowered(beta);
                 self.dpo(beta, formula.origin)
             }
-            Kind::BradleyTerry { on } => self.bradley_terry(on, formula.origin),
-            Kind::SquaredError { on } => {
+            ExecutableKind::BradleyTerry { on } => self.bradley_terry(on, formula.origin),
+            ExecutableKind::SquaredError { on } => {
                 let [target] = operands(formula)[..] else { unreachable!("an error has one target") };
                 let target = self.lowered(target);
                 self.squared_error(on, target, formula.origin)
             }
-            Kind::Confidence => self.live_confidence(formula.origin),
-            Kind::CrossEntropy => {
+            ExecutableKind::Confidence => self.live_confidence(formula.origin),
+            ExecutableKind::CrossEntropy => {
                 let [target] = operands(formula)[..] else { unreachable!("a cross-entropy has one target") };
                 let target = self.lowered(target);
                 self.cross_entropy(target, formula.origin)
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
-            Kind::Apply(Function::Multiply) if switched_off(formula) => {
+            ExecutableKind::Apply(Function::Multiply) if switched_off(formula) => {
                 self.graph.constant(formula.axis, 0.0)
             }
-            Kind::Apply(function) => {
+            ExecutableKind::Apply(function) => {
                 let nodes: Vec<NodeId> =
                     operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
                 self.graph.apply(function, &nodes)
             }
-            Kind::Reduce(reduction) => {
+            ExecutableKind::Reduce(reduction) => {
                 let over = formula.axis;
                 let (operand, among) = self.peers(formula, over, reduction.name())?;
                 self.graph.reduce(reduction, operand, over, among)
             }
-            Kind::Statistic { statistic, over } => {
+            ExecutableKind::Statistic { statistic, over } => {
                 let (operand, among) = self.peers(formula, over, statistic.name())?;
                 if let Some(fraction) =
                     statistic.fraction().filter(|fraction| !(0.0..=1.0).contains(fraction))
@@ -369,7 +377,7 @@ impl<'a> Lowering<'a> {
                     self.graph.statistic(statistic, operand, over, among)
                 }
             }
-            Kind::Scan { scan, over } => {
+            ExecutableKind::Scan { scan, over } => {
                 let name = scan.name();
                 let discount = match &scan {
                     Scan::RewardToGo { discount } => Some(self.lowered(discount)),
@@ -387,7 +395,7 @@ impl<'a> Lowering<'a> {
                 let (operand, among) = self.peers(formula, over, name)?;
                 self.graph.scan(scan, operand, over, among)
             }
-            Kind::Memory(memory) => {
+            ExecutableKind::Memory(memory) => {
                 let operand = self.lowered(operands(formula)[0]);
                 if self.graph.axis(operand) > Axis::Batch {
                     let message = format!("`{}` carries a single number to the next step", memory.name());
@@ -395,9 +403,9 @@ impl<'a> Lowering<'a> {
                 }
                 self.graph.memory(memory, operand)
             }
-            Kind::Across { index } => {
+            ExecutableKind::Across { index } => {
                 let FormulaKind::Across { members, among, .. } = &formula.kind else {
-                    unreachable!("only such a formula is narrowed to it")
+                    unreachable!("only such a formula converts to it")
                 };
                 let nodes = |formulas: &[Formula]| {
                     formulas.iter().map(|part| self.lowered(part)).collect::<Vec<NodeId>>()
@@ -411,7 +419,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn live(&mut self, live: Live, origin: Origin) -> NodeId {
         let known = self.primitives.iter().position(|primitive| primitive.live == live);
         let index = known.unwrap_or_else(|| {
-            self.primitives.push(Primitive { live, origin });
+            self.primitives.push(PrimitiveUse { live, origin });
             self.primitives.len() - 1
         });
         self.graph.live(LiveId(index as u32))

@@ -1,22 +1,22 @@
 //! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every
 //! model replaced by its own key and every domain by its content, and hashed. So renaming, comments and
 //! unrelated changes keep a key, and any number that enters the computation changes it. A stage has two keys:
-//! one that knows files by their paths, which tells texts apart, and one that does not know them ([`Files`]),
-//! for results, to which the files' content is added at run time.
+//! one that knows files by their paths, which tells texts apart, and one that does not know them
+//! ([`Files`]), for results, to which the files' content is added at run time.
 
 use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::keys::{VERSION, hash, text};
-use crate::plan::producers::{Fields, Value};
+use crate::plan::producers::{FieldValue, Fields};
 use crate::plan::views::Piece;
 use crate::plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
     Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
     GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer,
     Panel, PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, ServedMeaning, Stage,
-    StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, Tokenizer, Train, Trainable, Validation,
-    WeightGroup,
+    StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, TokenizerSpec, Train, Trainable,
+    Validation, WeightGroup,
 };
 
 /// Raised whenever the same settings select other random numbers.
@@ -322,7 +322,7 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
         let meaning = match &model.stage {
             Stage::Initialise(architecture) => {
                 let mut architecture = architecture.clone();
-                if let (Files::ByContent, Tokenizer::File(path)) = (files, &mut architecture.tokenizer) {
+                if let (Files::ByContent, TokenizerSpec::File(path)) = (files, &mut architecture.tokenizer) {
                     path.clear();
                 }
                 StageMeaning::Initialise(architecture)
@@ -379,17 +379,17 @@ impl<'a> TrainMeaning<'a> {
             scorers: train.scorers.named().iter().map(|scorer| arms(&scorer.choices)).collect(),
             panels: train.panels.iter().map(Panel::meaning).collect(),
             feedback: train.feedback.iter().map(Feedback::meaning).collect(),
-            prefixes: train.rollout.key(&|id| Value::Text(of(&id))),
+            prefixes: train.rollout.key(&|id| FieldValue::Text(of(&id))),
             passes: train.passes,
             filter: &train.filter,
-            curriculum: train.curriculum.as_ref().map(|known| known.meaning(&|id| Value::Text(of(&id)))),
+            curriculum: train.curriculum.as_ref().map(|known| known.meaning(&|id| FieldValue::Text(of(&id)))),
             shares: train.shares.as_ref(),
             objective: ObjectiveMeaning::of(&train.objective),
             own_data: train
                 .own_data
                 .iter()
                 .map(|own| {
-                    let prefixes = own.rollout.key(&|id| Value::Text(of(&id)));
+                    let prefixes = own.rollout.key(&|id| FieldValue::Text(of(&id)));
                     (prefixes, ObjectiveMeaning::of(&own.objective))
                 })
                 .collect(),

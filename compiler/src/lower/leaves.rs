@@ -11,7 +11,7 @@ use crate::refusal::Origins;
 
 /// A number that no other number of the graph is computed into: a signal, a live primitive, a parameter.
 #[derive(Clone, Debug)]
-pub(crate) struct Leaf {
+pub(crate) struct GraphLeaf {
     pub node: NodeId,
     pub formula: Formula,
     /// The numbers inside a divergence, in the order of its formulas.
@@ -26,7 +26,7 @@ pub(crate) struct FormulaGraph {
     pub select: Option<NodeId>,
     /// In the order of the formulas.
     pub roots: Vec<NodeId>,
-    leaves: Vec<Leaf>,
+    leaves: Vec<GraphLeaf>,
     /// By node: which leaf it is.
     leaf_of_node: Vec<Option<usize>>,
     /// By node: whether a root reads it.
@@ -81,11 +81,11 @@ impl FormulaGraph {
     }
 
     /// All that it takes as it is; what is inside one comes before it.
-    pub fn leaves(&self) -> &[Leaf] {
+    pub fn leaves(&self) -> &[GraphLeaf] {
         &self.leaves
     }
 
-    pub fn leaf(&self, node: NodeId) -> Option<&Leaf> {
+    pub fn leaf(&self, node: NodeId) -> Option<&GraphLeaf> {
         self.leaf_of_node[node.0 as usize].map(|leaf| &self.leaves[leaf])
     }
 

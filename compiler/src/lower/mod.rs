@@ -7,12 +7,12 @@ mod balance;
 mod blocks;
 mod cost;
 mod drafts;
+mod executable;
 mod expression;
 mod formula;
 mod guards;
 mod key;
 mod leaves;
-mod narrow;
 mod normal_form;
 mod numbers;
 mod objective;
@@ -34,22 +34,22 @@ mod tests;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind};
+use mopd_lang::formula::{Formula, FormulaKind, Signal as CheckedSignal};
 use mopd_lang::source::{Sources, Span};
 
-pub(crate) use leaves::{FormulaGraph, Leaf};
+pub(crate) use leaves::{FormulaGraph, GraphLeaf};
 pub use normal_form::normal_form;
 pub(crate) use objective::{WholeObjective, whole};
 pub(crate) use order::ordered;
 
-use steps::Executable;
+use steps::ExecutableExperiment;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Between, Live, Objective, OwnData, Plan, Scorers, Signal, Train};
 use crate::refusal::{Origins, refused};
 
-/// Compiles a checked experiment, in steps with a type each: `Executable`, `Lowered`, [`Plan`]. `origins` is
-/// what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
+/// Compiles a checked experiment, in steps with a type each: `ExecutableExperiment`, `Lowered`, [`Plan`].
+/// `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
 /// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is
 /// fast here.
 ///
@@ -64,7 +64,7 @@ pub fn compile(
     fused: bool,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins::new(origins);
-    Ok(Executable::of(experiment, origins).lower(fused)?.plan(sources))
+    Ok(ExecutableExperiment::of(experiment, origins).lower(fused)?.plan(sources))
 }
 
 /// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime
@@ -112,7 +112,7 @@ fn read_losses(train: &checked::Train, learned: &[Formula], scorers: &Scorers) -
     let moving = ladders.iter().chain(learned);
     let formulas = train.objective.formulas().into_iter().chain(moving).flat_map(Formula::parts);
     let of_formulas = formulas.filter_map(|part| match &part.0.kind {
-        FormulaKind::Signal(wide::Signal::TermLoss { term }) => Some(term.clone()),
+        FormulaKind::Signal(CheckedSignal::TermLoss { term }) => Some(term.clone()),
         _ => None,
     });
     let of_weights = scorers.signals().into_iter().filter_map(|signal| match signal {
@@ -135,7 +135,7 @@ fn across_parts(
     }
     let of_loss = |state: &&checked::State| {
         state.next.any(|node| {
-            matches!(node.kind, FormulaKind::Signal(wide::Signal::Loss | wide::Signal::TermLoss { .. }))
+            matches!(node.kind, FormulaKind::Signal(CheckedSignal::Loss | CheckedSignal::TermLoss { .. }))
         })
     };
     let state = checked.states.iter().find(of_loss).filter(|_| !own_data.is_empty())?;
@@ -154,7 +154,7 @@ fn trained(
     fused: bool,
 ) -> Result<Train<Objective>, Box<Diagnostic>> {
     let checked = train.objective;
-    let roles = &narrow::roles::find(checked, experiment).roles;
+    let roles = &executable::roles::find(checked, experiment).roles;
     let ladders = checked.ladders();
     let origins = Origins { roles, ladders: &ladders, ..origins };
     let whole = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
@@ -208,7 +208,7 @@ fn trained(
             .or_else(|| sampler::unfit(part, rollout, origins))
             .or_else(|| {
                 let student = train.sees.as_ref();
-                let shown = recorded::Shown { scorers, feedback: &train.feedback, student };
+                let shown = recorded::ShownTemplates { scorers, feedback: &train.feedback, student };
                 recorded::unfit((part, &checked.objective), rollout, shown, origins)
             })
     };

@@ -7,11 +7,11 @@ mod reading;
 use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, State, Term};
 use mopd_lang::formula::text;
 use mopd_lang::formula::{
-    Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part,
+    Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, ModelSignal,
     PreferenceKind, Role, Signal, Support, Unit,
 };
 
-use reading::{FormulaParts, Reading};
+use reading::{FormulaParts, FormulaReading};
 
 use super::expression::{self, exact};
 use crate::plan::NormalForm;
@@ -25,7 +25,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
         Some((rollout, _)) => objective.temperature_on(rollout),
         None => objective.temperature.unwrap_or(1.0),
     };
-    let each = |slot: &dyn Fn(&Live, Reading) -> String| {
+    let each = |slot: &dyn Fn(&Live, FormulaReading) -> String| {
         or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "))
     };
     NormalForm {
@@ -37,7 +37,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
                 text::support(&divergence.support)
             }
             Live::Divergence(_) => "no vocabulary".into(),
-            Live::Part(Part::Logp | Part::EndLogp) => "sampled token".into(),
+            Live::Part(ModelSignal::Logp | ModelSignal::EndLogp) => "sampled token".into(),
             Live::Part(_) | Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } => {
                 "no vocabulary".into()
             }
@@ -58,7 +58,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
         }),
         divergence: each(&|live, before| match live {
             Live::Divergence(of) => divergence(of, scored_at),
-            Live::Part(Part::Logp) => before.text(),
+            Live::Part(ModelSignal::Logp) => before.text(),
             Live::Part(part) => format!("student.{} against {}", part.name(), before.text()),
             Live::Likelihood { of } => format!("likelihood of {}'s choice", of.name()),
             Live::Ranking { .. } => "likelihood of a ranking (Plackett-Luce)".into(),
@@ -71,7 +71,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
         }),
         evaluation: each(&|live, _| match live {
             Live::Divergence(divergence) => evaluation(divergence),
-            Live::Part(Part::Logp) => format!("sampled at y_t{}", at_temperature(scored_at)),
+            Live::Part(ModelSignal::Logp) => format!("sampled at y_t{}", at_temperature(scored_at)),
             Live::Preference(_) => "sampled pairs".into(),
             Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => {
                 match part.axis() {

@@ -5,9 +5,9 @@ use mopd_lang::experiment as checked;
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind, text};
 use mopd_lang::source::Span;
 
-use super::formula::{Lowering, Primitive, Supply};
+use super::executable::formula::Elsewhere;
+use super::formula::{Lowering, PrimitiveUse, Supply};
 use super::leaves::FormulaGraph;
-use super::narrow::formula::Elsewhere;
 use super::reduced::{Weighted, loss, only_where, shares, term_loss};
 use super::{Expressions, TermExpressions, blocks};
 use crate::expr::derivative::adjoints_beside;
@@ -105,7 +105,7 @@ pub(super) fn lower(
     let domain_weight = lowering.domain_weight;
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live
-        .map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin })
+        .map(|(PrimitiveUse { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin })
         .collect();
     Ok(Objective {
         name: objective.name.clone(),

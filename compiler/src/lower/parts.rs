@@ -1,6 +1,6 @@
 //! What of a formula becomes nodes.
 
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 
 use crate::plan::Function;
 
@@ -14,9 +14,9 @@ pub(super) fn operands(formula: &FormulaNode) -> Vec<&Formula> {
         | FormulaKind::Scan { .. }
         | FormulaKind::Memory { .. }
         | FormulaKind::Live(
-            wide::Live::Preference(_)
-            | wide::Live::SquaredError { .. }
-            | wide::Live::BinaryCrossEntropy { .. },
+            checked::Live::Preference(_)
+            | checked::Live::SquaredError { .. }
+            | checked::Live::BinaryCrossEntropy { .. },
         )
         | FormulaKind::Across { .. } => formula.operands(),
         FormulaKind::Number(_)

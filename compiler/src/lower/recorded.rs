@@ -3,14 +3,14 @@
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, NamedSpan};
+use mopd_lang::formula::{Formula, FormulaKind, NamedSpan, Signal as CheckedSignal};
 
 use crate::plan::views::Slot;
 use crate::plan::{Feedback, Objective, Rollout, Scorers, Signal, View};
 use crate::refusal::{Origins, refused};
 
 /// What is read in place of prompts.
-pub struct Shown<'a> {
+pub struct ShownTemplates<'a> {
     pub scorers: &'a Scorers,
     pub feedback: &'a [Feedback],
     pub student: Option<&'a View>,
@@ -20,7 +20,7 @@ pub struct Shown<'a> {
 pub fn unfit(
     (objective, checked): (&Objective, &checked::Objective),
     rollout: &Rollout,
-    Shown { scorers, feedback, student }: Shown,
+    ShownTemplates { scorers, feedback, student }: ShownTemplates,
     origins: Origins,
 ) -> Option<Diagnostic> {
     rollout.producer.kind().trajectory()?;
@@ -30,8 +30,8 @@ pub fn unfit(
     };
     // In the plan, both are computed from where a turn begins and ends.
     let place = checked.formulas().into_iter().flat_map(Formula::parts).find_map(|part| match &part.0.kind {
-        FormulaKind::Signal(wide::Signal::Turn) => Some("turn"),
-        FormulaKind::Signal(wide::Signal::InSpan(NamedSpan::FinalTurn)) => Some("span.final_turn"),
+        FormulaKind::Signal(CheckedSignal::Turn) => Some("turn"),
+        FormulaKind::Signal(CheckedSignal::InSpan(NamedSpan::FinalTurn)) => Some("span.final_turn"),
         _ => None,
     });
     if let Some(place) = place {

@@ -4,8 +4,8 @@ use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 
 use super::balance::{self, Counted};
+use super::executable::formula as executable;
 use super::formula::Lowering;
-use super::narrow::formula as narrow;
 use super::objective::{detached, signal, sum};
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Axis, Function, Reduction};
@@ -148,7 +148,7 @@ fn reduced(
         }
     }
     for step in &reduce.steps {
-        let (elements, over) = (narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?);
+        let (elements, over) = (executable::axis(step.elements, here)?, executable::axis(step.over, here)?);
         let graph = &mut lowering.graph;
         let axis = graph.axis(value);
         if elements != axis || over >= axis {

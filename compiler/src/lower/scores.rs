@@ -1,7 +1,7 @@
 //! What is asked of a scalar head, and losses on two completions of a prompt.
 
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode};
 
 use super::formula::{Lowering, Supply};
 use super::positions;
@@ -36,7 +36,7 @@ impl Lowering<'_> {
 
     /// What the student's own head says, as it is read, with its gradient.
     pub(super) fn live_score(&mut self, on: Read, origin: Origin) -> NodeId {
-        let value = self.live_part(wide::Part::Value, Live::Value, origin);
+        let value = self.live_part(checked::ModelSignal::Value, Live::Value, origin);
         self.score(value, on, origin)
     }
 
@@ -44,9 +44,9 @@ impl Lowering<'_> {
     /// that one.
     fn behind(&mut self, tag: String, origin: Origin) -> NodeId {
         use Function::*;
-        let inside = wide::Signal::InSpan(wide::NamedSpan::Tag(tag.clone()));
+        let inside = checked::Signal::InSpan(checked::NamedSpan::Tag(tag.clone()));
         let inside = self.known(inside, Signal::InSpan { tag }, origin);
-        let position = self.known(wide::Signal::Position, Signal::Position, origin);
+        let position = self.known(checked::Signal::Position, Signal::Position, origin);
         let remaining = self.remaining(origin);
         let graph = &mut self.graph;
         let (any, one) =
@@ -61,13 +61,13 @@ impl Lowering<'_> {
 
     fn remaining(&mut self, origin: Origin) -> NodeId {
         match self.supply {
-            Supply::Leaves => self.known(wide::Signal::Remaining, Signal::Length, origin),
+            Supply::Leaves => self.known(checked::Signal::Remaining, Signal::Length, origin),
             Supply::Runtime | Supply::Anything => positions::remaining(&mut self.graph),
         }
     }
 
     /// A signal: the language's where it is given, the runtime's where it is computed.
-    fn known(&mut self, given: wide::Signal, computed: Signal, origin: Origin) -> NodeId {
+    fn known(&mut self, given: checked::Signal, computed: Signal, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
         self.given_or(FormulaKind::Signal(given), (unit, axis), origin, |lowering| {
             lowering.graph.signal(computed)
@@ -75,16 +75,16 @@ impl Lowering<'_> {
     }
 
     /// The same of a number of the student's that has a gradient.
-    fn live_part(&mut self, given: wide::Part, computed: Live, origin: Origin) -> NodeId {
+    fn live_part(&mut self, given: checked::ModelSignal, computed: Live, origin: Origin) -> NodeId {
         let (unit, axis) = (given.unit(), given.axis());
-        let given = FormulaKind::Live(wide::Live::Part(given));
+        let given = FormulaKind::Live(checked::Live::Part(given));
         self.given_or(given, (unit, axis), origin, |lowering| lowering.live(computed, origin))
     }
 
     fn given_or(
         &mut self,
         given: FormulaKind,
-        (unit, axis): (wide::Unit, Axis),
+        (unit, axis): (checked::Unit, Axis),
         origin: Origin,
         computed: impl FnOnce(&mut Self) -> NodeId,
     ) -> NodeId {
@@ -106,18 +106,18 @@ impl Lowering<'_> {
         }
         let (origin, operands) = (formula.origin, formula.operands());
         Some(match live {
-            wide::Live::Part(wide::Part::Score) => self.live_score(Read::Completion, origin),
-            wide::Live::SquaredError { part, dimensions: None, .. } => {
+            checked::Live::Part(checked::ModelSignal::Score) => self.live_score(Read::Completion, origin),
+            checked::Live::SquaredError { part, dimensions: None, .. } => {
                 let (on, target) = (read_of(part)?, self.lowered(operands[0]));
                 self.squared_error(on, target, origin)
             }
-            wide::Live::Preference(preference) => match (&preference.kind, &preference.on) {
-                (wide::PreferenceKind::Dpo { .. }, None) => {
+            checked::Live::Preference(preference) => match (&preference.kind, &preference.on) {
+                (checked::PreferenceKind::Dpo { .. }, None) => {
                     let beta = self.lowered(operands[0]);
                     self.dpo(beta, origin)
                 }
-                (wide::PreferenceKind::BradleyTerry, None) => self.bradley_terry(Read::Completion, origin),
-                (wide::PreferenceKind::BradleyTerry, Some(wide::NamedSpan::Tag(tag))) => {
+                (checked::PreferenceKind::BradleyTerry, None) => self.bradley_terry(Read::Completion, origin),
+                (checked::PreferenceKind::BradleyTerry, Some(checked::NamedSpan::Tag(tag))) => {
                     self.bradley_terry(Read::Span { tag: tag.clone() }, origin)
                 }
                 _ => return None,
@@ -130,8 +130,9 @@ impl Lowering<'_> {
     /// tokens of log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no
     /// part.
     pub(super) fn dpo(&mut self, beta: NodeId, origin: Origin) -> NodeId {
-        let student = self.live_part(wide::Part::Logp, Live::Logp, origin);
-        let reference = wide::Signal::Of { role: wide::Role::Reference, part: wide::Part::Logp };
+        let student = self.live_part(checked::ModelSignal::Logp, Live::Logp, origin);
+        let reference =
+            checked::Signal::Of { role: checked::Role::Reference, part: checked::ModelSignal::Logp };
         let reference = self.known(reference, Signal::Logp { role: Role::REFERENCE }, origin);
         let graph = &mut self.graph;
         let log_ratio = graph.apply(Function::Subtract, &[student, reference]);
@@ -180,10 +181,10 @@ impl Lowering<'_> {
 }
 
 /// What is read off a scalar head for a part of a role, if it is one's.
-pub(super) fn read_of(part: &wide::Part) -> Option<Read> {
+pub(super) fn read_of(part: &checked::ModelSignal) -> Option<Read> {
     match part {
-        wide::Part::Value => Some(Read::EachToken),
-        wide::Part::Score => Some(Read::Completion),
+        checked::ModelSignal::Value => Some(Read::EachToken),
+        checked::ModelSignal::Score => Some(Read::Completion),
         _ => None,
     }
 }

@@ -1,21 +1,22 @@
-//! The steps from a checked experiment to a plan, a type each: its settings are made [`Executable`], its
-//! objectives [`Lowered`] to graphs, and the [`Plan`] adds what follows from all of it: keys, costs, places.
+//! The steps from a checked experiment to a plan, a type each: its settings are made
+//! [`ExecutableExperiment`], its objectives [`Lowered`] to graphs, and the [`Plan`] adds what follows from
+//! all of it: keys, costs, places.
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment as checked;
 use mopd_lang::source::Sources;
 
+use super::executable::settings::SettingsConverter;
 use super::key::{self, Files};
-use super::narrow::settings::Settings;
-use super::{cost, narrow, numbers, scalar_heads, second_heads, trained};
+use super::{cost, executable, numbers, scalar_heads, second_heads, trained};
 use crate::plan::{
-    Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage,
-    StageFacts, Train,
+    Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Plan, SCHEMA, SourcePlace,
+    Stage, StageFacts, Train,
 };
 use crate::refusal::Origins;
 
 /// The settings of an experiment as the runtime executes them. The objectives are still the checker's.
-pub(super) struct Executable<'a> {
+pub(super) struct ExecutableExperiment<'a> {
     checked: &'a checked::Experiment,
     origins: Origins<'a>,
     domains: Vec<Domain>,
@@ -44,9 +45,9 @@ impl Refusals {
     }
 }
 
-impl<'a> Executable<'a> {
-    pub(super) fn of(experiment: &'a checked::Experiment, origins: Origins<'a>) -> Executable<'a> {
-        let mut settings = Settings::new(experiment, origins);
+impl<'a> ExecutableExperiment<'a> {
+    pub(super) fn of(experiment: &'a checked::Experiment, origins: Origins<'a>) -> ExecutableExperiment<'a> {
+        let mut settings = SettingsConverter::new(experiment, origins);
         let mut domains: Vec<Domain> =
             experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
         domains.extend(settings.benchmarks());
@@ -57,16 +58,16 @@ impl<'a> Executable<'a> {
         refusals.add(numbers::check(&domains, &models, &comparisons, origins));
         for model in &experiment.models {
             for train in checked_trains(&model.stage) {
-                let roles = &narrow::roles::find(train, experiment).roles;
-                refusals.add(narrow::formula::refusals(&train.objective, Origins { roles, ..origins }));
+                let roles = &executable::roles::find(train, experiment).roles;
+                refusals.add(executable::formula::refusals(&train.objective, Origins { roles, ..origins }));
             }
         }
-        Executable { checked: experiment, origins, domains, models, comparisons, refusals }
+        ExecutableExperiment { checked: experiment, origins, domains, models, comparisons, refusals }
     }
 
     /// The objectives become graphs, in the arithmetic of [`crate::expr::graph::Graph::fused`].
     pub(super) fn lower(self, fused: bool) -> Result<Lowered<'a>, Vec<Diagnostic>> {
-        let Executable { checked, origins, domains, models, comparisons, mut refusals } = self;
+        let ExecutableExperiment { checked, origins, domains, models, comparisons, mut refusals } = self;
         let tokens = vocabularies(&models);
         let of_start = |start: ModelId| tokens.get(start.0 as usize).copied().flatten();
         let mut lowered = Vec::with_capacity(models.len());
@@ -115,7 +116,7 @@ impl Lowered<'_> {
         let stages = stages
             .map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost })
             .collect();
-        let places = origins.spans.iter().map(|span| Place {
+        let places = origins.spans.iter().map(|span| SourcePlace {
             file: sources.file(span.file).path.clone(),
             start: span.start,
             end: span.end,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::producers::{Fields, Producer, Value};
+use super::producers::{FieldValue, Fields, Producer};
 use super::{Formula, ModelId, Scorers, Signal, View};
 
 /// Before the first step, and again after so many, completions are drawn of every prompt of the stage.
@@ -24,12 +24,12 @@ pub struct Curriculum {
     pub rollouts: Vec<Producer>,
     /// What formulas read of them ([`Signal::Measured`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub measures: Vec<Measure>,
+    pub measures: Vec<CurriculumMeasure>,
 }
 
 /// One number per prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measure {
+pub struct CurriculumMeasure {
     /// Of which completions.
     pub rollout: u32,
     pub value: Formula,
@@ -55,7 +55,7 @@ impl Curriculum {
 
     /// Whether a number is the same whenever prompts are chosen: its completions are a frozen teacher's, who
     /// reads and writes the same during the whole run.
-    pub fn is_fixed(&self, measure: &Measure, scorers: &Scorers) -> bool {
+    pub fn is_fixed(&self, measure: &CurriculumMeasure, scorers: &Scorers) -> bool {
         let Some(Producer::Teacher(teacher)) = self.rollouts.get(measure.rollout as usize) else {
             return false;
         };
@@ -72,7 +72,7 @@ impl Curriculum {
     }
 
     /// What enters a stage's key.
-    pub(crate) fn meaning(&self, model: &dyn Fn(ModelId) -> Value) -> CurriculumMeaning<'_> {
+    pub(crate) fn meaning(&self, model: &dyn Fn(ModelId) -> FieldValue) -> CurriculumMeaning<'_> {
         let Curriculum { filter, priority, refresh, rollouts, measures } = self;
         let rollouts = rollouts.iter().map(|producer| producer.kind().key(None, model)).collect();
         CurriculumMeaning { filter, priority, refresh: *refresh, rollouts, measures }
@@ -90,12 +90,12 @@ pub(crate) struct CurriculumMeaning<'a> {
     priority: &'a Option<Formula>,
     refresh: Option<u32>,
     rollouts: Vec<Fields>,
-    measures: &'a [Measure],
+    measures: &'a [CurriculumMeasure],
 }
 
 /// As one inside another.
 impl Serialize for Producer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.kind().fields(None, &Value::Model).serialize(serializer)
+        self.kind().fields(None, &FieldValue::Model).serialize(serializer)
     }
 }

@@ -4,7 +4,7 @@ use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Column, Domain};
+use super::settings::{Domain, FieldColumn};
 
 /// Longest text of a formula, in characters.
 const LONGEST: usize = 100;
@@ -18,7 +18,7 @@ pub struct DataSource {
     /// Of a folder with several.
     pub split: Option<String>,
     /// Fields that stand in columns of other names; every other field is the column of its own name.
-    pub columns: Vec<Column>,
+    pub columns: Vec<FieldColumn>,
     /// Rows are read where it is not 0.
     pub filter: Option<DataFormula>,
     /// Only the first so many rows, of those where the filter holds.

@@ -42,7 +42,7 @@ pub struct Delta {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<Rank>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overlap: Option<Overlap>,
+    pub overlap: Option<DeltaOverlap>,
 }
 
 /// Of the singular values of a change.
@@ -58,7 +58,7 @@ pub struct Rank {
 
 /// With another change.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Overlap {
+pub struct DeltaOverlap {
     /// None where one of them is 0.
     pub cosine: Option<f64>,
     /// Of the entries that differ by more than [`DeltaJob::beyond`]: those in both as a part of those in

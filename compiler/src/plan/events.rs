@@ -1,8 +1,8 @@
 //! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as a line of JSON to the
 //! worker's standard input; the worker answers with one [`Event`] a line on standard output. Standard input
-//! stays open: other lines are [`Request`]s, and its end means that `mopd` is gone, however it ended, so that
-//! the worker stops too. A worker that was started with the word [`SERVE`] stays: all lines are requests, and
-//! its jobs end one after the other, each with an event that ends a job.
+//! stays open: other lines are [`WorkerRequest`]s, and its end means that `mopd` is gone, however it ended,
+//! so that the worker stops too. A worker that was started with the word [`SERVE`] stays: all lines are
+//! requests, and its jobs end one after the other, each with an event that ends a job.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,7 @@ pub const CALLERS_LIBRARY_PATH: &str = "MOPD_LIBRARY_PATH";
 /// What a worker is asked. Only one that stays takes jobs this way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
-pub enum Request {
+pub enum WorkerRequest {
     /// Behind the jobs before it.
     Begin { job: Job },
     /// The job under way ends at the next step with [`Event::Interrupted`]; nothing to say where there is
@@ -319,7 +319,7 @@ pub enum Event {
     /// The next file of a [`ReadJob`].
     Table {
         file: String,
-        columns: Vec<Column>,
+        columns: Vec<ReadColumn>,
     },
     /// A [`ServeJob`] takes requests from now on.
     Serving {
@@ -454,7 +454,7 @@ pub struct TeacherStep {
 
 /// A column of a table, one value per row; what is absent or no finite number is none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Column {
+pub struct ReadColumn {
     pub name: String,
     pub values: ColumnValues,
 }

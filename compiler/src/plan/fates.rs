@@ -15,11 +15,11 @@ pub struct StageFate {
     pub checkpoint: Option<u32>,
     /// The run before that is most like this one in what the stage depends on; none where none had a stage of
     /// its name and seed.
-    pub before: Option<Before>,
+    pub before: Option<EarlierRun>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Before {
+pub struct EarlierRun {
     /// Its folder of results.
     pub out: String,
     /// What of the key is another; nothing where the key is the same.

@@ -16,13 +16,13 @@ pub struct Guard {
     pub steps: u32,
     /// The domain whose numbers it reads; all together where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on: Option<WatchedDomain>,
+    pub on: Option<GuardedDomain>,
     pub action: GuardAction,
     pub origin: Origin,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WatchedDomain {
+pub struct GuardedDomain {
     /// In the stage's mixture.
     pub place: u32,
     /// As the rows of its steps call it.

@@ -32,14 +32,14 @@ pub mod views;
 pub use agreement::Agreement;
 pub use alignment::{Between, GradientAlignment, TermGradient};
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
-pub use curriculum::{Curriculum, Measure};
+pub use curriculum::{Curriculum, CurriculumMeasure};
 pub(crate) use curriculum::{CurriculumMeaning, is_of_run};
 pub use data::{DataFormula, DataNode, DataSource};
 pub use extrapolation::Extrapolation;
 pub use feedback::Feedback;
 pub(crate) use feedback::FeedbackMeaning;
 pub(crate) use guards::GuardMeaning;
-pub use guards::{Guard, GuardAction, Pooling, StepNumber, StepWindow, WatchedDomain};
+pub use guards::{Guard, GuardAction, GuardedDomain, Pooling, StepNumber, StepWindow};
 pub use moving::{Ladder, Learned, Moving, OfStep};
 pub(crate) use moving::{is_of_steps, moving, schedule};
 pub use panels::Panel;
@@ -53,11 +53,11 @@ use serde::{Deserialize, Serialize};
 pub(crate) use served::ServedMeaning;
 pub use served::{Answers, Engine, Served};
 pub use settings::{
-    AdamW, Adapter, AdapterKind, Architecture, Changed, Checkpointing, Column, Device, Domain, DomainId,
-    Dtype, Execution, Experiment, Family, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod,
-    Model, ModelId, Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe,
-    Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
-    Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, Domain, DomainId,
+    Dtype, Execution, Experiment, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge,
+    MergeMethod, Model, ModelId, Optimizer, Origin, OwnData, Pretrained, Private, Projection, PromptFormat,
+    Recipe, Sampling, Schedule, ScheduleLength, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice,
+    TokenizerSpec, Train, Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use validation::Validation;
@@ -66,8 +66,8 @@ pub use views::View;
 use crate::expr::graph::{Graph, NodeId, Operation};
 pub use crate::expr::roles::{Role, ScorerId};
 pub use crate::expr::signals::{
-    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Live, Mass, Memory,
-    Parameter, Reduction, Scan, Signal, Statistic, Summand, Support,
+    Axis, Deviation, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Function, Live,
+    Mass, Memory, Reduction, Scan, Signal, Statistic, Summand, Support,
 };
 use crate::expr::signals::{is_run, run};
 
@@ -83,11 +83,11 @@ pub struct Plan {
     /// One per model, in the same order.
     pub stages: Vec<StageFacts>,
     /// What [`Origin`] points into.
-    pub places: Vec<Place>,
+    pub places: Vec<SourcePlace>,
 }
 
 impl Plan {
-    pub fn place(&self, origin: Origin) -> Option<&Place> {
+    pub fn place(&self, origin: Origin) -> Option<&SourcePlace> {
         self.places.get(origin.0 as usize)
     }
 }
@@ -126,7 +126,7 @@ pub struct Cost {
 
 /// A place in the source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct SourcePlace {
     pub file: String,
     /// Byte offsets.
     pub start: u32,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Schedule, Signal};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::signals;
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -140,7 +140,7 @@ impl Moving {
 }
 
 /// `what` is the number, a noun phrase.
-pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Narrowed<Moving> {
+pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Converted<Moving> {
     let at = origins.span(formula.0.origin);
     match &formula.0.kind {
         FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
@@ -156,7 +156,7 @@ pub(crate) fn moving(formula: &Formula, what: &str, origins: Origins) -> Narrowe
 }
 
 /// The same where the run itself can't move it.
-pub(crate) fn schedule(formula: &Formula, what: &str, origins: Origins) -> Narrowed<Schedule> {
+pub(crate) fn schedule(formula: &Formula, what: &str, origins: Origins) -> Converted<Schedule> {
     let at = origins.span(formula.0.origin);
     match &formula.0.kind {
         FormulaKind::Number(value) => Ok(Schedule::Constant { value: *value }),

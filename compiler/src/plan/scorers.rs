@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::{Teacher, TeacherChoice};
 use crate::expr::roles::{Role, ScorerId};
-use crate::expr::signals::{Parameter, Signal};
+use crate::expr::signals::{DivergenceParameter, Signal};
 
 /// A model that reads what the student does, chosen by prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl Pool {
 /// The student or a scorer, as one of several. No gradient flows through it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
-    pub weight: Parameter,
+    pub weight: DivergenceParameter,
     pub role: Role,
 }
 

@@ -2,9 +2,10 @@
 //! rest by name.
 
 pub use mopd_lang::experiment::{
-    AdamW, Adapter, AdapterKind, Changed, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family,
-    GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained,
-    Projection, PromptFormat, Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, ChangedElements, Checkpointing, Device, DomainId, Dtype, Execution, Family,
+    FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Pretrained,
+    Projection, PromptFormat, Schedule, ScheduleLength, SettingMark, Sgd, TokenizerSpec, Trainable,
+    WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 
@@ -88,7 +89,7 @@ pub struct Architecture {
     pub hidden: u32,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: u32,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: TokenizerSpec,
     /// One matrix for embedding and output.
     pub tied: bool,
     pub rope_theta: f64,
@@ -351,8 +352,8 @@ impl Teacher {
         }
     }
 
-    /// A model of its form: itself, or what it begins as.
-    pub fn form(&self) -> Option<ModelId> {
+    /// A model with its specification: itself, or what it begins as.
+    pub fn spec_model(&self) -> Option<ModelId> {
         if let Teacher::Learner { start, .. } = self { Some(*start) } else { self.model() }
     }
 

@@ -53,7 +53,7 @@ impl<O> Stage<O> {
         }
     }
 
-    /// The model that its weights descend from, whose form they have.
+    /// The model that its weights descend from, whose architecture they have.
     pub fn start(&self) -> Option<ModelId> {
         match self {
             Stage::Initialise(_) | Stage::Load(_) => None,

@@ -1,17 +1,17 @@
 //! Templates that scorers read: a plan knows those that a row of the data, a draft, what the verifier said
 //! and completions of the group fill.
 
-use mopd_lang::experiment::{Slot as WideSlot, Template, TemplatePiece};
+use mopd_lang::experiment::{Slot as CheckedSlot, Template, TemplatePiece};
 
 use super::schedule;
 use super::views::{Piece, Slot, SlotShare, View};
 use crate::plan;
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 use mopd_lang::source::Span;
 
 /// What a template becomes where no number stands in it; `at` is the place of what sees it.
-pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Narrowed<View> {
+pub(crate) fn view(template: &Template, at: Span, origins: Origins) -> Converted<View> {
     let none = none_here(template, at);
     let pieces = pieces(template, Others::default(), at, origins, &none)?;
     Ok(View { name: template.name.clone(), pieces })
@@ -25,13 +25,13 @@ pub(crate) fn view_with_numbers(
     at: Span,
     origins: Origins,
     number: Number,
-) -> Narrowed<View> {
+) -> Converted<View> {
     let pieces = pieces(template, Others { panel: None, feedback }, at, origins, number)?;
     Ok(View { name: template.name.clone(), pieces })
 }
 
 /// The same for the members of one of the stage's panels. They have not seen a completion when they speak.
-pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: Origins) -> Narrowed<View> {
+pub(crate) fn view_of_panel(template: &Template, panel: u32, at: Span, origins: Origins) -> Converted<View> {
     let others = Others { panel: Some(panel), feedback: None };
     let pieces = pieces(template, others, at, origins, &none_here(template, at))?;
     let view = View { name: template.name.clone(), pieces };
@@ -50,9 +50,9 @@ pub(crate) struct Others {
 }
 
 /// What becomes of a number that stands in a template.
-type Number<'a> = &'a dyn Fn(&Formula) -> Narrowed<plan::Formula>;
+type Number<'a> = &'a dyn Fn(&Formula) -> Converted<plan::Formula>;
 
-fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Narrowed<plan::Formula> {
+fn none_here(template: &Template, at: Span) -> impl Fn(&Formula) -> Converted<plan::Formula> {
     move |_| Err(refused(at, format!("a number in the template `{}` here", template.name)))
 }
 
@@ -63,10 +63,10 @@ pub(crate) fn pieces(
     at: Span,
     origins: Origins,
     number: Number,
-) -> Narrowed<Vec<Piece>> {
-    let slot = |of: &WideSlot, name: &str, at: Span| match (of, panel, feedback) {
-        (WideSlot::Transcript, Some(panel), _) => Ok(Slot::Transcript(panel)),
-        (WideSlot::Feedback, _, Some(feedback)) => Ok(Slot::WrittenFeedback(feedback)),
+) -> Converted<Vec<Piece>> {
+    let slot = |of: &CheckedSlot, name: &str, at: Span| match (of, panel, feedback) {
+        (CheckedSlot::Transcript, Some(panel), _) => Ok(Slot::Transcript(panel)),
+        (CheckedSlot::Feedback, _, Some(feedback)) => Ok(Slot::WrittenFeedback(feedback)),
         _ => slot(of, name, at),
     };
     let piece = |piece: &TemplatePiece| {
@@ -87,7 +87,7 @@ pub(crate) fn pieces(
 }
 
 /// How much of a slot is shown: known before the run, or what the stage learns for its teachers.
-fn share(of: &Formula, origins: Origins) -> Narrowed<SlotShare> {
+fn share(of: &Formula, origins: Origins) -> Converted<SlotShare> {
     let what = "a share of a slot";
     match &of.0.kind {
         FormulaKind::Adaptive(Adaptive::Learned { .. }) => {
@@ -105,18 +105,18 @@ fn share(of: &Formula, origins: Origins) -> Narrowed<SlotShare> {
     }
 }
 
-fn slot(slot: &WideSlot, template: &str, at: Span) -> Narrowed<Slot> {
+fn slot(slot: &CheckedSlot, template: &str, at: Span) -> Converted<Slot> {
     let name = match slot {
-        WideSlot::Prompt => return Ok(Slot::Prompt),
-        WideSlot::Data(field) => return Ok(Slot::Data(field.clone())),
-        WideSlot::Draft => return Ok(Slot::Draft),
-        WideSlot::Feedback => return Ok(Slot::Feedback),
-        WideSlot::Group(member) => return Ok(Slot::Group(*member)),
-        WideSlot::Completion => "completion",
-        WideSlot::Transcript => "transcript",
-        WideSlot::Answer { .. } => return Err(refused(at, format!("a teacher's answer in `{template}`"))),
-        WideSlot::Shortened { .. } => "short(...)",
-        WideSlot::Shuffled(_) => "shuffled(...)",
+        CheckedSlot::Prompt => return Ok(Slot::Prompt),
+        CheckedSlot::Data(field) => return Ok(Slot::Data(field.clone())),
+        CheckedSlot::Draft => return Ok(Slot::Draft),
+        CheckedSlot::Feedback => return Ok(Slot::Feedback),
+        CheckedSlot::Group(member) => return Ok(Slot::Group(*member)),
+        CheckedSlot::Completion => "completion",
+        CheckedSlot::Transcript => "transcript",
+        CheckedSlot::Answer { .. } => return Err(refused(at, format!("a teacher's answer in `{template}`"))),
+        CheckedSlot::Shortened { .. } => "short(...)",
+        CheckedSlot::Shuffled(_) => "shuffled(...)",
     };
     Err(refused(at, format!("the slot `{{{name}}}` of the template `{template}`")))
 }

@@ -284,7 +284,7 @@ fn place_of(text: &str, character: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Over;
+    use crate::plan::ScheduleLength;
 
     fn filled(pieces: Vec<Piece>, moment: Moment) -> String {
         let view = View { name: "shown".to_owned(), pieces };
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(filled(vec![Piece::Last { slot: solution(), share: half() }], step(0)), "ßer");
         let third = || SlotShare::from(Schedule::Constant { value: 1.0 / 3.0 });
         assert_eq!(filled(vec![Piece::First { slot: solution(), share: third() }], step(0)), "gr");
-        let fading = || SlotShare::from(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run });
+        let fading = || SlotShare::from(Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run });
         let at = |moment| filled(vec![Piece::First { slot: solution(), share: fading() }], moment);
         assert_eq!([at(step(0)), at(step(1)), at(step(3))], ["größer", "größ", "g"]);
         assert_eq!(at(Moment::Most), "größer");
@@ -344,7 +344,7 @@ mod tests {
         let mut view = View { name: "shown".to_owned(), pieces: vec![slot("a"), slot("b"), slot("a")] };
         assert_eq!(view.fields(), ["a", "b"]);
         assert!(!view.has_prompt() && view.is_fixed());
-        let share = SlotShare::from(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run });
+        let share = SlotShare::from(Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run });
         view.pieces.push(Piece::First { slot: Slot::Prompt, share });
         assert!(view.has_prompt() && !view.is_fixed() && !view.has_draft());
         view.pieces = vec![Piece::Slot(Slot::Draft)];

@@ -1,13 +1,13 @@
 //! What should come out, as a file of numbers says it, against what comes out.
 
-use super::{Numbers, Trial};
+use super::{Trial, TrialNumbers};
 
 /// How far a number may be from what is expected, relative to the largest of its list.
 const TOLERANCE: f64 = 1e-5;
 
 /// An expectation that does not hold.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Difference {
+pub struct UnmetExpectation {
     pub name: String,
     /// What is wrong, in words.
     pub what: String,
@@ -15,10 +15,10 @@ pub struct Difference {
 
 /// `expected` has numbers under the names that a trial shows: `loss`, a `let`, a term, `d loss / d
 /// student.logp`, `d loss / d logits`. Each is held in f64 and in f32.
-pub fn differences(trial: &Trial, numbers: &Numbers) -> Vec<Difference> {
+pub fn differences(trial: &Trial, numbers: &TrialNumbers) -> Vec<UnmetExpectation> {
     let mut found = Vec::new();
     for (name, expected) in &numbers.expected {
-        let mut wrong = |what: String| found.push(Difference { name: name.clone(), what });
+        let mut wrong = |what: String| found.push(UnmetExpectation { name: name.clone(), what });
         let mut wanted = Vec::new();
         if !flatten(expected, &mut wanted) {
             wrong("must be a number or a list of numbers".into());

@@ -18,8 +18,8 @@ use mopd_lang::experiment::Objective;
 use mopd_lang::source::Span;
 use serde::Serialize;
 
-pub use expected::{Difference, differences};
-pub use numbers::{Numbers, Place};
+pub use expected::{UnmetExpectation, differences};
+pub use numbers::{TokenPlace, TrialNumbers};
 
 use crate::expr::batch::Batch;
 use crate::expr::graph::{Graph, NodeId};
@@ -32,23 +32,23 @@ use supply::{Supplied, supply};
 /// What an objective is on some numbers.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
-    pub loss: Value,
+    pub loss: TrialValue,
     /// `let`s, `select`, weights and terms, in the objective's order.
-    pub parts: Vec<Value>,
+    pub parts: Vec<TrialValue>,
     /// Derivatives of the loss by what is live.
-    pub gradients: Vec<Value>,
+    pub gradients: Vec<TrialValue>,
     /// By token and entry: the derivative of the loss by the student's logits. None where something live was
     /// given as a number, so that nothing is known of its logits.
     pub logits: Option<Vec<Vec<f64>>>,
     /// Prompt, completion and position of every token.
-    pub places: Vec<Place>,
+    pub places: Vec<TokenPlace>,
     /// Given and not read.
     pub unread: Vec<String>,
 }
 
 /// One number per element of an axis, by the interpreter and by the compiled code.
 #[derive(Clone, Debug, Serialize)]
-pub struct Value {
+pub struct TrialValue {
     pub name: String,
     pub axis: Axis,
     pub f64: Vec<f64>,
@@ -58,16 +58,16 @@ pub struct Value {
 
 /// Why there is no trial.
 #[derive(Debug)]
-pub enum Failure {
+pub enum NoTrial {
     /// Of the objective, with its place.
     Objective(Box<Diagnostic>),
     /// Of the numbers.
     Numbers(Vec<String>),
 }
 
-impl From<Box<Diagnostic>> for Failure {
-    fn from(diagnostic: Box<Diagnostic>) -> Failure {
-        Failure::Objective(diagnostic)
+impl From<Box<Diagnostic>> for NoTrial {
+    fn from(diagnostic: Box<Diagnostic>) -> NoTrial {
+        NoTrial::Objective(diagnostic)
     }
 }
 
@@ -75,18 +75,18 @@ impl From<Box<Diagnostic>> for Failure {
 ///
 /// # Errors
 /// A part of the objective that has no value on numbers alone; numbers that are missing, too many or too few.
-pub fn run(objective: &Objective, origins: &[Span], numbers: &Numbers) -> Result<Trial, Failure> {
+pub fn run(objective: &Objective, origins: &[Span], numbers: &TrialNumbers) -> Result<Trial, NoTrial> {
     let objective =
-        &part::chosen(objective, &numbers.terms).map_err(|fault| Failure::Numbers(vec![fault]))?;
+        &part::chosen(objective, &numbers.terms).map_err(|fault| NoTrial::Numbers(vec![fault]))?;
     let WholeObjective { formulas, loss, chosen, parts, gradients } = whole(objective, origins)?;
     let temperature = objective.temperature.unwrap_or(1.0);
     let Supplied { batch, by_logits, unread } =
-        supply(&formulas, chosen, numbers, temperature).map_err(Failure::Numbers)?;
+        supply(&formulas, chosen, numbers, temperature).map_err(NoTrial::Numbers)?;
     let graph = &formulas.graph;
-    let fault = |error: &dyn std::fmt::Display| Failure::Numbers(vec![error.to_string()]);
+    let fault = |error: &dyn std::fmt::Display| NoTrial::Numbers(vec![error.to_string()]);
     let exact = interpret(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
     let compiled = compiled(graph, &formulas.roots, &batch).map_err(|error| fault(&error))?;
-    let value = |name: &str, node: NodeId| Value {
+    let value = |name: &str, node: NodeId| TrialValue {
         name: name.to_owned(),
         axis: graph.axis(node),
         f64: exact.get(node).to_vec(),

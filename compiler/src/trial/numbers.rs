@@ -13,7 +13,7 @@ const SUM: f64 = 5e-3;
 
 /// A batch: prompts with their completions.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Numbers {
+pub struct TrialNumbers {
     /// From 0.
     #[serde(default)]
     pub step: u32,
@@ -28,41 +28,41 @@ pub struct Numbers {
     /// The entries that the vocabularies of student and teacher both have, counted from 0; none where nobody
     /// says.
     pub matched: Option<Vec<usize>>,
-    pub prompts: Vec<Prompt>,
+    pub prompts: Vec<TrialPrompt>,
     /// What should come out: see [`super::differences`].
     #[serde(default)]
     pub expected: BTreeMap<String, serde_json::Value>,
     /// Numbers of the run, by name.
     #[serde(flatten)]
-    pub given: Given,
+    pub given: GivenNumbers,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Prompt {
+pub struct TrialPrompt {
     #[serde(default)]
     pub domain: String,
-    pub completions: Vec<Completion>,
+    pub completions: Vec<TrialCompletion>,
     /// Numbers of the prompt, by name.
     #[serde(flatten)]
-    pub given: Given,
+    pub given: GivenNumbers,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Completion {
+pub struct TrialCompletion {
     /// Which entry of the distributions each token is.
     pub tokens: Option<Vec<usize>>,
     /// How many tokens each turn has.
     pub turns: Option<Vec<usize>>,
     /// By name: numbers of the completion, of its tokens, and distributions of roles.
     #[serde(flatten)]
-    pub given: Given,
+    pub given: GivenNumbers,
 }
 
-pub type Given = BTreeMap<String, serde_json::Value>;
+pub type GivenNumbers = BTreeMap<String, serde_json::Value>;
 
 /// Where a token stands, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct TokenPlace {
     pub prompt: usize,
     pub completion: usize,
     pub token: usize,
@@ -72,7 +72,7 @@ fn one() -> u32 {
     1
 }
 
-impl Numbers {
+impl TrialNumbers {
     /// Its `arguments` as the settings of an objective's parameters: `mopd.clip_at`, `5`.
     pub fn settings(&self, objective: &str) -> Vec<(String, String)> {
         let text =
@@ -81,7 +81,7 @@ impl Numbers {
     }
 
     /// Completions in order, with what they are called in messages.
-    pub fn completions(&self) -> impl Iterator<Item = (String, &Completion)> {
+    pub fn completions(&self) -> impl Iterator<Item = (String, &TrialCompletion)> {
         self.prompts.iter().enumerate().flat_map(|(prompt, of)| {
             of.completions.iter().enumerate().map(move |(completion, of)| {
                 (format!("prompt {}, completion {}", prompt + 1, completion + 1), of)
@@ -142,12 +142,12 @@ impl Numbers {
         })
     }
 
-    pub(super) fn places(&self) -> Vec<Place> {
+    pub(super) fn places(&self) -> Vec<TokenPlace> {
         let mut places = Vec::new();
         for (prompt, of) in self.prompts.iter().enumerate() {
             for (completion, of) in of.completions.iter().enumerate() {
                 let tokens = 1..=of.len().unwrap_or(0);
-                places.extend(tokens.map(|token| Place {
+                places.extend(tokens.map(|token| TokenPlace {
                     prompt: prompt + 1,
                     completion: completion + 1,
                     token,
@@ -170,7 +170,7 @@ impl Numbers {
         };
         let mut found = Vec::new();
         let (mut given, mut missing) = (false, None);
-        let mut one = |place: &str, of: &Given, tokens: Option<usize>| -> Result<(), String> {
+        let mut one = |place: &str, of: &GivenNumbers, tokens: Option<usize>| -> Result<(), String> {
             let Some(value) = of.get(name) else {
                 missing.get_or_insert(place.to_owned());
                 return Ok(());
@@ -273,7 +273,7 @@ impl Numbers {
     }
 }
 
-impl Completion {
+impl TrialCompletion {
     /// How many tokens it has: as long as everything that is given per token.
     fn len(&self) -> Result<usize, String> {
         let lists = self.given.iter().filter_map(|(name, value)| {

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use mopd_lang::formula::{Axis, FormulaKind, Part, Role, Signal, Support, text};
+use mopd_lang::formula::{Axis, FormulaKind, ModelSignal, Role, Signal, Support, text};
 
 use super::blocks::Blocks;
-use super::numbers::Numbers;
+use super::numbers::TrialNumbers;
 use crate::audit::{
     TokenContext, ToyModel, compares_vocabularies, is_live_of_distributions, is_of_distributions,
 };
@@ -14,7 +14,7 @@ use crate::expr::batch::{Batch, Layout};
 use crate::expr::graph::{LiveId, NodeId, Operation};
 use crate::expr::interpret::interpret;
 use crate::expr::signals;
-use crate::lower::{FormulaGraph, Leaf};
+use crate::lower::{FormulaGraph, GraphLeaf};
 
 /// Everything that the graph reads.
 pub(super) struct Supplied {
@@ -36,7 +36,7 @@ struct Numbered {
 pub(super) fn supply(
     formulas: &FormulaGraph,
     chosen: Option<NodeId>,
-    numbers: &Numbers,
+    numbers: &TrialNumbers,
     temperature: f64,
 ) -> Result<Supplied, Vec<String>> {
     let layout = numbers.layout()?;
@@ -45,7 +45,7 @@ pub(super) fn supply(
     batch.live = vec![Vec::new(); formulas.leaves().len()];
     let (mut faults, mut by_logits) = (Vec::new(), Vec::new());
     let needed = formulas.leaves().iter().filter(|leaf| formulas.is_needed(leaf.node));
-    let (of_blocks, others): (Vec<&Leaf>, Vec<&Leaf>) =
+    let (of_blocks, others): (Vec<&GraphLeaf>, Vec<&GraphLeaf>) =
         needed.partition(|leaf| leaf.formula.axis() == Axis::Block);
     let mut blocks = None;
     for leaf in others.into_iter().chain(of_blocks) {
@@ -131,12 +131,12 @@ pub(super) fn random_choices(formulas: &FormulaGraph) -> Vec<(String, signals::S
 }
 
 /// As the language calls what is live, without `live`; see [`given_as`].
-pub(super) fn name(leaves: &[Leaf], live: LiveId) -> String {
+pub(super) fn name(leaves: &[GraphLeaf], live: LiveId) -> String {
     given_as(&leaves[live.0 as usize])
 }
 
 /// What a leaf is given under.
-pub(super) fn given_as(leaf: &Leaf) -> String {
+pub(super) fn given_as(leaf: &GraphLeaf) -> String {
     let name = match &leaf.formula.0.kind {
         FormulaKind::Signal(signal) => text::signal(signal),
         FormulaKind::Live(live) => text::live(live).trim_start_matches("live ").to_owned(),
@@ -148,7 +148,7 @@ pub(super) fn given_as(leaf: &Leaf) -> String {
 }
 
 /// The roles whose distributions a leaf is worked out from; none where distributions don't give it.
-pub(super) fn roles(leaf: &Leaf) -> Vec<Role> {
+pub(super) fn roles(leaf: &GraphLeaf) -> Vec<Role> {
     match &leaf.formula.0.kind {
         FormulaKind::Signal(signal) if is_of_distributions(signal) => signal.roles(),
         FormulaKind::Live(live) if is_live_of_distributions(live) => live.roles(),
@@ -157,7 +157,7 @@ pub(super) fn roles(leaf: &Leaf) -> Vec<Role> {
 }
 
 /// By token: the numbers inside a leaf, which are computed from the leaves before it.
-fn inside(formulas: &FormulaGraph, leaf: &Leaf, batch: &Batch) -> Result<Vec<Vec<f64>>, String> {
+fn inside(formulas: &FormulaGraph, leaf: &GraphLeaf, batch: &Batch) -> Result<Vec<Vec<f64>>, String> {
     let tokens = batch.layout.tokens();
     if leaf.operands.is_empty() {
         return Ok(vec![Vec::new(); tokens]);
@@ -171,7 +171,7 @@ fn inside(formulas: &FormulaGraph, leaf: &Leaf, batch: &Batch) -> Result<Vec<Vec
 }
 
 struct Source<'a> {
-    numbers: &'a Numbers,
+    numbers: &'a TrialNumbers,
     /// All roles whose distributions are given; none where none are.
     distributions: Option<ToyModel>,
     known: Vec<Role>,
@@ -182,7 +182,7 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn of(
         formulas: &FormulaGraph,
-        numbers: &'a Numbers,
+        numbers: &'a TrialNumbers,
         layout: &Layout,
         temperature: f64,
     ) -> Result<Source<'a>, Vec<String>> {
@@ -251,10 +251,10 @@ impl<'a> Source<'a> {
         Ok(found)
     }
 
-    fn leaf(&self, leaf: &Leaf, inside: &[Vec<f64>], layout: &Layout) -> Result<Numbered, String> {
+    fn leaf(&self, leaf: &GraphLeaf, inside: &[Vec<f64>], layout: &Layout) -> Result<Numbered, String> {
         let (name, axis) = (given_as(leaf), leaf.formula.axis());
         // What a member of a panel did not state.
-        let part = |signal: &Signal| matches!(signal, Signal::Of { part: Part::StatedConfidence, .. });
+        let part = |signal: &Signal| matches!(signal, Signal::Of { part: ModelSignal::StatedConfidence, .. });
         let may_lack = matches!(&leaf.formula.0.kind, FormulaKind::Signal(signal) if part(signal));
         if let Some(values) = self.given_or_lacking(&name, axis, may_lack)? {
             return Ok(Numbered { values, by_logits: None });
@@ -344,7 +344,7 @@ impl<'a> Source<'a> {
 
     fn of_distributions(
         &self,
-        leaf: &Leaf,
+        leaf: &GraphLeaf,
         distributions: &ToyModel,
         inside: &[Vec<f64>],
     ) -> Result<Numbered, String> {

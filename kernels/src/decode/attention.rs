@@ -1,16 +1,22 @@
 //! A step's attention: projections, positions, and what each head sees of the pages.
 
 use super::pass::Pass;
-use super::{Layer, PIECE, Tables};
-use crate::gemv::{Prefetch, Rows, Target, multiply};
-use crate::paged_attention::{Cached, Scores, Widen, attend};
-use crate::thread_pool::Worker;
+use super::{LayerWeights, PIECE, Tables};
+use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
+use crate::paged_attention::{Cached, LoadF32x16, ScoreRule, attend};
+use crate::thread_pool::PoolWorker;
 use crate::{round_to_bf16, with_cpu_features};
 
 impl Pass<'_> {
     /// Queries, keys and values, as one row of outputs. `then` is what the worker reads after its last piece,
     /// here and below.
-    pub fn project(&self, worker: &Worker, layer: &Layer, normed: Rows, then: Option<Prefetch>) {
+    pub fn project(
+        &self,
+        worker: &PoolWorker,
+        layer: &LayerWeights,
+        normed: InputRows,
+        then: Option<Prefetch>,
+    ) {
         let parts = [&layer.query, &layer.key, &layer.value];
         let stride: usize = parts.iter().map(|part| part.outputs).sum();
         for (mine, next) in worker.chunks(stride, PIECE) {
@@ -26,7 +32,7 @@ impl Pass<'_> {
             let mut first = 0;
             for part in parts {
                 let within = |place: usize| place.clamp(first, first + part.outputs) - first;
-                let target = Target { buffer: &self.projected, first, stride, add: false };
+                let target = GemvOutput { buffer: &self.projected, first, stride, add: false };
                 // SAFETY: workers have outputs of their own.
                 unsafe {
                     multiply(
@@ -44,12 +50,12 @@ impl Pass<'_> {
     }
 
     /// A row and a key-value head belong to one worker, which writes their keys and values and reads them.
-    pub fn attention<T: Widen>(&self, worker: &Worker, index: usize, layer: &Layer) {
+    pub fn attention<T: LoadF32x16>(&self, worker: &PoolWorker, index: usize, layer: &LayerWeights) {
         let shape = &self.decoder.shape;
         let width = shape.head_width;
         let shared_by = shape.heads / shape.key_value_heads;
         let stride = (shape.heads + 2 * shape.key_value_heads) * width;
-        let scores = Scores { scale: shape.attention_scale, softcap: shape.attention_softcap };
+        let scores = ScoreRule { scale: shape.attention_scale, softcap: shape.attention_softcap };
         // SAFETY: between these waits projected rows are only read.
         let projected = unsafe { self.projected.as_slice() };
         let (mut rotated, mut scratch) = (vec![0.0; shared_by * width], Vec::new());

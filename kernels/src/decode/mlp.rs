@@ -3,16 +3,16 @@
 use std::ops::Range;
 
 use super::pass::{Normed, Pass};
-use super::{Gated, Linear, PIECE};
+use super::{Gated, LinearWeights, PIECE};
 use crate::functions::{Activation, exp, gelu};
-use crate::gemv::{Prefetch, Rows, Target, multiply};
-use crate::thread_pool::{DisjointSlices, Worker};
+use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
+use crate::thread_pool::{DisjointSlices, PoolWorker};
 use crate::{round_to_bf16, with_cpu_features};
 
 impl Pass<'_> {
     pub fn mlp(
         &self,
-        worker: &Worker,
+        worker: &PoolWorker,
         gated: &Gated,
         normed: &Normed,
         after: Option<&[f32]>,
@@ -30,7 +30,7 @@ impl Pass<'_> {
         // `hidden` wide.
         let (f32, bf16) = unsafe { (self.gate.as_slice(), self.gate_bf16.as_slice()) };
         if self.inner == hidden && f32.len() == self.rows * hidden {
-            return self.residual(worker, &gated.down, Rows { inputs: hidden, f32, bf16 }, after, then);
+            return self.residual(worker, &gated.down, InputRows { inputs: hidden, f32, bf16 }, after, then);
         }
         let compact = Normed {
             f32: f32.chunks(self.inner).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
@@ -50,14 +50,14 @@ impl Pass<'_> {
         &self,
         part: Range<usize>,
         gated: &Gated,
-        x: Rows,
+        x: InputRows,
         to: Range<usize>,
         stride: usize,
         then: Option<Prefetch>,
     ) {
         let up = gated.up.prefetch(part.start);
         for (linear, buffer, next) in [(&gated.gate, &self.gate, up), (&gated.up, &self.up, then)] {
-            let target = Target { buffer, first: to.start * stride, stride, add: false };
+            let target = GemvOutput { buffer, first: to.start * stride, stride, add: false };
             // SAFETY: workers have outputs of their own.
             unsafe {
                 multiply(x, linear.weight.matrix(), linear.bias.as_deref(), part.clone(), next, &target)
@@ -85,15 +85,15 @@ impl Pass<'_> {
     /// The experts of every row and their weights, each worker for itself.
     pub fn route(
         &self,
-        router: &Linear,
-        x: Rows,
+        router: &LinearWeights,
+        x: InputRows,
         per_token: usize,
         normalised: bool,
     ) -> Vec<Vec<(usize, f32)>> {
         let count = router.outputs;
         let mut scores = vec![0.0; self.rows * count];
         let buffer = DisjointSlices::new(&mut scores);
-        let target = Target { buffer: &buffer, first: 0, stride: count, add: false };
+        let target = GemvOutput { buffer: &buffer, first: 0, stride: count, add: false };
         // SAFETY: the buffer is this worker's own.
         unsafe { multiply(x, router.weight.matrix(), router.bias.as_deref(), 0..count, None, &target) };
         let choose = |scores: &[f32]| {
@@ -114,10 +114,16 @@ impl Pass<'_> {
         scores.chunks(count).map(choose).collect()
     }
 
-    pub fn experts(&self, worker: &Worker, experts: &[Gated], chosen: &[Vec<(usize, f32)>], normed: &Normed) {
+    pub fn experts(
+        &self,
+        worker: &PoolWorker,
+        experts: &[Gated],
+        chosen: &[Vec<(usize, f32)>],
+        normed: &Normed,
+    ) {
         let width = self.decoder.shape.width;
         let slots = chosen.first().map_or(0, Vec::len);
-        let row_of = |row: usize| Rows {
+        let row_of = |row: usize| InputRows {
             inputs: width,
             f32: &normed.f32[row * width..][..width],
             bf16: normed.bf16.get(row * width..(row + 1) * width).unwrap_or(&[]),
@@ -144,9 +150,13 @@ impl Pass<'_> {
                 let (place, down) = (row * slots + slot, &experts[*expert].down);
                 let hidden = experts[*expert].gate.outputs;
                 let inner = place * self.inner..place * self.inner + hidden;
-                let x =
-                    Rows { inputs: hidden, f32: &f32[inner.clone()], bf16: bf16.get(inner).unwrap_or(&[]) };
-                let target = Target { buffer: &self.branch, first: place * width, stride: width, add: false };
+                let x = InputRows {
+                    inputs: hidden,
+                    f32: &f32[inner.clone()],
+                    bf16: bf16.get(inner).unwrap_or(&[]),
+                };
+                let target =
+                    GemvOutput { buffer: &self.branch, first: place * width, stride: width, add: false };
                 // SAFETY: workers have outputs of their own, also in the stream.
                 unsafe {
                     multiply(x, down.weight.matrix(), down.bias.as_deref(), part.clone(), None, &target);

@@ -16,12 +16,12 @@ mod weights;
 use half::bf16;
 
 use self::pass::Pass;
-pub use self::weights::{Gated, Layer, Linear, Mlp, Tables, Weight};
+pub use self::weights::{Gated, LayerWeights, LinearWeights, Mlp, Tables, WeightMatrix};
 use crate::Cpu;
 use crate::functions::Activation;
 use crate::gemv::Matrix;
 use crate::lines::Lines;
-use crate::pages::{PageLayout, Pages, Sequence};
+use crate::pages::{PageLayout, PagedSequence, Pages};
 use crate::thread_pool::DisjointSlices;
 
 /// Outputs of a matrix that a thread takes at one time: enough to be read at the memory's full rate.
@@ -41,7 +41,7 @@ pub struct Shape {
     pub key_value_heads: usize,
     pub head_width: usize,
     /// Where some layer has experts.
-    pub experts: Option<Experts>,
+    pub experts: Option<ExpertsShape>,
     pub activation: Activation,
     pub attention_scale: f64,
     pub attention_softcap: Option<f64>,
@@ -53,7 +53,7 @@ pub struct Shape {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Experts {
+pub struct ExpertsShape {
     pub hidden: usize,
     pub per_token: usize,
 }
@@ -66,28 +66,28 @@ impl Shape {
 }
 
 /// The weights of a decoder, as a step reads them.
-pub struct Weights {
-    pub embedding: Weight,
-    pub lm_head: Linear,
+pub struct DecoderWeights {
+    pub embedding: WeightMatrix,
+    pub lm_head: LinearWeights,
     /// Behind the layers.
     pub norm: Vec<f32>,
-    pub layers: Vec<Layer>,
+    pub layers: Vec<LayerWeights>,
     /// `[positions, head width]` each.
     pub tables: Vec<Tables>,
 }
 
 /// A decoder that takes one step at a time.
-pub struct Decoder {
+pub struct StepDecoder {
     cpu: Cpu,
     shape: Shape,
-    weights: Weights,
+    weights: DecoderWeights,
     buffers: Buffers,
 }
 
-impl Decoder {
-    pub fn new(cpu: Cpu, shape: Shape, weights: Weights) -> Decoder {
+impl StepDecoder {
+    pub fn new(cpu: Cpu, shape: Shape, weights: DecoderWeights) -> StepDecoder {
         assert_eq!(weights.layers.len(), shape.layers, "weights of another decoder");
-        Decoder { cpu, shape, weights, buffers: Buffers::default() }
+        StepDecoder { cpu, shape, weights, buffers: Buffers::default() }
     }
 
     /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`, into `logits`.
@@ -95,14 +95,14 @@ impl Decoder {
         &mut self,
         tokens: &[i64],
         pages: &mut Pages,
-        sequences: &[&mut Sequence],
+        sequences: &[&mut PagedSequence],
         logits: &mut Vec<f32>,
     ) {
         let mut buffers = std::mem::take(&mut self.buffers);
         let shape = &self.shape;
         let rows = tokens.len();
         assert_eq!(sequences.len(), rows, "every row has pages");
-        let is_bf16 = matches!(self.weights.embedding, Weight::Bf16(_));
+        let is_bf16 = matches!(self.weights.embedding, WeightMatrix::Bf16(_));
         let element = if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() };
         assert!(pages.layout() == shape.page_layout(element), "pages of another decoder");
         let inner = match &shape.experts {

@@ -3,16 +3,16 @@
 
 use half::bf16;
 
-use super::{Decoder, Linear, Mlp, PIECE, WIDE_PIECE};
-use crate::gemv::{Prefetch, Rows, Target, multiply};
+use super::{LinearWeights, Mlp, PIECE, StepDecoder, WIDE_PIECE};
+use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
 use crate::lanes::LANES;
 use crate::pages::RowPages;
-use crate::thread_pool::{DisjointSlices, Worker};
+use crate::thread_pool::{DisjointSlices, PoolWorker};
 use crate::{round_to_bf16, with_cpu_features};
 
 /// Everything that the thread pool shares during a step. Buffers are `[rows, ...]`.
 pub struct Pass<'a> {
-    pub decoder: &'a Decoder,
+    pub decoder: &'a StepDecoder,
     pub rows: usize,
     pub pages: RowPages<'a>,
     pub is_bf16: bool,
@@ -39,13 +39,13 @@ pub struct Normed {
 }
 
 impl Normed {
-    pub fn rows(&self, inputs: usize) -> Rows<'_> {
-        Rows { inputs, f32: &self.f32, bf16: &self.bf16 }
+    pub fn rows(&self, inputs: usize) -> InputRows<'_> {
+        InputRows { inputs, f32: &self.f32, bf16: &self.bf16 }
     }
 }
 
 impl Pass<'_> {
-    pub fn work(&self, worker: &Worker) {
+    pub fn work(&self, worker: &PoolWorker) {
         let shape = &self.decoder.shape;
         let mut normed = Normed::default();
         for (index, layer) in self.decoder.weights.layers.iter().enumerate() {
@@ -61,7 +61,11 @@ impl Pass<'_> {
             let heads = shape.heads * shape.head_width;
             // SAFETY: between these waits attended rows are only read.
             let attended = unsafe {
-                Rows { inputs: heads, f32: self.attended.as_slice(), bf16: self.attended_bf16.as_slice() }
+                InputRows {
+                    inputs: heads,
+                    f32: self.attended.as_slice(),
+                    bf16: self.attended_bf16.as_slice(),
+                }
             };
             let next = match &layer.mlp {
                 Mlp::Plain(gated) => gated.gate.first_of(worker, PIECE),
@@ -87,7 +91,7 @@ impl Pass<'_> {
         }
         self.normalise(&self.decoder.weights.norm, &mut normed);
         let output = &self.decoder.weights.lm_head;
-        let target = Target { buffer: &self.logits, first: 0, stride: shape.vocabulary, add: false };
+        let target = GemvOutput { buffer: &self.logits, first: 0, stride: shape.vocabulary, add: false };
         for (outputs, next) in worker.chunks(shape.vocabulary, WIDE_PIECE) {
             let next = next.and_then(|next| output.prefetch(next.start));
             // SAFETY: workers have outputs of their own.
@@ -137,15 +141,15 @@ impl Pass<'_> {
     /// Adds what a matrix makes of `x` to the stream, normalised first where `after` is a scale.
     pub fn residual(
         &self,
-        worker: &Worker,
-        linear: &Linear,
-        x: Rows,
+        worker: &PoolWorker,
+        linear: &LinearWeights,
+        x: InputRows,
         after: Option<&[f32]>,
         then: Option<Prefetch>,
     ) {
         let width = self.decoder.shape.width;
         let buffer = if after.is_some() { &self.branch } else { &self.stream };
-        let target = Target { buffer, first: 0, stride: width, add: after.is_none() };
+        let target = GemvOutput { buffer, first: 0, stride: width, add: after.is_none() };
         for (outputs, next) in worker.chunks(width, PIECE) {
             let next = next.and_then(|next| linear.prefetch(next.start)).or(then);
             // SAFETY: workers have outputs of their own.

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use crate::gemv::{Matrix, Prefetch};
-use crate::thread_pool::Worker;
+use crate::thread_pool::PoolWorker;
 
 /// Cosines and sines of rotary positions: x becomes x * cosine + (x with its halves swapped) * sine.
 pub struct Tables {
@@ -11,14 +11,14 @@ pub struct Tables {
     pub sine: Vec<f32>,
 }
 
-pub struct Layer {
+pub struct LayerWeights {
     pub norm_attention: Vec<f32>,
-    pub query: Linear,
-    pub key: Linear,
-    pub value: Linear,
+    pub query: LinearWeights,
+    pub key: LinearWeights,
+    pub value: LinearWeights,
     pub query_norm: Option<Vec<f32>>,
     pub key_norm: Option<Vec<f32>>,
-    pub output: Linear,
+    pub output: LinearWeights,
     pub after_attention: Option<Vec<f32>>,
     pub norm_mlp: Vec<f32>,
     pub mlp: Mlp,
@@ -32,7 +32,7 @@ pub enum Mlp {
     Plain(Gated),
     /// `router` has one output per expert.
     Experts {
-        router: Linear,
+        router: LinearWeights,
         experts: Vec<Gated>,
         per_token: usize,
         normalised: bool,
@@ -40,18 +40,18 @@ pub enum Mlp {
 }
 
 pub struct Gated {
-    pub gate: Linear,
-    pub up: Linear,
-    pub down: Linear,
+    pub gate: LinearWeights,
+    pub up: LinearWeights,
+    pub down: LinearWeights,
 }
 
-pub struct Linear {
-    pub weight: Weight,
+pub struct LinearWeights {
+    pub weight: WeightMatrix,
     pub bias: Option<Vec<f32>>,
     pub outputs: usize,
 }
 
-impl Linear {
+impl LinearWeights {
     /// Where the weights of an output begin, if there is such a one.
     pub(crate) fn prefetch(&self, output: usize) -> Option<Prefetch> {
         let inputs = self.weight.len() / self.outputs.max(1);
@@ -59,22 +59,22 @@ impl Linear {
     }
 
     /// What a worker reads of it first.
-    pub(crate) fn first_of(&self, worker: &Worker, piece: usize) -> Option<Prefetch> {
+    pub(crate) fn first_of(&self, worker: &PoolWorker, piece: usize) -> Option<Prefetch> {
         self.prefetch(worker.index * piece)
     }
 }
 
 /// A matrix where the model has it, in the hands of whoever keeps it there.
-pub enum Weight {
+pub enum WeightMatrix {
     F32(Box<dyn AsRef<[f32]> + Send + Sync>),
     Bf16(Box<dyn AsRef<[bf16]> + Send + Sync>),
 }
 
-impl Weight {
+impl WeightMatrix {
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         match self {
-            Weight::F32(numbers) => Matrix::F32((**numbers).as_ref()),
-            Weight::Bf16(numbers) => Matrix::Bf16((**numbers).as_ref()),
+            WeightMatrix::F32(numbers) => Matrix::F32((**numbers).as_ref()),
+            WeightMatrix::Bf16(numbers) => Matrix::Bf16((**numbers).as_ref()),
         }
     }
 

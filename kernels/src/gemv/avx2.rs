@@ -9,31 +9,31 @@ use super::AHEAD_OF_TILES;
 const LANES: usize = 8;
 
 /// Numbers that fill a register in single precision.
-pub trait Widen: Copy {
+pub trait LoadF32x8: Copy {
     const ZERO: Self;
 
     /// # Safety
     /// There are [`LANES`] numbers from `place` on, and the processor has the instructions.
-    unsafe fn wide(place: *const Self) -> __m256;
+    unsafe fn load(place: *const Self) -> __m256;
 }
 
-impl Widen for f32 {
+impl LoadF32x8 for f32 {
     const ZERO: f32 = 0.0;
 
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    unsafe fn wide(place: *const f32) -> __m256 {
+    unsafe fn load(place: *const f32) -> __m256 {
         // SAFETY: by the caller's promise.
         unsafe { _mm256_loadu_ps(place) }
     }
 }
 
-impl Widen for bf16 {
+impl LoadF32x8 for bf16 {
     const ZERO: bf16 = bf16::ZERO;
 
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    unsafe fn wide(place: *const bf16) -> __m256 {
+    unsafe fn load(place: *const bf16) -> __m256 {
         // SAFETY: by the caller's promise.
         let halves = unsafe { _mm_loadu_si128(place.cast()) };
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
@@ -42,7 +42,7 @@ impl Widen for bf16 {
 
 /// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time.
 #[target_feature(enable = "avx2,fma")]
-pub fn tile<const R: usize, const O: usize, T: Widen>(
+pub fn tile<const R: usize, const O: usize, T: LoadF32x8>(
     x: &[T],
     weights: &[T],
     inputs: usize,
@@ -62,13 +62,13 @@ pub fn tile<const R: usize, const O: usize, T: Widen>(
             // Asking for memory reads none, wherever it is.
             _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD_OF_TILES).cast());
             // SAFETY: `first + LANES <= whole`, and the matrix has these outputs.
-            row_of_weights[output] = unsafe { T::wide(place) };
+            row_of_weights[output] = unsafe { T::load(place) };
             output += 1;
         }
         let mut row = 0;
         while row < R {
             // SAFETY: as above, and there are as many rows.
-            let x = unsafe { T::wide(x.as_ptr().add(row * inputs + first)) };
+            let x = unsafe { T::load(x.as_ptr().add(row * inputs + first)) };
             let mut output = 0;
             while output < O {
                 lanes[row][output] = _mm256_fmadd_ps(x, row_of_weights[output], lanes[row][output]);
@@ -102,11 +102,11 @@ pub fn tile<const R: usize, const O: usize, T: Widen>(
 
 /// Fewer numbers than fill a register, and zeros.
 #[target_feature(enable = "avx2,fma")]
-fn rest<T: Widen>(numbers: &[T]) -> __m256 {
+fn rest<T: LoadF32x8>(numbers: &[T]) -> __m256 {
     let mut filled = [T::ZERO; LANES];
     filled[..numbers.len()].copy_from_slice(numbers);
     // SAFETY: there are as many.
-    unsafe { T::wide(filled.as_ptr()) }
+    unsafe { T::load(filled.as_ptr()) }
 }
 
 /// Of each register, the sum of its lanes.

@@ -38,7 +38,7 @@ fn reduce<const R: usize, const O: usize>(lanes: &[[__m512; O]; R], sums: &mut [
 /// Asks for weights before they are needed, into the second cache: the first is full of the rows.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn ask<T>(place: *const T) {
+fn prefetch<T>(place: *const T) {
     // Asking for memory reads none, wherever it is.
     _mm_prefetch::<_MM_HINT_T1>(place.cast());
 }
@@ -67,7 +67,7 @@ pub fn f32_one_by_one<const R: usize>(
         for first in (0..inputs).step_by(LANES) {
             let mask = if inputs - first >= LANES { u16::MAX } else { (1 << (inputs - first)) - 1 };
             let place = weights.as_ptr().wrapping_add(first);
-            ask(ahead.wrapping_add(first));
+            prefetch(ahead.wrapping_add(first));
             // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
             let weight = unsafe { _mm512_maskz_loadu_ps(mask, place) };
             for (row, lanes) in lanes[..R].iter_mut().enumerate() {
@@ -97,7 +97,7 @@ pub fn bf16_one_by_one<const R: usize>(
         for first in (0..inputs).step_by(2 * LANES) {
             let mask = if inputs - first >= 2 * LANES { u32::MAX } else { (1 << (inputs - first)) - 1 };
             let place = weights.as_ptr().wrapping_add(first);
-            ask(ahead.wrapping_add(first));
+            prefetch(ahead.wrapping_add(first));
             // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
             let weight = unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) };
             for (row, lanes) in lanes[..R].iter_mut().enumerate() {

@@ -20,25 +20,25 @@ pub const QUERIES: usize = 4;
 const SPAN: usize = 4;
 
 /// Numbers that fill a register in single precision.
-pub trait Widen: Scalar {
+pub trait LoadF32x16: Scalar {
     /// # Safety
     /// There are [`LANES`] numbers from `place` on, and the processor has the instructions.
-    unsafe fn wide(place: *const Self) -> __m512;
+    unsafe fn load(place: *const Self) -> __m512;
 }
 
-impl Widen for f32 {
+impl LoadF32x16 for f32 {
     #[target_feature(enable = "avx512f")]
     #[inline]
-    unsafe fn wide(place: *const f32) -> __m512 {
+    unsafe fn load(place: *const f32) -> __m512 {
         // SAFETY: by the caller's promise.
         unsafe { _mm512_loadu_ps(place) }
     }
 }
 
-impl Widen for bf16 {
+impl LoadF32x16 for bf16 {
     #[target_feature(enable = "avx512f")]
     #[inline]
-    unsafe fn wide(place: *const bf16) -> __m512 {
+    unsafe fn load(place: *const bf16) -> __m512 {
         // SAFETY: by the caller's promise.
         let halves = unsafe { _mm256_loadu_si256(place.cast()) };
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
@@ -47,7 +47,7 @@ impl Widen for bf16 {
 
 /// `Q` queries, `[Q, width]`; `width` is whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub fn attend<const Q: usize, T: Widen>(
+pub fn attend<const Q: usize, T: LoadF32x16>(
     queries: &[f32],
     seen: Seen<T>,
     scratch: &mut Vec<f32>,
@@ -71,7 +71,7 @@ pub fn attend<const Q: usize, T: Widen>(
             let mut sums = [_mm512_setzero_ps(); Q];
             for at in (0..width).step_by(LANES) {
                 // SAFETY: `place < count` and `at + LANES <= width`, here and for the queries.
-                let key = unsafe { T::wide(keys.as_ptr().add(place * width + at)) };
+                let key = unsafe { T::load(keys.as_ptr().add(place * width + at)) };
                 for (index, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: as above.
                     let query = unsafe { _mm512_loadu_ps(queries.as_ptr().add(index * width + at)) };
@@ -116,7 +116,7 @@ pub fn attend<const Q: usize, T: Widen>(
 /// `weights` is `[Q, room]` with at least as much room as there are places, `attended` is `[Q, width]`, and
 /// `at + R * LANES <= width`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn means<const Q: usize, const R: usize, T: Widen>(
+unsafe fn means<const Q: usize, const R: usize, T: LoadF32x16>(
     weights: &[f32],
     room: usize,
     totals: &[f32; Q],
@@ -135,7 +135,7 @@ unsafe fn means<const Q: usize, const R: usize, T: Widen>(
             let mut value = [_mm512_setzero_ps(); R];
             for (register, value) in value.iter_mut().enumerate() {
                 // SAFETY: by the caller's promise.
-                *value = unsafe { T::wide(values.as_ptr().add(at + register * LANES)) };
+                *value = unsafe { T::load(values.as_ptr().add(at + register * LANES)) };
             }
             for (index, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: by the caller's promise.

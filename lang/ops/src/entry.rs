@@ -4,7 +4,7 @@ use crate::Unit;
 
 /// One entry of the tables of reductions, statistics, scans and memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct OperatorEntry {
     pub name: &'static str,
     /// How it is written, for help texts.
     pub usage: &'static str,

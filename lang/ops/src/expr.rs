@@ -3,7 +3,7 @@
 use crate::Function;
 
 #[derive(Clone, Copy, Debug)]
-pub enum Expr {
+pub enum OpExpr {
     /// An operand, by position.
     Operand(usize),
     /// What the function gives: only in a gradient.
@@ -11,9 +11,9 @@ pub enum Expr {
     /// The gradient that reaches the output: only in a gradient.
     Gradient,
     Constant(f64),
-    Apply(Function, &'static [Expr]),
-    /// The first are computed, in order; [`Expr::Local`] in the second names them by position.
-    Let(&'static [Expr], &'static Expr),
+    Apply(Function, &'static [OpExpr]),
+    /// The first are computed, in order; [`OpExpr::Local`] in the second names them by position.
+    Let(&'static [OpExpr], &'static OpExpr),
     Local(usize),
 }
 
@@ -40,7 +40,7 @@ impl<V> Clone for Arguments<'_, V> {
 
 impl<V> Copy for Arguments<'_, V> {}
 
-impl Expr {
+impl OpExpr {
     /// Operands are computed from left to right.
     pub fn evaluate<B: Backend>(&self, backend: &mut B, arguments: Arguments<B::Value>) -> B::Value {
         self.within(backend, arguments, &[])
@@ -55,12 +55,12 @@ impl Expr {
         let reverse =
             |at: usize| arguments.reverse.expect("only gradients name output and gradient")[at].clone();
         match self {
-            Expr::Operand(position) => arguments.operands[*position].clone(),
-            Expr::Output => reverse(0),
-            Expr::Gradient => reverse(1),
-            Expr::Constant(value) => backend.constant(*value),
-            Expr::Local(position) => locals[*position].clone(),
-            Expr::Let(parts, body) => {
+            OpExpr::Operand(position) => arguments.operands[*position].clone(),
+            OpExpr::Output => reverse(0),
+            OpExpr::Gradient => reverse(1),
+            OpExpr::Constant(value) => backend.constant(*value),
+            OpExpr::Local(position) => locals[*position].clone(),
+            OpExpr::Let(parts, body) => {
                 let mut values: Vec<B::Value> = Vec::with_capacity(parts.len());
                 for part in *parts {
                     let value = part.within(backend, arguments, &values);
@@ -68,7 +68,7 @@ impl Expr {
                 }
                 body.within(backend, arguments, &values)
             }
-            Expr::Apply(function, operands) => {
+            OpExpr::Apply(function, operands) => {
                 let mut of = |at: usize| operands[at].within(backend, arguments, locals);
                 // No list on the heap: the audit computes many of these.
                 match operands.len() {
@@ -91,9 +91,9 @@ impl Expr {
 }
 
 /// Numbers.
-pub struct Numbers;
+pub struct NumberOps;
 
-impl Backend for Numbers {
+impl Backend for NumberOps {
     type Value = f64;
 
     fn constant(&mut self, value: f64) -> f64 {

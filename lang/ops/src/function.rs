@@ -1,29 +1,29 @@
 //! What is declared of an elementwise function, and what follows from it.
 
-use crate::expr::{Arguments, Expr, Numbers};
-use crate::interval::{self, Interval};
+use crate::expr::{Arguments, NumberOps, OpExpr};
+use crate::interval::{self, ValueInterval};
 use crate::{Function, Mismatch, Unit};
 
 /// One entry of the table.
-pub struct Definition {
+pub struct FunctionDefinition {
     /// As it is written: a name, or an operator's sign.
     pub name: &'static str,
-    pub form: Form,
+    pub notation: Notation,
     pub units: Units,
-    pub value: Value,
-    /// What reaches each operand when [`Expr::Gradient`] reaches the output; none where the function is
+    pub value: FunctionValue,
+    /// What reaches each operand when [`OpExpr::Gradient`] reaches the output; none where the function is
     /// constant in it almost everywhere. Empty: in all of them.
     ///
     /// Where there is no derivative, one is chosen as automatic differentiation does: `min` and `max` of two
     /// equals pass the gradient to the first, `clip` passes it inside and at its bounds, `abs` and `relu`
     /// have derivative 0 at 0.
-    pub gradients: &'static [Option<Expr>],
+    pub gradients: &'static [Option<OpExpr>],
     pub range: Range,
     pub accuracy: Accuracy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Form {
+pub enum Notation {
     /// `name(x)`, with its parameters' names, and one line for documentation.
     Call { parameters: &'static [&'static str], doc: &'static str },
     /// `-x`; the larger the precedence, the tighter it binds.
@@ -43,12 +43,12 @@ pub enum Units {
 
 /// The value in f64. Transcendental functions are `libm`'s, not the system's: its code is the same on every
 /// machine, so results are too.
-pub enum Value {
+pub enum FunctionValue {
     Native(fn(&[f64]) -> f64),
     /// One of the operands, by position.
     Select(fn(&[f64]) -> usize),
     /// Of other functions.
-    Body(Expr),
+    Body(OpExpr),
 }
 
 /// The values over intervals of operands.
@@ -56,9 +56,9 @@ pub enum Range {
     /// Of one operand: the ends of the interval give the ends of the result.
     Increasing,
     /// Of operands of which something is known.
-    Of(fn(&[Interval]) -> Interval),
+    Of(fn(&[ValueInterval]) -> ValueInterval),
     /// Of a bool: whether it is decided, and how.
-    Truth(fn(&[Interval]) -> Option<bool>),
+    Truth(fn(&[ValueInterval]) -> Option<bool>),
 }
 
 /// How far the f32 program may be from the exact function, whatever the operands, fused multiplication and
@@ -79,30 +79,30 @@ impl Function {
     }
 
     pub fn operands(self) -> usize {
-        match self.definition().form {
-            Form::Call { parameters, .. } => parameters.len(),
-            Form::Prefix { .. } => 1,
-            Form::Infix { .. } => 2,
+        match self.definition().notation {
+            Notation::Call { parameters, .. } => parameters.len(),
+            Notation::Prefix { .. } => 1,
+            Notation::Infix { .. } => 2,
         }
     }
 
     /// How tightly an operator binds; calls bind tightest.
     pub fn precedence(self) -> u8 {
-        match self.definition().form {
-            Form::Call { .. } => CALL,
-            Form::Prefix { precedence } | Form::Infix { precedence } => precedence,
+        match self.definition().notation {
+            Notation::Call { .. } => CALL,
+            Notation::Prefix { precedence } | Notation::Infix { precedence } => precedence,
         }
     }
 
     pub fn is_call(self) -> bool {
-        matches!(self.definition().form, Form::Call { .. })
+        matches!(self.definition().notation, Notation::Call { .. })
     }
 
     /// One line for documentation; empty for operators.
     pub fn doc(self) -> &'static str {
-        match self.definition().form {
-            Form::Call { doc, .. } => doc,
-            Form::Prefix { .. } | Form::Infix { .. } => "",
+        match self.definition().notation {
+            Notation::Call { doc, .. } => doc,
+            Notation::Prefix { .. } | Notation::Infix { .. } => "",
         }
     }
 
@@ -111,25 +111,25 @@ impl Function {
         !self.definition().gradients.is_empty()
     }
 
-    /// What reaches the operand at `position` when [`Expr::Gradient`] reaches the output.
-    pub fn gradient(self, position: usize) -> Option<&'static Expr> {
+    /// What reaches the operand at `position` when [`OpExpr::Gradient`] reaches the output.
+    pub fn gradient(self, position: usize) -> Option<&'static OpExpr> {
         self.definition().gradients.get(position)?.as_ref()
     }
 
     /// The value of as many operands as it has.
     pub fn value(self, operands: &[f64]) -> f64 {
         match &self.definition().value {
-            Value::Native(value) => value(operands),
-            Value::Select(position) => operands[position(operands)],
-            Value::Body(body) => body.evaluate(&mut Numbers, Arguments { operands, reverse: None }),
+            FunctionValue::Native(value) => value(operands),
+            FunctionValue::Select(position) => operands[position(operands)],
+            FunctionValue::Body(body) => body.evaluate(&mut NumberOps, Arguments { operands, reverse: None }),
         }
     }
 
     /// What other functions it is made of.
-    pub fn body(self) -> Option<&'static Expr> {
+    pub fn body(self) -> Option<&'static OpExpr> {
         match &self.definition().value {
-            Value::Body(body) => Some(body),
-            Value::Native(_) | Value::Select(_) => None,
+            FunctionValue::Body(body) => Some(body),
+            FunctionValue::Native(_) | FunctionValue::Select(_) => None,
         }
     }
 
@@ -145,7 +145,7 @@ impl Function {
     }
 
     /// Between which values its results lie where each operand lies in an interval, or a little further out.
-    pub fn range(self, operands: &[Interval]) -> Interval {
+    pub fn range(self, operands: &[ValueInterval]) -> ValueInterval {
         interval::proper(match self.definition().range {
             Range::Truth(decided) => interval::truth(decided(operands)),
             // `log` of nothing finite has no bounds either.
@@ -234,7 +234,7 @@ mod tests {
                     let derivative = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
                     let output = function.value(operands);
                     let arguments = Arguments { operands, reverse: Some([&output, &-3.0]) };
-                    let exact = gradient.evaluate(&mut Numbers, arguments);
+                    let exact = gradient.evaluate(&mut NumberOps, arguments);
                     assert!(
                         (exact + 3.0 * derivative).abs() < 1e-7 * (1.0 + exact.abs()),
                         "{function:?} of {operands:?} by operand {position}: {exact} is not -3 times {derivative}"

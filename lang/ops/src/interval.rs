@@ -6,24 +6,24 @@
 use crate::Function;
 
 /// Lowest and highest value.
-pub type Interval = (f64, f64);
+pub type ValueInterval = (f64, f64);
 
 /// Any number, or none: what can be said of a logarithm where its argument may be negative.
-pub const ANYTHING: Interval = (f64::NEG_INFINITY, f64::INFINITY);
+pub const ANYTHING: ValueInterval = (f64::NEG_INFINITY, f64::INFINITY);
 /// Of a bool.
-const EITHER: Interval = (0.0, 1.0);
+const EITHER: ValueInterval = (0.0, 1.0);
 
 /// What came of operations without a result, such as the difference of two infinities, may be anything.
-pub fn proper((low, high): Interval) -> Interval {
+pub fn proper((low, high): ValueInterval) -> ValueInterval {
     if low <= high { (low, high) } else { ANYTHING }
 }
 
-pub(crate) fn truth(decided: Option<bool>) -> Interval {
+pub(crate) fn truth(decided: Option<bool>) -> ValueInterval {
     decided.map_or(EITHER, |holds| if holds { (1.0, 1.0) } else { (0.0, 0.0) })
 }
 
 /// Whether a bool is known.
-fn known((low, high): Interval) -> Option<bool> {
+fn known((low, high): ValueInterval) -> Option<bool> {
     match () {
         () if low == 0.0 && high == 0.0 => Some(false),
         () if low > 0.0 || high < 0.0 => Some(true),
@@ -31,11 +31,11 @@ fn known((low, high): Interval) -> Option<bool> {
     }
 }
 
-pub(crate) fn negate(x: &[Interval]) -> Interval {
+pub(crate) fn negate(x: &[ValueInterval]) -> ValueInterval {
     (-x[0].1, -x[0].0)
 }
 
-pub(crate) fn abs(x: &[Interval]) -> Interval {
+pub(crate) fn abs(x: &[ValueInterval]) -> ValueInterval {
     match x[0] {
         (low, _) if low >= 0.0 => x[0],
         (_, high) if high <= 0.0 => negate(x),
@@ -43,23 +43,23 @@ pub(crate) fn abs(x: &[Interval]) -> Interval {
     }
 }
 
-pub(crate) fn add(x: &[Interval]) -> Interval {
+pub(crate) fn add(x: &[ValueInterval]) -> ValueInterval {
     (x[0].0 + x[1].0, x[0].1 + x[1].1)
 }
 
-pub(crate) fn subtract(x: &[Interval]) -> Interval {
+pub(crate) fn subtract(x: &[ValueInterval]) -> ValueInterval {
     (x[0].0 - x[1].1, x[0].1 - x[1].0)
 }
 
-pub(crate) fn multiply(x: &[Interval]) -> Interval {
+pub(crate) fn multiply(x: &[ValueInterval]) -> ValueInterval {
     corners(Function::Multiply, x)
 }
 
-pub(crate) fn divide(x: &[Interval]) -> Interval {
+pub(crate) fn divide(x: &[ValueInterval]) -> ValueInterval {
     if x[1].0 > 0.0 || x[1].1 < 0.0 { corners(Function::Divide, x) } else { ANYTHING }
 }
 
-pub(crate) fn power(x: &[Interval]) -> Interval {
+pub(crate) fn power(x: &[ValueInterval]) -> ValueInterval {
     match x[1] {
         _ if x[0].0 > 0.0 => corners(Function::Power, x),
         (low, high) if low == high => whole_power(x[0], low),
@@ -67,19 +67,19 @@ pub(crate) fn power(x: &[Interval]) -> Interval {
     }
 }
 
-pub(crate) fn minimum(x: &[Interval]) -> Interval {
+pub(crate) fn minimum(x: &[ValueInterval]) -> ValueInterval {
     (x[0].0.min(x[1].0), x[0].1.min(x[1].1))
 }
 
-pub(crate) fn maximum(x: &[Interval]) -> Interval {
+pub(crate) fn maximum(x: &[ValueInterval]) -> ValueInterval {
     (x[0].0.max(x[1].0), x[0].1.max(x[1].1))
 }
 
-pub(crate) fn clip(x: &[Interval]) -> Interval {
+pub(crate) fn clip(x: &[ValueInterval]) -> ValueInterval {
     (x[0].0.max(x[1].0).min(x[2].0), x[0].1.max(x[1].1).min(x[2].1))
 }
 
-pub(crate) fn choose(x: &[Interval]) -> Interval {
+pub(crate) fn choose(x: &[ValueInterval]) -> ValueInterval {
     match known(x[0]) {
         Some(true) => x[1],
         Some(false) => x[2],
@@ -87,11 +87,11 @@ pub(crate) fn choose(x: &[Interval]) -> Interval {
     }
 }
 
-pub(crate) fn not(x: &[Interval]) -> Option<bool> {
+pub(crate) fn not(x: &[ValueInterval]) -> Option<bool> {
     known(x[0]).map(|holds| !holds)
 }
 
-pub(crate) fn and(x: &[Interval]) -> Option<bool> {
+pub(crate) fn and(x: &[ValueInterval]) -> Option<bool> {
     match (known(x[0]), known(x[1])) {
         (Some(false), _) | (_, Some(false)) => Some(false),
         (Some(true), Some(true)) => Some(true),
@@ -99,7 +99,7 @@ pub(crate) fn and(x: &[Interval]) -> Option<bool> {
     }
 }
 
-pub(crate) fn or(x: &[Interval]) -> Option<bool> {
+pub(crate) fn or(x: &[ValueInterval]) -> Option<bool> {
     match (known(x[0]), known(x[1])) {
         (Some(true), _) | (_, Some(true)) => Some(true),
         (Some(false), Some(false)) => Some(false),
@@ -107,23 +107,23 @@ pub(crate) fn or(x: &[Interval]) -> Option<bool> {
     }
 }
 
-pub(crate) fn less(x: &[Interval]) -> Option<bool> {
+pub(crate) fn less(x: &[ValueInterval]) -> Option<bool> {
     below(x[0], x[1], false)
 }
 
-pub(crate) fn less_equal(x: &[Interval]) -> Option<bool> {
+pub(crate) fn less_equal(x: &[ValueInterval]) -> Option<bool> {
     below(x[0], x[1], true)
 }
 
-pub(crate) fn greater(x: &[Interval]) -> Option<bool> {
+pub(crate) fn greater(x: &[ValueInterval]) -> Option<bool> {
     below(x[1], x[0], false)
 }
 
-pub(crate) fn greater_equal(x: &[Interval]) -> Option<bool> {
+pub(crate) fn greater_equal(x: &[ValueInterval]) -> Option<bool> {
     below(x[1], x[0], true)
 }
 
-pub(crate) fn equal(x: &[Interval]) -> Option<bool> {
+pub(crate) fn equal(x: &[ValueInterval]) -> Option<bool> {
     let (a, b) = (x[0], x[1]);
     if x.contains(&ANYTHING) {
         return None;
@@ -133,11 +133,11 @@ pub(crate) fn equal(x: &[Interval]) -> Option<bool> {
     if one { Some(true) } else { apart.then_some(false) }
 }
 
-pub(crate) fn not_equal(x: &[Interval]) -> Option<bool> {
+pub(crate) fn not_equal(x: &[ValueInterval]) -> Option<bool> {
     equal(x).map(|same| !same)
 }
 
-fn below(a: Interval, b: Interval, or_equal: bool) -> Option<bool> {
+fn below(a: ValueInterval, b: ValueInterval, or_equal: bool) -> Option<bool> {
     // What may be no number is below nothing.
     if [a, b].contains(&ANYTHING) {
         return None;
@@ -147,7 +147,7 @@ fn below(a: Interval, b: Interval, or_equal: bool) -> Option<bool> {
 }
 
 /// Of a function that rises or falls in each operand, whatever the other is.
-fn corners(function: Function, x: &[Interval]) -> Interval {
+fn corners(function: Function, x: &[ValueInterval]) -> ValueInterval {
     let (a, b) = (x[0], x[1]);
     let values = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| function.value(&[a, b]));
     if values.iter().any(|value| value.is_nan()) {
@@ -157,7 +157,7 @@ fn corners(function: Function, x: &[Interval]) -> Interval {
 }
 
 /// `x^2`, `x^3`: where x may be 0 or negative.
-fn whole_power(x: Interval, exponent: f64) -> Interval {
+fn whole_power(x: ValueInterval, exponent: f64) -> ValueInterval {
     let power = |x: f64| Function::Power.value(&[x, exponent]);
     if exponent < 0.0 || exponent.fract() != 0.0 {
         return if x.0 >= 0.0 && exponent >= 0.0 { (power(x.0), power(x.1)) } else { ANYTHING };
@@ -170,7 +170,7 @@ fn whole_power(x: Interval, exponent: f64) -> Interval {
     }
 }
 
-pub(crate) fn cosine(x: &[Interval]) -> Interval {
+pub(crate) fn cosine(x: &[ValueInterval]) -> ValueInterval {
     use std::f64::consts::{PI, TAU};
     let (low, high) = x[0];
     if low.is_infinite() || high.is_infinite() {

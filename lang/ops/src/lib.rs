@@ -1,27 +1,27 @@
 //! The operators of the language, below its checker and its compiler: each is declared once, here.
 //!
-//! An elementwise function is one entry of the table in [`table`], a [`Definition`]:
+//! An elementwise function is one entry of the table in [`table`], a [`FunctionDefinition`]:
 //!
 //! | field | what derives from it |
 //! |---|---|
-//! | `name`, `form` | names, arities, completion, hover, the book, the editors' grammars, formulas as text |
+//! | `name`, `notation` | names, arities, completion, hover, the book, the editors' grammars, formulas as text |
 //! | `units` | which units it takes and gives |
 //! | `value` | constant folding, the interpreter, the audit's dual numbers |
 //! | `gradients` | reverse-mode derivatives in the expression graph, the audit's dual numbers; empty where there is none |
 //! | `range` | what a schedule or a bound can be over a run |
 //! | `accuracy` | the error that tests hold the f32 program to, and the book's table |
 //!
-//! A `value` is a Rust function of `f64` numbers, one of the operands, or an [`Expr`] of other functions. In
-//! the last case no program in single precision is needed: machine code ([`f32_ops`]) and tensors evaluate
+//! A `value` is a Rust function of `f64` numbers, one of the operands, or an [`OpExpr`] of other functions.
+//! In the last case no program in single precision is needed: machine code ([`f32_ops`]) and tensors evaluate
 //! the same expression. So a function that others can be put together to is added by its entry and its page
 //! of tests. One that needs a program of its own in single precision gets that in [`f32_ops`], and a line
 //! where the runtime names libtorch's kernels.
 //!
-//! What goes along an axis has one entry each too ([`Entry`]): [`Reduction`]s, [`Statistic`]s, [`Scan`]s and
-//! [`Memory`], with the name, arguments and documentation that the checker, editors and the book read, and
-//! the value that the interpreter, compiled programs and the audit compute.
+//! What goes along an axis has one entry each too ([`OperatorEntry`]): [`Reduction`]s, [`Statistic`]s,
+//! [`Scan`]s and [`Memory`], with the name, arguments and documentation that the checker, editors and the
+//! book read, and the value that the interpreter, compiled programs and the audit compute.
 //!
-//! All ways to compute an [`Expr`] are one: whoever can make a constant and apply a function to operands
+//! All ways to compute an [`OpExpr`] are one: whoever can make a constant and apply a function to operands
 //! implements [`Backend`] (numbers, graph nodes, f32 programs, tensors).
 
 #![forbid(unsafe_code)]
@@ -37,9 +37,9 @@ mod statistic;
 mod table;
 mod unit;
 
-pub use entry::Entry;
-pub use expr::{Backend, Expr};
-pub use function::{Accuracy, Definition, Form, Range, Units, Value, maximum, minimum};
+pub use entry::OperatorEntry;
+pub use expr::{Backend, OpExpr};
+pub use function::{Accuracy, FunctionDefinition, FunctionValue, Notation, Range, Units, maximum, minimum};
 pub use reduction::{Receivers, Reduction, ReductionGradient};
 pub use scan::{Memory, Scan};
 pub use statistic::{Deviation, Statistic, quantile};

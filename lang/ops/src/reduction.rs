@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, same};
+use crate::entry::{OperatorEntry, same};
 use crate::statistic::quantile;
 use crate::{Function, Unit, maximum, minimum};
 
@@ -49,56 +49,56 @@ impl Reduction {
         Reduction::Quantile { q: 0.5 },
     ];
 
-    pub fn definition(self) -> Entry {
+    pub fn definition(self) -> OperatorEntry {
         /// Of anything; the result is what the elements are.
-        const USUAL: Entry = Entry { name: "", usage: "", doc: "", unit: same };
+        const USUAL: OperatorEntry = OperatorEntry { name: "", usage: "", doc: "", unit: same };
         match self {
-            Reduction::Sum => Entry {
+            Reduction::Sum => OperatorEntry {
                 name: "sum",
                 usage: "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3])",
                 doc: "The sum along an axis; of teachers, the weighted sum of their losses.",
                 unit: |of| if of == Unit::Bool { Unit::Count } else { of },
             },
-            Reduction::Mean => Entry {
+            Reduction::Mean => OperatorEntry {
                 name: "mean",
                 usage: "mean(x, over: sequence)",
                 doc: "The mean along an axis.",
                 unit: averaged,
             },
             // Documented with the functions of two numbers.
-            Reduction::Minimum => Entry { name: Function::Minimum.name(), ..USUAL },
-            Reduction::Maximum => Entry { name: Function::Maximum.name(), ..USUAL },
-            Reduction::First => Entry {
+            Reduction::Minimum => OperatorEntry { name: Function::Minimum.name(), ..USUAL },
+            Reduction::Maximum => OperatorEntry { name: Function::Maximum.name(), ..USUAL },
+            Reduction::First => OperatorEntry {
                 name: "first",
                 usage: "first(x, over: sequence)",
                 doc: "The first element along an axis.",
                 ..USUAL
             },
-            Reduction::Last => Entry {
+            Reduction::Last => OperatorEntry {
                 name: "last",
                 usage: "last(x, over: sequence)",
                 doc: "The last element along an axis.",
                 ..USUAL
             },
-            Reduction::Any => Entry {
+            Reduction::Any => OperatorEntry {
                 name: "any",
                 usage: "any(condition, over: group)",
                 doc: "Whether some element is true.",
                 ..USUAL
             },
-            Reduction::All => Entry {
+            Reduction::All => OperatorEntry {
                 name: "all",
                 usage: "all(condition, over: group)",
                 doc: "Whether every element is true.",
                 ..USUAL
             },
-            Reduction::Count => Entry {
+            Reduction::Count => OperatorEntry {
                 name: "count",
                 usage: "count(correct, over: group)",
                 doc: "How many elements are true.",
                 unit: |_| Unit::Count,
             },
-            Reduction::Quantile { .. } => Entry {
+            Reduction::Quantile { .. } => OperatorEntry {
                 name: "quantile",
                 usage: "quantile(x, 0.9, over: batch)",
                 doc: "The `q` quantile along an axis, interpolated linearly.",

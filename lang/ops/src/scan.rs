@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, same};
+use crate::entry::{OperatorEntry, same};
 use crate::{Unit, maximum, minimum};
 
 /// A running value along an axis; the axis of the argument is kept.
@@ -34,45 +34,45 @@ impl<Discount> Scan<Discount> {
         }
     }
 
-    pub fn definition(&self) -> Entry {
-        const USUAL: Entry = Entry {
+    pub fn definition(&self) -> OperatorEntry {
+        const USUAL: OperatorEntry = OperatorEntry {
             name: "",
             usage: "",
             doc: "",
             unit: |of| if of == Unit::Bool { Unit::Count } else { of },
         };
         match self {
-            Scan::Sum => Entry {
+            Scan::Sum => OperatorEntry {
                 name: "cumsum",
                 usage: "cumsum(x, over: sequence)",
                 doc: "The sum so far, this element included.",
                 ..USUAL
             },
-            Scan::Product => Entry {
+            Scan::Product => OperatorEntry {
                 name: "cumprod",
                 usage: "cumprod(x, over: sequence)",
                 doc: "The product so far, this element included.",
                 unit: product,
             },
-            Scan::Minimum => Entry {
+            Scan::Minimum => OperatorEntry {
                 name: "cummin",
                 usage: "cummin(x, over: sequence)",
                 doc: "The smallest so far, this element included.",
                 unit: same,
             },
-            Scan::Maximum => Entry {
+            Scan::Maximum => OperatorEntry {
                 name: "cummax",
                 usage: "cummax(x, over: sequence)",
                 doc: "The largest so far, this element included.",
                 unit: same,
             },
-            Scan::Next => Entry {
+            Scan::Next => OperatorEntry {
                 name: "next",
                 usage: "next(student.value, over: sequence)",
                 doc: "The element after this one; 0 after the last.",
                 ..USUAL
             },
-            Scan::RewardToGo { .. } => Entry {
+            Scan::RewardToGo { .. } => OperatorEntry {
                 name: "reward_to_go",
                 usage: "reward_to_go(x, discount: 1, over: sequence)",
                 doc: "The discounted sum of this element and all later ones.",
@@ -145,16 +145,16 @@ impl Memory {
     /// One of each; its number is a placeholder.
     pub const EACH: [Memory; 2] = [Memory::Ema { rate: 0.9 }, Memory::Previous];
 
-    pub fn definition(self) -> Entry {
+    pub fn definition(self) -> OperatorEntry {
         match self {
-            Memory::Ema { .. } => Entry {
+            Memory::Ema { .. } => OperatorEntry {
                 name: "ema",
                 usage: "ema(mean(x, over: batch), rate: 0.9)",
                 doc: "Exponential moving average over the steps of the run: `rate` times the old value plus \
                       `1 - rate` times the new one; at the first step the new one.",
                 unit: same,
             },
-            Memory::Previous => Entry {
+            Memory::Previous => OperatorEntry {
                 name: "previous",
                 usage: "previous(loss)",
                 doc: "The value of the previous step; at the first step the current value.",

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, same};
+use crate::entry::{OperatorEntry, same};
 use crate::{Unit, maximum, minimum};
 
 /// Added to the standard deviation of a z-score, so that a group of almost equal values is not blown up. The
@@ -70,77 +70,77 @@ impl Statistic {
         Statistic::Chunks { most: 4, width: 20 },
     ];
 
-    pub fn definition(self) -> Entry {
+    pub fn definition(self) -> OperatorEntry {
         match self {
-            Statistic::Zscore { .. } => Entry {
+            Statistic::Zscore { .. } => OperatorEntry {
                 name: "zscore",
                 usage: "zscore(x, over: group, deviation: sample)",
                 doc: "(x - mean) / deviation; 0 where all are equal.",
                 unit: |_| Unit::Number,
             },
-            Statistic::Center => Entry {
+            Statistic::Center => OperatorEntry {
                 name: "center",
                 usage: "center(x, over: group)",
                 doc: "`x` minus the mean along the axis.",
                 unit: centred,
             },
-            Statistic::Rank => Entry {
+            Statistic::Rank => OperatorEntry {
                 name: "rank",
                 usage: "rank(x, over: batch)",
                 doc: "Share of the others that are smaller, from 0 to 1; equal values share their mean rank.",
                 unit: |_| Unit::Fraction,
             },
-            Statistic::LeaveOneOut => Entry {
+            Statistic::LeaveOneOut => OperatorEntry {
                 name: "leave_one_out",
                 usage: "leave_one_out(reward, over: group)",
                 doc: "The mean of the other elements: a baseline that does not depend on the element itself.",
                 unit: same,
             },
-            Statistic::Minmax => Entry {
+            Statistic::Minmax => OperatorEntry {
                 name: "minmax",
                 usage: "minmax(x, over: batch)",
                 doc: "Shifted and scaled to [0, 1]; 0 where all are equal.",
                 unit: |_| Unit::Fraction,
             },
-            Statistic::Winsor { .. } => Entry {
+            Statistic::Winsor { .. } => OperatorEntry {
                 name: "winsor",
                 usage: "winsor(x, upper: 0.98, over: batch)",
                 doc: "Values above the `upper` quantile are set to it.",
                 unit: same,
             },
-            Statistic::TopFraction { .. } => Entry {
+            Statistic::TopFraction { .. } => OperatorEntry {
                 name: "top_fraction",
                 usage: "top_fraction(x, keep: 0.5, over: batch)",
                 doc: "True for the `keep` fraction with the largest values, their number rounded up, ties \
                       broken by position.",
                 unit: |_| Unit::Bool,
             },
-            Statistic::TopCount { .. } => Entry {
+            Statistic::TopCount { .. } => OperatorEntry {
                 name: "top_count",
                 usage: "top_count(x, n: 2, over: block)",
                 doc: "True for the `n` largest values, ties broken by position.",
                 unit: |_| Unit::Bool,
             },
-            Statistic::Softmax => Entry {
+            Statistic::Softmax => OperatorEntry {
                 name: "softmax",
                 usage: "softmax(x, over: group), or softmax(x, across: panel, missing: uniform)",
                 doc: "exp(x) / sum of exp(x), along an axis, or across the members of a panel.",
                 unit: |_| Unit::Fraction,
             },
-            Statistic::SampleWithoutReplacement { .. } => Entry {
+            Statistic::SampleWithoutReplacement { .. } => OperatorEntry {
                 name: "sample_without_replacement",
                 usage: "sample_without_replacement(weight, keep: 0.5, over: batch)",
                 doc: "True for the `keep` fraction of the elements, their number rounded up, drawn with \
                       probabilities proportional to `x`.",
                 unit: |_| Unit::Bool,
             },
-            Statistic::Balance => Entry {
+            Statistic::Balance => OperatorEntry {
                 name: "balance",
                 usage: "balance(correct, over: group)",
                 doc: "True for as many true elements as false ones: the larger side is thinned at random.",
                 unit: |_| Unit::Bool,
             },
-            Statistic::Chunks { .. } => Entry {
+            Statistic::Chunks { .. } => OperatorEntry {
                 name: "chunks",
                 usage: "chunks(student.entropy, most: 4, width: 20)",
                 doc: "True in windows of tokens that begin at the largest values of a sequence.",
@@ -224,7 +224,7 @@ fn compare(statistic: Statistic, values: &[f64], epsilon: f64) -> Vec<f64> {
             values.iter().map(|x| (sum - x) / (count - 1.0).max(1.0)).collect()
         }
         Statistic::Rank => rank(values),
-        Statistic::TopFraction { keep } => top(values, kept(keep, values.len())),
+        Statistic::TopFraction { keep } => top(values, kept_count(keep, values.len())),
         Statistic::TopCount { count } => top(values, count as usize),
         Statistic::Chunks { most, width } => chunks(values, most as usize, width as usize),
         Statistic::Softmax => {
@@ -252,7 +252,7 @@ pub fn quantile(values: &[f64], fraction: f64) -> f64 {
 }
 
 /// `ceil(keep * n)`
-fn kept(keep: f64, n: usize) -> usize {
+fn kept_count(keep: f64, n: usize) -> usize {
     // 0.07 * 100 is 7.000000000000001 in floating point, and means 7.
     (keep * n as f64 - 1e-9).ceil().max(0.0) as usize
 }
@@ -315,7 +315,7 @@ fn sample_without_replacement(weights: &[f64], keep: f64, noise: &[f64]) -> Vec<
     });
     let keys: Vec<f64> = keys.collect();
     let drawable = keys.iter().filter(|key| **key != f64::NEG_INFINITY).count();
-    top(&keys, kept(keep, weights.len()).min(drawable))
+    top(&keys, kept_count(keep, weights.len()).min(drawable))
 }
 
 /// 1 for as many true elements as false ones; those of the larger side with the largest random numbers stay.

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::expr::Expr::{self, Apply, Constant, Gradient, Let, Local, Operand, Output};
+use crate::expr::OpExpr::{self, Apply, Constant, Gradient, Let, Local, Operand, Output};
 use crate::function::{
-    Accuracy, Definition, Form, Range, Units, Value, second_is_maximum, second_is_minimum,
+    Accuracy, FunctionDefinition, FunctionValue, Notation, Range, Units, second_is_maximum, second_is_minimum,
 };
 use crate::{interval, unit};
 
@@ -23,60 +23,60 @@ macro_rules! functions {
         impl Function {
             pub const ALL: &'static [Function] = &[$(Function::$name,)*];
 
-            pub fn definition(self) -> &'static Definition {
-                static TABLE: [Definition; Function::ALL.len()] = [$($definition,)*];
+            pub fn definition(self) -> &'static FunctionDefinition {
+                static TABLE: [FunctionDefinition; Function::ALL.len()] = [$($definition,)*];
                 &TABLE[self as usize]
             }
         }
     };
 }
 
-const X: Expr = Operand(0);
-const Y: Expr = Operand(1);
-const Z: Expr = Operand(2);
-const ZERO: Expr = Constant(0.0);
-const ONE: Expr = Constant(1.0);
+const X: OpExpr = Operand(0);
+const Y: OpExpr = Operand(1);
+const Z: OpExpr = Operand(2);
+const ZERO: OpExpr = Constant(0.0);
+const ONE: OpExpr = Constant(1.0);
 
 const EXACT: Accuracy = Accuracy { ulp: 0.0, how: "chosen or exact" };
 const TRUTH: Accuracy = Accuracy { ulp: 0.0, how: "true or false" };
 const INSTRUCTION: Accuracy = Accuracy { ulp: 0.5, how: "an instruction" };
 
-const fn call(parameters: &'static [&'static str], doc: &'static str) -> Form {
-    Form::Call { parameters, doc }
+const fn call(parameters: &'static [&'static str], doc: &'static str) -> Notation {
+    Notation::Call { parameters, doc }
 }
 
 /// Whether x is at least 0, and minus its size.
-const AT_LEAST_0: Expr = Apply(GreaterEqual, &[X, ZERO]);
-const MINUS_SIZE: Expr = Apply(Where, &[AT_LEAST_0, Apply(Negate, &[X]), X]);
+const AT_LEAST_0: OpExpr = Apply(GreaterEqual, &[X, ZERO]);
+const MINUS_SIZE: OpExpr = Apply(Where, &[AT_LEAST_0, Apply(Negate, &[X]), X]);
 
 fn truth(holds: bool) -> f64 {
     f64::from(u8::from(holds))
 }
 
 functions! {
-    Negate = Definition {
+    Negate = FunctionDefinition {
         name: "-",
-        form: Form::Prefix { precedence: 7 },
+        notation: Notation::Prefix { precedence: 7 },
         units: Units::One(unit::negation),
-        value: Value::Native(|x| -x[0]),
+        value: FunctionValue::Native(|x| -x[0]),
         gradients: &[Some(Apply(Negate, &[Gradient]))],
         range: Range::Of(interval::negate),
         accuracy: EXACT,
     },
-    Not = Definition {
+    Not = FunctionDefinition {
         name: "not ",
-        form: Form::Prefix { precedence: 3 },
+        notation: Notation::Prefix { precedence: 3 },
         units: Units::One(unit::truth),
-        value: Value::Native(|x| truth(x[0] == 0.0)),
+        value: FunctionValue::Native(|x| truth(x[0] == 0.0)),
         gradients: &[],
         range: Range::Truth(interval::not),
         accuracy: TRUTH,
     },
-    Abs = Definition {
+    Abs = FunctionDefinition {
         name: "abs",
-        form: call(&["x"], "The absolute value."),
+        notation: call(&["x"], "The absolute value."),
         units: Units::One(unit::size),
-        value: Value::Native(|x| x[0].abs()),
+        value: FunctionValue::Native(|x| x[0].abs()),
         gradients: &[Some(Let(
             &[Apply(Less, &[X, ZERO]), Apply(Greater, &[X, ZERO]), Apply(Negate, &[Gradient])],
             &Apply(Where, &[Local(0), Local(2), Apply(Where, &[Local(1), Gradient, ZERO])]),
@@ -84,11 +84,11 @@ functions! {
         range: Range::Of(interval::abs),
         accuracy: EXACT,
     },
-    Exp = Definition {
+    Exp = FunctionDefinition {
         name: "exp",
-        form: call(&["x"], "e to the power of `x`."),
+        notation: call(&["x"], "e to the power of `x`."),
         units: Units::One(unit::exponential),
-        value: Value::Native(|x| libm::exp(x[0])),
+        value: FunctionValue::Native(|x| libm::exp(x[0])),
         gradients: &[Some(Apply(Multiply, &[Gradient, Output]))],
         range: Range::Increasing,
         accuracy: Accuracy {
@@ -97,38 +97,38 @@ functions! {
                   once more",
         },
     },
-    Log = Definition {
+    Log = FunctionDefinition {
         name: "log",
-        form: call(&["x"], "The natural logarithm."),
+        notation: call(&["x"], "The natural logarithm."),
         units: Units::One(unit::logarithm),
-        value: Value::Native(|x| libm::log(x[0])),
+        value: FunctionValue::Native(|x| libm::log(x[0])),
         gradients: &[Some(Apply(Divide, &[Gradient, X]))],
         range: Range::Increasing,
         accuracy: Accuracy { ulp: 1.1, how: "the exponent taken off, a polynomial of degree 10" },
     },
-    Log1p = Definition {
+    Log1p = FunctionDefinition {
         name: "log1p",
-        form: call(&["x"], "log(1 + x), exact for small `x`."),
+        notation: call(&["x"], "log(1 + x), exact for small `x`."),
         units: Units::One(unit::logarithm_of_sum),
-        value: Value::Native(|x| libm::log1p(x[0])),
+        value: FunctionValue::Native(|x| libm::log1p(x[0])),
         gradients: &[Some(Apply(Divide, &[Gradient, Apply(Add, &[ONE, X])]))],
         range: Range::Increasing,
         accuracy: Accuracy { ulp: 1.6, how: "as `log`, keeping the digits that 1 + x loses; of -0 it is 0" },
     },
-    Sqrt = Definition {
+    Sqrt = FunctionDefinition {
         name: "sqrt",
-        form: call(&["x"], "The square root."),
+        notation: call(&["x"], "The square root."),
         units: Units::One(unit::plain_number),
-        value: Value::Native(|x| x[0].sqrt()),
+        value: FunctionValue::Native(|x| x[0].sqrt()),
         gradients: &[Some(Apply(Divide, &[Gradient, Apply(Multiply, &[Constant(2.0), Output])]))],
         range: Range::Increasing,
         accuracy: INSTRUCTION,
     },
-    Tanh = Definition {
+    Tanh = FunctionDefinition {
         name: "tanh",
-        form: call(&["x"], "The hyperbolic tangent."),
+        notation: call(&["x"], "The hyperbolic tangent."),
         units: Units::One(unit::plain_number),
-        value: Value::Native(|x| libm::tanh(x[0])),
+        value: FunctionValue::Native(|x| libm::tanh(x[0])),
         gradients: &[Some(Apply(
             Multiply,
             &[Gradient, Apply(Subtract, &[ONE, Apply(Multiply, &[Output, Output])])],
@@ -136,11 +136,11 @@ functions! {
         range: Range::Increasing,
         accuracy: Accuracy { ulp: 1.6, how: "a polynomial up to 0.6, then by `exp`" },
     },
-    Sigmoid = Definition {
+    Sigmoid = FunctionDefinition {
         name: "sigmoid",
-        form: call(&["x"], "1 / (1 + exp(-x))."),
+        notation: call(&["x"], "1 / (1 + exp(-x))."),
         units: Units::One(unit::fraction),
-        value: Value::Native(|x| 1.0 / (1.0 + libm::exp(-x[0]))),
+        value: FunctionValue::Native(|x| 1.0 / (1.0 + libm::exp(-x[0]))),
         gradients: &[Some(Apply(
             Multiply,
             &[Gradient, Apply(Multiply, &[Output, Apply(Subtract, &[ONE, Output])])],
@@ -153,11 +153,11 @@ functions! {
     },
     // exp(-|x|) can't overflow. Not by `abs`, nor by `max`: at 0 the derivative must be 1/2, also where
     // automatic differentiation follows the body.
-    Softplus = Definition {
+    Softplus = FunctionDefinition {
         name: "softplus",
-        form: call(&["x"], "log(1 + exp(x)); of a large `x` it is `x`, not infinity."),
+        notation: call(&["x"], "log(1 + exp(x)); of a large `x` it is `x`, not infinity."),
         units: Units::One(unit::plain_number),
-        value: Value::Body(Apply(
+        value: FunctionValue::Body(Apply(
             Add,
             &[Apply(Where, &[AT_LEAST_0, X, ZERO]), Apply(Log1p, &[Apply(Exp, &[MINUS_SIZE])])],
         )),
@@ -168,11 +168,11 @@ functions! {
             how: "the larger of x and 0, and `log1p` of `exp` of the negative size",
         },
     },
-    LogSigmoid = Definition {
+    LogSigmoid = FunctionDefinition {
         name: "log_sigmoid",
-        form: call(&["x"], "log(sigmoid(x)), also where sigmoid(x) is too small for a number."),
+        notation: call(&["x"], "log(sigmoid(x)), also where sigmoid(x) is too small for a number."),
         units: Units::One(unit::plain_number),
-        value: Value::Body(Apply(
+        value: FunctionValue::Body(Apply(
             Subtract,
             &[Apply(Where, &[AT_LEAST_0, ZERO, X]), Apply(Log1p, &[Apply(Exp, &[MINUS_SIZE])])],
         )),
@@ -183,20 +183,20 @@ functions! {
             how: "the smaller of x and 0, less `log1p` of `exp` of the negative size",
         },
     },
-    Relu = Definition {
+    Relu = FunctionDefinition {
         name: "relu",
-        form: call(&["x"], "`x` where it is positive, else 0."),
+        notation: call(&["x"], "`x` where it is positive, else 0."),
         units: Units::One(unit::same),
-        value: Value::Native(|x| if x[0] < 0.0 { 0.0 } else { x[0] }),
+        value: FunctionValue::Native(|x| if x[0] < 0.0 { 0.0 } else { x[0] }),
         gradients: &[Some(Apply(Where, &[Apply(Greater, &[X, ZERO]), Gradient, ZERO]))],
         range: Range::Increasing,
         accuracy: EXACT,
     },
-    Cos = Definition {
+    Cos = FunctionDefinition {
         name: "cos",
-        form: call(&["x"], "The cosine of `x`, in radians."),
+        notation: call(&["x"], "The cosine of `x`, in radians."),
         units: Units::One(unit::plain_number),
-        value: Value::Native(|x| libm::cos(x[0])),
+        value: FunctionValue::Native(|x| libm::cos(x[0])),
         gradients: &[Some(Apply(
             Multiply,
             &[Gradient, Apply(Cos, &[Apply(Add, &[X, Constant(std::f64::consts::FRAC_PI_2)])])],
@@ -207,47 +207,47 @@ functions! {
             how: "multiples of a quarter turn taken off, up to 1024; beyond, in double precision",
         },
     },
-    Floor = Definition {
+    Floor = FunctionDefinition {
         name: "floor",
-        form: call(&["x"], "The largest whole number below or at `x`."),
+        notation: call(&["x"], "The largest whole number below or at `x`."),
         units: Units::One(unit::plain_number),
-        value: Value::Native(|x| x[0].floor()),
+        value: FunctionValue::Native(|x| x[0].floor()),
         gradients: &[],
         range: Range::Increasing,
         accuracy: EXACT,
     },
-    Add = Definition {
+    Add = FunctionDefinition {
         name: "+",
-        form: Form::Infix { precedence: 5 },
+        notation: Notation::Infix { precedence: 5 },
         units: Units::Two(unit::sum),
-        value: Value::Native(|x| x[0] + x[1]),
+        value: FunctionValue::Native(|x| x[0] + x[1]),
         gradients: &[Some(Gradient), Some(Gradient)],
         range: Range::Of(interval::add),
         accuracy: INSTRUCTION,
     },
-    Subtract = Definition {
+    Subtract = FunctionDefinition {
         name: "-",
-        form: Form::Infix { precedence: 5 },
+        notation: Notation::Infix { precedence: 5 },
         units: Units::Two(unit::difference),
-        value: Value::Native(|x| x[0] - x[1]),
+        value: FunctionValue::Native(|x| x[0] - x[1]),
         gradients: &[Some(Gradient), Some(Apply(Negate, &[Gradient]))],
         range: Range::Of(interval::subtract),
         accuracy: INSTRUCTION,
     },
-    Multiply = Definition {
+    Multiply = FunctionDefinition {
         name: "*",
-        form: Form::Infix { precedence: 6 },
+        notation: Notation::Infix { precedence: 6 },
         units: Units::Two(unit::product),
-        value: Value::Native(|x| x[0] * x[1]),
+        value: FunctionValue::Native(|x| x[0] * x[1]),
         gradients: &[Some(Apply(Multiply, &[Gradient, Y])), Some(Apply(Multiply, &[Gradient, X]))],
         range: Range::Of(interval::multiply),
         accuracy: INSTRUCTION,
     },
-    Divide = Definition {
+    Divide = FunctionDefinition {
         name: "/",
-        form: Form::Infix { precedence: 6 },
+        notation: Notation::Infix { precedence: 6 },
         units: Units::Two(unit::quotient),
-        value: Value::Native(|x| x[0] / x[1]),
+        value: FunctionValue::Native(|x| x[0] / x[1]),
         gradients: &[
             Some(Apply(Divide, &[Gradient, Y])),
             Some(Apply(Multiply, &[Gradient, Apply(Negate, &[Apply(Divide, &[Output, Y])])])),
@@ -255,11 +255,11 @@ functions! {
         range: Range::Of(interval::divide),
         accuracy: INSTRUCTION,
     },
-    Power = Definition {
+    Power = FunctionDefinition {
         name: "^",
-        form: Form::Infix { precedence: 8 },
+        notation: Notation::Infix { precedence: 8 },
         units: Units::Two(unit::power),
-        value: Value::Native(|x| libm::pow(x[0], x[1])),
+        value: FunctionValue::Native(|x| libm::pow(x[0], x[1])),
         gradients: &[
             Some(Apply(
                 Multiply,
@@ -273,11 +273,11 @@ functions! {
             how: "by a logarithm in two numbers; special values and signs as in IEEE 754",
         },
     },
-    Minimum = Definition {
+    Minimum = FunctionDefinition {
         name: "min",
-        form: call(&["a", "b"], "The smaller of two, or the smallest along an axis."),
+        notation: call(&["a", "b"], "The smaller of two, or the smallest along an axis."),
         units: Units::Shared,
-        value: Value::Select(|x| second_is_minimum(x[0], x[1]).into()),
+        value: FunctionValue::Select(|x| second_is_minimum(x[0], x[1]).into()),
         gradients: &[
             Some(Apply(Where, &[Apply(Less, &[Y, X]), ZERO, Gradient])),
             Some(Apply(Where, &[Apply(Less, &[Y, X]), Gradient, ZERO])),
@@ -285,11 +285,11 @@ functions! {
         range: Range::Of(interval::minimum),
         accuracy: EXACT,
     },
-    Maximum = Definition {
+    Maximum = FunctionDefinition {
         name: "max",
-        form: call(&["a", "b"], "The larger of two, or the largest along an axis."),
+        notation: call(&["a", "b"], "The larger of two, or the largest along an axis."),
         units: Units::Shared,
-        value: Value::Select(|x| second_is_maximum(x[0], x[1]).into()),
+        value: FunctionValue::Select(|x| second_is_maximum(x[0], x[1]).into()),
         gradients: &[
             Some(Apply(Where, &[Apply(Greater, &[Y, X]), ZERO, Gradient])),
             Some(Apply(Where, &[Apply(Greater, &[Y, X]), Gradient, ZERO])),
@@ -297,85 +297,85 @@ functions! {
         range: Range::Of(interval::maximum),
         accuracy: EXACT,
     },
-    Equal = Definition {
+    Equal = FunctionDefinition {
         name: "==",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::equality),
-        value: Value::Native(|x| truth(x[0] == x[1])),
+        value: FunctionValue::Native(|x| truth(x[0] == x[1])),
         gradients: &[],
         range: Range::Truth(interval::equal),
         accuracy: TRUTH,
     },
-    NotEqual = Definition {
+    NotEqual = FunctionDefinition {
         name: "!=",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::equality),
-        value: Value::Native(|x| truth(x[0] != x[1])),
+        value: FunctionValue::Native(|x| truth(x[0] != x[1])),
         gradients: &[],
         range: Range::Truth(interval::not_equal),
         accuracy: TRUTH,
     },
-    Less = Definition {
+    Less = FunctionDefinition {
         name: "<",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
-        value: Value::Native(|x| truth(x[0] < x[1])),
+        value: FunctionValue::Native(|x| truth(x[0] < x[1])),
         gradients: &[],
         range: Range::Truth(interval::less),
         accuracy: TRUTH,
     },
-    LessEqual = Definition {
+    LessEqual = FunctionDefinition {
         name: "<=",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
-        value: Value::Native(|x| truth(x[0] <= x[1])),
+        value: FunctionValue::Native(|x| truth(x[0] <= x[1])),
         gradients: &[],
         range: Range::Truth(interval::less_equal),
         accuracy: TRUTH,
     },
-    Greater = Definition {
+    Greater = FunctionDefinition {
         name: ">",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
-        value: Value::Native(|x| truth(x[0] > x[1])),
+        value: FunctionValue::Native(|x| truth(x[0] > x[1])),
         gradients: &[],
         range: Range::Truth(interval::greater),
         accuracy: TRUTH,
     },
-    GreaterEqual = Definition {
+    GreaterEqual = FunctionDefinition {
         name: ">=",
-        form: Form::Infix { precedence: 4 },
+        notation: Notation::Infix { precedence: 4 },
         units: Units::Two(unit::order),
-        value: Value::Native(|x| truth(x[0] >= x[1])),
+        value: FunctionValue::Native(|x| truth(x[0] >= x[1])),
         gradients: &[],
         range: Range::Truth(interval::greater_equal),
         accuracy: TRUTH,
     },
     // Whatever is not 0 is true, NaN included.
-    And = Definition {
+    And = FunctionDefinition {
         name: "and",
-        form: Form::Infix { precedence: 2 },
+        notation: Notation::Infix { precedence: 2 },
         units: Units::Two(unit::logic),
-        value: Value::Native(|x| truth(x[0] != 0.0 && x[1] != 0.0)),
+        value: FunctionValue::Native(|x| truth(x[0] != 0.0 && x[1] != 0.0)),
         gradients: &[],
         range: Range::Truth(interval::and),
         accuracy: TRUTH,
     },
-    Or = Definition {
+    Or = FunctionDefinition {
         name: "or",
-        form: Form::Infix { precedence: 1 },
+        notation: Notation::Infix { precedence: 1 },
         units: Units::Two(unit::logic),
-        value: Value::Native(|x| truth(x[0] != 0.0 || x[1] != 0.0)),
+        value: FunctionValue::Native(|x| truth(x[0] != 0.0 || x[1] != 0.0)),
         gradients: &[],
         range: Range::Truth(interval::or),
         accuracy: TRUTH,
     },
     /// `clip(x, low, high)`: NaN stays NaN.
-    Clip = Definition {
+    Clip = FunctionDefinition {
         name: "clip",
-        form: call(&["x", "low", "high"], "`x` clamped between two bounds."),
+        notation: call(&["x", "low", "high"], "`x` clamped between two bounds."),
         units: Units::Shared,
-        value: Value::Select(|x| {
+        value: FunctionValue::Select(|x| {
             let raised = second_is_maximum(x[0], x[1]).into();
             if second_is_minimum(x[raised], x[2]) { 2 } else { raised }
         }),
@@ -397,14 +397,14 @@ functions! {
         accuracy: EXACT,
     },
     /// `where(condition, then, else)`
-    Where = Definition {
+    Where = FunctionDefinition {
         name: "where",
-        form: call(
+        notation: call(
             &["condition", "then", "else"],
             "`then` where the condition holds, `else` where it does not, element by element.",
         ),
         units: Units::Shared,
-        value: Value::Select(|x| if x[0] != 0.0 { 1 } else { 2 }),
+        value: FunctionValue::Select(|x| if x[0] != 0.0 { 1 } else { 2 }),
         gradients: &[
             None,
             Some(Apply(Where, &[X, Gradient, ZERO])),

@@ -7,7 +7,7 @@ use crate::source::Span;
 use crate::check::incremental::tracked::{ModelNames, Tracked};
 use crate::check::names::modules::ItemId;
 use crate::check::teachers::SaidOrigins;
-use crate::check::values::calls::Work;
+use crate::check::values::calls::ItemEffort;
 use crate::check::values::frames::Frame;
 use crate::check::{GoOn, NamedObjective};
 
@@ -16,7 +16,7 @@ const BETWEEN_LOOKS: u32 = 512;
 
 /// What the experiment is made of, as far as it is known.
 #[derive(Default)]
-pub(in crate::check) struct Parts {
+pub(in crate::check) struct ExperimentParts {
     pub domains: Tracked<Vec<Domain>>,
     pub models: Tracked<Vec<Model>>,
     pub model_names: ModelNames,
@@ -43,7 +43,7 @@ pub(in crate::check) struct CallStack {
     /// The items whose values are being worked out.
     pub evaluating: Vec<ItemId>,
     /// Of the item that is being evaluated.
-    pub work: Work,
+    pub work: ItemEffort,
     /// It has been said that an item takes too many.
     pub overworked: bool,
     /// How often a definition was found to need itself.

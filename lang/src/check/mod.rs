@@ -11,7 +11,7 @@
 //!    [`crate::syntax::ast`], and [`names::modules`] knows who declares which name. In an editor, trees of
 //!    unchanged items come from [`incremental::cache`].
 //! 2. **[`Checked`]**: the [`Checker`] takes what was parsed and goes through it in this order
-//!    ([`Checker::check`]). Its context is in [`context`]: the experiment's [`Parts`]
+//!    ([`Checker::check`]). Its context is in [`context`]: the experiment's [`ExperimentParts`]
 //!    so far, the [`CallStack`], the [`Cancellation`] of an editor.
 //!    - Values from outside ([`names::overrides`]), then domains ([`data`]): every route and objective is
 //!      checked against the list of all of them.
@@ -55,7 +55,7 @@ use crate::source::{SourceFile, Sources, Span};
 use crate::stack;
 use crate::syntax::ast::ItemKind;
 pub use builtins::{bounds, vocabulary};
-use context::{CallStack, Cancellation, Parts};
+use context::{CallStack, Cancellation, ExperimentParts};
 pub use formulas::divergences::COMMON as DIVERGENCE_SETTINGS;
 pub use incremental::cache::AnalysisCache;
 use incremental::recording;
@@ -147,7 +147,7 @@ pub fn analyse_audited(
 /// The same for a file that is being written: what has not changed since the last time is not done again.
 /// Diagnostics and index are those of [`analyse`]; experiment and objectives are not put together. It is
 /// quickest where the last result has been dropped.
-pub fn analyse_again(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
+pub fn analyse_edited(entry: SourceFile, load: Loader, cache: &mut AnalysisCache) -> Analysis {
     analyse_while(entry, load, cache, None)
 }
 
@@ -195,7 +195,7 @@ struct Checker {
     diagnostics: Vec<Diagnostic>,
     origins: Vec<Span>,
     known_origins: HashMap<Span, Origin>,
-    parts: Parts,
+    parts: ExperimentParts,
     stack: CallStack,
     cancellation: Cancellation,
     /// What the check of an item does, where that may be kept.
@@ -266,7 +266,7 @@ impl Checker {
             diagnostics,
             origins: Vec::new(),
             known_origins: HashMap::new(),
-            parts: Parts::default(),
+            parts: ExperimentParts::default(),
             stack: CallStack::default(),
             cancellation,
             recording: None,
@@ -353,7 +353,7 @@ impl Checker {
         for (index, item) in module.items.iter().enumerate() {
             let id = ItemId { module: entry, index };
             if let ItemKind::Compare { name, block } = &item.kind {
-                self.stack.work = calls::Work::of(item);
+                self.stack.work = calls::ItemEffort::of(item);
                 let comparison =
                     self.check_once(id, item, |checker| checker.comparison(entry, item, name, block));
                 comparisons.extend(comparison.flatten());

@@ -22,7 +22,7 @@ pub struct DataSource {
 
 /// A field of the data and the column that it stands in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Column {
+pub struct FieldColumn {
     pub field: String,
     pub column: String,
 }

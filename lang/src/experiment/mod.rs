@@ -206,7 +206,7 @@ pub struct Domain {
     /// Rows for the loss of stages that validate.
     pub validation: Option<DataSource>,
     /// Fields that stand in columns of other names, in all of these.
-    pub columns: Vec<Column>,
+    pub columns: Vec<FieldColumn>,
     /// Absent where nothing is said: then prompts are text.
     pub format: Option<PromptFormat>,
     pub reward: Reward,

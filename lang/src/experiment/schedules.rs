@@ -5,19 +5,19 @@ use serde::{Deserialize, Serialize};
 /// How long a schedule takes to get from one end to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Over {
+pub enum ScheduleLength {
     Run,
     Steps(u32),
     /// A share of the run.
     Share(f64),
 }
 
-impl Over {
+impl ScheduleLength {
     fn fraction(self, step: u32, steps: u32) -> f64 {
         let length = match self {
-            Over::Run => f64::from(steps),
-            Over::Steps(steps) => f64::from(steps),
-            Over::Share(share) => share * f64::from(steps),
+            ScheduleLength::Run => f64::from(steps),
+            ScheduleLength::Steps(steps) => f64::from(steps),
+            ScheduleLength::Share(share) => share * f64::from(steps),
         };
         (f64::from(step) / length.max(1.0)).min(1.0)
     }
@@ -34,19 +34,19 @@ pub enum Schedule {
     Linear {
         from: f64,
         to: f64,
-        over: Over,
+        over: ScheduleLength,
     },
     /// Half a cosine from `from` to `to`, likewise.
     Cosine {
         from: f64,
         to: f64,
-        over: Over,
+        over: ScheduleLength,
     },
     /// from * (to / from)^fraction: the same factor every step. Both are positive.
     Exponential {
         from: f64,
         to: f64,
-        over: Over,
+        over: ScheduleLength,
     },
     /// `(step, value)`: each value holds from its step on. The first step is 0, steps rise.
     Piecewise {
@@ -116,9 +116,9 @@ impl Schedule {
             Schedule::Linear { over, .. }
             | Schedule::Cosine { over, .. }
             | Schedule::Exponential { over, .. } => match over {
-                Over::Run => Vec::new(),
-                Over::Steps(end) => vec![*end],
-                Over::Share(share) => vec![(share * f64::from(steps)) as u32],
+                ScheduleLength::Run => Vec::new(),
+                ScheduleLength::Steps(end) => vec![*end],
+                ScheduleLength::Share(share) => vec![(share * f64::from(steps)) as u32],
             },
             Schedule::Piecewise { pieces } => pieces.iter().map(|(start, _)| *start).collect(),
             Schedule::Alternate { values, every } => {
@@ -144,8 +144,8 @@ impl Schedule {
             Schedule::Linear { over, .. }
             | Schedule::Cosine { over, .. }
             | Schedule::Exponential { over, .. } => match over {
-                Over::Steps(end) => (*end > steps).then_some(*end),
-                Over::Run | Over::Share(_) => None,
+                ScheduleLength::Steps(end) => (*end > steps).then_some(*end),
+                ScheduleLength::Run | ScheduleLength::Share(_) => None,
             },
             Schedule::Piecewise { pieces } => pieces.last().and_then(|(start, _)| beyond(*start)),
             Schedule::Alternate { values, every } => {
@@ -222,11 +222,11 @@ mod tests {
     /// Learning rates have the same bits on every machine, as formulas have.
     #[test]
     fn schedules_use_no_function_of_the_system() {
-        let cosine = Schedule::Cosine { from: 2.0, to: 0.0, over: Over::Run };
-        let exponential = Schedule::Exponential { from: 1.0, to: 1e-5, over: Over::Run };
+        let cosine = Schedule::Cosine { from: 2.0, to: 0.0, over: ScheduleLength::Run };
+        let exponential = Schedule::Exponential { from: 1.0, to: 1e-5, over: ScheduleLength::Run };
         let mut differing = 0;
         for step in 0..1000 {
-            let fraction = Over::Run.fraction(step, 1000);
+            let fraction = ScheduleLength::Run.fraction(step, 1000);
             let turned = std::f64::consts::PI * fraction;
             assert_eq!(cosine.at(step, 1000).to_bits(), (1.0 + libm::cos(turned)).to_bits(), "step {step}");
             assert_eq!(
@@ -245,12 +245,12 @@ mod tests {
         let warm = |then: Schedule| Schedule::Warmup { steps: 7, then: Box::new(then) };
         let schedules = [
             Schedule::Constant { value: 2.0 },
-            Schedule::Linear { from: 1.0, to: -3.0, over: Over::Run },
-            Schedule::Cosine { from: 1e-3, to: 1e-5, over: Over::Share(0.5) },
-            Schedule::Exponential { from: 1e-5, to: 1.0, over: Over::Steps(20) },
+            Schedule::Linear { from: 1.0, to: -3.0, over: ScheduleLength::Run },
+            Schedule::Cosine { from: 1e-3, to: 1e-5, over: ScheduleLength::Share(0.5) },
+            Schedule::Exponential { from: 1e-5, to: 1.0, over: ScheduleLength::Steps(20) },
             Schedule::Piecewise { pieces: vec![(0, 1.0), (5, -2.0), (9, 4.0)] },
             Schedule::Alternate { values: vec![1.0, 5.0, -1.0], every: 3 },
-            warm(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run }),
+            warm(Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run }),
             warm(warm(Schedule::Alternate { values: vec![3.0, -5.0], every: 2 })),
         ];
         for schedule in schedules {
@@ -273,16 +273,16 @@ mod tests {
 
     #[test]
     fn a_schedule_may_need_more_steps_than_a_run_has() {
-        let linear = |over: Over| Schedule::Linear { from: 1.0, to: 0.0, over };
+        let linear = |over: ScheduleLength| Schedule::Linear { from: 1.0, to: 0.0, over };
         let warm = |steps: u32, then: Schedule| Schedule::Warmup { steps, then: Box::new(then) };
         for (schedule, needed) in [
-            (linear(Over::Run), None),
-            (linear(Over::Share(1.0)), None),
-            (linear(Over::Steps(10)), None),
-            (linear(Over::Steps(11)), Some(11)),
-            (warm(9, linear(Over::Run)), None),
-            (warm(10, linear(Over::Run)), Some(10)),
-            (warm(4, linear(Over::Steps(7))), Some(11)),
+            (linear(ScheduleLength::Run), None),
+            (linear(ScheduleLength::Share(1.0)), None),
+            (linear(ScheduleLength::Steps(10)), None),
+            (linear(ScheduleLength::Steps(11)), Some(11)),
+            (warm(9, linear(ScheduleLength::Run)), None),
+            (warm(10, linear(ScheduleLength::Run)), Some(10)),
+            (warm(4, linear(ScheduleLength::Steps(7))), Some(11)),
             (Schedule::Piecewise { pieces: vec![(0, 1.0), (9, 2.0)] }, None),
             (Schedule::Piecewise { pieces: vec![(0, 1.0), (10, 2.0)] }, Some(10)),
             (Schedule::Alternate { values: vec![1.0, 2.0], every: 9 }, None),

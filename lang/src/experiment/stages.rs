@@ -113,7 +113,7 @@ pub struct Architecture {
     pub hidden: u32,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: u32,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: TokenizerSpec,
     /// One matrix for embedding and output.
     pub tied: bool,
     pub rope_theta: f64,
@@ -145,19 +145,19 @@ impl Family {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Tokenizer {
+pub enum TokenizerSpec {
     /// 256 bytes, then begin (256), end (257), padding (258).
     Bytes,
     /// A `tokenizer.json`, or the folder of a model that has one; relative to the source file.
     File(String),
 }
 
-impl Tokenizer {
+impl TokenizerSpec {
     /// Number of its tokens, where that is known without reading a file.
     pub fn vocabulary(&self) -> Option<u32> {
         match self {
-            Tokenizer::Bytes => Some(259),
-            Tokenizer::File(_) => None,
+            TokenizerSpec::Bytes => Some(259),
+            TokenizerSpec::File(_) => None,
         }
     }
 }

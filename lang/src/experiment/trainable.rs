@@ -32,13 +32,13 @@ pub enum WeightFilter<M = ModelId> {
     /// Everything in these layers, counted from 0, both ends included.
     Layers { first: u32, last: u32 },
     /// Single elements, wherever they are.
-    Changed(Changed<M>),
+    Changed(ChangedElements<M>),
 }
 
 /// The elements that differ between two models of one shape by more than `beyond`: a subnetwork
 /// (arXiv:2505.11711).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Changed<M = ModelId> {
+pub struct ChangedElements<M = ModelId> {
     pub after: M,
     pub before: M,
     pub beyond: f64,
@@ -46,7 +46,7 @@ pub struct Changed<M = ModelId> {
 
 impl<M> Trainable<M> {
     /// The changes by which single elements are chosen.
-    pub fn changes(&self) -> impl Iterator<Item = &Changed<M>> {
+    pub fn changes(&self) -> impl Iterator<Item = &ChangedElements<M>> {
         let (only, except): (&[WeightFilter<M>], &[WeightFilter<M>]) = match self {
             Trainable::Weights { only, except } => (only.as_deref().unwrap_or_default(), except),
             Trainable::Adapter(_) => (&[], &[]),
@@ -62,8 +62,12 @@ impl<M> Trainable<M> {
         let filter = |filter: &WeightFilter<M>| match filter {
             WeightFilter::Group(group) => WeightFilter::Group(*group),
             WeightFilter::Layers { first, last } => WeightFilter::Layers { first: *first, last: *last },
-            WeightFilter::Changed(Changed { after, before, beyond }) => {
-                WeightFilter::Changed(Changed { after: of(after), before: of(before), beyond: *beyond })
+            WeightFilter::Changed(ChangedElements { after, before, beyond }) => {
+                WeightFilter::Changed(ChangedElements {
+                    after: of(after),
+                    before: of(before),
+                    beyond: *beyond,
+                })
             }
         };
         let all = |filters: &[WeightFilter<M>]| filters.iter().map(filter).collect();

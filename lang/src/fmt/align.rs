@@ -3,7 +3,7 @@
 
 use super::WIDTH;
 use super::print::{Printed, Printer, width};
-use super::tree::{Group, GroupRole, Node, TreeEntry, is_token};
+use super::tree::{GroupRole, LayoutNode, TokenGroup, TreeEntry, is_token};
 use crate::syntax::tokens::TokenKind;
 
 /// What of a line can stand in a column with the lines beside it.
@@ -56,10 +56,10 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     }
     let pieces = &entry.pieces;
     let find = |token: &str| pieces.iter().position(|piece| is_token(&piece.node, token));
-    let bracket = pieces.iter().position(|piece| matches!(piece.node, Node::Group(_)));
+    let bracket = pieces.iter().position(|piece| matches!(piece.node, LayoutNode::Group(_)));
     let plain_before = |at: usize| bracket.is_none_or(|bracket| at < bracket);
     let word = |at: usize| match pieces.get(at).map(|piece| &piece.node) {
-        Some(Node::Token(TokenKind::Word, word)) => Some(*word),
+        Some(LayoutNode::Token(TokenKind::Word, word)) => Some(*word),
         _ => None,
     };
     let keyword = if word(0) == Some("pub") { word(1) } else { word(0) };
@@ -87,9 +87,9 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     }
 }
 
-fn block<'a, 't>(entry: &'t TreeEntry<'a>, at: usize) -> Option<&'t Group<'a>> {
+fn block<'a, 't>(entry: &'t TreeEntry<'a>, at: usize) -> Option<&'t TokenGroup<'a>> {
     match &entry.pieces[at].node {
-        Node::Group(group) if group.role == GroupRole::Block => Some(group),
+        LayoutNode::Group(group) if group.role == GroupRole::Block => Some(group),
         _ => None,
     }
 }
@@ -122,12 +122,12 @@ fn line_up(printer: &Printer, printed: &mut [Printed], at: &[usize]) {
 fn table(printer: &Printer, printed: &[Printed], at: &[usize]) -> Option<Vec<String>> {
     let groups =
         printed.iter().zip(at).map(|(printed, at)| block(printed.entry, *at)).collect::<Option<Vec<_>>>()?;
-    let keys = |group: &Group| group.body.entries.iter().map(key).collect::<Option<Vec<String>>>();
+    let keys = |group: &TokenGroup| group.body.entries.iter().map(key).collect::<Option<Vec<String>>>();
     let first = keys(groups[0])?;
     if first.is_empty() || groups.iter().any(|group| keys(group).as_ref() != Some(&first)) {
         return None;
     }
-    let cells = |group: &&Group| -> Vec<String> {
+    let cells = |group: &&TokenGroup| -> Vec<String> {
         let cell = |entry: &TreeEntry| {
             let mut text = String::new();
             printer.flat(entry, &mut text);
@@ -154,8 +154,8 @@ fn table(printer: &Printer, printed: &[Printed], at: &[usize]) -> Option<Vec<Str
 fn key(entry: &TreeEntry) -> Option<String> {
     match entry.pieces.as_slice() {
         [key, equals, ..] if !entry.verbatim && is_token(&equals.node, "=") => match key.node {
-            Node::Token(_, key) => Some(key.to_owned()),
-            Node::Group(_) => None,
+            LayoutNode::Token(_, key) => Some(key.to_owned()),
+            LayoutNode::Group(_) => None,
         },
         _ => None,
     }

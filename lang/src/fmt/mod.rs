@@ -17,10 +17,10 @@ use std::ops::Range;
 use crate::diag::{Code, Diagnostic};
 use crate::source::FileId;
 use crate::syntax::ast::Module;
-use crate::syntax::tokens::{self, Token, TokenKind};
+use crate::syntax::tokens::{self, SyntaxToken, TokenKind};
 use crate::syntax::{Shift, Shifted, layout, parse, top_level};
 pub use edits::{TextEdit, applied, edits, edits_in, edits_on_close, edits_on_newline};
-use tree::Source;
+use tree::LexedSource;
 
 /// What is wider is broken where a bracket allows it. Wide enough for a table of domains with their files.
 pub const WIDTH: usize = 160;
@@ -92,20 +92,20 @@ fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
     let is_left =
         |item: Range<usize>| whole_items && faults.iter().any(|at| item.start <= *at && *at <= item.end);
     let (tokens, items) = joined(text, &tokens, &top_level(&laid_out), is_left);
-    let source = Source { text, laid_out: &laid_out, items: &items, faults: &faults };
+    let source = LexedSource { text, laid_out: &laid_out, items: &items, faults: &faults };
     print::file(text, &tree::build(&source, &tokens))
 }
 
 /// The tokens of a text as a layout sees them: comments are alike, and so is all that is no part of the
 /// language and is left as it is.
-fn tokens_of(text: &str) -> Vec<Token> {
-    let seen = |token: Token| match token.kind {
-        TokenKind::Doc => Token { kind: TokenKind::Comment, ..token },
+fn tokens_of(text: &str) -> Vec<SyntaxToken> {
+    let seen = |token: SyntaxToken| match token.kind {
+        TokenKind::Doc => SyntaxToken { kind: TokenKind::Comment, ..token },
         TokenKind::OpenText => {
             let end = token.start + token.text(text).trim_end().len();
-            Token { kind: TokenKind::Foreign, end, ..token }
+            SyntaxToken { kind: TokenKind::Foreign, end, ..token }
         }
-        TokenKind::Unknown => Token { kind: TokenKind::Foreign, ..token },
+        TokenKind::Unknown => SyntaxToken { kind: TokenKind::Foreign, ..token },
         _ => token,
     };
     tokens::lex(text).into_iter().map(seen).collect()
@@ -113,9 +113,9 @@ fn tokens_of(text: &str) -> Vec<Token> {
 
 /// A fault is often found where something is missing, at a separator or a closing bracket: what stands before
 /// it is at fault.
-fn blamed(tokens: &[Token], fault: usize) -> usize {
+fn blamed(tokens: &[SyntaxToken], fault: usize) -> usize {
     let next = tokens.partition_point(|token| token.end <= fault);
-    let blameless = |token: &Token| {
+    let blameless = |token: &SyntaxToken| {
         matches!(token.kind, TokenKind::Newline | TokenKind::Comment | TokenKind::Comma | TokenKind::Close)
     };
     if tokens.get(next).is_some_and(|token| token.start <= fault && !blameless(token)) {
@@ -132,11 +132,11 @@ fn blamed(tokens: &[Token], fault: usize) -> usize {
 /// no item. Also says where items begin.
 fn joined(
     text: &str,
-    tokens: &[Token],
+    tokens: &[SyntaxToken],
     items: &[Range<usize>],
     is_left: impl Fn(Range<usize>) -> bool,
-) -> (Vec<Token>, Vec<usize>) {
-    let mut joined: Vec<Token> = Vec::with_capacity(tokens.len());
+) -> (Vec<SyntaxToken>, Vec<usize>) {
+    let mut joined: Vec<SyntaxToken> = Vec::with_capacity(tokens.len());
     let mut starts = Vec::new();
     let mut items = items.iter().peekable();
     let mut at = 0;
@@ -168,14 +168,14 @@ fn joined(
         if whole && balanced(text, part) && !is_left(span.clone()) {
             joined.extend_from_slice(part);
         } else {
-            joined.push(Token { kind: TokenKind::Foreign, start: span.start, end: span.end });
+            joined.push(SyntaxToken { kind: TokenKind::Foreign, start: span.start, end: span.end });
         }
         at = end;
     }
     (joined, starts)
 }
 
-fn balanced(text: &str, tokens: &[Token]) -> bool {
+fn balanced(text: &str, tokens: &[SyntaxToken]) -> bool {
     let mut open = Vec::new();
     tokens.iter().all(|token| match (token.kind, &text[token.start..token.end]) {
         (TokenKind::Open, bracket) => {

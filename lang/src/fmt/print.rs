@@ -5,19 +5,19 @@ use std::ops::Range;
 use super::WIDTH;
 use super::align;
 use super::spacing::{begins_bindings, begins_tail, blank_before, ends_for_head, is_infix};
-use super::tree::{Body, Comment, Gap, Group, GroupRole, Node, Piece, TreeEntry, is_token};
+use super::tree::{Body, Comment, Gap, GroupRole, LayoutNode, SourcePiece, TokenGroup, TreeEntry, is_token};
 
 /// Columns that a body stands deeper than its bracket.
 const STEP: usize = 2;
 
-pub struct Line<'a> {
+pub struct PrintedLine<'a> {
     pub indent: usize,
     pub text: String,
     /// Behind the text.
     pub comment: Option<&'a str>,
 }
 
-impl Line<'_> {
+impl PrintedLine<'_> {
     pub fn width(&self) -> usize {
         self.indent + width(&self.text)
     }
@@ -31,7 +31,7 @@ pub fn width(text: &str) -> usize {
 /// An entry as it was printed.
 pub struct Printed<'a, 't> {
     pub entry: &'t TreeEntry<'a>,
-    pub lines: Vec<Line<'a>>,
+    pub lines: Vec<PrintedLine<'a>>,
 }
 
 pub fn file(source: &str, body: &Body) -> String {
@@ -52,11 +52,18 @@ pub struct Printer<'s> {
 }
 
 impl<'s> Printer<'s> {
-    fn body<'a>(&self, body: &Body<'a>, role: GroupRole, top: bool, indent: usize, out: &mut Vec<Line<'a>>) {
+    fn body<'a>(
+        &self,
+        body: &Body<'a>,
+        role: GroupRole,
+        top: bool,
+        indent: usize,
+        out: &mut Vec<PrintedLine<'a>>,
+    ) {
         let start = out.len();
-        let blank = |out: &mut Vec<Line>, wanted: bool| {
+        let blank = |out: &mut Vec<PrintedLine>, wanted: bool| {
             if wanted && out.len() > start {
-                out.push(Line { indent: 0, text: String::new(), comment: None });
+                out.push(PrintedLine { indent: 0, text: String::new(), comment: None });
             }
         };
         let mut printed: Vec<Printed> =
@@ -87,13 +94,13 @@ impl<'s> Printer<'s> {
         }
     }
 
-    fn entry<'a>(&self, entry: &TreeEntry<'a>, indent: usize) -> Vec<Line<'a>> {
+    fn entry<'a>(&self, entry: &TreeEntry<'a>, indent: usize) -> Vec<PrintedLine<'a>> {
         if entry.verbatim {
-            return vec![Line { indent, text: self.verbatim(entry), comment: entry.trailing }];
+            return vec![PrintedLine { indent, text: self.verbatim(entry), comment: entry.trailing }];
         }
         let group_at = |at: usize| match &entry.pieces[at].node {
-            Node::Group(group) => Some(group),
-            Node::Token(..) => None,
+            LayoutNode::Group(group) => Some(group),
+            LayoutNode::Token(..) => None,
         };
         let mut broken: Vec<bool> =
             (0..entry.pieces.len()).map(|at| group_at(at).is_some_and(must_break)).collect();
@@ -126,10 +133,10 @@ impl<'s> Printer<'s> {
         indent: usize,
         broken: &[bool],
         whole: bool,
-    ) -> Vec<(Line<'a>, Range<usize>)> {
+    ) -> Vec<(PrintedLine<'a>, Range<usize>)> {
         let pieces = &entry.pieces;
         let mut lines = Vec::new();
-        let mut line = Line { indent, text: String::new(), comment: None };
+        let mut line = PrintedLine { indent, text: String::new(), comment: None };
         let mut first = 0;
         let mut level = 0;
         // Where the further bindings of a `where` stand: below the first.
@@ -148,13 +155,13 @@ impl<'s> Printer<'s> {
                 lines.push((line, first..at));
                 first = at;
                 lines.extend(comments.map(|comment| (own_line(comment, indent), at..at)));
-                line = Line { indent, text: String::new(), comment: None };
+                line = PrintedLine { indent, text: String::new(), comment: None };
             } else if at > 0 && blank_before(pieces, at) {
                 line.text.push(' ');
             }
             match &piece.node {
-                Node::Token(_, token) => line.text += token,
-                Node::Group(group) if broken[at] => {
+                LayoutNode::Token(_, token) => line.text += token,
+                LayoutNode::Group(group) if broken[at] => {
                     line.text += group.open;
                     line.comment = group.opening;
                     let indent = line.indent;
@@ -165,9 +172,9 @@ impl<'s> Printer<'s> {
                         self.body(&group.body, group.role, false, indent + STEP, &mut inner);
                         lines.extend(inner.into_iter().map(|line| (line, at..at)));
                     }
-                    line = Line { indent, text: group.close.to_owned(), comment: None };
+                    line = PrintedLine { indent, text: group.close.to_owned(), comment: None };
                 }
-                Node::Group(group) => self.group(group, &mut line.text),
+                LayoutNode::Group(group) => self.group(group, &mut line.text),
             }
         }
         line.comment = entry.trailing;
@@ -176,7 +183,7 @@ impl<'s> Printer<'s> {
     }
 
     /// A group on one line.
-    fn group(&self, group: &Group, out: &mut String) {
+    fn group(&self, group: &TokenGroup, out: &mut String) {
         let entries = &group.body.entries;
         let padding = if group.role == GroupRole::Block && !entries.is_empty() { " " } else { "" };
         out.push_str(group.open);
@@ -199,14 +206,14 @@ impl<'s> Printer<'s> {
         self.flat_pieces(&entry.pieces, out);
     }
 
-    pub fn flat_pieces(&self, pieces: &[Piece], out: &mut String) {
+    pub fn flat_pieces(&self, pieces: &[SourcePiece], out: &mut String) {
         for (at, piece) in pieces.iter().enumerate() {
             if at > 0 && blank_before(pieces, at) {
                 out.push(' ');
             }
             match &piece.node {
-                Node::Token(_, token) => out.push_str(token),
-                Node::Group(group) => self.group(group, out),
+                LayoutNode::Token(_, token) => out.push_str(token),
+                LayoutNode::Group(group) => self.group(group, out),
             }
         }
     }
@@ -216,23 +223,23 @@ impl<'s> Printer<'s> {
     }
 }
 
-fn own_line<'a>(comment: &Comment<'a>, indent: usize) -> Line<'a> {
-    Line { indent, text: comment.text.to_owned(), comment: None }
+fn own_line<'a>(comment: &Comment<'a>, indent: usize) -> PrintedLine<'a> {
+    PrintedLine { indent, text: comment.text.to_owned(), comment: None }
 }
 
 /// The author wrote it on several lines.
-fn must_break(group: &Group) -> bool {
+fn must_break(group: &TokenGroup) -> bool {
     group.lines && !(group.body.entries.is_empty() && group.body.tail.is_empty() && group.opening.is_none())
 }
 
-fn may_break(group: &Group) -> bool {
+fn may_break(group: &TokenGroup) -> bool {
     group.role != GroupRole::Single && !group.body.entries.is_empty()
 }
 
 /// Whether a new line begins with piece `at`: where a comment forces it, and where the author broke the line
 /// at an operator. The operator stays on the line before, as everywhere outside brackets; `|>` and `where`
 /// begin the new line.
-fn breaks_before(pieces: &[Piece], at: usize) -> bool {
+fn breaks_before(pieces: &[SourcePiece], at: usize) -> bool {
     let Gap { newline, comments } = &pieces[at].before;
     if !comments.is_empty() {
         return true;

@@ -1,10 +1,10 @@
 //! Where a blank stands between two tokens of one line.
 
-use super::tree::{Node, Piece, is_token, is_value};
+use super::tree::{LayoutNode, SourcePiece, is_token, is_value};
 use crate::syntax::tokens::TokenKind;
 
 /// Whether a blank stands before piece `at`, which is not the first.
-pub fn blank_before(pieces: &[Piece], at: usize) -> bool {
+pub fn blank_before(pieces: &[SourcePiece], at: usize) -> bool {
     let (left, right) = (&pieces[at - 1].node, &pieces[at].node);
     let either = |token: &str| is_token(left, token) || is_token(right, token);
     if is_token(left, "@") || is_prefix(pieces, at - 1) || is_token(right, ":") || is_token(right, ",") {
@@ -12,28 +12,28 @@ pub fn blank_before(pieces: &[Piece], at: usize) -> bool {
     }
     if either("..") || either("..=") {
         // `1.. .5`: three dots would read differently.
-        return matches!(right, Node::Token(TokenKind::Number, number) if number.starts_with('.'));
+        return matches!(right, LayoutNode::Token(TokenKind::Number, number) if number.starts_with('.'));
     }
     if either(".") || either("^") || either("**") || is_ratio(pieces, at) || is_ratio(pieces, at - 1) {
         return false;
     }
     match right {
-        Node::Group(group) if group.open != "{" => !is_value(pieces, at - 1),
+        LayoutNode::Group(group) if group.open != "{" => !is_value(pieces, at - 1),
         _ => true,
     }
 }
 
 /// `-` and `!` before their only operand.
-pub fn is_prefix(pieces: &[Piece], at: usize) -> bool {
+pub fn is_prefix(pieces: &[SourcePiece], at: usize) -> bool {
     let sign = is_token(&pieces[at].node, "-") || is_token(&pieces[at].node, "!");
     sign && (at == 0 || !is_value(pieces, at - 1))
 }
 
 /// The `/` of a ratio of two plain numbers, such as `1/3`: it reads as one number. Not where a stronger or an
 /// equal operator beside it would make that reading wrong.
-fn is_ratio(pieces: &[Piece], at: usize) -> bool {
+fn is_ratio(pieces: &[SourcePiece], at: usize) -> bool {
     let node = |at: usize| pieces.get(at).map(|piece| &piece.node);
-    let number = |at: usize| matches!(node(at), Some(Node::Token(TokenKind::Number, _)));
+    let number = |at: usize| matches!(node(at), Some(LayoutNode::Token(TokenKind::Number, _)));
     let one_of = |at: usize, tokens: &[&str]| {
         node(at).is_some_and(|node| tokens.iter().any(|token| is_token(node, token)))
     };
@@ -46,16 +46,18 @@ fn is_ratio(pieces: &[Piece], at: usize) -> bool {
 }
 
 /// An operator with two sides, after which a line may go on.
-pub fn is_infix(pieces: &[Piece], at: usize) -> bool {
+pub fn is_infix(pieces: &[SourcePiece], at: usize) -> bool {
     match &pieces[at].node {
-        Node::Token(TokenKind::Sign, ":") => ends_for_head(pieces, at),
-        Node::Token(TokenKind::Sign, operator) => {
+        LayoutNode::Token(TokenKind::Sign, ":") => ends_for_head(pieces, at),
+        LayoutNode::Token(TokenKind::Sign, operator) => {
             !matches!(*operator, "." | "@" | "!" | ".." | "|>") && !is_prefix(pieces, at)
         }
-        Node::Token(TokenKind::Word, "and" | "or" | "then") => at > 0 && !is_token(&pieces[at - 1].node, "."),
+        LayoutNode::Token(TokenKind::Word, "and" | "or" | "then") => {
+            at > 0 && !is_token(&pieces[at - 1].node, ".")
+        }
         // Between the bindings of a `where`; elsewhere a comma ends the entry or stands in the head of a
         // `for`.
-        Node::Token(TokenKind::Comma, _) => {
+        LayoutNode::Token(TokenKind::Comma, _) => {
             let mut before = (0..at).rev();
             before
                 .find(|at| is_token(&pieces[*at].node, "for") || begins_bindings(pieces, *at))
@@ -66,13 +68,13 @@ pub fn is_infix(pieces: &[Piece], at: usize) -> bool {
 }
 
 /// What goes on from the line before, at the beginning of its own.
-pub fn begins_tail(pieces: &[Piece], at: usize) -> bool {
+pub fn begins_tail(pieces: &[SourcePiece], at: usize) -> bool {
     is_token(&pieces[at].node, "|>") || begins_bindings(pieces, at)
 }
 
 /// The word `where` before bindings; before a parenthesis it is the function.
-pub fn begins_bindings(pieces: &[Piece], at: usize) -> bool {
-    let word = |node: &Node| matches!(node, Node::Token(TokenKind::Word, _));
+pub fn begins_bindings(pieces: &[SourcePiece], at: usize) -> bool {
+    let word = |node: &LayoutNode| matches!(node, LayoutNode::Token(TokenKind::Word, _));
     is_token(&pieces[at].node, "where")
         && at > 0
         && is_value(pieces, at - 1)
@@ -80,7 +82,7 @@ pub fn begins_bindings(pieces: &[Piece], at: usize) -> bool {
 }
 
 /// The colon of `for ...:`, not that of a label or a type.
-pub fn ends_for_head(pieces: &[Piece], at: usize) -> bool {
+pub fn ends_for_head(pieces: &[SourcePiece], at: usize) -> bool {
     let mut before = pieces[..at].iter().rev();
     is_token(&pieces[at].node, ":")
         && before

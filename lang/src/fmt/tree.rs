@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::syntax::tokens::{Token, TokenKind};
+use crate::syntax::tokens::{SyntaxToken, TokenKind};
 
 /// Words that an operand follows: brackets after them are no call and no index.
 const OPERATOR_WORDS: [&str; 8] = ["and", "or", "not", "then", "live", "for", "in", "else"];
@@ -24,14 +24,14 @@ pub struct Gap<'a> {
     pub comments: Vec<Comment<'a>>,
 }
 
-pub struct Piece<'a> {
+pub struct SourcePiece<'a> {
     pub before: Gap<'a>,
-    pub node: Node<'a>,
+    pub node: LayoutNode<'a>,
 }
 
-pub enum Node<'a> {
+pub enum LayoutNode<'a> {
     Token(TokenKind, &'a str),
-    Group(Group<'a>),
+    Group(TokenGroup<'a>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub enum GroupRole {
     Single,
 }
 
-pub struct Group<'a> {
+pub struct TokenGroup<'a> {
     pub open: &'a str,
     pub close: &'a str,
     pub role: GroupRole,
@@ -68,7 +68,7 @@ pub struct Body<'a> {
 pub struct TreeEntry<'a> {
     pub leading: Vec<Comment<'a>>,
     pub blank_before: bool,
-    pub pieces: Vec<Piece<'a>>,
+    pub pieces: Vec<SourcePiece<'a>>,
     pub trailing: Option<&'a str>,
     pub span: Range<usize>,
     /// It does not parse: printed as it stands.
@@ -76,7 +76,7 @@ pub struct TreeEntry<'a> {
 }
 
 /// What the builder needs to know of a text beside its tokens.
-pub struct Source<'a> {
+pub struct LexedSource<'a> {
     pub text: &'a str,
     /// The same text after the layout pass: a newline that is left there separates.
     pub laid_out: &'a str,
@@ -94,12 +94,12 @@ enum Inside {
 }
 
 struct TreeBuilder<'a> {
-    source: &'a Source<'a>,
-    tokens: std::slice::Iter<'a, Token>,
+    source: &'a LexedSource<'a>,
+    tokens: std::slice::Iter<'a, SyntaxToken>,
 }
 
 /// The tree of a whole file. Brackets must be balanced and not nested deeper than the layout pass allows.
-pub fn build<'a>(source: &'a Source<'a>, tokens: &'a [Token]) -> Body<'a> {
+pub fn build<'a>(source: &'a LexedSource<'a>, tokens: &'a [SyntaxToken]) -> Body<'a> {
     let mut builder = TreeBuilder { source, tokens: tokens.iter() };
     builder.body(Inside::File).body
 }
@@ -162,13 +162,20 @@ impl<'a> TreeBuilder<'a> {
                     let Closed { body, opening, close, .. } = inner;
                     draft.push(
                         gap,
-                        Node::Group(Group { open: text, close, role, lines: inner.lines, opening, body }),
+                        LayoutNode::Group(TokenGroup {
+                            open: text,
+                            close,
+                            role,
+                            lines: inner.lines,
+                            opening,
+                            body,
+                        }),
                         inner.end,
                     );
                 }
                 kind => {
                     let gap = draft.gap(token);
-                    draft.push(gap, Node::Token(kind, text), token.end);
+                    draft.push(gap, LayoutNode::Token(kind, text), token.end);
                 }
             }
         }
@@ -178,7 +185,7 @@ impl<'a> TreeBuilder<'a> {
 
 /// A body in the making.
 struct Draft<'a> {
-    source: &'a Source<'a>,
+    source: &'a LexedSource<'a>,
     body: Body<'a>,
     entry: Option<TreeEntry<'a>>,
     /// Since the last token.
@@ -211,7 +218,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What stands before a token that now comes.
-    fn gap(&mut self, token: &Token) -> Gap<'a> {
+    fn gap(&mut self, token: &SyntaxToken) -> Gap<'a> {
         let blank_before = self.newlines > 1;
         let gap = Gap { newline: !self.fresh, comments: std::mem::take(&mut self.comments) };
         (self.newlines, self.fresh) = (0, true);
@@ -231,9 +238,9 @@ impl<'a> Draft<'a> {
         Gap::default()
     }
 
-    fn push(&mut self, before: Gap<'a>, node: Node<'a>, end: usize) {
+    fn push(&mut self, before: Gap<'a>, node: LayoutNode<'a>, end: usize) {
         if let Some(entry) = &mut self.entry {
-            entry.pieces.push(Piece { before, node });
+            entry.pieces.push(SourcePiece { before, node });
             entry.span.end = end;
         }
     }
@@ -245,9 +252,9 @@ impl<'a> Draft<'a> {
         if self.comments.first().is_some_and(|comment| !comment.own_line) {
             entry.trailing = Some(self.comments.remove(0).text);
         }
-        let wrong = |piece: &Piece| match &piece.node {
-            Node::Token(kind, _) => *kind == TokenKind::Foreign,
-            Node::Group(group) => {
+        let wrong = |piece: &SourcePiece| match &piece.node {
+            LayoutNode::Token(kind, _) => *kind == TokenKind::Foreign,
+            LayoutNode::Group(group) => {
                 group.role != GroupRole::Block && group.body.entries.iter().any(|entry| entry.verbatim)
             }
         };
@@ -268,8 +275,8 @@ impl<'a> Draft<'a> {
         let Some(entry) = &self.entry else { return false };
         let pieces = entry.pieces.iter().enumerate().rev();
         let mut decisive = pieces.filter_map(|(at, piece)| match piece.node {
-            Node::Token(TokenKind::Sign, ":") => Some(false),
-            Node::Token(TokenKind::Word, "for") => {
+            LayoutNode::Token(TokenKind::Sign, ":") => Some(false),
+            LayoutNode::Token(TokenKind::Word, "for") => {
                 Some(at == 0 || !is_token(&entry.pieces[at - 1].node, "."))
             }
             _ => None,
@@ -295,25 +302,27 @@ impl<'a> Draft<'a> {
 /// A statement inside the entry is what is wrong there, not the entry.
 fn covered(entry: &TreeEntry, fault: usize) -> bool {
     entry.pieces.iter().any(|piece| match &piece.node {
-        Node::Token(..) => false,
-        Node::Group(group) => group.body.entries.iter().any(|inner| {
+        LayoutNode::Token(..) => false,
+        LayoutNode::Group(group) => group.body.entries.iter().any(|inner| {
             let holds = inner.span.start <= fault && fault <= inner.span.end;
             holds && (group.role == GroupRole::Block || covered(inner, fault))
         }),
     })
 }
 
-pub fn is_token(node: &Node, text: &str) -> bool {
-    matches!(node, Node::Token(_, token) if *token == text)
+pub fn is_token(node: &LayoutNode, text: &str) -> bool {
+    matches!(node, LayoutNode::Token(_, token) if *token == text)
 }
 
 /// Whether an operand ends with this piece, so that an operator after it has two sides.
-pub fn is_value(pieces: &[Piece], at: usize) -> bool {
+pub fn is_value(pieces: &[SourcePiece], at: usize) -> bool {
     match &pieces[at].node {
-        Node::Group(_) => true,
-        Node::Token(TokenKind::Word, word) => {
+        LayoutNode::Group(_) => true,
+        LayoutNode::Token(TokenKind::Word, word) => {
             !OPERATOR_WORDS.contains(word) || at > 0 && is_token(&pieces[at - 1].node, ".")
         }
-        Node::Token(kind, _) => matches!(kind, TokenKind::Number | TokenKind::Text | TokenKind::Foreign),
+        LayoutNode::Token(kind, _) => {
+            matches!(kind, TokenKind::Number | TokenKind::Text | TokenKind::Foreign)
+        }
     }
 }

@@ -7,9 +7,9 @@ use super::context::CompletionContext;
 use super::place::CompletionPlace;
 use super::scope::{self, LocalName};
 use super::surroundings::Surroundings;
-use super::{ENTRY, Library, describe, hover, outside, values};
-use crate::check::builtins::{self, Builtin, BuiltinParameter, Kind};
-use crate::check::index::{SymbolId, SymbolKind, Target};
+use super::{ENTRY, LibraryModule, describe, hover, outside, values};
+use crate::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter};
+use crate::check::index::{NameTarget, SymbolId, SymbolKind};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
 use crate::check::{Analysis, DIVERGENCE_SETTINGS, is_standard_divergence};
 use crate::source::Span;
@@ -51,7 +51,7 @@ pub struct Candidate {
     pub detail: String,
     /// Markdown.
     pub doc: String,
-    /// What is written in place of [`Completion::replace`].
+    /// What is written in place of [`CompletionEntry::replace`].
     pub insert: String,
     /// Smaller stands first.
     pub rank: u8,
@@ -59,13 +59,18 @@ pub struct Candidate {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Completion {
+pub struct CompletionEntry {
     /// What has been typed of the word so far.
     pub replace: Span,
     pub candidates: Vec<Candidate>,
 }
 
-pub fn complete(source: &str, offset: u32, analysis: &Analysis, around: &dyn Surroundings) -> Completion {
+pub fn complete(
+    source: &str,
+    offset: u32,
+    analysis: &Analysis,
+    around: &dyn Surroundings,
+) -> CompletionEntry {
     let context = CompletionContext::new(source, offset as usize);
     let mut replace = Span::new(ENTRY, context.word_start, offset as usize);
     let mut list = List { analysis, names: named_items(analysis), candidates: Vec::new() };
@@ -106,7 +111,7 @@ pub fn complete(source: &str, offset: u32, analysis: &Analysis, around: &dyn Sur
             list.signals(&vocabulary::SIGNALS[..4], 0);
             let distribution = |kind| matches!(kind, SymbolKind::Teacher | SymbolKind::Parameter);
             list.scope_of(&context, distribution);
-            list.builtins(|builtin| matches!(builtin.kind, Kind::Teacher(_)), 2);
+            list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Teacher(_)), 2);
         }
         CompletionPlace::RoutedDomain => {
             list.scope_of(&context, |kind| matches!(kind, SymbolKind::Domain | SymbolKind::Turn))
@@ -116,7 +121,7 @@ pub fn complete(source: &str, offset: u32, analysis: &Analysis, around: &dyn Sur
     list.candidates.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
     // Modules may declare the same name.
     list.candidates.retain(|candidate| seen.insert((candidate.label.clone(), candidate.import.clone())));
-    Completion { replace, candidates: list.candidates }
+    CompletionEntry { replace, candidates: list.candidates }
 }
 
 pub(super) struct List<'a> {
@@ -130,7 +135,7 @@ pub(super) struct List<'a> {
 pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
     let uses = analysis.index.uses_in(ENTRY).iter();
     let items = uses.filter_map(|a_use| match a_use.target {
-        Target::Symbol(id) if analysis.index.symbol(id).owner.is_none() => {
+        NameTarget::Symbol(id) if analysis.index.symbol(id).owner.is_none() => {
             Some((analysis.index.symbol(id).name.clone(), id))
         }
         _ => None,
@@ -314,7 +319,7 @@ fn item_shape(keyword: &str) -> &'static str {
     }
 }
 
-fn imports(list: &mut List, path: &[String], libraries: &[Rc<Library>]) {
+fn imports(list: &mut List, path: &[String], libraries: &[Rc<LibraryModule>]) {
     for library in libraries.iter().filter(|library| library.path.starts_with(path)) {
         match library.path.get(path.len()) {
             Some(next) => {

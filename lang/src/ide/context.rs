@@ -4,12 +4,12 @@
 //! The text may be half typed. A line that begins an item ends everything that is still open before it, as in
 //! the parser.
 
-use crate::syntax::tokens::{Token, TokenKind, lex};
+use crate::syntax::tokens::{SyntaxToken, TokenKind, lex};
 use crate::syntax::words::{self, LineHead};
 
 pub struct CompletionContext<'a> {
     pub source: &'a str,
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<SyntaxToken>,
     /// The tokens before the word at the cursor.
     pub cut: usize,
     /// What has been typed of the word at the cursor begins here.

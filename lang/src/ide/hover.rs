@@ -2,8 +2,8 @@
 
 use super::{ENTRY, describe, keywords};
 use crate::check::builtins::Builtin;
-use crate::check::index::{SymbolId, SymbolKind, Target};
-use crate::check::vocabulary::{Key, Takes};
+use crate::check::index::{NameTarget, SymbolId, SymbolKind};
+use crate::check::vocabulary::{SettingKey, Takes};
 use crate::check::{Analysis, bounds};
 use crate::source::Span;
 
@@ -16,18 +16,20 @@ pub struct Hover {
 pub fn hover(analysis: &Analysis, offset: u32) -> Option<Hover> {
     let Some(found) = analysis.index.at(ENTRY, offset) else { return keywords::keyword(analysis, offset) };
     let markdown = match found.target {
-        Target::Symbol(id) => symbol(analysis, id),
-        Target::Module(file) => module(analysis, file),
-        Target::Builtin(builtin) => builtin_text(builtin),
-        Target::Signal(signal) => {
+        NameTarget::Symbol(id) => symbol(analysis, id),
+        NameTarget::Module(file) => module(analysis, file),
+        NameTarget::Builtin(builtin) => builtin_text(builtin),
+        NameTarget::Signal(signal) => {
             format!("{}\n\n{}", code(&format!("{}: {}", signal.name, signal.shape)), signal.doc)
         }
-        Target::Part(part) => format!("{}\n\n{}", code(&format!(".{}: {}", part.name, part.shape)), part.doc),
-        Target::Word(word) => format!("`{}`: {}.", word.name, word.doc),
-        Target::Key(key) => key_text(key),
-        Target::Field => "A field of the data.".to_owned(),
-        Target::Domains => "Every domain of the experiment, in the order of the file.".to_owned(),
-        Target::RoutedDomain => "The domain whose prompts this route sends to a teacher.".to_owned(),
+        NameTarget::Part(part) => {
+            format!("{}\n\n{}", code(&format!(".{}: {}", part.name, part.shape)), part.doc)
+        }
+        NameTarget::Word(word) => format!("`{}`: {}.", word.name, word.doc),
+        NameTarget::Key(key) => key_text(key),
+        NameTarget::Field => "A field of the data.".to_owned(),
+        NameTarget::Domains => "Every domain of the experiment, in the order of the file.".to_owned(),
+        NameTarget::RoutedDomain => "The domain whose prompts this route sends to a teacher.".to_owned(),
     };
     Some(Hover { span: found.span, markdown })
 }
@@ -90,7 +92,7 @@ fn builtin_text(builtin: &Builtin) -> String {
     text
 }
 
-pub fn key_text(key: &Key) -> String {
+pub fn key_text(key: &SettingKey) -> String {
     let need = if key.required { "must be set" } else { "may be left out" };
     let mut text = format!("`{}` ({need}): {}", key.name, key.doc);
     if let Takes::Count = key.takes {

@@ -15,7 +15,7 @@ pub struct Inlay {
 pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
     let declared = analysis.index.uses_in(ENTRY).iter().filter(|a_use| a_use.declares);
     let hint = |a_use: &crate::check::index::NameUse| {
-        let crate::check::index::Target::Symbol(id) = a_use.target else { return None };
+        let crate::check::index::NameTarget::Symbol(id) = a_use.target else { return None };
         let symbol = analysis.index.symbol(id);
         let info = symbol
             .info

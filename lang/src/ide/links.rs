@@ -3,7 +3,7 @@
 
 use super::ENTRY;
 use crate::check::Analysis;
-use crate::check::index::Target;
+use crate::check::index::NameTarget;
 use crate::source::FileId;
 use crate::syntax::tokens::{TokenKind, lex};
 
@@ -60,7 +60,7 @@ pub fn links(source: &str, analysis: &Analysis) -> Vec<Link> {
         }
     }
     found.extend(analysis.index.uses_in(ENTRY).iter().filter_map(|a_use| match a_use.target {
-        Target::Module(file) => {
+        NameTarget::Module(file) => {
             Some(Link { start: a_use.span.start, end: a_use.span.end, to: Destination::Module(file) })
         }
         _ => None,

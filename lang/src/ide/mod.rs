@@ -27,7 +27,7 @@ mod testing;
 mod tests;
 mod values;
 
-pub use complete::{Candidate, CandidateKind, Completion, Import, complete};
+pub use complete::{Candidate, CandidateKind, CompletionEntry, Import, complete};
 pub use describe::signature as signature_of;
 pub use hover::{Hover, hover};
 pub use inlay::{Inlay, inlays};
@@ -48,7 +48,7 @@ pub const ENTRY: FileId = FileId(0);
 
 /// A module that a `use` may name, with its public items.
 #[derive(Clone, Debug)]
-pub struct Library {
+pub struct LibraryModule {
     /// `["std", "opd"]`
     pub path: Vec<String>,
     pub doc: String,
@@ -63,9 +63,9 @@ pub struct LibraryItem {
     pub signature: String,
 }
 
-impl Library {
+impl LibraryModule {
     /// Reads what a module offers. Parsing is enough: nothing here depends on values.
-    pub fn of(path: &[&str], text: &str) -> Library {
+    pub fn of(path: &[&str], text: &str) -> LibraryModule {
         let (tree, _) = parse(ENTRY, text);
         let items = tree.items.iter().filter(|item| item.public).filter_map(|item| {
             let name = crate::check::declared_name(&item.kind)?;
@@ -75,7 +75,7 @@ impl Library {
                 signature: describe::head(item, text),
             })
         });
-        Library {
+        LibraryModule {
             path: path.iter().map(|&segment| segment.to_owned()).collect(),
             doc: tree.doc.clone(),
             items: items.collect(),

@@ -2,7 +2,7 @@
 
 use super::ENTRY;
 use crate::check::Analysis;
-use crate::check::index::{SymbolId, Target};
+use crate::check::index::{NameTarget, SymbolId};
 use crate::source::{FileId, Span};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +18,11 @@ pub struct Definition {
 pub fn definition(analysis: &Analysis, offset: u32) -> Option<Definition> {
     let found = analysis.index.at(ENTRY, offset)?;
     match found.target {
-        Target::Symbol(id) => {
+        NameTarget::Symbol(id) => {
             let symbol = analysis.index.symbol(id);
             Some(Definition { from: found.span, name: symbol.span, extent: symbol.extent })
         }
-        Target::Module(file) => {
+        NameTarget::Module(file) => {
             let start = Span::new(file, 0, 0);
             Some(Definition { from: found.span, name: start, extent: start })
         }
@@ -33,7 +33,7 @@ pub fn definition(analysis: &Analysis, offset: u32) -> Option<Definition> {
 /// The symbol that the name at an offset of a file stands for.
 pub fn declared_target(analysis: &Analysis, file: FileId, offset: u32) -> Option<SymbolId> {
     match analysis.index.at(file, offset)?.target {
-        Target::Symbol(id) => Some(id),
+        NameTarget::Symbol(id) => Some(id),
         _ => None,
     }
 }
@@ -51,11 +51,13 @@ pub fn references(analysis: &Analysis, id: SymbolId, with_declaration: bool) -> 
 /// The uses within the file, of a symbol or of any other word with a meaning. The flag marks the declaration.
 pub fn highlights(analysis: &Analysis, offset: u32) -> Vec<(Span, bool)> {
     let Some(found) = analysis.index.at(ENTRY, offset) else { return Vec::new() };
-    let same = |target: Target| match (found.target, target) {
-        (Target::Symbol(a), Target::Symbol(b)) => a == b,
-        (Target::Signal(a), Target::Signal(b)) | (Target::Part(a), Target::Part(b)) => a.name == b.name,
-        (Target::Builtin(a), Target::Builtin(b)) => a.name == b.name,
-        (Target::Domains, Target::Domains) => true,
+    let same = |target: NameTarget| match (found.target, target) {
+        (NameTarget::Symbol(a), NameTarget::Symbol(b)) => a == b,
+        (NameTarget::Signal(a), NameTarget::Signal(b)) | (NameTarget::Part(a), NameTarget::Part(b)) => {
+            a.name == b.name
+        }
+        (NameTarget::Builtin(a), NameTarget::Builtin(b)) => a.name == b.name,
+        (NameTarget::Domains, NameTarget::Domains) => true,
         _ => false,
     };
     let uses = analysis.index.uses_in(ENTRY).iter().filter(|a_use| same(a_use.target));

@@ -1,6 +1,6 @@
 //! What can be folded away, and how a selection grows. Both read tokens: they work in any text.
 
-use crate::syntax::tokens::{Token, TokenKind, lex};
+use crate::syntax::tokens::{SyntaxToken, TokenKind, lex};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoldKind {
@@ -37,7 +37,7 @@ pub fn folds(source: &str) -> Vec<Fold> {
 }
 
 /// Runs of neighbouring lines that are of a kind.
-fn runs(tokens: &[Token], kind: FoldKind, is: impl Fn(&[Token]) -> bool) -> Vec<Fold> {
+fn runs(tokens: &[SyntaxToken], kind: FoldKind, is: impl Fn(&[SyntaxToken]) -> bool) -> Vec<Fold> {
     let mut found: Vec<Fold> = Vec::new();
     let mut running = false;
     for line in tokens.split(|token| token.kind == TokenKind::Newline) {
@@ -55,7 +55,7 @@ fn runs(tokens: &[Token], kind: FoldKind, is: impl Fn(&[Token]) -> bool) -> Vec<
 }
 
 /// Opening brackets with their partners.
-fn pairs(source: &str, tokens: &[Token]) -> Vec<(usize, usize)> {
+fn pairs(source: &str, tokens: &[SyntaxToken]) -> Vec<(usize, usize)> {
     let mut open: Vec<usize> = Vec::new();
     let mut found = Vec::new();
     for (index, token) in tokens.iter().enumerate() {

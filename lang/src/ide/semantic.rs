@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::ENTRY;
 use crate::check::Analysis;
-use crate::check::index::{NameUse, SymbolKind, Target};
+use crate::check::index::{NameTarget, NameUse, SymbolKind};
 use crate::check::vocabulary;
 use crate::syntax::tokens::{TokenKind, lex};
 use crate::syntax::words;
@@ -86,7 +86,7 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
 
 fn of_use(a_use: &NameUse, analysis: &Analysis) -> (Meaning, bool, bool) {
     match a_use.target {
-        Target::Symbol(id) => {
+        NameTarget::Symbol(id) => {
             let symbol = analysis.index.symbol(id);
             let meaning = match symbol.kind {
                 SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence => Meaning::Function,
@@ -98,17 +98,17 @@ fn of_use(a_use: &NameUse, analysis: &Analysis) -> (Meaning, bool, bool) {
             };
             (meaning, a_use.declares, analysis.sources.file(symbol.span.file).path.starts_with("std:"))
         }
-        Target::Module(_) => (Meaning::Namespace, false, false),
-        Target::Builtin(_) => (Meaning::Function, false, true),
-        Target::Signal(_) | Target::Part(_) | Target::Domains | Target::RoutedDomain => {
+        NameTarget::Module(_) => (Meaning::Namespace, false, false),
+        NameTarget::Builtin(_) => (Meaning::Function, false, true),
+        NameTarget::Signal(_) | NameTarget::Part(_) | NameTarget::Domains | NameTarget::RoutedDomain => {
             (Meaning::Signal, false, true)
         }
-        Target::Word(word) if vocabulary::TYPES.iter().any(|a_type| std::ptr::eq(a_type, word)) => {
+        NameTarget::Word(word) if vocabulary::TYPES.iter().any(|a_type| std::ptr::eq(a_type, word)) => {
             (Meaning::Type, false, true)
         }
-        Target::Word(_) => (Meaning::EnumMember, false, true),
-        Target::Key(_) => (Meaning::Property, false, true),
-        Target::Field => (Meaning::Property, false, false),
+        NameTarget::Word(_) => (Meaning::EnumMember, false, true),
+        NameTarget::Key(_) => (Meaning::Property, false, true),
+        NameTarget::Field => (Meaning::Property, false, false),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::Library;
+use super::LibraryModule;
 
 /// An entry of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct FolderEntry {
 /// Paths are relative to the folder of the file that is being completed.
 pub trait Surroundings {
     /// The modules that a `use` may name.
-    fn modules(&self) -> Vec<Rc<Library>>;
+    fn modules(&self) -> Vec<Rc<LibraryModule>>;
 
     /// What a folder holds; the file's own is `""`.
     fn entries(&self, _folder: &str) -> Vec<FolderEntry> {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Library, Surroundings};
+use super::{LibraryModule, Surroundings};
 use crate::check::{Analysis, analyse};
 use crate::source::SourceFile;
 
@@ -72,8 +72,8 @@ compare "tiny" { models = [start, student], samples = 2, temperature = 1.0, max_
 "#;
 
 /// Modules alone.
-impl<F: Fn() -> Vec<Library>> Surroundings for F {
-    fn modules(&self) -> Vec<Rc<Library>> {
+impl<F: Fn() -> Vec<LibraryModule>> Surroundings for F {
+    fn modules(&self) -> Vec<Rc<LibraryModule>> {
         self().into_iter().map(Rc::new).collect()
     }
 }

@@ -8,7 +8,7 @@ use crate::check::vocabulary;
 
 fn labels(marked: &str) -> Vec<String> {
     let (text, offset) = cursor(marked);
-    let libraries = || MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
+    let libraries = || MODULES.iter().map(|(name, text)| LibraryModule::of(&["std", name], text)).collect();
     let completion = complete(&text, offset, &check(&text), &libraries);
     completion.candidates.into_iter().map(|candidate| candidate.label).collect()
 }
@@ -114,7 +114,7 @@ fn an_import_proposes_modules_and_their_items_with_their_docs() {
     proposes("use std.opd.<CURSOR>", &["mopd"], &["hidden", "opd"]);
     proposes("use std.opd.{<CURSOR>", &["mopd"], &["hidden"]);
     let (text, offset) = cursor("use std.opd.m<CURSOR>\n");
-    let libraries = || vec![Library::of(&["std", "opd"], MODULES[0].1)];
+    let libraries = || vec![LibraryModule::of(&["std", "opd"], MODULES[0].1)];
     let completion = complete(&text, offset, &check(&text), &libraries);
     let [candidate] = &completion.candidates[..] else { panic!("{completion:?}") };
     assert_eq!(candidate.detail, "objective mopd(clip_at: nats = 5)");
@@ -155,8 +155,9 @@ fn names_of_modules_are_proposed_with_the_use_that_they_need() {
     let text = within("use std.opd.mopd\n", "").replace("mopd(clip_at: 5)", "mo<CURSOR>");
     let (text, offset) = cursor(&text);
     let modules = || {
-        let own = Library::of(&["mine"], "pub objective mopd {}\npub fn half(x) = x / 2\nobjective own {}\n");
-        vec![Library::of(&["std", "opd"], MODULES[0].1), own]
+        let own =
+            LibraryModule::of(&["mine"], "pub objective mopd {}\npub fn half(x) = x / 2\nobjective own {}\n");
+        vec![LibraryModule::of(&["std", "opd"], MODULES[0].1), own]
     };
     let completion = complete(&text, offset, &check(&text), &modules);
     let with_use: Vec<(&str, String)> = completion
@@ -174,7 +175,7 @@ fn names_of_modules_are_proposed_with_the_use_that_they_need() {
     // What is imported is there already.
     let imported = within("mopd(clip_at: 5)", "mo<CURSOR>");
     let (text, offset) = cursor(&imported);
-    let standard = || vec![Library::of(&["std", "opd"], MODULES[0].1)];
+    let standard = || vec![LibraryModule::of(&["std", "opd"], MODULES[0].1)];
     let completion = complete(&text, offset, &check(&text), &standard);
     assert!(completion.candidates.iter().all(|candidate| candidate.import.is_none()), "{completion:?}");
 }
@@ -183,7 +184,7 @@ fn names_of_modules_are_proposed_with_the_use_that_they_need() {
 struct Project;
 
 impl Surroundings for Project {
-    fn modules(&self) -> Vec<std::rc::Rc<Library>> {
+    fn modules(&self) -> Vec<std::rc::Rc<LibraryModule>> {
         Vec::new()
     }
 

@@ -4,7 +4,7 @@ use super::complete::{CandidateKind, List, standard_divergences};
 use super::context::CompletionContext;
 use super::outside;
 use super::surroundings::Surroundings;
-use crate::check::builtins::{DataName, GuardName, Kind, SupportName, TeacherName, WeightsName};
+use crate::check::builtins::{BuiltinKind, DataName, GuardName, SupportName, TeacherName, WeightsName};
 use crate::check::index::{SymbolId, SymbolKind};
 use crate::check::vocabulary::{self, Takes};
 use crate::formula::StepNumber;
@@ -17,7 +17,7 @@ pub fn step_numbers(list: &mut List, context: &CompletionContext) {
     for (name, detail) in [("step", "the steps that are done"), ("progress", "the share of them, 0 to 1")] {
         list.add(name, CandidateKind::Signal, detail, "", name, 0);
     }
-    let inside = |kind| matches!(kind, Kind::Guard(GuardName::Initial | GuardName::Recent));
+    let inside = |kind| matches!(kind, BuiltinKind::Guard(GuardName::Initial | GuardName::Recent));
     list.builtins(|builtin| inside(builtin.kind), 1);
     list.scope(context, Takes::Number);
 }
@@ -32,43 +32,52 @@ pub fn values(list: &mut List, context: &CompletionContext, takes: Takes, around
         Takes::Field => return outside::fields(list, context, around),
         // A text is the author's.
         Takes::Text | Takes::Texts | Takes::Range => return,
-        Takes::Dataset => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Dataset), 0),
-        Takes::Columns => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Columns), 0),
+        Takes::Dataset => {
+            return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Dataset), 0);
+        }
+        Takes::Columns => {
+            return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Columns), 0);
+        }
         Takes::Adapter => {
             return list.builtins(
-                |builtin| matches!(builtin.kind, Kind::Weights(WeightsName::Lora | WeightsName::Dora)),
+                |builtin| matches!(builtin.kind, BuiltinKind::Weights(WeightsName::Lora | WeightsName::Dora)),
                 0,
             );
         }
         Takes::Layers => return list.add("all", CandidateKind::Word, "every layer", "", "all", 0),
         Takes::Weights => {
             list.words(vocabulary::WEIGHTS, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::Weights(WeightsName::Layers), 0);
+            return list.builtins(|builtin| builtin.kind == BuiltinKind::Weights(WeightsName::Layers), 0);
         }
         Takes::Secret => {
-            return list.builtins(|builtin| builtin.kind == Kind::Teacher(TeacherName::Environment), 0);
+            return list
+                .builtins(|builtin| builtin.kind == BuiltinKind::Teacher(TeacherName::Environment), 0);
         }
         Takes::Metrics => {
             list.words(vocabulary::METRICS, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::PassAt), 0);
+            return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::PassAt), 0);
         }
         Takes::Capability => {
             list.words(vocabulary::CAPABILITIES, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::Support(SupportName::TopK), 0);
+            return list.builtins(|builtin| builtin.kind == BuiltinKind::Support(SupportName::TopK), 0);
         }
         Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
         Takes::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
         Takes::Support => {
             list.words(vocabulary::FULL, CandidateKind::Word, 0);
-            return list.builtins(|builtin| matches!(builtin.kind, Kind::Support(_)), 0);
+            return list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Support(_)), 0);
         }
-        Takes::Rollout => list.builtins(|builtin| matches!(builtin.kind, Kind::Rollout(_)), 1),
-        Takes::Optimizer => return list.builtins(|builtin| matches!(builtin.kind, Kind::Optimizer(_)), 0),
+        Takes::Rollout => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Rollout(_)), 1),
+        Takes::Optimizer => {
+            return list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Optimizer(_)), 0);
+        }
         Takes::Guards => return list.builtins(|builtin| guards(builtin.kind), 0),
-        Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Data(DataName::Normalized), 0),
-        Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
-        Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
-        Takes::Model => list.builtins(|builtin| matches!(builtin.kind, Kind::Constructor(_)), 1),
+        Takes::Score => {
+            return list.builtins(|builtin| builtin.kind == BuiltinKind::Data(DataName::Normalized), 0);
+        }
+        Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Reward(_)), 0),
+        Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Schedule(_)), 1),
+        Takes::Model => list.builtins(|builtin| matches!(builtin.kind, BuiltinKind::Constructor(_)), 1),
         Takes::Domains => {
             list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0)
         }
@@ -92,12 +101,12 @@ pub fn values(list: &mut List, context: &CompletionContext, takes: Takes, around
     outside::importable(list, context, takes, around);
 }
 
-fn guards(kind: Kind) -> bool {
-    matches!(kind, Kind::Guard(GuardName::Warn | GuardName::Stop | GuardName::LowerLr))
+fn guards(kind: BuiltinKind) -> bool {
+    matches!(kind, BuiltinKind::Guard(GuardName::Warn | GuardName::Stop | GuardName::LowerLr))
 }
 
-fn belongs_in_formula(kind: Kind) -> bool {
-    use Kind::*;
+fn belongs_in_formula(kind: BuiltinKind) -> bool {
+    use BuiltinKind::*;
     matches!(
         kind,
         Elementwise(_)

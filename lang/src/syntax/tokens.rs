@@ -31,13 +31,13 @@ pub enum TokenKind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
+pub struct SyntaxToken {
     pub kind: TokenKind,
     pub start: usize,
     pub end: usize,
 }
 
-impl Token {
+impl SyntaxToken {
     pub fn text(self, source: &str) -> &str {
         &source[self.start..self.end]
     }
@@ -48,7 +48,7 @@ impl Token {
 }
 
 /// Every token of a text, in order; blanks stand between them.
-pub fn lex(text: &str) -> Vec<Token> {
+pub fn lex(text: &str) -> Vec<SyntaxToken> {
     let mut tokens = Vec::new();
     // A byte order mark is no part of the text.
     let mut at = text.len() - text.strip_prefix('\u{feff}').unwrap_or(text).len();
@@ -58,7 +58,7 @@ pub fn lex(text: &str) -> Vec<Token> {
             continue;
         }
         let (kind, length) = token(text, at);
-        tokens.push(Token { kind, start: at, end: at + length });
+        tokens.push(SyntaxToken { kind, start: at, end: at + length });
         at += length;
     }
     tokens

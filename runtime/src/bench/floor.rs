@@ -34,14 +34,14 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Config, EntryKind, Weights, layout};
-use crate::prepare::{Places, forms, prepare, trained};
+use crate::prepare::{Places, model_specs, prepare, trained};
 use crate::schedule;
 use crate::store::Store;
-use crate::train::Route;
+use crate::train::SourceTeachers;
 
 /// The tokens of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tokens {
+pub struct StepTokens {
     /// Sequences, of which those of one group share their prompt.
     pub sequences: f64,
     pub groups: f64,
@@ -50,7 +50,7 @@ pub struct Tokens {
     pub completion: f64,
 }
 
-impl Tokens {
+impl StepTokens {
     /// Tokens of a sequence that go through a model: the last one is predicted and not read.
     fn length(&self) -> f64 {
         self.prompt + self.completion - 1.0
@@ -128,11 +128,11 @@ pub enum Updated {
 pub fn phases(
     student: &Config,
     teachers: &[(&Config, f64)],
-    tokens: &Tokens,
+    tokens: &StepTokens,
     updated: Updated,
     dtype: Dtype,
 ) -> Vec<Phase> {
-    let Tokens { sequences, groups, prompt, completion } = *tokens;
+    let StepTokens { sequences, groups, prompt, completion } = *tokens;
     let bytes = match dtype {
         Dtype::Float32 => 4.0,
         Dtype::Bfloat16 => 2.0,
@@ -233,10 +233,10 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
     let tasks = schedule::tasks(plan);
     let places = Places { base, notes: &Store::notes(Path::new(&job.run.store)), cache: None, store: None };
-    let forms = forms(plan, places)?;
-    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places)?;
+    let specs = model_specs(plan, places)?;
+    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &specs, places)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let widths = schedule::threads(&tasks, &forms, cores);
+    let widths = schedule::threads(&tasks, &specs, cores);
     let distills = tasks.iter().zip(widths).find_map(|(task, width)| match task.work {
         schedule::Work::Stage(id) => match &plan.experiment.model(id).stage {
             Stage::Train(train) => Some((id, train, width)),
@@ -250,31 +250,31 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
         return Err(wrong("what is counted is training on the student's own rollouts"));
     };
     let sampling = &student.sampling;
-    let form = &forms[id.0 as usize];
-    let student = &*form.config;
+    let spec = &specs[id.0 as usize];
+    let student = &*spec.config;
 
     let (mut length, mut sum) = (0.0, 0.0);
     let mut teachers: Vec<(&Config, usize, f64)> = Vec::new();
     for share in &train.mixture {
         let data = trained(&domains[share.domain.0 as usize], train)?;
-        let lengths = data.tokens(&form.tokenizer)?;
+        let lengths = data.tokens(&spec.tokenizer)?;
         let mean = lengths.lengths().sum::<usize>() as f64 / lengths.len().max(1) as f64;
         length += share.share * mean;
         sum += share.share;
         if train.objective.reads(Role::TEACHER) {
-            let route = Route::new(train, share.domain, &data.dataset)?;
+            let route = SourceTeachers::new(train, share.domain, &data.dataset)?;
             for (teacher, part) in route.teachers().iter().zip(route.shares(data.dataset.len())) {
                 let Some(model) = teacher.weights.model() else { continue };
                 let own = share.share * part;
                 match teachers.iter_mut().find(|(_, known, _)| *known == model.0 as usize) {
                     Some((_, _, part)) => *part += own,
-                    None => teachers.push((&forms[model.0 as usize].config, model.0 as usize, own)),
+                    None => teachers.push((&specs[model.0 as usize].config, model.0 as usize, own)),
                 }
             }
         }
     }
     let groups = f64::from(train.rollout.groups);
-    let tokens = Tokens {
+    let tokens = StepTokens {
         sequences: groups * f64::from(sampling.n.max(1)),
         groups,
         prompt: length / sum,
@@ -323,7 +323,7 @@ mod tests {
     }
 
     /// Two samples of one prompt: 4 tokens of each sequence go through a model, 2 are predicted.
-    const TOKENS: Tokens = Tokens { sequences: 2.0, groups: 1.0, prompt: 3.0, completion: 2.0 };
+    const TOKENS: StepTokens = StepTokens { sequences: 2.0, groups: 1.0, prompt: 3.0, completion: 2.0 };
 
     fn counted(phases: &[Phase]) -> Vec<(StepPart, f64, f64, f64)> {
         phases.iter().map(|phase| (phase.part, phase.times, phase.flops, phase.bytes)).collect()

@@ -9,7 +9,7 @@ use std::path::Path;
 use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
 use mopd_store::regular;
 
-use super::error::{DataError, Problem, RowPlace};
+use super::error::{DataError, DataProblem, RowPlace};
 use super::lines::BYTE_ORDER_MARK;
 use super::rows::{Take, Wanted, line};
 use crate::tokenizer::json::{Json, Object};
@@ -17,7 +17,7 @@ use crate::tokenizer::json::{Json, Object};
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside
 /// quotes are text.
 pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
-    let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
+    let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
     let mut header: Option<Vec<String>> = None;
@@ -34,7 +34,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
             let count = line(&mut file, &mut record).map_err(unreadable)?.map_err(failed)?;
             hasher.update(&record[start..]);
             if count == 0 && open {
-                return Err(failed(Problem::OpenQuote));
+                return Err(failed(DataProblem::OpenQuote));
             }
             if lines == 0 && record.starts_with(BYTE_ORDER_MARK) {
                 record.drain(..BYTE_ORDER_MARK.len());
@@ -43,7 +43,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
             if count == 0 {
                 return match header {
                     Some(_) => Ok(hasher.finalize().to_hex().to_string()),
-                    None => Err(DataError::of_file(path, Problem::Empty)),
+                    None => Err(DataError::of_file(path, DataProblem::Empty)),
                 };
             }
             let blank = !open && record.trim_ascii().is_empty();
@@ -59,13 +59,13 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         let Some(names) = &header else {
             let mut known = HashSet::new();
             if let Some(twice) = cells.iter().find(|name| !known.insert(*name)) {
-                return Err(failed(Problem::ColumnTwice { column: twice.clone() }));
+                return Err(failed(DataProblem::ColumnTwice { column: twice.clone() }));
             }
             header = Some(cells);
             continue;
         };
         if cells.len() != names.len() {
-            return Err(failed(Problem::CellCount { found: cells.len(), header: names.len() }));
+            return Err(failed(DataProblem::CellCount { found: cells.len(), header: names.len() }));
         }
         let object: Object = names.iter().cloned().zip(cells.into_iter().map(Json::String)).collect();
         done = take(wanted.of_object(place, object)).map_err(failed)? == ControlFlow::Break(());
@@ -113,7 +113,7 @@ impl Parser {
     }
 
     /// The cells of the record, whose lines were all taken.
-    fn cells(&mut self, record: &[u8]) -> Result<Vec<String>, Problem> {
+    fn cells(&mut self, record: &[u8]) -> Result<Vec<String>, DataProblem> {
         let (written, ended) = (std::mem::take(&mut self.written), std::mem::take(&mut self.ended));
         let record = record.strip_suffix(b"\n").unwrap_or(record);
         let text = &self.text[..written];
@@ -122,7 +122,7 @@ impl Parser {
             Some(_) => (text.strip_suffix(b"\r").unwrap_or(text), &self.ends[..ended]),
             None => (text, &self.ends[..ended]),
         };
-        std::str::from_utf8(record).map_err(|error| Problem::not_utf8(record, &error))?;
+        std::str::from_utf8(record).map_err(|error| DataProblem::not_utf8(record, &error))?;
         let mut start = 0;
         let cell = |end: &usize| {
             let end = (*end).min(text.len());

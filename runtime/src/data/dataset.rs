@@ -6,12 +6,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::keys;
-use mopd_compiler::plan::{Column, DataFormula, DataSource, PromptFormat};
+use mopd_compiler::plan::{DataFormula, DataSource, FieldColumn, PromptFormat};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use self::reading::Reading;
-use super::error::{DataError, Problem, RowPlace};
+use self::reading::DatasetReader;
+use super::error::{DataError, DataProblem, RowPlace};
 use super::lists::{Builder, Lists};
 use super::rows::{self, Wanted};
 use super::{Field, FieldKind, files};
@@ -31,7 +31,7 @@ const BLOCK: usize = 256;
 
 /// What to read.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct DatasetRequest<'a> {
     pub source: &'a DataSource,
     pub format: &'a PromptFormat,
     /// Fields that every row must have, besides the prompt.
@@ -55,7 +55,7 @@ const VERSION: u32 = 1;
 struct DataContent<'a> {
     /// Blake3 of each.
     files: &'a [String],
-    columns: &'a [Column],
+    columns: &'a [FieldColumn],
     filter: &'a Option<DataFormula>,
     limit: &'a Option<u32>,
 }
@@ -96,7 +96,7 @@ pub struct Dataset {
     numbers: Vec<(DataFormula, Vec<f32>)>,
 }
 
-impl<'a> Request<'a> {
+impl<'a> DatasetRequest<'a> {
     /// The field whose turns are the rows.
     pub fn trajectory(&self) -> Option<&'a str> {
         let mut fields = self.fields.iter();
@@ -112,11 +112,11 @@ impl<'a> Request<'a> {
 impl Dataset {
     /// Reads a data source. Every row must have a prompt and the fields that are asked for; it may have any
     /// others.
-    pub fn read(base: &Path, request: Request) -> Result<Dataset, DataError> {
+    pub fn read(base: &Path, request: DatasetRequest) -> Result<Dataset, DataError> {
         let source = request.source;
         let path = super::beside(base, &source.path);
         let files = files::find(&path, source.split.as_deref())?;
-        let mut reading = Reading::new(request);
+        let mut reading = DatasetReader::new(request);
         let (mut hashes, mut first) = (Vec::new(), Vec::new());
         for file in &files {
             first.push(reading.places.len());
@@ -125,9 +125,9 @@ impl Dataset {
         }
         if reading.places.is_empty() {
             let problem = if reading.left_out > 0 {
-                Problem::AllLeftOut { rows: reading.left_out }
+                DataProblem::AllLeftOut { rows: reading.left_out }
             } else {
-                Problem::Empty
+                DataProblem::Empty
             };
             return Err(DataError::of_file(&path, problem));
         }
@@ -152,7 +152,7 @@ impl Dataset {
             |error| {
                 DataError::of_file(
                     &path,
-                    Problem::Unreadable { cause: format!("no room to keep its rows: {error}") },
+                    DataProblem::Unreadable { cause: format!("no room to keep its rows: {error}") },
                 )
             },
         )
@@ -239,7 +239,7 @@ impl Dataset {
         let full = |error: std::io::Error| {
             E::from(DataError::of_file(
                 &self.path,
-                Problem::Unreadable { cause: format!("no room for its tokens: {error}") },
+                DataProblem::Unreadable { cause: format!("no room for its tokens: {error}") },
             ))
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -280,7 +280,7 @@ impl Dataset {
     }
 
     /// An error about a row.
-    pub fn error(&self, row: usize, problem: Problem) -> DataError {
+    pub fn error(&self, row: usize, problem: DataProblem) -> DataError {
         let (file, place) = self.place(row);
         DataError::new(file, place, problem)
     }

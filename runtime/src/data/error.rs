@@ -18,7 +18,7 @@ use crate::tokenizer::chat::ChatError;
 pub struct DataError {
     pub file: PathBuf,
     pub place: RowPlace,
-    pub problem: Box<Problem>,
+    pub problem: Box<DataProblem>,
 }
 
 /// Where in a file. Displays as what follows the file's name: `:12`, or `, row 12`.
@@ -54,7 +54,7 @@ impl RowPlace {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub enum DataProblem {
     /// With a file of the same folder that may have been meant.
     Missing {
         meant: Option<String>,
@@ -156,54 +156,56 @@ impl fmt::Display for DataError {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for DataProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Problem::Missing { .. } => write!(f, "there is no such file"),
-            Problem::Unreadable { cause } => write!(f, "cannot read the file: {cause}"),
-            Problem::TooLong { mebibytes } => write!(f, "a row of more than {mebibytes} MiB"),
-            Problem::Empty => write!(f, "the file has no lines"),
-            Problem::NotUtf8 { column, byte, .. } => {
+            DataProblem::Missing { .. } => write!(f, "there is no such file"),
+            DataProblem::Unreadable { cause } => write!(f, "cannot read the file: {cause}"),
+            DataProblem::TooLong { mebibytes } => write!(f, "a row of more than {mebibytes} MiB"),
+            DataProblem::Empty => write!(f, "the file has no lines"),
+            DataProblem::NotUtf8 { column, byte, .. } => {
                 write!(f, "not UTF-8 text: byte 0x{byte:02X} at column {column}")
             }
-            Problem::NotJson { cause, column, line } => {
+            DataProblem::NotJson { cause, column, line } => {
                 write!(f, "not JSON: {cause} at column {column} of {line}")
             }
-            Problem::NotAnObject { found } => write!(f, "not a JSON object: found {found}"),
-            Problem::MissingField { field, present, .. } if present.is_empty() => {
+            DataProblem::NotAnObject { found } => write!(f, "not a JSON object: found {found}"),
+            DataProblem::MissingField { field, present, .. } if present.is_empty() => {
                 write!(f, "the field `{field}` is missing; the object is empty")
             }
-            Problem::MissingField { field, present, .. } => {
+            DataProblem::MissingField { field, present, .. } => {
                 write!(f, "the field `{field}` is missing; found `{}`", present.join("`, `"))
             }
-            Problem::TypeMismatch { field, wanted, found } => {
+            DataProblem::TypeMismatch { field, wanted, found } => {
                 write!(f, "the field `{field}` must be {wanted}; found {found}")
             }
-            Problem::Conversation { field } => {
+            DataProblem::Conversation { field } => {
                 write!(f, "the field `{field}` is a list of messages, but prompts are plain text")
             }
-            Problem::Chat { error } => error.fmt(f),
-            Problem::Trajectory { field, problem } => write!(f, "the trajectory in `{field}` {problem}"),
-            Problem::NoTokens => write!(f, "the prompt is empty, and the tokenizer begins it with no token"),
-            Problem::Compressed => write!(f, "the file is compressed"),
-            Problem::NotParquet { cause } => write!(f, "not a parquet file that can be read: {cause}"),
-            Problem::ColumnKind { column, kind } => {
+            DataProblem::Chat { error } => error.fmt(f),
+            DataProblem::Trajectory { field, problem } => write!(f, "the trajectory in `{field}` {problem}"),
+            DataProblem::NoTokens => {
+                write!(f, "the prompt is empty, and the tokenizer begins it with no token")
+            }
+            DataProblem::Compressed => write!(f, "the file is compressed"),
+            DataProblem::NotParquet { cause } => write!(f, "not a parquet file that can be read: {cause}"),
+            DataProblem::ColumnKind { column, kind } => {
                 write!(f, "the column `{column}` has values of the type {kind}, which cannot be read")
             }
-            Problem::OpenQuote => write!(f, "a quote is opened and never closed"),
-            Problem::ColumnTwice { column } => write!(f, "two columns have the name `{column}`"),
-            Problem::CellCount { found, header } => {
+            DataProblem::OpenQuote => write!(f, "a quote is opened and never closed"),
+            DataProblem::ColumnTwice { column } => write!(f, "two columns have the name `{column}`"),
+            DataProblem::CellCount { found, header } => {
                 write!(f, "the row has {found} cells, the header {header}")
             }
-            Problem::AllLeftOut { rows } => write!(f, "the filter holds in none of its {rows} rows"),
-            Problem::Pattern { cause } => write!(f, "not a pattern of file names: {cause}"),
-            Problem::NoMatch => write!(f, "no file matches the pattern"),
-            Problem::NoData => write!(f, "the folder has no data files"),
-            Problem::NoSplits { split } => write!(f, "a file has no splits, but `{split}` is asked for"),
-            Problem::NoSuchSplit { split, present, .. } => {
+            DataProblem::AllLeftOut { rows } => write!(f, "the filter holds in none of its {rows} rows"),
+            DataProblem::Pattern { cause } => write!(f, "not a pattern of file names: {cause}"),
+            DataProblem::NoMatch => write!(f, "no file matches the pattern"),
+            DataProblem::NoData => write!(f, "the folder has no data files"),
+            DataProblem::NoSplits { split } => write!(f, "a file has no splits, but `{split}` is asked for"),
+            DataProblem::NoSuchSplit { split, present, .. } => {
                 write!(f, "there is no split `{split}`; found `{}`", present.join("`, `"))
             }
-            Problem::ManySplits { present } => {
+            DataProblem::ManySplits { present } => {
                 write!(f, "the folder has the splits `{}`", present.join("`, `"))
             }
         }
@@ -217,83 +219,83 @@ impl From<DataError> for Error {
 }
 
 impl DataError {
-    pub fn new(file: &Path, place: RowPlace, problem: Problem) -> DataError {
+    pub fn new(file: &Path, place: RowPlace, problem: DataProblem) -> DataError {
         DataError { file: file.to_owned(), place, problem: Box::new(problem) }
     }
 
-    pub(super) fn of_file(file: &Path, problem: Problem) -> DataError {
+    pub(super) fn of_file(file: &Path, problem: DataProblem) -> DataError {
         DataError::new(file, RowPlace::File, problem)
     }
 
     /// The way out.
     pub fn help(&self) -> String {
         match &*self.problem {
-            Problem::Missing { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            Problem::Missing { folder_missing: true, .. } => {
+            DataProblem::Missing { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
+            DataProblem::Missing { folder_missing: true, .. } => {
                 "its folder does not exist either; paths are relative to the experiment's file".to_owned()
             }
-            Problem::Missing { .. } => "paths are relative to the experiment's file".to_owned(),
-            Problem::Unreadable { .. } => {
+            DataProblem::Missing { .. } => "paths are relative to the experiment's file".to_owned(),
+            DataProblem::Unreadable { .. } => {
                 "it must be a text file that you may read, with one JSON object a line".to_owned()
             }
-            Problem::TooLong { .. } => "each row stands on a line of its own; a quote that is never closed \
+            DataProblem::TooLong { .. } => "each row stands on a line of its own; a quote that is never closed \
                                         makes one of all"
                 .to_owned(),
-            Problem::Empty => {
+            DataProblem::Empty => {
                 "write one JSON object a line, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned()
             }
-            Problem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8".to_owned(),
-            Problem::NotUtf8 { .. } => "save the file as UTF-8".to_owned(),
-            Problem::NotJson { .. } => {
+            DataProblem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8".to_owned(),
+            DataProblem::NotUtf8 { .. } => "save the file as UTF-8".to_owned(),
+            DataProblem::NotJson { .. } => {
                 "each line must be one whole JSON object; write line breaks inside text as \\n".to_owned()
             }
-            Problem::NotAnObject { .. } => "each line must be one whole JSON object, such as {\"prompt\": \
+            DataProblem::NotAnObject { .. } => "each line must be one whole JSON object, such as {\"prompt\": \
                                             \"2+2=\", \"answer\": \"4\"}"
                 .to_owned(),
-            Problem::MissingField { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            Problem::MissingField { field, .. } => format!("every line needs `{field}`"),
-            Problem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),
-            Problem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
-            Problem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
-            Problem::Trajectory { .. } => "leave the row out, or write the trajectory as a list such as \
+            DataProblem::MissingField { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
+            DataProblem::MissingField { field, .. } => format!("every line needs `{field}`"),
+            DataProblem::TypeMismatch { field, wanted, .. } => format!("write `{field}` as {wanted}"),
+            DataProblem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
+            DataProblem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
+            DataProblem::Trajectory { .. } => "leave the row out, or write the trajectory as a list such as \
                                            [{\"role\": \"user\", \"content\": \"2+2?\"}, {\"role\": \
                                            \"assistant\", \"content\": \"4\"}]; messages with other content need \
                                            `format = chat` in the domain"
                 .to_owned(),
-            Problem::NoTokens => "leave the row out, or write a prompt".to_owned(),
-            Problem::Compressed => {
+            DataProblem::NoTokens => "leave the row out, or write a prompt".to_owned(),
+            DataProblem::Compressed => {
                 "unpack it first, or save it as parquet, which is compressed by itself".to_owned()
             }
-            Problem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
-            Problem::ColumnKind { column, .. } => {
+            DataProblem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
+            DataProblem::ColumnKind { column, .. } => {
                 format!("save `{column}` as text, 64-bit numbers, bools, or lists or structs of them")
             }
-            Problem::OpenQuote => "close it, or double the quotes that are part of the text".to_owned(),
-            Problem::ColumnTwice { .. } => "give each column a name of its own in the first line".to_owned(),
-            Problem::CellCount { .. } => "put text with separators or line breaks between quotes".to_owned(),
-            Problem::AllLeftOut { .. } => "change the domain's `filter`".to_owned(),
-            Problem::Pattern { .. } | Problem::NoMatch => {
+            DataProblem::OpenQuote => "close it, or double the quotes that are part of the text".to_owned(),
+            DataProblem::ColumnTwice { .. } => "give each column a name of its own in the first line".to_owned(),
+            DataProblem::CellCount { .. } => "put text with separators or line breaks between quotes".to_owned(),
+            DataProblem::AllLeftOut { .. } => "change the domain's `filter`".to_owned(),
+            DataProblem::Pattern { .. } | DataProblem::NoMatch => {
                 "paths are relative to the experiment's file".to_owned()
             }
-            Problem::NoData => format!("it must have files that end in .{}", ENDINGS.join(", .")),
-            Problem::NoSplits { .. } => "leave `split` out, or name the folder".to_owned(),
-            Problem::NoSuchSplit { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
-            Problem::NoSuchSplit { .. } => "choose one of them".to_owned(),
-            Problem::ManySplits { present } => {
+            DataProblem::NoData => format!("it must have files that end in .{}", ENDINGS.join(", .")),
+            DataProblem::NoSplits { .. } => "leave `split` out, or name the folder".to_owned(),
+            DataProblem::NoSuchSplit { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
+            DataProblem::NoSuchSplit { .. } => "choose one of them".to_owned(),
+            DataProblem::ManySplits { present } => {
                 format!("choose one, such as dataset(\"...\", split: \"{}\")", present[0])
             }
         }
     }
 }
 
-impl Problem {
-    pub(super) fn unreadable(path: &Path, error: &io::Error) -> Problem {
+impl DataProblem {
+    pub(super) fn unreadable(path: &Path, error: &io::Error) -> DataProblem {
         if error.kind() != io::ErrorKind::NotFound {
-            return Problem::Unreadable { cause: mopd_store::files::reason(error) };
+            return DataProblem::Unreadable { cause: mopd_store::files::reason(error) };
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let Ok(entries) = folder.read_dir() else {
-            return Problem::Missing { meant: None, folder_missing: true };
+            return DataProblem::Missing { meant: None, folder_missing: true };
         };
         let mut files: Vec<_> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -303,26 +305,26 @@ impl Problem {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let meant = nearest(&name, files.iter().map(String::as_str));
         let meant = meant.map(|meant| path.with_file_name(meant).display().to_string());
-        Problem::Missing { meant, folder_missing: false }
+        DataProblem::Missing { meant, folder_missing: false }
     }
 
-    pub(super) fn not_utf8(line: &[u8], error: &std::str::Utf8Error) -> Problem {
+    pub(super) fn not_utf8(line: &[u8], error: &std::str::Utf8Error) -> DataProblem {
         let place = error.valid_up_to();
         // UTF-16 starts with FF FE or FE FF, neither of which UTF-8 has anywhere.
         let utf16 = line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF");
-        Problem::NotUtf8 { column: place + 1, byte: line[place], utf16 }
+        DataProblem::NotUtf8 { column: place + 1, byte: line[place], utf16 }
     }
 
-    pub(super) fn not_json(line: &str, error: &serde_json::Error) -> Problem {
+    pub(super) fn not_json(line: &str, error: &serde_json::Error) -> DataProblem {
         let cause = error.to_string();
         // The parser saw one line only: its "at line 1" would contradict ours.
         let cause = cause.split(" at line ").next().unwrap_or(&cause).to_owned();
-        Problem::NotJson { cause, column: error.column(), line: quote(line) }
+        DataProblem::NotJson { cause, column: error.column(), line: quote(line) }
     }
 
-    pub fn missing<'a>(field: &str, present: impl Iterator<Item = &'a str>) -> Problem {
+    pub fn missing<'a>(field: &str, present: impl Iterator<Item = &'a str>) -> DataProblem {
         let present: Vec<_> = present.map(str::to_owned).collect();
         let meant = nearest(field, present.iter().map(String::as_str)).map(str::to_owned);
-        Problem::MissingField { field: field.to_owned(), meant, present }
+        DataProblem::MissingField { field: field.to_owned(), meant, present }
     }
 }

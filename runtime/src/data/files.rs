@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use mopd_compiler::nearest;
 use mopd_store::regular;
 
-use super::error::{DataError, Problem};
+use super::error::{DataError, DataProblem};
 
 /// One file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFile {
     pub path: PathBuf,
-    pub layout: Layout,
+    pub layout: FileLayout,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum FileLayout {
     /// One JSON object a line.
     Lines,
     Parquet,
@@ -37,7 +37,7 @@ pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError
         of_folder(path, split).map_err(failed)?
     } else {
         if let Some(split) = split {
-            return Err(failed(Problem::NoSplits { split: split.to_owned() }));
+            return Err(failed(DataProblem::NoSplits { split: split.to_owned() }));
         }
         if path.exists() || !is_pattern(path) {
             vec![path.to_owned()]
@@ -52,17 +52,17 @@ fn is_pattern(path: &Path) -> bool {
     path.to_string_lossy().contains(['*', '?', '['])
 }
 
-fn matching(path: &Path) -> Result<Vec<PathBuf>, Problem> {
+fn matching(path: &Path) -> Result<Vec<PathBuf>, DataProblem> {
     let pattern = path.to_string_lossy();
-    let found = glob::glob(&pattern).map_err(|error| Problem::Pattern { cause: error.msg.to_owned() })?;
+    let found = glob::glob(&pattern).map_err(|error| DataProblem::Pattern { cause: error.msg.to_owned() })?;
     let mut paths: Vec<PathBuf> = found.filter_map(Result::ok).filter(|path| path.is_file()).collect();
     paths.sort();
-    if paths.is_empty() { Err(Problem::NoMatch) } else { Ok(paths) }
+    if paths.is_empty() { Err(DataProblem::NoMatch) } else { Ok(paths) }
 }
 
 /// The layout that `datasets` writes and the hub serves: `data/train-00000-of-00002.parquet`, also without
 /// the folder or the numbers, or a folder for each split.
-fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, Problem> {
+fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, DataProblem> {
     let mut splits: Vec<(String, Vec<PathBuf>)> = Vec::new();
     let mut add = |split: String, path: PathBuf| match splits.iter_mut().find(|(known, _)| *known == split) {
         Some((_, paths)) => paths.push(path),
@@ -85,16 +85,16 @@ fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, Proble
     splits.sort();
     let names = || splits.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     let chosen = match wanted {
-        _ if splits.is_empty() => return Err(Problem::NoData),
+        _ if splits.is_empty() => return Err(DataProblem::NoData),
         Some(wanted) => match splits.iter().position(|(name, _)| name == wanted) {
             Some(place) => place,
             None => {
                 let meant = nearest(wanted, splits.iter().map(|(name, _)| name.as_str())).map(str::to_owned);
-                return Err(Problem::NoSuchSplit { split: wanted.to_owned(), meant, present: names() });
+                return Err(DataProblem::NoSuchSplit { split: wanted.to_owned(), meant, present: names() });
             }
         },
         None if splits.len() == 1 => 0,
-        None => return Err(Problem::ManySplits { present: names() }),
+        None => return Err(DataProblem::ManySplits { present: names() }),
     };
     let (_, mut paths) = splits.swap_remove(chosen);
     paths.sort();
@@ -134,25 +134,25 @@ fn split_of(stem: &str) -> &str {
     }
 }
 
-fn layout(path: &Path) -> Result<Layout, DataError> {
-    let failed = |error: &std::io::Error| DataError::of_file(path, Problem::unreadable(path, error));
+fn layout(path: &Path) -> Result<FileLayout, DataError> {
+    let failed = |error: &std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, error));
     let mut file = regular::open(path).map_err(|error| failed(&error))?;
     let mut magic = [0; 4];
     let length = file.read(&mut magic).map_err(|error| failed(&error))?;
     Ok(match (&magic[..length], ending(path).as_deref()) {
-        (b"PAR1", _) => Layout::Parquet,
+        (b"PAR1", _) => FileLayout::Parquet,
         (_, Some("parquet")) => {
             return Err(DataError::of_file(
                 path,
-                Problem::NotParquet { cause: "it does not begin with PAR1".to_owned() },
+                DataProblem::NotParquet { cause: "it does not begin with PAR1".to_owned() },
             ));
         }
         ([0x1F, 0x8B, ..] | [0x28, 0xB5, 0x2F, 0xFD] | [b'P', b'K', 3, 4], _) => {
-            return Err(DataError::of_file(path, Problem::Compressed));
+            return Err(DataError::of_file(path, DataProblem::Compressed));
         }
-        (_, Some("csv")) => Layout::Cells { separator: b',' },
-        (_, Some("tsv")) => Layout::Cells { separator: b'\t' },
-        _ => Layout::Lines,
+        (_, Some("csv")) => FileLayout::Cells { separator: b',' },
+        (_, Some("tsv")) => FileLayout::Cells { separator: b'\t' },
+        _ => FileLayout::Lines,
     })
 }
 
@@ -229,10 +229,10 @@ mod tests {
             fs::write(&path, content).unwrap();
             layout(&path).map_err(|error| error.problem.to_string())
         };
-        assert_eq!(of("a.jsonl", b"{}"), Ok(Layout::Lines));
-        assert_eq!(of("a", b""), Ok(Layout::Lines));
-        assert_eq!(of("a.bin", b"PAR1...."), Ok(Layout::Parquet));
-        assert_eq!(of("a.CSV", b"a,b"), Ok(Layout::Cells { separator: b',' }));
+        assert_eq!(of("a.jsonl", b"{}"), Ok(FileLayout::Lines));
+        assert_eq!(of("a", b""), Ok(FileLayout::Lines));
+        assert_eq!(of("a.bin", b"PAR1...."), Ok(FileLayout::Parquet));
+        assert_eq!(of("a.CSV", b"a,b"), Ok(FileLayout::Cells { separator: b',' }));
         assert_eq!(of("a.jsonl.gz", b"\x1F\x8B\x08"), Err("the file is compressed".to_owned()));
         assert!(of("a.parquet", b"{}").unwrap_err().starts_with("not a parquet file"));
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mopd_store::regular;
 
-use super::error::{DataError, Problem, RowPlace};
+use super::error::{DataError, DataProblem, RowPlace};
 use super::rows::{DataRow, Take, Wanted, line};
 use crate::tokenizer::json::{Json, describe};
 
@@ -14,7 +14,7 @@ pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
 pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
-    let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
+    let unreadable = |error: std::io::Error| DataError::of_file(path, DataProblem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
     let (mut text, mut number, mut done) = (Vec::new(), 0u32, false);
@@ -39,13 +39,13 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, Data
     }
 }
 
-fn row(line: &[u8], place: RowPlace, wanted: Wanted) -> Result<DataRow, Problem> {
+fn row(line: &[u8], place: RowPlace, wanted: Wanted) -> Result<DataRow, DataProblem> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let line = std::str::from_utf8(line).map_err(|error| Problem::not_utf8(line, &error))?;
-    let value = Json::parse(line).map_err(|error| Problem::not_json(line, &error))?;
+    let line = std::str::from_utf8(line).map_err(|error| DataProblem::not_utf8(line, &error))?;
+    let value = Json::parse(line).map_err(|error| DataProblem::not_json(line, &error))?;
     match value {
         Json::Object(object) => Ok(wanted.of_object(place, object)),
-        other => Err(Problem::NotAnObject { found: describe(&other) }),
+        other => Err(DataProblem::NotAnObject { found: describe(&other) }),
     }
 }

@@ -20,7 +20,7 @@ pub struct Mixture {
     /// So many are drawn in all, where the stage trains in epochs.
     end: Option<u64>,
     /// The prompts that come instead of all.
-    choice: Option<Choice>,
+    choice: Option<PromptChoice>,
     /// Of each source, what it was owed after the last batch, where shares move: they sum to 0.
     owed: Option<Vec<f64>>,
 }
@@ -28,7 +28,7 @@ pub struct Mixture {
 /// The prompts that a stage has chosen, source by source, in the order in which they come: from the first to
 /// the last, and then again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Choice {
+pub struct PromptChoice {
     /// Its number among those that the stage makes.
     pub round: u32,
     lists: Vec<ChosenPrompts>,
@@ -45,14 +45,14 @@ pub struct ChosenPrompts {
     priority: Option<u64>,
 }
 
-impl Choice {
+impl PromptChoice {
     /// Of records of each source and the mean of what they are ordered by. No list is empty.
-    pub fn new(round: u32, lists: Vec<(Vec<u32>, Option<f64>)>) -> Choice {
+    pub fn new(round: u32, lists: Vec<(Vec<u32>, Option<f64>)>) -> PromptChoice {
         let list = |(records, priority): (Vec<u32>, Option<f64>)| {
             assert!(!records.is_empty(), "whoever chooses no prompt has said so");
             ChosenPrompts { records, taken: 0, priority: priority.map(f64::to_bits) }
         };
-        Choice { round, lists: lists.into_iter().map(list).collect() }
+        PromptChoice { round, lists: lists.into_iter().map(list).collect() }
     }
 
     /// How many prompts of a source were chosen, and the mean of what they are ordered by.
@@ -89,7 +89,7 @@ pub struct MixturePosition {
     /// Of each source: prompts drawn, and prompts drawn in place of others.
     sources: Vec<(u64, u64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    choice: Option<Choice>,
+    choice: Option<PromptChoice>,
     /// Of each source, where shares move, as bits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     owed: Vec<u64>,
@@ -181,13 +181,13 @@ impl Mixture {
     }
 
     /// From now on these prompts come; which domain has how many of a batch is decided as before.
-    pub fn choose(&mut self, choice: Choice) {
+    pub fn choose(&mut self, choice: PromptChoice) {
         assert!(choice.fits(&self.sources), "a choice is among the prompts of the stage");
         self.choice = Some(choice);
     }
 
     /// The prompts that come instead of all.
-    pub fn choice(&self) -> Option<&Choice> {
+    pub fn choice(&self) -> Option<&PromptChoice> {
         self.choice.as_ref()
     }
 
@@ -439,7 +439,7 @@ mod tests {
         let whole = || Mixture::new(&[(0.5, 7), (0.5, 3)]);
         let mut mixture = whole();
         let _ = mixture.next_batch(4, keyed);
-        mixture.choose(Choice::new(2, vec![(vec![5, 0, 6], Some(0.5)), (vec![1], None)]));
+        mixture.choose(PromptChoice::new(2, vec![(vec![5, 0, 6], Some(0.5)), (vec![1], None)]));
         let records =
             |draws: Vec<Draw>| draws.iter().map(|draw| (draw.source, draw.record)).collect::<Vec<_>>();
         assert_eq!(records(mixture.next_batch(4, keyed)), [(0, 5), (0, 0), (1, 1), (1, 1)]);

@@ -15,13 +15,13 @@ mod parquet;
 mod rows;
 mod trajectory;
 
-pub use dataset::{Dataset, Request};
-pub use error::{DataError, Problem, RowPlace};
+pub use dataset::{Dataset, DatasetRequest};
+pub use error::{DataError, DataProblem, RowPlace};
 pub use length::{ContextError, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
 pub use numbers::number;
-pub use overlap::{Overlap, overlap};
+pub use overlap::{TestOverlap, overlap};
 
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ use super::{Dataset, RowPlace};
 /// Held-out prompts that are also trained on. Not an error: the author may mean it, but no score should be
 /// read without knowing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overlap {
+pub struct TestOverlap {
     /// Test rows whose prompt is in the training data.
     pub prompts: u32,
     /// The first of them.
@@ -18,7 +18,7 @@ pub struct Overlap {
     pub train: (PathBuf, RowPlace),
 }
 
-impl fmt::Display for Overlap {
+impl fmt::Display for TestOverlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (number, verb) = if self.prompts == 1 { ("prompt", "is") } else { ("prompts", "are") };
         write!(f, "{}: {} held-out {number} {verb} trained on too, ", self.tests.0.display(), self.prompts)?;
@@ -33,7 +33,7 @@ impl fmt::Display for Overlap {
 }
 
 /// The test prompts that stand in the training data, if there are any.
-pub fn overlap(train: &Dataset, tests: &Dataset) -> Option<Overlap> {
+pub fn overlap(train: &Dataset, tests: &Dataset) -> Option<TestOverlap> {
     // Hashes, so that large data need not be held twice.
     let hash = |dataset: &Dataset, row: usize| {
         // A conversation is more than its last question.
@@ -51,5 +51,9 @@ pub fn overlap(train: &Dataset, tests: &Dataset) -> Option<Overlap> {
         let (file, place) = dataset.place(row);
         (file.to_owned(), place)
     };
-    Some(Overlap { prompts: shared.len() as u32, tests: place(tests, test), train: place(train, trained) })
+    Some(TestOverlap {
+        prompts: shared.len() as u32,
+        tests: place(tests, test),
+        train: place(train, trained),
+    })
 }

@@ -14,16 +14,16 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::{ColumnDescriptor, Type};
 use serde_json::Number;
 
-use super::error::{DataError, Problem, RowPlace};
+use super::error::{DataError, DataProblem, RowPlace};
 use super::rows::{DataRow, Take, Wanted};
 use crate::content;
 use crate::tokenizer::json::{Json, Object};
 
 pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) -> Result<String, DataError> {
     let of_file = |problem| DataError::of_file(path, problem);
-    let unreadable = |error: io::Error| of_file(Problem::unreadable(path, &error));
+    let unreadable = |error: io::Error| of_file(DataProblem::unreadable(path, &error));
     let refused =
-        |error: ParquetError| of_file(Problem::NotParquet { cause: first_line(&error.to_string()) });
+        |error: ParquetError| of_file(DataProblem::NotParquet { cause: first_line(&error.to_string()) });
     // Of a large file a few columns and rows may be all that is read.
     let hash = match notes {
         Some(notes) => content::hash(path, notes),
@@ -40,7 +40,7 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
     for column in schema.columns() {
         let name = &column.path().parts()[0];
         if let Some(kind) = unsupported(column).filter(|_| is_read(name)) {
-            return Err(of_file(Problem::ColumnKind { column: name.clone(), kind }));
+            return Err(of_file(DataProblem::ColumnKind { column: name.clone(), kind }));
         }
     }
     let read = schema.root_schema().get_fields().iter().filter(|field| is_read(field.name()));

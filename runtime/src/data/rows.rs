@@ -4,8 +4,8 @@ use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::error::{DataError, Problem, RowPlace};
-use super::files::{DataFile, Layout};
+use super::error::{DataError, DataProblem, RowPlace};
+use super::files::{DataFile, FileLayout};
 use super::{cells, lines, parquet};
 use crate::tokenizer::json::{Json, Object};
 
@@ -30,11 +30,11 @@ pub struct DataRow {
 }
 
 /// Takes rows until it has enough.
-pub type Take<'a> = dyn FnMut(DataRow) -> Result<ControlFlow<()>, Problem> + 'a;
+pub type Take<'a> = dyn FnMut(DataRow) -> Result<ControlFlow<()>, DataProblem> + 'a;
 
 /// Reads a file row by row, holding a part of it at a time. Answers its hash in hexadecimal; all of the file
-/// enters, even if rows were enough. `notes` is as in [`super::Request`]; files that are read as a whole in
-/// any case are hashed on the way.
+/// enters, even if rows were enough. `notes` is as in [`super::DatasetRequest`]; files that are read as a
+/// whole in any case are hashed on the way.
 pub fn read(
     file: &DataFile,
     wanted: Wanted,
@@ -42,9 +42,9 @@ pub fn read(
     take: &mut Take,
 ) -> Result<String, DataError> {
     match file.layout {
-        Layout::Lines => lines::read(&file.path, wanted, take),
-        Layout::Parquet => parquet::read(&file.path, wanted, notes, take),
-        Layout::Cells { separator } => cells::read(&file.path, separator, wanted, take),
+        FileLayout::Lines => lines::read(&file.path, wanted, take),
+        FileLayout::Parquet => parquet::read(&file.path, wanted, notes, take),
+        FileLayout::Cells { separator } => cells::read(&file.path, separator, wanted, take),
     }
 }
 
@@ -54,10 +54,10 @@ const LONGEST: usize = 256 << 20;
 
 /// Appends the next line with its end to `record`, which may hold earlier lines of the same row. Answers how
 /// long it is; 0 at the end of the file.
-pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Result<usize, Problem>> {
+pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Result<usize, DataProblem>> {
     let room = LONGEST.saturating_sub(record.len());
     let count = file.take(room as u64 + 1).read_until(b'\n', record)?;
-    Ok(if count > room { Err(Problem::TooLong { mebibytes: LONGEST >> 20 }) } else { Ok(count) })
+    Ok(if count > room { Err(DataProblem::TooLong { mebibytes: LONGEST >> 20 }) } else { Ok(count) })
 }
 
 impl Wanted<'_> {

@@ -20,7 +20,7 @@ fn read(path: &Path, fields: &[Field]) -> Result<Dataset, DataError> {
     let source = DataSource::file(path.to_str().unwrap());
     Dataset::read(
         Path::new("."),
-        Request {
+        DatasetRequest {
             source: &source,
             format: &PromptFormat::Text,
             fields,

@@ -1,8 +1,8 @@
 //! Recorded trajectories: what users, tools and an assistant said in turn, and what was said before each of
 //! the assistant's turns.
 
-use super::Problem;
-use crate::tokenizer::chat::{Conversation, Role};
+use super::DataProblem;
+use crate::tokenizer::chat::{ChatRole, Conversation};
 use crate::tokenizer::json::{Json, describe};
 
 /// One of the assistant's turns: its messages without interruption.
@@ -12,16 +12,17 @@ pub struct Turn<'a> {
 }
 
 /// The assistant's turns of a list of messages, which a table may have as text. There is at least one.
-pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, Problem> {
+pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, DataProblem> {
     let Json::Array(list) = messages else {
         let wanted = "a list of messages, or its JSON as text";
-        return Err(Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(messages) });
+        return Err(DataProblem::TypeMismatch { field: field.to_owned(), wanted, found: describe(messages) });
     };
     let conversation =
-        Conversation::new(messages, None).map_err(|error| Problem::Chat { error: Box::new(error) })?;
-    let roles: Vec<Role> = conversation.roles().collect();
-    let wrong = |problem: &str| Problem::Trajectory { field: field.to_owned(), problem: problem.to_owned() };
-    let written = |place: usize| roles[place] == Role::Assistant;
+        Conversation::new(messages, None).map_err(|error| DataProblem::Chat { error: Box::new(error) })?;
+    let roles: Vec<ChatRole> = conversation.roles().collect();
+    let wrong =
+        |problem: &str| DataProblem::Trajectory { field: field.to_owned(), problem: problem.to_owned() };
+    let written = |place: usize| roles[place] == ChatRole::Assistant;
     if written(0) {
         return Err(wrong("begins with the assistant, so nothing stands before its first turn"));
     }
@@ -35,7 +36,7 @@ pub fn turns<'a>(field: &str, messages: &'a Json) -> Result<Vec<Turn<'a>>, Probl
 
 impl Turn<'_> {
     /// What was said before it as plain text, a line for each message: a single one is a prompt as it stands.
-    pub fn text(&self, field: &str) -> Result<String, Problem> {
+    pub fn text(&self, field: &str) -> Result<String, DataProblem> {
         let mut lines: Vec<&str> = Vec::with_capacity(self.before.len());
         for (message, number) in self.before.iter().zip(1..) {
             match message.as_object().and_then(|message| message.get("content")) {
@@ -44,7 +45,7 @@ impl Turn<'_> {
                     let problem = format!(
                         "has a message {number} whose `content` is no text, and prompts are plain text here"
                     );
-                    return Err(Problem::Trajectory { field: field.to_owned(), problem });
+                    return Err(DataProblem::Trajectory { field: field.to_owned(), problem });
                 }
             }
         }

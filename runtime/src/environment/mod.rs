@@ -18,13 +18,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::control::Control;
-use crate::program::{self, Failure, Pool, Trouble, Worker};
+use crate::program::{self, ChildProcess, ProcessPool, ProcessProblem, ProgramFailure};
 use crate::quote::quote;
 
 /// The environment of one stage.
 pub struct Environment {
-    pool: Pool,
-    worker: RefCell<Option<Worker>>,
+    pool: ProcessPool,
+    worker: RefCell<Option<ChildProcess>>,
     /// Whether it gives rewards; not known before it has answered an action.
     rewards: Cell<Option<bool>>,
 }
@@ -145,7 +145,7 @@ impl Environment {
     /// `base` is the folder that the command runs in. No process is started yet. The time limit is for one
     /// reply, after the one before it.
     pub fn new(command: &str, limit_seconds: f64, base: &Path) -> Result<Environment, EnvironmentError> {
-        let pool = Pool::new("environment", command, limit_seconds, base);
+        let pool = ProcessPool::new("environment", command, limit_seconds, base);
         let pool = pool.ok_or_else(|| EnvironmentError::Setting {
             command: command.to_owned(),
             setting: format!("a time limit of {limit_seconds} s"),
@@ -179,10 +179,10 @@ impl Environment {
 
     fn exchange(
         &self,
-        worker: &mut Worker,
+        worker: &mut ChildProcess,
         episodes: &mut [Episode],
         control: &Control,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ProcessProblem> {
         if worker.is_new() {
             episodes.iter_mut().for_each(|episode| (episode.asked, episode.heard) = (0, 0));
         }
@@ -207,7 +207,7 @@ impl Environment {
         while episodes.iter().any(|episode| episode.heard < episode.asked) {
             let line = program::line(worker, deadline, control)?;
             deadline = self.pool.deadline();
-            let invalid = |why: &str| Trouble::invalid(why, &line);
+            let invalid = |why: &str| ProcessProblem::invalid(why, &line);
             let (id, reply) = program::reply(&line)?;
             let index = waiting.get(&id).ok_or_else(|| invalid("an `id` that was not asked"))?;
             let episode = &mut episodes[*index];
@@ -280,20 +280,24 @@ impl Environment {
         }
     }
 
-    fn error(&self, failure: Failure, episodes: &[Episode]) -> EnvironmentError {
+    fn error(&self, failure: ProgramFailure, episodes: &[Episode]) -> EnvironmentError {
         let open = episodes.iter().find(|episode| episode.heard < episode.requests() && !episode.done());
         let prompt = open.map_or("", |episode| episode.start.prompt).to_owned();
         let (command, limit) = (self.pool.command.clone(), self.pool.limit);
         match failure {
-            Failure::Stopped => EnvironmentError::Stopped,
-            Failure::Start { cause } => {
+            ProgramFailure::Stopped => EnvironmentError::Stopped,
+            ProgramFailure::Start { cause } => {
                 let folder = self.pool.folder.display().to_string();
                 EnvironmentError::Start { command, folder, cause }
             }
-            Failure::Ended { how, stderr } => EnvironmentError::Ended { command, how, prompt, stderr },
-            Failure::TimedOut { stderr } => EnvironmentError::TimedOut { command, limit, prompt, stderr },
-            Failure::InvalidOutput { why, line } => EnvironmentError::InvalidOutput { command, why, line },
-            Failure::Refused { why, place } => {
+            ProgramFailure::Ended { how, stderr } => EnvironmentError::Ended { command, how, prompt, stderr },
+            ProgramFailure::TimedOut { stderr } => {
+                EnvironmentError::TimedOut { command, limit, prompt, stderr }
+            }
+            ProgramFailure::InvalidOutput { why, line } => {
+                EnvironmentError::InvalidOutput { command, why, line }
+            }
+            ProgramFailure::Refused { why, place } => {
                 let (message, help) = program::refusal(
                     &format!("the environment `{command}`"),
                     &quote(episodes[place].start.prompt),

@@ -10,7 +10,7 @@ use super::*;
 use crate::failure::Error;
 
 /// An environment whose program is Python text in a folder of its own.
-struct World {
+struct ToyEnvironment {
     folder: TempDir,
     environment: Environment,
 }
@@ -45,12 +45,12 @@ for request in requests():
     reply(request, observation=f\"{request['action']}!\", reward=0.25, done=turns[id] == 2)
 ";
 
-impl World {
-    fn new(text: &str, limit: f64) -> World {
+impl ToyEnvironment {
+    fn new(text: &str, limit: f64) -> ToyEnvironment {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("env.py"), format!("{PRELUDE}{text}")).unwrap();
         let environment = Environment::new("python3 env.py", limit, folder.path()).unwrap();
-        World { folder, environment }
+        ToyEnvironment { folder, environment }
     }
 
     /// Two episodes that do these things, one after the other.
@@ -88,7 +88,7 @@ fn played() -> Vec<Vec<Reply>> {
 
 #[test]
 fn one_process_plays_episodes_side_by_side() {
-    let world = World::new(PLAYS, 60.0);
+    let world = ToyEnvironment::new(PLAYS, 60.0);
     assert_eq!(world.play(&["a", "b"]).unwrap(), played());
     assert_eq!(world.play(&["a", "b"]).unwrap(), played());
     assert_eq!(world.file("starts"), "x");
@@ -115,7 +115,7 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
     for (action, limit, how) in
         [("die", 60.0, "ended (exit status 1)"), ("hang", 1.5, "took longer than its limit of 1.5 s")]
     {
-        let world = World::new(PLAYS, limit);
+        let world = ToyEnvironment::new(PLAYS, limit);
         let again = world.play(&["a", action]).unwrap();
         let expected = format!("{action}!");
         assert_eq!(again[1][1..], [reply("a!", Some(0.25), false), reply(&expected, Some(0.25), true)]);
@@ -123,7 +123,7 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
         let warning = format!("the environment `python3 env.py` {how} and was restarted");
         assert_eq!(world.environment.take_warnings(), [warning]);
     }
-    let world = World::new("for request in requests(): sys.exit('out of lives')", 60.0);
+    let world = ToyEnvironment::new("for request in requests(): sys.exit('out of lives')", 60.0);
     let error = world.play(&[]).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -133,12 +133,12 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
     assert_eq!(error.help(), "the last lines of its standard error:\nout of lives");
     assert!(matches!(Error::from(error), Error::Failed(_)));
     let began = Instant::now();
-    let error = World::new("time.sleep(60)", 0.5).play(&[]).unwrap_err();
+    let error = ToyEnvironment::new("time.sleep(60)", 0.5).play(&[]).unwrap_err();
     assert!(error.to_string().contains("gave no reply within its time limit of 0.5 s"), "{error}");
     assert!(error.help().starts_with("raise `time_limit`"), "{}", error.help());
     assert!(began.elapsed().as_secs() < 30);
     let absent = Environment::new("no-such-program", 5.0, ".".as_ref()).unwrap();
-    let world = World { environment: absent, ..World::new("", 1.0) };
+    let world = ToyEnvironment { environment: absent, ..ToyEnvironment::new("", 1.0) };
     let error = world.play(&[]).unwrap_err();
     assert!(error.help().contains("no-such-program: not found"), "{}", error.help());
 }
@@ -147,7 +147,7 @@ fn a_process_that_dies_or_hangs_is_replaced_once() {
 #[test]
 fn another_reply_after_a_restart_is_refused() {
     let unlike = PLAYS.replace("{request['action']}!", "{request['action']}{starts}!");
-    let error = World::new(&unlike, 60.0).play(&["a", "die"]).unwrap_err();
+    let error = ToyEnvironment::new(&unlike, 60.0).play(&["a", "die"]).unwrap_err();
     assert!(error.to_string().contains("another reply than before it was restarted"), "{error}");
     assert!(error.help().contains("With the same seed, the same actions must have the same replies"));
 }
@@ -195,12 +195,13 @@ fn nonsense_is_quoted_with_what_is_wrong() {
             "no `reward`, where others had one,",
         ),
     ] {
-        let error = World::new(&program, 60.0).play(&["a", "b"][..actions]).unwrap_err();
+        let error = ToyEnvironment::new(&program, 60.0).play(&["a", "b"][..actions]).unwrap_err();
         let expected = format!("the environment `python3 env.py` returned invalid output: {why}");
         assert!(error.to_string().starts_with(&expected), "{error}");
         assert!(error.help().contains("messages belong on standard error"));
     }
-    let error = World::new(&then("reply(request, done=True, reward=2)"), 60.0).play(&["a"]).unwrap_err();
+    let error =
+        ToyEnvironment::new(&then("reply(request, done=True, reward=2)"), 60.0).play(&["a"]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the environment `python3 env.py` gave rewards with a sum of 2 for the prompt \"3 + 4\", which is not from \
@@ -209,7 +210,7 @@ fn nonsense_is_quoted_with_what_is_wrong() {
     let penalty = then(
         "reply(request, done=request['action'] == 'b', observation='x', reward=0.6 if request['action'] == 'b' else -0.1)",
     );
-    World::new(&penalty, 60.0).play(&["a", "b"]).expect("half a point");
+    ToyEnvironment::new(&penalty, 60.0).play(&["a", "b"]).expect("half a point");
 }
 
 #[test]
@@ -218,7 +219,7 @@ fn parts_of_rewards_are_sums_by_their_names() {
         let parts = parts.iter().map(|(name, part)| ((*name).to_owned(), *part)).collect();
         Reply { observation: None, reward: Some(0.0), parts, done: false }
     };
-    let world = World::new("", 60.0);
+    let world = ToyEnvironment::new("", 60.0);
     let record = Map::new();
     let start = Start { seed: 0, domain: "d", prompt: "sort", record: &record };
     let parts = |replies: Vec<Reply>, read: &[&str]| {
@@ -245,7 +246,7 @@ fn parts_of_rewards_are_sums_by_their_names() {
 
 #[test]
 fn whoever_waits_for_a_reply_can_be_stopped() {
-    let world = World::new("time.sleep(60)", 60.0);
+    let world = ToyEnvironment::new("time.sleep(60)", 60.0);
     let control = Control::new(std::io::sink());
     control.interrupt();
     let record = Map::new();

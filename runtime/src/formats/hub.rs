@@ -16,7 +16,7 @@ use mopd_store::{regular, write_atomically};
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
-use self::fetch::{Client, LARGEST_COMPANION, Trouble, UNLIMITED};
+use self::fetch::{FetchProblem, HubClient, LARGEST_COMPANION, UNLIMITED};
 use super::safetensors;
 use crate::failure::{Error, Result};
 use crate::quote::quote;
@@ -74,7 +74,7 @@ impl fmt::Display for Endpoint {
 
 /// A folder with a model's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct ModelFolder {
     pub folder: PathBuf,
     /// Of a repository; a folder of the author's own has none.
     pub commit: Option<String>,
@@ -118,14 +118,14 @@ impl Hub {
     }
 
     /// `name` is a folder, relative to `base`, or a repository.
-    pub fn find(&self, name: &str, revision: Option<&str>, base: &Path) -> Result<Found> {
+    pub fn find(&self, name: &str, revision: Option<&str>, base: &Path) -> Result<ModelFolder> {
         let folder = base.join(name);
         if folder.is_dir() {
             if let Some(revision) = revision {
                 let message = format!("`{name}` is a folder, which has no revision `{revision}`");
                 return Err(Error::new(FailureKind::Model, message).help("leave `revision` out"));
             }
-            return Ok(Found { folder, commit: None });
+            return Ok(ModelFolder { folder, commit: None });
         }
         if !is_repository(name) {
             let message =
@@ -147,12 +147,12 @@ impl Hub {
         self.of_repository(name, revision).map_err(|error| error.behind(&no_folder))
     }
 
-    fn of_repository(&self, name: &str, revision: &str) -> Result<Found> {
+    fn of_repository(&self, name: &str, revision: &str) -> Result<ModelFolder> {
         let commit = self.cached_commit(name, revision);
         if let Some(commit) = &commit {
             let folder = self.snapshot(name, commit);
             if is_complete(&folder) {
-                return Ok(Found { folder, commit: Some(commit.clone()) });
+                return Ok(ModelFolder { folder, commit: Some(commit.clone()) });
             }
         }
         if self.offline {
@@ -185,10 +185,10 @@ impl Hub {
         is_commit(commit).then(|| commit.to_owned())
     }
 
-    fn download(&self, name: &str, revision: &str) -> Result<Found> {
+    fn download(&self, name: &str, revision: &str) -> Result<ModelFolder> {
         let endpoint = Endpoint::new(&self.endpoint)?;
-        let failed = |trouble: Trouble| failed(name, revision, &endpoint, trouble);
-        let client = Client::new(&endpoint, self.token.as_deref());
+        let failed = |trouble: FetchProblem| failed(name, revision, &endpoint, trouble);
+        let client = HubClient::new(&endpoint, self.token.as_deref());
         // First what the revision is now: all files are then of that commit, whatever is pushed meanwhile.
         let listing = client.listing(name, revision).map_err(failed)?;
         let commit = listing.sha;
@@ -237,30 +237,30 @@ impl Hub {
             let path = self.repository(name).join("refs").join(revision);
             write_atomically(&path, |file| std::io::Write::write_all(file, commit.as_bytes()))?;
         }
-        Ok(Found { folder, commit: Some(commit) })
+        Ok(ModelFolder { folder, commit: Some(commit) })
     }
 }
 
-fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: Trouble) -> Error {
+fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem) -> Error {
     let text = match &trouble {
-        Trouble::Status(status) => format!("it answers {status}"),
-        Trouble::Connection(text) | Trouble::InvalidReply(text) => text.clone(),
-        Trouble::Disk(error) => {
+        FetchProblem::Status(status) => format!("it answers {status}"),
+        FetchProblem::Connection(text) | FetchProblem::InvalidReply(text) => text.clone(),
+        FetchProblem::Disk(error) => {
             format!("it cannot be stored in the cache: {}", mopd_store::files::reason(error))
         }
     };
     let message = format!("{name} (revision {revision}) cannot be fetched from {endpoint}: {text}");
     let help = match &trouble {
-        Trouble::Status(status) if [401, 403].contains(&status.as_u16()) => {
+        FetchProblem::Status(status) if [401, 403].contains(&status.as_u16()) => {
             "the repository does not exist, or one must ask for access: accept its terms on its page and set \
              HF_TOKEN"
                 .to_owned()
         }
-        Trouble::Status(status) if status.as_u16() == 404 => {
+        FetchProblem::Status(status) if status.as_u16() == 404 => {
             "check the spelling of the name and of the revision".to_owned()
         }
-        Trouble::Disk(_) => "the cache is `hub` in HF_HOME; HF_HUB_CACHE sets another folder".to_owned(),
-        Trouble::Status(_) | Trouble::Connection(_) | Trouble::InvalidReply(_) => format!(
+        FetchProblem::Disk(_) => "the cache is `hub` in HF_HOME; HF_HUB_CACHE sets another folder".to_owned(),
+        FetchProblem::Status(_) | FetchProblem::Connection(_) | FetchProblem::InvalidReply(_) => format!(
             "without a network, fetch it elsewhere (`hf download {name}`), copy the folder and name it: \
              `hf(\"path/to/folder\")`; a mirror is set with HF_ENDPOINT, the cache with HF_HOME"
         ),

@@ -12,7 +12,7 @@ use super::{LARGEST_TEXT, config_json, safetensors, unreadable};
 use crate::failure::Result;
 use crate::mapped::Stored;
 use crate::model::{Config, Weights};
-use crate::tokenizer::{Pretrained, Tokenizer};
+use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
 
 pub const CONFIG: &str = "config.json";
 
@@ -44,7 +44,7 @@ pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
 
 /// The tokenizer of a folder.
 pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
-    Ok(Arc::new(Tokenizer::Pretrained(Pretrained::load(folder)?)))
+    Ok(Arc::new(Tokenizer::Pretrained(PretrainedTokenizer::load(folder)?)))
 }
 
 /// Published embeddings are often padded beyond the tokenizer's ids; they are never smaller.

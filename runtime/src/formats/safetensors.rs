@@ -16,8 +16,8 @@ use tch::Kind;
 use super::tensors::{Tensor, Tensors, is_derived};
 use super::{LARGEST_TEXT, unreadable};
 use crate::failure::Result;
-use crate::mapped::Encoding;
 use crate::mapped::MappedFile;
+use crate::mapped::NumberEncoding;
 
 pub const MODEL: &str = "model.safetensors";
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -131,9 +131,9 @@ fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
     let start = size_of::<u64>() + header;
     for (name, info) in metadata.tensors() {
         let encoding = match info.dtype {
-            Dtype::F32 => Encoding::F32,
-            Dtype::F16 => Encoding::F16,
-            Dtype::BF16 => Encoding::Bf16,
+            Dtype::F32 => NumberEncoding::F32,
+            Dtype::F16 => NumberEncoding::F16,
+            Dtype::BF16 => NumberEncoding::Bf16,
             // What is left over from old versions, and never looked at: masks and tables that follow from the
             // configuration.
             _ if is_derived(&name) => continue,
@@ -181,12 +181,12 @@ fn check_offsets(bytes: &[u8]) -> Result<(), String> {
 
 /// What a tensor to be written is.
 #[derive(Clone, Debug)]
-pub struct Header {
+pub struct TensorHeader {
     pub name: String,
     pub shape: Vec<usize>,
 }
 
-impl Header {
+impl TensorHeader {
     /// In f32.
     fn bytes(&self) -> usize {
         4 * self.shape.iter().product::<usize>()
@@ -195,7 +195,7 @@ impl Header {
 
 /// Tensors of one file after the other, at most `most` bytes each unless a single tensor has more: ranges of
 /// `headers`.
-pub fn shards(headers: &[Header], most: usize) -> Vec<Range<usize>> {
+pub fn shards(headers: &[TensorHeader], most: usize) -> Vec<Range<usize>> {
     let mut shards = Vec::new();
     let (mut first, mut bytes) = (0, 0);
     for (index, header) in headers.iter().enumerate() {
@@ -216,21 +216,21 @@ pub fn shard_name(index: usize, count: usize) -> String {
 }
 
 /// The index of several files.
-pub fn index(headers: &[Header], shards: &[Range<usize>]) -> Value {
+pub fn index(headers: &[TensorHeader], shards: &[Range<usize>]) -> Value {
     let mut weight_map = Map::new();
     for (shard, range) in shards.iter().enumerate() {
         for header in &headers[range.clone()] {
             weight_map.insert(header.name.clone(), json!(shard_name(shard, shards.len())));
         }
     }
-    let total: usize = headers.iter().map(Header::bytes).sum();
+    let total: usize = headers.iter().map(TensorHeader::bytes).sum();
     json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
 }
 
 /// Writes one file in f32, tensor by tensor, so that a model need not be in memory twice. `numbers` hands
 /// those of each tensor to the function it is given.
 pub fn write(
-    headers: &[Header],
+    headers: &[TensorHeader],
     into: &mut dyn Write,
     mut numbers: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> io::Result<()>) -> io::Result<()>,
 ) -> io::Result<()> {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::mapped::MappedFile;
-use crate::mapped::{Encoding, Stored};
-use crate::model::{Config, Entry, layout};
+use crate::mapped::{NumberEncoding, Stored};
+use crate::model::{Config, ParameterEntry, layout};
 
 /// A tensor in a file, of any number of dimensions; the numbers of the last one are neighbours.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub struct Tensor {
     pub file: Arc<MappedFile>,
     /// Of the file's bytes.
     pub range: Range<usize>,
-    pub encoding: Encoding,
+    pub encoding: NumberEncoding,
     pub shape: Vec<usize>,
 }
 
@@ -127,7 +127,11 @@ fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
 }
 
 /// The name of the tensor that has an entry's numbers, and the part of it that they are.
-fn find(config: &Config, tensors: &Tensors, entry: &Entry) -> Result<Option<(String, Stored)>, String> {
+fn find(
+    config: &Config,
+    tensors: &Tensors,
+    entry: &ParameterEntry,
+) -> Result<Option<(String, Stored)>, String> {
     let (rows, columns) = match entry.shape.as_slice() {
         [columns] => (1, *columns),
         [rows, columns] => (*rows, *columns),

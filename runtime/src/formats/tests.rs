@@ -11,7 +11,7 @@ use super::{huggingface, safetensors};
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, PackedBatch, Weights};
-use crate::store::{Checkpoint, Provenance, Store};
+use crate::store::{Checkpoint, CheckpointProvenance, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
 
@@ -74,7 +74,7 @@ fn save(weights: &Weights, folder: &Path) -> PathBuf {
     store
         .insert(
             "key",
-            &Provenance::new(weights, "student", 1, "key", Vec::new()),
+            &CheckpointProvenance::new(weights, "student", 1, "key", Vec::new()),
             weights,
             &Default::default(),
             &Vec::new(),

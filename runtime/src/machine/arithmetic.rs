@@ -37,14 +37,14 @@ pub struct Arithmetic {
     pub kernels: String,
     /// Whether compiled objectives multiply and add in one rounding.
     pub fused: bool,
-    pub libtorch: Library,
+    pub libtorch: LibtorchBuild,
     /// Environment variables that make libraries choose other loops.
     pub variables: BTreeMap<String, String>,
 }
 
 /// A version has several builds, with other libraries inside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Library {
+pub struct LibtorchBuild {
     pub version: String,
     /// Of the file that is loaded; none where the system does not tell.
     pub bytes: Option<u64>,
@@ -111,7 +111,7 @@ impl Arithmetic {
             instructions: instructions(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             kernels: CpuFeatures::detect().name().to_owned(),
             fused: jit::fuses(),
-            libtorch: Library { version: libtorch.to_owned(), bytes: loaded("libtorch_cpu.so") },
+            libtorch: LibtorchBuild { version: libtorch.to_owned(), bytes: loaded("libtorch_cpu.so") },
             variables: VARIABLES.iter().filter_map(variable).collect(),
         }
     }
@@ -218,7 +218,7 @@ pub mod tests {
             instructions: vec!["fma".to_owned(), "avx2".to_owned()],
             kernels: "avx2".to_owned(),
             fused: true,
-            libtorch: Library { version: "2.11.0".to_owned(), bytes: Some(1234) },
+            libtorch: LibtorchBuild { version: "2.11.0".to_owned(), bytes: Some(1234) },
             variables: BTreeMap::from([("MKL_CBWR".to_owned(), "COMPATIBLE".to_owned())]),
         }
     }

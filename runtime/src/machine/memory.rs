@@ -146,7 +146,7 @@ pub fn peak_of(place: Place) -> Option<u64> {
 }
 
 /// Gives what nobody holds back to the system and to the driver of a GPU, for others.
-pub fn give_back() {
+pub fn release_free() {
     trim_heap();
     accelerator::empty_cache();
 }

@@ -5,7 +5,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
+pub enum NumberEncoding {
     F32,
     F16,
     Bf16,
@@ -23,20 +23,20 @@ pub enum Encoding {
 const BLOCK: usize = 32;
 const SUPER_BLOCK: usize = 256;
 
-impl Encoding {
+impl NumberEncoding {
     /// Numbers in a block, and its bytes.
     const fn block(self) -> (usize, usize) {
         match self {
-            Encoding::F32 => (1, 4),
-            Encoding::F16 | Encoding::Bf16 => (1, 2),
-            Encoding::Q4_0 => (BLOCK, 18),
-            Encoding::Q4_1 => (BLOCK, 20),
-            Encoding::Q5_0 => (BLOCK, 22),
-            Encoding::Q5_1 => (BLOCK, 24),
-            Encoding::Q8_0 => (BLOCK, 34),
-            Encoding::Q4K => (SUPER_BLOCK, 144),
-            Encoding::Q5K => (SUPER_BLOCK, 176),
-            Encoding::Q6K => (SUPER_BLOCK, 210),
+            NumberEncoding::F32 => (1, 4),
+            NumberEncoding::F16 | NumberEncoding::Bf16 => (1, 2),
+            NumberEncoding::Q4_0 => (BLOCK, 18),
+            NumberEncoding::Q4_1 => (BLOCK, 20),
+            NumberEncoding::Q5_0 => (BLOCK, 22),
+            NumberEncoding::Q5_1 => (BLOCK, 24),
+            NumberEncoding::Q8_0 => (BLOCK, 34),
+            NumberEncoding::Q4K => (SUPER_BLOCK, 144),
+            NumberEncoding::Q5K => (SUPER_BLOCK, 176),
+            NumberEncoding::Q6K => (SUPER_BLOCK, 210),
         }
     }
 
@@ -49,12 +49,12 @@ impl Encoding {
     /// `bytes` holds as many numbers as there are places in `into`.
     pub(super) fn decode(self, bytes: &[u8], into: &mut [f32]) {
         match self {
-            Encoding::F32 => {
+            NumberEncoding::F32 => {
                 for (value, bytes) in into.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     *value = f32::from_le_bytes(*bytes);
                 }
             }
-            Encoding::F16 => {
+            NumberEncoding::F16 => {
                 // By way of a part that stays in the cache: files align nothing, and many are converted at
                 // once.
                 const PART: usize = 256;
@@ -67,75 +67,81 @@ impl Encoding {
                     part.convert_to_f32_slice(values);
                 }
             }
-            Encoding::Bf16 => {
+            NumberEncoding::Bf16 => {
                 for (value, bytes) in into.iter_mut().zip(bytes.as_chunks::<2>().0) {
                     *value = bf16::from_le_bytes(*bytes).to_f32();
                 }
             }
-            Encoding::Q4_0 => blocks(bytes, into, |block: &[u8; 18], values: &mut [f32; BLOCK]| {
-                let (scale, nibbles) = (half(block, 0), &block[2..]);
+            NumberEncoding::Q4_0 => blocks(bytes, into, |block: &[u8; 18], values: &mut [f32; BLOCK]| {
+                let (scale, nibbles) = (f16_at(block, 0), &block[2..]);
                 for (index, &byte) in nibbles.iter().enumerate() {
                     values[index] = scale * (f32::from(byte & 15) - 8.0);
                     values[index + BLOCK / 2] = scale * (f32::from(byte >> 4) - 8.0);
                 }
             }),
-            Encoding::Q4_1 => blocks(bytes, into, |block: &[u8; 20], values: &mut [f32; BLOCK]| {
-                let (scale, least, nibbles) = (half(block, 0), half(block, 2), &block[4..]);
+            NumberEncoding::Q4_1 => blocks(bytes, into, |block: &[u8; 20], values: &mut [f32; BLOCK]| {
+                let (scale, least, nibbles) = (f16_at(block, 0), f16_at(block, 2), &block[4..]);
                 for (index, &byte) in nibbles.iter().enumerate() {
                     values[index] = scale * f32::from(byte & 15) + least;
                     values[index + BLOCK / 2] = scale * f32::from(byte >> 4) + least;
                 }
             }),
-            Encoding::Q5_0 => blocks(bytes, into, |block: &[u8; 22], values: &mut [f32; BLOCK]| {
-                let scale = half(block, 0);
+            NumberEncoding::Q5_0 => blocks(bytes, into, |block: &[u8; 22], values: &mut [f32; BLOCK]| {
+                let scale = f16_at(block, 0);
                 fives([block[2], block[3], block[4], block[5]], &block[6..], |index, five| {
                     values[index] = scale * (f32::from(five) - 16.0);
                 });
             }),
-            Encoding::Q5_1 => blocks(bytes, into, |block: &[u8; 24], values: &mut [f32; BLOCK]| {
-                let (scale, least) = (half(block, 0), half(block, 2));
+            NumberEncoding::Q5_1 => blocks(bytes, into, |block: &[u8; 24], values: &mut [f32; BLOCK]| {
+                let (scale, least) = (f16_at(block, 0), f16_at(block, 2));
                 fives([block[4], block[5], block[6], block[7]], &block[8..], |index, five| {
                     values[index] = scale * f32::from(five) + least;
                 });
             }),
-            Encoding::Q8_0 => blocks(bytes, into, |block: &[u8; 34], values: &mut [f32; BLOCK]| {
-                let scale = half(block, 0);
+            NumberEncoding::Q8_0 => blocks(bytes, into, |block: &[u8; 34], values: &mut [f32; BLOCK]| {
+                let scale = f16_at(block, 0);
                 for (value, &byte) in values.iter_mut().zip(&block[2..]) {
                     *value = scale * f32::from(byte as i8);
                 }
             }),
-            Encoding::Q4K => blocks(bytes, into, |block: &[u8; 144], values: &mut [f32; SUPER_BLOCK]| {
-                let (scales, numbers) = (&block[4..16], &block[16..]);
-                for (sub, values) in values.chunks_mut(BLOCK).enumerate() {
-                    let (scale, least) = scale_and_least(half(block, 0), half(block, 2), scales, sub);
-                    for (index, value) in values.iter_mut().enumerate() {
-                        *value = scale * f32::from(nibble(numbers, sub, index)) - least;
+            NumberEncoding::Q4K => {
+                blocks(bytes, into, |block: &[u8; 144], values: &mut [f32; SUPER_BLOCK]| {
+                    let (scales, numbers) = (&block[4..16], &block[16..]);
+                    for (sub, values) in values.chunks_mut(BLOCK).enumerate() {
+                        let (scale, least) = scale_and_least(f16_at(block, 0), f16_at(block, 2), scales, sub);
+                        for (index, value) in values.iter_mut().enumerate() {
+                            *value = scale * f32::from(nibble(numbers, sub, index)) - least;
+                        }
                     }
-                }
-            }),
-            Encoding::Q5K => blocks(bytes, into, |block: &[u8; 176], values: &mut [f32; SUPER_BLOCK]| {
-                let (scales, high, numbers) = (&block[4..16], &block[16..48], &block[48..]);
-                for (sub, values) in values.chunks_mut(BLOCK).enumerate() {
-                    let (scale, least) = scale_and_least(half(block, 0), half(block, 2), scales, sub);
-                    for (index, value) in values.iter_mut().enumerate() {
-                        let five = nibble(numbers, sub, index) | (high[index] >> sub & 1) << 4;
-                        *value = scale * f32::from(five) - least;
+                })
+            }
+            NumberEncoding::Q5K => {
+                blocks(bytes, into, |block: &[u8; 176], values: &mut [f32; SUPER_BLOCK]| {
+                    let (scales, high, numbers) = (&block[4..16], &block[16..48], &block[48..]);
+                    for (sub, values) in values.chunks_mut(BLOCK).enumerate() {
+                        let (scale, least) = scale_and_least(f16_at(block, 0), f16_at(block, 2), scales, sub);
+                        for (index, value) in values.iter_mut().enumerate() {
+                            let five = nibble(numbers, sub, index) | (high[index] >> sub & 1) << 4;
+                            *value = scale * f32::from(five) - least;
+                        }
                     }
-                }
-            }),
-            Encoding::Q6K => blocks(bytes, into, |block: &[u8; 210], values: &mut [f32; SUPER_BLOCK]| {
-                let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
-                let scale = half(block, 208);
-                for (index, value) in values.iter_mut().enumerate() {
-                    // Two halves of 128 numbers; in each, four quarters share the bytes: 64 with four bits,
-                    // 32 with two.
-                    let (part, quarter, place) = (index / 128, index / 32 % 4, index % 32);
-                    let four = low[64 * part + 32 * (quarter % 2) + place] >> (4 * (quarter / 2)) & 15;
-                    let two = high[32 * part + place] >> (2 * quarter) & 3;
-                    let six = f32::from(four | two << 4) - 32.0;
-                    *value = scale * f32::from(scales[index / 16] as i8) * six;
-                }
-            }),
+                })
+            }
+            NumberEncoding::Q6K => {
+                blocks(bytes, into, |block: &[u8; 210], values: &mut [f32; SUPER_BLOCK]| {
+                    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
+                    let scale = f16_at(block, 208);
+                    for (index, value) in values.iter_mut().enumerate() {
+                        // Two halves of 128 numbers; in each, four quarters share the bytes: 64 with four
+                        // bits, 32 with two.
+                        let (part, quarter, place) = (index / 128, index / 32 % 4, index % 32);
+                        let four = low[64 * part + 32 * (quarter % 2) + place] >> (4 * (quarter / 2)) & 15;
+                        let two = high[32 * part + place] >> (2 * quarter) & 3;
+                        let six = f32::from(four | two << 4) - 32.0;
+                        *value = scale * f32::from(scales[index / 16] as i8) * six;
+                    }
+                })
+            }
         }
     }
 }
@@ -151,7 +157,7 @@ fn blocks<const BYTES: usize, const NUMBERS: usize>(
 }
 
 /// The half-precision number at a place.
-fn half(bytes: &[u8], place: usize) -> f32 {
+fn f16_at(bytes: &[u8], place: usize) -> f32 {
     f16::from_le_bytes([bytes[place], bytes[place + 1]]).to_f32()
 }
 

@@ -21,16 +21,16 @@ pub struct MappedFile {
 
 /// What tells whether two paths are the same file with the same content.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity {
+pub struct FileStamp {
     device: u64,
     inode: u64,
     pub length: u64,
     pub modified: SystemTime,
 }
 
-impl Identity {
-    fn of(metadata: &fs::Metadata) -> io::Result<Identity> {
-        Ok(Identity {
+impl FileStamp {
+    fn of(metadata: &fs::Metadata) -> io::Result<FileStamp> {
+        Ok(FileStamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             length: metadata.len(),
@@ -40,7 +40,7 @@ impl Identity {
 }
 
 /// Every file that is mapped now, so that equal checkpoints take memory once.
-static MAPPED: Mutex<Option<HashMap<Identity, Weak<MappedFile>>>> = Mutex::new(None);
+static MAPPED: Mutex<Option<HashMap<FileStamp, Weak<MappedFile>>>> = Mutex::new(None);
 
 impl MappedFile {
     /// Maps a file, or answers the mapping that there is.
@@ -50,7 +50,7 @@ impl MappedFile {
             return Err(io::Error::other("not a file"));
         }
         let file = File::open(path)?;
-        let identity = Identity::of(&file.metadata()?)?;
+        let identity = FileStamp::of(&file.metadata()?)?;
         let mut mapped = MAPPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mapped = mapped.get_or_insert_with(HashMap::new);
         if let Some(shared) = mapped.get(&identity).and_then(Weak::upgrade) {

@@ -6,7 +6,7 @@ mod file;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use self::encoding::Encoding;
+pub use self::encoding::NumberEncoding;
 pub use self::file::MappedFile;
 
 /// One matrix or vector in a file.
@@ -15,7 +15,7 @@ pub struct Stored {
     file: Arc<MappedFile>,
     /// Of the file's bytes.
     range: Range<usize>,
-    encoding: Encoding,
+    encoding: NumberEncoding,
     /// A vector has one row.
     rows: usize,
     columns: usize,
@@ -39,7 +39,7 @@ impl Stored {
     pub fn new(
         file: Arc<MappedFile>,
         range: Range<usize>,
-        encoding: Encoding,
+        encoding: NumberEncoding,
         rows: usize,
         columns: usize,
     ) -> Option<Stored> {
@@ -58,7 +58,7 @@ impl Stored {
         self.len() == 0
     }
 
-    pub fn encoding(&self) -> Encoding {
+    pub fn encoding(&self) -> NumberEncoding {
         self.encoding
     }
 
@@ -122,7 +122,7 @@ impl Stored {
 
     /// The numbers where they are, if they are f32 and the file places them well.
     pub fn as_f32(&self) -> Option<&[f32]> {
-        if self.encoding != Encoding::F32 || !self.is_plain() || cfg!(target_endian = "big") {
+        if self.encoding != NumberEncoding::F32 || !self.is_plain() || cfg!(target_endian = "big") {
             return None;
         }
         bytemuck::try_cast_slice(self.bytes()).ok().filter(|numbers: &&[f32]| numbers.len() == self.len())

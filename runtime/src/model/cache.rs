@@ -202,7 +202,7 @@ impl Decoder {
         let normed = self.normalise(stream, &layer.norm_attention);
         let all = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, head_width]);
         let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), layer);
-        let query_key = rotary.rotate(&layer.attention, query_key);
+        let query_key = rotary.apply_rope(&layer.attention, query_key);
         (
             query_key.narrow(-2, 0, heads),
             query_key.narrow(-2, heads, groups),

@@ -1,6 +1,6 @@
 //! How two models of one shape differ, element by element.
 
-use super::{Entry, Weights, layout};
+use super::{ParameterEntry, Weights, layout};
 
 /// Whether an element is further from what it was than `beyond`, in double precision.
 pub fn is_beyond(now: f32, then: f32, beyond: f64) -> bool {
@@ -9,11 +9,11 @@ pub fn is_beyond(now: f32, then: f32, beyond: f64) -> bool {
 
 /// The first parameters in which two lists differ, as messages call them; none where they are the same.
 pub fn first_difference<'e>(
-    ones: impl IntoIterator<Item = &'e Entry>,
-    others: impl IntoIterator<Item = &'e Entry>,
+    ones: impl IntoIterator<Item = &'e ParameterEntry>,
+    others: impl IntoIterator<Item = &'e ParameterEntry>,
 ) -> Option<(String, String)> {
     let (mut ones, mut others) = (ones.into_iter(), others.into_iter());
-    let said = |entry: Option<&Entry>| match entry {
+    let said = |entry: Option<&ParameterEntry>| match entry {
         Some(entry) => format!("`{}` of shape {:?}", entry.name, entry.shape),
         None => "no further parameter".to_owned(),
     };
@@ -27,8 +27,8 @@ pub fn first_difference<'e>(
 }
 
 /// The change of a model's elements, as far as it goes beyond a bound.
-pub struct Change<'a> {
-    sides: [(&'a Weights, Vec<Entry>); 2],
+pub struct ModelChange<'a> {
+    sides: [(&'a Weights, Vec<ParameterEntry>); 2],
     beyond: f64,
     /// Elements seen so far that changed by more.
     pub found: usize,
@@ -36,10 +36,10 @@ pub struct Change<'a> {
     pub largest: f64,
 }
 
-impl<'a> Change<'a> {
-    pub fn new(after: &'a Weights, before: &'a Weights, beyond: f64) -> Change<'a> {
+impl<'a> ModelChange<'a> {
+    pub fn new(after: &'a Weights, before: &'a Weights, beyond: f64) -> ModelChange<'a> {
         let sides = [after, before].map(|weights| (weights, layout(&weights.config)));
-        Change { sides, beyond, found: 0, largest: 0.0 }
+        ModelChange { sides, beyond, found: 0, largest: 0.0 }
     }
 
     /// Of the elements of a parameter, by its name, whether each changed; its length is `len`. None where

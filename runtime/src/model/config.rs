@@ -11,7 +11,7 @@ pub use mopd_kernels::functions::Activation;
 /// A decoder without its weights.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
-    pub family: Family,
+    pub family: ModelFamily,
     /// Rows of the embedding; some checkpoints pad it beyond the tokenizer's ids.
     pub vocabulary: usize,
     pub layers: usize,
@@ -61,7 +61,7 @@ pub struct Config {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Family {
+pub enum ModelFamily {
     Llama,
     Granite,
     Mistral,
@@ -188,10 +188,10 @@ impl Config {
         let gemma = architecture.family == plan::Family::Gemma;
         Config {
             family: match architecture.family {
-                plan::Family::Llama => Family::Llama,
-                plan::Family::Qwen2 => Family::Qwen2,
-                plan::Family::Qwen3 => Family::Qwen3,
-                plan::Family::Gemma => Family::Gemma,
+                plan::Family::Llama => ModelFamily::Llama,
+                plan::Family::Qwen2 => ModelFamily::Qwen2,
+                plan::Family::Qwen3 => ModelFamily::Qwen3,
+                plan::Family::Gemma => ModelFamily::Gemma,
             },
             vocabulary: architecture.tokenizer.vocabulary().unwrap_or(0) as usize,
             layers: architecture.layers as usize,

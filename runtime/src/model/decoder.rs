@@ -13,15 +13,15 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::attention::{Masks, attend, cap};
 use super::feed_forward::{ExpertLoad, FeedForward};
-use super::gated::{SavedForBackward, Unit};
+use super::gated::{GatedUnit, SavedForBackward};
 use super::linear::Linear;
 use super::packed_attention::{self, BatchPlaces, PackedAttention};
 use super::packed_batch::PackedBatch;
-use super::parameters::{Leaf, Parameters, Vector};
+use super::parameters::{FlatVector, ParameterLeaf, ParameterViews};
 use super::rope::Rotaries;
 use super::second_head::SecondHead;
 use super::weights::Weights;
-use super::{Config, Entry, EntryKind, LayerAttention, layout};
+use super::{Config, EntryKind, LayerAttention, ParameterEntry, layout};
 use crate::machine::place::Place;
 use crate::tokenizer::Tokenizer;
 
@@ -50,10 +50,10 @@ pub struct Decoder {
     pub tokenizer: Arc<Tokenizer>,
     pub place: Place,
     kind: Kind,
-    numbers: Vector,
-    entries: HashMap<String, Entry>,
+    numbers: FlatVector,
+    entries: HashMap<String, ParameterEntry>,
     /// Every tensor that gradients are taken for, in the order of the numbers.
-    pub(super) leaves: Vec<Leaf>,
+    pub(super) leaves: Vec<ParameterLeaf>,
     decayed: i64,
     pub(super) embedding: Tensor,
     pub(super) layers: Vec<Layer>,
@@ -68,11 +68,11 @@ pub struct Decoder {
 }
 
 /// What the layers of one forward pass have in common.
-pub(super) struct Context {
+pub(super) struct ForwardContext {
     pub batch: PackedBatch,
     rotary: Rotaries,
     /// The same in single precision, for loops of our own.
-    rotary_single: Rotaries,
+    rotary_f32: Rotaries,
     masks: Masks,
 }
 
@@ -86,7 +86,7 @@ pub(super) enum AttentionRead {
 
 impl AttentionRead {
     /// What our own loops kept.
-    pub fn kept(self) -> Option<packed_attention::SavedForBackward> {
+    pub fn saved_for_backward(self) -> Option<packed_attention::SavedForBackward> {
         match self {
             AttentionRead::Own(kept) => Some(kept),
             AttentionRead::Padded { .. } => None,
@@ -107,7 +107,7 @@ impl AttentionRead {
 impl Decoder {
     /// For scoring and sampling, in a floating-point `kind`.
     pub fn frozen(weights: &Weights, place: Place, kind: Kind) -> Decoder {
-        Decoder::new(weights, Vector::whole(weights, kind, place.device), place, kind, false)
+        Decoder::new(weights, FlatVector::whole(weights, kind, place.device), place, kind, false)
     }
 
     /// The same for a model that comes and goes: each layer takes what room is free, where a whole model
@@ -115,7 +115,7 @@ impl Decoder {
     pub fn streamed(weights: &Weights, place: Place, kind: Kind) -> Decoder {
         Decoder::new(
             weights,
-            Vector::by_layer(weights, &layout(&weights.config), kind, place.device),
+            FlatVector::by_layer(weights, &layout(&weights.config), kind, place.device),
             place,
             kind,
             false,
@@ -124,13 +124,13 @@ impl Decoder {
 
     /// For training.
     pub fn trainable(weights: &Weights, place: Place, kind: Kind) -> Decoder {
-        Decoder::new(weights, Vector::whole(weights, kind, place.device), place, kind, true)
+        Decoder::new(weights, FlatVector::whole(weights, kind, place.device), place, kind, true)
     }
 
-    fn new(weights: &Weights, numbers: Vector, place: Place, kind: Kind, trainable: bool) -> Decoder {
+    fn new(weights: &Weights, numbers: FlatVector, place: Place, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
-        let mut parameters = Parameters::new(&entries, &numbers, trainable);
+        let mut parameters = ParameterViews::new(&entries, &numbers, trainable);
         let embedding = parameters.outside("model.embed_tokens.weight");
         let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();
         let lm_head =
@@ -240,12 +240,12 @@ impl Decoder {
         })
     }
 
-    pub(super) fn context(&self, batch: &PackedBatch) -> Context {
+    pub(super) fn context(&self, batch: &PackedBatch) -> ForwardContext {
         let (length, kind) = (batch.shape[1] as usize, self.kind);
         let rotary = Rotaries::new(&self.config, length, kind, self.device()).at(&batch.positions);
-        Context {
+        ForwardContext {
             batch: batch.shallow_clone(),
-            rotary_single: rotary.single(),
+            rotary_f32: rotary.to_f32(),
             rotary,
             masks: Masks::new(&self.config, length, kind, self.device()),
         }
@@ -258,7 +258,7 @@ impl Decoder {
         &self,
         index: usize,
         stream: &Tensor,
-        context: &Context,
+        context: &ForwardContext,
     ) -> (Tensor, AttentionRead) {
         let (layer, batch) = (&self.layers[index], &context.batch);
         let normed = self.normalise(stream, &layer.norm_attention);
@@ -288,11 +288,11 @@ impl Decoder {
     }
 
     /// What it needs to know of a batch.
-    pub(super) fn places<'a>(&self, index: usize, context: &'a Context) -> BatchPlaces<'a> {
+    pub(super) fn places<'a>(&self, index: usize, context: &'a ForwardContext) -> BatchPlaces<'a> {
         let last = index + 1 == self.layers.len();
         BatchPlaces {
             sequences: &context.batch.sequences,
-            rotary: context.rotary_single.of(&self.layers[index].attention),
+            rotary: context.rotary_f32.of(&self.layers[index].attention),
             answered: last.then_some(&context.batch.predictors),
         }
     }
@@ -313,12 +313,12 @@ impl Decoder {
     }
 
     /// A layer's gated unit, where our own loops can run it.
-    pub(super) fn unit(&self, index: usize) -> Option<Unit<'_>> {
+    pub(super) fn unit(&self, index: usize) -> Option<GatedUnit<'_>> {
         let layer = &self.layers[index];
         if layer.after_feed_forward.is_some() {
             return None;
         }
-        Unit::of(self.place.loops()?, &layer.feed_forward, self.config.activation)
+        GatedUnit::of(self.place.loops()?, &layer.feed_forward, self.config.activation)
     }
 
     /// Runs something of which the experts were counted before.
@@ -343,14 +343,19 @@ impl Decoder {
 
     /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`;
     /// and the keys and values, `[sequences, longest, groups, head width]`.
-    fn attention(&self, layer: &Layer, normed: &Tensor, context: &Context) -> (Tensor, Tensor, Tensor) {
+    fn attention(
+        &self,
+        layer: &Layer,
+        normed: &Tensor,
+        context: &ForwardContext,
+    ) -> (Tensor, Tensor, Tensor) {
         let config = &*self.config;
         let [heads, groups, head_width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let batch = &context.batch;
         let [sequences, longest] = batch.shape;
         let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_width]);
-        let query_key = context.rotary.rotate(&layer.attention, self.normalise_heads(query_key, layer));
+        let query_key = context.rotary.apply_rope(&layer.attention, self.normalise_heads(query_key, layer));
         let query_key = query_key.view([-1, (heads + groups) * head_width]);
         let query_key =
             gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);

@@ -19,7 +19,7 @@ use mopd_kernels::tensor::{Element, multiply};
 use mopd_kernels::{Cpu, Scalar};
 
 /// The unit of one layer.
-pub(super) struct Unit<'a> {
+pub(super) struct GatedUnit<'a> {
     pub cpu: Cpu,
     /// `[2 * inner, width]`: gate, then up.
     gate_up: &'a Tensor,
@@ -49,9 +49,9 @@ pub(super) struct UnitGradients {
     pub down: Option<Tensor>,
 }
 
-impl<'a> Unit<'a> {
+impl<'a> GatedUnit<'a> {
     /// None where the loops are not written for what the layer has.
-    pub fn of(cpu: Cpu, feed_forward: &'a FeedForward, activation: Activation) -> Option<Unit<'a>> {
+    pub fn of(cpu: Cpu, feed_forward: &'a FeedForward, activation: Activation) -> Option<GatedUnit<'a>> {
         let FeedForward::Gated {
             gate_up: Linear { weight: gate_up, bias: None },
             down: Linear { weight: down, bias: None },
@@ -60,7 +60,7 @@ impl<'a> Unit<'a> {
         else {
             return None;
         };
-        matches!(gate_up.kind(), Kind::Float | Kind::BFloat16).then_some(Unit {
+        matches!(gate_up.kind(), Kind::Float | Kind::BFloat16).then_some(GatedUnit {
             cpu,
             gate_up,
             down,
@@ -77,8 +77,8 @@ impl<'a> Unit<'a> {
         let (mut saved, mut product) =
             (Tensor::empty([tokens, 2 * inner], options), Tensor::empty([tokens, inner], options));
         let run = match normed.kind() {
-            Kind::BFloat16 => Unit::run_forward::<bf16>,
-            _ => Unit::run_forward::<f32>,
+            Kind::BFloat16 => GatedUnit::run_forward::<bf16>,
+            _ => GatedUnit::run_forward::<f32>,
         };
         run(self, &gate_up, &mut saved, &mut product);
         (multiply(self.cpu, &product, &self.down.tr()), SavedForBackward(saved))
@@ -115,8 +115,8 @@ impl<'a> Unit<'a> {
         let grad_product = multiply(self.cpu, &grad_narrow, self.down);
         let (mut product, mut grad_gate_up) = (grad_product.empty_like().to_kind(kind), saved.empty_like());
         let run = match kind {
-            Kind::BFloat16 => Unit::run_backward::<bf16>,
-            _ => Unit::run_backward::<f32>,
+            Kind::BFloat16 => GatedUnit::run_backward::<bf16>,
+            _ => GatedUnit::run_backward::<f32>,
         };
         run(self, &saved, &grad_product, &mut product, &mut grad_gate_up);
         drop((saved, grad_product));

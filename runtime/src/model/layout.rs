@@ -6,7 +6,7 @@ use super::{Config, Experts};
 
 /// A parameter's place among a model's numbers. Matrices are `[outputs, inputs]`, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ParameterEntry {
     /// As published checkpoints call it: `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
     pub shape: Vec<usize>,
@@ -27,7 +27,7 @@ pub enum EntryKind {
     Norm,
 }
 
-impl Entry {
+impl ParameterEntry {
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -63,11 +63,11 @@ const SECOND_HEAD: &str = "second_head";
 /// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are
 /// multiplied with the same input are neighbours, so that they are one matrix, and so are their biases. Of
 /// experts, all gates and ups come before all downs, so that a layer's experts are two stacks.
-pub fn layout(config: &Config) -> Vec<Entry> {
+pub fn layout(config: &Config) -> Vec<ParameterEntry> {
     use WeightGroup::{Attention, Embedding, FeedForward, Norm};
     let query = config.heads * config.head_width;
     let key_value = config.key_value_heads * config.head_width;
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<ParameterEntry> = Vec::new();
     let mut add = |layer: Option<usize>, part: &str, shape: Vec<usize>, kind, group| {
         let offset = entries.last().map_or(0, |last| last.offset + last.len());
         let suffix = if kind == EntryKind::Bias { "bias" } else { "weight" };
@@ -75,7 +75,14 @@ pub fn layout(config: &Config) -> Vec<Entry> {
             Some(layer) => format!("model.layers.{layer}.{part}.{suffix}"),
             None => format!("{part}.{suffix}"),
         };
-        entries.push(Entry { name, shape, offset, kind, group, layer: layer.map(|layer| layer as u32) });
+        entries.push(ParameterEntry {
+            name,
+            shape,
+            offset,
+            kind,
+            group,
+            layer: layer.map(|layer| layer as u32),
+        });
     };
     let embedding = || vec![config.vocabulary, config.width];
     add(None, "model.embed_tokens", embedding(), EntryKind::Matrix, Embedding);

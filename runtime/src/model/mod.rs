@@ -26,12 +26,12 @@ mod weights;
 
 pub use cache::Generator;
 pub use config::{
-    Activation, Biases, Config, EmbeddingScale, Experts, Family, LayerAttention, Norm, Rope, RopeScaling,
+    Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm, Rope, RopeScaling,
 };
 pub use decoder::{Decoder, logits};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;
-pub use layout::{Entry, EntryKind, layout};
+pub use layout::{EntryKind, ParameterEntry, layout};
 pub use lm_head_grad::{HeadGrads, LmHeadGrad};
 pub use packed_batch::PackedBatch;
 pub use paged::{PagedGenerator, page_layout};

@@ -17,7 +17,7 @@ use super::loops::{Normalised, numbers, numbers_mut};
 use super::rope::Rotary;
 use crate::machine::transfer::to_vec;
 use mopd_kernels::Cpu;
-use mopd_kernels::causal_attention::{self, Heads};
+use mopd_kernels::causal_attention::{self, AttentionHeads};
 use mopd_kernels::gemm::Factor;
 use mopd_kernels::rope::{self, HeadNorm, Positions, QkvEpilogue};
 use mopd_kernels::tensor::{Element, multiply};
@@ -27,7 +27,7 @@ pub(super) struct PackedAttention<'a> {
     pub cpu: Cpu,
     query_key_value: &'a Linear,
     output: &'a Linear,
-    heads: Heads,
+    heads: AttentionHeads,
     /// Of queries, then of keys: `[2, head width]`; and the normalisation's epsilon.
     head_norm: Option<(Tensor, f64)>,
 }
@@ -101,7 +101,7 @@ impl<'a> PackedAttention<'a> {
         let written = matches!(weight.kind(), Kind::Float | Kind::BFloat16)
             && config.attention_softcap.is_none()
             && config.head_width.is_multiple_of(2);
-        let heads = Heads {
+        let heads = AttentionHeads {
             heads: config.heads,
             groups: config.key_value_heads,
             width: config.head_width,

@@ -10,7 +10,7 @@ use super::rope::Rotaries;
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::Token;
 use mopd_kernels::decode;
-use mopd_kernels::pages::{PageLayout, Pages, Sequence};
+use mopd_kernels::pages::{PageLayout, PagedSequence, Pages};
 use mopd_kernels::tensor::view;
 
 /// How keys and values of a model lie in a page.
@@ -24,7 +24,7 @@ pub fn page_layout(config: &Config, kind: Kind) -> PageLayout {
 pub struct PagedGenerator<'a> {
     decoder: &'a Decoder,
     pages: Pages,
-    stepper: decode::Decoder,
+    stepper: decode::StepDecoder,
     logits: Vec<f32>,
 }
 
@@ -46,10 +46,10 @@ impl<'a> PagedGenerator<'a> {
     }
 
     /// Reads prompts, of one token each at least; then [`PagedGenerator::logits`] are of what follows each.
-    pub fn read(&mut self, prompts: &[&[Token]]) -> Vec<Sequence> {
+    pub fn read(&mut self, prompts: &[&[Token]]) -> Vec<PagedSequence> {
         let _guard = no_grad_guard();
         let (decoder, config) = (self.decoder, &*self.decoder.config);
-        let sequences: Vec<Sequence> =
+        let sequences: Vec<PagedSequence> =
             prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
         // Only what follows a prompt is predicted; which token that is does not matter.
         let next = [decoder.tokenizer.padding()];
@@ -72,7 +72,7 @@ impl<'a> PagedGenerator<'a> {
         sequences
     }
 
-    fn write(&mut self, sequence: &Sequence, layer: usize, [keys, values]: &[Tensor; 2]) {
+    fn write(&mut self, sequence: &PagedSequence, layer: usize, [keys, values]: &[Tensor; 2]) {
         const WHOLE: &str = "a contiguous part on the processor, of the decoder's kind";
         match keys.kind() {
             Kind::BFloat16 => {
@@ -87,8 +87,8 @@ impl<'a> PagedGenerator<'a> {
     }
 
     /// Appends a token to each of these rows; then [`PagedGenerator::logits`] are of what follows.
-    pub fn step<'s>(&mut self, rows: impl Iterator<Item = &'s mut Sequence>, tokens: &[Token]) {
-        let mut rows: Vec<&mut Sequence> = rows.collect();
+    pub fn step<'s>(&mut self, rows: impl Iterator<Item = &'s mut PagedSequence>, tokens: &[Token]) {
+        let mut rows: Vec<&mut PagedSequence> = rows.collect();
         rows.iter_mut().for_each(|row| self.pages.grow(row));
         self.stepper.step(tokens, &mut self.pages, &rows, &mut self.logits);
     }

@@ -8,10 +8,10 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 
-use super::Entry;
+use super::ParameterEntry;
 use crate::machine::place;
 use crate::machine::transfer::{note_to_device, upload};
-use crate::mapped::{Encoding, Stored};
+use crate::mapped::{NumberEncoding, Stored};
 use mopd_kernels::round_to_bf16;
 use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 
@@ -19,31 +19,31 @@ use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 #[derive(Clone, Debug)]
 pub(super) enum ParameterData {
     Owned(Arc<Vec<f32>>),
-    Stored(Arc<Parts>),
+    Stored(Arc<EntryParts>),
 }
 
 /// One part per entry of the layout.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct EntryParts {
     parts: Vec<Stored>,
     /// Where each begins among all numbers, and at the end how many there are.
     offsets: Vec<usize>,
 }
 
-impl Parts {
-    pub fn new(parts: Vec<Stored>) -> Parts {
+impl EntryParts {
+    pub fn new(parts: Vec<Stored>) -> EntryParts {
         let mut offsets = vec![0];
         for part in &parts {
             offsets.push(offsets[offsets.len() - 1] + part.len());
         }
-        Parts { parts, offsets }
+        EntryParts { parts, offsets }
     }
 
     fn len(&self) -> usize {
         self.offsets[self.parts.len()]
     }
 
-    fn of(&self, entry: &Entry) -> &Stored {
+    fn of(&self, entry: &ParameterEntry) -> &Stored {
         let index = self.offsets.partition_point(|offset| *offset <= entry.offset) - 1;
         let part = &self.parts[index];
         assert_eq!(
@@ -82,7 +82,7 @@ impl ParameterData {
     }
 
     /// Those of one entry; without a copy where they are f32.
-    pub fn of(&self, entry: &Entry) -> Cow<'_, [f32]> {
+    pub fn of(&self, entry: &ParameterEntry) -> Cow<'_, [f32]> {
         match self {
             ParameterData::Owned(values) => Cow::Borrowed(&values[entry.offset..entry.offset + entry.len()]),
             ParameterData::Stored(parts) => {
@@ -182,10 +182,10 @@ fn here<T: Element>(tensor: &mut Tensor) -> ViewMut<'_, T> {
 fn write(part: &Stored, tensor: &mut Tensor) {
     let plain = part.plain_bytes().is_some() && cfg!(target_endian = "little");
     match (tensor.kind(), part.encoding()) {
-        (Kind::BFloat16, Encoding::Bf16) if plain => copy::<bf16>(part, tensor),
-        (Kind::Half, Encoding::F16) if plain => copy::<f16>(part, tensor),
-        (Kind::Float, Encoding::F32) if plain => copy::<f32>(part, tensor),
-        (Kind::BFloat16, Encoding::F32) if plain => {
+        (Kind::BFloat16, NumberEncoding::Bf16) if plain => copy::<bf16>(part, tensor),
+        (Kind::Half, NumberEncoding::F16) if plain => copy::<f16>(part, tensor),
+        (Kind::Float, NumberEncoding::F32) if plain => copy::<f32>(part, tensor),
+        (Kind::BFloat16, NumberEncoding::F32) if plain => {
             side_by_side(&mut here::<bf16>(tensor), |mut first, into| {
                 // What is read stays in a core's cache until it is rounded.
                 let mut numbers = [0.0f32; 1 << 13];

@@ -8,19 +8,19 @@ use super::decoder::Layer;
 use super::feed_forward::{ExpertWeights, FeedForward};
 use super::layout::NormNames;
 use super::linear::Linear;
-use super::{Config, Entry, EntryKind, Weights};
+use super::{Config, EntryKind, ParameterEntry, Weights};
 
 /// A tensor that gradients are taken for.
-pub(super) struct Leaf {
+pub(super) struct ParameterLeaf {
     pub tensor: Tensor,
-    pub reader: Block,
+    pub reader: LayerBlock,
     /// Where it begins among all numbers.
     pub offset: usize,
 }
 
 /// What reads a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Block {
+pub(super) enum LayerBlock {
     /// What stands before or behind all layers.
     Outside,
     /// The first half of a layer.
@@ -30,25 +30,25 @@ pub(super) enum Block {
 }
 
 /// All numbers of a model in the order of the layout, in one tensor or in several, one behind the other.
-pub(super) struct Vector {
+pub(super) struct FlatVector {
     /// Each with the place of its first number.
     pieces: Vec<(usize, Tensor)>,
 }
 
-impl Vector {
-    pub fn whole(weights: &Weights, kind: Kind, device: Device) -> Vector {
-        Vector { pieces: vec![(0, weights.flat(kind, device))] }
+impl FlatVector {
+    pub fn whole(weights: &Weights, kind: Kind, device: Device) -> FlatVector {
+        FlatVector { pieces: vec![(0, weights.flat(kind, device))] }
     }
 
     /// The matrices of each layer in a tensor of their own.
-    pub fn by_layer(weights: &Weights, entries: &[Entry], kind: Kind, device: Device) -> Vector {
-        let of = |entry: &Entry| (entry.kind == EntryKind::Matrix).then_some(entry.layer);
+    pub fn by_layer(weights: &Weights, entries: &[ParameterEntry], kind: Kind, device: Device) -> FlatVector {
+        let of = |entry: &ParameterEntry| (entry.kind == EntryKind::Matrix).then_some(entry.layer);
         let runs = entries.chunk_by(|one, next| of(one) == of(next));
         let pieces = runs.map(|run| {
             let (first, last) = (&run[0], &run[run.len() - 1]);
             (first.offset, weights.vector(first.offset..last.offset + last.len(), kind, device))
         });
-        Vector { pieces: pieces.collect() }
+        FlatVector { pieces: pieces.collect() }
     }
 
     pub fn len(&self) -> usize {
@@ -69,21 +69,21 @@ impl Vector {
 }
 
 /// Cuts views from a vector, and remembers those that gradients are taken for.
-pub(super) struct Parameters<'a> {
-    entries: HashMap<&'a str, &'a Entry>,
-    vector: &'a Vector,
+pub(super) struct ParameterViews<'a> {
+    entries: HashMap<&'a str, &'a ParameterEntry>,
+    vector: &'a FlatVector,
     trainable: bool,
-    leaves: Vec<Leaf>,
+    leaves: Vec<ParameterLeaf>,
 }
 
-impl<'a> Parameters<'a> {
-    pub fn new(entries: &'a [Entry], vector: &'a Vector, trainable: bool) -> Parameters<'a> {
+impl<'a> ParameterViews<'a> {
+    pub fn new(entries: &'a [ParameterEntry], vector: &'a FlatVector, trainable: bool) -> ParameterViews<'a> {
         let entries = entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
-        Parameters { entries, vector, trainable, leaves: Vec::new() }
+        ParameterViews { entries, vector, trainable, leaves: Vec::new() }
     }
 
     /// Every leaf, in the order of the layout.
-    pub fn leaves(mut self) -> Vec<Leaf> {
+    pub fn leaves(mut self) -> Vec<ParameterLeaf> {
         self.leaves.sort_by_key(|leaf| leaf.offset);
         let mut end = 0;
         for leaf in &self.leaves {
@@ -97,12 +97,12 @@ impl<'a> Parameters<'a> {
     /// A parameter outside the layers, as the layout has it.
     pub fn outside(&mut self, name: &str) -> Tensor {
         let shape: Vec<i64> = self.entries[name].shape.iter().map(|size| *size as i64).collect();
-        self.leaf(Block::Outside, &[name.to_owned()], &shape)
+        self.leaf(LayerBlock::Outside, &[name.to_owned()], &shape)
     }
 
     /// Those of one layer.
     pub fn layer(&mut self, config: &Config, index: usize) -> Layer {
-        let mut of = OfLayer { index, reader: Block::Attention(index), parameters: self };
+        let mut of = OfLayer { index, reader: LayerBlock::Attention(index), parameters: self };
         let projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         let biases = &config.biases;
         let names = NormNames::of(config);
@@ -113,7 +113,7 @@ impl<'a> Parameters<'a> {
         let query_key_norm =
             config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1]));
         let output = of.linear(&["self_attn.o_proj"], biases.output);
-        of.reader = Block::FeedForward(index);
+        of.reader = LayerBlock::FeedForward(index);
         Layer {
             attention: config.attention[index],
             norm_attention,
@@ -131,7 +131,7 @@ impl<'a> Parameters<'a> {
 
     /// Parameters that are neighbours in the layout, as one tensor.
     fn view(&self, names: &[String], shape: &[i64]) -> (usize, Tensor) {
-        let entries: Vec<&Entry> = names.iter().map(|name| self.entries[name.as_str()]).collect();
+        let entries: Vec<&ParameterEntry> = names.iter().map(|name| self.entries[name.as_str()]).collect();
         let neighbours = entries.windows(2).all(|pair| pair[0].offset + pair[0].len() == pair[1].offset);
         assert!(neighbours, "{names:?} are not neighbours in the layout");
         let elements: usize = entries.iter().map(|entry| entry.len()).sum();
@@ -139,10 +139,10 @@ impl<'a> Parameters<'a> {
         (offset, self.vector.part(offset, elements).view(shape))
     }
 
-    fn leaf(&mut self, reader: Block, names: &[String], shape: &[i64]) -> Tensor {
+    fn leaf(&mut self, reader: LayerBlock, names: &[String], shape: &[i64]) -> Tensor {
         let (offset, view) = self.view(names, shape);
         let tensor = view.detach().set_requires_grad(self.trainable);
-        self.leaves.push(Leaf { tensor: tensor.shallow_clone(), reader, offset });
+        self.leaves.push(ParameterLeaf { tensor: tensor.shallow_clone(), reader, offset });
         tensor
     }
 }
@@ -150,8 +150,8 @@ impl<'a> Parameters<'a> {
 struct OfLayer<'p, 'a> {
     index: usize,
     /// Of what is cut next.
-    reader: Block,
-    parameters: &'p mut Parameters<'a>,
+    reader: LayerBlock,
+    parameters: &'p mut ParameterViews<'a>,
 }
 
 impl OfLayer<'_, '_> {

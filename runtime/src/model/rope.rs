@@ -41,7 +41,7 @@ impl Rotary {
 
     /// `x` is `[.., heads, head width]`: `x * cosine + swap_halves(x) * sine`, where the first half of the
     /// sines is negated.
-    pub fn rotate(&self, x: &Tensor) -> Tensor {
+    pub fn apply_rope(&self, x: &Tensor) -> Tensor {
         let half = x.size()[x.dim() - 1] / 2;
         x * &self.cosine + x.roll([half], [-1]) * &self.sine
     }
@@ -67,12 +67,12 @@ impl Rotaries {
         }
     }
 
-    pub fn single(&self) -> Rotaries {
-        let single = |Rotary { cosine, sine }: &Rotary| Rotary {
+    pub fn to_f32(&self) -> Rotaries {
+        let to_f32 = |Rotary { cosine, sine }: &Rotary| Rotary {
             cosine: cosine.to_kind(Kind::Float).contiguous(),
             sine: sine.to_kind(Kind::Float).contiguous(),
         };
-        Rotaries { global: single(&self.global), local: self.local.as_ref().map(single) }
+        Rotaries { global: to_f32(&self.global), local: self.local.as_ref().map(to_f32) }
     }
 
     /// The table of most layers, then that of layers with a window where they have another.
@@ -90,10 +90,10 @@ impl Rotaries {
     }
 
     /// `x` is `[.., heads, head width]`.
-    pub fn rotate(&self, layer: &LayerAttention, x: Tensor) -> Tensor {
+    pub fn apply_rope(&self, layer: &LayerAttention, x: Tensor) -> Tensor {
         match self.of(layer) {
             None => x,
-            Some(rotary) => rotary.rotate(&x),
+            Some(rotary) => rotary.apply_rope(&x),
         }
     }
 }

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::decoder::{Context, Decoder};
+use super::decoder::{Decoder, ForwardContext};
 use super::gradient::Gradient;
 use super::lm_head_grad::{HeadGrads, LmHeadGrad};
 use super::loops::Normalised;
 use super::packed_batch::PackedBatch;
-use super::parameters::{Block, Leaf};
+use super::parameters::{LayerBlock, ParameterLeaf};
 use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
 use mopd_kernels::Cpu;
@@ -22,7 +22,7 @@ use mopd_kernels::Cpu;
 pub struct SavedActivations {
     /// What [`Decoder::hidden`] answers, without gradient.
     pub hidden: Tensor,
-    context: Context,
+    context: ForwardContext,
     layers: Vec<SavedLayer>,
     /// The normalisation behind the layers.
     last: Graph,
@@ -98,7 +98,7 @@ impl WrittenGradient<'_> {
     }
 
     fn wants(&self, leaf: usize) -> bool {
-        let Leaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
+        let ParameterLeaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
         self.gradient.wants(*offset..offset + tensor.numel())
     }
 
@@ -108,13 +108,13 @@ impl WrittenGradient<'_> {
 
     /// Whether some parameter that is read before a layer, or by it, has a gradient.
     fn wants_below(&self, layer: usize) -> bool {
-        let below = |reader: Block| match reader {
-            Block::Outside => false,
-            Block::Attention(index) | Block::FeedForward(index) => index <= layer,
+        let below = |reader: LayerBlock| match reader {
+            LayerBlock::Outside => false,
+            LayerBlock::Attention(index) | LayerBlock::FeedForward(index) => index <= layer,
         };
         let mut leaves = self.decoder.leaves.iter().enumerate();
         self.wants_of(&self.decoder.embedding)
-            || leaves.any(|(leaf, Leaf { reader, .. })| below(*reader) && self.wants(leaf))
+            || leaves.any(|(leaf, ParameterLeaf { reader, .. })| below(*reader) && self.wants(leaf))
     }
 
     fn write(&mut self, leaf: usize, gradient: &Tensor) {
@@ -129,7 +129,7 @@ impl WrittenGradient<'_> {
         if !self.wants(leaf) {
             return;
         }
-        let Leaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
+        let ParameterLeaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
         let [count, width] = tensor.size()[..] else { unreachable!("it is a matrix") };
         let step = (self.decoder.place.sizes.matrix_rows / width.max(1)).max(1);
         for first in (0..count).step_by(step as usize) {
@@ -184,10 +184,10 @@ impl Decoder {
     }
 
     /// One layer with what its gradient needs, and its answer.
-    fn whole(&self, index: usize, stream: &Tensor, context: &Context) -> (Whole, Tensor) {
+    fn whole(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> (Whole, Tensor) {
         let run = |stream: &Tensor| {
             let (answer, read) = self.attention_block(index, stream, context);
-            (answer, read.kept())
+            (answer, read.saved_for_backward())
         };
         let (attention, middle) = Tape::new(self.packed_attention(index).is_some(), stream, run);
         let run = |middle: &Tensor| self.mlp_block(index, middle);
@@ -205,8 +205,9 @@ impl Decoder {
 
     /// Whether a gradient is asked for that the LM head is a part of.
     pub fn lm_head_is_in(&self, gradient: &Gradient) -> bool {
-        let of_lm_head = |leaf: &&Leaf| leaf.tensor.data_ptr() == self.lm_head.data_ptr();
-        let Leaf { offset, tensor, .. } = self.leaves.iter().find(of_lm_head).expect("it is a parameter");
+        let of_lm_head = |leaf: &&ParameterLeaf| leaf.tensor.data_ptr() == self.lm_head.data_ptr();
+        let ParameterLeaf { offset, tensor, .. } =
+            self.leaves.iter().find(of_lm_head).expect("it is a parameter");
         gradient.wants(*offset..offset + tensor.numel())
     }
 
@@ -234,12 +235,12 @@ impl Decoder {
             }
             let Whole { stream, attention, middle, feed_forward } = match layer {
                 SavedLayer::Kept(whole) => whole,
-                SavedLayer::Recomputed(stream) => self.again(index, &stream, &context),
+                SavedLayer::Recomputed(stream) => self.recompute(index, &stream, &context),
             };
             grad_stream = match feed_forward {
                 Tape::Own(kept) => self.through_unit(index, kept, &middle, &grad_stream, &mut gradient),
                 Tape::Graph(graph) => gradient.through(&graph, &grad_stream, |leaf| {
-                    self.leaves[leaf].reader == Block::FeedForward(index)
+                    self.leaves[leaf].reader == LayerBlock::FeedForward(index)
                 }),
             };
             drop(middle);
@@ -248,7 +249,7 @@ impl Decoder {
                     self.through_attention(index, kept, &stream, &context, &grad_stream, &mut gradient)
                 }
                 Tape::Graph(graph) => gradient.through(&graph, &grad_stream, |leaf| {
-                    self.leaves[leaf].reader == Block::Attention(index)
+                    self.leaves[leaf].reader == LayerBlock::Attention(index)
                 }),
             };
         }
@@ -278,7 +279,7 @@ impl Decoder {
     }
 
     /// What a layer would have kept. Its experts were counted when it ran first.
-    fn again(&self, index: usize, stream: &Tensor, context: &Context) -> Whole {
+    fn recompute(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> Whole {
         self.uncounted(|| self.whole(index, stream, context).0)
     }
 
@@ -287,7 +288,7 @@ impl Decoder {
         index: usize,
         kept: packed_attention::SavedForBackward,
         stream: &Tensor,
-        context: &Context,
+        context: &ForwardContext,
         grad_answer: &Tensor,
         gradient: &mut WrittenGradient,
     ) -> Tensor {
@@ -405,11 +406,11 @@ impl Decoder {
                 &grad_tokens.index_select(0, &here),
             )
         };
-        let (embedding, matrix) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.lm_head));
-        if embedding == matrix {
-            return gradient.write_rows(matrix, |range| read(range.clone(), grad_lm_head.rows(range)));
+        let (embedding, lm_head) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.lm_head));
+        if embedding == lm_head {
+            return gradient.write_rows(lm_head, |range| read(range.clone(), grad_lm_head.rows(range)));
         }
-        gradient.write_rows(matrix, |range| grad_lm_head.rows(range));
+        gradient.write_rows(lm_head, |range| grad_lm_head.rows(range));
         gradient.write_rows(embedding, |range| read(range.clone(), nothing.rows(range)));
     }
 }

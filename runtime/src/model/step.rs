@@ -2,7 +2,9 @@
 //! processor. What a layer gains in `decoder.rs` is added here, or refused: no weights are returned.
 
 use mopd_kernels::Cpu;
-use mopd_kernels::decode::{self, Experts, Gated, Layer, Linear, Mlp, Shape, Tables, Weight, Weights};
+use mopd_kernels::decode::{
+    self, DecoderWeights, ExpertsShape, Gated, LayerWeights, LinearWeights, Mlp, Shape, Tables, WeightMatrix,
+};
 use mopd_kernels::tensor::Held;
 use tch::Tensor;
 
@@ -11,12 +13,12 @@ use super::rope::Rotaries;
 use crate::machine::transfer::to_vec;
 
 /// None where a decoder is of a kind of number that steps are not written for.
-pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<decode::Decoder> {
+pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<decode::StepDecoder> {
     let config = decoder.config.clone();
     let linear = |name: &str| {
         let weight = decoder.tensor(&format!("{name}.weight"))?;
         let outputs = weight.size()[0] as usize;
-        Some(Linear {
+        Some(LinearWeights {
             weight: held(weight)?,
             bias: decoder.tensor(&format!("{name}.bias")).map(|bias| to_vec(&bias)),
             outputs,
@@ -57,7 +59,7 @@ pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<
         } else {
             [None, norm(&format!("{name}.post_attention_layernorm"))]
         };
-        Some(Layer {
+        Some(LayerWeights {
             norm_attention: norm(&format!("{name}.input_layernorm"))?,
             query: linear(&format!("{name}.self_attn.q_proj"))?,
             key: linear(&format!("{name}.self_attn.k_proj"))?,
@@ -77,8 +79,8 @@ pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<
     });
     let embedding = decoder.tensor("model.embed_tokens.weight")?;
     let lm_head = decoder.tensor("lm_head.weight").unwrap_or_else(|| embedding.shallow_clone());
-    let weights = Weights {
-        lm_head: Linear { outputs: lm_head.size()[0] as usize, weight: held(lm_head)?, bias: None },
+    let weights = DecoderWeights {
+        lm_head: LinearWeights { outputs: lm_head.size()[0] as usize, weight: held(lm_head)?, bias: None },
         embedding: held(embedding)?,
         norm: norm("model.norm")?.into_iter().map(|scale| scale * config.logit_scale as f32).collect(),
         layers: layers.collect::<Option<_>>()?,
@@ -87,15 +89,15 @@ pub(super) fn stepper(decoder: &Decoder, rotary: &Rotaries, cpu: Cpu) -> Option<
             .map(|table| Tables { cosine: to_vec(&table.cosine), sine: to_vec(&table.sine) })
             .collect(),
     };
-    Some(decode::Decoder::new(cpu, shape(decoder), weights))
+    Some(decode::StepDecoder::new(cpu, shape(decoder), weights))
 }
 
 /// A matrix where the decoder has it; nobody writes to it meanwhile.
-fn held(tensor: Tensor) -> Option<Weight> {
+fn held(tensor: Tensor) -> Option<WeightMatrix> {
     let tensor = tensor.detach().contiguous();
     match Held::new(tensor.shallow_clone()) {
-        Some(numbers) => Some(Weight::F32(Box::new(numbers))),
-        None => Some(Weight::Bf16(Box::new(Held::new(tensor)?))),
+        Some(numbers) => Some(WeightMatrix::F32(Box::new(numbers))),
+        None => Some(WeightMatrix::Bf16(Box::new(Held::new(tensor)?))),
     }
 }
 
@@ -112,7 +114,7 @@ fn shape(decoder: &Decoder) -> Shape {
         experts: config
             .experts
             .as_ref()
-            .map(|experts| Experts { hidden: experts.hidden, per_token: experts.per_token }),
+            .map(|experts| ExpertsShape { hidden: experts.hidden, per_token: experts.per_token }),
         activation: config.activation,
         attention_scale: config.attention_scale,
         attention_softcap: config.attention_softcap,

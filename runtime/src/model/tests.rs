@@ -9,7 +9,7 @@ use super::*;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
-use mopd_kernels::pages::Sequence;
+use mopd_kernels::pages::PagedSequence;
 
 pub mod parity;
 mod places;
@@ -29,7 +29,7 @@ pub fn of_family(family: plan::Family) -> Config {
         key_value_heads: 2,
         hidden: 24,
         context: 32,
-        tokenizer: plan::Tokenizer::Bytes,
+        tokenizer: plan::TokenizerSpec::Bytes,
         tied: true,
         rope_theta: 10_000.0,
         norm_epsilon: 1e-5,
@@ -197,7 +197,7 @@ impl Rows for Generator<'_> {
 
 struct InPages<'a> {
     generator: PagedGenerator<'a>,
-    rows: Vec<Sequence>,
+    rows: Vec<PagedSequence>,
 }
 
 impl Rows for InPages<'_> {

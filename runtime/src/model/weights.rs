@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::parameter_data::{ParameterData, Parts};
-use super::{Config, Entry, EntryKind, layout};
+use super::parameter_data::{EntryParts, ParameterData};
+use super::{Config, EntryKind, ParameterEntry, layout};
 use crate::mapped::Stored;
 use crate::random::{Key, Purpose};
 use crate::tokenizer::Tokenizer;
@@ -30,7 +30,7 @@ impl Weights {
 
     /// Weights that stay in their files; `parts` are in the order of [`layout`], one per entry.
     pub fn stored(config: Arc<Config>, tokenizer: Arc<Tokenizer>, parts: Vec<Stored>) -> Weights {
-        let numbers = ParameterData::Stored(Arc::new(Parts::new(parts)));
+        let numbers = ParameterData::Stored(Arc::new(EntryParts::new(parts)));
         assert_eq!(numbers.len(), Weights::parameters(&config), "weights of another configuration");
         Weights { config, tokenizer, numbers }
     }
@@ -46,7 +46,7 @@ impl Weights {
     }
 
     /// Those of one entry; without a copy unless they are stored in another type.
-    pub fn of(&self, entry: &Entry) -> Cow<'_, [f32]> {
+    pub fn of(&self, entry: &ParameterEntry) -> Cow<'_, [f32]> {
         self.numbers.of(entry)
     }
 
@@ -132,7 +132,11 @@ impl Weights {
     }
 
     /// The same numbers in another configuration; `fill` makes those of entries that are new.
-    fn reshaped(self: &Arc<Weights>, config: Config, fill: impl Fn(&Entry) -> Vec<f32>) -> Arc<Weights> {
+    fn reshaped(
+        self: &Arc<Weights>,
+        config: Config,
+        fill: impl Fn(&ParameterEntry) -> Vec<f32>,
+    ) -> Arc<Weights> {
         if config == *self.config {
             return self.clone();
         }
@@ -150,13 +154,13 @@ impl Weights {
 
     /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at
     /// is let go of.
-    pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
+    pub fn tensor(&self, entry: &ParameterEntry, kind: Kind, device: Device) -> Tensor {
         let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
         self.vector(entry.offset..entry.offset + entry.len(), kind, device).view(shape.as_slice())
     }
 
     /// The LM head alone, `[vocabulary, width]`, in a floating-point `kind`.
-    pub fn output_matrix(&self, kind: Kind, device: Device) -> Tensor {
+    pub fn lm_head(&self, kind: Kind, device: Device) -> Tensor {
         let entries = layout(&self.config);
         let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an LM head");

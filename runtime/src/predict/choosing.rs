@@ -3,10 +3,10 @@
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Curriculum, ModelId, Producer, Sampling, Share};
 
-use super::trial::Trial;
+use super::trial::StageTrial;
 use crate::model::Weights;
 
-impl Trial<'_> {
+impl StageTrial<'_> {
     /// Seconds, in so many steps. Completions of every prompt take as long as those of a batch, which take
     /// `rollout` seconds: each by the size of its writer and by the tokens that it may have.
     pub fn choosing(&self, of: &Curriculum, rollout: f64, steps: u32) -> f64 {
@@ -31,7 +31,7 @@ impl Trial<'_> {
             let writer = match writer {
                 Writer::Scorer(role) => {
                     let models = self.train.scorers.choices(role).iter();
-                    let models = models.map(|choice| choice.teacher.form().unwrap_or(self.model));
+                    let models = models.map(|choice| choice.teacher.spec_model().unwrap_or(self.model));
                     models.map(parameters).fold(0.0, f64::max)
                 }
                 _ => parameters(self.model),

@@ -6,8 +6,8 @@ use std::time::Instant;
 use mopd_compiler::plan::{Evaluation, Extrapolation, Sampling};
 use tch::no_grad_guard;
 
-use super::machine::Machine;
-use super::trial::Trial;
+use super::machine::MachineSpeed;
+use super::trial::StageTrial;
 use crate::control::Control;
 use crate::evaluate::{answers_memory, asked, sampling};
 use crate::failure::Result;
@@ -31,13 +31,13 @@ pub struct Judging {
     pub answers: f64,
 }
 
-impl Trial<'_> {
+impl StageTrial<'_> {
     /// Measured on the first prompts, with a model like the stage's; estimated where these would take more
     /// than `most` seconds.
-    pub fn judging(&self, of: &Extrapolation, machine: &Machine, most: f64) -> Result<Judging> {
+    pub fn judging(&self, of: &Extrapolation, machine: &MachineSpeed, most: f64) -> Result<Judging> {
         let data = &self.domains[of.judged_by.0 as usize];
-        let form = self.form();
-        let tokens = tested(data)?.tokens(&form.tokenizer)?;
+        let spec = self.spec();
+        let tokens = tested(data)?.tokens(&spec.tokenizer)?;
         let all = asked(&of.evaluation, tokens.len());
         let length = tokens.lengths().take(all).sum::<usize>() as f64 / all.max(1) as f64;
         let sampling = self.judged_sampling(&of.evaluation);
@@ -63,8 +63,8 @@ impl Trial<'_> {
         } else {
             estimated(all)
         };
-        let answers = answers_memory(&form, data, &of.evaluation, self.kind, self.budget)? as f64;
-        let base = 4.0 * Weights::parameters(&form.config) as f64;
+        let answers = answers_memory(&spec, data, &of.evaluation, self.kind, self.budget)? as f64;
+        let base = 4.0 * Weights::parameters(&spec.config) as f64;
         Ok(Judging { seconds, base, answers })
     }
 

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use crate::machine::memory;
 use crate::machine::place::Place;
 
-pub struct Machine {
+pub struct MachineSpeed {
     /// Multiplications and additions a second, of matrices of the kind that models compute with.
     pub products: f64,
     /// Bytes a second that are read from memory.
@@ -26,17 +26,17 @@ const SIDE: i64 = 1024;
 /// Bytes that are read, and written.
 const BLOCK: usize = 32 << 20;
 
-impl Machine {
+impl MachineSpeed {
     /// Takes about a tenth of a second. `kind` is that of the models, `folder` where stages are kept; it need
     /// not exist yet.
-    pub fn measure(place: Place, kind: Kind, folder: &Path) -> Machine {
+    pub fn measure(place: Place, kind: Kind, folder: &Path) -> MachineSpeed {
         let _guard = no_grad_guard();
         let options = (kind, place.device);
         let (one, other) = (Tensor::ones([SIDE, SIDE], options), Tensor::ones([SIDE, SIDE], options));
         let block = Tensor::ones([BLOCK as i64 / 4], (Kind::Float, place.device));
         let products = seconds(|| one.matmul(&other).double_value(&[0, 0]));
         let bytes = seconds(|| block.sum(Kind::Float).double_value(&[]));
-        Machine {
+        MachineSpeed {
             products: SIDE.pow(3) as f64 / products,
             bytes: BLOCK as f64 / bytes,
             written: write(folder).map_or(f64::INFINITY, |seconds| BLOCK as f64 / seconds),

@@ -21,15 +21,15 @@ use crate::failure::Result;
 use crate::machine::device::kind;
 use crate::machine::place::Place;
 use crate::model::{Config, Weights};
-use crate::prepare::{DomainData, Form};
-use crate::rollout::Budget;
+use crate::prepare::{DomainData, ModelSpec};
+use crate::rollout::MemoryBudget;
 use crate::tokenizer::Tokenizer;
 use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
 
-pub use machine::Machine;
-use trial::{Taken, Trial};
+pub use machine::MachineSpeed;
+use trial::{StageTrial, Taken};
 
 /// Multiplications and additions that a step of a shallow trial may take: about a second on one core of a
 /// usual processor.
@@ -63,12 +63,12 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    pub fn new(plan: &Plan, forms: &[Form]) -> Shapes {
+    pub fn new(plan: &Plan, specs: &[ModelSpec]) -> Shapes {
         let mut weights: Vec<Option<Weights>> = Vec::new();
-        for (model, form) in plan.experiment.models.iter().zip(forms) {
+        for (model, spec) in plan.experiment.models.iter().zip(specs) {
             weights.push(match &model.stage {
                 Stage::Initialise(_) => None,
-                Stage::Load(_) => form.loaded.as_ref().map(|loaded| loaded.weights.clone()),
+                Stage::Load(_) => spec.loaded.as_ref().map(|loaded| loaded.weights.clone()),
                 Stage::Merge(merge) => {
                     merge.base.iter().chain(&merge.models).find_map(|id| weights[id.0 as usize].clone())
                 }
@@ -76,8 +76,8 @@ impl Shapes {
             });
         }
         Shapes {
-            configs: forms.iter().map(|form| form.config.clone()).collect(),
-            tokenizers: forms.iter().map(|form| form.tokenizer.clone()).collect(),
+            configs: specs.iter().map(|spec| spec.config.clone()).collect(),
+            tokenizers: specs.iter().map(|spec| spec.tokenizer.clone()).collect(),
             weights,
         }
     }
@@ -92,8 +92,8 @@ pub fn predict(
     model: ModelId,
     (domains, shapes): (&[DomainData], &Shapes),
     steps: u32,
-    machine: &Machine,
-    on: (Place, Budget),
+    machine: &MachineSpeed,
+    on: (Place, MemoryBudget),
     thorough: bool,
 ) -> Result<Option<Prediction>> {
     let stage = &plan.experiment.model(model).stage;
@@ -151,8 +151,8 @@ fn turn(
     domains: &[DomainData],
     shapes: &Shapes,
     (steps, thorough): (u32, bool),
-    machine: &Machine,
-    (place, budget): (Place, Budget),
+    machine: &MachineSpeed,
+    (place, budget): (Place, MemoryBudget),
 ) -> Result<Option<Prediction>> {
     let train = learners[learner];
     let model = train.start;
@@ -160,7 +160,7 @@ fn turn(
     // What is written once for each prompt is tried as drawn at every step.
     let mut afresh = train.clone();
     afresh.each_rollout(|rollout| rollout.producer.draw_afresh());
-    let trial = Trial {
+    let trial = StageTrial {
         train: &afresh,
         learners,
         learner,
@@ -224,7 +224,7 @@ fn turn(
 }
 
 /// Whether trying a stage takes well less than the stage, both roughly.
-fn worth_a_trial(trial: &Trial, machine: &Machine, most: f64, steps: u32) -> bool {
+fn worth_a_trial(trial: &StageTrial, machine: &MachineSpeed, most: f64, steps: u32) -> bool {
     let batch = sequences(trial.train);
     let step = trial.estimated(batch, machine);
     let tried = match most_sequences(trial, machine, most) {
@@ -268,7 +268,7 @@ fn part_written(train: &Train<Objective>, domains: &[DomainData], steps: f64) ->
 
 /// The sequences that models of their own depth can try within some seconds: all of a step, or a number that
 /// can be tried together with twice as many; none where even one part takes longer.
-fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32> {
+fn most_sequences(trial: &StageTrial, machine: &MachineSpeed, seconds: f64) -> Option<u32> {
     let batch = sequences(trial.train);
     if trial.estimated(batch, machine) <= seconds {
         return Some(batch);
@@ -282,7 +282,7 @@ fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32>
 }
 
 /// From a trial of the stage as it will be.
-fn whole(trial: &Trial, estimated: f64) -> Result<Taken> {
+fn whole(trial: &StageTrial, estimated: f64) -> Result<Taken> {
     let tried = tried(estimated);
     let batch = sequences(trial.train);
     let Some(Once { sequences: written, .. }) = trial.train.rollout.producer.once() else {
@@ -314,7 +314,7 @@ fn further(layers: usize) -> f64 {
 }
 
 /// From trials with shallow models and, if need be, few sequences.
-fn extrapolated(trial: &Trial) -> Result<Taken> {
+fn extrapolated(trial: &StageTrial) -> Result<Taken> {
     let train = trial.train;
     let student = trial.shapes.configs[trial.model.0 as usize].layers;
     let teachers = train.asked().map(|id| trial.shapes.configs[id.0 as usize].layers).max();

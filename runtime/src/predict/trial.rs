@@ -11,7 +11,7 @@ use mopd_compiler::plan::{
 };
 use tch::Kind;
 
-use super::machine::Machine;
+use super::machine::MachineSpeed;
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::environment::Environments;
@@ -19,30 +19,30 @@ use crate::failure::Result;
 use crate::machine::{memory, place::Place};
 use crate::model::{Config, Weights};
 use crate::prepare::prompts::Prompts;
-use crate::prepare::{DomainData, Form, trained, validated};
-use crate::report::metrics::Row;
+use crate::prepare::{DomainData, ModelSpec, trained, validated};
+use crate::report::metrics::StepMetrics;
 use crate::reward::Verifier;
-use crate::rollout::Budget;
-use crate::train::{self, Route, Source, Turn};
+use crate::rollout::MemoryBudget;
+use crate::train::{self, LearnerTurn, Source, SourceTeachers};
 
 /// Steps of a trial; the first is for warming up.
 const STEPS: u32 = 4;
 /// Of one that takes long.
 const FEW_STEPS: u32 = 3;
 
-pub struct Trial<'a> {
+pub struct StageTrial<'a> {
     pub train: &'a Train<Objective>,
     /// All that learn in the stage, and which of them this is.
     pub learners: &'a [&'a Train<Objective>],
     pub learner: usize,
-    /// Of its form.
+    /// Of its specification.
     pub model: ModelId,
     pub domains: &'a [DomainData],
     pub shapes: &'a Shapes,
     pub place: Place,
     pub kind: Kind,
     /// What generation may take.
-    pub budget: Budget,
+    pub budget: MemoryBudget,
     /// Tokens of a completion, on average, as far as they can be known without writing any.
     pub completion: u32,
 }
@@ -99,7 +99,7 @@ impl Taken {
     }
 }
 
-impl Trial<'_> {
+impl StageTrial<'_> {
     /// About how many multiplications and additions a step takes with so many layers.
     pub fn work(&self, batch: u32, layers: usize) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
@@ -162,7 +162,7 @@ impl Trial<'_> {
 
     /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are
     /// read once for every token that is written, and a few times for the update.
-    pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
+    pub fn estimated(&self, batch: u32, machine: &MachineSpeed) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
         let written =
@@ -199,10 +199,10 @@ impl Trial<'_> {
     }
 
     /// What is known of the trained model.
-    pub fn form(&self) -> Form {
+    pub fn spec(&self) -> ModelSpec {
         let index = self.model.0 as usize;
         let (config, tokenizer) = (self.shapes.configs[index].clone(), self.shapes.tokenizers[index].clone());
-        Form { config, tokenizer, loaded: None }
+        ModelSpec { config, tokenizer, loaded: None }
     }
 
     /// Whether the weights that it begins with, or some like them, are there.
@@ -290,11 +290,11 @@ impl Trial<'_> {
         let memory = memory::peak_of(self.place).unwrap_or(0).saturating_sub(self.given(size)) as f64;
 
         // One row a domain and teacher; all of a step say the same.
-        let each: Vec<&Row> =
-            (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
+        let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
         let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
         // What disturbs a step only makes it longer, and layers multiply it.
-        let least = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min).unwrap_or(0.0);
+        let least =
+            |of: fn(&StepMetrics) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min).unwrap_or(0.0);
         // Only the first of a rollout's steps has drawn it.
         let drawn = warm.iter().filter(|row| row.step.is_multiple_of(passes)).map(|row| row.rollout_seconds);
         let drawn = drawn.reduce(f64::min).unwrap_or(0.0);
@@ -368,7 +368,7 @@ impl Trial<'_> {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
-                route: Route::new(train, share.domain, &trained(data, train)?.dataset)?,
+                route: SourceTeachers::new(train, share.domain, &trained(data, train)?.dataset)?,
                 scorers: train.scorers.beside_the_routed(share.domain),
                 prompts: rows(data)?,
                 tokens: rows(data)?
@@ -433,7 +433,7 @@ impl Trial<'_> {
         verifier: &Verifier,
         steps: u32,
         size: Size,
-    ) -> Result<Vec<Row>> {
+    ) -> Result<Vec<StepMetrics>> {
         let quiet = Control::new(std::io::sink());
         let start = self.weights(self.train.start, size, true);
         let mut stages = Vec::with_capacity(self.learners.len());
@@ -441,7 +441,7 @@ impl Trial<'_> {
             let own = place == self.learner;
             // The others are there, and it is never their turn.
             let every = if own { 1 } else { u32::MAX };
-            let turn = Turn { name: None, place: place as u32, every };
+            let turn = LearnerTurn { name: None, place: place as u32, every };
             let settings = if own { train } else { other };
             stages.push(self.stage(settings, (turn, &start), verifier, steps, size, &quiet)?);
         }
@@ -453,7 +453,7 @@ impl Trial<'_> {
     fn stage<'s>(
         &'s self,
         train: &'s Train<Objective>,
-        (turn, own_start): (Turn<'s>, &Arc<Weights>),
+        (turn, own_start): (LearnerTurn<'s>, &Arc<Weights>),
         verifier: &'s Verifier,
         steps: u32,
         size: Size,

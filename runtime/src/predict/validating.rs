@@ -2,16 +2,16 @@
 
 use mopd_compiler::plan::Validation;
 
-use super::machine::Machine;
-use super::trial::Trial;
+use super::machine::MachineSpeed;
+use super::trial::StageTrial;
 use crate::failure::Result;
 use crate::prepare::validated;
 
-impl Trial<'_> {
+impl StageTrial<'_> {
     /// Seconds of one pass over the rows: products at the rate of the machine. The rows go through the model
     /// in batches, forward only, so that reading its weights hides behind them.
-    pub fn validated(&self, of: &Validation, machine: &Machine) -> Result<f64> {
-        let tokenizer = self.form().tokenizer;
+    pub fn validated(&self, of: &Validation, machine: &MachineSpeed) -> Result<f64> {
+        let tokenizer = self.spec().tokenizer;
         let mut tokens = 0;
         for share in &self.train.mixture {
             let prompts = validated(&self.domains[share.domain.0 as usize])?;

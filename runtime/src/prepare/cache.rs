@@ -82,7 +82,7 @@ mod tests {
     use mopd_compiler::plan::{DataSource, PromptFormat};
 
     use super::*;
-    use crate::data::{Dataset, Request};
+    use crate::data::{Dataset, DatasetRequest};
 
     #[test]
     fn what_did_not_change_is_read_once() {
@@ -95,7 +95,7 @@ mod tests {
             let read = || {
                 reads.set(reads.get() + 1);
                 let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
-                let request = Request {
+                let request = DatasetRequest {
                     source: &source,
                     format: &format,
                     fields: &[],

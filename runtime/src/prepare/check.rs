@@ -8,8 +8,8 @@ use mopd_compiler::plan::{
 
 use super::prompts::Prompts;
 use super::room::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
-use super::{DomainData, Form, tested, trained, validated};
-use crate::data::Problem;
+use super::{DomainData, ModelSpec, tested, trained, validated};
+use crate::data::DataProblem;
 use crate::environment::{EXPERT_TURNS, recorded};
 use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
@@ -27,8 +27,8 @@ fn experts(prompts: &Prompts) -> Result<()> {
         }
         let field = EXPERT_TURNS;
         let problem = match record.get(field) {
-            None => Problem::missing(field, record.keys().map(String::as_str)),
-            Some(found) => Problem::TypeMismatch {
+            None => DataProblem::missing(field, record.keys().map(String::as_str)),
+            Some(found) => DataProblem::TypeMismatch {
                 field: field.to_owned(),
                 wanted: "a list of texts, none of them empty, one for each turn of the expert",
                 found: quote(&found.to_string()),
@@ -44,21 +44,21 @@ pub fn check_training(
     train: &Train<Objective>,
     model: ModelId,
     domains: &[DomainData],
-    forms: &[Form],
+    specs: &[ModelSpec],
 ) -> Result<()> {
-    let form = |model: ModelId| &forms[model.0 as usize];
-    let context = |model: ModelId| form(model).config.context as u32;
-    let tokenizer = &form(model).tokenizer;
+    let spec = |model: ModelId| &specs[model.0 as usize];
+    let context = |model: ModelId| spec(model).config.context as u32;
+    let tokenizer = &spec(model).tokenizer;
     if train.mixture.is_empty() {
         return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
     }
-    if train.trains_second_head() && form(model).config.attention.iter().any(|layer| layer.window.is_some()) {
+    if train.trains_second_head() && spec(model).config.attention.iter().any(|layer| layer.window.is_some()) {
         let message =
             "sampling with two output heads from a model with sliding attention is not supported yet";
         return Err(Error::new(FailureKind::Runtime, message).help("leave `heads` and `accept` out"));
     }
     for other in train.trainable.models() {
-        let [own, others] = [model, other].map(|id| layout(&form(id).config));
+        let [own, others] = [model, other].map(|id| layout(&spec(id).config));
         // A stage gives some heads to models that have none.
         let [own, others] = [&own, &others].map(|all| all.iter().filter(|entry| !entry.is_given()));
         if let Some((own, others)) = first_difference(own, others) {
@@ -75,7 +75,10 @@ pub fn check_training(
         // Of the student and all that have a role in the domain, the shortest.
         let of_role = |role: Role| {
             let choices = train.scorers.choices(role).iter().filter(|choice| choice.domain == share.domain);
-            choices.filter_map(|choice| choice.teacher.form()).map(context).fold(context(model), u32::min)
+            choices
+                .filter_map(|choice| choice.teacher.spec_model())
+                .map(context)
+                .fold(context(model), u32::min)
         };
         let sees = train.sees.as_ref();
         let fields = || train.producers().flat_map(Producer::fields_of_data);
@@ -113,7 +116,7 @@ pub fn check_training(
         for choice in train.scorers.readers(share.domain) {
             let Some(view) = &choice.sees else { continue };
             let longest = |field| prompts.longest(tokenizer, Some(view), field);
-            let context = context(choice.teacher.form().unwrap_or(model));
+            let context = context(choice.teacher.spec_model().unwrap_or(model));
             let words = with_words(train, view, tokenizer)?;
             for field in fields() {
                 longest(Some(field))?.with_words(words).fits(0, context)?;
@@ -129,13 +132,13 @@ pub fn check_training(
                 // Where it sees what was said, its last turn is part of that.
                 let debate = choice.sees.as_ref().map_or(Ok(0), |view| with_words(train, view, tokenizer))?;
                 let longest = prompts.longest(tokenizer, choice.sees.as_ref().or(sees), None)?;
-                let context = context(choice.teacher.form().unwrap_or(model));
+                let context = context(choice.teacher.spec_model().unwrap_or(model));
                 longest.with_words(debate.max(panel.sampling.max_tokens)).fits(0, context)?;
             }
         }
         for (choice, view, words) in for_feedback(train, share.domain, data.limit) {
             let longest = prompts.longest(tokenizer, view, None)?;
-            longest.with_words(words).fits(0, context(choice.teacher.form().unwrap_or(model)))?;
+            longest.with_words(words).fits(0, context(choice.teacher.spec_model().unwrap_or(model)))?;
         }
         for OfAttempts { writer, view, shown, completion } in for_derived(train, tokenizer, data.limit)? {
             let longest = prompts.longest(tokenizer, Some(view), None)?.with_shown(shown);
@@ -154,7 +157,7 @@ pub fn check_training(
                     Role::REFERENCE => "the reference".to_owned(),
                     _ => format!("the teacher `{}`", choice.name),
                 };
-                Some((name, choice.teacher.form()?, choice.own_tokens))
+                Some((name, choice.teacher.spec_model()?, choice.own_tokens))
             })
         });
         let writers = train
@@ -162,7 +165,7 @@ pub fn check_training(
             .flat_map(Producer::models)
             .map(|id| ("the model of the `snapshot`".to_owned(), id, false));
         for (name, other, own_tokens) in scorers.chain(writers) {
-            let (student, other) = (form(model), form(other));
+            let (student, other) = (spec(model), spec(other));
             if own_tokens {
                 // How long completions get in its tokens is known when they are there.
                 Counterparts::new(tokenizer, &other.tokenizer, &name)?;
@@ -211,16 +214,16 @@ pub fn idle_arms<O>(
 }
 
 /// The same of every evaluation of a table.
-pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], forms: &[Form]) -> Result<()> {
+pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], specs: &[ModelSpec]) -> Result<()> {
     for (model, column) in comparison.evaluations() {
         let TableColumn { domain, evaluation, metrics: _ } = &comparison.columns[column];
-        fits(&domains[domain.0 as usize], &forms[model.0 as usize], evaluation)?;
+        fits(&domains[domain.0 as usize], &specs[model.0 as usize], evaluation)?;
     }
     Ok(())
 }
 
 /// That a model's context has room for every test prompt with its completion.
-pub fn fits(data: &DomainData, form: &Form, evaluation: &Evaluation) -> Result<()> {
-    let longest = tested(data)?.longest_prompt(&form.tokenizer)?;
-    Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), form.config.context as u32)?)
+pub fn fits(data: &DomainData, spec: &ModelSpec, evaluation: &Evaluation) -> Result<()> {
+    let longest = tested(data)?.longest_prompt(&spec.tokenizer)?;
+    Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), spec.config.context as u32)?)
 }

@@ -15,12 +15,12 @@ use crate::formats::hub::Hub;
 use crate::formats::{gguf, huggingface, safetensors};
 use crate::model::{Config, Weights};
 use crate::store::Checkpoint;
-use crate::tokenizer::{Files, Tokenizer};
+use crate::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::{data, tokenizer};
 
 /// A model of somebody else, or of an earlier run.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedModel {
     pub weights: Weights,
     /// Blake3 of what the model is: its configuration, its tokenizer, the content of its files. Where it was
     /// found does not enter.
@@ -28,7 +28,7 @@ pub struct Loaded {
 }
 
 /// `base` is the folder that paths are relative to, `notes` one to remember hashes in; see [`content::hash`].
-pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded> {
+pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<LoadedModel> {
     let (weights, files) = match pretrained {
         Pretrained::HuggingFace { name, revision } => {
             let found = Hub::from_environment().find(name, revision.as_deref(), base)?;
@@ -48,7 +48,7 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
         weights: files.iter().map(hash).collect::<Result<Vec<String>>>()?,
     };
     let content = keys::hash("mopd model", keys::VERSION, &content).to_hex().to_string();
-    Ok(Loaded { weights, content })
+    Ok(LoadedModel { weights, content })
 }
 
 /// What a model is.
@@ -76,10 +76,10 @@ fn of_gguf(path: &Path) -> Result<Opened> {
     // A file beside it goes first: it is the way out where the one inside can't be read.
     let beside = path.with_file_name("tokenizer.json");
     let tokenizer = if beside.exists() {
-        tokenizer::Pretrained::load(&beside)?
+        tokenizer::PretrainedTokenizer::load(&beside)?
     } else {
         let files = gguf::tokenizer::files(&opened.metadata).map_err(unreadable)?;
-        tokenizer::Pretrained::new(Files { place: path.to_owned(), files })?
+        tokenizer::PretrainedTokenizer::new(TokenizerFiles { place: path.to_owned(), files })?
     };
     let tokenizer = Arc::new(Tokenizer::Pretrained(tokenizer));
     huggingface::check_vocabulary(&opened.config, &tokenizer).map_err(unreadable)?;
@@ -92,14 +92,14 @@ mod tests {
 
     use super::*;
     use crate::model::tests::{random_model, tiny};
-    use crate::store::{Provenance, Store};
+    use crate::store::{CheckpointProvenance, Store};
 
     fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
         let store = Store::open(&folder.join("store")).unwrap();
         store
             .insert(
                 name,
-                &Provenance::new(weights, name, 1, name, Vec::new()),
+                &CheckpointProvenance::new(weights, name, 1, name, Vec::new()),
                 weights,
                 &Default::default(),
                 &Vec::new(),

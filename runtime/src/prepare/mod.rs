@@ -19,14 +19,14 @@ use mopd_compiler::plan::{
     Train, View,
 };
 use mopd_store::files::reason;
-use mopd_store::programs::Program;
+use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
 use self::check::{check_evaluation, check_training, fits, idle_arms};
-use self::load::Loaded;
+use self::load::LoadedModel;
 use self::prompts::{MESSAGES, Prompts};
-use crate::data::{self, Dataset, Field, FieldKind, Request, overlap};
+use crate::data::{self, Dataset, DatasetRequest, Field, FieldKind, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
@@ -67,35 +67,35 @@ pub struct DomainData {
 
 /// What is known of a model before its weights are.
 #[derive(Clone)]
-pub struct Form {
+pub struct ModelSpec {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
     /// Where the model is not made but read: its weights, which stay in their files.
-    pub loaded: Option<Loaded>,
+    pub loaded: Option<LoadedModel>,
 }
 
-/// The form of every model: that of the weights it descends from.
-pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
+/// The specification of every model: that of the weights it descends from.
+pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
     let Places { base, notes, .. } = places;
     let heads = plan::scalar_heads(&plan.experiment.models);
     let second_heads = plan::second_heads(&plan.experiment.models);
-    let mut forms: Vec<Form> = Vec::new();
+    let mut specs: Vec<ModelSpec> = Vec::new();
     for (model, (head, second)) in zip_equal(&plan.experiment.models, zip_equal(heads, second_heads)) {
         let inherited = |from: &ModelId| {
-            let form = forms.get(from.0 as usize).ok_or_else(|| {
+            let spec = specs.get(from.0 as usize).ok_or_else(|| {
                 Error::new(
                     FailureKind::Runtime,
                     format!("the plan uses a model before it makes it: `{}`", model.name),
                 )
             })?;
-            Ok::<Form, Error>(Form { loaded: None, ..form.clone() })
+            Ok::<ModelSpec, Error>(ModelSpec { loaded: None, ..spec.clone() })
         };
-        let form = match &model.stage {
+        let spec = match &model.stage {
             Stage::Initialise(architecture) => {
                 let tokenizer = match &architecture.tokenizer {
-                    plan::Tokenizer::Bytes => Tokenizer::Bytes,
-                    plan::Tokenizer::File(path) => {
-                        let loaded = tokenizer::Pretrained::load(&data::beside(base, path));
+                    plan::TokenizerSpec::Bytes => Tokenizer::Bytes,
+                    plan::TokenizerSpec::File(path) => {
+                        let loaded = tokenizer::PretrainedTokenizer::load(&data::beside(base, path));
                         Tokenizer::Pretrained(loaded.map_err(|error| Error::from(error).at(model.origin))?)
                     }
                 };
@@ -103,12 +103,12 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
                 config.check().map_err(|problem| {
                     Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
                 })?;
-                Form { config: Arc::new(config), tokenizer: Arc::new(tokenizer), loaded: None }
+                ModelSpec { config: Arc::new(config), tokenizer: Arc::new(tokenizer), loaded: None }
             }
             Stage::Load(pretrained) => {
                 let loaded = load::load(pretrained, base, notes).map_err(|error| error.at(model.origin))?;
                 let Weights { config, tokenizer, .. } = loaded.weights.clone();
-                Form { config, tokenizer, loaded: Some(loaded) }
+                ModelSpec { config, tokenizer, loaded: Some(loaded) }
             }
             stage => match stage.start() {
                 Some(from) => inherited(&from)?,
@@ -116,8 +116,8 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
             },
         };
         let config = match head {
-            Some(true) => Arc::new(Config { scalar_head: true, ..(*form.config).clone() }),
-            Some(false) | None => form.config,
+            Some(true) => Arc::new(Config { scalar_head: true, ..(*spec.config).clone() }),
+            Some(false) | None => spec.config,
         };
         let config = match second {
             Some(second_head) if second_head != config.second_head => {
@@ -125,9 +125,9 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
             }
             _ => config,
         };
-        forms.push(Form { config, ..form });
+        specs.push(ModelSpec { config, ..spec });
     }
-    Ok(forms)
+    Ok(specs)
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order,
@@ -135,7 +135,7 @@ pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
 pub fn prepare(
     plan: &Plan,
     stages: &[ModelId],
-    forms: &[Form],
+    specs: &[ModelSpec],
     places: Places,
 ) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
@@ -156,10 +156,10 @@ pub fn prepare(
     for id in stages {
         let model = plan.experiment.model(*id);
         for train in model.stage.trains() {
-            check_training(train, train.start, &domains, forms).map_err(|error| error.at(model.origin))?;
+            check_training(train, train.start, &domains, specs).map_err(|error| error.at(model.origin))?;
             if let Some(extrapolation) = &train.extrapolation {
                 let data = &domains[extrapolation.judged_by.0 as usize];
-                fits(data, &forms[train.start.0 as usize], &extrapolation.evaluation)
+                fits(data, &specs[train.start.0 as usize], &extrapolation.evaluation)
                     .map_err(|error| error.at(data.origin))?;
             }
             for share in &train.mixture {
@@ -173,7 +173,7 @@ pub fn prepare(
         }
     }
     for comparison in &plan.experiment.comparisons {
-        check_evaluation(comparison, &domains, forms).map_err(|error| error.at(comparison.origin))?;
+        check_evaluation(comparison, &domains, specs).map_err(|error| error.at(comparison.origin))?;
     }
     warnings.extend(
         domains
@@ -321,12 +321,13 @@ fn judges(train: &Train<plan::Objective>, id: DomainId) -> bool {
 
 /// Of the programs that a stage's rollouts start, a hash of the files that each is made of.
 pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<String>> {
-    let of = |started: producers::Program| program(started.command, started.depends, base, started.kind);
+    let of =
+        |started: producers::ProducerProgram| program(started.command, started.depends, base, started.kind);
     train.producers().flat_map(Producer::programs).map(of).collect()
 }
 
 fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<String> {
-    let program = Program::of(command, depends, base).map_err(|error| {
+    let program = CommandSources::of(command, depends, base).map_err(|error| {
         Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
     })?;
     Ok(program.hash())
@@ -344,7 +345,7 @@ fn rows(
     let Places { base, notes, cache, store } = places;
     let own = |field: &&Field| field.name != MESSAGES || field.kind == FieldKind::Trajectory;
     let fields: Vec<Field> = fields.iter().filter(own).copied().collect();
-    let request = Request {
+    let request = DatasetRequest {
         source,
         format: &domain.format,
         fields: &fields,
@@ -356,7 +357,7 @@ fn rows(
     let read = || {
         let prompts = Prompts::new(Dataset::read(base, request)?);
         Ok(match store {
-            Some(store) => prompts.kept_in(store.clone(), domain.format.clone()),
+            Some(store) => prompts.cached_in(store.clone(), domain.format.clone()),
             None => prompts,
         })
     };

@@ -16,7 +16,7 @@ use crate::environment::{Environment, Episode, Start};
 use crate::failure::{Error, Result};
 use crate::reward::RewardInput;
 use crate::served::Server;
-use crate::tokenizer::Pretrained;
+use crate::tokenizer::PretrainedTokenizer;
 
 /// The field whose text a record is answered with, where it has one.
 const ANSWER: &str = "answer";
@@ -55,7 +55,7 @@ impl FirstRow {
 }
 
 /// Environments that have begun an episode about a domain, by their commands.
-pub type Begun<'a> = BTreeSet<(&'a str, DomainId)>;
+pub type BegunEnvironments<'a> = BTreeSet<(&'a str, DomainId)>;
 
 /// Begins an episode in each environment of a stage, about the first row of each domain that it trains on,
 /// and plays none: an action would need a model. `rows` has one for each domain of the plan.
@@ -63,7 +63,7 @@ pub fn begin<'a, O>(
     train: &'a Train<O>,
     base: &Path,
     rows: &[Option<FirstRow>],
-    begun: &mut Begun<'a>,
+    begun: &mut BegunEnvironments<'a>,
     control: &Control,
 ) -> Result<()> {
     for turns in train.producers().flat_map(Producer::environments) {
@@ -119,12 +119,12 @@ pub fn look(
     }
     let mut servers: Vec<&Served> = Vec::new();
     let mut named: BTreeSet<&str> = BTreeSet::new();
-    let mut begun = Begun::new();
+    let mut begun = BegunEnvironments::new();
     for model in &plan.experiment.models {
         if let Stage::Initialise(architecture) = &model.stage
-            && let plan::Tokenizer::File(path) = &architecture.tokenizer
+            && let plan::TokenizerSpec::File(path) = &architecture.tokenizer
             && named.insert(path)
-            && let Err(error) = Pretrained::load(&data::beside(places.base, path))
+            && let Err(error) = PretrainedTokenizer::load(&data::beside(places.base, path))
         {
             found(Error::from(error).at(model.origin));
         }

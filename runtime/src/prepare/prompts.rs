@@ -11,12 +11,12 @@ use mopd_compiler::plan::views::{Moment, Slot};
 use mopd_compiler::plan::{PromptFormat, View};
 use serde::Serialize;
 
-use crate::data::{Dataset, Lists, Longest, Problem};
+use crate::data::{DataProblem, Dataset, Lists, Longest};
 use crate::failure::{Error, Result};
 use crate::store::{Lookup, Store};
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::chat::{self, ChatError, Conversation, Example, Template};
+use crate::tokenizer::chat::{self, ChatError, ChatTemplate, Conversation, Example};
 use crate::zip::zip_equal;
 
 /// What took less to make is made again sooner than anybody misses it.
@@ -67,16 +67,16 @@ pub struct Examples {
 /// What a template shows of a completion: its draft, what the verifier said of it, others of its group,
 /// numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Said {
+pub struct TemplateInputs {
     pub slots: Vec<(Slot, String)>,
     /// Of the template, in their order.
     pub numbers: Vec<String>,
 }
 
-impl Said {
-    pub fn draft(draft: Option<&str>) -> Said {
+impl TemplateInputs {
+    pub fn draft(draft: Option<&str>) -> TemplateInputs {
         let slots = draft.map(|draft| (Slot::Draft, draft.to_owned())).into_iter().collect();
-        Said { slots, numbers: Vec::new() }
+        TemplateInputs { slots, numbers: Vec::new() }
     }
 
     pub fn of(&self, slot: &Slot) -> Option<&str> {
@@ -105,7 +105,7 @@ impl Prompts {
     }
 
     /// The same, with a store in which tokens outlast the run; `format` is that of the rows.
-    pub fn kept_in(self, store: Store, format: PromptFormat) -> Prompts {
+    pub fn cached_in(self, store: Store, format: PromptFormat) -> Prompts {
         Prompts { cache: Some(TokenCache { store, format, worth: worth_keeping }), ..self }
     }
 
@@ -129,7 +129,7 @@ impl Prompts {
     pub fn shown(&self, tokenizer: &Tokenizer, view: &View) -> Result<Arc<Lists<Token>>> {
         let pieces = serde_json::to_string(&view.pieces).expect("pieces are plain data");
         self.lists(&format!("prompts as {pieces}"), tokenizer, |row| {
-            self.shown_now(tokenizer, view, Moment::Most, row, &Said::default())
+            self.shown_now(tokenizer, view, Moment::Most, row, &TemplateInputs::default())
         })
     }
 
@@ -140,7 +140,7 @@ impl Prompts {
         view: &View,
         moment: Moment,
         row: usize,
-        said: &Said,
+        said: &TemplateInputs,
     ) -> Result<Vec<Token>> {
         let text = self.filled(view, moment, row, said)?;
         let conversation = self.dataset.conversation(row);
@@ -148,7 +148,7 @@ impl Prompts {
     }
 
     /// A row as a view shows it at some time.
-    pub fn filled(&self, view: &View, moment: Moment, row: usize, said: &Said) -> Result<String> {
+    pub fn filled(&self, view: &View, moment: Moment, row: usize, said: &TemplateInputs) -> Result<String> {
         for field in view.fields() {
             self.field(row, field)?;
         }
@@ -172,7 +172,7 @@ impl Prompts {
         sees: Option<(&View, Moment)>,
         row: usize,
         answer: &str,
-        said: &Said,
+        said: &TemplateInputs,
     ) -> Result<Example> {
         let text = match sees {
             None => self.dataset.prompt(row).to_owned(),
@@ -302,7 +302,7 @@ impl Prompts {
     /// The day, where a template of one of these writes it into the prompts.
     pub fn day<'t>(&self, tokenizers: impl IntoIterator<Item = &'t Tokenizer>) -> Option<String> {
         let mut templates = tokenizers.into_iter().flat_map(Tokenizer::templates);
-        let asked = self.dataset.is_chat() && templates.any(Template::asks_date);
+        let asked = self.dataset.is_chat() && templates.any(ChatTemplate::asks_date);
         asked.then(|| chat::today().format("%F").to_string())
     }
 
@@ -324,7 +324,7 @@ impl Prompts {
         };
         match tokens {
             // A token is predicted from those before it.
-            Ok(tokens) if tokens.is_empty() => Err(self.dataset.error(row, Problem::NoTokens).into()),
+            Ok(tokens) if tokens.is_empty() => Err(self.dataset.error(row, DataProblem::NoTokens).into()),
             Ok(tokens) => Ok(tokens),
             Err(error) => Err(self.wrong(row, error)),
         }
@@ -345,12 +345,13 @@ impl Prompts {
 
     /// The text of a field.
     fn field(&self, row: usize, field: &str) -> Result<&str> {
-        let missing = || Problem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
+        let missing =
+            || DataProblem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
         self.dataset.text(row, field).ok_or_else(|| self.dataset.error(row, missing()).into())
     }
 
     fn wrong(&self, row: usize, error: ChatError) -> Error {
-        self.dataset.error(row, Problem::Chat { error: Box::new(error) }).into()
+        self.dataset.error(row, DataProblem::Chat { error: Box::new(error) }).into()
     }
 
     pub fn longest_prompt(&self, tokenizer: &Tokenizer) -> Result<Longest> {

@@ -35,16 +35,16 @@ const ROUNDS: u32 = 50;
 
 /// Such a program, to be told from all others, of this process and of others.
 #[derive(Debug)]
-pub(super) struct Mark(String);
+pub(super) struct DescendantMark(String);
 
-impl Mark {
+impl DescendantMark {
     /// From here on its processes end with this one. Where no guard can be started, as where there is no
     /// shell, no program can either.
-    pub fn new() -> Mark {
+    pub fn new() -> DescendantMark {
         static GUARDED: OnceLock<Option<Child>> = OnceLock::new();
         static COUNT: AtomicU64 = AtomicU64::new(0);
         GUARDED.get_or_init(|| guard().ok());
-        Mark(format!("{}.{}", of_this_process(), COUNT.fetch_add(1, Ordering::Relaxed)))
+        DescendantMark(format!("{}.{}", of_this_process(), COUNT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// What its processes have in their environment, and hand on to those that they start.

@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use crate::control::Control;
 
+pub use self::worker::ChildProcess;
 use self::worker::Received;
-pub use self::worker::Worker;
 
 /// How often whoever waits for an answer looks whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The processes of one command: as many as threads have been talking to it at once.
-pub struct Pool {
+pub struct ProcessPool {
     /// What it is for, a noun.
     what: &'static str,
     /// As people call it.
@@ -32,13 +32,13 @@ pub struct Pool {
     /// For an answer; the first one of a process includes its start.
     pub limit: Duration,
     /// Processes that nobody is waiting for.
-    idle: Mutex<Vec<Worker>>,
+    idle: Mutex<Vec<ChildProcess>>,
     warnings: Mutex<Vec<String>>,
 }
 
 /// Why a process did not answer.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum ProcessProblem {
     /// The job is to stop.
     Stopped,
     /// The process is gone.
@@ -58,7 +58,7 @@ pub enum Trouble {
 
 /// Why a program did not answer, though it was restarted where that may help.
 #[derive(Debug)]
-pub enum Failure {
+pub enum ProgramFailure {
     Stopped,
     Start { cause: String },
     Ended { how: String, stderr: String },
@@ -69,7 +69,7 @@ pub enum Failure {
 
 /// Why not all of a batch was answered.
 pub struct Unanswered {
-    pub failure: Failure,
+    pub failure: ProgramFailure,
     /// How much of it was.
     pub given: usize,
     /// The first that was not; none where no process was asked.
@@ -80,7 +80,7 @@ impl Unanswered {
     /// The one that stands for it: what the program refused, else the first without an answer.
     pub fn place(&self) -> Option<usize> {
         match self.failure {
-            Failure::Refused { place, .. } => Some(place),
+            ProgramFailure::Refused { place, .. } => Some(place),
             _ => self.open,
         }
     }
@@ -96,17 +96,17 @@ struct Request<'a, T> {
     what: &'a T,
 }
 
-impl Trouble {
-    pub fn invalid(why: impl Into<String>, line: &str) -> Trouble {
-        Trouble::InvalidOutput { why: why.into(), line: line.trim_end().to_owned() }
+impl ProcessProblem {
+    pub fn invalid(why: impl Into<String>, line: &str) -> ProcessProblem {
+        ProcessProblem::InvalidOutput { why: why.into(), line: line.trim_end().to_owned() }
     }
 }
 
-impl Pool {
+impl ProcessPool {
     /// None where the limit is no time. No process is started yet.
-    pub fn new(what: &'static str, command: &str, limit_seconds: f64, folder: &Path) -> Option<Pool> {
+    pub fn new(what: &'static str, command: &str, limit_seconds: f64, folder: &Path) -> Option<ProcessPool> {
         let limit = Duration::try_from_secs_f64(limit_seconds).ok().filter(|limit| !limit.is_zero())?;
-        Some(Pool {
+        Some(ProcessPool {
             what,
             command: command.to_owned(),
             started: command.to_owned(),
@@ -118,8 +118,8 @@ impl Pool {
     }
 
     /// The same program, where the shell starts it with other words than people call it by.
-    pub fn started_by(self, started: String) -> Pool {
-        Pool { started, ..self }
+    pub fn started_by(self, started: String) -> ProcessPool {
+        ProcessPool { started, ..self }
     }
 
     /// With what it is for: "reward command `python3 judge.py`".
@@ -128,12 +128,12 @@ impl Pool {
     }
 
     /// A process that waits, where there is one.
-    pub fn take(&self) -> Option<Worker> {
+    pub fn take(&self) -> Option<ChildProcess> {
         locked(&self.idle).pop()
     }
 
-    /// What [`Pool::take`] took, after use. A process that failed is dropped instead, which ends it.
-    pub fn give_back(&self, worker: Option<Worker>) {
+    /// What [`ProcessPool::take`] took, after use. A process that failed is dropped instead, which ends it.
+    pub fn put_back(&self, worker: Option<ChildProcess>) {
         locked(&self.idle).extend(worker);
     }
 
@@ -146,16 +146,16 @@ impl Pool {
     /// to once.
     pub fn talk<T>(
         &self,
-        slot: &mut Option<Worker>,
-        mut with: impl FnMut(&mut Worker) -> Result<T, Trouble>,
-    ) -> Result<T, Failure> {
+        slot: &mut Option<ChildProcess>,
+        mut with: impl FnMut(&mut ChildProcess) -> Result<T, ProcessProblem>,
+    ) -> Result<T, ProgramFailure> {
         let name = self.name();
         let mut restarted = false;
         loop {
             let mut worker = match slot.take() {
                 Some(worker) => worker,
-                None => Worker::start(&self.started, &self.folder)
-                    .map_err(|error| Failure::Start { cause: error.to_string() })?,
+                None => ChildProcess::start(&self.started, &self.folder)
+                    .map_err(|error| ProgramFailure::Start { cause: error.to_string() })?,
             };
             let trouble = match with(&mut worker) {
                 Ok(answer) => {
@@ -165,22 +165,24 @@ impl Pool {
                 Err(trouble) => trouble,
             };
             let (warning, failure) = match trouble {
-                Trouble::Stopped => {
+                ProcessProblem::Stopped => {
                     worker.kill();
-                    return Err(Failure::Stopped);
+                    return Err(ProgramFailure::Stopped);
                 }
-                Trouble::InvalidOutput { why, line } => return Err(Failure::InvalidOutput { why, line }),
-                Trouble::Refused { why, place } => return Err(Failure::Refused { why, place }),
-                Trouble::Ended => {
+                ProcessProblem::InvalidOutput { why, line } => {
+                    return Err(ProgramFailure::InvalidOutput { why, line });
+                }
+                ProcessProblem::Refused { why, place } => return Err(ProgramFailure::Refused { why, place }),
+                ProcessProblem::Ended => {
                     let (how, stderr) = worker.post_mortem();
                     let warning = format!("the {name} ended ({how}) and was restarted");
-                    (warning, Failure::Ended { how, stderr })
+                    (warning, ProgramFailure::Ended { how, stderr })
                 }
-                Trouble::TimedOut => {
+                ProcessProblem::TimedOut => {
                     let (seconds, stderr) = (self.limit.as_secs_f64(), worker.kill());
                     let warning =
                         format!("the {name} took longer than its limit of {seconds} s and was restarted");
-                    (warning, Failure::TimedOut { stderr })
+                    (warning, ProgramFailure::TimedOut { stderr })
                 }
             };
             if restarted {
@@ -196,7 +198,7 @@ impl Pool {
     /// fresh one once.
     pub fn batch<R: Serialize, T>(
         &self,
-        slot: &mut Option<Worker>,
+        slot: &mut Option<ChildProcess>,
         batch: &[R],
         what: &str,
         read: impl Fn(&Value) -> Result<T, String>,
@@ -220,12 +222,12 @@ impl Pool {
     /// Sends a batch, whole, and waits until all of it is answered.
     fn exchange<R: Serialize, T>(
         &self,
-        worker: &mut Worker,
+        worker: &mut ChildProcess,
         batch: &[R],
         answers: &mut [Option<T>],
         (what, read): (&str, &impl Fn(&Value) -> Result<T, String>),
         control: &Control,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ProcessProblem> {
         // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for
         // the next batch's.
         let first = worker.reserve(batch.len() as u64);
@@ -239,7 +241,7 @@ impl Pool {
         worker.send(lines);
         while answers.iter().any(Option::is_none) {
             let line = line(worker, deadline, control)?;
-            let invalid = |why: &str| Trouble::invalid(why, &line);
+            let invalid = |why: &str| ProcessProblem::invalid(why, &line);
             let (id, reply) = reply(&line)?;
             let place = id.checked_sub(first).and_then(|place| usize::try_from(place).ok());
             let place = place.filter(|place| *place < answers.len());
@@ -260,33 +262,37 @@ impl Pool {
 }
 
 /// The next line that a process writes.
-pub fn line(worker: &Worker, deadline: Option<Instant>, control: &Control) -> Result<String, Trouble> {
+pub fn line(
+    worker: &ChildProcess,
+    deadline: Option<Instant>,
+    control: &Control,
+) -> Result<String, ProcessProblem> {
     loop {
         if control.check().is_err() {
-            return Err(Trouble::Stopped);
+            return Err(ProcessProblem::Stopped);
         }
         let next_look = Instant::now() + LOOK;
         match worker.receive(Some(deadline.map_or(next_look, |deadline| deadline.min(next_look)))) {
             Received::Line(line) => return Ok(String::from_utf8_lossy(&line).into_owned()),
-            Received::Closed => return Err(Trouble::Ended),
+            Received::Closed => return Err(ProcessProblem::Ended),
             Received::TimedOut if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
-            Received::TimedOut => return Err(Trouble::TimedOut),
+            Received::TimedOut => return Err(ProcessProblem::TimedOut),
         }
     }
 }
 
 /// What a line says, and the identifier of what it answers.
-pub fn reply(line: &str) -> Result<(u64, Value), Trouble> {
-    let reply: Value = serde_json::from_str(line).map_err(|_| Trouble::invalid("not JSON", line))?;
+pub fn reply(line: &str) -> Result<(u64, Value), ProcessProblem> {
+    let reply: Value = serde_json::from_str(line).map_err(|_| ProcessProblem::invalid("not JSON", line))?;
     let id = reply.get("id").and_then(Value::as_u64);
-    let id = id.ok_or_else(|| Trouble::invalid("no `id` that is a whole number", line))?;
+    let id = id.ok_or_else(|| ProcessProblem::invalid("no `id` that is a whole number", line))?;
     Ok((id, reply))
 }
 
 /// Whether a reply has an `error` in place of an answer.
-pub fn refused(reply: &Value, place: usize) -> Result<(), Trouble> {
+pub fn refused(reply: &Value, place: usize) -> Result<(), ProcessProblem> {
     match reply.get("error") {
-        Some(Value::String(why)) => Err(Trouble::Refused { why: why.clone(), place }),
+        Some(Value::String(why)) => Err(ProcessProblem::Refused { why: why.clone(), place }),
         _ => Ok(()),
     }
 }

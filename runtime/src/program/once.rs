@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::descendants::Mark;
+use super::descendants::DescendantMark;
 use crate::control::Control;
 
 /// How often it is looked whether it has ended.
@@ -24,7 +24,7 @@ pub enum Ended {
 /// Kills the group of a process and all that it started, and collects it, however this function is left.
 struct Running {
     child: Child,
-    mark: Mark,
+    mark: DescendantMark,
 }
 
 impl Drop for Running {
@@ -48,7 +48,7 @@ pub fn run(
     limit: Duration,
     control: &Control,
 ) -> io::Result<Ended> {
-    let mark = Mark::new();
+    let mark = DescendantMark::new();
     let child = command
         .envs([mark.variable()])
         .stdin(Stdio::piped())

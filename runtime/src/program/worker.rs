@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::CALLERS_LIBRARY_PATH;
 
-use super::descendants::Mark;
+use super::descendants::DescendantMark;
 
 /// A longer line is cut here, and then is no JSON.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -28,10 +28,10 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// A child process that leads its own process group. Dropping it closes its input, gives it a moment to end,
 /// then kills whatever is left of the group and of all that it started, and collects the child. If this
-/// process is killed itself, the same comes to pass ([`Mark`]).
-pub struct Worker {
+/// process is killed itself, the same comes to pass ([`DescendantMark`]).
+pub struct ChildProcess {
     child: Child,
-    mark: Mark,
+    mark: DescendantMark,
     /// Dropping it closes the child's standard input.
     requests: Option<Sender<Vec<u8>>>,
     lines: Receiver<Vec<u8>>,
@@ -50,10 +50,10 @@ pub enum Received {
     TimedOut,
 }
 
-impl Worker {
+impl ChildProcess {
     /// Starts `sh -c command` in a folder.
-    pub fn start(command: &str, folder: &Path) -> io::Result<Worker> {
-        let mark = Mark::new();
+    pub fn start(command: &str, folder: &Path) -> io::Result<ChildProcess> {
+        let mark = DescendantMark::new();
         let mut shell = Command::new("sh");
         // The libtorch of this process is nothing to a program, whose Python may have a torch of its own.
         match std::env::var_os(CALLERS_LIBRARY_PATH) {
@@ -89,7 +89,7 @@ impl Worker {
             let kept = Arc::clone(&stderr);
             thread::spawn(move || keep_last(pipe, &kept, stderr_ends));
         }
-        Ok(Worker {
+        Ok(ChildProcess {
             child,
             mark,
             requests: Some(requests),
@@ -182,7 +182,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.requests = None;
         self.wait(GRACE);

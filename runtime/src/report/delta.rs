@@ -5,7 +5,7 @@ use std::path::Path;
 
 use half::bf16;
 use mopd_compiler::plan::WeightGroup;
-use mopd_compiler::plan::deltas::{Delta, DeltaJob, Overlap, Rank};
+use mopd_compiler::plan::deltas::{Delta, DeltaJob, DeltaOverlap, Rank};
 use mopd_compiler::plan::events::{Event, FailureKind};
 use tch::{Kind, Tensor};
 
@@ -14,7 +14,7 @@ use crate::failure::{Error, Result};
 use crate::formats::huggingface;
 use crate::mapped::Stored;
 use crate::model::change::{first_difference, is_beyond};
-use crate::model::{Entry, layout};
+use crate::model::{ParameterEntry, layout};
 use crate::zip::zip_equal;
 
 /// Answers with one [`Event::Delta`] for each parameter, then one for each group and one for all.
@@ -59,7 +59,7 @@ pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
 /// A model's parameters in their files.
 struct Folder {
     path: String,
-    entries: Vec<Entry>,
+    entries: Vec<ParameterEntry>,
     parts: Vec<Stored>,
 }
 
@@ -142,7 +142,7 @@ impl Sums {
     fn delta(&self, name: String, beside: bool) -> Delta {
         let part = |of: f64, whole: f64| (whole > 0.0).then(|| of / whole);
         let norm = self.squares.sqrt();
-        let overlap = || Overlap {
+        let overlap = || DeltaOverlap {
             cosine: part(self.products, norm * self.squares_other.sqrt()),
             jaccard: part(self.both as f64, self.either as f64),
         };

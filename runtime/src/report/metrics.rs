@@ -15,7 +15,7 @@ use crate::table::{Column, table};
 /// routes. Numbers that a stage does not have (a reward without a verifier call, a divergence without a
 /// teacher) are absent, not 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct StepMetrics {
     pub seed: u64,
     pub stage: String,
     /// From 0.
@@ -142,7 +142,7 @@ pub struct Row {
     pub alignment: BTreeMap<String, f64>,
 }
 
-impl Row {
+impl StepMetrics {
     /// As events have it: a column per field, under the name that it has in the file.
     pub fn columns(&self) -> MetricsRow {
         let Ok(Value::Object(mut fields)) = serde_json::to_value(self) else {
@@ -159,8 +159,8 @@ impl Row {
 
     /// Without what differs from one run to the next.
     #[cfg(test)]
-    pub fn without_times(self) -> Row {
-        Row {
+    pub fn without_times(self) -> StepMetrics {
+        StepMetrics {
             seconds: 0.0,
             rollout_seconds: 0.0,
             scoring_seconds: 0.0,
@@ -172,8 +172,8 @@ impl Row {
     }
 }
 
-/// Writes the rows as Parquet: a column per field of [`Row`], with its name; absent numbers are null.
-pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
+/// Writes the rows as Parquet: a column per field of [`StepMetrics`], with its name; absent numbers are null.
+pub fn write_parquet(rows: &[StepMetrics], path: &Path) -> Result<(), WriteError> {
     let mut table = table!(rows;
         seed,
         stage,
@@ -224,7 +224,7 @@ pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
         memory,
     );
     for (of, values) in [
-        ("reward", (|row| &row.reward_parts) as fn(&Row) -> &BTreeMap<String, f64>),
+        ("reward", (|row| &row.reward_parts) as fn(&StepMetrics) -> &BTreeMap<String, f64>),
         ("state", |row| &row.states),
     ] {
         let names: BTreeSet<&String> = rows.iter().flat_map(|row| values(row).keys()).collect();
@@ -248,8 +248,8 @@ mod tests {
     use super::*;
     use crate::report::read::columns;
 
-    fn row(step: u32) -> Row {
-        Row {
+    fn row(step: u32) -> StepMetrics {
+        StepMetrics {
             seed: u64::MAX,
             stage: "expert[sort]".to_owned(),
             step,
@@ -311,7 +311,8 @@ mod tests {
         let reward_parts = [("format".to_owned(), 0.75), ("accuracy".to_owned(), 0.25)].into();
         let alignment = [("alignment.near.right".to_owned(), -0.5)].into();
         let teacher = Some("specialist[sort]".to_owned());
-        let routed = Row { teacher, divergence: Some(-0.04), reward_parts, states, alignment, ..row(1) };
+        let routed =
+            StepMetrics { teacher, divergence: Some(-0.04), reward_parts, states, alignment, ..row(1) };
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let mut table = columns(&path).unwrap();
@@ -370,6 +371,6 @@ mod tests {
     fn a_row_survives_the_store() {
         let row = row(3);
         let text = serde_json::to_string(&row).unwrap();
-        assert_eq!(serde_json::from_str::<Row>(&text).unwrap(), row);
+        assert_eq!(serde_json::from_str::<StepMetrics>(&text).unwrap(), row);
     }
 }

@@ -15,16 +15,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use self::metrics::Row;
-use self::tokens::Tokens;
+use self::metrics::StepMetrics;
+use self::tokens::TokenLog;
 use crate::files::WriteError;
 
 /// What training leaves to look at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// One per step and domain.
-    pub rows: Vec<Row>,
-    pub tokens: Tokens,
+    pub rows: Vec<StepMetrics>,
+    pub tokens: TokenLog,
 }
 
 impl Record {

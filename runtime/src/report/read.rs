@@ -5,7 +5,7 @@ use std::path::Path;
 
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{
-    Column, ColumnValues, CompareJob, DifferencesJob, Event, FailureKind, ReadJob,
+    ColumnValues, CompareJob, DifferencesJob, Event, FailureKind, ReadColumn, ReadJob,
 };
 use parquet::basic::{ConvertedType, Type};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -14,7 +14,7 @@ use parquet::record;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::report::rewards::PromptReward;
-use crate::report::statistics::compare::{Run, compare as of_two, within};
+use crate::report::statistics::compare::{ComparedRun, compare as of_two, within};
 use crate::zip::zip_equal;
 
 /// Answers with one [`Event::Table`] a file.
@@ -44,14 +44,14 @@ pub fn differences(job: &DifferencesJob, control: &Control) -> Result<()> {
     Ok(())
 }
 
-fn run(folder: &Path) -> Result<Run> {
+fn run(folder: &Path) -> Result<ComparedRun> {
     let path = folder.join("plan.json");
     let failed =
         |error: String| Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
     let plan: Plan = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
     let experiment = plan.experiment;
-    Ok(Run {
+    Ok(ComparedRun {
         rewards: rewards(&folder.join("rewards.parquet"))?,
         comparisons: experiment.comparisons,
         bounded: experiment.domains.iter().map(|domain| domain.reward.range().is_unit()).collect(),
@@ -114,7 +114,7 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
 }
 
 /// The columns of a file that hold whole numbers, numbers, bools or text; others are left out.
-pub fn columns(path: &Path) -> Result<Vec<Column>> {
+pub fn columns(path: &Path) -> Result<Vec<ReadColumn>> {
     let failed = |error: String| {
         Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()))
             .help("`mopd run` writes it anew; stages that are kept are not run again")
@@ -123,10 +123,10 @@ pub fn columns(path: &Path) -> Result<Vec<Column>> {
     every(file).map_err(|error| failed(error.to_string()))
 }
 
-fn every(file: File) -> parquet::errors::Result<Vec<Column>> {
+fn every(file: File) -> parquet::errors::Result<Vec<ReadColumn>> {
     let reader = SerializedFileReader::new(file)?;
     let schema = reader.metadata().file_metadata().schema_descr();
-    let mut found: Vec<Option<Column>> = Vec::new();
+    let mut found: Vec<Option<ReadColumn>> = Vec::new();
     for field in schema.root_schema().get_fields() {
         let values = field.is_primitive().then(|| {
             let converted = field.get_basic_info().converted_type();
@@ -142,11 +142,11 @@ fn every(file: File) -> parquet::errors::Result<Vec<Column>> {
                 _ => return None,
             })
         });
-        found.push(values.flatten().map(|values| Column { name: field.name().to_owned(), values }));
+        found.push(values.flatten().map(|values| ReadColumn { name: field.name().to_owned(), values }));
     }
     for row in reader.get_row_iter(None)? {
         for ((_, cell), column) in zip_equal(row?.into_columns(), &mut found) {
-            if let Some(Column { values, .. }) = column {
+            if let Some(ReadColumn { values, .. }) = column {
                 push(values, cell);
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mopd_compiler::plan::results::{DataHash, GuardActed, Intervals, Results, StageRecord, Table};
 use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
 
-use super::statistics::{Experiment, Scores, StatisticsError, table_rows};
+use super::statistics::{CompiledExperiment, StatisticsError, TableScores, table_rows};
 use crate::files::{WriteError, write_atomically};
 use crate::machine::memory::peak_memory;
 
@@ -39,7 +39,7 @@ pub struct RunCost {
 /// `scores` has the rewards of one comparison after the other, as they stand in the plan.
 pub fn assemble(
     plan: &Plan,
-    scores: &[Scores],
+    scores: &[TableScores],
     mut took: RunCost,
     versions: Versions,
 ) -> Result<(Results, Vec<String>), StatisticsError> {
@@ -86,7 +86,7 @@ pub fn assemble(
 }
 
 /// What the numbers of a table are called; by column, where some are greedy and others are not.
-fn metric(experiment: &Experiment, comparison: &Comparison) -> String {
+fn metric(experiment: &CompiledExperiment, comparison: &Comparison) -> String {
     let domain = |column: &TableColumn| experiment.domain(column.domain);
     let verdicts = comparison.columns.iter().all(|column| domain(column).reward.is_verdict());
     let name = |column: &TableColumn| match (column.evaluation.is_greedy(), verdicts) {

@@ -7,7 +7,7 @@ use mopd_compiler::plan::{DomainId, Plan};
 
 use super::answers::PromptAnswers;
 use super::parquet;
-use super::statistics::Scores;
+use super::statistics::TableScores;
 use crate::files::WriteError;
 use crate::table::table;
 
@@ -31,7 +31,7 @@ pub struct PromptReward {
 /// hash of a domain's test prompts.
 pub fn write_rewards(
     plan: &Plan,
-    scores: &[Scores],
+    scores: &[TableScores],
     tests: impl Fn(DomainId) -> String,
     folder: &Path,
 ) -> Result<(), WriteError> {

@@ -12,7 +12,7 @@ mod calibration;
 pub mod compare;
 mod interval;
 
-pub(super) type Experiment = mopd_compiler::plan::Experiment<Objective>;
+pub(super) type CompiledExperiment = mopd_compiler::plan::Experiment<Objective>;
 
 /// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the
 /// smallest that `n` prompts can show is `1 / n`.
@@ -20,7 +20,7 @@ const SMALLEST_GAIN: f64 = 1e-6;
 
 /// What is behind one table, by model, column and seed.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Scores {
+pub struct TableScores {
     answers: BTreeMap<(ModelId, DomainId, u64), Vec<PromptAnswers>>,
     /// The mean reward of each prompt.
     rewards: BTreeMap<(ModelId, DomainId, u64), Vec<f64>>,
@@ -35,7 +35,7 @@ pub enum StatisticsError {
     DifferentPrompts { domain: String, wanted: usize, found: usize },
 }
 
-impl Scores {
+impl TableScores {
     /// Records an evaluation, in the order of the test file.
     ///
     /// Every model must be evaluated on the same prompts of a domain: they are compared prompt by prompt.
@@ -63,10 +63,10 @@ fn mean(values: &[f64]) -> f64 {
 /// normalized score moves with its own zero and one, prompt by prompt and seed by seed: what hits all of them
 /// alike cancels out.
 pub fn table_rows(
-    experiment: &Experiment,
+    experiment: &CompiledExperiment,
     comparison: &Comparison,
     seeds: &[u64],
-    scores: &Scores,
+    scores: &TableScores,
 ) -> Result<(Vec<TableRow>, Vec<String>), StatisticsError> {
     let gather = |models: &[ModelId]| TableEntry::gather(experiment, comparison, seeds, scores, models);
     let rows = comparison.rows.iter().map(|row| gather(&row.models)).collect::<Result<Vec<_>, _>>()?;
@@ -174,10 +174,10 @@ pub fn table_rows(
 
 /// The further numbers of a row's cells, by metric and domain; its answers are known to be there.
 fn metrics_of_row(
-    experiment: &Experiment,
+    experiment: &CompiledExperiment,
     comparison: &Comparison,
     seeds: &[u64],
-    scores: &Scores,
+    scores: &TableScores,
     row: &Row,
     warn: &mut impl FnMut(String),
 ) -> BTreeMap<String, BTreeMap<String, Score>> {
@@ -234,10 +234,10 @@ struct TableEntry<'a>(Vec<Vec<&'a [f64]>>);
 
 impl<'a> TableEntry<'a> {
     fn gather(
-        experiment: &Experiment,
+        experiment: &CompiledExperiment,
         comparison: &Comparison,
         seeds: &[u64],
-        scores: &'a Scores,
+        scores: &'a TableScores,
         models: &[ModelId],
     ) -> Result<TableEntry<'a>, StatisticsError> {
         let find = |(domain, model): (&DomainId, &ModelId), seed: u64| {
@@ -264,7 +264,7 @@ impl<'a> TableEntry<'a> {
 
 /// The number of prompts in each column, which is the same for every row and seed.
 fn prompts<'a>(
-    experiment: &Experiment,
+    experiment: &CompiledExperiment,
     comparison: &Comparison,
     entries: impl Iterator<Item = &'a TableEntry<'a>>,
 ) -> Result<Vec<usize>, StatisticsError> {

@@ -11,15 +11,15 @@ use crate::table::table;
 
 /// What a stage's training left to look at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tokens {
-    pub samples: Vec<Sample>,
+pub struct TokenLog {
+    pub samples: Vec<TrainedSequence>,
     /// One per domain, quantity and axis, over all steps.
     pub histograms: Vec<Histogram>,
 }
 
 /// A sequence that was trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct TrainedSequence {
     pub seed: u64,
     pub stage: String,
     /// From 0.
@@ -34,7 +34,7 @@ pub struct Sample {
     #[serde(default)]
     pub prompt_left_out: Option<u32>,
     pub reward: Option<f64>,
-    /// Tokens trained on, of which [`Sample::tokens`] are the first.
+    /// Tokens trained on, of which [`TrainedSequence::tokens`] are the first.
     pub length: u32,
     pub tokens: Vec<TokenSeen>,
 }
@@ -62,7 +62,7 @@ pub struct TokenSeen {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Quantity {
+pub enum TokenQuantity {
     /// The size of what `weight` says.
     Weight,
     /// The size of the per-token signal, before `reduce`.
@@ -72,35 +72,35 @@ pub enum Quantity {
 /// What a token's quantity is looked at over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Over {
+pub enum QuantityAxis {
     /// In the completion, from 0.
     Position,
     /// Of the student, in nats.
     Entropy,
 }
 
-impl Quantity {
+impl TokenQuantity {
     pub fn name(self) -> &'static str {
         match self {
-            Quantity::Weight => "weight",
-            Quantity::Signal => "signal",
+            TokenQuantity::Weight => "weight",
+            TokenQuantity::Signal => "signal",
         }
     }
 }
 
-impl Over {
+impl QuantityAxis {
     pub fn name(self) -> &'static str {
         match self {
-            Over::Position => "position",
-            Over::Entropy => "entropy",
+            QuantityAxis::Position => "position",
+            QuantityAxis::Entropy => "entropy",
         }
     }
 
     /// Where bins begin; the last one has no end.
     pub fn edges(self) -> &'static [f64] {
         match self {
-            Over::Position => &POSITIONS,
-            Over::Entropy => &ENTROPIES,
+            QuantityAxis::Position => &POSITIONS,
+            QuantityAxis::Entropy => &ENTROPIES,
         }
     }
 }
@@ -137,14 +137,20 @@ pub struct Histogram {
     pub seed: u64,
     pub stage: String,
     pub domain: String,
-    pub quantity: Quantity,
-    pub over: Over,
+    pub quantity: TokenQuantity,
+    pub over: QuantityAxis,
     /// `[bin of over][bin of size]`
     counts: Vec<u64>,
 }
 
 impl Histogram {
-    pub fn new(seed: u64, stage: &str, domain: &str, quantity: Quantity, over: Over) -> Histogram {
+    pub fn new(
+        seed: u64,
+        stage: &str,
+        domain: &str,
+        quantity: TokenQuantity,
+        over: QuantityAxis,
+    ) -> Histogram {
         let counts = vec![0; over.edges().len() * SIZES.len()];
         Histogram { seed, stage: stage.to_owned(), domain: domain.to_owned(), quantity, over, counts }
     }
@@ -187,7 +193,7 @@ struct TokenRow {
 }
 
 /// Writes one row per token, with what is known of its sequence.
-pub fn write_samples(samples: &[Sample], path: &Path) -> Result<(), WriteError> {
+pub fn write_samples(samples: &[TrainedSequence], path: &Path) -> Result<(), WriteError> {
     let mut rows = Vec::new();
     for sample in samples {
         for (position, token) in sample.tokens.iter().enumerate() {
@@ -284,7 +290,8 @@ mod tests {
 
     #[test]
     fn tokens_are_counted_by_place_and_size() {
-        let mut histogram = Histogram::new(1, "student", "sort", Quantity::Signal, Over::Position);
+        let mut histogram =
+            Histogram::new(1, "student", "sort", TokenQuantity::Signal, QuantityAxis::Position);
         for (place, size) in [(0.0, 0.3), (0.0, -0.3), (5.0, 100.0), (5.0, f64::NAN), (f64::INFINITY, 1.0)] {
             histogram.add(place, size);
         }

@@ -6,23 +6,23 @@ use std::path::Path;
 use mopd_compiler::plan::RewardRange;
 use mopd_store::programs::python;
 
-use super::{RewardError, RewardInput, Verdict, verdict};
+use super::{Judgement, RewardError, RewardInput, verdict};
 use crate::control::Control;
-use crate::program::{self, Failure, Pool, Unanswered, Worker};
+use crate::program::{self, ChildProcess, ProcessPool, ProgramFailure, Unanswered};
 use crate::quote::quote;
 
 /// Calls a function for each batch of requests. It is a part of the package for Python, too.
 const CALLS: &str = include_str!("../../../python/mopd/reward.py");
 
-pub(super) struct Command {
-    pool: Pool,
+pub(super) struct CommandReward {
+    pool: ProcessPool,
     batch: usize,
     range: RewardRange,
     /// Whether a failure is of a whole batch.
     whole: bool,
 }
 
-impl Command {
+impl CommandReward {
     /// The time limit is for one batch, from the moment it is sent.
     pub fn new(
         command: &str,
@@ -30,8 +30,8 @@ impl Command {
         batch: u32,
         range: RewardRange,
         folder: &Path,
-    ) -> Result<Command, RewardError> {
-        Command::of("reward command", command, limit_seconds, batch, range, folder)
+    ) -> Result<CommandReward, RewardError> {
+        CommandReward::of("reward command", command, limit_seconds, batch, range, folder)
     }
 
     /// `judge.py:score`
@@ -42,12 +42,12 @@ impl Command {
         batch: u32,
         range: RewardRange,
         folder: &Path,
-    ) -> Result<Command, RewardError> {
+    ) -> Result<CommandReward, RewardError> {
         let name = format!("{file}:{function}");
-        let Command { pool, batch, .. } =
-            Command::of("reward function", &name, limit_seconds, batch, range, folder)?;
+        let CommandReward { pool, batch, .. } =
+            CommandReward::of("reward function", &name, limit_seconds, batch, range, folder)?;
         let words = [&python(), "-c", CALLS, file, function].map(quoted).join(" ");
-        Ok(Command { pool: pool.started_by(format!("exec {words}")), batch, range, whole: true })
+        Ok(CommandReward { pool: pool.started_by(format!("exec {words}")), batch, range, whole: true })
     }
 
     fn of(
@@ -57,24 +57,24 @@ impl Command {
         batch: u32,
         range: RewardRange,
         folder: &Path,
-    ) -> Result<Command, RewardError> {
+    ) -> Result<CommandReward, RewardError> {
         let setting = |setting: String| RewardError::Setting { program: format!("{what} `{name}`"), setting };
-        let pool = Pool::new(what, name, limit_seconds, folder);
+        let pool = ProcessPool::new(what, name, limit_seconds, folder);
         let pool = pool.ok_or_else(|| setting(format!("a time limit of {limit_seconds} s")))?;
         if batch == 0 {
             return Err(setting("batches of 0".to_owned()));
         }
-        Ok(Command { pool, batch: batch as usize, range, whole: false })
+        Ok(CommandReward { pool, batch: batch as usize, range, whole: false })
     }
 
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         let mut rewards = Vec::with_capacity(answers.len());
         // A process that failed is dropped on the way out of here, which ends it.
         let mut worker = self.pool.take();
         for batch in answers.chunks(self.batch) {
             rewards.extend(self.judge_batch(&mut worker, batch, control)?);
         }
-        self.pool.give_back(worker);
+        self.pool.put_back(worker);
         Ok(rewards)
     }
 
@@ -84,10 +84,10 @@ impl Command {
 
     fn judge_batch(
         &self,
-        worker: &mut Option<Worker>,
+        worker: &mut Option<ChildProcess>,
         batch: &[RewardInput],
         control: &Control,
-    ) -> Result<Vec<Verdict>, RewardError> {
+    ) -> Result<Vec<Judgement>, RewardError> {
         let outcome = self.pool.batch(worker, batch, "reward", |reply| verdict(reply, self.range), control);
         let unanswered = match outcome {
             Ok(rewards) => return Ok(rewards),
@@ -97,16 +97,16 @@ impl Command {
         let Unanswered { failure, given, .. } = unanswered;
         let (program, limit) = (self.pool.name(), self.pool.limit);
         Err(match failure {
-            Failure::Stopped => RewardError::Stopped,
-            Failure::Start { cause } => {
+            ProgramFailure::Stopped => RewardError::Stopped,
+            ProgramFailure::Start { cause } => {
                 RewardError::Start { program, folder: self.pool.folder.display().to_string(), cause }
             }
-            Failure::Ended { how, stderr } => RewardError::Ended { program, how, prompt, stderr },
-            Failure::TimedOut { stderr } => {
+            ProgramFailure::Ended { how, stderr } => RewardError::Ended { program, how, prompt, stderr },
+            ProgramFailure::TimedOut { stderr } => {
                 RewardError::TimedOut { program, limit, given, asked: batch.len(), prompt, stderr }
             }
-            Failure::InvalidOutput { why, line } => RewardError::InvalidOutput { program, why, line },
-            Failure::Refused { why, .. } => {
+            ProgramFailure::InvalidOutput { why, line } => RewardError::InvalidOutput { program, why, line },
+            ProgramFailure::Refused { why, .. } => {
                 let prompt = match batch.len() - 1 {
                     1 if self.whole => format!("{} and another", quote(&prompt)),
                     others @ 2.. if self.whole => format!("{} and {others} others", quote(&prompt)),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Agent, Error};
 
-use super::{RewardError, RewardInput, Verdict, verdict};
+use super::{Judgement, RewardError, RewardInput, verdict};
 use crate::control::Control;
 use crate::http::{self, Refused};
 use crate::quote::quote;
@@ -101,9 +101,9 @@ impl Http {
         Ok(Http { server: Arc::new(server), batch: batch as usize })
     }
 
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         let batches: Vec<&[RewardInput]> = answers.chunks(self.batch).collect();
-        let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); batches.len()];
+        let mut verdicts: Vec<Vec<Judgement>> = vec![Vec::new(); batches.len()];
         let (answered, replies) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (mut asked, mut open) = (0, 0);
@@ -144,7 +144,7 @@ impl Http {
 
 impl Server {
     /// One verdict for each of a batch. What fails in passing is asked again.
-    fn ask(&self, body: &[u8], count: usize, stop: &AtomicBool) -> Result<Vec<Verdict>, RewardError> {
+    fn ask(&self, body: &[u8], count: usize, stop: &AtomicBool) -> Result<Vec<Judgement>, RewardError> {
         let mut attempt = 0;
         loop {
             let (what, help) = match self.post(body).and_then(|said| verdicts(&said, count, self.range)) {
@@ -221,7 +221,7 @@ const ANSWER: &str = "to a list [{\"prompt\": ..., \"completion\": ..., \"record
                       any`";
 
 /// What an answer says of each of `count` completions.
-fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Verdict>, Trouble> {
+fn verdicts(said: &[u8], count: usize, range: RewardRange) -> Result<Vec<Judgement>, Trouble> {
     let wrong = |why: String| Trouble::Lasting {
         what: format!("gave an invalid answer: {why} in {}", quote(String::from_utf8_lossy(said).trim())),
         help: ANSWER.to_owned(),

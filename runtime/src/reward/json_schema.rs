@@ -8,7 +8,7 @@ use mopd_store::files::reason;
 use mopd_store::regular;
 use serde_json::Value;
 
-use super::{RewardError, Verdict};
+use super::{Judgement, RewardError};
 
 /// No schema is larger.
 const LARGEST: u64 = 16 << 20;
@@ -65,7 +65,7 @@ impl JsonSchema {
         Ok(JsonSchema { validator })
     }
 
-    pub fn judge(&self, completion: &str) -> Verdict {
+    pub fn judge(&self, completion: &str) -> Judgement {
         let words = match serde_json::from_str::<Value>(json_of(completion)) {
             Err(error) => Some(format!("not JSON: {error}")),
             Ok(value) => self.validator.validate(&value).err().map(|error| {
@@ -74,10 +74,10 @@ impl JsonSchema {
             }),
         };
         match words {
-            None => Verdict::of(true),
+            None => Judgement::of(true),
             Some(words) => {
                 let words = words.chars().take(WORDS).collect();
-                Verdict { feedback: Some(words), ..Verdict::of(false) }
+                Judgement { feedback: Some(words), ..Judgement::of(false) }
             }
         }
     }

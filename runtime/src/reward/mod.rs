@@ -30,7 +30,7 @@ pub struct RewardInput<'a> {
 
 /// What a verifier says of a completion.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+pub struct Judgement {
     /// In the range of its verifier.
     pub reward: f64,
     /// In words; a command need not say any.
@@ -53,7 +53,7 @@ pub struct Verifier {
 
 enum Judge {
     Rule(Rule),
-    Command(command::Command),
+    Command(command::CommandReward),
     JsonSchema(Box<json_schema::JsonSchema>),
     UnitTests(unit_tests::UnitTests),
     Http(http::Http),
@@ -92,12 +92,13 @@ impl Verifier {
                 Rule::Regex { pattern: compiled, field: field.clone() }
             }
             plan::Reward::Command { command, time_limit_seconds, batch, depends: _, range } => {
-                let command = command::Command::new(command, *time_limit_seconds, *batch, *range, base)?;
+                let command =
+                    command::CommandReward::new(command, *time_limit_seconds, *batch, *range, base)?;
                 return Ok(Verifier { judge: Judge::Command(command) });
             }
             plan::Reward::Python { file, function, time_limit_seconds, batch, depends: _, range } => {
                 let limit = *time_limit_seconds;
-                let command = command::Command::function(file, function, limit, *batch, *range, base)?;
+                let command = command::CommandReward::function(file, function, limit, *batch, *range, base)?;
                 return Ok(Verifier { judge: Judge::Command(command) });
             }
             plan::Reward::JsonSchema { schema } => {
@@ -169,10 +170,10 @@ impl Verifier {
     /// One verdict per answer, in order. The records must have the fields that
     /// [`Verifier::needed`] names. Blocks until all are judged, or until the job is to stop; a command
     /// takes at most twice its time limit per batch of its own size.
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         match &self.judge {
             Judge::Rule(rule) => {
-                answers.iter().map(|answer| Ok(Verdict::of(rule.accepts(answer)?))).collect()
+                answers.iter().map(|answer| Ok(Judgement::of(rule.accepts(answer)?))).collect()
             }
             Judge::Command(command) => command.judge(answers, control),
             Judge::JsonSchema(schema) => {
@@ -187,7 +188,7 @@ impl Verifier {
                 }
                 let of_answer = |answer: usize| {
                     let said = parts.iter().zip(&of_parts).map(|(part, verdicts)| (part, &verdicts[answer]));
-                    Verdict::together(said)
+                    Judgement::combined(said)
                 };
                 Ok((0..answers.len()).map(of_answer).collect())
             }
@@ -207,27 +208,27 @@ impl Verifier {
 }
 
 /// What the reply of a program or a server says.
-fn verdict(reply: &Value, range: RewardRange) -> Result<Verdict, String> {
+fn verdict(reply: &Value, range: RewardRange) -> Result<Judgement, String> {
     let reward = reply.get("reward").ok_or("no `reward`")?;
     let reward = reward.as_f64().filter(|reward| range.has(*reward)).ok_or(match range {
         RewardRange::Unit => "a `reward` that is not a number from 0 to 1",
         RewardRange::Any => "a `reward` that is not a finite number",
     })?;
     let feedback = reply.get("feedback").and_then(Value::as_str).map(str::to_owned);
-    Ok(Verdict { reward, feedback, parts: Vec::new() })
+    Ok(Judgement { reward, feedback, parts: Vec::new() })
 }
 
-impl Verdict {
+impl Judgement {
     /// Of a rule.
-    fn of(accepted: bool) -> Verdict {
+    fn of(accepted: bool) -> Judgement {
         let words = if accepted { "correct" } else { "wrong" };
         let feedback = Some(words.to_owned());
-        Verdict { reward: f64::from(u8::from(accepted)), feedback, parts: Vec::new() }
+        Judgement { reward: f64::from(u8::from(accepted)), feedback, parts: Vec::new() }
     }
 
     /// Of parts: their weighted mean. Divided by the sum of the weights as it is rounded, so that where every
     /// part is 1, it is 1.
-    fn together<'a>(said: impl Iterator<Item = (&'a Part, &'a Verdict)>) -> Verdict {
+    fn combined<'a>(said: impl Iterator<Item = (&'a Part, &'a Judgement)>) -> Judgement {
         let (mut sum, mut weights) = (0.0, 0.0);
         let (mut words, mut parts) = (Vec::new(), Vec::new());
         for (Part { name, weight, .. }, verdict) in said {
@@ -237,7 +238,7 @@ impl Verdict {
             parts.push((name.clone(), verdict.reward));
         }
         let feedback = (!words.is_empty()).then(|| words.join("\n"));
-        Verdict { reward: sum / weights, feedback, parts }
+        Judgement { reward: sum / weights, feedback, parts }
     }
 }
 

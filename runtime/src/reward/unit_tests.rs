@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mopd_store::regular;
 
-use super::{RewardError, RewardInput, Verdict, text};
+use super::{Judgement, RewardError, RewardInput, text};
 use crate::control::Control;
 use crate::program::once::{self, Ended};
 
@@ -90,9 +90,9 @@ impl UnitTests {
     }
 
     /// As many at once as there are cores, over all stages.
-    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Verdict>, RewardError> {
+    pub fn judge(&self, answers: &[RewardInput], control: &Control) -> Result<Vec<Judgement>, RewardError> {
         let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<(usize, Verdict)>, RewardError> {
+        let work = || -> Result<Vec<(usize, Judgement)>, RewardError> {
             let mut own = Vec::new();
             loop {
                 let place = next.fetch_add(1, Ordering::Relaxed);
@@ -101,7 +101,7 @@ impl UnitTests {
             }
         };
         let threads = cores().min(answers.len());
-        let mut verdicts: Vec<Option<Verdict>> = vec![None; answers.len()];
+        let mut verdicts: Vec<Option<Judgement>> = vec![None; answers.len()];
         thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             for worker in workers {
@@ -114,7 +114,7 @@ impl UnitTests {
         Ok(verdicts.into_iter().map(|verdict| verdict.expect("each place was taken once")).collect())
     }
 
-    fn run(&self, answer: &RewardInput, control: &Control) -> Result<Verdict, RewardError> {
+    fn run(&self, answer: &RewardInput, control: &Control) -> Result<Judgement, RewardError> {
         let tests = text(answer, &self.field)?;
         let _turn = Turn::wait();
         if control.check().is_err() {
@@ -146,7 +146,7 @@ impl UnitTests {
             }
         };
         if passed {
-            return Ok(Verdict::of(true));
+            return Ok(Judgement::of(true));
         }
         let said = regular::read(&said, SAID).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
@@ -180,8 +180,8 @@ impl UnitTests {
     }
 }
 
-fn wrong(words: String) -> Verdict {
-    Verdict { feedback: Some(words), ..Verdict::of(false) }
+fn wrong(words: String) -> Judgement {
+    Judgement { feedback: Some(words), ..Judgement::of(false) }
 }
 
 /// What stands in the last fence of Python, or all of it. A fence that is not closed ends with the text.

@@ -9,14 +9,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::{Author, Budget, Completion, Drawer, Prompt, ROWS, append, drawer, units};
+use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::PagedGenerator;
 use crate::random::{Key, Uniforms};
 use crate::zip::zip_equal;
 use mopd_compiler::plan::Sampling;
-use mopd_kernels::pages::{PAGE, Sequence, pages_of};
+use mopd_kernels::pages::{PAGE, PagedSequence, pages_of};
 
 /// What a rollout took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,8 +34,8 @@ struct FlyingRow {
     index: usize,
     uniforms: Uniforms,
     /// Its prompt, and what follows; the same where a guide reads it.
-    sequence: Sequence,
-    guide: Option<Sequence>,
+    sequence: PagedSequence,
+    guide: Option<PagedSequence>,
     /// Tokens of its prompt.
     prompt: usize,
     /// Tokens of its completion at most.
@@ -65,7 +65,7 @@ pub struct Flight<'a> {
     n: usize,
     sampling: &'a Sampling,
     key: Key,
-    budget: Budget,
+    budget: MemoryBudget,
     completions: Vec<Completion>,
     /// Rows that wait, the oldest first; their prompts are read.
     ready: VecDeque<FlyingRow>,
@@ -85,7 +85,7 @@ impl<'a> Flight<'a> {
         prompts: &'a [Prompt<'a>],
         sampling: &'a Sampling,
         key: Key,
-        budget: Budget,
+        budget: MemoryBudget,
     ) -> Option<Flight<'a>> {
         let (author, n) = (author.into(), sampling.n.max(1) as usize);
         let longest = prompts
@@ -269,7 +269,7 @@ impl<'a> Flight<'a> {
     }
 
     /// Gives pages back.
-    fn end_sequences(&mut self, sequence: Sequence, of_guide: Option<Sequence>) {
+    fn end_sequences(&mut self, sequence: PagedSequence, of_guide: Option<PagedSequence>) {
         self.generator.pages().end(sequence);
         if let (Some(guide), Some(sequence)) = (&mut self.guide, of_guide) {
             guide.pages().end(sequence);

@@ -4,9 +4,9 @@ use mopd_compiler::plan::Sampling;
 use mopd_kernels::Cpu;
 
 use super::Author;
-use super::guided::{self, Guidance, GuidedScratch};
-use super::sampler::{Draw, draw};
-use super::speculative::Verdict;
+use super::guided::{self, GuidanceStep, GuidedScratch};
+use super::sampler::{SampledToken, draw};
+use super::speculative::DraftVerdict;
 use super::stop::Stop;
 use super::tensor_sampler;
 use crate::machine::place;
@@ -59,7 +59,7 @@ pub(super) struct DrawRow<'a> {
     /// Its prompt, and what it has written.
     pub(super) seen: [&'a [Token]; 2],
     /// Those on what it has written.
-    pub(super) verdicts: &'a [Verdict],
+    pub(super) verdicts: &'a [DraftVerdict],
 }
 
 /// Draws next tokens, and knows what ends a completion.
@@ -68,7 +68,7 @@ pub(super) struct Drawer<'a> {
     sampling: &'a Sampling,
     tokens: VocabularyMask<'a>,
     /// Another model that has a say in each token.
-    guide: Option<(VocabularyMask<'a>, Guidance)>,
+    guide: Option<(VocabularyMask<'a>, GuidanceStep)>,
     pub(super) stop: Stop<'a>,
     /// Tokens are drawn by operators where the model is, and only they come from there.
     on_device: bool,
@@ -108,7 +108,7 @@ impl<'a> Drawer<'a> {
         rows: &mut [DrawRow],
         generator: &mut Generator,
         guide: Option<&mut Generator>,
-    ) -> Vec<Option<Draw>> {
+    ) -> Vec<Option<SampledToken>> {
         if !self.on_device {
             return self.draw(rows, generator.logits(), guide.map(Generator::logits));
         }
@@ -123,7 +123,7 @@ impl<'a> Drawer<'a> {
         rows: &mut [DrawRow],
         logits: &mut [f32],
         guide: Option<&mut [f32]>,
-    ) -> Vec<Option<Draw>> {
+    ) -> Vec<Option<SampledToken>> {
         let Drawer { sampling, tokens, cpu, ref mut scratch, .. } = *self;
         tokens.mask(logits);
         let guide = self.guide.map(|(tokens, guidance)| {

@@ -1,14 +1,14 @@
 //! Tokens that a second model has a say in. It reads what the first one does, token by token.
 
-use super::sampler::{Draw, Scratch, Weighed, pick, summed, weigh};
-use super::speculative::{Verdict, Verification, verified};
+use super::sampler::{SampledToken, Scratch, Weighed, pick, summed, weigh};
+use super::speculative::{DraftVerdict, Verification, verified};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use mopd_compiler::plan::Sampling;
 
 /// What the second model decides, at a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Guidance {
+pub enum GuidanceStep {
     /// A token is drawn from both: with so much of the second model's distribution (MiniLLM,
     /// arXiv:2306.08543, section 2.2).
     Mix { share: f64 },
@@ -34,18 +34,18 @@ pub(super) struct GuidedScratch {
 /// tokens before.
 pub(super) fn draw(
     logits: [&[f32]; 2],
-    guidance: Guidance,
+    guidance: GuidanceStep,
     sampling: &Sampling,
-    (seen, verdicts): ([&[Token]; 2], &[Verdict]),
+    (seen, verdicts): ([&[Token]; 2], &[DraftVerdict]),
     uniforms: &mut Uniforms,
     scratch: &mut GuidedScratch,
-) -> Option<Draw> {
+) -> Option<SampledToken> {
     let GuidedScratch { own, guide, mixture, ends, order } = scratch;
     let [own, guide] = [weigh(logits[0], sampling, seen, own)?, weigh(logits[1], sampling, seen, guide)?];
     match guidance {
-        Guidance::Mix { share } => mixed(&own, &guide, share, uniforms.uniform(), (mixture, ends)),
-        Guidance::Replace { top_k } => replaced(&own, &guide, top_k, uniforms, order),
-        Guidance::Verify(verification) => {
+        GuidanceStep::Mix { share } => mixed(&own, &guide, share, uniforms.uniform(), (mixture, ends)),
+        GuidanceStep::Replace { top_k } => replaced(&own, &guide, top_k, uniforms, order),
+        GuidanceStep::Verify(verification) => {
             verified(&own, &guide, verification, verdicts, uniforms, (mixture, ends))
         }
     }
@@ -59,7 +59,7 @@ fn mixed(
     share: f64,
     uniform: f64,
     (mixture, ends): (&mut Vec<f32>, &mut Vec<f64>),
-) -> Option<Draw> {
+) -> Option<SampledToken> {
     let (more, less, share) = if share <= 0.5 { (own, guide, share) } else { (guide, own, 1.0 - share) };
     let scale = (share / (1.0 - share) * more.total / less.total) as f32;
     mixture.clear();
@@ -67,7 +67,7 @@ fn mixed(
     summed(mixture, ends);
     let entry = pick(mixture, ends, uniform)?;
     let logp = log_sum((1.0 - share).ln() + more.logp(entry), share.ln() + less.logp(entry));
-    Some(Draw::new(entry as Token, logp))
+    Some(SampledToken::new(entry as Token, logp))
 }
 
 /// A token comes from the proposals among the `top_k`, or from the second model after any of the others: with
@@ -79,7 +79,7 @@ fn replaced(
     top_k: u32,
     uniforms: &mut Uniforms,
     order: &mut Vec<u32>,
-) -> Option<Draw> {
+) -> Option<SampledToken> {
     let proposed = own.pick(uniforms.uniform())?;
     order.clear();
     order.extend(0..guide.logits.len() as u32);
@@ -95,7 +95,7 @@ fn replaced(
     let is_top = |entry: usize| top.iter().any(|top| *top as usize == entry);
     let token = if is_top(proposed) { proposed } else { guide.pick(uniforms.uniform())? };
     let kept = if is_top(token) { own.logp(token) } else { f64::NEG_INFINITY };
-    Some(Draw::new(token as Token, log_sum(kept, replaced.ln() + guide.logp(token))))
+    Some(SampledToken::new(token as Token, log_sum(kept, replaced.ln() + guide.logp(token))))
 }
 
 /// ln(exp(a) + exp(b)); exactly the one where the other is negative infinity.
@@ -123,7 +123,7 @@ mod tests {
     }
 
     /// Each token as often as `expected` says, with the log-probability of that.
-    fn follows(guidance: Guidance, sampling: &Sampling, expected: &[f64]) {
+    fn follows(guidance: GuidanceStep, sampling: &Sampling, expected: &[f64]) {
         let (mut uniforms, mut scratch, n) = (uniforms(), GuidedScratch::default(), 40_000);
         let mut counts = [0.0; 5];
         for _ in 0..n {
@@ -145,14 +145,18 @@ mod tests {
             let (own, guide) = (softmax(&OWN, temperature), softmax(&GUIDE, temperature));
             for share in [0.0, 0.2, 0.5, 0.8, 1.0] {
                 let mix = own.iter().zip(&guide).map(|(own, guide)| (1.0 - share) * own + share * guide);
-                follows(Guidance::Mix { share }, &Sampling::new(1, temperature, 1), &mix.collect::<Vec<_>>());
+                follows(
+                    GuidanceStep::Mix { share },
+                    &Sampling::new(1, temperature, 1),
+                    &mix.collect::<Vec<_>>(),
+                );
             }
         }
         // Each is truncated alone, then they are mixed: the two best of one, and of the other.
         let two = Sampling { top_k: Some(2), ..Sampling::new(1, 1.0, 1) };
         let (a, b) = (2f64.exp() / (1f64.exp() + 2f64.exp()), 1.5f64.exp() / (0.5f64.exp() + 1.5f64.exp()));
         follows(
-            Guidance::Mix { share: 0.25 },
+            GuidanceStep::Mix { share: 0.25 },
             &two,
             &[0.75 * (1.0 - a), 0.25 * b, 0.75 * a + 0.25 * (1.0 - b), 0.0, 0.0],
         );
@@ -169,7 +173,7 @@ mod tests {
                 proposed + (1.0 - kept) * guide[entry]
             };
             let expected: Vec<f64> = (0..5).map(of).collect();
-            follows(Guidance::Replace { top_k }, &Sampling::new(1, 1.0, 1), &expected);
+            follows(GuidanceStep::Replace { top_k }, &Sampling::new(1, 1.0, 1), &expected);
         }
     }
 
@@ -177,7 +181,7 @@ mod tests {
     #[test]
     fn without_a_say_the_first_model_draws_as_alone() {
         let sampling = Sampling { top_p: Some(0.95), ..Sampling::new(1, 0.8, 1) };
-        let by = |guidance: Option<Guidance>, logits: [&[f32]; 2]| -> Vec<Draw> {
+        let by = |guidance: Option<GuidanceStep>, logits: [&[f32]; 2]| -> Vec<SampledToken> {
             let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
             let mut one = || match guidance {
                 Some(guidance) => {
@@ -192,11 +196,11 @@ mod tests {
             (0..500).map(|_| one()).collect()
         };
         let alone = by(None, [&OWN, &GUIDE]);
-        assert_eq!(by(Some(Guidance::Mix { share: 0.0 }), [&OWN, &GUIDE]), alone);
-        assert_eq!(by(Some(Guidance::Mix { share: 1.0 }), [&GUIDE, &OWN]), alone);
-        assert_eq!(by(Some(Guidance::Replace { top_k: 5 }), [&OWN, &GUIDE]), alone);
-        assert_eq!(by(Some(Guidance::Replace { top_k: 500 }), [&OWN, &GUIDE]), alone);
-        assert_ne!(by(Some(Guidance::Mix { share: 0.1 }), [&OWN, &GUIDE]), alone);
+        assert_eq!(by(Some(GuidanceStep::Mix { share: 0.0 }), [&OWN, &GUIDE]), alone);
+        assert_eq!(by(Some(GuidanceStep::Mix { share: 1.0 }), [&GUIDE, &OWN]), alone);
+        assert_eq!(by(Some(GuidanceStep::Replace { top_k: 5 }), [&OWN, &GUIDE]), alone);
+        assert_eq!(by(Some(GuidanceStep::Replace { top_k: 500 }), [&OWN, &GUIDE]), alone);
+        assert_ne!(by(Some(GuidanceStep::Mix { share: 0.1 }), [&OWN, &GUIDE]), alone);
     }
 
     #[test]
@@ -205,7 +209,7 @@ mod tests {
         for logits in [[&bad, &GUIDE], [&OWN, &bad]] {
             let logits = logits.map(<[f32; 5]>::as_slice);
             let (mut uniforms, mut scratch) = (uniforms(), GuidedScratch::default());
-            let guidance = Guidance::Mix { share: 0.2 };
+            let guidance = GuidanceStep::Mix { share: 0.2 };
             assert_eq!(
                 draw(logits, guidance, &sampling, ([&[], &[]], &[]), &mut uniforms, &mut scratch),
                 None

@@ -3,7 +3,7 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::{Author, Budget, Completion, Drawer, Prompt, ROWS, append, drawer, units};
+use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator};
@@ -17,7 +17,7 @@ pub fn rollout<'a>(
     prompts: &[Prompt],
     sampling: &Sampling,
     key: Key,
-    budget: Budget,
+    budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<Completion>> {
     let (author, n) = (author.into(), sampling.n.max(1) as usize);
@@ -26,14 +26,14 @@ pub fn rollout<'a>(
     let rows = rows_in_step(author, lengths().max().unwrap_or(0), sampling, budget);
     let (order, units) = units(lengths(), n, rows);
     for unit in units {
-        together(author, prompts, &order[unit], (sampling, key), control, &mut completions)?;
+        write_unit(author, prompts, &order[unit], (sampling, key), control, &mut completions)?;
     }
     Ok(completions)
 }
 
 /// Rows that go on together, at most: as many as the budget has room for keys, values and logits of, in
 /// powers of two, so that the last bits of results do not follow every byte that is free.
-fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: Budget) -> usize {
+fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: MemoryBudget) -> usize {
     let bytes = |model: &Decoder| {
         let config = &*model.config;
         let of_token = 2 * config.layers * config.key_value_heads * config.head_width;
@@ -53,7 +53,7 @@ struct StepRow {
     most: usize,
 }
 
-fn together(
+fn write_unit(
     author: Author,
     prompts: &[Prompt],
     unit: &[usize],

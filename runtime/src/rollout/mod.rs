@@ -29,12 +29,12 @@ use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
 pub use debate::{Debate, Stance};
-pub use guided::Guidance;
+pub use guided::GuidanceStep;
 pub use sequence::{Sequence, Speculation};
-pub use speculative::{Counts, Rejected, Verdict, Verification, speculative};
+pub use speculative::{DraftCounts, DraftVerdict, Rejected, Verification, speculative};
 
 use drawer::Drawer;
-use sampler::Draw;
+use sampler::SampledToken;
 
 /// What a model wrote after a prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,7 +45,7 @@ pub struct Completion {
     /// Log-probability of each token under the distribution it was drawn from.
     pub logps: Vec<f32>,
     /// Where each token comes from, if it was drafted and verified.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<DraftVerdict>,
     /// Which head wrote each token, where two tokens are drawn in a step.
     pub heads: Vec<u8>,
     /// Cut off at `max_tokens`, or at the limit of its domain.
@@ -62,7 +62,7 @@ pub struct Author<'a> {
 #[derive(Clone, Copy)]
 pub struct Guide<'a> {
     pub model: &'a Decoder,
-    pub guidance: Guidance,
+    pub guidance: GuidanceStep,
 }
 
 impl<'a> From<&'a Decoder> for Author<'a> {
@@ -99,7 +99,7 @@ const READ: usize = 2048;
 /// Bytes that keys, values and logits of the rows in flight may take. Where one row alone takes more, it has
 /// what it needs. No result depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget(pub usize);
+pub struct MemoryBudget(pub usize);
 
 /// Bytes that [`rollout`] keeps at most on the processor, for prompts of so many tokens each: keys and values
 /// of the rows in flight, their logits, and what is between products while prompts are read.
@@ -108,7 +108,7 @@ pub fn memory(
     kind: Kind,
     lengths: impl Iterator<Item = usize>,
     sampling: &Sampling,
-    budget: Budget,
+    budget: MemoryBudget,
 ) -> usize {
     let (layout, n) = (page_layout(config, kind), sampling.n.max(1) as usize);
     let mut lengths: Vec<usize> = lengths.collect();
@@ -152,7 +152,7 @@ pub fn rollout<'a>(
     prompts: &[Prompt],
     sampling: &Sampling,
     key: Key,
-    budget: Budget,
+    budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<Completion>> {
     if sampling.max_tokens == 0 {
@@ -197,7 +197,12 @@ fn units(lengths: impl Iterator<Item = usize>, n: usize, rows: usize) -> (Vec<us
 }
 
 /// Adds a token to a completion of `most` at most; whether it goes on.
-fn append(completion: &mut Completion, draw: Option<Draw>, most: usize, drawer: &Drawer) -> Result<bool> {
+fn append(
+    completion: &mut Completion,
+    draw: Option<SampledToken>,
+    most: usize,
+    drawer: &Drawer,
+) -> Result<bool> {
     let draw = draw.ok_or_else(|| {
         Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling")
     })?;

@@ -52,7 +52,7 @@ struct Row {
 }
 
 /// A row that goes on, with what it has drawn in a step.
-struct Drawn {
+struct SampledRow {
     row: Row,
     first: Token,
     second: Option<Token>,
@@ -83,10 +83,10 @@ impl Unit<'_> {
             let of = rows.iter_mut().collect();
             let goes_on = self.draw(&mut drawer, of, &places, 0, generator.logits(), completions)?;
             let going = zip_equal(rows, goes_on).filter(|(_, goes_on)| *goes_on);
-            let mut drawn: Vec<Drawn> = going
+            let mut drawn: Vec<SampledRow> = going
                 .map(|(row, _)| {
                     let first = *completions[row.index].tokens.last().expect("a token was drawn");
-                    Drawn { row, first, second: None, ended: false }
+                    SampledRow { row, first, second: None, ended: false }
                 })
                 .collect();
             self.draw_seconds(&mut drawer, &mut drawn, &hidden, completions)?;
@@ -112,7 +112,7 @@ impl Unit<'_> {
     fn draw_seconds(
         &self,
         drawer: &mut Drawer,
-        drawn: &mut [Drawn],
+        drawn: &mut [SampledRow],
         hidden: &Tensor,
         completions: &mut [Completion],
     ) -> Result<()> {
@@ -132,7 +132,7 @@ impl Unit<'_> {
         }
         let second = second.index_select(0, &tensor(numbers));
         let mut logits = to_vec(&self.decoder.capped_logits(&second).to_kind(Kind::Float));
-        let mut standing: Vec<&mut Drawn> =
+        let mut standing: Vec<&mut SampledRow> =
             zip_equal(drawn, stands).filter(|(_, stands)| *stands).map(|(drawn, _)| drawn).collect();
         let places: Vec<usize> = (0..standing.len()).collect();
         let rows = standing.iter_mut().map(|drawn| &mut drawn.row).collect();

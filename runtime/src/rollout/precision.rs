@@ -62,7 +62,7 @@ fn apart(weights: &Weights, place: Place) -> Apart {
         &requests,
         &Sampling::new(1, 1.0, 12),
         key,
-        Budget(usize::MAX),
+        MemoryBudget(usize::MAX),
         &Control::new(std::io::sink()),
     )
     .unwrap();

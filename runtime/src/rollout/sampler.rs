@@ -2,7 +2,7 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::speculative::Verdict;
+use super::speculative::DraftVerdict;
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use mopd_kernels::functions::exp;
@@ -12,16 +12,16 @@ use mopd_kernels::with_cpu_features;
 /// temperature over the entries that `top_k` and `top_p` leave. Greedy choice is certain, so its
 /// log-probability is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Draw {
+pub struct SampledToken {
     pub token: Token,
     pub logp: f64,
     /// Where it comes from, if it was drafted and verified.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<DraftVerdict>,
 }
 
-impl Draw {
-    pub fn new(token: Token, logp: f64) -> Draw {
-        Draw { token, logp, verdict: None }
+impl SampledToken {
+    pub fn new(token: Token, logp: f64) -> SampledToken {
+        SampledToken { token, logp, verdict: None }
     }
 }
 
@@ -60,15 +60,15 @@ pub fn draw(
     seen: [&[Token]; 2],
     uniforms: &mut Uniforms,
     scratch: &mut Scratch,
-) -> Option<Draw> {
+) -> Option<SampledToken> {
     let uniform = uniforms.uniform();
     if sampling.temperature == 0.0 {
         let (logits, largest) = shaped(logits, sampling, seen, &mut scratch.penalised)?;
-        return Some(Draw::new(best(logits, largest) as Token, 0.0));
+        return Some(SampledToken::new(best(logits, largest) as Token, 0.0));
     }
     let weighed = weigh(logits, sampling, seen, scratch)?;
     let index = weighed.pick(uniform)?;
-    Some(Draw::new(index as Token, weighed.logp(index)))
+    Some(SampledToken::new(index as Token, weighed.logp(index)))
 }
 
 /// The logits that are drawn by, and the largest of them; none where they are not finite.
@@ -256,7 +256,7 @@ mod tests {
         Key::new(1, 0, Purpose::Sample, 0).row(0, 0)
     }
 
-    fn plainly(logits: &[f32], temperature: f64, uniforms: &mut Uniforms) -> Option<Draw> {
+    fn plainly(logits: &[f32], temperature: f64, uniforms: &mut Uniforms) -> Option<SampledToken> {
         draw(logits, &Sampling::new(1, temperature, 1), [&[], &[]], uniforms, &mut Scratch::default())
     }
 
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn temperature_zero_is_greedy_and_certain() {
         let draw = plainly(&[1.0, 3.0, 3.0], 0.0, &mut uniforms()).unwrap();
-        assert_eq!(draw, Draw::new(1, 0.0));
+        assert_eq!(draw, SampledToken::new(1, 0.0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use mopd_compiler::plan::Role;
 use serde::{Deserialize, Serialize};
 
-use super::Counts;
+use super::DraftCounts;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -68,7 +68,7 @@ fn is_false(of: &bool) -> bool {
 #[serde(rename_all = "snake_case")]
 pub enum Speculation {
     /// The trajectory itself.
-    Trajectory(Counts),
+    Trajectory(DraftCounts),
     /// What was rejected of a draft, which is no completion: behind the trajectory up to there, which is not
     /// trained on here.
     Rejected,

@@ -8,9 +8,9 @@
 use mopd_compiler::plan::Sampling;
 use serde::{Deserialize, Serialize};
 
-use super::sampler::{Draw, Weighed, pick, summed};
+use super::sampler::{SampledToken, Weighed, pick, summed};
 use super::stop::Stop;
-use super::{Author, Budget, Completion, Guidance, Guide, Prompt, rollout};
+use super::{Author, Completion, GuidanceStep, Guide, MemoryBudget, Prompt, rollout};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::Decoder;
@@ -20,7 +20,7 @@ use crate::zip::zip_equal;
 
 /// Where a token of a trajectory comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DraftVerdict {
     /// It was drafted, and stood.
     Stood,
     /// The teacher's, in the place of this one, which it rejected.
@@ -48,8 +48,8 @@ pub struct Rejected {
 }
 
 /// So many of the last tokens are drafted ones that stood, of one draft.
-fn stood(verdicts: &[Verdict]) -> usize {
-    verdicts.iter().rev().take_while(|verdict| **verdict == Verdict::Stood).count()
+fn stood(verdicts: &[DraftVerdict]) -> usize {
+    verdicts.iter().rev().take_while(|verdict| **verdict == DraftVerdict::Stood).count()
 }
 
 /// The next token of a trajectory, with the log-probability that the teacher gives it. A drafted token stands
@@ -59,23 +59,23 @@ pub(super) fn verified(
     own: &Weighed,
     teacher: &Weighed,
     Verification { block, rejects }: Verification,
-    verdicts: &[Verdict],
+    verdicts: &[DraftVerdict],
     uniforms: &mut Uniforms,
     (more, ends): (&mut Vec<f32>, &mut Vec<f64>),
-) -> Option<Draw> {
-    let drawn = |entry: usize, verdict: Verdict| Draw {
+) -> Option<SampledToken> {
+    let drawn = |entry: usize, verdict: DraftVerdict| SampledToken {
         token: entry as Token,
         logp: teacher.logp(entry),
         verdict: Some(verdict),
     };
     assert_eq!(own.weights.len(), teacher.weights.len(), "both have one tokenizer");
     if stood(verdicts) >= block as usize {
-        return Some(drawn(teacher.pick(uniforms.uniform())?, Verdict::Added));
+        return Some(drawn(teacher.pick(uniforms.uniform())?, DraftVerdict::Added));
     }
     let draft = own.pick(uniforms.uniform())?;
     let [p, q] = [teacher, own].map(|of| of.probability(draft));
     if !rejects && uniforms.uniform() * q < p {
-        return Some(drawn(draft, Verdict::Stood));
+        return Some(drawn(draft, DraftVerdict::Stood));
     }
     more.clear();
     let left = |entry: usize| (teacher.probability(entry) - own.probability(entry)).max(0.0) as f32;
@@ -85,7 +85,7 @@ pub(super) fn verified(
         0.0 => teacher.pick(uniforms.uniform())?,
         _ => pick(more, ends, uniforms.uniform())?,
     };
-    Some(drawn(entry, Verdict::Corrected { draft: draft as Token }))
+    Some(drawn(entry, DraftVerdict::Corrected { draft: draft as Token }))
 }
 
 /// A rejected draft that may go on behind its first token.
@@ -108,10 +108,10 @@ pub fn speculative(
     verification: Verification,
     prompts: &[Prompt],
     (sampling, key): (&Sampling, Key),
-    budget: Budget,
+    budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<(Completion, Vec<Rejected>)>> {
-    let guide = Guide { model: teacher, guidance: Guidance::Verify(verification) };
+    let guide = Guide { model: teacher, guidance: GuidanceStep::Verify(verification) };
     let author = Author { model: student, guide: Some(guide) };
     let completions = rollout(author, prompts, sampling, key, budget, control)?;
     let n = sampling.n.max(1) as usize;
@@ -121,7 +121,7 @@ pub fn speculative(
         let prompt = &prompts[index / n];
         let most = sampling.max_tokens(prompt.limit) as usize;
         for (at, verdict) in completion.verdicts.iter().enumerate() {
-            let Verdict::Corrected { draft } = *verdict else { continue };
+            let DraftVerdict::Corrected { draft } = *verdict else { continue };
             let left = verification.block as usize - stood(&completion.verdicts[..at]);
             let room = left.min(most - at) - 1;
             let before = &completion.tokens[..at];
@@ -180,21 +180,22 @@ fn ends(tokens: &[Token], student: &Decoder, stop: &Stop) -> Result<bool> {
 
 /// What became of the drafts of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct DraftCounts {
     pub blocks: u32,
     /// Drafted tokens that were verified: those that stood, and the first of each rejected draft.
     pub stood: u32,
     pub rejected: u32,
 }
 
-impl Counts {
-    pub fn of(verdicts: &[Verdict]) -> Counts {
-        let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|verdict| is(verdict)).count() as u32;
-        let stood = count(|verdict| *verdict == Verdict::Stood);
-        let rejected = count(|verdict| matches!(verdict, Verdict::Corrected { .. }));
+impl DraftCounts {
+    pub fn of(verdicts: &[DraftVerdict]) -> DraftCounts {
+        let count =
+            |is: fn(&DraftVerdict) -> bool| verdicts.iter().filter(|verdict| is(verdict)).count() as u32;
+        let stood = count(|verdict| *verdict == DraftVerdict::Stood);
+        let rejected = count(|verdict| matches!(verdict, DraftVerdict::Corrected { .. }));
         // The last one may end with the completion.
-        let open = u32::from(verdicts.last() == Some(&Verdict::Stood));
-        Counts { blocks: verdicts.len() as u32 - stood + open, stood, rejected }
+        let open = u32::from(verdicts.last() == Some(&DraftVerdict::Stood));
+        DraftCounts { blocks: verdicts.len() as u32 - stood + open, stood, rejected }
     }
 }
 

@@ -6,7 +6,7 @@
 use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::sampler::{Draw, PIECE};
+use super::sampler::{PIECE, SampledToken};
 use crate::machine::transfer::{to_vec_f64, upload};
 use crate::model::ABSENT;
 use crate::tokenizer::Token;
@@ -25,7 +25,7 @@ pub fn draw(
     (count, absent): (usize, &[Token]),
     temperature: f64,
     rows: impl Iterator<Item = (usize, f64)>,
-) -> Vec<Option<Draw>> {
+) -> Vec<Option<SampledToken>> {
     let _guard = no_grad_guard();
     let (places, uniforms): (Vec<i64>, Vec<f64>) =
         rows.map(|(place, uniform)| (place as i64, uniform)).unzip();
@@ -51,7 +51,7 @@ pub fn draw(
     let answer =
         Tensor::cat(&[token.to_kind(Kind::Double), logp, finite.to_kind(Kind::Double).unsqueeze(1)], 1);
     let numbers = to_vec_f64(&answer);
-    let draw = |of: &[f64]| (of[2] != 0.0).then(|| Draw::new(of[0] as Token, of[1]));
+    let draw = |of: &[f64]| (of[2] != 0.0).then(|| SampledToken::new(of[0] as Token, of[1]));
     zip_equal(numbers.chunks(3), &places).map(|(of, _)| draw(of)).collect()
 }
 

@@ -11,9 +11,9 @@ use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
 use crate::model::{PackedBatch, Weights};
 use crate::random::Purpose;
-use crate::tokenizer::{END, Pretrained, Tokenizer};
+use crate::tokenizer::{END, PretrainedTokenizer, Tokenizer};
 
-const ENOUGH: Budget = Budget(usize::MAX);
+const ENOUGH: MemoryBudget = MemoryBudget(usize::MAX);
 
 /// Nobody asks it to stop.
 fn undisturbed() -> Control {
@@ -260,7 +260,7 @@ fn what_is_no_token_is_never_drawn() {
     });
     std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
     std::fs::write(folder.path().join("tokenizer_config.json"), r#"{ "eos_token": "</s>" }"#).unwrap();
-    let tokenizer = Tokenizer::Pretrained(Pretrained::load(folder.path()).unwrap());
+    let tokenizer = Tokenizer::Pretrained(PretrainedTokenizer::load(folder.path()).unwrap());
     assert_eq!((tokenizer.vocabulary(), tokenizer.absent()), (6, [2, 3].as_slice()));
 
     let config = Config { vocabulary: 8, ..tiny() };
@@ -298,7 +298,7 @@ fn fly(
     decoder: &Decoder,
     prompts: &[Vec<Token>],
     sampling: &Sampling,
-    budget: Budget,
+    budget: MemoryBudget,
 ) -> (Vec<Completion>, FlightStats) {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
@@ -323,14 +323,14 @@ fn completions_do_not_depend_on_the_budget() {
         let (page, row) = (page_layout(&decoder.config, kind).bytes(), 4 * decoder.config.vocabulary);
         let mut preempted = 0;
         for pages in [0, 8, 30, 70, 100, 150, 250] {
-            let budget = Budget(pages * page + 30 * row);
+            let budget = MemoryBudget(pages * page + 30 * row);
             let (got, took) = fly(&decoder, &prompts, &sampling, budget);
             assert!(got == expected, "{kind:?}, {pages} pages: {took:?}");
             assert!(took.rows <= all.rows && (pages > 30 || took.rows <= 31), "{pages}: {took:?}");
             preempted += took.preempted;
         }
         assert!(preempted > 0, "no budget was too small for what came");
-        assert_eq!(fly(&decoder, &prompts, &sampling, Budget(0)).1.rows, 1);
+        assert_eq!(fly(&decoder, &prompts, &sampling, MemoryBudget(0)).1.rows, 1);
     }
 }
 
@@ -347,8 +347,8 @@ fn a_guide_reads_what_is_written() {
     let row = 4 * (own.config.vocabulary + guide.config.vocabulary);
     let alone = fly(&own, &prompts, &sampling, ENOUGH).0;
     for (guidance, nothing) in [
-        (Guidance::Mix { share: 0.4 }, Guidance::Mix { share: 0.0 }),
-        (Guidance::Replace { top_k: 9 }, Guidance::Replace { top_k: 300 }),
+        (GuidanceStep::Mix { share: 0.4 }, GuidanceStep::Mix { share: 0.0 }),
+        (GuidanceStep::Replace { top_k: 9 }, GuidanceStep::Replace { top_k: 300 }),
     ] {
         let by = |guidance| Author { model: &own, guide: Some(Guide { model: &guide, guidance }) };
         let fly = |guidance, budget| {
@@ -359,7 +359,7 @@ fn a_guide_reads_what_is_written() {
         assert!(all.rows > 40 && all.preempted == 0, "{all:?}");
         let mut preempted = 0;
         for pages in [0, 30, 70] {
-            let (got, took) = fly(guidance, Budget(pages * page + 30 * row));
+            let (got, took) = fly(guidance, MemoryBudget(pages * page + 30 * row));
             assert!(got == expected && took.rows <= all.rows, "{guidance:?}, {pages} pages: {took:?}");
             preempted += took.preempted;
         }
@@ -409,13 +409,13 @@ fn what_is_predicted_is_what_is_taken() {
             all.pages + all.rows * row + between,
             "{count} prompts of {n}: {all:?}"
         );
-        let small = Budget(all.pages / 3 + 40 * row);
+        let small = MemoryBudget(all.pages / 3 + 40 * row);
         let (_, took) = fly(&decoder, &prompts, &sampling, small);
         assert!(
             took.pages + took.rows * row + between <= predicted(small),
             "{count} prompts of {n}: {took:?}"
         );
-        assert!(predicted(small) <= predicted(ENOUGH) && predicted(Budget(0)) >= pages_of(60) * page);
+        assert!(predicted(small) <= predicted(ENOUGH) && predicted(MemoryBudget(0)) >= pages_of(60) * page);
     }
 }
 
@@ -430,7 +430,9 @@ fn rows_in_step_write_the_same() {
         let continuous =
             rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
         // With tokens drawn on the host and by operators; all rows together, and few at a time.
-        for (author, budget) in [(&decoder, ENOUGH), (&on_tensors, ENOUGH), (&on_tensors, Budget(1 << 18))] {
+        for (author, budget) in
+            [(&decoder, ENOUGH), (&on_tensors, ENOUGH), (&on_tensors, MemoryBudget(1 << 18))]
+        {
             let in_step =
                 in_step::rollout(author, &requests(&prompts), &settings, key, budget, &undisturbed())
                     .unwrap();

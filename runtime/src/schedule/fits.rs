@@ -5,7 +5,7 @@ use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, 
 
 use super::predicted::Predicted;
 use super::room::Room;
-use super::run::Prepared;
+use super::run::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -19,7 +19,7 @@ const TIGHT: f64 = 0.9;
 /// train, are more than there is memory for. Nothing is made to know that.
 pub(super) fn weights(
     plan: &Plan,
-    prepared: &Prepared,
+    prepared: &PreparedPlan,
     room: &Room,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<()> {
@@ -27,7 +27,7 @@ pub(super) fn weights(
     for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
-        let config = |id: ModelId| &*prepared.forms[id.0 as usize].config;
+        let config = |id: ModelId| &*prepared.specs[id.0 as usize].config;
         let needed = least(&model.stage, id, config, plan.experiment.dtype);
         if needed > bytes {
             let (needed, bytes) = (gib(needed), gib(bytes));

@@ -6,7 +6,7 @@ use mopd_compiler::plan::{Learner, ModelId, Stage};
 use super::run::{Scheduler, lock};
 use crate::failure::Result;
 use crate::report::Record;
-use crate::train::guards::{Acted, Guards, Watched};
+use crate::train::guards::{Acted, GuardedStage, Guards};
 
 /// What to do about a guard that stops a stage whose result is in the store.
 const KEPT: &str =
@@ -49,7 +49,7 @@ impl Scheduler<'_> {
         let steps = super::steps(&model.stage, self.domains);
         let (name, seed, from) = (model.name.as_str(), self.tasks[index].seed, self.guards_from(index));
         let acted = trained.into_iter().flat_map(|(train, turn)| {
-            let mut guards = Guards::new(Watched { name, seed, steps, train, turn, from });
+            let mut guards = Guards::new(GuardedStage { name, seed, steps, train, turn, from });
             guards.replay(&record.rows);
             guards.take_acted()
         });

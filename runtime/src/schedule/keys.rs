@@ -11,7 +11,7 @@ use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::{
     Domain, DomainId, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat, Reward, Rollout, Sampling,
-    Stage, Tokenizer, Train,
+    Stage, TokenizerSpec, Train,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use super::{LARGE, Task, Work, stream};
 use crate::machine::arithmetic::Numeric;
 use crate::model::Weights;
 use crate::prepare::prompts::Prompts;
-use crate::prepare::{DomainData, Form};
+use crate::prepare::{DomainData, ModelSpec};
 use crate::served::Servers;
 use crate::tokenizer;
 use crate::zip::zip_equal;
@@ -171,7 +171,7 @@ fn learner_key(joint: &str, learner: u32) -> String {
 struct Maker<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
-    forms: &'a [Form],
+    specs: &'a [ModelSpec],
     domains: &'a [DomainData],
     environments: &'a [Vec<String>],
     servers: &'a Servers,
@@ -185,13 +185,13 @@ impl Keys {
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
-        forms: &[Form],
+        specs: &[ModelSpec],
         (domains, environments, servers): (&[DomainData], &[Vec<String>], &Servers),
         numeric: &Numeric,
         widths: &[usize],
         forks: &[Fork],
     ) -> Keys {
-        let maker = Maker { plan, tasks, forms, domains, environments, servers, numeric, forks };
+        let maker = Maker { plan, tasks, specs, domains, environments, servers, numeric, forks };
         let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
         for (task, width) in zip_equal(tasks, widths) {
             made.push(maker.task(task, *width, &made));
@@ -239,7 +239,7 @@ impl<'a> Maker<'a> {
     fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
         let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores };
         match &task.work {
-            Work::Stage(model) => match &self.forms[model.0 as usize].loaded {
+            Work::Stage(model) => match &self.specs[model.0 as usize].loaded {
                 // Neither its name nor the seed changes what it is.
                 Some(loaded) => TaskKeys::of(hashed("mopd loaded", &loaded.content)),
                 None => self.stage(task, *model, computed, before),
@@ -251,8 +251,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    fn form(&self, model: ModelId) -> &'a Form {
-        &self.forms[model.0 as usize]
+    fn spec(&self, model: ModelId) -> &'a ModelSpec {
+        &self.specs[model.0 as usize]
     }
 
     /// What a stage reads of the domains that it trains on.
@@ -260,22 +260,22 @@ impl<'a> Maker<'a> {
         train.mixture.iter().map(|share| {
             let data = &self.domains[share.domain.0 as usize];
             let rows = data.rows_of(train).map(|rows| &**rows);
-            let key = DataKey::of(data, rows, readers(train, share.domain, self.forms));
+            let key = DataKey::of(data, rows, readers(train, share.domain, self.specs));
             DataKey { program: key.program.filter(|_| train.is_judged()), ..key }
         })
     }
 
     fn validation(&self, train: &'a Train<Objective>) -> impl Iterator<Item = DataKey<'a>> {
-        let form = self.form(train.start);
+        let spec = self.spec(train.start);
         train.mixture.iter().filter(|_| train.validation.is_some()).map(|share| {
             let data = &self.domains[share.domain.0 as usize];
             // It is a loss: nobody judges.
-            DataKey { program: None, ..DataKey::of(data, data.validation.as_deref(), [&*form.tokenizer]) }
+            DataKey { program: None, ..DataKey::of(data, data.validation.as_deref(), [&*spec.tokenizer]) }
         })
     }
 
     fn stage(&self, task: &Task, model: ModelId, computed: ComputeKey<'a>, before: &[TaskKeys]) -> TaskKeys {
-        let (stage, form) = (&self.plan.experiment.model(model).stage, self.form(model));
+        let (stage, spec) = (&self.plan.experiment.model(model).stage, self.spec(model));
         let mut key = StageKey {
             computed,
             fork: fork_of(self.forks, self.plan, task)
@@ -292,7 +292,8 @@ impl<'a> Maker<'a> {
         let (mut rollouts, mut scores) = (None, Vec::new());
         match stage {
             Stage::Initialise(architecture) => {
-                key.tokenizer = (architecture.tokenizer != Tokenizer::Bytes).then(|| form.tokenizer.hash());
+                key.tokenizer =
+                    (architecture.tokenizer != TokenizerSpec::Bytes).then(|| spec.tokenizer.hash());
             }
             Stage::Load(_) | Stage::Merge(_) => {}
             Stage::Learner { learner, .. } => {
@@ -314,7 +315,7 @@ impl<'a> Maker<'a> {
                 key.data = self.data(train).collect();
                 key.judge = train.extrapolation.as_ref().map(|extrapolation| {
                     let data = &self.domains[extrapolation.judged_by.0 as usize];
-                    DataKey::of(data, data.tests.as_deref(), [&*form.tokenizer])
+                    DataKey::of(data, data.tests.as_deref(), [&*spec.tokenizer])
                 });
                 key.validation = self.validation(train).collect();
                 let result_of = |wanted: ModelId| {
@@ -323,9 +324,9 @@ impl<'a> Maker<'a> {
                     before[*need].result.as_str()
                 };
                 rollouts = self
-                    .rollouts(train, form, (computed, stream), (&key.data, key.environments), &result_of)
+                    .rollouts(train, spec, (computed, stream), (&key.data, key.environments), &result_of)
                     .map(|key| hashed("mopd rollouts", &key));
-                let large = scorers(train).into_iter().filter(|id| large(self.form(*id)));
+                let large = scorers(train).into_iter().filter(|id| large(self.spec(*id)));
                 scores = large
                     .map(|scorer| {
                         let key = ScoresKey {
@@ -386,7 +387,7 @@ impl<'a> Maker<'a> {
             prompts: *prompts,
             reward: reward.without_paths(),
             format,
-            data: DataKey::of(data, data.tests.as_deref(), [&*self.form(model).tokenizer]),
+            data: DataKey::of(data, data.tests.as_deref(), [&*self.spec(model).tokenizer]),
             model: &before[task.needs[0]].result,
         }
     }
@@ -397,11 +398,11 @@ impl<'a> Maker<'a> {
 fn readers<'f>(
     train: &Train<Objective>,
     domain: DomainId,
-    forms: &'f [Form],
+    specs: &'f [ModelSpec],
 ) -> Vec<&'f tokenizer::Tokenizer> {
     let others = train.scorers.readers(domain).filter(|choice| choice.own_tokens);
     let others = others.filter_map(|choice| choice.teacher.model());
-    std::iter::once(train.start).chain(others).map(|id| &*forms[id.0 as usize].tokenizer).collect()
+    std::iter::once(train.start).chain(others).map(|id| &*specs[id.0 as usize].tokenizer).collect()
 }
 
 /// The models beside the student whose view of the stage's completions can be kept: those that do not change,
@@ -412,8 +413,8 @@ fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
 
 /// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone,
 /// as a stage's result must not depend on how long something took.
-fn large(form: &Form) -> bool {
-    Weights::parameters(&form.config) >= LARGE
+fn large(spec: &ModelSpec) -> bool {
+    Weights::parameters(&spec.config) >= LARGE
 }
 
 /// What a task is to go on from, where it is a stage that is forked.
@@ -442,13 +443,13 @@ mod tests {
              max_tokens: 8), prompts = 2, steps = 10, lr = 1e-3 }}\n"
         ));
         let train = compiled::train(&plan, "student");
-        let form = |id: usize| {
+        let spec = |id: usize| {
             let tokenizer =
                 if id == train.start.0 as usize { tokenizer::Tokenizer::Bytes } else { pretrained("llama3") };
-            Form { config: tiny().into(), tokenizer: tokenizer.into(), loaded: None }
+            ModelSpec { config: tiny().into(), tokenizer: tokenizer.into(), loaded: None }
         };
-        let forms: Vec<Form> = (0..plan.experiment.models.len()).map(form).collect();
-        let mut found = readers(train, train.mixture[0].domain, &forms);
+        let specs: Vec<ModelSpec> = (0..plan.experiment.models.len()).map(spec).collect();
+        let mut found = readers(train, train.mixture[0].domain, &specs);
         found.dedup_by_key(|tokenizer| tokenizer.hash());
         found.len()
     }

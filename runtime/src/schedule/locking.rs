@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mopd_compiler::plan::events::Event;
 use mopd_compiler::plan::{Plan, Stage};
-use mopd_store::{Lock, Run};
+use mopd_store::{Lock, StoredRun};
 
 use super::run::{Scheduler, lock};
 use super::{Keys, Task, Work};
@@ -32,7 +32,7 @@ pub(super) enum Access {
 
 /// What was said already.
 #[derive(Default)]
-pub(super) struct Said {
+pub(super) struct SaidOnce {
     waiting: Mutex<HashSet<String>>,
     no_locks: Mutex<bool>,
 }
@@ -70,7 +70,7 @@ impl Scheduler<'_> {
 
     /// A stored result, unless it is not wanted. Where there is none that is whole, `guard` is the right to
     /// compute it from here on.
-    pub(super) fn kept<T>(
+    pub(super) fn stored<T>(
         &self,
         task: usize,
         guard: &mut Option<Lock>,
@@ -164,7 +164,7 @@ pub(super) fn register(
     // It is what tells that the run is kept.
     std::fs::create_dir_all(out).map_err(|error| Error::storage(out, error))?;
     let out = std::path::absolute(out).map_err(|error| Error::storage(out, error))?;
-    let run = Run { experiment: plan.experiment.name.clone(), out, needs };
+    let run = StoredRun { experiment: plan.experiment.name.clone(), out, needs };
     while !store.register(&run)? {
         control.check()?;
         std::thread::sleep(PATIENCE);

@@ -24,12 +24,12 @@ use mopd_compiler::plan::{
 pub use keys::{Keys, fork_of};
 pub use preflight::files;
 pub use room::Room;
-pub use run::{Progress, predict, run};
+pub use run::{JobProgress, predict, run};
 pub use why::why;
 
 use crate::failure::Result;
 use crate::model::Weights;
-use crate::prepare::{DomainData, Form};
+use crate::prepare::{DomainData, ModelSpec};
 use crate::random::stream_of;
 use crate::report::results::seeds;
 use crate::train::privacy::Privacy;
@@ -196,10 +196,10 @@ const LARGE: usize = 10_000_000;
 
 /// The cores of each task. It depends on the models alone, not on what else is running: sums over several
 /// cores are taken in another order, and a result must not depend on who ran what when.
-pub fn threads(tasks: &[Task], forms: &[Form], cores: usize) -> Vec<usize> {
+pub fn threads(tasks: &[Task], specs: &[ModelSpec], cores: usize) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
-        if Weights::parameters(&forms[model.0 as usize].config) >= LARGE { cores } else { 1 }
+        if Weights::parameters(&specs[model.0 as usize].config) >= LARGE { cores } else { 1 }
     };
     tasks.iter().map(width).collect()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::room::Room;
-use super::run::Prepared;
+use super::run::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::evaluate;
@@ -14,7 +14,7 @@ use crate::failure::{Error, Result};
 use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
-use crate::predict::{Machine, Shapes, predict};
+use crate::predict::{MachineSpeed, Shapes, predict};
 use mopd_compiler::plan::events::{Event, Predict, Prediction};
 use mopd_compiler::plan::{ModelId, Plan};
 
@@ -36,16 +36,16 @@ impl Predicted {
     /// has it. Said as soon as it is known.
     pub fn of(
         plan: &Plan,
-        prepared: &Prepared,
+        prepared: &PreparedPlan,
         store: &Path,
         (place, room): (Place, &Room),
         mode: Predict,
         control: &Control,
         waiting: impl Fn(usize) -> bool,
     ) -> Result<Predicted> {
-        let Prepared { tasks, forms, widths, domains, .. } = prepared;
+        let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
         let kind = kind(plan.experiment.dtype);
-        let shapes = Shapes::new(plan, forms);
+        let shapes = Shapes::new(plan, specs);
         let mut machine = None;
         let (began, mut tried) = (Instant::now(), HashSet::new());
         let (mut short, mut late) = (0, 0);
@@ -57,8 +57,8 @@ impl Predicted {
                 Work::Stage(id) if mode != Predict::Never => *id,
                 Work::Stage(_) => continue,
                 Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
-                    let (form, domain) = (&forms[model.0 as usize], &domains[domain.0 as usize]);
-                    let bytes = evaluate::memory(form, domain, evaluation, kind, budget);
+                    let (spec, domain) = (&specs[model.0 as usize], &domains[domain.0 as usize]);
+                    let bytes = evaluate::memory(spec, domain, evaluation, kind, budget);
                     // What is wrong with its tests an evaluation says best itself.
                     evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
                     continue;
@@ -81,7 +81,8 @@ impl Predicted {
                 let measured = std::thread::scope(|scope| {
                     let thread = scope.spawn(|| {
                         tch::set_num_threads(widths[index] as i32);
-                        let machine = machine.get_or_insert_with(|| Machine::measure(place, kind, store));
+                        let machine =
+                            machine.get_or_insert_with(|| MachineSpeed::measure(place, kind, store));
                         let thorough = mode == Predict::Full;
                         predict(plan, id, (domains, &shapes), steps, machine, (place, budget), thorough)
                     });

@@ -6,12 +6,12 @@ use std::path::Path;
 use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
 use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA};
 
-use super::run::Prepared;
+use super::run::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::prepare::Places;
-use crate::prepare::preflight::{Begun, FirstRow, ask, begin, look};
+use crate::prepare::preflight::{BegunEnvironments, FirstRow, ask, begin, look};
 use crate::store::Store;
 
 pub(super) fn check_schema(plan: &Plan) -> Result<()> {
@@ -25,12 +25,12 @@ pub(super) fn check_schema(plan: &Plan) -> Result<()> {
 /// Asks once who will be asked by tasks that are waited for: verifiers of domains, environments of stages.
 pub(super) fn ask_all(
     plan: &Plan,
-    prepared: &Prepared,
+    prepared: &PreparedPlan,
     base: &Path,
     waiting: impl Fn(usize) -> bool,
     control: &Control,
 ) -> Result<()> {
-    let Prepared { tasks, domains, .. } = prepared;
+    let PreparedPlan { tasks, domains, .. } = prepared;
     for domain in judged(plan, tasks, &waiting) {
         ask(&domains[domain.0 as usize], control)?;
     }
@@ -39,7 +39,7 @@ pub(super) fn ask_all(
         Work::Stage(id) => waiting(index).then_some(id),
         Work::Evaluate { .. } => None,
     });
-    let mut begun = Begun::new();
+    let mut begun = BegunEnvironments::new();
     for id in stages.collect::<BTreeSet<ModelId>>() {
         let model = plan.experiment.model(id);
         for train in model.stage.trains() {
@@ -53,7 +53,7 @@ pub(super) fn ask_all(
 /// these answer.
 fn ask_servers(
     plan: &Plan,
-    prepared: &Prepared,
+    prepared: &PreparedPlan,
     waiting: impl Fn(usize) -> bool,
     control: &Control,
 ) -> Result<()> {
@@ -62,8 +62,8 @@ fn ask_servers(
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
         for train in model.stage.trains().into_iter().filter(|_| waiting(index)) {
-            let form = &prepared.forms[train.start.0 as usize];
-            let (student, context) = (&form.tokenizer, form.config.context);
+            let spec = &prepared.specs[train.start.0 as usize];
+            let (student, context) = (&spec.tokenizer, spec.config.context);
             let outcome =
                 prepared.servers.compare_tokenizers(train, student, context, &mut compared, control);
             outcome.map_err(|error| error.at(model.origin))?;

@@ -3,7 +3,7 @@
 
 use crate::machine::memory;
 use crate::machine::place::Place;
-use crate::rollout::Budget;
+use crate::rollout::MemoryBudget;
 
 /// What generation may take where the system does not tell what is free.
 const UNKNOWN: usize = 1 << 30;
@@ -35,10 +35,10 @@ impl Room {
     /// For the rows that a task generates at a time. Half of the memory is for all of them: the rest is for
     /// weights, activations and what other programs will want. `exclusive`: nothing runs beside the task. No
     /// result depends on it.
-    pub fn generation(&self, exclusive: bool) -> Budget {
-        let Some(bytes) = self.bytes else { return Budget(UNKNOWN) };
+    pub fn generation(&self, exclusive: bool) -> MemoryBudget {
+        let Some(bytes) = self.bytes else { return MemoryBudget(UNKNOWN) };
         let tasks = if exclusive { 1 } else { self.workers };
-        Budget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks)
+        MemoryBudget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks)
     }
 
     /// Whether tasks that are predicted to take so much together may run side by side. What is not known is
@@ -56,11 +56,11 @@ mod tests {
     #[test]
     fn generation_gets_its_share_and_tasks_come_while_there_is_room() {
         let room = Room { bytes: Some(1000), workers: 4 };
-        assert_eq!((room.generation(true), room.generation(false)), (Budget(500), Budget(125)));
+        assert_eq!((room.generation(true), room.generation(false)), (MemoryBudget(500), MemoryBudget(125)));
         assert!(room.admits(Some(900)) && !room.admits(Some(901)) && room.admits(None));
         let unknown = Room { bytes: None, workers: 4 };
         assert!(unknown.admits(Some(u64::MAX)));
-        assert_eq!(unknown.generation(false), Budget(UNKNOWN));
+        assert_eq!(unknown.generation(false), MemoryBudget(UNKNOWN));
         let here = Room::here(2, Place::cpu());
         assert!(here.bytes.is_none_or(|bytes| (1 << 20..1 << 50).contains(&bytes)), "{here:?}");
         // A GPU that is not there.

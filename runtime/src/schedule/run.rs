@@ -15,7 +15,7 @@ use mopd_store::Lock;
 use tch::Kind;
 
 use super::exclusive::Tasks;
-use super::locking::{self, Access, Said};
+use super::locking::{self, Access, SaidOnce};
 use super::predicted::Predicted;
 use super::room::Room;
 use super::{Keys, Task, Work, fits, preflight, why};
@@ -26,12 +26,12 @@ use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, Form, Places, forms, prepare, programs};
+use crate::prepare::{DomainData, ModelSpec, Places, model_specs, prepare, programs};
 use crate::report::Record;
 use crate::report::answers::PromptAnswers;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
-use crate::report::statistics::Scores;
+use crate::report::statistics::TableScores;
 use crate::served::Servers;
 use crate::store::Store;
 use crate::tokenizer::chat;
@@ -39,7 +39,7 @@ use crate::train::Pace;
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct JobProgress {
     pub finished: u32,
     pub tasks: u32,
 }
@@ -51,7 +51,7 @@ pub(super) struct Scheduler<'a> {
     /// Cores of each task.
     pub(super) widths: &'a [usize],
     pub(super) keys: Keys,
-    pub(super) forms: &'a [Form],
+    pub(super) specs: &'a [ModelSpec],
     pub(super) domains: &'a [DomainData],
     pub(super) store: Store,
     pub(super) out: PathBuf,
@@ -71,7 +71,7 @@ pub(super) struct Scheduler<'a> {
     pub(super) guards: Mutex<Vec<GuardActed>>,
     /// Keys of results that this run computed: also a fresh run computes nothing twice.
     pub(super) made: Mutex<HashSet<String>>,
-    pub(super) said: Said,
+    pub(super) said: SaidOnce,
     pub(super) place: Place,
     pub(super) control: &'a Control,
 }
@@ -106,21 +106,21 @@ pub(super) enum TaskOutput {
 }
 
 /// A task that ended early, with what its steps left to look at.
-pub(super) struct Stopped {
+pub(super) struct TaskStopped {
     pub(super) error: Error,
     pub(super) record: Record,
 }
 
-impl From<Error> for Stopped {
-    fn from(error: Error) -> Stopped {
-        Stopped { error, record: Record::default() }
+impl From<Error> for TaskStopped {
+    fn from(error: Error) -> TaskStopped {
+        TaskStopped { error, record: Record::default() }
     }
 }
 
 /// A plan with its data.
-pub(super) struct Prepared {
+pub(super) struct PreparedPlan {
     pub(super) tasks: Vec<Task>,
-    pub(super) forms: Vec<Form>,
+    pub(super) specs: Vec<ModelSpec>,
     /// Cores of each task.
     pub(super) widths: Vec<usize>,
     pub(super) domains: Vec<DomainData>,
@@ -130,12 +130,12 @@ pub(super) struct Prepared {
 }
 
 /// The keys of everything that a run computes.
-pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic, place: Place) -> Keys {
-    let Prepared { tasks, forms, widths, domains, environments, servers } = prepared;
+pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithmetic, place: Place) -> Keys {
+    let PreparedPlan { tasks, specs, widths, domains, environments, servers } = prepared;
     let dtype = job.plan.experiment.dtype.name();
     let numeric =
         Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place, job.plan.experiment.gpu) };
-    Keys::new(&job.plan, tasks, forms, (domains, environments, servers), &numeric, widths, &job.forks)
+    Keys::new(&job.plan, tasks, specs, (domains, environments, servers), &numeric, widths, &job.forks)
 }
 
 pub(super) fn prepared(
@@ -143,20 +143,20 @@ pub(super) fn prepared(
     cache: Option<&DataCache>,
     store: Option<&Store>,
     control: &Control,
-) -> Result<Prepared> {
+) -> Result<PreparedPlan> {
     let plan = &job.plan;
     preflight::check_schema(plan)?;
     chat::look_at_the_clock();
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
     let places = Places { base, notes: &Store::notes(Path::new(&job.store)), cache, store };
-    let forms = forms(plan, places)?;
-    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
+    let specs = model_specs(plan, places)?;
+    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &specs, places)?;
     for warning in warnings {
         control.warn(warning);
     }
     super::check_privacy(plan, &tasks, &domains)?;
-    let widths = super::threads(&tasks, &forms, cores());
+    let widths = super::threads(&tasks, &specs, cores());
     let environments = plan.experiment.models.iter().map(|model| {
         let trains = model.stage.trains();
         let each = trains.into_iter().map(|train| programs(train, base));
@@ -164,7 +164,7 @@ pub(super) fn prepared(
         Ok(all.into_iter().flatten().collect())
     });
     let environments = environments.collect::<Result<_>>()?;
-    Ok(Prepared { servers: Servers::open(plan, control)?, tasks, forms, widths, domains, environments })
+    Ok(PreparedPlan { servers: Servers::open(plan, control)?, tasks, specs, widths, domains, environments })
 }
 
 /// Says what each stage of a plan will take, and runs none.
@@ -194,7 +194,7 @@ pub fn run(
     place: Place,
     cache: Option<&DataCache>,
     control: &Control,
-    progress: &mut Progress,
+    progress: &mut JobProgress,
 ) -> Result<()> {
     let started = Instant::now();
     let plan = &job.plan;
@@ -202,7 +202,7 @@ pub fn run(
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, cache, Some(&store), control)?;
-    let Prepared { tasks, forms, widths, domains, .. } = &prepared;
+    let PreparedPlan { tasks, specs, widths, domains, .. } = &prepared;
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let keys = keys_of(job, &prepared, &arithmetic, place);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
@@ -235,7 +235,7 @@ pub fn run(
         tasks,
         widths,
         keys,
-        forms,
+        specs,
         domains,
         store,
         out,
@@ -250,7 +250,7 @@ pub fn run(
         },
         guards: Mutex::default(),
         made: Mutex::default(),
-        said: Said::default(),
+        said: SaidOnce::default(),
         place,
         control,
     };
@@ -394,7 +394,7 @@ impl Scheduler<'_> {
         Ok(None)
     }
 
-    fn finish(&self, state: &mut RunState, index: usize, outcome: Result<TaskOutput, Stopped>) {
+    fn finish(&self, state: &mut RunState, index: usize, outcome: Result<TaskOutput, TaskStopped>) {
         state.running.retain(|&task| task != index);
         let task = &self.tasks[index];
         match outcome {
@@ -419,7 +419,7 @@ impl Scheduler<'_> {
                     }
                 }
             }
-            Err(Stopped { error, record }) => {
+            Err(TaskStopped { error, record }) => {
                 state.records[index] = record;
                 self.control.stop();
                 // After a failure, the other threads leave their work; that is no failure of theirs.
@@ -444,20 +444,20 @@ impl Scheduler<'_> {
         index: usize,
         inputs: &HashMap<usize, Arc<Weights>>,
         mut guard: Option<Lock>,
-    ) -> Result<TaskOutput, Stopped> {
+    ) -> Result<TaskOutput, TaskStopped> {
         let task = &self.tasks[index];
         let running = self.running.begin();
         match &task.work {
             Work::Stage(model) => {
                 let origin = self.plan.experiment.model(*model).origin;
                 self.stage(index, *model, inputs, &running, &mut guard)
-                    .map_err(|unfinished| Stopped { error: unfinished.error.at(origin), ..unfinished })
+                    .map_err(|unfinished| TaskStopped { error: unfinished.error.at(origin), ..unfinished })
             }
             Work::Evaluate { model, domain, evaluation, comparisons: _ } => {
                 let data = &self.domains[domain.0 as usize];
                 let key = self.keys.of(index);
-                let kept = self.kept(index, &mut guard, || self.store.find_value(key))?;
-                let answers = match kept {
+                let stored = self.stored(index, &mut guard, || self.store.find_value(key))?;
+                let answers = match stored {
                     Some(answers) => answers,
                     None => {
                         let weights = &inputs[&task.needs[0]];
@@ -481,9 +481,9 @@ impl Scheduler<'_> {
     }
 
     /// What is behind each comparison's table.
-    fn scores(&self, answers: &HashMap<usize, Vec<PromptAnswers>>) -> Vec<Scores> {
-        let mut scores: Vec<Scores> =
-            self.plan.experiment.comparisons.iter().map(|_| Scores::default()).collect();
+    fn scores(&self, answers: &HashMap<usize, Vec<PromptAnswers>>) -> Vec<TableScores> {
+        let mut scores: Vec<TableScores> =
+            self.plan.experiment.comparisons.iter().map(|_| TableScores::default()).collect();
         for (index, task) in self.tasks.iter().enumerate() {
             if let Work::Evaluate { model, domain, evaluation: _, comparisons } = &task.work {
                 for comparison in comparisons {

@@ -11,7 +11,7 @@ use mopd_compiler::plan::{Learner, ModelId, Objective, Pretrained, Stage, Train}
 use mopd_store::Lock;
 
 use super::exclusive::Running;
-use super::run::{Scheduler, Stopped, TaskOutput, lock};
+use super::run::{Scheduler, TaskOutput, TaskStopped, lock};
 use super::{Work, scores};
 use crate::data;
 use crate::environment::Environments;
@@ -19,12 +19,14 @@ use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::model::merge::merge;
 use crate::prepare::prompts::Prompts;
-use crate::prepare::{DomainData, Form, trained, validated};
+use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
-use crate::store::{Ancestor, Lookup, Provenance, adapter};
-use crate::train::{self, Answer, Checkpoints, RolloutCache, Route, ScoreCache, Source, Turn, Written};
+use crate::store::{Ancestor, CheckpointProvenance, Lookup, adapter};
+use crate::train::{
+    self, Checkpoints, LearnerTurn, RolloutCache, ScoreCache, Source, SourceTeachers, TrainedModel, Written,
+};
 use crate::zip::zip_equal;
 
 /// A stage at work.
@@ -41,9 +43,9 @@ struct StageJob<'a> {
 struct StageOutput {
     weights: Weights,
     record: Record,
-    adapter: adapter::Files,
+    adapter: adapter::AdapterFiles,
     /// The other models that it trained.
-    others: Vec<Answer>,
+    others: Vec<TrainedModel>,
     /// None where no model's scores are kept.
     scores_found: Option<ScoresFound>,
     /// That runs before this one took.
@@ -56,7 +58,7 @@ impl StageOutput {
         StageOutput {
             weights,
             record: Record::default(),
-            adapter: adapter::Files::new(),
+            adapter: adapter::AdapterFiles::new(),
             others: Vec::new(),
             scores_found: None,
             seconds_before: 0.0,
@@ -72,7 +74,7 @@ impl Scheduler<'_> {
         inputs: &HashMap<usize, Arc<Weights>>,
         running: &Running,
         guard: &mut Option<Lock>,
-    ) -> Result<TaskOutput, Stopped> {
+    ) -> Result<TaskOutput, TaskStopped> {
         let (name, seed) = (self.plan.experiment.model(id).name.as_str(), self.tasks[index].seed);
         let job = StageJob { index, id, name, seed, key: self.keys.of(index), inputs };
         if let Some(found) = self.find(&job, guard)? {
@@ -103,7 +105,7 @@ impl Scheduler<'_> {
             }
             self.store.find(key)
         };
-        let Some(entry) = self.kept(job.index, guard, find)? else { return Ok(None) };
+        let Some(entry) = self.stored(job.index, guard, find)? else { return Ok(None) };
         self.drop_leftovers(key, guard.is_some());
         self.look_back(job.index, job.id, &entry.record)?;
         let beside = matches!(self.plan.experiment.model(job.id).stage, Stage::Learner { .. });
@@ -122,17 +124,17 @@ impl Scheduler<'_> {
     /// A model that is read from files. Nothing is computed, so that there is nothing to keep or to publish:
     /// it would be a copy.
     fn loaded(&self, job: &StageJob) -> Option<TaskOutput> {
-        let loaded = self.forms[job.id.0 as usize].loaded.as_ref()?;
+        let loaded = self.specs[job.id.0 as usize].loaded.as_ref()?;
         let (stage, seed) = (job.name.to_owned(), job.seed);
         self.control.emit(&Event::StageFinished { stage, seed, seconds: 0.0, peak_memory: None });
         Some(TaskOutput::Weights(Arc::new(loaded.weights.clone()), Record::default()))
     }
 
-    fn compute(&self, job: &StageJob, steps: u32) -> Result<StageOutput, Stopped> {
+    fn compute(&self, job: &StageJob, steps: u32) -> Result<StageOutput, TaskStopped> {
         let stream = self.plan.stages[job.id.0 as usize].stream;
         match &self.plan.experiment.model(job.id).stage {
             Stage::Initialise(_) => {
-                let Form { config, tokenizer, .. } = self.forms[job.id.0 as usize].clone();
+                let ModelSpec { config, tokenizer, .. } = self.specs[job.id.0 as usize].clone();
                 Ok(StageOutput::new(Weights::initialise(config, tokenizer, job.seed, stream)))
             }
             Stage::Load(_) => unreachable!("what is read is opened before anything runs"),
@@ -143,10 +145,10 @@ impl Scheduler<'_> {
                 let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
                 Ok(StageOutput::new(merge(&settings.method, base.as_deref(), &models, job.seed, stream)?))
             }
-            Stage::Train(settings) => self.train(job, &[(settings, Turn::ALONE)], steps),
+            Stage::Train(settings) => self.train(job, &[(settings, LearnerTurn::ALONE)], steps),
             Stage::Joint(joint) => {
                 let learners = joint.learners.iter().map(|Learner { step, turn, every, train, .. }| {
-                    (train, Turn { name: Some(step), place: *turn, every: *every })
+                    (train, LearnerTurn { name: Some(step), place: *turn, every: *every })
                 });
                 self.train(job, &learners.collect::<Vec<_>>(), steps)
             }
@@ -207,11 +209,11 @@ impl Scheduler<'_> {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
-                route: Route::new(settings, share.domain, &trained(data, settings)?.dataset)?,
+                route: SourceTeachers::new(settings, share.domain, &trained(data, settings)?.dataset)?,
                 scorers: settings.scorers.beside_the_routed(share.domain),
                 prompts,
                 tokens: prompts
-                    .seen(&self.forms[settings.start.0 as usize].tokenizer, settings.sees.as_ref())?,
+                    .seen(&self.specs[settings.start.0 as usize].tokenizer, settings.sees.as_ref())?,
                 limit: data.limit,
                 verifier: &data.verifier,
             });
@@ -223,9 +225,9 @@ impl Scheduler<'_> {
     fn train(
         &self,
         job: &StageJob,
-        learners: &[(&Train<Objective>, Turn)],
+        learners: &[(&Train<Objective>, LearnerTurn)],
         steps: u32,
-    ) -> Result<StageOutput, Stopped> {
+    ) -> Result<StageOutput, TaskStopped> {
         let StageJob { index, id, name, seed, .. } = *job;
         let stream = super::stream(self.plan, id, self.domains);
         let mut stages = Vec::with_capacity(learners.len());
@@ -300,19 +302,20 @@ impl Scheduler<'_> {
         }
     }
 
-    fn provenance(&self, job: &StageJob, weights: &Weights) -> Provenance {
+    fn provenance(&self, job: &StageJob, weights: &Weights) -> CheckpointProvenance {
         let ancestor = |need: &usize| Ancestor {
             name: self.name(&self.tasks[*need]),
             key: self.keys.of(*need).to_owned(),
         };
         let lineage = self.tasks[job.index].needs.iter().map(ancestor).collect();
-        Provenance::new(weights, job.name, job.seed, job.key, lineage).forked_from(self.forked(job.index))
+        CheckpointProvenance::new(weights, job.name, job.seed, job.key, lineage)
+            .forked_from(self.forked(job.index))
     }
 
     fn store_result(&self, job: &StageJob, computed: &StageOutput) -> Result<()> {
         let StageOutput { weights, record, adapter, others, .. } = computed;
         // The others first: with the stage's own model, all are there.
-        for (key, Answer { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
+        for (key, TrainedModel { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
             let provenance = self.provenance(&StageJob { key, ..*job }, weights);
             self.store.insert(key, &provenance, weights, &Record::default(), adapter)?;
             lock(&self.made).insert(key.clone());
@@ -371,7 +374,7 @@ impl Scheduler<'_> {
     }
 
     /// Training that ended early: keeps the weights before the step that failed.
-    fn stopped(&self, job: &StageJob, stopped: train::Stopped) -> Stopped {
+    fn stopped(&self, job: &StageJob, stopped: train::Stopped) -> TaskStopped {
         let train::Stopped { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {
             error = match self.store.keep_last_good(job.key, &self.provenance(job, &weights), &weights) {
@@ -385,6 +388,6 @@ impl Scheduler<'_> {
                 }
             };
         }
-        Stopped { error, record }
+        TaskStopped { error, record }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::run::{Prepared, keys_of, prepared};
+use super::run::{PreparedPlan, keys_of, prepared};
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::failure::Result;
@@ -11,7 +11,7 @@ use crate::machine::arithmetic::Arithmetic;
 use crate::machine::place::Place;
 use crate::store::Store;
 use mopd_compiler::plan::events::{Event, RunJob, Versions};
-use mopd_compiler::plan::fates::{Before, KeyPart, StageFate};
+use mopd_compiler::plan::fates::{EarlierRun, KeyPart, StageFate};
 use mopd_compiler::plan::{DomainId, Plan, Train};
 use mopd_store::{read_json, write_whole};
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ pub fn why(job: &RunJob, versions: &Versions, place: Place, control: &Control) -
         let same = known.filter(|(_, noted)| noted.stage == stage && noted.seed == seed);
         let compared = same.map(|(run, noted)| {
             let out = run.out.display().to_string();
-            Before { out, changed: changed(plan, &prepared, index, &noted.parts, parts) }
+            EarlierRun { out, changed: changed(plan, &prepared, index, &noted.parts, parts) }
         });
         let before = compared.filter(|_| !kept).min_by_key(|before| before.changed.len());
         control.emit(&Event::Fate { fate: StageFate { stage, seed, kept, checkpoint, before } });
@@ -88,7 +88,7 @@ fn noted(store: &Path) -> Vec<NotedRun> {
 }
 
 /// What of a stage's key is another, in the order of what usually matters.
-fn changed(plan: &Plan, prepared: &Prepared, index: usize, old: &Value, new: &Value) -> Vec<KeyPart> {
+fn changed(plan: &Plan, prepared: &PreparedPlan, index: usize, old: &Value, new: &Value) -> Vec<KeyPart> {
     let task = &prepared.tasks[index];
     let Work::Stage(id) = task.work else { return Vec::new() };
     let stage = &plan.experiment.model(id).stage;

@@ -4,8 +4,8 @@ use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::generate;
-use super::http::{Answer, Shared};
-use super::update::Update;
+use super::http::{ResponseBody, Shared};
+use super::update::WeightsUpdate;
 use crate::control::Control;
 use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec, upload};
@@ -29,37 +29,37 @@ pub struct Limits {
 
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
+pub struct RequestRefusal {
     pub status: u16,
     pub message: String,
 }
 
-impl Refusal {
-    pub fn new(status: u16, message: impl Into<String>) -> Refusal {
-        Refusal { status, message: message.into() }
+impl RequestRefusal {
+    pub fn new(status: u16, message: impl Into<String>) -> RequestRefusal {
+        RequestRefusal { status, message: message.into() }
     }
 
-    pub fn bad(message: impl Into<String>) -> Refusal {
-        Refusal::new(400, message)
+    pub fn bad(message: impl Into<String>) -> RequestRefusal {
+        RequestRefusal::new(400, message)
     }
 
-    pub fn internal(message: impl Into<String>) -> Refusal {
-        Refusal::new(500, message)
+    pub fn internal(message: impl Into<String>) -> RequestRefusal {
+        RequestRefusal::new(500, message)
     }
 }
 
 /// What the model is asked.
-pub enum Asked {
+pub enum EngineRequest {
     LmHead,
-    Hidden { batch: own::Batch, body: Vec<u8> },
-    Score(Score),
+    Hidden { batch: own::SentBatch, body: Vec<u8> },
+    Score(ScoreRequest),
     Generate { prompts: Vec<Vec<Token>>, sampling: Sampling, seed: Option<u64> },
-    Update(Update),
+    Update(WeightsUpdate),
 }
 
 /// What is asked of the tokens of sequences behind the first `start + 1` of each.
 #[derive(Clone, Debug)]
-pub struct Score {
+pub struct ScoreRequest {
     pub sequences: Vec<Vec<Token>>,
     pub start: usize,
     /// The most probable entries, beside the token's own; all where absent.
@@ -70,7 +70,7 @@ pub struct Score {
 
 /// What is said of one token.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Position {
+pub struct TokenScores {
     pub token: Token,
     pub logp: f32,
     /// 1 for the most probable.
@@ -83,7 +83,7 @@ pub struct Position {
 /// Of one sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
-    pub positions: Vec<Position>,
+    pub positions: Vec<TokenScores>,
     /// The most probable token behind it.
     pub next: (Token, f32),
 }
@@ -96,9 +96,9 @@ pub enum Told {
 }
 
 impl Told {
-    pub fn bytes(self) -> Answer {
+    pub fn bytes(self) -> ResponseBody {
         let Told::Bytes(bytes) = self else { unreachable!("a matrix is asked for") };
-        Answer::Bytes(bytes)
+        ResponseBody::Bytes(bytes)
     }
 
     pub fn scored(self) -> Vec<Scored> {
@@ -112,7 +112,7 @@ impl Told {
     }
 }
 
-pub struct Engine {
+pub struct ServingEngine {
     pub(super) weights: Weights,
     pub(super) decoder: Decoder,
     place: Place,
@@ -120,34 +120,39 @@ pub struct Engine {
     limits: Limits,
 }
 
-impl Engine {
-    pub fn new(weights: Weights, place: Place, kind: Kind, limits: Limits) -> Engine {
+impl ServingEngine {
+    pub fn new(weights: Weights, place: Place, kind: Kind, limits: Limits) -> ServingEngine {
         let decoder = Decoder::frozen(&weights, place, kind);
-        Engine { weights, decoder, place, kind, limits }
+        ServingEngine { weights, decoder, place, kind, limits }
     }
 
-    pub fn answer(&mut self, asked: Asked, shared: &Shared, control: &Control) -> Result<Told, Refusal> {
+    pub fn answer(
+        &mut self,
+        asked: EngineRequest,
+        shared: &Shared,
+        control: &Control,
+    ) -> Result<Told, RequestRefusal> {
         let _guard = no_grad_guard();
         let count = |what: &str, tokens: usize| {
             shared.metrics.tokens.with_label_values(&[what]).inc_by(tokens as u64);
         };
         match asked {
-            Asked::LmHead => Ok(Told::Bytes(own::Matrix::of(&self.lm_head()).write(
+            EngineRequest::LmHead => Ok(Told::Bytes(own::SentTensor::of(&self.lm_head()).write(
                 "lm_head",
                 &shared.about().content,
                 &[],
             ))),
-            Asked::Hidden { batch, body } => {
+            EngineRequest::Hidden { batch, body } => {
                 let hidden = self.hidden(&batch)?;
                 count("scored", hidden.size()[0] as usize);
-                Ok(Told::Bytes(own::Matrix::of(&hidden).write("hidden", &shared.about().content, &body)))
+                Ok(Told::Bytes(own::SentTensor::of(&hidden).write("hidden", &shared.about().content, &body)))
             }
-            Asked::Score(score) => {
+            EngineRequest::Score(score) => {
                 let scored = self.score(&score)?;
                 count("scored", scored.iter().map(|of| of.positions.len()).sum());
                 Ok(Told::Scored(scored))
             }
-            Asked::Generate { prompts, sampling, seed } => {
+            EngineRequest::Generate { prompts, sampling, seed } => {
                 let lengths: Vec<usize> =
                     prompts.iter().map(|prompt| prompt.len() + sampling.max_tokens as usize).collect();
                 self.fits(&lengths)?;
@@ -155,7 +160,7 @@ impl Engine {
                 count("written", written.iter().map(|of| of.tokens.len()).sum());
                 Ok(Told::Generated(written))
             }
-            Asked::Update(update) => {
+            EngineRequest::Update(update) => {
                 let weights = update.load(&self.weights)?;
                 // One model at a time: the old one goes before the new one comes.
                 self.decoder = Decoder::frozen(&weights.weights, self.place, self.kind);
@@ -171,37 +176,47 @@ impl Engine {
         self.decoder.lm_head().detach().narrow(0, 0, self.weights.tokenizer.vocabulary() as i64)
     }
 
-    fn fits(&self, lengths: &[usize]) -> Result<(), Refusal> {
+    fn fits(&self, lengths: &[usize]) -> Result<(), RequestRefusal> {
         let Limits { tokens, context, .. } = self.limits;
         if lengths.is_empty() {
-            return Err(Refusal::bad("no sequence"));
+            return Err(RequestRefusal::bad("no sequence"));
         }
         if let Some(longest) = lengths.iter().max().filter(|longest| **longest > context) {
-            return Err(Refusal::bad(format!("{longest} tokens are more than the context of {context}")));
+            return Err(RequestRefusal::bad(format!(
+                "{longest} tokens are more than the context of {context}"
+            )));
         }
         let all: usize = lengths.iter().sum();
         if all > tokens {
-            return Err(Refusal::new(413, format!("a request has at most {tokens} tokens, this one {all}")));
+            return Err(RequestRefusal::new(
+                413,
+                format!("a request has at most {tokens} tokens, this one {all}"),
+            ));
         }
         Ok(())
     }
 
     /// Last hidden states at the scored tokens, as a run makes them of a model at hand: the sequences go
     /// through it together.
-    fn hidden(&self, batch: &own::Batch) -> Result<Tensor, Refusal> {
+    fn hidden(&self, batch: &own::SentBatch) -> Result<Tensor, RequestRefusal> {
         let entries = self.weights.tokenizer.vocabulary() as Token;
         let lengths: Vec<usize> =
             batch.sequences.iter().map(|of| of.prompt.len() + of.completion.len()).collect();
         self.fits(&lengths)?;
-        for own::Sequence { prompt, completion, scored } in &batch.sequences {
+        for own::SentSequence { prompt, completion, scored } in &batch.sequences {
             if prompt.is_empty() || completion.is_empty() {
-                return Err(Refusal::bad("a sequence has a prompt and a completion, a token each at least"));
+                return Err(RequestRefusal::bad(
+                    "a sequence has a prompt and a completion, a token each at least",
+                ));
             }
             if scored.as_ref().is_some_and(|scored| scored.len() != completion.len()) {
-                return Err(Refusal::bad("`scored` says something of every token of the completion"));
+                return Err(RequestRefusal::bad("`scored` says something of every token of the completion"));
             }
             if let Some(id) = prompt.iter().chain(completion).find(|id| !(0..entries).contains(*id)) {
-                return Err(Refusal::bad(format!("{id} is no token id: they go from 0 to {}", entries - 1)));
+                return Err(RequestRefusal::bad(format!(
+                    "{id} is no token id: they go from 0 to {}",
+                    entries - 1
+                )));
             }
         }
         let sequences = batch
@@ -211,18 +226,18 @@ impl Engine {
         Ok(self.decoder.hidden(&PackedBatch::masked(sequences, self.place.device)))
     }
 
-    fn score(&self, score: &Score) -> Result<Vec<Scored>, Refusal> {
-        let Score { sequences, start, top, chosen } = score;
+    fn score(&self, score: &ScoreRequest) -> Result<Vec<Scored>, RequestRefusal> {
+        let ScoreRequest { sequences, start, top, chosen } = score;
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
         self.fits(&lengths)?;
         if sequences.iter().any(|ids| ids.len() <= *start) {
-            return Err(Refusal::bad("nothing stands where the log-probabilities are to begin"));
+            return Err(RequestRefusal::bad("nothing stands where the log-probabilities are to begin"));
         }
         let vocabulary = self.weights.tokenizer.vocabulary() as i64;
         let asked = top.map_or(vocabulary, i64::from);
         if self.limits.entries.is_some_and(|most| asked > i64::from(most)) {
             let most = self.limits.entries.unwrap_or_default();
-            return Err(Refusal::bad(format!(
+            return Err(RequestRefusal::bad(format!(
                 "at most {most} entries of a token are listed (`--max-logprobs`)"
             )));
         }
@@ -238,7 +253,7 @@ impl Engine {
         let mut positions = positions.into_iter();
         let mut scored = Vec::with_capacity(sequences.len());
         for ids in sequences {
-            let own: Vec<Position> = positions.by_ref().take(ids.len() - start - 1).collect();
+            let own: Vec<TokenScores> = positions.by_ref().take(ids.len() - start - 1).collect();
             let last = positions.next().expect("a position behind the last token");
             let next = last.top.first().copied();
             scored.push(Scored { positions: own, next: next.unwrap_or((last.token, last.logp)) });
@@ -246,7 +261,7 @@ impl Engine {
         Ok(scored)
     }
 
-    fn positions(&self, hidden: &Tensor, targets: &[Token], top: i64, chosen: &[Token]) -> Vec<Position> {
+    fn positions(&self, hidden: &Tensor, targets: &[Token], top: i64, chosen: &[Token]) -> Vec<TokenScores> {
         let tokenizer = &self.weights.tokenizer;
         let (lm_head, softcap) = (self.lm_head(), self.weights.config.logit_softcap);
         let on_device = |ids: &[Token]| upload(ids, self.place.device);
@@ -276,7 +291,7 @@ impl Engine {
             let (own, ranks, k) = (to_vec(&own), to_vec(&ranks), top as usize);
             for (row, token) in targets.iter().enumerate() {
                 let of_row = row * k..(row + 1) * k;
-                positions.push(Position {
+                positions.push(TokenScores {
                     token: *token,
                     logp: own[row],
                     rank: ranks[row] as u32,

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use mopd_compiler::plan::Sampling;
 use serde_json::{Map, Value};
 
-use super::engine::Refusal;
+use super::engine::RequestRefusal;
 use crate::control::Control;
 use crate::model::Decoder;
 use crate::random::{Key, Purpose, stream_of};
@@ -20,14 +20,14 @@ pub fn generate(
     sampling: &Sampling,
     seed: Option<u64>,
     control: &Control,
-) -> Result<Vec<Completion>, Refusal> {
+) -> Result<Vec<Completion>, RequestRefusal> {
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(prompts));
     let key = Key::new(seed, stream_of("serve"), Purpose::Sample, 0);
     let asked: Vec<Prompt> =
         prompts.iter().zip(0..).map(|(tokens, id)| Prompt { tokens, id, sample: 0, limit: None }).collect();
     let budget = Room::here(1, decoder.place).generation(true);
     rollout(decoder, &asked, sampling, key, budget, control)
-        .map_err(|error| Refusal::internal(error.to_string()))
+        .map_err(|error| RequestRefusal::internal(error.to_string()))
 }
 
 /// Settings that would change nothing.
@@ -43,44 +43,48 @@ fn is_neutral(value: &Value) -> bool {
 }
 
 /// What changes an answer and is not done is said, rather than left out.
-pub fn only(asked: &Map<String, Value>, known: &[&str], neutral: &[(&str, f64)]) -> Result<(), Refusal> {
+pub fn only(
+    asked: &Map<String, Value>,
+    known: &[&str],
+    neutral: &[(&str, f64)],
+) -> Result<(), RequestRefusal> {
     for (name, value) in asked {
         let usual = neutral.iter().any(|(of, usual)| of == name && value.as_f64() == Some(*usual));
         if !known.contains(&name.as_str()) && !usual && !is_neutral(value) {
-            return Err(Refusal::bad(format!("`{name}` is not supported by `mopd serve`")));
+            return Err(RequestRefusal::bad(format!("`{name}` is not supported by `mopd serve`")));
         }
     }
     Ok(())
 }
 
 /// A setting that is a number, or not given.
-pub fn number(asked: &Map<String, Value>, name: &str) -> Result<Option<f64>, Refusal> {
+pub fn number(asked: &Map<String, Value>, name: &str) -> Result<Option<f64>, RequestRefusal> {
     match asked.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
             let number = value.as_f64().filter(|number| number.is_finite());
-            number.map(Some).ok_or_else(|| Refusal::bad(format!("`{name}` is a number, not {value}")))
+            number.map(Some).ok_or_else(|| RequestRefusal::bad(format!("`{name}` is a number, not {value}")))
         }
     }
 }
 
-pub fn count(asked: &Map<String, Value>, name: &str) -> Result<Option<i64>, Refusal> {
+pub fn count(asked: &Map<String, Value>, name: &str) -> Result<Option<i64>, RequestRefusal> {
     match number(asked, name)? {
         None => Ok(None),
         Some(number) if number.fract() == 0.0 && number.abs() < 1e9 => Ok(Some(number as i64)),
-        Some(number) => Err(Refusal::bad(format!("`{name}` is a whole number, not {number}"))),
+        Some(number) => Err(RequestRefusal::bad(format!("`{name}` is a whole number, not {number}"))),
     }
 }
 
 /// How completions are drawn, in the words that both engines share.
-pub fn sampling(asked: &Map<String, Value>, n: u32, max_tokens: u32) -> Result<Sampling, Refusal> {
+pub fn sampling(asked: &Map<String, Value>, n: u32, max_tokens: u32) -> Result<Sampling, RequestRefusal> {
     let temperature = number(asked, "temperature")?.unwrap_or(1.0);
     if temperature < 0.0 {
-        return Err(Refusal::bad("`temperature` is 0 or more"));
+        return Err(RequestRefusal::bad("`temperature` is 0 or more"));
     }
     let top_p = number(asked, "top_p")?.filter(|p| *p < 1.0);
     if top_p.is_some_and(|p| p <= 0.0) {
-        return Err(Refusal::bad("`top_p` is above 0"));
+        return Err(RequestRefusal::bad("`top_p` is above 0"));
     }
     // 0 and -1 are all.
     let top_k = count(asked, "top_k")?.and_then(|k| u32::try_from(k).ok()).filter(|k| *k > 0);

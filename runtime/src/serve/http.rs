@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::engine::{Asked, Limits, Refusal, Told};
+use super::engine::{EngineRequest, Limits, RequestRefusal, Told};
 use super::metrics::Metrics;
 use super::update::{self, Updates};
 use super::{About, sglang, vllm};
-use crate::served::{Identity, own};
+use crate::served::{ServerIdentity, own};
 use crate::tokenizer::{Token, Tokenizer};
 
 /// Of a request's body: ids as text take some bytes each.
@@ -33,7 +33,7 @@ pub struct Shared {
     pub name: String,
     /// A hash: what is compared takes as long whatever is wrong with it.
     pub key: Option<blake3::Hash>,
-    pub queue: SyncSender<Work>,
+    pub queue: SyncSender<QueuedRequest>,
     pub metrics: Metrics,
     pub about: RwLock<About>,
     pub tokenizer: Arc<Tokenizer>,
@@ -44,12 +44,12 @@ pub struct Shared {
 }
 
 /// A request that waits for the model.
-pub struct Work {
-    pub asked: Asked,
-    pub reply: oneshot::Sender<Result<Told, Refusal>>,
+pub struct QueuedRequest {
+    pub asked: EngineRequest,
+    pub reply: oneshot::Sender<Result<Told, RequestRefusal>>,
 }
 
-pub enum Answer {
+pub enum ResponseBody {
     Json(Value),
     Text(String),
     Bytes(Vec<u8>),
@@ -60,9 +60,9 @@ impl Shared {
         self.about.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> ServerIdentity {
         let about = self.about();
-        Identity {
+        ServerIdentity {
             model: self.name.clone(),
             root: None,
             weights: Some(about.content),
@@ -74,14 +74,14 @@ impl Shared {
     }
 
     /// Hands over to the thread that holds the model, and waits for it.
-    pub async fn ask(&self, asked: Asked) -> Result<Told, Refusal> {
+    pub async fn ask(&self, asked: EngineRequest) -> Result<Told, RequestRefusal> {
         let (reply, told) = oneshot::channel();
-        self.queue.try_send(Work { asked, reply }).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::new(503, "too many requests wait: come back later"),
-            TrySendError::Disconnected(_) => Refusal::new(503, "the server is ending"),
+        self.queue.try_send(QueuedRequest { asked, reply }).map_err(|error| match error {
+            TrySendError::Full(_) => RequestRefusal::new(503, "too many requests wait: come back later"),
+            TrySendError::Disconnected(_) => RequestRefusal::new(503, "the server is ending"),
         })?;
         self.metrics.waiting.inc();
-        told.await.unwrap_or_else(|_| Err(Refusal::new(503, "the server is ending")))
+        told.await.unwrap_or_else(|_| Err(RequestRefusal::new(503, "the server is ending")))
     }
 
     fn may(&self, request: &Request) -> bool {
@@ -119,10 +119,10 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let started = Instant::now();
     let path = PATHS.into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
     let (status, kind, body) = match of_request(&shared, path, request).await {
-        Ok(Answer::Json(value)) => (200, "application/json", Body::from(value.to_string())),
-        Ok(Answer::Text(text)) => (200, "text/plain; version=0.0.4", Body::from(text)),
-        Ok(Answer::Bytes(bytes)) => (200, "application/octet-stream", Body::from(bytes)),
-        Err(Refusal { status, message }) => {
+        Ok(ResponseBody::Json(value)) => (200, "application/json", Body::from(value.to_string())),
+        Ok(ResponseBody::Text(text)) => (200, "text/plain; version=0.0.4", Body::from(text)),
+        Ok(ResponseBody::Bytes(bytes)) => (200, "application/octet-stream", Body::from(bytes)),
+        Err(RequestRefusal { status, message }) => {
             let said = json!({ "error": { "message": message, "code": status } });
             (status, "application/json", Body::from(said.to_string()))
         }
@@ -136,53 +136,60 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         .expect("a status, a header and a body make a response")
 }
 
-async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Answer, Refusal> {
+async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<ResponseBody, RequestRefusal> {
     if path == "/health" || path == "/ping" {
-        return Ok(Answer::Text(String::new()));
+        return Ok(ResponseBody::Text(String::new()));
     }
     if !shared.may(&request) {
-        return Err(Refusal::new(401, "requests need a key: `Authorization: Bearer ...`"));
+        return Err(RequestRefusal::new(401, "requests need a key: `Authorization: Bearer ...`"));
     }
     let method = request.method().clone();
     let body = read(request).await?;
-    let get =
-        || if method == Method::GET { Ok(()) } else { Err(Refusal::new(405, "only GET is answered here")) };
-    let posted = || -> Result<Value, Refusal> {
-        if method != Method::POST {
-            return Err(Refusal::new(405, "only POST is answered here"));
+    let get = || {
+        if method == Method::GET {
+            Ok(())
+        } else {
+            Err(RequestRefusal::new(405, "only GET is answered here"))
         }
-        serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not JSON: {error}")))
+    };
+    let posted = || -> Result<Value, RequestRefusal> {
+        if method != Method::POST {
+            return Err(RequestRefusal::new(405, "only POST is answered here"));
+        }
+        serde_json::from_slice(&body)
+            .map_err(|error| RequestRefusal::bad(format!("the body is not JSON: {error}")))
     };
     match path {
-        "/metrics" => get().map(|()| Answer::Text(shared.metrics.text())),
-        "/v1/models" => get().map(|()| Answer::Json(models(shared))),
-        "/model_info" => get().map(|()| Answer::Json(model_info(shared))),
+        "/metrics" => get().map(|()| ResponseBody::Text(shared.metrics.text())),
+        "/v1/models" => get().map(|()| ResponseBody::Json(models(shared))),
+        "/model_info" => get().map(|()| ResponseBody::Json(model_info(shared))),
         own::MODEL => {
             get()?;
-            Ok(Answer::Json(serde_json::to_value(shared.identity()).expect("it is plain data")))
+            Ok(ResponseBody::Json(serde_json::to_value(shared.identity()).expect("it is plain data")))
         }
         own::LM_HEAD => {
             get()?;
-            shared.ask(Asked::LmHead).await.map(Told::bytes)
+            shared.ask(EngineRequest::LmHead).await.map(Told::bytes)
         }
         own::HIDDEN => {
-            let batch: own::Batch = serde_json::from_value(posted()?)
-                .map_err(|error| Refusal::bad(format!("the body is no batch of sequences: {error}")))?;
-            shared.ask(Asked::Hidden { batch, body: body.to_vec() }).await.map(Told::bytes)
+            let batch: own::SentBatch = serde_json::from_value(posted()?).map_err(|error| {
+                RequestRefusal::bad(format!("the body is no batch of sequences: {error}"))
+            })?;
+            shared.ask(EngineRequest::Hidden { batch, body: body.to_vec() }).await.map(Told::bytes)
         }
-        "/v1/completions" => vllm::completions(shared, &posted()?).await.map(Answer::Json),
-        "/generate" => sglang::generate(shared, &posted()?).await.map(Answer::Json),
+        "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Json),
+        "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Json),
         "/tokenize" => tokenize(shared, &posted()?),
         "/detokenize" => detokenize(shared, &posted()?),
-        "/update_weights_from_disk" => update::of_sglang(shared, &posted()?).await.map(Answer::Json),
-        "/collective_rpc" => update::of_vllm(shared, &posted()?).await.map(Answer::Json),
-        "/reset_prefix_cache" => Ok(Answer::Json(json!({}))),
-        _ => Err(Refusal::new(404, "there is no such path")),
+        "/update_weights_from_disk" => update::of_sglang(shared, &posted()?).await.map(ResponseBody::Json),
+        "/collective_rpc" => update::of_vllm(shared, &posted()?).await.map(ResponseBody::Json),
+        "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({}))),
+        _ => Err(RequestRefusal::new(404, "there is no such path")),
     }
 }
 
-async fn read(request: Request) -> Result<axum::body::Bytes, Refusal> {
-    let too_long = || Refusal::new(413, format!("a body has at most {} MiB", LARGEST >> 20));
+async fn read(request: Request) -> Result<axum::body::Bytes, RequestRefusal> {
+    let too_long = || RequestRefusal::new(413, format!("a body has at most {} MiB", LARGEST >> 20));
     let said =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if said.is_some_and(|length| length > LARGEST as u64) {
@@ -191,7 +198,7 @@ async fn read(request: Request) -> Result<axum::body::Bytes, Refusal> {
     match timeout(PATIENCE, to_bytes(request.into_body(), LARGEST)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(too_long()),
-        Err(_) => Err(Refusal::new(408, "the body did not arrive")),
+        Err(_) => Err(RequestRefusal::new(408, "the body did not arrive")),
     }
 }
 
@@ -221,28 +228,30 @@ fn model_info(shared: &Shared) -> Value {
 }
 
 /// Ids of a list, each one that the model has.
-pub fn ids(shared: &Shared, value: &Value) -> Result<Vec<Token>, Refusal> {
-    let list = value.as_array().ok_or_else(|| Refusal::bad("token ids are a list of numbers"))?;
+pub fn ids(shared: &Shared, value: &Value) -> Result<Vec<Token>, RequestRefusal> {
+    let list = value.as_array().ok_or_else(|| RequestRefusal::bad("token ids are a list of numbers"))?;
     let entries = shared.tokenizer.vocabulary() as i64;
     let id = |value: &Value| {
         let id = value.as_i64().filter(|id| (0..entries).contains(id));
-        id.ok_or_else(|| Refusal::bad(format!("{value} is no token id: they go from 0 to {}", entries - 1)))
+        id.ok_or_else(|| {
+            RequestRefusal::bad(format!("{value} is no token id: they go from 0 to {}", entries - 1))
+        })
     };
     list.iter().map(id).collect()
 }
 
-fn tokenize(shared: &Shared, asked: &Value) -> Result<Answer, Refusal> {
-    let text = asked["prompt"].as_str().ok_or_else(|| Refusal::bad("`prompt` is a text"))?;
+fn tokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, RequestRefusal> {
+    let text = asked["prompt"].as_str().ok_or_else(|| RequestRefusal::bad("`prompt` is a text"))?;
     let special = asked["add_special_tokens"].as_bool().unwrap_or(true);
     let tokens = if special { shared.tokenizer.prompt(text) } else { shared.tokenizer.encode(text) };
-    let tokens = tokens.map_err(|error| Refusal::bad(error.to_string()))?;
+    let tokens = tokens.map_err(|error| RequestRefusal::bad(error.to_string()))?;
     let (count, context) = (tokens.len(), shared.limits.context);
-    Ok(Answer::Json(json!({ "tokens": tokens, "count": count, "max_model_len": context })))
+    Ok(ResponseBody::Json(json!({ "tokens": tokens, "count": count, "max_model_len": context })))
 }
 
 /// In the words of both engines.
-fn detokenize(shared: &Shared, asked: &Value) -> Result<Answer, Refusal> {
+fn detokenize(shared: &Shared, asked: &Value) -> Result<ResponseBody, RequestRefusal> {
     let ids = ids(shared, &asked["tokens"])?;
-    let text = shared.tokenizer.as_read(&ids).map_err(|error| Refusal::bad(error.to_string()))?;
-    Ok(Answer::Json(json!({ "prompt": text, "text": text })))
+    let text = shared.tokenizer.as_read(&ids).map_err(|error| RequestRefusal::bad(error.to_string()))?;
+    Ok(ResponseBody::Json(json!({ "prompt": text, "text": text })))
 }

@@ -20,15 +20,15 @@ use std::time::Duration;
 use mopd_compiler::plan::Pretrained;
 use mopd_compiler::plan::events::{Event, FailureKind, ServeJob};
 
-use self::engine::{Engine, Limits, Refusal};
-use self::http::{Shared, Work};
+use self::engine::{Limits, RequestRefusal, ServingEngine};
+use self::http::{QueuedRequest, Shared};
 use self::metrics::Metrics;
 use self::update::Updates;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::device::kind;
 use crate::machine::place::Place;
-use crate::prepare::load::{Loaded, load};
+use crate::prepare::load::{LoadedModel, load};
 use crate::tokenizer::Tokenizer;
 
 /// Requests that wait; others are told to come back.
@@ -58,12 +58,12 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let updates = job.updates.as_ref().map(|folder| Updates::within(Path::new(folder))).transpose()?;
     let (base, nowhere) = (Path::new(&job.base), PathBuf::new());
     let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
-    let Loaded { weights, content } = load(&named, base, &nowhere)?;
+    let LoadedModel { weights, content } = load(&named, base, &nowhere)?;
     let context = weights.config.context;
     let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };
     let tokenizer: Arc<Tokenizer> = weights.tokenizer.clone();
     let about = About { version: content.clone(), content, files: job.model.clone() };
-    let (queue, waiting) = sync_channel::<Work>(WAITING);
+    let (queue, waiting) = sync_channel::<QueuedRequest>(WAITING);
     let shared = Arc::new(Shared {
         name: job.name.clone(),
         key: key.map(|key| blake3::hash(key.as_bytes())),
@@ -76,7 +76,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
         updates,
         limits,
     });
-    let mut engine = Engine::new(weights, place, kind(job.dtype), limits);
+    let mut engine = ServingEngine::new(weights, place, kind(job.dtype), limits);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_io()
@@ -102,7 +102,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
             break Err(stopped);
         }
         match waiting.recv_timeout(LOOK) {
-            Ok(Work { asked, reply }) => {
+            Ok(QueuedRequest { asked, reply }) => {
                 shared.metrics.waiting.dec();
                 // Nobody waits for it any more.
                 if reply.is_closed() {
@@ -110,7 +110,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
                 }
                 let answer = catch_unwind(AssertUnwindSafe(|| engine.answer(asked, &shared, control)));
                 let answer = answer.unwrap_or_else(|panic| {
-                    Err(Refusal::internal(Error::from_panic(panic.as_ref()).to_string()))
+                    Err(RequestRefusal::internal(Error::from_panic(panic.as_ref()).to_string()))
                 });
                 let _ = reply.send(answer);
             }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::engine::{Asked, Refusal, Score, Scored};
+use super::engine::{EngineRequest, RequestRefusal, ScoreRequest, Scored};
 use super::generate::{count, only, sampling};
 use super::http::{Shared, ids};
 use crate::rollout::Completion;
@@ -32,29 +32,30 @@ const SAMPLING: &[&str] = &[
 ];
 const NEUTRAL: &[(&str, f64)] = &[("repetition_penalty", 1.0)];
 
-pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, Refusal> {
-    let asked = asked.as_object().ok_or_else(|| Refusal::bad("the body is an object"))?;
+pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
+    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
     only(asked, KNOWN, &[])?;
     let none = Map::new();
     let settings = asked.get("sampling_params").and_then(Value::as_object).unwrap_or(&none);
     only(settings, SAMPLING, NEUTRAL)?;
     let (prompts, several) = inputs(shared, asked)?;
     let n = u32::try_from(count(settings, "n")?.unwrap_or(1)).ok().filter(|n| *n == 1);
-    n.ok_or_else(|| Refusal::bad("`n` is 1 here: send the input once for each completion"))?;
+    n.ok_or_else(|| RequestRefusal::bad("`n` is 1 here: send the input once for each completion"))?;
     let max_tokens = u32::try_from(count(settings, "max_new_tokens")?.unwrap_or(128));
-    let max_tokens = max_tokens.map_err(|_| Refusal::bad("`max_new_tokens` is 0 or more"))?;
+    let max_tokens = max_tokens.map_err(|_| RequestRefusal::bad("`max_new_tokens` is 0 or more"))?;
     let logprobs = asked.get("return_logprob") == Some(&json!(true));
     let start = count(asked, "logprob_start_len")?.unwrap_or(-1);
     let top = count(asked, "top_logprobs_num")?.unwrap_or(0);
-    let top = u32::try_from(top).map_err(|_| Refusal::bad("`top_logprobs_num` is 0 or more"))?;
+    let top = u32::try_from(top).map_err(|_| RequestRefusal::bad("`top_logprobs_num` is 0 or more"))?;
     let chosen = match asked.get("token_ids_logprob") {
         None | Some(Value::Null) => Vec::new(),
         Some(list) => ids(shared, list)?,
     };
     let scored = match usize::try_from(start) {
         Ok(start) if logprobs => {
-            let score = Score { sequences: prompts.clone(), start, top: Some(top), chosen: chosen.clone() };
-            Some(shared.ask(Asked::Score(score)).await?.scored())
+            let score =
+                ScoreRequest { sequences: prompts.clone(), start, top: Some(top), chosen: chosen.clone() };
+            Some(shared.ask(EngineRequest::Score(score)).await?.scored())
         }
         _ => None,
     };
@@ -63,7 +64,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, Refusal> 
     } else {
         let seed = count(settings, "sampling_seed")?.map(|seed| seed as u64);
         let sampling = sampling(settings, 1, max_tokens)?;
-        let generate = Asked::Generate { prompts: prompts.clone(), sampling, seed };
+        let generate = EngineRequest::Generate { prompts: prompts.clone(), sampling, seed };
         shared.ask(generate).await?.generated().into_iter().map(Some).collect()
     };
     let version = shared.about().version;
@@ -120,18 +121,19 @@ fn of_input(
 }
 
 /// One input, or a list of them.
-fn inputs(shared: &Shared, asked: &Map<String, Value>) -> Result<(Vec<Vec<Token>>, bool), Refusal> {
-    let of_text = |text: &str| shared.tokenizer.prompt(text).map_err(|error| Refusal::bad(error.to_string()));
+fn inputs(shared: &Shared, asked: &Map<String, Value>) -> Result<(Vec<Vec<Token>>, bool), RequestRefusal> {
+    let of_text =
+        |text: &str| shared.tokenizer.prompt(text).map_err(|error| RequestRefusal::bad(error.to_string()));
     let (prompts, several) = match (asked.get("input_ids"), asked.get("text")) {
         (Some(Value::Array(list)), _) if list.iter().any(Value::is_array) => {
             (list.iter().map(|of| ids(shared, of)).collect::<Result<Vec<_>, _>>()?, true)
         }
         (Some(list @ Value::Array(_)), _) => (vec![ids(shared, list)?], false),
         (_, Some(Value::String(text))) => (vec![of_text(text)?], false),
-        _ => return Err(Refusal::bad("`input_ids` is a list of token ids, or a list of such lists")),
+        _ => return Err(RequestRefusal::bad("`input_ids` is a list of token ids, or a list of such lists")),
     };
     if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
-        return Err(Refusal::bad("an input has a token at least"));
+        return Err(RequestRefusal::bad("an input has a token at least"));
     }
     Ok((prompts, several))
 }

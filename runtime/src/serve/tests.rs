@@ -21,8 +21,8 @@ use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
 use crate::model::{Decoder, PackedBatch, Weights};
-use crate::served::{Patience, Reading, Scores, Server};
-use crate::store::{Provenance, Store};
+use crate::served::{Patience, ScoredSequence, ServedScores, Server};
+use crate::store::{CheckpointProvenance, Store};
 use crate::tokenizer::Token;
 
 /// Lines that a job says.
@@ -89,7 +89,7 @@ fn start(job: ServeJob) -> Running {
 /// A model in a folder, by its name.
 fn saved(weights: &Weights, folder: &Path, name: &str) -> PathBuf {
     let store = Store::open(&folder.join("store")).unwrap();
-    let provenance = Provenance::new(weights, name, 1, name, Vec::new());
+    let provenance = CheckpointProvenance::new(weights, name, 1, name, Vec::new());
     store.insert(name, &provenance, weights, &Default::default(), &Vec::new()).unwrap();
     store.publish(name, folder, name, 1).unwrap();
     folder.join(format!("models/{name}-seed1")).canonicalize().unwrap()
@@ -100,25 +100,25 @@ fn served(engine: Engine, url: &str, answers: Answers) -> Served {
 }
 
 /// Prompts and completions of several lengths; of one, some tokens are not scored.
-fn readings(count: usize) -> Vec<Reading> {
+fn readings(count: usize) -> Vec<ScoredSequence> {
     let token = |place: usize| (97 + place * 7 % 26) as Token;
     let one = |index: usize| {
         let prompt = (0..1 + index % 4).map(|place| token(place + index)).collect();
         let completion: Vec<Token> = (0..2 + index % 5).map(|place| token(3 * place + index)).collect();
         let scored = (index % 3 == 1).then(|| (0..completion.len()).map(|place| place != 1).collect());
-        Reading { prompt, completion, scored }
+        ScoredSequence { prompt, completion, scored }
     };
     (0..count).map(one).collect()
 }
 
-fn packed(readings: &[Reading]) -> PackedBatch {
+fn packed(readings: &[ScoredSequence]) -> PackedBatch {
     let sequences =
         readings.iter().map(|of| (of.prompt.as_slice(), of.completion.as_slice(), of.scored.as_deref()));
     PackedBatch::masked(sequences, Device::Cpu)
 }
 
 /// Log-probabilities `[scored tokens, vocabulary]` and the tokens, as a run makes them of a model at hand.
-fn at_hand(weights: &Weights, readings: &[Reading]) -> (Tensor, Vec<Token>) {
+fn at_hand(weights: &Weights, readings: &[ScoredSequence]) -> (Tensor, Vec<Token>) {
     let _guard = no_grad_guard();
     let decoder = Decoder::frozen(weights, Place::cpu(), Kind::Float);
     let batch = packed(readings);
@@ -138,7 +138,7 @@ fn whole_distributions_cross_to_the_bit() {
     let entries = weights.tokenizer.vocabulary();
     let batches = [readings(5), readings(9)];
     let scores = client.score(&batches, entries, Patience::of(&control)).unwrap();
-    let Scores::Hidden { batches: hidden, lm_head, softcap } = scores else { panic!("hidden states") };
+    let ServedScores::Hidden { batches: hidden, lm_head, softcap } = scores else { panic!("hidden states") };
     assert_eq!((hidden.len(), softcap), (2, None));
     let decoder = Decoder::frozen(&weights, Place::cpu(), Kind::Float);
     for (hidden, readings) in hidden.iter().zip(&batches) {
@@ -170,7 +170,7 @@ fn both_dialects_say_what_a_model_at_hand_says() {
         let client = Server::open(&served(engine, &server.url, answers), &control).unwrap();
         client.compare_tokenizer(&weights.tokenizer, &control).unwrap();
         let scores = client.score(std::slice::from_ref(&readings), entries, Patience::of(&control)).unwrap();
-        let Scores::Listed(listed) = scores else { panic!("listed entries") };
+        let ServedScores::Listed(listed) = scores else { panic!("listed entries") };
         let listed: Vec<_> = listed.into_iter().flat_map(|of| of.tokens).collect();
         assert_eq!(listed.len(), tokens.len(), "{engine:?} {answers:?}");
         for (row, (listed, token)) in listed.iter().zip(&tokens).enumerate() {
@@ -225,7 +225,8 @@ fn weights_are_replaced_from_an_allowed_folder_and_a_run_notices() {
     let (was, is) = (old_by_name.identity(), open(Engine::Sglang, Answers::Sampled));
     assert_eq!(is.identity().weights.as_deref(), Some("step 10"));
     assert_ne!(was.hash(), is.identity().hash());
-    let Scores::Hidden { batches, .. } = new.score(&[readings(3)], entries, Patience::of(&control)).unwrap()
+    let ServedScores::Hidden { batches, .. } =
+        new.score(&[readings(3)], entries, Patience::of(&control)).unwrap()
     else {
         panic!("hidden states")
     };

@@ -9,11 +9,11 @@ use mopd_compiler::plan::events::FailureKind;
 use serde_json::{Value, json};
 
 use super::About;
-use super::engine::{Asked, Refusal};
+use super::engine::{EngineRequest, RequestRefusal};
 use super::http::Shared;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
-use crate::prepare::load::{Loaded, load};
+use crate::prepare::load::{LoadedModel, load};
 
 /// The folder that new weights may come from.
 pub struct Updates {
@@ -21,7 +21,7 @@ pub struct Updates {
 }
 
 /// Weights that are to be taken.
-pub struct Update {
+pub struct WeightsUpdate {
     folder: PathBuf,
     version: Option<String>,
 }
@@ -37,26 +37,27 @@ impl Updates {
     }
 
     /// Nothing outside the folder is told apart: whether it exists is nobody's concern.
-    fn find(&self, path: &str, version: Option<String>) -> Result<Update, Refusal> {
+    fn find(&self, path: &str, version: Option<String>) -> Result<WeightsUpdate, RequestRefusal> {
         let inside = self.folder.join(path).canonicalize().ok();
         let inside = inside.filter(|path| path.starts_with(&self.folder) && path.is_dir());
-        let folder = inside.ok_or_else(|| Refusal::new(403, "weights are not taken from there"))?;
-        Ok(Update { folder, version })
+        let folder = inside.ok_or_else(|| RequestRefusal::new(403, "weights are not taken from there"))?;
+        Ok(WeightsUpdate { folder, version })
     }
 }
 
-impl Update {
+impl WeightsUpdate {
     /// # Errors
     /// If the weights are of another model.
-    pub fn load(&self, known: &Weights) -> Result<Loaded, Refusal> {
-        let folder = self.folder.to_str().ok_or_else(|| Refusal::bad("the path is not text"))?;
+    pub fn load(&self, known: &Weights) -> Result<LoadedModel, RequestRefusal> {
+        let folder = self.folder.to_str().ok_or_else(|| RequestRefusal::bad("the path is not text"))?;
         let named = Pretrained::Checkpoint { folder: folder.to_owned() };
         let loaded = load(&named, Path::new("/"), &PathBuf::new());
-        let loaded = loaded.map_err(|error| Refusal::bad(format!("these weights can't be read: {error}")))?;
+        let loaded =
+            loaded.map_err(|error| RequestRefusal::bad(format!("these weights can't be read: {error}")))?;
         if *loaded.weights.config != *known.config
             || loaded.weights.tokenizer.hash() != known.tokenizer.hash()
         {
-            return Err(Refusal::bad("these are the weights of another model"));
+            return Err(RequestRefusal::bad("these are the weights of another model"));
         }
         Ok(loaded)
     }
@@ -69,25 +70,25 @@ impl Update {
     }
 }
 
-async fn update(shared: &Shared, path: &Value, version: &Value) -> Result<(), Refusal> {
+async fn update(shared: &Shared, path: &Value, version: &Value) -> Result<(), RequestRefusal> {
     let Some(updates) = &shared.updates else {
-        return Err(Refusal::new(403, "updates are not allowed: start with `--allow-updates FOLDER`"));
+        return Err(RequestRefusal::new(403, "updates are not allowed: start with `--allow-updates FOLDER`"));
     };
-    let path = path.as_str().ok_or_else(|| Refusal::bad("the path of the weights is a text"))?;
+    let path = path.as_str().ok_or_else(|| RequestRefusal::bad("the path of the weights is a text"))?;
     let update = updates.find(path, version.as_str().map(str::to_owned))?;
-    shared.ask(Asked::Update(update)).await.map(|_| ())
+    shared.ask(EngineRequest::Update(update)).await.map(|_| ())
 }
 
 /// `/update_weights_from_disk`
-pub async fn of_sglang(shared: &Shared, asked: &Value) -> Result<Value, Refusal> {
+pub async fn of_sglang(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     update(shared, &asked["model_path"], &asked["weight_version"]).await?;
     Ok(json!({ "success": true, "message": "the weights were taken", "num_paused_requests": 0 }))
 }
 
 /// `/collective_rpc` with `reload_weights`
-pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, Refusal> {
+pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     if asked["method"] != json!("reload_weights") {
-        return Err(Refusal::bad("only `reload_weights` is answered here"));
+        return Err(RequestRefusal::bad("only `reload_weights` is answered here"));
     }
     update(shared, &asked["kwargs"]["weights_path"], &Value::Null).await?;
     Ok(json!({ "results": [null] }))

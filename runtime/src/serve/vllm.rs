@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::engine::{Asked, Position, Refusal, Score};
+use super::engine::{EngineRequest, RequestRefusal, ScoreRequest, TokenScores};
 use super::generate::{count, only, sampling};
 use super::http::{Shared, ids};
 use crate::tokenizer::Token;
@@ -28,31 +28,33 @@ const KNOWN: &[&str] = &[
 ];
 const NEUTRAL: &[(&str, f64)] = &[("repetition_penalty", 1.0), ("length_penalty", 1.0)];
 
-pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Refusal> {
-    let asked = asked.as_object().ok_or_else(|| Refusal::bad("the body is an object"))?;
+pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
+    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
     only(asked, KNOWN, NEUTRAL)?;
     if let Some(model) = asked.get("model").filter(|model| !model.is_null() && **model != json!(shared.name))
     {
-        return Err(Refusal::new(404, format!("there is no model {model}, but \"{}\"", shared.name)));
+        return Err(RequestRefusal::new(404, format!("there is no model {model}, but \"{}\"", shared.name)));
     }
     let prompts = prompts(shared, asked.get("prompt").unwrap_or(&Value::Null))?;
     let top = match count(asked, "prompt_logprobs")? {
         None => None,
         Some(-1) => Some(None),
-        Some(k) => Some(Some(u32::try_from(k).map_err(|_| Refusal::bad("`prompt_logprobs` is -1 or more"))?)),
+        Some(k) => {
+            Some(Some(u32::try_from(k).map_err(|_| RequestRefusal::bad("`prompt_logprobs` is -1 or more"))?))
+        }
     };
     let max_tokens = count(asked, "max_tokens")?.unwrap_or(16);
     let max_tokens = u32::try_from(max_tokens).ok().filter(|tokens| *tokens > 0);
-    let max_tokens = max_tokens.ok_or_else(|| Refusal::bad("`max_tokens` is at least 1"))?;
+    let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` is at least 1"))?;
     let n = count(asked, "n")?.unwrap_or(1);
     let n = u32::try_from(n).ok().filter(|n| (1..=1024).contains(n));
-    let n = n.ok_or_else(|| Refusal::bad("`n` is from 1 to 1024"))?;
+    let n = n.ok_or_else(|| RequestRefusal::bad("`n` is from 1 to 1024"))?;
     let sampling = sampling(asked, n, max_tokens)?;
     let scored = match top {
         None => None,
         Some(top) => {
-            let score = Score { sequences: prompts.clone(), start: 0, top, chosen: Vec::new() };
-            Some(shared.ask(Asked::Score(score)).await?.scored())
+            let score = ScoreRequest { sequences: prompts.clone(), start: 0, top, chosen: Vec::new() };
+            Some(shared.ask(EngineRequest::Score(score)).await?.scored())
         }
     };
     // One greedy token is known from the pass over the prompt.
@@ -63,7 +65,7 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Refusa
             .collect(),
         _ => {
             let seed = count(asked, "seed")?.map(|seed| seed as u64);
-            let generate = Asked::Generate { prompts: prompts.clone(), sampling, seed };
+            let generate = EngineRequest::Generate { prompts: prompts.clone(), sampling, seed };
             let written = shared.ask(generate).await?.generated();
             written.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
         }
@@ -108,7 +110,7 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Refusa
 }
 
 /// By id, as text: the most probable ones, and the token's own.
-fn entries(position: &Position, top: Option<u32>) -> Value {
+fn entries(position: &TokenScores, top: Option<u32>) -> Value {
     let mut entries = Map::new();
     let mut put = |id: Token, logp: f32, rank: u32| {
         let entry = json!({ "logprob": logp, "rank": rank, "decoded_token": null });
@@ -125,8 +127,9 @@ fn entries(position: &Position, top: Option<u32>) -> Value {
 }
 
 /// Token ids, lists of them, a text or texts.
-fn prompts(shared: &Shared, prompt: &Value) -> Result<Vec<Vec<Token>>, Refusal> {
-    let of_text = |text: &str| shared.tokenizer.prompt(text).map_err(|error| Refusal::bad(error.to_string()));
+fn prompts(shared: &Shared, prompt: &Value) -> Result<Vec<Vec<Token>>, RequestRefusal> {
+    let of_text =
+        |text: &str| shared.tokenizer.prompt(text).map_err(|error| RequestRefusal::bad(error.to_string()));
     let one = |value: &Value| match value {
         Value::String(text) => of_text(text),
         other => ids(shared, other),
@@ -135,10 +138,10 @@ fn prompts(shared: &Shared, prompt: &Value) -> Result<Vec<Vec<Token>>, Refusal> 
         Value::String(text) => vec![of_text(text)?],
         Value::Array(list) if list.iter().all(Value::is_number) => vec![ids(shared, prompt)?],
         Value::Array(list) => list.iter().map(one).collect::<Result<_, _>>()?,
-        _ => return Err(Refusal::bad("`prompt` is a list of token ids, a text, or a list of these")),
+        _ => return Err(RequestRefusal::bad("`prompt` is a list of token ids, a text, or a list of these")),
     };
     if prompts.iter().any(Vec::is_empty) {
-        return Err(Refusal::bad("a prompt has a token at least"));
+        return Err(RequestRefusal::bad("a prompt has a token at least"));
     }
     Ok(prompts)
 }

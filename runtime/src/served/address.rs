@@ -7,7 +7,7 @@ use mopd_compiler::plan::events::FailureKind;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Agent, Error as HttpError};
 
-use super::ask::Trouble;
+use super::ask::ReplyProblem;
 use crate::failure::{Error, Result};
 use crate::http::{self, Refused};
 
@@ -77,7 +77,7 @@ impl Address {
         self.shown.clone()
     }
 
-    pub fn get(&self, path: &str) -> Result<Vec<u8>, Trouble> {
+    pub fn get(&self, path: &str) -> Result<Vec<u8>, ReplyProblem> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
@@ -85,7 +85,7 @@ impl Address {
         self.read(request.call(), path)
     }
 
-    pub fn post(&self, path: &str, body: &[u8]) -> Result<Vec<u8>, Trouble> {
+    pub fn post(&self, path: &str, body: &[u8]) -> Result<Vec<u8>, ReplyProblem> {
         let mut request =
             self.agent.post(format!("{}{path}", self.base)).header("Content-Type", "application/json");
         if let Some(authorization) = &self.authorization {
@@ -98,7 +98,7 @@ impl Address {
         &self,
         response: Result<ureq::http::Response<ureq::Body>, HttpError>,
         path: &str,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, ReplyProblem> {
         let response = response.map_err(|error| self.lost(&error))?;
         let (status, what) = match http::body(response, LONGEST, &format!("answered {path}")) {
             Ok(body) => return Ok(body),
@@ -110,33 +110,33 @@ impl Address {
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Trouble::Gone(what),
-            _ if status.is_server_error() => Trouble::Faulty(what),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Trouble::lasting(
+            | StatusCode::GATEWAY_TIMEOUT => ReplyProblem::Gone(what),
+            _ if status.is_server_error() => ReplyProblem::Faulty(what),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ReplyProblem::lasting(
                 what,
                 "name the variable that holds its key, `key: env(\"TEACHER_KEY\")`, and look at its value",
             ),
             StatusCode::NOT_FOUND => {
-                Trouble::lasting(what, "look at the `engine`, and at the `url`: it ends before `/v1`")
+                ReplyProblem::lasting(what, "look at the `engine`, and at the `url`: it ends before `/v1`")
             }
-            _ => Trouble::lasting(what, "look at what the server says of the request"),
+            _ => ReplyProblem::lasting(what, "look at what the server says of the request"),
         })
     }
 
-    fn lost(&self, error: &HttpError) -> Trouble {
+    fn lost(&self, error: &HttpError) -> ReplyProblem {
         match error {
             HttpError::Timeout(_) => {
-                Trouble::Gone(format!("gave no answer within {} s", self.limit.as_secs_f64()))
+                ReplyProblem::Gone(format!("gave no answer within {} s", self.limit.as_secs_f64()))
             }
-            HttpError::BodyExceedsLimit(limit) => Trouble::lasting(
+            HttpError::BodyExceedsLimit(limit) => ReplyProblem::lasting(
                 format!("answered with more than {} MiB", limit >> 20),
                 "lower `micro_batch`, or ask it for less: `answers: top_k(20)`",
             ),
-            HttpError::Protocol(error) => Trouble::Faulty(format!("does not speak HTTP: {error}")),
+            HttpError::Protocol(error) => ReplyProblem::Faulty(format!("does not speak HTTP: {error}")),
             HttpError::BadUri(_) | HttpError::Http(_) => {
-                Trouble::lasting("can't be asked", "look at the `url` of the teacher")
+                ReplyProblem::lasting("can't be asked", "look at the `url` of the teacher")
             }
-            other => Trouble::Gone(format!("could not be reached: {other}")),
+            other => ReplyProblem::Gone(format!("could not be reached: {other}")),
         }
     }
 }

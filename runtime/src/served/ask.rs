@@ -13,7 +13,7 @@ use mopd_compiler::plan::Served;
 use mopd_compiler::plan::events::FailureKind;
 
 use super::address::Address;
-use super::identity::{self, Identity};
+use super::identity::{self, ServerIdentity};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Trouble {
+pub enum ReplyProblem {
     /// Nobody is there, or too many ask: it is waited for.
     Gone(String),
     /// What came can't be used. It is asked for again a few times.
@@ -39,51 +39,51 @@ pub enum Trouble {
     Lasting { what: String, help: String },
 }
 
-impl Trouble {
-    pub fn lasting(what: impl Into<String>, help: impl Into<String>) -> Trouble {
-        Trouble::Lasting { what: what.into(), help: help.into() }
+impl ReplyProblem {
+    pub fn lasting(what: impl Into<String>, help: impl Into<String>) -> ReplyProblem {
+        ReplyProblem::Lasting { what: what.into(), help: help.into() }
     }
 
     fn what(self) -> (String, String) {
         match self {
-            Trouble::Gone(what) => {
+            ReplyProblem::Gone(what) => {
                 (what, "start the server before the run, and look at its `url`".to_owned())
             }
-            Trouble::Faulty(what) => {
+            ReplyProblem::Faulty(what) => {
                 (what, "look at the server's log: nothing was trained on that answer".to_owned())
             }
-            Trouble::Lasting { what, help } => (what, help),
+            ReplyProblem::Lasting { what, help } => (what, help),
         }
     }
 }
 
 /// What makes an answer of what a server said.
-type Reader<T> = Box<dyn Fn(&[u8]) -> Result<T, Trouble> + Send>;
+type ParseReply<T> = Box<dyn Fn(&[u8]) -> Result<T, ReplyProblem> + Send>;
 
 /// What is sent, and what makes numbers of the answer or says what is wrong with it.
-pub struct Request<T> {
+pub struct ServerRequest<T> {
     /// None where nothing is sent along.
     pub body: Option<Vec<u8>>,
     pub path: &'static str,
-    pub read: Reader<T>,
+    pub read: ParseReply<T>,
 }
 
 /// Who is asked.
-pub struct Asked {
+pub struct Recipient {
     pub address: Address,
     pub served: Served,
     /// As it was when the run began.
-    pub identity: Identity,
+    pub identity: ServerIdentity,
 }
 
 enum Said<T> {
     /// Of a request: it is waited for.
     Waiting(String),
     Back,
-    Answer(usize, Result<T, Trouble>),
+    Answer(usize, Result<T, ReplyProblem>),
 }
 
-fn failed(address: &Address, trouble: Trouble) -> Error {
+fn failed(address: &Address, trouble: ReplyProblem) -> Error {
     let (what, help) = trouble.what();
     Error::new(FailureKind::Model, format!("the teacher's server {} {what}", address.shown())).help(help)
 }
@@ -110,8 +110,8 @@ impl<'a> Patience<'a> {
 
 /// Answers in the order of the requests.
 pub fn all<T: Send + 'static>(
-    server: &Arc<Asked>,
-    requests: Vec<Request<T>>,
+    server: &Arc<Recipient>,
+    requests: Vec<ServerRequest<T>>,
     patience: Patience,
 ) -> Result<Vec<T>> {
     let control = patience.control;
@@ -168,13 +168,13 @@ pub fn all<T: Send + 'static>(
     Ok(answers.into_iter().map(|answer| answer.expect("every request has its answer")).collect())
 }
 
-impl Asked {
+impl Recipient {
     fn patiently<T>(
         &self,
-        request: &Request<T>,
+        request: &ServerRequest<T>,
         said: &Sender<Said<T>>,
         stop: &AtomicBool,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, ReplyProblem> {
         let (mut faults, mut gone) = (0, 0);
         loop {
             let answer = match &request.body {
@@ -188,11 +188,11 @@ impl Asked {
                     }
                     return Ok(answer);
                 }
-                Err(Trouble::Faulty(_)) if faults < RETRIES => {
+                Err(ReplyProblem::Faulty(_)) if faults < RETRIES => {
                     pause(faults, stop);
                     faults += 1;
                 }
-                Err(Trouble::Gone(what)) => {
+                Err(ReplyProblem::Gone(what)) => {
                     let _ = said.send(Said::Waiting(what));
                     pause(gone, stop);
                     gone += 1;
@@ -201,18 +201,18 @@ impl Asked {
                 Err(trouble) => return Err(trouble),
             }
             if stop.load(Ordering::Relaxed) {
-                return Err(Trouble::Gone("was not asked any more".to_owned()));
+                return Err(ReplyProblem::Gone("was not asked any more".to_owned()));
             }
         }
     }
 
     /// Whoever comes back may be another one.
-    fn wait_until_back(&self, gone: &mut u32, stop: &AtomicBool) -> Result<(), Trouble> {
+    fn wait_until_back(&self, gone: &mut u32, stop: &AtomicBool) -> Result<(), ReplyProblem> {
         while !stop.load(Ordering::Relaxed) {
             match identity::identify(&self.address, &self.served) {
                 Ok(identity) if identity == self.identity => return Ok(()),
                 Ok(other) => return Err(self.identity.changed(&other)),
-                Err(Trouble::Gone(_) | Trouble::Faulty(_)) => {
+                Err(ReplyProblem::Gone(_) | ReplyProblem::Faulty(_)) => {
                     pause(*gone, stop);
                     *gone = gone.saturating_add(1);
                 }
@@ -227,14 +227,14 @@ impl Asked {
 pub fn a_few_times<T>(
     address: &Address,
     control: &Control,
-    ask: impl Fn() -> Result<T, Trouble>,
+    ask: impl Fn() -> Result<T, ReplyProblem>,
 ) -> Result<T> {
     let mut attempt = 0;
     loop {
         control.check()?;
         match ask() {
             Ok(answer) => return Ok(answer),
-            Err(Trouble::Gone(_) | Trouble::Faulty(_)) if attempt < RETRIES => {
+            Err(ReplyProblem::Gone(_) | ReplyProblem::Faulty(_)) if attempt < RETRIES => {
                 pause(attempt, &AtomicBool::new(false));
                 attempt += 1;
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::address::Address;
-use super::ask::Trouble;
+use super::ask::ReplyProblem;
 use super::own;
 use crate::quote::quote;
 use crate::tokenizer::{Token, Tokenizer};
@@ -14,7 +14,7 @@ use crate::tokenizer::{Token, Tokenizer};
 /// What a server says of itself. Where it says less, less is known: an engine that names no version of its
 /// weights is taken by the name of the model, and of the files that it was started with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct ServerIdentity {
     /// As it was asked for.
     pub model: String,
     /// The files that it was started with.
@@ -37,42 +37,42 @@ pub struct Identity {
     pub dtype: Option<String>,
 }
 
-impl Identity {
+impl ServerIdentity {
     /// What enters keys.
     pub fn hash(&self) -> String {
-        let Identity { model, root, weights, context: _, tokenizer, softcap, dtype } = self;
+        let ServerIdentity { model, root, weights, context: _, tokenizer, softcap, dtype } = self;
         let key = (model, root, weights, tokenizer, softcap, dtype);
         keys::hash("mopd served", keys::VERSION, &key).to_hex().to_string()
     }
 
     /// The server has become another one.
-    pub fn changed(&self, now: &Identity) -> Trouble {
-        let of = |identity: &Identity| {
+    pub fn changed(&self, now: &ServerIdentity) -> ReplyProblem {
+        let of = |identity: &ServerIdentity| {
             let weights =
                 identity.weights.as_deref().or(identity.root.as_deref()).unwrap_or("unknown weights");
             format!("{} ({})", identity.model, quote(weights))
         };
         let what = format!("serves {} now, and served {} when the run began", of(now), of(self));
-        Trouble::lasting(
+        ReplyProblem::lasting(
             what,
             "run again: what was finished is kept, and the new weights are another teacher",
         )
     }
 }
 
-pub(super) fn parse(said: &[u8]) -> Result<Value, Trouble> {
+pub(super) fn parse(said: &[u8]) -> Result<Value, ReplyProblem> {
     serde_json::from_slice(said).map_err(|_| {
         let said = String::from_utf8_lossy(&said[..said.len().min(200)]).into_owned();
-        Trouble::Faulty(format!("gave an answer that is not JSON: {}", quote(&said)))
+        ReplyProblem::Faulty(format!("gave an answer that is not JSON: {}", quote(&said)))
     })
 }
 
 /// Asks a server who it is.
-pub fn identify(address: &Address, served: &Served) -> Result<Identity, Trouble> {
+pub fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
     if served.engine == Engine::Mopd {
         let said = address.get(own::MODEL)?;
-        let identity: Identity = serde_json::from_slice(&said)
-            .map_err(|error| Trouble::Faulty(format!("does not say which model it serves: {error}")))?;
+        let identity: ServerIdentity = serde_json::from_slice(&said)
+            .map_err(|error| ReplyProblem::Faulty(format!("does not say which model it serves: {error}")))?;
         return if identity.model == served.model {
             Ok(identity)
         } else {
@@ -89,17 +89,17 @@ pub fn identify(address: &Address, served: &Served) -> Result<Identity, Trouble>
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let context = model["max_model_len"].as_u64().map(|context| context as usize);
     let (root, model) = (text(&model["root"]), served.model.clone());
-    let known = Identity { model, root, context, ..Identity::default() };
+    let known = ServerIdentity { model, root, context, ..ServerIdentity::default() };
     if served.engine != Engine::Sglang {
         return Ok(known);
     }
     let info = parse(&address.get("/model_info")?)?;
-    Ok(Identity { root: text(&info["model_path"]), weights: text(&info["weight_version"]), ..known })
+    Ok(ServerIdentity { root: text(&info["model_path"]), weights: text(&info["weight_version"]), ..known })
 }
 
-fn unknown(served: &Served, names: &[&str]) -> Trouble {
+fn unknown(served: &Served, names: &[&str]) -> ReplyProblem {
     let names: Vec<String> = names.iter().map(|name| quote(name).to_string()).collect();
-    Trouble::lasting(
+    ReplyProblem::lasting(
         format!("serves no model {}, but {}", quote(&served.model), names.join(", ")),
         "write the name that the server has for it: `model: \"...\"`",
     )
@@ -112,12 +112,12 @@ const AT_ONCE: usize = 512;
 pub fn compare(
     address: &Address,
     served: &Served,
-    identity: &Identity,
+    identity: &ServerIdentity,
     student: &Tokenizer,
-) -> Result<(), Trouble> {
+) -> Result<(), ReplyProblem> {
     let other = |what: String| {
         let what = format!("has another tokenizer than the student: {what}");
-        Trouble::lasting(what, "train a student of the teacher's family, or take another teacher")
+        ReplyProblem::lasting(what, "train a student of the teacher's family, or take another teacher")
     };
     if served.engine == Engine::Mopd {
         let same = identity.tokenizer.as_deref() == Some(student.hash().as_str());
@@ -125,7 +125,9 @@ pub fn compare(
     }
     let own = |ids: &[Token]| {
         let text = student.as_read(ids);
-        text.map_err(|error| Trouble::lasting(format!("can't be compared: {error}"), "look at the tokenizer"))
+        text.map_err(|error| {
+            ReplyProblem::lasting(format!("can't be compared: {error}"), "look at the tokenizer")
+        })
     };
     let absent = student.absent();
     let ids = (0..student.vocabulary() as Token).filter(|id| absent.binary_search(id).is_err());
@@ -153,10 +155,10 @@ pub(super) fn detokenize(served: &Served, ids: &[Token]) -> Value {
     body
 }
 
-fn text_there(address: &Address, served: &Served, ids: &[Token]) -> Result<String, Trouble> {
+fn text_there(address: &Address, served: &Served, ids: &[Token]) -> Result<String, ReplyProblem> {
     let body = detokenize(served, ids);
     let field = if served.engine == Engine::Sglang { "text" } else { "prompt" };
     let said = parse(&address.post("/detokenize", body.to_string().as_bytes())?)?;
     let text = said[field].as_str().map(str::to_owned);
-    text.ok_or_else(|| Trouble::Faulty(format!("answered /detokenize without `{field}`")))
+    text.ok_or_else(|| ReplyProblem::Faulty(format!("answered /detokenize without `{field}`")))
 }

@@ -1,6 +1,6 @@
 //! Log-probabilities of some tokens at each position, as engines list them, and what must be true of them.
 
-use super::ask::Trouble;
+use super::ask::ReplyProblem;
 use crate::tokenizer::Token;
 
 /// What rounding in half precision may add to a probability of 1.
@@ -20,9 +20,10 @@ pub fn checked(
     own: Option<f64>,
     listed: &[(i64, f64)],
     (wanted, entries): (Option<u32>, usize),
-) -> Result<Vec<(Token, f32)>, Trouble> {
-    let wrong =
-        |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what} at place {place}"));
+) -> Result<Vec<(Token, f32)>, ReplyProblem> {
+    let wrong = |what: String| {
+        ReplyProblem::Faulty(format!("gave an answer that can't be used: {what} at place {place}"))
+    };
     let own = own.ok_or_else(|| wrong(format!("no log-probability of the token {token}")))?;
     let sound = |logp: f64| logp.is_finite() && logp <= SLACK;
     if !sound(own) {
@@ -78,7 +79,7 @@ pub fn checked(
             }
             // What only the server's vocabulary has, a student can't be compared on.
             if let Some((id, _)) = listed.iter().find(|(id, _)| *id as usize >= entries) {
-                return Err(Trouble::lasting(
+                return Err(ReplyProblem::lasting(
                     format!("lists the token {id}, which the student's vocabulary does not have"),
                     "take a teacher with the student's vocabulary",
                 ));

@@ -23,10 +23,10 @@ use tch::Tensor;
 
 use self::address::Address;
 pub use self::ask::Patience;
-use self::ask::Request;
-pub use self::identity::Identity;
+use self::ask::ServerRequest;
+pub use self::identity::ServerIdentity;
 pub use self::listed::ListedTokens;
-use self::own::LmHead;
+use self::own::SentTensor;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::tokenizer::{Token, Tokenizer};
@@ -38,14 +38,14 @@ const TIME_LIMIT: Duration = Duration::from_secs(600);
 pub struct Server {
     served: Served,
     address: Address,
-    identity: Identity,
+    identity: ServerIdentity,
     /// Of one that answers last hidden states: fetched once.
-    lm_head: Mutex<Option<LmHead>>,
+    lm_head: Mutex<Option<SentTensor>>,
 }
 
 /// A sequence as a teacher reads it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
+pub struct ScoredSequence {
     pub prompt: Vec<Token>,
     /// At least one token.
     pub completion: Vec<Token>,
@@ -53,7 +53,7 @@ pub struct Reading {
     pub scored: Option<Vec<bool>>,
 }
 
-impl Reading {
+impl ScoredSequence {
     fn ids(&self) -> Vec<Token> {
         [self.prompt.as_slice(), &self.completion].concat()
     }
@@ -67,7 +67,7 @@ impl Reading {
 }
 
 /// What a server says of sequences.
-pub enum Scores {
+pub enum ServedScores {
     /// Of each sequence, one entry for each scored token.
     Listed(Vec<ListedTokens>),
     /// Last hidden states `[tokens, width]` of each batch, in its order, and what makes logits of them.
@@ -90,7 +90,7 @@ impl Server {
         Ok(Server { served, address, identity, lm_head: Mutex::default() })
     }
 
-    pub fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> &ServerIdentity {
         &self.identity
     }
 
@@ -127,36 +127,41 @@ impl Server {
         if prompt.is_empty() || completion.is_empty() {
             return Ok(());
         }
-        let reading = Reading { prompt, completion, scored: None };
+        let reading = ScoredSequence { prompt, completion, scored: None };
         self.score(&[vec![reading]], student.vocabulary(), Patience::of(control)).map(drop)
     }
 
     /// Scores sequences; those of a batch go through the model together, where the server is ours. `entries`
     /// is the number of ids that the student's vocabulary has.
-    pub fn score(&self, batches: &[Vec<Reading>], entries: usize, patience: Patience) -> Result<Scores> {
+    pub fn score(
+        &self,
+        batches: &[Vec<ScoredSequence>],
+        entries: usize,
+        patience: Patience,
+    ) -> Result<ServedScores> {
         if self.served.engine == Engine::Mopd {
             let requests = batches.iter().map(|batch| own::request(batch, &self.identity)).collect();
             let batches = self.ask(requests, patience)?;
             let (lm_head, softcap) = self.lm_head(entries, patience)?;
-            let batches: Vec<Tensor> = batches.iter().map(own::Hidden::tensor).collect();
+            let batches: Vec<Tensor> = batches.iter().map(SentTensor::tensor).collect();
             if batches.iter().any(|hidden| hidden.size()[1] != lm_head.size()[1]) {
                 let message = format!("the teacher's server {} gave rows of another width", self.place());
                 return Err(Error::new(FailureKind::Model, message));
             }
-            return Ok(Scores::Hidden { batches, lm_head, softcap });
+            return Ok(ServedScores::Hidden { batches, lm_head, softcap });
         }
         let requests = batches.iter().flatten().map(|reading| self.listed(reading, entries));
-        Ok(Scores::Listed(self.ask(requests.collect(), patience)?))
+        Ok(ServedScores::Listed(self.ask(requests.collect(), patience)?))
     }
 
     /// What a sequence is asked of an engine that lists tokens.
-    fn listed(&self, reading: &Reading, entries: usize) -> Request<ListedTokens> {
+    fn listed(&self, reading: &ScoredSequence, entries: usize) -> ServerRequest<ListedTokens> {
         let (served, reading) = (self.served.clone(), reading.clone());
         let (path, body) = match served.engine {
             Engine::Vllm => (vllm::PATH, vllm::body(&served, &reading)),
             _ => (sglang::PATH, sglang::body(&served, &reading)),
         };
-        Request {
+        ServerRequest {
             body: Some(body.to_string().into_bytes()),
             path,
             read: Box::new(move |said| match served.engine {
@@ -166,8 +171,8 @@ impl Server {
         }
     }
 
-    fn ask<T: Send + 'static>(&self, requests: Vec<Request<T>>, patience: Patience) -> Result<Vec<T>> {
-        let server = ask::Asked {
+    fn ask<T: Send + 'static>(&self, requests: Vec<ServerRequest<T>>, patience: Patience) -> Result<Vec<T>> {
+        let server = ask::Recipient {
             address: self.address.clone(),
             served: self.served.clone(),
             identity: self.identity.clone(),
@@ -182,16 +187,16 @@ impl Server {
             *known = head.into_iter().next();
         }
         let head = known.as_ref().expect("it was just fetched");
-        let matrix = head.tensor();
-        if matrix.size()[0] < entries as i64 {
+        let lm_head = head.tensor();
+        if lm_head.size()[0] < entries as i64 {
             let message = format!(
                 "the teacher's server {} has logits of {} tokens, the student has {entries}",
                 self.place(),
-                matrix.size()[0]
+                lm_head.size()[0]
             );
             return Err(Error::new(FailureKind::Model, message));
         }
-        Ok((matrix, self.identity.softcap))
+        Ok((lm_head, self.identity.softcap))
     }
 }
 
@@ -283,7 +288,7 @@ pub mod conformance {
 
     use super::*;
 
-    pub fn body(served: &Served, reading: &Reading) -> Value {
+    pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
         match served.engine {
             Engine::Vllm => vllm::body(served, reading),
             _ => sglang::body(served, reading),

@@ -12,8 +12,8 @@ use safetensors::{Dtype, serialize};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::ask::{Request, Trouble};
-use super::{Identity, Reading};
+use super::ask::{ReplyProblem, ServerRequest};
+use super::{ScoredSequence, ServerIdentity};
 use crate::tokenizer::Token;
 
 pub const MODEL: &str = "/mopd/model";
@@ -25,12 +25,12 @@ const ASKED: &str = "asked";
 
 /// Sequences that go through the model together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Batch {
-    pub sequences: Vec<Sequence>,
+pub struct SentBatch {
+    pub sequences: Vec<SentSequence>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sequence {
+pub struct SentSequence {
     pub prompt: Vec<Token>,
     pub completion: Vec<Token>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,22 +39,19 @@ pub struct Sequence {
 
 /// A matrix, as it crosses.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Matrix {
+pub struct SentTensor {
     shape: [i64; 2],
     kind: Kind,
     bytes: Vec<u8>,
 }
 
-pub type Hidden = Matrix;
-pub type LmHead = Matrix;
-
-impl Matrix {
-    pub fn of(tensor: &Tensor) -> Matrix {
+impl SentTensor {
+    pub fn of(tensor: &Tensor) -> SentTensor {
         let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
         let [rows, width] = tensor.size()[..] else { panic!("a matrix") };
         let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
         tensor.copy_data_u8(&mut bytes, tensor.numel());
-        Matrix { shape: [rows, width], kind: tensor.kind(), bytes }
+        SentTensor { shape: [rows, width], kind: tensor.kind(), bytes }
     }
 
     pub fn tensor(&self) -> Tensor {
@@ -72,8 +69,13 @@ impl Matrix {
         serialize([(name, view)], Some(metadata)).expect("a matrix can be written")
     }
 
-    fn read(said: &[u8], name: &str, identity: &Identity, asked: &[u8]) -> Result<Matrix, Trouble> {
-        let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+    fn read(
+        said: &[u8],
+        name: &str,
+        identity: &ServerIdentity,
+        asked: &[u8],
+    ) -> Result<SentTensor, ReplyProblem> {
+        let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
         let (_, header) = SafeTensors::read_metadata(said).map_err(|error| wrong(error.to_string()))?;
         let said_of = |name: &str| header.metadata().as_ref().and_then(|known| known.get(name)).cloned();
         if said_of(ASKED) != Some(hash(asked)) {
@@ -81,7 +83,7 @@ impl Matrix {
         }
         let weights = said_of(WEIGHTS);
         if weights != identity.weights {
-            return Err(identity.changed(&Identity { weights, ..identity.clone() }));
+            return Err(identity.changed(&ServerIdentity { weights, ..identity.clone() }));
         }
         let tensors = SafeTensors::deserialize(said).map_err(|error| wrong(error.to_string()))?;
         let tensor = tensors.tensor(name).map_err(|error| wrong(error.to_string()))?;
@@ -91,7 +93,7 @@ impl Matrix {
             other => return Err(wrong(format!("numbers of the type {other:?}"))),
         };
         let &[rows, width] = tensor.shape() else { return Err(wrong("not a matrix".to_owned())) };
-        let matrix = Matrix { shape: [rows as i64, width as i64], kind, bytes: tensor.data().to_vec() };
+        let matrix = SentTensor { shape: [rows as i64, width as i64], kind, bytes: tensor.data().to_vec() };
         if matrix.tensor().isfinite().all().int64_value(&[]) == 0 {
             return Err(wrong("numbers that are not finite".to_owned()));
         }
@@ -103,35 +105,35 @@ fn hash(asked: &[u8]) -> String {
     blake3::hash(asked).to_hex().to_string()
 }
 
-pub fn request(batch: &[Reading], identity: &Identity) -> Request<Hidden> {
-    let sequences = batch.iter().cloned().map(|Reading { prompt, completion, scored }| Sequence {
+pub fn request(batch: &[ScoredSequence], identity: &ServerIdentity) -> ServerRequest<SentTensor> {
+    let sequences = batch.iter().cloned().map(|ScoredSequence { prompt, completion, scored }| SentSequence {
         prompt,
         completion,
         scored,
     });
-    let body = Batch { sequences: sequences.collect() };
+    let body = SentBatch { sequences: sequences.collect() };
     let body = serde_json::to_vec(&body).expect("tokens are plain data");
     let rows: usize = batch.iter().map(|reading| reading.places().count()).sum();
     let (identity, asked) = (identity.clone(), body.clone());
-    Request {
+    ServerRequest {
         body: Some(body),
         path: HIDDEN,
         read: Box::new(move |said| {
-            let hidden = Matrix::read(said, "hidden", &identity, &asked)?;
+            let hidden = SentTensor::read(said, "hidden", &identity, &asked)?;
             if hidden.shape[0] == rows as i64 {
                 return Ok(hidden);
             }
             let what = format!("gave {} rows of {rows} scored tokens", hidden.shape[0]);
-            Err(Trouble::Faulty(what))
+            Err(ReplyProblem::Faulty(what))
         }),
     }
 }
 
-pub fn request_lm_head(identity: &Identity) -> Request<LmHead> {
+pub fn request_lm_head(identity: &ServerIdentity) -> ServerRequest<SentTensor> {
     let identity = identity.clone();
-    Request {
+    ServerRequest {
         body: None,
         path: LM_HEAD,
-        read: Box::new(move |said| Matrix::read(said, "lm_head", &identity, &[])),
+        read: Box::new(move |said| SentTensor::read(said, "lm_head", &identity, &[])),
     }
 }

@@ -4,15 +4,15 @@
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
 
-use super::ask::Trouble;
+use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
-use super::{Reading, wanted};
+use super::{ScoredSequence, wanted};
 use crate::tokenizer::Token;
 
 pub const PATH: &str = "/generate";
 
-pub fn body(served: &Served, reading: &Reading) -> Value {
+pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
     json!({
         "input_ids": reading.ids(),
         "sampling_params": { "max_new_tokens": 0, "temperature": 0.0 },
@@ -32,12 +32,12 @@ fn entry(entry: &Value) -> Option<(Option<f64>, Token)> {
 /// What an answer says of the scored tokens.
 pub fn read(
     served: &Served,
-    reading: &Reading,
+    reading: &ScoredSequence,
     entries: usize,
     said: &[u8],
-) -> Result<ListedTokens, Trouble> {
+) -> Result<ListedTokens, ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
     let meta = &said["meta_info"];
     let ids = reading.ids();
     if meta["prompt_tokens"].as_u64().is_some_and(|tokens| tokens != ids.len() as u64) {

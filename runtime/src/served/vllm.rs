@@ -4,14 +4,14 @@
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
 
-use super::ask::Trouble;
+use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
-use super::{Reading, wanted};
+use super::{ScoredSequence, wanted};
 
 pub const PATH: &str = "/v1/completions";
 
-pub fn body(served: &Served, reading: &Reading) -> Value {
+pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
     json!({
         "model": served.model,
         "prompt": reading.ids(),
@@ -26,12 +26,12 @@ pub fn body(served: &Served, reading: &Reading) -> Value {
 /// What an answer says of the scored tokens.
 pub fn read(
     served: &Served,
-    reading: &Reading,
+    reading: &ScoredSequence,
     entries: usize,
     said: &[u8],
-) -> Result<ListedTokens, Trouble> {
+) -> Result<ListedTokens, ReplyProblem> {
     let said = parse(said)?;
-    let wrong = |what: String| Trouble::Faulty(format!("gave an answer that can't be used: {what}"));
+    let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
     if said["model"] != json!(served.model) {
         return Err(wrong(format!("it is of the model {}", said["model"])));
     }

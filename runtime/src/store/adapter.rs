@@ -4,4 +4,4 @@
 pub const FOLDER: &str = "adapter";
 
 /// Names and contents.
-pub type Files = Vec<(&'static str, Vec<u8>)>;
+pub type AdapterFiles = Vec<(&'static str, Vec<u8>)>;

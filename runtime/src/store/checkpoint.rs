@@ -15,7 +15,7 @@ use crate::failure::{Error, Result};
 use crate::files::write_atomically;
 use crate::formats::config_json::{self, TokenIds};
 use crate::formats::huggingface;
-use crate::formats::safetensors::{self, Header};
+use crate::formats::safetensors::{self, TensorHeader};
 use crate::model::{Weights, layout};
 use crate::tokenizer::{BEGIN, Tokenizer};
 
@@ -26,7 +26,7 @@ const LARGEST_FILE: usize = 5_000_000_000;
 
 /// What `mopd.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Provenance {
+pub struct CheckpointProvenance {
     pub format: u32,
     /// The model's name in the experiment that made it first.
     pub model: String,
@@ -58,10 +58,16 @@ pub struct Forked {
 /// Raised whenever the meaning of `mopd.json` changes.
 const FORMAT: u32 = 3;
 
-impl Provenance {
-    pub fn new(weights: &Weights, model: &str, seed: u64, key: &str, lineage: Vec<Ancestor>) -> Provenance {
+impl CheckpointProvenance {
+    pub fn new(
+        weights: &Weights,
+        model: &str,
+        seed: u64,
+        key: &str,
+        lineage: Vec<Ancestor>,
+    ) -> CheckpointProvenance {
         let (model, key) = (model.to_owned(), key.to_owned());
-        Provenance {
+        CheckpointProvenance {
             format: FORMAT,
             model,
             seed,
@@ -72,8 +78,8 @@ impl Provenance {
         }
     }
 
-    pub fn forked_from(self, forked: Option<Forked>) -> Provenance {
-        Provenance { forked, ..self }
+    pub fn forked_from(self, forked: Option<Forked>) -> CheckpointProvenance {
+        CheckpointProvenance { forked, ..self }
     }
 }
 
@@ -81,7 +87,7 @@ impl Provenance {
 #[derive(Debug)]
 pub struct Checkpoint {
     /// None where somebody else wrote the folder.
-    pub provenance: Option<Provenance>,
+    pub provenance: Option<CheckpointProvenance>,
     /// They stay in their files.
     pub weights: Weights,
 }
@@ -91,13 +97,14 @@ impl Checkpoint {
     pub fn load(folder: &Path) -> Result<Checkpoint> {
         let path = folder.join(PROVENANCE);
         let provenance = match fs::read(&path) {
-            Ok(text) => {
-                Some(serde_json::from_slice::<Provenance>(&text).map_err(|error| unreadable(&path, error))?)
-            }
+            Ok(text) => Some(
+                serde_json::from_slice::<CheckpointProvenance>(&text)
+                    .map_err(|error| unreadable(&path, error))?,
+            ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(unreadable(&path, error)),
         };
-        if let Some(Provenance { format, .. }) = provenance
+        if let Some(CheckpointProvenance { format, .. }) = provenance
             && format != FORMAT
         {
             return Err(unreadable(
@@ -106,7 +113,7 @@ impl Checkpoint {
             ));
         }
         let tokenizer = match &provenance {
-            Some(Provenance { bytes: true, .. }) => Arc::new(Tokenizer::Bytes),
+            Some(CheckpointProvenance { bytes: true, .. }) => Arc::new(Tokenizer::Bytes),
             _ => huggingface::tokenizer(folder)?,
         };
         Ok(Checkpoint { provenance, weights: huggingface::weights(folder, tokenizer)? })
@@ -123,7 +130,7 @@ fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
 /// Writes a model's folder. Answers the files, and of each the Blake3 hash of its content in hexadecimal.
 pub(super) fn save(
     folder: &Path,
-    provenance: &Provenance,
+    provenance: &CheckpointProvenance,
     weights: &Weights,
 ) -> Result<BTreeMap<String, String>> {
     save_in_files_of(LARGEST_FILE, folder, provenance, weights)
@@ -132,7 +139,7 @@ pub(super) fn save(
 fn save_in_files_of(
     largest: usize,
     folder: &Path,
-    provenance: &Provenance,
+    provenance: &CheckpointProvenance,
     weights: &Weights,
 ) -> Result<BTreeMap<String, String>> {
     let ids = token_ids(&weights.tokenizer);
@@ -152,8 +159,10 @@ fn save_in_files_of(
         Ok(())
     };
     let entries = layout(&weights.config);
-    let headers: Vec<Header> =
-        entries.iter().map(|entry| Header { name: entry.name.clone(), shape: entry.shape.clone() }).collect();
+    let headers: Vec<TensorHeader> = entries
+        .iter()
+        .map(|entry| TensorHeader { name: entry.name.clone(), shape: entry.shape.clone() })
+        .collect();
     let shards = safetensors::shards(&headers, largest);
     for (index, range) in shards.iter().enumerate() {
         put(&safetensors::shard_name(index, shards.len()), &mut |file| {
@@ -238,7 +247,7 @@ mod tests {
     fn saved(config: &Config, largest: usize) -> (tempfile::TempDir, Weights, BTreeMap<String, String>) {
         let folder = tempfile::tempdir().unwrap();
         let weights = random_model(config, 1);
-        let provenance = Provenance::new(&weights, "m", 1, "k", Vec::new());
+        let provenance = CheckpointProvenance::new(&weights, "m", 1, "k", Vec::new());
         let sums = save_in_files_of(largest, folder.path(), &provenance, &weights).unwrap();
         (folder, weights, sums)
     }

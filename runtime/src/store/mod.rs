@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mopd_store::files::folder_of_model;
-use mopd_store::{Folder, Lock, Run, read_json, write_whole};
+use mopd_store::{Folder, Lock, StoredRun, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,9 +22,9 @@ use crate::formats::safetensors;
 use crate::machine::arithmetic::Arithmetic;
 use crate::model::Weights;
 use crate::report::Record;
-use crate::report::tokens::Tokens;
+use crate::report::tokens::TokenLog;
 
-pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
+pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked};
 pub use mopd_store::Lookup;
 pub use scores::ScoreEntry;
 
@@ -71,7 +71,7 @@ impl Store {
 
     /// Writes down what a run needs, so that nothing of it is pruned. False where something is being pruned
     /// just now.
-    pub fn register(&self, run: &Run) -> Result<bool> {
+    pub fn register(&self, run: &StoredRun) -> Result<bool> {
         Ok(self.folder.register(run)?)
     }
 
@@ -113,7 +113,7 @@ impl Store {
             let tokens = if folder.join(TOKENS).exists() {
                 read_json(&folder.join(TOKENS))?
             } else {
-                Tokens::default()
+                TokenLog::default()
             };
             Ok(StoredStage { weights: checkpoint.weights, record: Record { rows, tokens } })
         })
@@ -138,10 +138,10 @@ impl Store {
     pub fn insert(
         &self,
         key: &str,
-        provenance: &Provenance,
+        provenance: &CheckpointProvenance,
         weights: &Weights,
         record: &Record,
-        adapter: &adapter::Files,
+        adapter: &adapter::AdapterFiles,
     ) -> Result<()> {
         let failed = |error| Error::storage(&self.path(key), error);
         let rows = serde_json::to_vec(&record.rows).map_err(failed)?;
@@ -169,7 +169,12 @@ impl Store {
     }
 
     /// Weights of a stage that could not be finished, for a look at what went wrong. Returns the folder.
-    pub fn keep_last_good(&self, key: &str, provenance: &Provenance, weights: &Weights) -> Result<PathBuf> {
+    pub fn keep_last_good(
+        &self,
+        key: &str,
+        provenance: &CheckpointProvenance,
+        weights: &Weights,
+    ) -> Result<PathBuf> {
         let folder = self.path(&format!("{key}.last-good"));
         checkpoint::save(&folder, provenance, weights)?;
         Ok(folder)
@@ -231,8 +236,8 @@ mod tests {
 
     const CHECKSUMS: &str = "checksums.json";
 
-    fn provenance() -> Provenance {
-        Provenance::new(
+    fn provenance() -> CheckpointProvenance {
+        CheckpointProvenance::new(
             &random_model(&tiny(), 1),
             "expert[sort]",
             3,

@@ -103,14 +103,14 @@ pub struct PartPosition {
     pub measured: Vec<Vec<Vec<u64>>>,
     /// The groups that are kept for later steps, buffer by buffer, the oldest first.
     #[serde(default)]
-    pub kept: Vec<Vec<KeptGroup>>,
+    pub kept: Vec<Vec<BufferedGroup>>,
     /// What later passes train on.
     pub rollouts: Option<StoredRollouts>,
 }
 
 /// A group that may be replayed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct KeptGroup {
+pub struct BufferedGroup {
     pub draw: Draw,
     /// The bits of its place in the order: JSON has no infinity.
     order: u64,
@@ -118,9 +118,9 @@ pub struct KeptGroup {
     pub sequences: Vec<Sequence>,
 }
 
-impl KeptGroup {
-    pub fn new(draw: Draw, order: f64, sequences: Vec<Sequence>) -> KeptGroup {
-        KeptGroup { draw, order: order.to_bits(), sequences }
+impl BufferedGroup {
+    pub fn new(draw: Draw, order: f64, sequences: Vec<Sequence>) -> BufferedGroup {
+        BufferedGroup { draw, order: order.to_bits(), sequences }
     }
 
     /// The smallest is replayed first.

@@ -8,7 +8,7 @@ use crate::tokenizer::Token;
 /// The first thing by which two tokenizers differ. A teacher reads its student's token ids as they are, so
 /// none may.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Difference {
+pub enum TokenizerDifference {
     /// One splits text by bytes, the other by a vocabulary of its own.
     Kind,
     Id {
@@ -30,24 +30,27 @@ pub enum Difference {
 
 /// Compares by the map from ids to tokens and by special ids. Sizes say nothing: different vocabularies may
 /// be equally large, and an embedding may have more rows than the vocabulary has ids.
-pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<Difference> {
+pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<TokenizerDifference> {
     let (one, other) = match (student, teacher) {
         (Tokenizer::Bytes, Tokenizer::Bytes) => return None,
         (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) if one == other => return None,
         (Tokenizer::Pretrained(one), Tokenizer::Pretrained(other)) => (one, other),
-        _ => return Some(Difference::Kind),
+        _ => return Some(TokenizerDifference::Kind),
     };
     for id in 0..one.vocabulary().max(other.vocabulary()) as Token {
         let (student, teacher) = (one.token(id), other.token(id));
         if student != teacher {
-            return Some(Difference::Id { id, student, teacher });
+            return Some(TokenizerDifference::Id { id, student, teacher });
         }
     }
     let spelled = |tokens: &[Token]| -> Vec<String> {
         tokens.iter().map(|&id| one.token(id).unwrap_or_default()).collect()
     };
     if one.before() != other.before() {
-        return Some(Difference::Begin { student: spelled(one.before()), teacher: spelled(other.before()) });
+        return Some(TokenizerDifference::Begin {
+            student: spelled(one.before()),
+            teacher: spelled(other.before()),
+        });
     }
     let sorted = |tokens: &[Token]| {
         let mut tokens = tokens.to_vec();
@@ -55,12 +58,15 @@ pub fn difference(student: &Tokenizer, teacher: &Tokenizer) -> Option<Difference
         tokens
     };
     if sorted(one.ends()) != sorted(other.ends()) {
-        return Some(Difference::End { student: spelled(one.ends()), teacher: spelled(other.ends()) });
+        return Some(TokenizerDifference::End {
+            student: spelled(one.ends()),
+            teacher: spelled(other.ends()),
+        });
     }
     None
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for TokenizerDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |token: &Option<String>| match token {
             Some(token) => format!("{token:?}"),
@@ -71,8 +77,8 @@ impl fmt::Display for Difference {
             tokens => tokens.iter().map(|token| format!("{token:?}")).collect::<Vec<_>>().join(", "),
         };
         match self {
-            Difference::Kind => write!(f, "one splits text by bytes, the other by a vocabulary"),
-            Difference::Id { id, student, teacher } => {
+            TokenizerDifference::Kind => write!(f, "one splits text by bytes, the other by a vocabulary"),
+            TokenizerDifference::Id { id, student, teacher } => {
                 write!(
                     f,
                     "the id {id} is {} to the student and {} to the teacher",
@@ -80,7 +86,7 @@ impl fmt::Display for Difference {
                     quoted(teacher)
                 )
             }
-            Difference::Begin { student, teacher } => {
+            TokenizerDifference::Begin { student, teacher } => {
                 write!(
                     f,
                     "the student's prompts begin with {}, the teacher's with {}",
@@ -88,7 +94,7 @@ impl fmt::Display for Difference {
                     list(teacher)
                 )
             }
-            Difference::End { student, teacher } => {
+            TokenizerDifference::End { student, teacher } => {
                 write!(
                     f,
                     "the student ends a completion with {}, the teacher with {}",
@@ -100,16 +106,16 @@ impl fmt::Display for Difference {
     }
 }
 
-impl Difference {
+impl TokenizerDifference {
     /// The way out.
     pub fn help(&self) -> &'static str {
         match self {
-            Difference::Kind | Difference::Id { .. } => {
+            TokenizerDifference::Kind | TokenizerDifference::Id { .. } => {
                 "a teacher scores its student's own tokens: choose one of the same vocabulary, or write `{ align = \
                  tokens }` after it and compare by text, as `std.cross_tokenizer` does"
             }
-            Difference::Begin { .. } => "give both the same `post_processor` in tokenizer.json",
-            Difference::End { .. } => {
+            TokenizerDifference::Begin { .. } => "give both the same `post_processor` in tokenizer.json",
+            TokenizerDifference::End { .. } => {
                 "give both the same `eos_token_id` in generation_config.json, all tokens that may end a \
                  completion"
             }

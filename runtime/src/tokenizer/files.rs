@@ -10,7 +10,7 @@ use super::TokenizerError;
 /// What a folder says about its tokenizer; kept whole, so that a checkpoint made from it can be saved with
 /// the same files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Files {
+pub struct TokenizerFiles {
     /// Where they were read, for messages.
     pub place: PathBuf,
     /// Name and content, by name.
@@ -30,9 +30,9 @@ const OTHERS: [&str; 5] = ["tokenizer.model", "vocab.json", "vocab.txt", "merges
 /// No published tokenizer comes near it; a hostile or mistaken path must not fill the memory.
 const LARGEST: u64 = 1 << 30;
 
-impl Files {
+impl TokenizerFiles {
     /// The tokenizer's files of a folder, or `tokenizer.json` itself with the files beside it.
-    pub fn read(path: &Path) -> Result<Files, TokenizerError> {
+    pub fn read(path: &Path) -> Result<TokenizerFiles, TokenizerError> {
         let folder = match path.file_name() {
             Some(name) if name == TOKENIZER && !path.is_dir() => path.parent().unwrap_or(Path::new(".")),
             _ if path.is_file() => {
@@ -60,7 +60,7 @@ impl Files {
                 files.extend(read(&folder.join(&name))?.map(|content| (name, content)));
             }
         }
-        let files = Files { place: folder.to_owned(), files };
+        let files = TokenizerFiles { place: folder.to_owned(), files };
         if files.find(TOKENIZER).is_none() {
             let other = OTHERS.into_iter().find(|name| folder.join(name).exists());
             return Err(TokenizerError::new(&folder.join(TOKENIZER), "there is no such file").help(
@@ -92,7 +92,7 @@ impl Files {
             .map_err(|error| self.error(name, format!("not a JSON object: {error}")))
     }
 
-    pub fn settings(&self) -> Result<Settings, TokenizerError> {
+    pub fn settings(&self) -> Result<TokenizerSettings, TokenizerError> {
         let config = self.object(CONFIG)?;
         let special = self.object(SPECIAL)?;
         let generation = self.object(GENERATION)?;
@@ -103,7 +103,7 @@ impl Files {
             };
             of(&config).or_else(|| of(&special))
         };
-        Ok(Settings {
+        Ok(TokenizerSettings {
             begin: token("bos_token"),
             end: token("eos_token"),
             padding: token("pad_token"),
@@ -180,7 +180,7 @@ impl Files {
 
 /// What the files around `tokenizer.json` add to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct TokenizerSettings {
     pub begin: Option<String>,
     pub end: Option<String>,
     pub padding: Option<String>,

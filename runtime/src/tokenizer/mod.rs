@@ -17,21 +17,21 @@ use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::events::FailureKind;
 
-use self::chat::{ChatError, Conversation, Template};
+use self::chat::{ChatError, ChatTemplate, Conversation};
 use crate::failure::Error;
 
 pub use bytes::{BEGIN, END, PADDING};
-pub use compare::{Difference, difference};
+pub use compare::{TokenizerDifference, difference};
 pub use counterparts::Counterparts;
-pub use files::Files;
-pub use pretrained::Pretrained;
+pub use files::TokenizerFiles;
+pub use pretrained::PretrainedTokenizer;
 pub use token_bytes::TokenBytes;
 
 /// An index into the vocabulary.
 pub type Token = i64;
 
 /// Bytes of a text.
-pub type Span = Range<usize>;
+pub type ByteSpan = Range<usize>;
 
 /// What a model's embedding is indexed by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Tokenizer {
     /// A token is a byte of UTF-8.
     Bytes,
     /// The model's own.
-    Pretrained(Pretrained),
+    Pretrained(PretrainedTokenizer),
 }
 
 /// A tokenizer that cannot be used, or a text that it cannot encode. Displays as `FILE: what is wrong`.
@@ -132,7 +132,7 @@ impl Tokenizer {
     }
 
     /// The tokens of a text, nothing added, and the bytes that each was made from.
-    pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, Span)>, TokenizerError> {
+    pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, ByteSpan)>, TokenizerError> {
         match self {
             Tokenizer::Bytes => Ok(text
                 .bytes()
@@ -214,7 +214,7 @@ impl Tokenizer {
     }
 
     /// The chat templates of its model.
-    pub fn templates(&self) -> &[Template] {
+    pub fn templates(&self) -> &[ChatTemplate] {
         match self {
             Tokenizer::Bytes => &[],
             Tokenizer::Pretrained(tokenizer) => tokenizer.templates(),
@@ -223,7 +223,7 @@ impl Tokenizer {
 
     /// How the model writes conversations; `tools` says whether the conversation has any, for which some
     /// models have a template of its own. None where its files have no template.
-    pub fn template(&self, conversation: &Conversation) -> Option<&Template> {
+    pub fn template(&self, conversation: &Conversation) -> Option<&ChatTemplate> {
         let named = |name: &str| self.templates().iter().find(|template| template.name() == name);
         conversation.has_tools().then(|| named("tool_use")).flatten().or_else(|| named("default"))
     }

@@ -9,20 +9,20 @@ use mopd_compiler::keys;
 use serde::Serialize;
 use tokenizers::Encoding;
 
-use super::files::{Files, GENERATION, Settings, TOKENIZER};
+use super::files::{GENERATION, TOKENIZER, TokenizerFiles, TokenizerSettings};
 use super::growth::{Growth, check_decoder};
-use super::{Span, TokenizerError};
+use super::{ByteSpan, TokenizerError};
 use crate::tokenizer::Token;
-use crate::tokenizer::chat::{ChatError, Template};
+use crate::tokenizer::chat::{ChatError, ChatTemplate};
 
 /// A `tokenizer.json` and what the files beside it add.
 #[derive(Clone)]
-pub struct Pretrained(Arc<Inner>);
+pub struct PretrainedTokenizer(Arc<Inner>);
 
 struct Inner {
     tokenizer: Arc<tokenizers::Tokenizer>,
-    files: Files,
-    settings: Settings,
+    files: TokenizerFiles,
+    settings: TokenizerSettings,
     /// What a prompt of plain text begins with; a chat template writes its own.
     before: Vec<Token>,
     begin: Option<Token>,
@@ -30,7 +30,7 @@ struct Inner {
     padding: Token,
     vocabulary: usize,
     absent: Vec<Token>,
-    templates: Vec<Template>,
+    templates: Vec<ChatTemplate>,
     hash: String,
     growth: Growth,
 }
@@ -82,28 +82,28 @@ fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
     Ok(tokenizer)
 }
 
-impl std::fmt::Debug for Pretrained {
+impl std::fmt::Debug for PretrainedTokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Pretrained({}, {})", self.0.files.place.display(), self.0.hash)
     }
 }
 
 /// Two tokenizers are equal if they do the same, wherever they were read.
-impl PartialEq for Pretrained {
-    fn eq(&self, other: &Pretrained) -> bool {
+impl PartialEq for PretrainedTokenizer {
+    fn eq(&self, other: &PretrainedTokenizer) -> bool {
         self.0.hash == other.0.hash
     }
 }
 
-impl Eq for Pretrained {}
+impl Eq for PretrainedTokenizer {}
 
-impl Pretrained {
+impl PretrainedTokenizer {
     /// From a model's folder, or the `tokenizer.json` in it.
-    pub fn load(path: &Path) -> Result<Pretrained, TokenizerError> {
-        Pretrained::new(Files::read(path)?)
+    pub fn load(path: &Path) -> Result<PretrainedTokenizer, TokenizerError> {
+        PretrainedTokenizer::new(TokenizerFiles::read(path)?)
     }
 
-    pub fn new(files: Files) -> Result<Pretrained, TokenizerError> {
+    pub fn new(files: TokenizerFiles) -> Result<PretrainedTokenizer, TokenizerError> {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
         let tokenizer = shared(content).map_err(|error| files.error(TOKENIZER, error))?;
         let settings = files.settings()?;
@@ -170,12 +170,12 @@ impl Pretrained {
                 ("unk_token", &settings.unknown),
             ];
             let special = special.into_iter().filter_map(|(name, token)| Some((name, token.clone()?)));
-            Template::new(name, source, special.collect()).map_err(|error| match error {
+            ChatTemplate::new(name, source, special.collect()).map_err(|error| match error {
                 ChatError::Bounds { .. } => files.error("chat_template.jinja", error),
                 _ => files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")),
             })
         });
-        let templates = templates.collect::<Result<Vec<Template>, TokenizerError>>()?;
+        let templates = templates.collect::<Result<Vec<ChatTemplate>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         let content =
             TokenizerContent { canonical, before: &before, ends: &ends, templates: &settings.templates };
@@ -194,11 +194,11 @@ impl Pretrained {
             hash,
             growth,
         };
-        Ok(Pretrained(Arc::new(inner)))
+        Ok(PretrainedTokenizer(Arc::new(inner)))
     }
 
     /// What was read, to be saved with a model that uses it.
-    pub fn files(&self) -> &Files {
+    pub fn files(&self) -> &TokenizerFiles {
         &self.0.files
     }
 
@@ -218,7 +218,7 @@ impl Pretrained {
         self.0.vocabulary - self.0.absent.len()
     }
 
-    /// The ids below [`Pretrained::vocabulary`] that no token has.
+    /// The ids below [`PretrainedTokenizer::vocabulary`] that no token has.
     pub fn absent(&self) -> &[Token] {
         &self.0.absent
     }
@@ -240,7 +240,7 @@ impl Pretrained {
         self.0.settings.end.as_deref()
     }
 
-    pub fn templates(&self) -> &[Template] {
+    pub fn templates(&self) -> &[ChatTemplate] {
         &self.0.templates
     }
 
@@ -266,7 +266,7 @@ impl Pretrained {
     }
 
     /// The tokens of a text and the bytes that each was made from.
-    pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, Span)>, TokenizerError> {
+    pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, ByteSpan)>, TokenizerError> {
         let encoding = self.encoding(text)?;
         let spans = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().map(|&id| Token::from(id)).zip(spans).collect())
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn models_of_one_vocabulary_share_it() {
-        let load = |name: &str| Pretrained::load(&fixtures().join(name)).unwrap();
+        let load = |name: &str| PretrainedTokenizer::load(&fixtures().join(name)).unwrap();
         let (one, again, other) = (load("smollm"), load("smollm"), load("qwen3"));
         assert!(Arc::ptr_eq(&one.0.tokenizer, &again.0.tokenizer));
         assert!(!Arc::ptr_eq(&one.0.tokenizer, &other.0.tokenizer));

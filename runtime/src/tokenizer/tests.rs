@@ -12,7 +12,7 @@ pub(crate) fn fixtures() -> PathBuf {
 }
 
 pub(crate) fn pretrained(name: &str) -> Tokenizer {
-    Tokenizer::Pretrained(Pretrained::load(&fixtures().join(name)).unwrap())
+    Tokenizer::Pretrained(PretrainedTokenizer::load(&fixtures().join(name)).unwrap())
 }
 
 /// The tokenizer of a folder with its `tokenizer.json` edited.
@@ -29,7 +29,7 @@ pub(crate) fn expected() -> Value {
 /// A copy of a tokenizer's folder, to be changed.
 fn copy(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for file in Files::read(&fixtures().join(name)).unwrap().files {
+    for file in TokenizerFiles::read(&fixtures().join(name)).unwrap().files {
         fs::write(folder.path().join(file.0), file.1).unwrap();
     }
     folder
@@ -43,7 +43,7 @@ fn change(folder: &tempfile::TempDir, file: &str, edit: impl FnOnce(&mut Value))
 }
 
 fn load(folder: &tempfile::TempDir) -> Tokenizer {
-    Tokenizer::Pretrained(Pretrained::load(folder.path()).unwrap())
+    Tokenizer::Pretrained(PretrainedTokenizer::load(folder.path()).unwrap())
 }
 
 fn ids(value: &Value) -> Vec<Token> {
@@ -134,8 +134,8 @@ fn every_end_token_of_the_generation_settings_ends_a_completion() {
 fn two_tokenizers_are_compared_by_what_ids_mean() {
     let (qwen, llama) = (pretrained("qwen3"), pretrained("llama3"));
     assert_eq!(difference(&qwen, &qwen), None);
-    assert_eq!(difference(&qwen, &Tokenizer::Bytes), Some(Difference::Kind));
-    assert!(matches!(difference(&qwen, &llama), Some(Difference::Id { .. })));
+    assert_eq!(difference(&qwen, &Tokenizer::Bytes), Some(TokenizerDifference::Kind));
+    assert!(matches!(difference(&qwen, &llama), Some(TokenizerDifference::Id { .. })));
 
     // The same somewhere else is the same.
     let folder = copy("qwen3");
@@ -185,7 +185,7 @@ fn what_it_does_is_hashed_and_where_it_lies_is_not() {
 #[test]
 fn files_that_make_no_tokenizer_are_refused_in_words() {
     let refused = |folder: &tempfile::TempDir| {
-        let error = Pretrained::load(folder.path()).unwrap_err();
+        let error = PretrainedTokenizer::load(folder.path()).unwrap_err();
         let place = folder.path().display().to_string();
         (error.to_string().replace(&place, "FOLDER"), error.help.unwrap_or_default())
     };
@@ -200,7 +200,7 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
 
     let other = folder.path().join("words.json");
     fs::write(&other, "{}").unwrap();
-    let error = Pretrained::load(&other).unwrap_err();
+    let error = PretrainedTokenizer::load(&other).unwrap_err();
     assert_eq!(error.problem, "a tokenizer is a folder, or the `tokenizer.json` in it");
     assert!(error.help.is_some_and(|help| help.starts_with("call it `tokenizer.json`")));
 
@@ -284,7 +284,7 @@ fn damaged_files_are_refused_without_a_panic() {
                 }
             };
             fs::write(&path, &damaged).unwrap();
-            match Pretrained::load(folder.path()) {
+            match PretrainedTokenizer::load(folder.path()) {
                 Ok(tokenizer) => {
                     let tokenizer = Tokenizer::Pretrained(tokenizer);
                     assert!(tokenizer.vocabulary() < 1 << 18);
@@ -308,7 +308,7 @@ fn damaged_files_are_refused_without_a_panic() {
 fn spoilt(text: &str, edit: impl FnOnce(&mut Value)) -> String {
     let folder = copy("smollm");
     change(&folder, "tokenizer.json", edit);
-    match Pretrained::load(folder.path()).and_then(|tokenizer| tokenizer.encode(text).map(|_| ())) {
+    match PretrainedTokenizer::load(folder.path()).and_then(|tokenizer| tokenizer.encode(text).map(|_| ())) {
         Ok(()) => String::new(),
         Err(error) => error.problem,
     }

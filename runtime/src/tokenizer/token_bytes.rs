@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::pretrained::Pretrained;
+use super::pretrained::PretrainedTokenizer;
 use super::{Tokenizer, TokenizerError};
 use crate::tokenizer::Token;
 
@@ -32,7 +32,7 @@ impl TokenBytes {
     }
 }
 
-impl Pretrained {
+impl PretrainedTokenizer {
     fn token_bytes(&self) -> Result<Vec<Option<Box<[u8]>>>, TokenizerError> {
         let spelling = Spelling::of(&self.decoder()).map_err(|decoder| {
             self.error(format!("its decoder `{decoder}` does not put pieces of text together"))

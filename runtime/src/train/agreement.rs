@@ -15,7 +15,7 @@ use tch::no_grad_guard;
 
 use super::Stage;
 use super::batches::number;
-use super::models::Scored;
+use super::models::ScorerRef;
 use super::part::Scoring;
 use super::scores::{ScoringRun, nobody, runs};
 use super::sequences::Sequences;
@@ -122,14 +122,14 @@ impl Agreements {
             if own.is_empty() {
                 continue;
             }
-            let Some(reader) = scored.and_then(Scored::reader) else {
+            let Some(scorer) = scored.and_then(ScorerRef::model) else {
                 let source = &stage.sources[sequences.list[members.start].source];
                 return Err(nobody(scoring, agreement.role, source));
             };
-            let decoder = models.decoder(reader.model_ref);
+            let decoder = models.decoder(scorer.model_ref);
             let decoder = decoder.as_deref().unwrap_or(scoring.model);
             let context = decoder.config.context;
-            let sees = (models.view(reader), context);
+            let sees = (models.view(scorer), context);
             let shown = Shown::new(stage, sees, sequences, members, scoring.now(step))?;
             let before = own.iter().map(|Block { member, tokens, .. }| {
                 let sequence = &sequences.list[*member];

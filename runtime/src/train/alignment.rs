@@ -20,7 +20,7 @@ pub type Gradients = Vec<(String, Gradient)>;
 const CHUNK: usize = 1 << 20;
 
 /// A forward pass to go back through once more, with the derivatives of the loss that come from one part.
-pub struct Prepared {
+pub struct PreparedPass {
     name: String,
     pass: ScoringPass,
     adjoints: Vec<Vec<f32>>,
@@ -33,13 +33,17 @@ pub fn prepared(
     rollouts: &Rollouts,
     outputs: &Outputs,
     step: u32,
-) -> Vec<Prepared> {
+) -> Vec<PreparedPass> {
     let Scoring { stage, .. } = *scoring;
     let Some(alignment) = stage.train.alignment.filter(|alignment| alignment.is_due(step)) else {
         return Vec::new();
     };
     let objective = &stage.train.objective;
-    let prepared = |name: &str, adjoints| Prepared { name: name.to_owned(), pass: pass.again(), adjoints };
+    let prepared = |name: &str, adjoints| PreparedPass {
+        name: name.to_owned(),
+        pass: pass.without_activations(),
+        adjoints,
+    };
     match alignment.between {
         Between::Terms => {
             let of_term = objective.term_gradients.iter().map(|term| {
@@ -59,13 +63,13 @@ pub fn prepared(
 
 /// Their gradients. The student's layers are gone through once more for each.
 pub fn gradients(
-    prepared: Vec<Prepared>,
+    prepared: Vec<PreparedPass>,
     scoring: &Scoring,
     rollouts: &Rollouts,
     batch: &Batch,
     trained: &dyn Fn(Gradient) -> Gradient,
 ) -> Result<Gradients> {
-    let gradient = |Prepared { name, pass, adjoints }: Prepared| {
+    let gradient = |PreparedPass { name, pass, adjoints }: PreparedPass| {
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
         Ok((name, trained(pass.gradient(scoring, rollouts, batch, &adjoints)?)))
     };

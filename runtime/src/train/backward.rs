@@ -66,7 +66,7 @@ impl ScoringPass {
                 Some(grad_hidden.map_or_else(|| of_scalars.shallow_clone(), |sum| sum + &of_scalars));
             heads.scalar = Some(grad);
         }
-        let nothing = || Tensor::zeros(hidden.size(), (wide(hidden.kind()), device));
+        let nothing = || Tensor::zeros(hidden.size(), (accumulation_kind(hidden.kind()), device));
         let mut grad_hidden = match (grad_hidden, &of_confidence) {
             (None, Some(_)) => nothing(),
             (grad, _) => grad.expect("something in the loss is live"),
@@ -110,7 +110,7 @@ fn check_confidence(objective: &Objective, second: &[i64], adjoint: &[f32]) -> R
         .help("say which tokens the term is of: `{ when = head == 1 }`"))
 }
 
-fn wide(kind: Kind) -> Kind {
+fn accumulation_kind(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
@@ -118,8 +118,8 @@ fn wide(kind: Kind) -> Kind {
 /// single precision where they are in half, and d loss / d the head, `[1, width]`.
 fn through_scalar_head(adjoint: &Tensor, hidden: &Tensor, head: &Tensor) -> (Tensor, Tensor) {
     let _guard = no_grad_guard();
-    let wide = wide(hidden.kind());
+    let kind = accumulation_kind(hidden.kind());
     let (adjoint, hidden, head) =
-        (adjoint.to_kind(wide).unsqueeze(1), hidden.to_kind(wide), head.detach().to_kind(wide));
+        (adjoint.to_kind(kind).unsqueeze(1), hidden.to_kind(kind), head.detach().to_kind(kind));
     (adjoint.mm(&head), adjoint.tr().mm(&hidden))
 }

@@ -20,7 +20,7 @@ use tch::{Device, Tensor};
 use super::Stage;
 use super::batches::Batches;
 use super::first_epoch::FirstEpoch;
-use super::models::{ModelRef, Models, Reader};
+use super::models::{ModelRef, ModelScorer, Models};
 use super::part::Scoring;
 use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
@@ -76,7 +76,7 @@ struct CachedBatch {
 }
 
 /// The model of a role for adjacent sources.
-pub struct Scorer<'d, F: Fn() -> &'d Decoder> {
+pub struct CachedScorer<'d, F: Fn() -> &'d Decoder> {
     pub role: Role,
     pub model_ref: ModelRef,
     pub sources: Range<usize>,
@@ -99,8 +99,8 @@ impl<'a> CachedScores<'a> {
             // Rows that a view fills are not the data's own, nor are tokens of another tokenizer the
             // student's.
             let scored = models.of_role(role)[source]?;
-            let own = |reader: &Reader| reader.view.is_none() && !reader.own_tokens;
-            let (model, config) = models.frozen(scored.reader().filter(own)?.model_ref)?;
+            let own = |scorer: &ModelScorer| scorer.view.is_none() && !scorer.own_tokens;
+            let (model, config) = models.frozen(scored.model().filter(own)?.model_ref)?;
             (cache.keeps)(model).then_some(config.width as u64)
         };
         let kept = |role: &Role| (0..stage.sources.len()).any(|source| width(*role, source).is_some());
@@ -139,7 +139,7 @@ impl<'a> CachedScores<'a> {
     pub fn hidden<'d, F: Fn() -> &'d Decoder>(
         &self,
         scoring: &Scoring,
-        scorer: &Scorer<'d, F>,
+        scorer: &CachedScorer<'d, F>,
         sequences: &Sequences,
         members: Range<usize>,
     ) -> Option<Tensor> {

@@ -4,11 +4,11 @@
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Member, Role};
 
-use super::models::Scored;
+use super::models::ScorerRef;
 use super::part::Scoring;
 use super::scores::{ScoringPass, failed, nobody, runs};
 use super::sequences::Sequences;
-use super::vocabulary::{Composed, Logits, Parameters, Part, Weight, part};
+use super::vocabulary::{Composed, ComposedPart, Logits, MixtureWeight, Parameters, part};
 use crate::failure::Result;
 
 /// Completes what the scoring pass reads; adds the signals that weights are computed from.
@@ -38,15 +38,15 @@ impl Composing<'_> {
         }
         self.done.push(role);
         let runs = runs(self.scoring, role, self.sequences)?;
-        if !runs.iter().any(|run| matches!(run.scored, Some(Scored::Composed(_)))) {
+        if !runs.iter().any(|run| matches!(run.scored, Some(ScorerRef::Composed(_)))) {
             return Ok(());
         }
         let mut parts = Vec::with_capacity(runs.len());
         for (place, run) in runs.iter().enumerate() {
             let (first, count) = (run.tokens.start as i64, run.tokens.len() as i64);
             parts.push(match run.scored {
-                Some(Scored::Composed(index)) => Logits::Composed(self.composed(index, first, count)?),
-                Some(Scored::Model(_) | Scored::Served(_)) | None => {
+                Some(ScorerRef::Composed(index)) => Logits::Composed(self.composed(index, first, count)?),
+                Some(ScorerRef::Model(_) | ScorerRef::Served(_)) | None => {
                     let known = self.forward.vocabulary.logits(role);
                     assert_eq!(known.len(), runs.len(), "logits stand run by run");
                     known[place].share()
@@ -67,8 +67,8 @@ impl Composing<'_> {
         let parameters = Parameters { batch: self.batch, device: stage.place.device };
         let member = |Member { weight, role }: &Member| {
             let weight = match parameters.weight(weight).map_err(|error| failed(error, objective))? {
-                Weight::Number(number) => Weight::Number(number),
-                Weight::PerToken(numbers) => Weight::PerToken(numbers.narrow(0, first, count)),
+                MixtureWeight::Number(number) => MixtureWeight::Number(number),
+                MixtureWeight::PerToken(numbers) => MixtureWeight::PerToken(numbers.narrow(0, first, count)),
             };
             let vocabulary = &self.forward.vocabulary;
             let logits = match role {
@@ -80,9 +80,9 @@ impl Composing<'_> {
                 let source = &stage.sources[self.sequences.list[sequence].source];
                 return Err(nobody(self.scoring, *role, source));
             }
-            Ok(Part { weight, logits })
+            Ok(ComposedPart { weight, logits })
         };
-        let members = composition.members.iter().map(member).collect::<Result<Vec<Part>>>()?;
+        let members = composition.members.iter().map(member).collect::<Result<Vec<ComposedPart>>>()?;
         Ok(Composed::new(composition.pool, members))
     }
 }

@@ -13,12 +13,12 @@ use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
 use super::{Stage, agreement, panels};
 use crate::model::ExpertLoad;
-use crate::report::metrics::Row;
+use crate::report::metrics::StepMetrics;
 use crate::rollout::{Sequence, Speculation};
 use crate::zip::zip_equal;
 
 /// The numbers of a step that belong to no domain.
-pub struct Step {
+pub struct StepTotals {
     pub step: u32,
     pub loss: f64,
     /// Where it was computed before the step.
@@ -48,16 +48,16 @@ pub fn diagnose(
     stage: &Stage,
     sequences: &Sequences,
     evaluated: Option<&(Batch, Outputs)>,
-    numbers: &Step,
+    numbers: &StepTotals,
     several: bool,
-) -> Vec<Row> {
+) -> Vec<StepMetrics> {
     let objective = &stage.train.objective;
     let terms = terms(objective, several, stage.turn.name);
     let sections = stage.sections();
     let dropped = |index: usize| Some(f64::from(sequences.dropped.as_ref()?[index]));
     let empty = |index: usize| {
         let dropped = dropped(index).filter(|dropped| *dropped > 0.0)?;
-        Some(Row { dropped: Some(dropped), ..row(stage, &sections[index], &terms, numbers) })
+        Some(StepMetrics { dropped: Some(dropped), ..row(stage, &sections[index], &terms, numbers) })
     };
     let Some((batch, outputs)) = evaluated else {
         return (0..sections.len()).filter_map(empty).collect();
@@ -92,7 +92,7 @@ pub fn diagnose(
         let written: usize = completions(own).map(Sequence::trained).sum();
         let truncated = completions(own).filter(|sequence| sequence.truncated).count();
         let acceptance = acceptance(own);
-        rows.push(Row {
+        rows.push(StepMetrics {
             prompt_share: completions(own).count() as f64 / all_completions,
             token_share: tokens / all_tokens,
             divergence: student_logps
@@ -216,9 +216,9 @@ fn share(of: &[Sequence], which: impl Fn(&Sequence) -> bool) -> f64 {
 }
 
 /// What the whole step has in common, without a sequence.
-fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &Step) -> Row {
+fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepTotals) -> StepMetrics {
     let chosen = numbers.chosen[section.source];
-    Row {
+    StepMetrics {
         seed: stage.seed,
         stage: stage.name.to_owned(),
         step: numbers.step,

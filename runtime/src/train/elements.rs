@@ -15,21 +15,21 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::Stage;
 use crate::failure::{Error, Result};
 use crate::machine::transfer::upload;
-use crate::model::change::Change;
-use crate::model::{Entry, EntryKind, layout};
+use crate::model::change::ModelChange;
+use crate::model::{EntryKind, ParameterEntry, layout};
 
 /// Most numbers of a piece of which only some train: what is made on the way to them stays small.
 const PIECE: usize = 1 << 24;
 
 /// A part of a model's flat vector of which some numbers train.
-pub struct Piece {
+pub struct TrainedPiece {
     pub range: Range<usize>,
     /// The places of those that do, from the start of the range, in order; all where absent.
     elements: Option<Tensor>,
     count: usize,
 }
 
-impl Piece {
+impl TrainedPiece {
     /// How many numbers train.
     pub fn len(&self) -> usize {
         self.count
@@ -68,7 +68,7 @@ impl Piece {
 
 /// The pieces that train, in the order of the flat vector, and their numbers as the stage begins.
 pub struct Elements {
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<TrainedPiece>,
     /// End to end, in single precision.
     pub values: Vec<f32>,
     /// How many of the first ones are of matrices.
@@ -84,10 +84,10 @@ impl Elements {
             unreachable!("an adapter is beside weights that stay")
         };
         let start = &stage.start;
-        let mut changes: Vec<Change> = (stage.train.trainable.changes())
+        let mut changes: Vec<ModelChange> = (stage.train.trainable.changes())
             .map(|changed| {
                 let [after, before] = [changed.after, changed.before].map(|id| &*stage.models[&id]);
-                Change::new(after, before, changed.beyond)
+                ModelChange::new(after, before, changed.beyond)
             })
             .collect();
         let by_change = !changes.is_empty();
@@ -166,14 +166,14 @@ impl Elements {
 }
 
 /// Adds a piece, which may go on where the last one ends.
-fn append(pieces: &mut Vec<Piece>, range: Range<usize>, places: &[i32], device: Device) {
+fn append(pieces: &mut Vec<TrainedPiece>, range: Range<usize>, places: &[i32], device: Device) {
     let count = places.len();
     if count == 0 {
         return;
     }
     if count < range.len() {
         let elements = Some(upload(places, device));
-        pieces.push(Piece { range, elements, count });
+        pieces.push(TrainedPiece { range, elements, count });
         return;
     }
     match pieces.last_mut() {
@@ -181,17 +181,17 @@ fn append(pieces: &mut Vec<Piece>, range: Range<usize>, places: &[i32], device: 
             last.range.end = range.end;
             last.count += count;
         }
-        _ => pieces.push(Piece { range, elements: None, count }),
+        _ => pieces.push(TrainedPiece { range, elements: None, count }),
     }
 }
 
 /// Trained numbers before a place of the flat vector, where parameters begin and end.
-pub fn before(pieces: &[Piece], offset: usize) -> usize {
+pub fn before(pieces: &[TrainedPiece], offset: usize) -> usize {
     pieces.iter().map(|piece| piece.before(offset)).sum()
 }
 
 /// Writes what stands end to end to its places.
-pub fn scatter(parameters: &Tensor, pieces: &[Piece], flat: &Tensor) {
+pub fn scatter(parameters: &Tensor, pieces: &[TrainedPiece], flat: &Tensor) {
     let _guard = no_grad_guard();
     let mut from = 0;
     for piece in pieces {
@@ -202,7 +202,7 @@ pub fn scatter(parameters: &Tensor, pieces: &[Piece], flat: &Tensor) {
 }
 
 /// Whether all of a parameter is named.
-fn holds(filter: &WeightFilter, entry: &Entry) -> bool {
+fn holds(filter: &WeightFilter, entry: &ParameterEntry) -> bool {
     match filter {
         WeightFilter::Layers { first, last } => {
             entry.layer.is_some_and(|layer| (*first..=*last).contains(&layer))

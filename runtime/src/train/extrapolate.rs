@@ -134,7 +134,7 @@ fn accepted(rounds: u32, mut score: impl FnMut(u32) -> Result<f64>) -> Result<Ac
 /// Copies.
 fn selected(weights: &Master, ranges: &[Range<usize>]) -> Tensor {
     let _guard = no_grad_guard();
-    let parts: Vec<Tensor> = ranges.iter().map(|range| weights.part(range.clone()).single()).collect();
+    let parts: Vec<Tensor> = ranges.iter().map(|range| weights.part(range.clone()).to_f32()).collect();
     // Of a single part, the same as it is: a copy in any case.
     Tensor::cat(&parts, 0)
 }

@@ -12,11 +12,11 @@ use mopd_compiler::plan::{Guard, GuardAction, Objective, Pooling, StepNumber, St
 
 use super::diagnostics::terms;
 use crate::failure::Error;
-use crate::report::metrics::Row;
+use crate::report::metrics::StepMetrics;
 
 /// Whose steps are looked at.
 #[derive(Clone, Copy)]
-pub struct Watched<'a> {
+pub struct GuardedStage<'a> {
     pub name: &'a str,
     pub seed: u64,
     pub steps: u32,
@@ -29,7 +29,7 @@ pub struct Watched<'a> {
 
 /// The guards of a model that learns.
 pub struct Guards<'a> {
-    watched: Watched<'a>,
+    stage: GuardedStage<'a>,
     /// Of the rows that they read.
     terms: Option<String>,
     watches: Vec<Watch<'a>>,
@@ -64,19 +64,19 @@ pub struct Acted<'a> {
 }
 
 impl<'a> Guards<'a> {
-    pub fn new(watched: Watched<'a>) -> Guards<'a> {
-        let Watched { train, turn, .. } = watched;
+    pub fn new(stage: GuardedStage<'a>) -> Guards<'a> {
+        let GuardedStage { train, turn, .. } = stage;
         let terms = terms(&train.objective, !train.own_data.is_empty(), turn);
         let watches = train.guards.iter().map(Watch::new).collect();
-        Guards { watched, terms, watches, factor: 1.0, acted: Vec::new() }
+        Guards { stage, terms, watches, factor: 1.0, acted: Vec::new() }
     }
 
     /// After a step: its rows of the first terms.
-    pub fn look(&mut self, step: u32, rows: &[&Row]) {
+    pub fn look(&mut self, step: u32, rows: &[&StepMetrics]) {
         if rows.is_empty() {
             return;
         }
-        let Watched { name: stage, seed, steps, .. } = self.watched;
+        let GuardedStage { name: stage, seed, steps, .. } = self.stage;
         for watch in &mut self.watches {
             let Some(numbers) = watch.look(step, steps, rows) else { continue };
             if let GuardAction::LowerRate { by } = watch.guard.action {
@@ -87,9 +87,9 @@ impl<'a> Guards<'a> {
     }
 
     /// The same with all rows of the steps so far.
-    pub fn replay(&mut self, rows: &[Row]) {
-        let own = rows.iter().filter(|row| row.terms == self.terms && row.step >= self.watched.from);
-        let own: Vec<&Row> = own.collect();
+    pub fn replay(&mut self, rows: &[StepMetrics]) {
+        let own = rows.iter().filter(|row| row.terms == self.terms && row.step >= self.stage.from);
+        let own: Vec<&StepMetrics> = own.collect();
         for rows in own.chunk_by(|one, next| one.step == next.step) {
             self.look(rows[0].step, rows);
         }
@@ -103,7 +103,7 @@ impl<'a> Guards<'a> {
     /// Of guards that no step had all numbers for.
     pub fn untested(&self) -> impl Iterator<Item = String> {
         self.watches.iter().filter(|watch| !watch.tested).map(|watch| {
-            let (guard, stage) = (watch.guard.written(), self.watched.name);
+            let (guard, stage) = (watch.guard.written(), self.stage.name);
             format!("`{stage}`: the guard `{guard}` was never tested, since no step had all that it reads")
         })
     }
@@ -117,7 +117,7 @@ impl<'a> Watch<'a> {
     }
 
     /// What it read, where it acts.
-    fn look(&mut self, step: u32, steps: u32, rows: &[&Row]) -> Option<String> {
+    fn look(&mut self, step: u32, steps: u32, rows: &[&StepMetrics]) -> Option<String> {
         let Watch { guard, windows, held, tested } = self;
         let on = guard.on.as_ref().map(|domain| domain.name.as_str());
         for window in &mut *windows {
@@ -223,9 +223,9 @@ impl Acted<'_> {
 }
 
 /// A number of a step, of a domain where one is named.
-fn pooled(rows: &[&Row], number: StepNumber, on: Option<&str>) -> Option<f64> {
+fn pooled(rows: &[&StepMetrics], number: StepNumber, on: Option<&str>) -> Option<f64> {
     let rows = || rows.iter().copied().filter(|row| on.is_none_or(|name| row.domain == name));
-    let mean = |weight: fn(&Row) -> f64| {
+    let mean = |weight: fn(&StepMetrics) -> f64| {
         let known = rows().filter_map(|row| Some((finite(value(row, number)?)?, weight(row))));
         let (sum, whole) =
             known.fold((0.0, 0.0), |(sum, whole), (value, weight)| (sum + value * weight, whole + weight));
@@ -246,7 +246,7 @@ fn finite(value: f64) -> Option<f64> {
 }
 
 /// The column of the number.
-fn value(row: &Row, number: StepNumber) -> Option<f64> {
+fn value(row: &StepMetrics, number: StepNumber) -> Option<f64> {
     match number {
         StepNumber::Loss => Some(row.loss),
         StepNumber::GradientNorm => Some(row.gradient_norm),

@@ -19,7 +19,7 @@ const HALVINGS: u32 = 64;
 
 /// The distribution, and what was drawn from it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
+pub struct LearnedPolicy {
     settings: Learned,
     /// Of Beta(1 + softplus(theta_a), 1 + softplus(theta_b)): both are 0 at the start, so its mean is 1/2.
     thetas: [f64; 2],
@@ -62,9 +62,9 @@ fn sigmoid(x: f64) -> f64 {
     if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
 }
 
-impl Policy {
-    pub fn new(settings: &Learned) -> Policy {
-        Policy {
+impl LearnedPolicy {
+    pub fn new(settings: &Learned) -> LearnedPolicy {
+        LearnedPolicy {
             settings: settings.clone(),
             thetas: [0.0; 2],
             value: None,
@@ -162,8 +162,8 @@ mod tests {
     use super::*;
     use crate::random::Key;
 
-    fn policy(hold: u32, discount: f64, learning_rate: f64) -> Policy {
-        Policy::new(&Learned { gain: NodeId(0), hold, discount, learning_rate })
+    fn policy(hold: u32, discount: f64, learning_rate: f64) -> LearnedPolicy {
+        LearnedPolicy::new(&Learned { gain: NodeId(0), hold, discount, learning_rate })
     }
 
     /// Thetas, value, and the derivatives of log(x^(a - 1) (1 - x)^(b - 1) / B(a, b)), which mpmath has found

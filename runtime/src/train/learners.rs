@@ -15,7 +15,7 @@ use super::non_finite::check_learning_rate;
 use super::state::RestoreMode;
 use super::trained::Trained;
 use super::{
-    Answer, Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, Trainer, peft, student,
+    Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, TrainedModel, Trainer, peft, student,
 };
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
@@ -49,11 +49,11 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));
     let new = || Learners::new(&parts, cache, scores);
     let mut learners = new().map_err(stopped)?;
-    let (mut first, mut before, mut record) = (Position::default(), 0.0, Record::default());
+    let (mut first, mut before, mut record) = (LearnersPosition::default(), 0.0, Record::default());
     if let Some((state, mode)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
         match (learners.restore(&state, mode), mode) {
             (Ok(()), _) => {
-                first = Position { step: state.position.step, turn: state.position.turn };
+                first = LearnersPosition { step: state.position.step, turn: state.position.turn };
                 (before, record) = (state.position.seconds, state.record)
             }
             (Err(problem), RestoreMode::Resume) => {
@@ -74,7 +74,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
     }
     let seconds = || before + started.elapsed().as_secs_f64();
     let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
-    let mut keep = |learners: &Learners, place: Position, record: &mut Record, now: bool| {
+    let mut keep = |learners: &Learners, place: LearnersPosition, record: &mut Record, now: bool| {
         let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
         if place == kept || !(now || pace.due(last.elapsed(), took)) {
             return;
@@ -103,7 +103,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         if let Err(error) = learners.extrapolate(step, &mut record) {
             // Who is stopped here is where the step left everything.
             if stage.control.interrupted() || matches!(error, Error::Interrupted) {
-                keep(&learners, Position { step, turn: 0 }, &mut record, true);
+                keep(&learners, LearnersPosition { step, turn: 0 }, &mut record, true);
             }
             return Err(Box::new(Stopped { error: error.at_step(step - 1), last_good: None, record }));
         }
@@ -112,7 +112,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         }
         let mut events = Vec::new();
         for turn in 0..stages.len() as u32 {
-            let place = Position { step, turn };
+            let place = LearnersPosition { step, turn };
             let learner = learners.of_turn(turn);
             if (step, turn) < (first.step, first.turn) || !learners.0[learner].stage.turn.comes(step) {
                 continue;
@@ -150,18 +150,18 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         let acted = learners.acted();
         acted.iter().filter(|acted| !acted.stops()).for_each(|acted| stage.control.warn(acted.message()));
         if let Some(stop) = acted.iter().find(|acted| acted.stops()) {
-            keep(&learners, Position { step: step + 1, turn: 0 }, &mut record, true);
+            keep(&learners, LearnersPosition { step: step + 1, turn: 0 }, &mut record, true);
             return Err(Box::new(Stopped { error: stop.error(STOPPED), last_good: None, record }));
         }
         if step + 1 < stage.steps {
-            keep(&learners, Position { step: step + 1, turn: 0 }, &mut record, false);
+            keep(&learners, LearnersPosition { step: step + 1, turn: 0 }, &mut record, false);
         }
     }
     learners.0.iter().flat_map(|trainer| trainer.guards.untested()).for_each(|text| stage.control.warn(text));
     let found = learners.0[0].parts[0].kept.as_ref().map(CachedScores::found);
-    let answers = learners.answers();
+    let answers = learners.trained_models();
     match answers {
-        Ok((Answer { weights, adapter }, others)) => {
+        Ok((TrainedModel { weights, adapter }, others)) => {
             Ok(Finished { weights, adapter, others, record, found, seconds: seconds() })
         }
         Err(error) => Err(Box::new(Stopped { error, last_good: None, record })),
@@ -170,7 +170,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
 
 /// Between two turns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
+pub struct LearnersPosition {
     /// Steps done.
     pub step: u32,
     /// Turns of the next one that are done.
@@ -239,7 +239,7 @@ impl<'a> Learners<'a> {
 
     pub(super) fn state(
         &self,
-        Position { step, turn }: Position,
+        LearnersPosition { step, turn }: LearnersPosition,
         seconds: f64,
         record: Record,
     ) -> TrainState {
@@ -273,7 +273,7 @@ impl<'a> Learners<'a> {
     }
 
     /// The models that were trained: the stage's own, then the others.
-    fn answers(self) -> Result<(Answer, Vec<Answer>)> {
+    fn trained_models(self) -> Result<(TrainedModel, Vec<TrainedModel>)> {
         // What is only needed to go on leaves before the answers take their room.
         let left = |trainer| {
             let Trainer { stage, model, trained, average, .. } = trainer;
@@ -289,10 +289,10 @@ impl<'a> Learners<'a> {
             let weights = stage.start.with_values(numbers(&model, &trained, average));
             drop(model);
             let adapter = trained.adapter().map_or_else(
-                || Ok(adapter::Files::new()),
+                || Ok(adapter::AdapterFiles::new()),
                 |adapted| peft::files(adapted, &stage.start_place),
             )?;
-            Ok(Answer { weights, adapter })
+            Ok(TrainedModel { weights, adapter })
         };
         let mut answers = left.into_iter().map(answer);
         let first = answers.next().expect("a stage trains a model")?;

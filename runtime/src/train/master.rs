@@ -9,14 +9,14 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::machine::transfer::to_vec;
 use crate::model::Weights;
 use crate::store::state::StateTensors;
-use mopd_kernels::adamw::{Gradient, Parameters, joined, low_half};
+use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined, low_half};
 use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 
 /// One vector of them.
 pub struct Master {
     /// In single precision; or, where there is a `low`, their high halves, which a model computes with.
     values: Tensor,
-    /// The low halves; see [`Parameters::Split`].
+    /// The low halves; see [`AdamWParameters::Split`].
     low: Option<Tensor>,
 }
 
@@ -90,7 +90,7 @@ impl Master {
     }
 
     /// All of them in single precision: the vector itself or, of halves, a copy.
-    pub fn single(&self) -> Tensor {
+    pub fn to_f32(&self) -> Tensor {
         let _guard = no_grad_guard();
         let Some(low) = &self.low else { return self.values.shallow_clone() };
         // Rounding up carried 1 into the high half where the low one is negative.
@@ -106,11 +106,11 @@ impl Master {
         let halves = self.low.as_ref().and_then(|low| Some((view::<bf16>(&self.values)?, view::<i16>(low)?)));
         match halves {
             Some((high, low)) => high.iter().zip(&*low).map(|(high, low)| joined(*high, *low)).collect(),
-            None => to_vec(&self.single()),
+            None => to_vec(&self.to_f32()),
         }
     }
 
-    /// Makes them those that [`Master::single`] answered, after they were changed there.
+    /// Makes them those that [`Master::to_f32`] answered, after they were changed there.
     pub fn set(&mut self, single: &Tensor) {
         let _guard = no_grad_guard();
         let Some(low) = &mut self.low else {
@@ -141,10 +141,10 @@ pub enum ParametersHere<'a> {
 }
 
 impl ParametersHere<'_> {
-    pub fn parameters(&mut self) -> Parameters<'_> {
+    pub fn parameters(&mut self) -> AdamWParameters<'_> {
         match self {
-            ParametersHere::F32(values) => Parameters::F32(values),
-            ParametersHere::Split(high, low) => Parameters::Split { high, low },
+            ParametersHere::F32(values) => AdamWParameters::F32(values),
+            ParametersHere::Split(high, low) => AdamWParameters::Split { high, low },
         }
     }
 }
@@ -156,10 +156,10 @@ pub enum GradientHere<'a> {
 }
 
 impl GradientHere<'_> {
-    pub fn gradient(&self) -> Gradient<'_> {
+    pub fn gradient(&self) -> AdamWGradient<'_> {
         match self {
-            GradientHere::F32(values) => Gradient::F32(values),
-            GradientHere::Bf16(values) => Gradient::Bf16(values),
+            GradientHere::F32(values) => AdamWGradient::F32(values),
+            GradientHere::Bf16(values) => AdamWGradient::Bf16(values),
         }
     }
 }
@@ -199,7 +199,7 @@ mod tests {
         let decoder = Decoder::trainable(&weights, Place::cpu(), Kind::BFloat16);
         let mut master = Master::of_model(decoder.flat(), &weights);
         let mut moved = 0;
-        for (single, given) in to_vec(&master.single()).iter().zip(weights.values().iter()) {
+        for (single, given) in to_vec(&master.to_f32()).iter().zip(weights.values().iter()) {
             // Where rounding to the even half went down from the middle, the nearest number below it.
             let down = given.to_bits() & 0x1_ffff == 0x8000;
             let expected = if down { f32::from_bits(given.to_bits() - 1) } else { *given };
@@ -209,9 +209,9 @@ mod tests {
         assert!(moved > 0);
         // A frozen copy computes with the same halves.
         assert!(decoder.flat().equal(Decoder::frozen(&weights, Place::cpu(), Kind::BFloat16).flat()));
-        let single = master.single();
+        let single = master.to_f32();
         master.set(&single);
-        assert!(master.single().equal(&single));
+        assert!(master.to_f32().equal(&single));
         assert!(Arc::ptr_eq(&decoder.config, &weights.config));
     }
 
@@ -219,10 +219,10 @@ mod tests {
     fn tensors_join_and_split_as_numbers_do() {
         let weights = awkward();
         let mut master = Master::of_model(&weights.flat(Kind::BFloat16, Device::Cpu), &weights);
-        assert_eq!(to_vec(&master.single()), master.numbers());
-        let single = master.single() * 1.000_1;
+        assert_eq!(to_vec(&master.to_f32()), master.numbers());
+        let single = master.to_f32() * 1.000_1;
         master.set(&single);
-        assert!(master.single().equal(&single));
+        assert!(master.to_f32().equal(&single));
         assert_eq!(to_vec(&single), master.numbers());
         for (high, value) in to_vec(&master.values).iter().zip(master.numbers()) {
             assert!(

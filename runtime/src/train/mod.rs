@@ -66,9 +66,9 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
-use self::diagnostics::{Step, diagnose};
+use self::diagnostics::{StepTotals, diagnose};
 use self::extrapolate::Extrapolator;
-use self::guards::{Guards, Watched};
+use self::guards::{GuardedStage, Guards};
 pub use self::learners::{train, train_in_turns};
 use self::losses::Losses;
 use self::models::Models;
@@ -76,13 +76,13 @@ pub use self::models::fits_in_memory;
 use self::monitor::Monitor;
 use self::non_finite::Classified;
 use self::objective::Outputs;
-use self::optimizer::{Optimizer, gradient_norm};
-use self::part::{Evaluated, Part, Rollouts, Scoring};
+use self::optimizer::{OptimizerState, gradient_norm};
+use self::part::{Evaluated, Rollouts, Scoring, StagePart};
 use self::privacy::Privacy;
-pub use self::route::{Route, RoutedTeacher};
+pub use self::route::{RoutedTeacher, SourceTeachers};
 use self::state::RestoreMode;
 use self::trained::Trained;
-pub use self::turn::Turn;
+pub use self::turn::LearnerTurn;
 use self::validation::Validator;
 use crate::control::Control;
 use crate::data::Lists;
@@ -95,7 +95,7 @@ use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::reward::Verifier;
-use crate::rollout::Budget;
+use crate::rollout::MemoryBudget;
 use crate::served::Servers;
 use crate::store::{adapter, state::TrainState};
 use crate::tokenizer::Token;
@@ -112,7 +112,7 @@ pub struct Stage<'a> {
     pub part: u32,
     pub train: &'a Train<Objective>,
     /// When the model learns.
-    pub turn: Turn<'a>,
+    pub turn: LearnerTurn<'a>,
     pub steps: u32,
     /// The first step that guards look at.
     pub guards_from: u32,
@@ -128,7 +128,7 @@ pub struct Stage<'a> {
     /// Sequences that go through a model together; all of a step where absent.
     pub micro_batch: Option<u32>,
     /// What generation may take.
-    pub budget: Budget,
+    pub budget: MemoryBudget,
     /// The first so many layers are computed again for the gradient.
     pub recomputed: usize,
     /// The prompts by which weights are extrapolated, where they are.
@@ -153,9 +153,9 @@ impl Stage<'_> {
     }
 
     /// Whose steps its guards look at.
-    fn watched(&self) -> Watched<'_> {
+    fn guarded_stage(&self) -> GuardedStage<'_> {
         let Stage { name, seed, steps, train, turn, guards_from: from, .. } = *self;
-        Watched { name, seed, steps, train, turn: turn.name, from }
+        GuardedStage { name, seed, steps, train, turn: turn.name, from }
     }
 
     /// Of random numbers of the part's own; `index` is below 2^48.
@@ -171,7 +171,7 @@ pub struct Source<'a> {
     pub origin: Origin,
     pub share: f64,
     /// Who judges its prompts.
-    pub route: Route,
+    pub route: SourceTeachers,
     /// The scorers after the routed teacher, from the reference on; none where one has nothing to say here.
     pub scorers: Vec<Option<TeacherChoice>>,
     pub prompts: &'a Prompts,
@@ -191,18 +191,18 @@ pub struct Stopped {
 }
 
 /// A model that was trained, with the adapter that its weights were merged with.
-pub struct Answer {
+pub struct TrainedModel {
     pub weights: Weights,
-    pub adapter: adapter::Files,
+    pub adapter: adapter::AdapterFiles,
 }
 
 /// What training leaves.
 pub struct Finished {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
-    pub adapter: adapter::Files,
+    pub adapter: adapter::AdapterFiles,
     /// Of the other models that were trained.
-    pub others: Vec<Answer>,
+    pub others: Vec<TrainedModel>,
     pub record: Record,
     /// None where no model's scores are kept.
     pub found: Option<ScoresFound>,
@@ -248,12 +248,12 @@ struct Trainer<'a> {
     /// The moving average of the weights and its rate, where that is the stage's answer.
     average: Option<(f64, Tensor)>,
     models: Models,
-    optimizer: Optimizer,
+    optimizer: OptimizerState,
     privacy: Option<Privacy>,
     extrapolator: Option<Extrapolator<'a>>,
     validator: Option<Validator<'a>>,
     /// The terms on the stage's rollout, then those with completions of their own.
-    parts: Vec<Part<'a>>,
+    parts: Vec<StagePart<'a>>,
     /// It was said that a step had nothing to train on.
     said_nothing_left: bool,
     losses: Losses,
@@ -289,18 +289,18 @@ impl<'a> Trainer<'a> {
         let model = learners[place].clone();
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
         let trained = Trained::new(stage, &model, key)?;
-        let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
+        let average = stage.train.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
         let models = Models::new(stage)?.beside(learners);
         let optimizer = {
             let (parameters, decayed) = trained.parameters(&model);
-            Optimizer::new(&stage.train.optimizer, &parameters, decayed)
+            OptimizerState::new(&stage.train.optimizer, &parameters, decayed)
         };
         let privacy = Privacy::of_stage(stage)?;
         let extrapolator = Extrapolator::new(stage.train, stage.judge, (&trained, &model))?;
         let validator = Validator::new(stage)?;
-        let mut parts = vec![Part::new(stage, &models, cache.as_ref(), scores)?];
+        let mut parts = vec![StagePart::new(stage, &models, cache.as_ref(), scores)?];
         for own in &stages[1..] {
-            parts.push(Part::new(own, &models, None, None)?);
+            parts.push(StagePart::new(own, &models, None, None)?);
         }
         let domains = stage.sources.iter().map(|source| source.name);
         let losses = Losses::first(stages.iter().map(|part| &part.train.objective), domains);
@@ -318,7 +318,7 @@ impl<'a> Trainer<'a> {
             parts,
             said_nothing_left: false,
             losses,
-            guards: Guards::new(stage.watched()),
+            guards: Guards::new(stage.guarded_stage()),
             monitor: Monitor::new(stage),
         })
     }
@@ -431,7 +431,7 @@ impl<'a> Trainer<'a> {
         };
         let batches = &self.parts[0].batches;
         let chosen = (0..self.stage.sources.len()).map(|source| batches.chosen(source)).collect();
-        let numbers = Step {
+        let numbers = StepTotals {
             step,
             loss,
             validation_loss: self.losses.validated_before(step),
@@ -473,9 +473,9 @@ impl<'a> Trainer<'a> {
         }
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();
-            let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
+            let _ = average.lerp_(&self.trained.to_f32(&self.model), 1.0 - *rate);
         }
-        self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
+        self.models.follow(&self.model, || self.trained.to_f32(&self.model), step + 1);
         learning_rate
     }
 }

@@ -16,7 +16,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::Stage;
 use super::other_tokenizer::OtherTokenizer;
 use super::route::Section;
-use super::vocabulary::{Fetched, Matrix};
+use super::vocabulary::{Fetched, LmHead};
 use crate::failure::Result;
 use crate::machine::place::Place;
 use crate::model::{Config, Decoder, Weights};
@@ -38,7 +38,7 @@ pub enum ModelRef {
 
 /// A model, and what it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Reader {
+pub struct ModelScorer {
     pub model_ref: ModelRef,
     /// An index into the views: what they read in place of the prompts.
     pub view: Option<usize>,
@@ -48,27 +48,27 @@ pub struct Reader {
 
 /// Where the distributions of a scorer come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scored {
-    Model(Reader),
+pub enum ScorerRef {
+    Model(ModelScorer),
     /// An index into the compositions.
     Composed(usize),
-    Served(ServedReader),
+    Served(ServedScorer),
 }
 
 /// A teacher on a server, and what it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ServedReader {
+pub struct ServedScorer {
     /// An index into the servers.
     server: usize,
     view: Option<usize>,
 }
 
-impl Scored {
+impl ScorerRef {
     /// None where no model alone is scored.
-    pub fn reader(self) -> Option<Reader> {
+    pub fn model(self) -> Option<ModelScorer> {
         match self {
-            Scored::Model(reader) => Some(reader),
-            Scored::Composed(_) | Scored::Served(_) => None,
+            ScorerRef::Model(scorer) => Some(scorer),
+            ScorerRef::Composed(_) | ScorerRef::Served(_) => None,
         }
     }
 }
@@ -89,7 +89,7 @@ pub struct Models {
     /// All, or the one that was needed last.
     resident: RefCell<HashMap<usize, Rc<Decoder>>>,
     /// LM heads of models that may stay, but of which nothing else was needed so far.
-    matrices: RefCell<HashMap<usize, Tensor>>,
+    lm_heads: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
     /// Rows of the student's LM head that tokens have. Some checkpoints are padded beyond the tokenizer's
     /// ids, and not alike; padding is never drawn, and no probability is given to it.
@@ -102,7 +102,7 @@ pub struct Models {
     compositions: Vec<Composition>,
     views: Vec<View>,
     /// By scorer, then by section.
-    scorers: Vec<Vec<Option<Scored>>>,
+    scorers: Vec<Vec<Option<ScorerRef>>>,
 }
 
 /// The rows of an LM head that tokens have.
@@ -160,12 +160,12 @@ impl Models {
         let mut scored = |name: &str, teacher: &Teacher, sees: &Option<View>, own_tokens: bool| {
             let model_ref = match teacher {
                 Teacher::Composed(composition) => {
-                    return Ok(Scored::Composed(place(&mut compositions, composition)));
+                    return Ok(ScorerRef::Composed(place(&mut compositions, composition)));
                 }
                 Teacher::Served(served) => {
                     let server = place(&mut servers, served.as_ref());
                     let view = sees.as_ref().map(|view| place(&mut views, view));
-                    return Ok(Scored::Served(ServedReader { server, view }));
+                    return Ok(ScorerRef::Served(ServedScorer { server, view }));
                 }
                 Teacher::Model(id) => ModelRef::Frozen(of_model[id]),
                 Teacher::Student(StudentCopy::Current) => ModelRef::Student,
@@ -188,14 +188,14 @@ impl Models {
                 place.insert(OtherTokenizer::new(student, teacher, &format!("the teacher `{name}`"))?);
             }
             let view = sees.as_ref().map(|view| place(&mut views, view));
-            Ok(Scored::Model(Reader { model_ref, view, own_tokens }))
+            Ok(ScorerRef::Model(ModelScorer { model_ref, view, own_tokens }))
         };
         let sections = stage.sections();
         let routed = |section: &Section| {
             let routed = section.teacher?;
             Some(scored(&routed.name, &routed.weights, &routed.sees, routed.own_tokens))
         };
-        let routed: Vec<Option<Scored>> =
+        let routed: Vec<Option<ScorerRef>> =
             sections.iter().map(routed).map(Option::transpose).collect::<Result<_>>()?;
         let beside = stage.sources.iter().map(|source| source.scorers.len()).max().unwrap_or(0);
         let mut scorers = vec![routed];
@@ -220,7 +220,7 @@ impl Models {
             frozen,
             of_model,
             resident: RefCell::default(),
-            matrices: RefCell::default(),
+            lm_heads: RefCell::default(),
             keeps_all,
             entries: entries as i64,
             other_tokenizers,
@@ -250,7 +250,7 @@ impl Models {
     }
 
     /// Who has a role for the prompts of each section.
-    pub fn of_role(&self, role: Role) -> &[Option<Scored>] {
+    pub fn of_role(&self, role: Role) -> &[Option<ScorerRef>] {
         match role {
             Role::Scorer(id) => &self.scorers[id.0 as usize],
             Role::Student | Role::Sampler => {
@@ -262,32 +262,35 @@ impl Models {
     /// The model that has a role for the prompts of a section; none where nobody has, or no model alone.
     #[cfg(test)]
     pub fn model(&self, role: Role, section: usize) -> Option<ModelRef> {
-        Some(self.of_role(role)[section]?.reader()?.model_ref)
+        Some(self.of_role(role)[section]?.model()?.model_ref)
     }
 
     /// The vocabulary of a model with another tokenizer, beside the student's.
-    pub fn other_tokenizer(&self, Reader { model_ref, own_tokens, .. }: Reader) -> Option<&OtherTokenizer> {
+    pub fn other_tokenizer(
+        &self,
+        ModelScorer { model_ref, own_tokens, .. }: ModelScorer,
+    ) -> Option<&OtherTokenizer> {
         let ModelRef::Frozen(index) = model_ref else { return None };
         self.other_tokenizers.get(&index).filter(|_| own_tokens)
     }
 
     /// Whether a model that has the role has another tokenizer.
     pub fn own_tokens(&self, role: Role) -> bool {
-        let readers = self.of_role(role).iter().flatten().filter_map(|scored| scored.reader());
-        readers.into_iter().any(|reader| reader.own_tokens)
+        let scorers = self.of_role(role).iter().flatten().filter_map(|scored| scored.model());
+        scorers.into_iter().any(|scorer| scorer.own_tokens)
     }
 
     /// What a scorer reads in place of the prompts; nothing of one that is made of others.
-    pub fn sees(&self, scored: Scored) -> Option<&View> {
+    pub fn sees(&self, scored: ScorerRef) -> Option<&View> {
         let view = match scored {
-            Scored::Model(Reader { view, .. }) | Scored::Served(ServedReader { view, .. }) => view,
-            Scored::Composed(_) => None,
+            ScorerRef::Model(ModelScorer { view, .. }) | ScorerRef::Served(ServedScorer { view, .. }) => view,
+            ScorerRef::Composed(_) => None,
         };
         view.map(|view| &self.views[view])
     }
 
-    pub fn server<'s>(&self, reader: ServedReader, stage: &Stage<'s>) -> &'s Server {
-        stage.servers.get(&self.servers[reader.server])
+    pub fn server<'s>(&self, scorer: ServedScorer, stage: &Stage<'s>) -> &'s Server {
+        stage.servers.get(&self.servers[scorer.server])
     }
 
     /// Rows of an LM head that tokens of the student have.
@@ -296,8 +299,8 @@ impl Models {
     }
 
     /// What a model reads in place of the prompts.
-    pub fn view(&self, reader: Reader) -> Option<&View> {
-        reader.view.map(|view| &self.views[view])
+    pub fn view(&self, scorer: ModelScorer) -> Option<&View> {
+        scorer.view.map(|view| &self.views[view])
     }
 
     pub fn composition(&self, index: usize) -> &Composition {
@@ -320,7 +323,7 @@ impl Models {
                     // Before the next one is loaded, or two would be in memory at once.
                     resident.clear();
                 }
-                self.matrices.borrow_mut().remove(&index);
+                self.lm_heads.borrow_mut().remove(&index);
                 let make = if self.keeps_all { Decoder::frozen } else { Decoder::streamed };
                 let decoder = resident.entry(index);
                 Some(
@@ -339,7 +342,7 @@ impl Models {
         }
     }
 
-    /// One that does not change while the student learns, and its form.
+    /// One that does not change while the student learns, and its configuration.
     pub fn frozen(&self, model_ref: ModelRef) -> Option<(ModelId, &Config)> {
         let ModelRef::Frozen(index) = model_ref else { return None };
         // Models of one content are one, by whatever name: the first.
@@ -370,21 +373,21 @@ impl Models {
     /// The part of a model's LM head that is compared with others', where its layers are in memory
     /// (`decoder`) or where they are not needed. Of a model that may not stay it is fetched when it is
     /// needed; `only` where nothing else is loaded before that: then what is there is taken.
-    pub fn matrix(&self, model_ref: ModelRef, decoder: Option<&Decoder>, only: bool) -> Matrix {
+    pub fn lm_head(&self, model_ref: ModelRef, decoder: Option<&Decoder>, only: bool) -> LmHead {
         let ModelRef::Frozen(index) = model_ref else {
-            return Matrix::Held(self.compared(decoder.expect("the student and its copies are in memory")));
+            return LmHead::Held(self.compared(decoder.expect("the student and its copies are in memory")));
         };
         let (weights, kind, device) = (self.frozen[index].clone(), self.kind, self.place.device);
         let entries = weights.tokenizer.vocabulary() as i64;
-        let fetch = move || weights.output_matrix(kind, device).narrow(0, 0, entries);
+        let fetch = move || weights.lm_head(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {
             let at_hand = decoder.filter(|_| only).map(|decoder| first_rows(decoder, entries));
-            return Matrix::Fetched(Fetched::new(fetch, at_hand));
+            return LmHead::Fetched(Fetched::new(fetch, at_hand));
         }
         match decoder.or(self.resident.borrow().get(&index).map(AsRef::as_ref)) {
-            Some(decoder) => Matrix::Held(first_rows(decoder, entries)),
+            Some(decoder) => LmHead::Held(first_rows(decoder, entries)),
             None => {
-                Matrix::Held(self.matrices.borrow_mut().entry(index).or_insert_with(fetch).shallow_clone())
+                LmHead::Held(self.lm_heads.borrow_mut().entry(index).or_insert_with(fetch).shallow_clone())
             }
         }
     }
@@ -438,9 +441,9 @@ impl Models {
 
     /// Whether what the models that have a role say of a completion changes while the student learns.
     pub fn moves(&self, role: Role) -> bool {
-        let moves = |scored: &Scored| {
+        let moves = |scored: &ScorerRef| {
             let fixed = self.sees(*scored).is_none_or(View::is_fixed);
-            !fixed || scored.reader().is_some_and(|reader| !matches!(reader.model_ref, ModelRef::Frozen(_)))
+            !fixed || scored.model().is_some_and(|scorer| !matches!(scorer.model_ref, ModelRef::Frozen(_)))
         };
         self.of_role(role).iter().flatten().any(moves)
     }

@@ -16,7 +16,7 @@ use crate::failure::{Error, Result};
 /// Machine code, or the interpreter where this machine has no code generator. It runs on the host wherever
 /// the models are: a step's signals are a few numbers a token, and the same program gives the same bits
 /// everywhere.
-pub enum Program<'a> {
+pub enum ObjectiveProgram<'a> {
     Compiled(Box<jit::Program>, &'a Objective),
     Interpreted(&'a Objective),
 }
@@ -37,29 +37,31 @@ impl Outputs {
     }
 }
 
-impl<'a> Program<'a> {
-    pub fn new(objective: &'a Objective, control: &Control) -> Program<'a> {
+impl<'a> ObjectiveProgram<'a> {
+    pub fn new(objective: &'a Objective, control: &Control) -> ObjectiveProgram<'a> {
         match jit::Program::compile(&objective.graph, &objective.outputs()) {
-            Ok(program) => Program::Compiled(Box::new(program), objective),
+            Ok(program) => ObjectiveProgram::Compiled(Box::new(program), objective),
             Err(error) => {
                 control.warn(format!(
                     "the objective `{}` is interpreted, which is slower: {error}",
                     objective.name
                 ));
-                Program::Interpreted(objective)
+                ObjectiveProgram::Interpreted(objective)
             }
         }
     }
 
     pub fn run(&self, batch: &Batch) -> Result<Outputs> {
-        let (Program::Compiled(_, objective) | Program::Interpreted(objective)) = self;
+        let (ObjectiveProgram::Compiled(_, objective) | ObjectiveProgram::Interpreted(objective)) = self;
         let failed = |error| {
             Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name))
                 .at(objective.origin)
         };
         match self {
-            Program::Compiled(program, _) => Ok(Outputs::Compiled(program.run(batch).map_err(failed)?)),
-            Program::Interpreted(_) => {
+            ObjectiveProgram::Compiled(program, _) => {
+                Ok(Outputs::Compiled(program.run(batch).map_err(failed)?))
+            }
+            ObjectiveProgram::Interpreted(_) => {
                 let outputs = objective.outputs();
                 let values = interpret(&objective.graph, &outputs, batch).map_err(failed)?;
                 let narrow = |node: NodeId| values.get(node).iter().map(|&value| value as f32).collect();
@@ -95,9 +97,9 @@ mod tests {
     #[test]
     fn interpreted_and_compiled_programs_agree() {
         let objective = probability();
-        let compiled = Program::new(&objective, &Control::new(Vec::new()));
-        assert!(matches!(compiled, Program::Compiled(..)));
-        let interpreted = Program::Interpreted(&objective);
+        let compiled = ObjectiveProgram::new(&objective, &Control::new(Vec::new()));
+        assert!(matches!(compiled, ObjectiveProgram::Compiled(..)));
+        let interpreted = ObjectiveProgram::Interpreted(&objective);
         let layout = Layout {
             sequence_of_token: vec![0, 0, 1],
             group_of_sequence: vec![0, 1],
@@ -114,7 +116,7 @@ mod tests {
         // 1 / (2 sequences * 2 tokens) * exp(-1)
         assert!((interpreted.get(objective.live[0].adjoint)[0] - 0.25 * (-1.0f32).exp()).abs() < 1e-6);
         // A batch that lacks what the graph reads is an error in words.
-        let Err(error) = Program::Interpreted(&objective).run(&Batch::default()) else {
+        let Err(error) = ObjectiveProgram::Interpreted(&objective).run(&Batch::default()) else {
             panic!("nothing was missing")
         };
         assert!(error.to_string().starts_with("the objective `probability`: "), "{error}");
@@ -125,7 +127,7 @@ mod tests {
     fn tensors_and_compiled_programs_agree() {
         let mut at_bound = 0.0;
         for objective in [objectives::mopd(1.0), objectives::grpo(), probability()] {
-            let compiled = Program::new(&objective, &Control::new(Vec::new()));
+            let compiled = ObjectiveProgram::new(&objective, &Control::new(Vec::new()));
             for seed in 0..50 {
                 let mut random = Random(seed);
                 let layout = random.layout();

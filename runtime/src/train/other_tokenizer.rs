@@ -16,7 +16,7 @@ use super::views::Now;
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, PackedBatch, Weights};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
 use crate::tokenizer::chat::Example;
 use crate::tokenizer::spans::{TextSpan, spans_of, text_of};
@@ -57,9 +57,9 @@ impl OtherTokenizer {
         sequences: &Sequences,
         members: impl Iterator<Item = usize>,
         now: Now,
-    ) -> Result<Reading> {
+    ) -> Result<Retokenized> {
         let sees = sees.map(|view| (view, now.moment(stage)));
-        let mut reading = Reading::default();
+        let mut reading = Retokenized::default();
         let mut has_text = false;
         for member in members {
             let (read, of_sequence, text) = self.sequence(stage, sees, &sequences.list[member])?;
@@ -104,7 +104,7 @@ impl OtherTokenizer {
             sees,
             sequence.record,
             &text,
-            &Said::draft(sequence.draft.as_deref()),
+            &TemplateInputs::draft(sequence.draft.as_deref()),
         )?;
         let end = completion.iter().position(|token| self.tokenizer.is_end(*token));
         let length = end.map_or(completion.len(), |end| end + usize::from(ended)).max(1);
@@ -143,7 +143,7 @@ impl OtherTokenizer {
 
 /// The sequences of a step as a teacher with another tokenizer reads them.
 #[derive(Default)]
-pub struct Reading {
+pub struct Retokenized {
     list: Vec<Example>,
     /// Among the tokens of these sequences that are trained on, and those that the teacher predicts.
     pub spans: Vec<TextSpan>,
@@ -153,7 +153,7 @@ pub struct Reading {
     predicted: usize,
 }
 
-impl Reading {
+impl Retokenized {
     /// `tokens` of the sequence are trained on.
     fn add(&mut self, read: Example, spans: Vec<TextSpan>, tokens: usize) {
         let of_teacher = read.written.iter().filter(|written| **written).count();

@@ -18,7 +18,7 @@ use super::cached_scores::{CachedScores, ScoreCache};
 use super::losses::Losses;
 use super::models::Models;
 use super::non_finite::{self, Classified};
-use super::objective::{Outputs, Program};
+use super::objective::{ObjectiveProgram, Outputs};
 use super::recorded::Recorded;
 use super::scores::score;
 use super::sequences::Sequences;
@@ -31,12 +31,12 @@ use super::{Stage, adjoints, noise};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient};
 
-pub struct Part<'a> {
+pub struct StagePart<'a> {
     /// With the rollout and the objective of this part.
     pub stage: &'a Stage<'a>,
     /// The scorers whose logits a step needs.
     roles: Vec<Role>,
-    program: Program<'a>,
+    program: ObjectiveProgram<'a>,
     tags: Option<Tags>,
     agreements: Option<Agreements>,
     pub batches: Batches,
@@ -93,26 +93,26 @@ impl Scoring<'_> {
     }
 }
 
-impl<'a> Part<'a> {
+impl<'a> StagePart<'a> {
     pub fn new(
         stage: &'a Stage<'a>,
         models: &Models,
         cache: Option<&RolloutCache>,
         scores: Option<ScoreCache<'a>>,
-    ) -> Result<Part<'a>> {
+    ) -> Result<StagePart<'a>> {
         let objective = &stage.train.objective;
         let policy = stage.train.rollout.producer.kind().policy().ok();
         let writes = |role: Role| policy.is_some_and(|(writer, _)| writer == Writer::Scorer(role));
         let read = |role: Role| objective.reads(role) || (writes(role) && objective.reads(Role::Sampler));
         let roles = stage.train.scorers.scored(read);
-        let program = Program::new(objective, stage.control);
+        let program = ObjectiveProgram::new(objective, stage.control);
         let tags = Tags::of_stage(stage)?;
         let agreements = Agreements::of_stage(stage)?;
         let batches = Batches::new(stage, models, cache)?;
         let kept = CachedScores::new(stage, scores, models, &batches, &roles);
         let recorded = Recorded::of_stage(stage)?;
         let (rollouts, carried) = (None, HashMap::new());
-        Ok(Part { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
+        Ok(StagePart { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
     }
 
     pub fn scoring<'t>(
@@ -121,7 +121,7 @@ impl<'a> Part<'a> {
         models: &'t Models,
         losses: &'t Losses,
     ) -> Scoring<'t> {
-        let Part { stage, roles, tags, batches, kept, recorded, .. } = self;
+        let StagePart { stage, roles, tags, batches, kept, recorded, .. } = self;
         let (tags, kept) = (tags.as_ref(), kept.as_ref());
         Scoring { stage, model, trained, models, roles, tags, batches, kept, recorded, losses }
     }

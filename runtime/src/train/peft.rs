@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::trained::Adapted;
 use crate::failure::{Error, Result};
-use crate::store::adapter::Files;
+use crate::store::adapter::AdapterFiles;
 
 /// `base` is where the model is that the adapter changes: a name on the hub, or a folder.
 ///
 /// # Errors
 /// Where a number is not one that the format has.
-pub fn files(adapted: &Adapted, base: &str) -> Result<Files> {
+pub fn files(adapted: &Adapted, base: &str) -> Result<AdapterFiles> {
     let failed = |error: &dyn std::fmt::Display| {
         Error::new(FailureKind::Runtime, format!("cannot save an adapter: {error}"))
     };

@@ -7,10 +7,10 @@ use mopd_compiler::plan::events::{DomainStep, Event, Seconds, TeacherStep};
 
 use super::{Stage, Trainer};
 use crate::machine::memory::resident;
-use crate::report::metrics::Row;
+use crate::report::metrics::StepMetrics;
 
 /// What the rows of a step, part by part, get when it is done.
-pub(super) fn finish(rows: &mut [Vec<Row>]) {
+pub(super) fn finish(rows: &mut [Vec<StepMetrics>]) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs_f64());
     let memory = resident();
     for row in rows.iter_mut().flatten() {
@@ -23,7 +23,7 @@ impl Trainer<'_> {
     pub(super) fn event(
         &self,
         step: u32,
-        rows: &[Vec<Row>],
+        rows: &[Vec<StepMetrics>],
         tokens: u64,
         seconds: Seconds,
         loss: f64,
@@ -32,23 +32,24 @@ impl Trainer<'_> {
         let (metric, value) = headline(train.recipe, &rows[0], loss);
         let domains = rows[0].chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect();
         let (stage, metric) = (name.to_owned(), metric.to_owned());
-        let rows = rows.iter().flatten().map(Row::columns).collect();
+        let rows = rows.iter().flatten().map(StepMetrics::columns).collect();
         Event::Step { stage, seed, step, steps, metric, value, tokens, seconds, loss, domains, rows }
     }
 }
 
 /// From the rows of a domain: one for each teacher. None of their means is of a row without sequences.
-fn domain_step(rows: &[Row]) -> DomainStep {
+fn domain_step(rows: &[StepMetrics]) -> DomainStep {
     // JSON has no other numbers.
     let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
-    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
+    let mean = |value: fn(&StepMetrics) -> Option<f64>, share: fn(&StepMetrics) -> f64| {
         let whole: f64 = rows.iter().map(share).sum();
         let rows = rows.iter().filter(|row| share(row) > 0.0);
         let sum = rows.map(|row| Some(value(row)? * (share(row) / whole))).sum::<Option<f64>>();
         sum.filter(|_| whole > 0.0)
     };
-    let teacher =
-        |row: &Row| Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) });
+    let teacher = |row: &StepMetrics| {
+        Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) })
+    };
     DomainStep {
         domain: rows[0].domain.clone(),
         teachers: rows.iter().filter_map(teacher).collect(),
@@ -58,8 +59,8 @@ fn domain_step(rows: &[Row]) -> DomainStep {
 }
 
 /// The number that tells whether a recipe makes progress, over the whole step.
-fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
-    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
+fn headline(recipe: Recipe, rows: &[StepMetrics], loss: f64) -> (&'static str, f64) {
+    let mean = |value: fn(&StepMetrics) -> Option<f64>, share: fn(&StepMetrics) -> f64| {
         let rows = rows.iter().filter(|row| share(row) > 0.0);
         let parts: Option<Vec<f64>> = rows.map(|row| Some(value(row)? * share(row))).collect();
         parts.filter(|parts| !parts.is_empty()).map(|parts| parts.iter().sum())

@@ -9,7 +9,7 @@ use super::Stage;
 use super::batches::data::all_examples;
 use super::part::Scoring;
 use super::sequences::Sequences;
-use super::validation::{logp, together};
+use super::validation::{logp, rows_at_once};
 use crate::failure::Result;
 use crate::rollout::Sequence;
 
@@ -41,7 +41,7 @@ fn mean_logp(scoring: &Scoring, mut rows: Vec<Sequence>) -> Result<f64> {
     // Those of similar length together.
     rows.sort_by_key(|row| row.prompt(stage).len() + row.completion.len());
     let (mut sum, mut count) = (0.0, 0);
-    for rows in rows.chunks(together(stage)) {
+    for rows in rows.chunks(rows_at_once(stage)) {
         stage.control.check()?;
         let sequences = Sequences::new(rows.to_vec(), 1, stage.sources.len());
         // The experts that it asks are in no step's numbers.

@@ -13,7 +13,7 @@ use crate::rollout::Sequence;
 
 /// The teachers of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Route {
+pub struct SourceTeachers {
     /// Each once, in the order of the arms.
     teachers: Vec<RoutedTeacher>,
     /// By record, an index into the teachers; the first has all where absent.
@@ -37,18 +37,18 @@ impl RoutedTeacher {
     }
 }
 
-impl Route {
+impl SourceTeachers {
     /// One teacher for every prompt.
     #[cfg(test)]
-    pub fn all(choice: &TeacherChoice) -> Route {
-        Route { teachers: vec![RoutedTeacher::of(choice)], of_record: None }
+    pub fn all(choice: &TeacherChoice) -> SourceTeachers {
+        SourceTeachers { teachers: vec![RoutedTeacher::of(choice)], of_record: None }
     }
 
     /// That of a stage for the prompts of a domain; nobody where the stage routes none.
     ///
     /// # Errors
     /// If the data was read without looking at what the route reads.
-    pub fn new<O>(train: &Train<O>, domain: DomainId, dataset: &Dataset) -> Result<Route> {
+    pub fn new<O>(train: &Train<O>, domain: DomainId, dataset: &Dataset) -> Result<SourceTeachers> {
         let conditions = train.conditions(domain);
         let mut teachers: Vec<RoutedTeacher> = Vec::new();
         let mut of_arm = Vec::new();
@@ -61,7 +61,7 @@ impl Route {
             }
         }
         if conditions.is_empty() {
-            return Ok(Route { teachers, of_record: None });
+            return Ok(SourceTeachers { teachers, of_record: None });
         }
         let arms = dataset.arms(&conditions).ok_or_else(|| {
             let message =
@@ -77,7 +77,7 @@ impl Route {
                 )
             })
         });
-        Ok(Route { teachers, of_record: Some(of_record.collect::<Result<_>>()?) })
+        Ok(SourceTeachers { teachers, of_record: Some(of_record.collect::<Result<_>>()?) })
     }
 
     pub fn teachers(&self) -> &[RoutedTeacher] {

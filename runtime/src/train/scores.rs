@@ -16,15 +16,15 @@ use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal, producer
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
-use super::cached_scores::Scorer;
+use super::cached_scores::CachedScorer;
 use super::compose::compose;
 use super::given::{given, missing, of_data};
-use super::models::{Reader, Scored};
+use super::models::{ModelScorer, ScorerRef};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
 use super::spans::rest_of;
 use super::views::{Shown, available};
-use super::vocabulary::{Logits, Mapped, Matrix, Parameters, Primitive, Quantity, Spans, Vocabulary};
+use super::vocabulary::{LmHead, Logits, Mapped, Parameters, Primitive, Quantity, Spans, Vocabulary};
 use super::{Source, Stage, panels, served};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
@@ -141,28 +141,28 @@ fn logits_of(
     let passes = passes(&runs, stage.routes_by_data());
     let of_servers = served::logits(scoring, &passes, &runs, sequences, step)?;
     for ((scored, pass), of_server) in zip_equal(&passes, of_servers) {
-        let reader = match scored {
-            Scored::Model(reader) => reader,
-            Scored::Served(_) => {
+        let scorer = match scored {
+            ScorerRef::Model(scorer) => scorer,
+            ScorerRef::Served(_) => {
                 give(&mut parts, &runs, pass, &of_server.expect("a server answers its passes"));
                 continue;
             }
-            Scored::Composed(_) => unreachable!("one that is made of others goes through no model"),
+            ScorerRef::Composed(_) => unreachable!("one that is made of others goes through no model"),
         };
-        let Reader { model_ref, .. } = *reader;
-        let sees = models.view(*reader);
+        let ModelScorer { model_ref, .. } = *scorer;
+        let sees = models.view(*scorer);
         let softcap = models.softcap(model_ref, scoring.model);
         let scalar_head = models.scalar_head(model_ref, scoring.model);
         let loaded = OnceCell::new();
         let decoder = || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
-        if let (Some(other), Some(spans)) = (models.other_tokenizer(*reader), &mut spans) {
+        if let (Some(other), Some(spans)) = (models.other_tokenizer(*scorer), &mut spans) {
             let [run] = pass.as_slice() else { unreachable!("runs of another tokenizer go alone") };
             let ScoringRun { members, tokens, .. } = &runs[*run];
             let reading = other.reading(stage, sees, sequences, members.clone(), scoring.now(step))?;
             let (hidden, targets) = reading.hidden(stage, decoder());
             let only = last && passes.len() == 1;
-            let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
-            let logits = Logits::Projected { hidden, matrix, softcap, scalar_head };
+            let lm_head = models.lm_head(model_ref, loaded.get().is_some().then(decoder), only);
+            let logits = Logits::Projected { hidden, lm_head, softcap, scalar_head };
             let (objective, there) = (&stage.train.objective, (stage.place, &logits));
             let rest = rest_of(objective, role, &reading, other, there, &targets);
             spans.set(tokens.start, reading.tokens, &reading.spans, rest);
@@ -171,9 +171,9 @@ fn logits_of(
             continue;
         }
         let kept = match (scoring.kept, pass.as_slice()) {
-            (Some(kept), [run]) if sees.is_none() && !reader.own_tokens => {
+            (Some(kept), [run]) if sees.is_none() && !scorer.own_tokens => {
                 let ScoringRun { sources, members, .. } = &runs[*run];
-                let scorer = Scorer { role, model_ref, sources: sources.clone(), decoder };
+                let scorer = CachedScorer { role, model_ref, sources: sources.clone(), decoder };
                 kept.hidden(scoring, &scorer, sequences, members.clone())
             }
             _ => None,
@@ -191,8 +191,8 @@ fn logits_of(
         // The LM head of the only model stays while its layers go. Of several, others would be needed
         // before the last one's.
         let only = last && passes.len() == 1;
-        let matrix = models.matrix(model_ref, loaded.get().is_some().then(decoder), only);
-        let logits = Logits::Projected { hidden, matrix, softcap, scalar_head };
+        let lm_head = models.lm_head(model_ref, loaded.get().is_some().then(decoder), only);
+        let logits = Logits::Projected { hidden, lm_head, softcap, scalar_head };
         give(&mut parts, &runs, pass, &logits);
     }
     let absent = |run: &ScoringRun| Logits::Absent(run.tokens.len() as i64);
@@ -207,7 +207,7 @@ fn logits_of(
 /// Sequences that follow each other and have one scorer for a role.
 pub struct ScoringRun {
     /// None where nobody asks the role.
-    pub scored: Option<Scored>,
+    pub scored: Option<ScorerRef>,
     sources: Range<usize>,
     pub members: Range<usize>,
     /// Those trained on, among the tokens of the step.
@@ -253,11 +253,11 @@ pub fn nobody(scoring: &Scoring, role: Role, source: &Source) -> Error {
 
 /// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after
 /// domain has the same few teachers: each is asked once.
-fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(Scored, Vec<usize>)> {
-    let mut passes: Vec<(Scored, Vec<usize>)> = Vec::new();
+fn passes(runs: &[ScoringRun], by_data: bool) -> Vec<(ScorerRef, Vec<usize>)> {
+    let mut passes: Vec<(ScorerRef, Vec<usize>)> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        let Some(scored @ (Scored::Model(_) | Scored::Served(_))) = run.scored else { continue };
-        let together = by_data && !scored.reader().is_some_and(|reader| reader.own_tokens);
+        let Some(scored @ (ScorerRef::Model(_) | ScorerRef::Served(_))) = run.scored else { continue };
+        let together = by_data && !scored.model().is_some_and(|scorer| scorer.own_tokens);
         match passes.iter_mut().find(|(known, _)| together && *known == scored) {
             Some((_, pass)) => pass.push(index),
             None => passes.push((scored, vec![index])),
@@ -343,7 +343,7 @@ impl ScoringPass {
             second.as_ref().map_or_else(|| of_layers.shallow_clone(), |pass| pass.hidden(&of_layers));
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
-            matrix: Matrix::Held(scoring.models.compared(model)),
+            lm_head: LmHead::Held(scoring.models.compared(model)),
             softcap: model.config.logit_softcap,
             scalar_head: model.scalar_head().map(Tensor::detach),
         };
@@ -354,10 +354,10 @@ impl ScoringPass {
             // Only in the first pass is the student still the policy that sampled.
             let mut policy = rollouts.policy.borrow_mut();
             let policy = policy.get_or_insert_with(|| {
-                let matrix = Matrix::Held(scoring.models.compared(model).copy());
+                let lm_head = LmHead::Held(scoring.models.compared(model).copy());
                 Logits::Projected {
                     hidden: hidden.detach().copy(),
-                    matrix,
+                    lm_head,
                     softcap: model.config.logit_softcap,
                     scalar_head: None,
                 }
@@ -381,7 +381,7 @@ impl ScoringPass {
     }
 
     /// The same pass, without what the student's layers kept: they are gone through again where it is used.
-    pub fn again(&self) -> ScoringPass {
+    pub fn without_activations(&self) -> ScoringPass {
         ScoringPass {
             hidden: self.hidden.shallow_clone(),
             second: self.second.clone(),

@@ -4,14 +4,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::models::Scored;
+use super::models::ScorerRef;
 use super::part::Scoring;
 use super::scores::{ScoringRun, in_order};
 use super::sequences::Sequences;
 use super::views::Shown;
-use super::vocabulary::{Listed, Logits, Matrix};
+use super::vocabulary::{Listed, LmHead, Logits};
 use crate::failure::{Error, Result};
-use crate::served::{ListedTokens, Patience, Reading, Scores, Server};
+use crate::served::{ListedTokens, Patience, ScoredSequence, ServedScores, Server};
 use crate::zip::zip_equal;
 
 /// One teacher's sequences.
@@ -19,20 +19,20 @@ struct Question<'a> {
     server: &'a Server,
     /// Those that a model at hand would read together.
     micro_batches: Vec<Vec<usize>>,
-    readings: Vec<Vec<Reading>>,
+    readings: Vec<Vec<ScoredSequence>>,
 }
 
 /// The logits of each pass through a teacher on a server, in the order of the sequences; none of the others.
 pub fn logits(
     scoring: &Scoring,
-    passes: &[(Scored, Vec<usize>)],
+    passes: &[(ScorerRef, Vec<usize>)],
     runs: &[ScoringRun],
     sequences: &Sequences,
     step: u32,
 ) -> Result<Vec<Option<Logits>>> {
-    let asked = |(scored, pass): &(Scored, Vec<usize>)| {
-        let Scored::Served(reader) = *scored else { return Ok(None) };
-        let server = scoring.models.server(reader, scoring.stage);
+    let asked = |(scored, pass): &(ScorerRef, Vec<usize>)| {
+        let ScorerRef::Served(scorer) = *scored else { return Ok(None) };
+        let server = scoring.models.server(scorer, scoring.stage);
         let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
         question(scoring, server, *scored, sequences, members, step).map(Some)
     };
@@ -47,11 +47,11 @@ pub fn logits(
         }
         scores
     };
-    let answers: Vec<Option<Result<Scores>>> = thread::scope(|scope| {
+    let answers: Vec<Option<Result<ServedScores>>> = thread::scope(|scope| {
         let ask = &ask;
         let asked: Vec<_> =
             questions.iter().map(|of| of.as_ref().map(|of| scope.spawn(move || ask(of)))).collect();
-        let answer = |thread: thread::ScopedJoinHandle<Result<Scores>>| {
+        let answer = |thread: thread::ScopedJoinHandle<Result<ServedScores>>| {
             thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
         };
         asked.into_iter().map(|thread| thread.map(answer)).collect()
@@ -71,7 +71,7 @@ pub fn logits(
     if let Some(error) = failure {
         return Err(error);
     }
-    let of = |(question, scores): (&Option<Question>, Option<Scores>)| {
+    let of = |(question, scores): (&Option<Question>, Option<ServedScores>)| {
         Some(question.as_ref()?.logits(scoring, sequences, scores?, entries))
     };
     Ok(zip_equal(&questions, answered).map(of).collect())
@@ -80,7 +80,7 @@ pub fn logits(
 fn question<'a, M: Iterator<Item = usize>>(
     scoring: &Scoring,
     server: &'a Server,
-    scored: Scored,
+    scored: ScorerRef,
     sequences: &Sequences,
     members: impl Fn() -> M,
     step: u32,
@@ -92,7 +92,7 @@ fn question<'a, M: Iterator<Item = usize>>(
     let micro_batches = sequences.micro_batches(stage, members(), &shown);
     let read = |member: &usize| {
         let sequence = &sequences.list[*member];
-        Reading {
+        ScoredSequence {
             prompt: shown.prompt(stage, sequence, *member).to_vec(),
             completion: sequence.completion.clone(),
             scored: sequence.written.clone(),
@@ -103,18 +103,18 @@ fn question<'a, M: Iterator<Item = usize>>(
 }
 
 impl Question<'_> {
-    fn logits(&self, scoring: &Scoring, sequences: &Sequences, said: Scores, entries: i64) -> Logits {
+    fn logits(&self, scoring: &Scoring, sequences: &Sequences, said: ServedScores, entries: i64) -> Logits {
         let stage = scoring.stage;
         let order: Vec<usize> = self.micro_batches.iter().flatten().copied().collect();
         match said {
-            Scores::Hidden { batches, lm_head, softcap } => {
+            ServedScores::Hidden { batches, lm_head, softcap } => {
                 let batches: Vec<_> =
                     batches.iter().map(|of| of.to_device(stage.place.device).to_kind(stage.kind)).collect();
                 let hidden = in_order(&batches, order.into_iter(), sequences, stage.place.device);
-                let matrix = lm_head.narrow(0, 0, entries).to_device(stage.place.device).to_kind(stage.kind);
-                Logits::Projected { hidden, matrix: Matrix::Held(matrix), softcap, scalar_head: None }
+                let lm_head = lm_head.narrow(0, 0, entries).to_device(stage.place.device).to_kind(stage.kind);
+                Logits::Projected { hidden, lm_head: LmHead::Held(lm_head), softcap, scalar_head: None }
             }
-            Scores::Listed(listed) => {
+            ServedScores::Listed(listed) => {
                 let mut listed: Vec<(usize, ListedTokens)> = zip_equal(order, listed).collect();
                 listed.sort_by_key(|(member, _)| *member);
                 let mut tokens = Vec::new();

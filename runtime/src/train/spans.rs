@@ -5,7 +5,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Divergence, Live, LivePrimitive, Mass, Objective, Role, Signal, Support};
 use tch::Tensor;
 
-use super::other_tokenizer::{OtherTokenizer, Reading};
+use super::other_tokenizer::{OtherTokenizer, Retokenized};
 use super::scores::{STUDENT_LOGP, ScoringPass};
 use super::sequences::Sequences;
 use super::vocabulary::{Logits, Spans, logps_of};
@@ -37,7 +37,7 @@ fn reads_spans(objective: &Objective, role: Role) -> bool {
 pub fn rest_of(
     objective: &Objective,
     role: Role,
-    reading: &Reading,
+    reading: &Retokenized,
     other: &OtherTokenizer,
     (place, logits): (Place, &Logits),
     targets: &[Token],

@@ -11,9 +11,9 @@ use mopd_compiler::expr::graph::NodeId;
 
 use super::Trainer;
 use super::losses::Validated;
-use super::part::{Part, Rollouts};
+use super::part::{Rollouts, StagePart};
 use super::sequences::Sequences;
-use super::vocabulary::{Logits, Matrix};
+use super::vocabulary::{LmHead, Logits};
 use crate::data::mixture::Draw;
 use crate::model::Decoder;
 use crate::report::Record;
@@ -116,7 +116,7 @@ impl Trainer<'_> {
     }
 }
 
-impl Part<'_> {
+impl StagePart<'_> {
     /// Of a tensor of this part.
     fn name(&self, tensor: &str) -> String {
         match self.stage.part {
@@ -127,11 +127,11 @@ impl Part<'_> {
 
     fn position(&self, tensors: &mut StateTensors) -> PartPosition {
         let rollouts = self.rollouts.as_ref().map(|rollouts| {
-            if let Some(Logits::Projected { hidden, matrix: Matrix::Held(matrix), .. }) =
+            if let Some(Logits::Projected { hidden, lm_head: LmHead::Held(lm_head), .. }) =
                 &*rollouts.policy.borrow()
             {
                 tensors.put(self.name("policy.hidden"), hidden);
-                tensors.put(self.name("policy.matrix"), matrix);
+                tensors.put(self.name("policy.matrix"), lm_head);
             }
             let Sequences { list, draws, dropped, debates, .. } = &rollouts.sequences;
             StoredRollouts {
@@ -151,7 +151,7 @@ impl Part<'_> {
             climbed: self.batches.climbed().to_vec(),
             policy: self.batches.policy(),
             measured: self.batches.measured(),
-            kept: self.batches.kept_groups(),
+            kept: self.batches.buffered_groups(),
             rollouts,
         }
     }
@@ -173,13 +173,13 @@ impl Part<'_> {
             .map(|(node, bits)| (*node, f64::from_bits(*bits)))
             .collect::<HashMap<_, _>>();
         self.rollouts = match &position.rollouts {
-            Some(kept) => Some(self.kept_rollouts(model, kept, tensors)?),
+            Some(kept) => Some(self.restored_rollouts(model, kept, tensors)?),
             None => None,
         };
         Ok(())
     }
 
-    fn kept_rollouts(
+    fn restored_rollouts(
         &self,
         model: &Decoder,
         StoredRollouts { sequences, of_group, draws, dropped, debates }: &StoredRollouts,
@@ -207,7 +207,7 @@ impl Part<'_> {
         let policy = match tensors.0.contains_key(&self.name("policy.hidden")) {
             true => Some(Logits::Projected {
                 hidden: tensors.get(&self.name("policy.hidden"))?.to_device(device),
-                matrix: Matrix::Held(tensors.get(&self.name("policy.matrix"))?.to_device(device)),
+                lm_head: LmHead::Held(tensors.get(&self.name("policy.matrix"))?.to_device(device)),
                 softcap: model.config.logit_softcap,
                 scalar_head: None,
             }),

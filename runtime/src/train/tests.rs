@@ -19,11 +19,11 @@ use super::master::Master;
 use super::objective::objectives::{direct, grpo, mopd};
 use super::sequences::Sequences;
 use super::*;
-use crate::data::{Dataset, Field, Request};
+use crate::data::{Dataset, DatasetRequest, Field};
 use crate::machine::transfer::to_vec;
 use crate::model::layout;
 use crate::model::tests::{random_model, tiny};
-use crate::report::metrics::Row;
+use crate::report::metrics::StepMetrics;
 use crate::tokenizer::Tokenizer;
 
 mod agreement;
@@ -133,7 +133,7 @@ impl Fixture {
             name: ["copy", "flip"][index],
             origin: Origin(0),
             share: 0.5,
-            route: Route::all(&named(format!("teacher{index}"), teachers[index].clone())),
+            route: SourceTeachers::all(&named(format!("teacher{index}"), teachers[index].clone())),
             // Some tests have fewer models.
             scorers: [0, 2]
                 .map(|model| (model < models.len()).then(|| choice(Teacher::Model(ModelId(model as u32)))))
@@ -149,7 +149,7 @@ impl Fixture {
             stream: 2,
             part: 0,
             train,
-            turn: Turn::ALONE,
+            turn: LearnerTurn::ALONE,
             steps: 4,
             guards_from: 0,
             sources: vec![source(0), source(1)],
@@ -161,7 +161,7 @@ impl Fixture {
                 .map(|(id, weights)| (ModelId(id as u32), weights.clone()))
                 .collect(),
             models_fit: None,
-            budget: Budget(usize::MAX),
+            budget: MemoryBudget(usize::MAX),
             micro_batch: None,
             recomputed: 0,
             judge: train.extrapolation.as_ref().map(|_| &self.judge),
@@ -191,7 +191,7 @@ fn load(path: &Path) -> Prompts {
 fn load_with(path: &Path, numbers: &[DataFormula]) -> Prompts {
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
-    let request = Request {
+    let request = DatasetRequest {
         source: &source,
         format: &PromptFormat::Text,
         fields: &fields,
@@ -250,7 +250,7 @@ struct Reference {
 
 impl Reference {
     fn new(weights: &Arc<Weights>) -> Reference {
-        let leaf = |entry: &crate::model::Entry| {
+        let leaf = |entry: &crate::model::ParameterEntry| {
             let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
             let leaf = Tensor::from_slice(&weights.of(entry))
                 .to_kind(Kind::Double)
@@ -446,7 +446,7 @@ fn averages(index: usize) -> Teacher {
 }
 
 /// Weights after training, and the steps' rows.
-fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<Row>) {
+fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<StepMetrics>) {
     let finished = super::train(stage, None).map_err(|stopped| stopped.error).unwrap();
     (finished.weights.values().into_owned(), finished.record.rows)
 }

@@ -9,7 +9,7 @@ use super::Stage;
 use super::objective::Outputs;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use super::sequences::Sequences;
-use crate::report::tokens::{Histogram, Over, Quantity, Sample, TokenSeen, Tokens};
+use crate::report::tokens::{Histogram, QuantityAxis, TokenLog, TokenQuantity, TokenSeen, TrainedSequence};
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 use crate::tokenizer::Tokenizer;
@@ -31,7 +31,7 @@ pub fn record(
     batch: &Batch,
     outputs: &Outputs,
     step: u32,
-    tokens: &mut Tokens,
+    tokens: &mut TokenLog,
 ) {
     let objective = &stage.train.objective;
     let seen = Seen {
@@ -67,15 +67,15 @@ pub fn record(
         let domain = stage.sources[sequence.source].name;
         for histogram in tokens.histograms.iter_mut().filter(|histogram| histogram.domain == domain) {
             let values = match histogram.quantity {
-                Quantity::Signal => Some(seen.signal),
-                Quantity::Weight => seen.weight,
+                TokenQuantity::Signal => Some(seen.signal),
+                TokenQuantity::Weight => seen.weight,
             };
             // Of a rejected draft, behind what it was drafted after.
             let before = if sequence.is_rejected() { sequence.completion.len() - range.len() } else { 0 };
             for (position, token) in range.clone().enumerate() {
                 let place = match histogram.over {
-                    Over::Position => Some((before + position) as f64),
-                    Over::Entropy => seen.entropy.map(|entropies| f64::from(entropies[token])),
+                    QuantityAxis::Position => Some((before + position) as f64),
+                    QuantityAxis::Entropy => seen.entropy.map(|entropies| f64::from(entropies[token])),
                 };
                 if let (Some(values), Some(place)) = (values, place) {
                     histogram.add(place, f64::from(values[token]));
@@ -87,7 +87,7 @@ pub fn record(
             numbers[sequence.source] += 1;
             let source = &stage.sources[sequence.source];
             let prompt = sequence.prompt(stage);
-            tokens.samples.push(Sample {
+            tokens.samples.push(TrainedSequence {
                 seed: stage.seed,
                 stage: stage.name.to_owned(),
                 step,
@@ -113,7 +113,7 @@ fn as_read(stage: &Stage, prompt: &[Token]) -> String {
 
 /// The sequences of a step to keep. A prompt that was kept before comes first: then its completions can be
 /// read one after the other.
-fn chosen(stage: &Stage, sequences: &Sequences, tokens: &Tokens) -> BTreeSet<usize> {
+fn chosen(stage: &Stage, sequences: &Sequences, tokens: &TokenLog) -> BTreeSet<usize> {
     let known: BTreeSet<(&str, &str)> =
         (tokens.samples.iter()).map(|sample| (sample.domain.as_str(), sample.prompt.as_str())).collect();
     let list = &sequences.list;
@@ -134,12 +134,12 @@ fn chosen(stage: &Stage, sequences: &Sequences, tokens: &Tokens) -> BTreeSet<usi
 
 /// Those of each source, one source after the other.
 fn histograms(stage: &Stage, weighted: bool) -> Vec<Histogram> {
-    let quantities: &[Quantity] =
-        if weighted { &[Quantity::Weight, Quantity::Signal] } else { &[Quantity::Signal] };
+    let quantities: &[TokenQuantity] =
+        if weighted { &[TokenQuantity::Weight, TokenQuantity::Signal] } else { &[TokenQuantity::Signal] };
     let mut all = Vec::new();
     for source in &stage.sources {
         for quantity in quantities {
-            for over in [Over::Position, Over::Entropy] {
+            for over in [QuantityAxis::Position, QuantityAxis::Entropy] {
                 all.push(Histogram::new(stage.seed, stage.name, source.name, *quantity, over));
             }
         }

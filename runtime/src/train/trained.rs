@@ -14,13 +14,13 @@ use mopd_compiler::plan::{Adapter, AdapterKind, Trainable, WeightGroup};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;
-use super::elements::{Elements, Piece, before, scatter};
+use super::elements::{Elements, TrainedPiece, before, scatter};
 use super::master::Master;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
-use crate::model::{Decoder, Entry, Gradient, Weights, layout};
+use crate::model::{Decoder, Gradient, ParameterEntry, Weights, layout};
 use crate::random::Key;
 use crate::store::state::StateTensors;
 
@@ -39,7 +39,7 @@ enum What {
     /// Parts of the model's flat vector, matrices first, and the numbers of them that train end to end, in
     /// single precision.
     Parts {
-        pieces: Vec<Piece>,
+        pieces: Vec<TrainedPiece>,
         decayed: usize,
         /// A hash of the places, where single elements are chosen.
         chosen: Option<Tensor>,
@@ -64,7 +64,7 @@ pub struct Adapted {
 
 /// One matrix with an adapter; offsets are into the adapter's parameters.
 struct AdaptedMatrix {
-    entry: Entry,
+    entry: ParameterEntry,
     /// `[rank, inputs]`
     a: usize,
     /// `[outputs, rank]`
@@ -141,13 +141,13 @@ impl Trained {
 
     /// All of the model's numbers in single precision, also where it computes in half: its own vector, or a
     /// copy.
-    pub fn single(&self, model: &Decoder) -> Tensor {
+    pub fn to_f32(&self, model: &Decoder) -> Tensor {
         if model.flat().kind() != Kind::BFloat16 {
             return model.flat().shallow_clone();
         }
         let begun = || self.start.flat(Kind::Float, model.device());
         match &self.what {
-            What::All(master) => master.single(),
+            What::All(master) => master.to_f32(),
             What::Parts { pieces, parameters, .. } => {
                 let flat = begun();
                 scatter(parameters, pieces, &flat);
@@ -165,7 +165,7 @@ impl Trained {
     pub fn numbers(&self, model: &Decoder) -> Vec<f32> {
         match &self.what {
             What::All(master) => master.numbers(),
-            What::Parts { .. } | What::Adapter(_) => to_vec(&self.single(model)),
+            What::Parts { .. } | What::Adapter(_) => to_vec(&self.to_f32(model)),
         }
     }
 
@@ -230,7 +230,7 @@ impl Trained {
 }
 
 /// What trains of the numbers in each piece, end to end.
-fn gathered(pieces: &[Piece], numbers: impl Fn(Range<usize>) -> Tensor) -> Tensor {
+fn gathered(pieces: &[TrainedPiece], numbers: impl Fn(Range<usize>) -> Tensor) -> Tensor {
     let parts: Vec<Tensor> = pieces.iter().map(|piece| piece.gather(numbers(piece.range.clone()))).collect();
     Tensor::cat(&parts, 0)
 }
@@ -247,16 +247,16 @@ impl Adapted {
     /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
     /// starts it. A magnitude is the norm of its row.
     fn new(settings: &Adapter, base: &Arc<Weights>, place: Place, key: Key) -> Result<Adapted> {
-        let within = |entry: &Entry| match (settings.layers, entry.layer) {
+        let within = |entry: &ParameterEntry| match (settings.layers, entry.layer) {
             (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        let chosen = |entry: &Entry| {
+        let chosen = |entry: &ParameterEntry| {
             let module = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
             settings.targets.iter().any(|target| Some(target.module()) == module) && within(entry)
         };
-        let entries: Vec<Entry> = layout(&base.config).into_iter().filter(chosen).collect();
+        let entries: Vec<ParameterEntry> = layout(&base.config).into_iter().filter(chosen).collect();
         if entries.is_empty() {
             return Err(Error::new(
                 FailureKind::Runtime,

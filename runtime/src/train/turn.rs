@@ -1,7 +1,7 @@
 //! When one of the models of a stage learns.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn<'a> {
+pub struct LearnerTurn<'a> {
     /// Of the step that updates it, where the stage trains several models.
     pub name: Option<&'a str>,
     /// Its place in a step.
@@ -10,9 +10,9 @@ pub struct Turn<'a> {
     pub every: u32,
 }
 
-impl Turn<'_> {
+impl LearnerTurn<'_> {
     /// Of a model that learns alone.
-    pub const ALONE: Turn<'static> = Turn { name: None, place: 0, every: 1 };
+    pub const ALONE: LearnerTurn<'static> = LearnerTurn { name: None, place: 0, every: 1 };
 
     pub(super) fn comes(self, step: u32) -> bool {
         (u64::from(step) + 1).is_multiple_of(u64::from(self.every.max(1)))

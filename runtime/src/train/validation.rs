@@ -7,7 +7,7 @@ use super::batches::data::all_examples;
 use super::losses::Validated;
 use super::sequences::Sequences;
 use super::views::Shown;
-use super::vocabulary::{Logits, Matrix, Quantity, Vocabulary};
+use super::vocabulary::{LmHead, Logits, Quantity, Vocabulary};
 use super::{Stage, Trainer};
 use crate::failure::Result;
 use crate::machine::transfer::upload;
@@ -18,7 +18,7 @@ use crate::rollout::Sequence;
 const TOGETHER: u32 = 16;
 
 /// As many of them as a stage has room for: never more than a step trains on at once.
-pub fn together(stage: &Stage) -> usize {
+pub fn rows_at_once(stage: &Stage) -> usize {
     let step = stage.train.rollout.sequences();
     stage.micro_batch.unwrap_or(step).clamp(1, TOGETHER) as usize
 }
@@ -29,7 +29,7 @@ pub fn logp(stage: &Stage, sequences: &Sequences, student: &Decoder, lm_head: &T
     let packed = sequences.packed(stage, &members, &Shown::Own);
     let logits = Logits::Projected {
         hidden: student.hidden(&packed),
-        matrix: Matrix::Held(lm_head.shallow_clone()),
+        lm_head: LmHead::Held(lm_head.shallow_clone()),
         softcap: student.config.logit_softcap,
         scalar_head: None,
     };
@@ -64,7 +64,7 @@ impl<'a> Validator<'a> {
         rows.sort_by_key(|row| row.prompt(&stage).len() + row.completion.len());
         let domains = stage.sources.len();
         let batches =
-            rows.chunks(together(&stage)).map(|rows| Sequences::new(rows.to_vec(), 1, domains)).collect();
+            rows.chunks(rows_at_once(&stage)).map(|rows| Sequences::new(rows.to_vec(), 1, domains)).collect();
         Ok(Some(Validator { settings, stage, batches }))
     }
 

@@ -16,7 +16,7 @@ use super::sequences::Sequences;
 use crate::data::Lists;
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 
@@ -82,7 +82,7 @@ impl Shown {
         now: Now,
     ) -> Result<Shown> {
         let Some(view) = sees else { return Ok(Shown::Own) };
-        let read = |(place, draw)| Ok((place, draw, Some(Said::default()), 0));
+        let read = |(place, draw)| Ok((place, draw, Some(TemplateInputs::default()), 0));
         Shown::of(stage, view, draws.enumerate().map(read), now, usize::MAX)
     }
 
@@ -90,7 +90,7 @@ impl Shown {
     fn of(
         stage: &Stage,
         view: &View,
-        read: impl Iterator<Item = Result<(usize, Draw, Option<Said>, usize)>>,
+        read: impl Iterator<Item = Result<(usize, Draw, Option<TemplateInputs>, usize)>>,
         now: Now,
         context: usize,
     ) -> Result<Shown> {
@@ -118,7 +118,13 @@ impl Shown {
                         Some(said) => prompts.shown_now(tokenizer, view, moment, record, said)?,
                         None => {
                             let plain = View::of_prompt();
-                            prompts.shown_now(tokenizer, &plain, moment, record, &Said::default())?
+                            prompts.shown_now(
+                                tokenizer,
+                                &plain,
+                                moment,
+                                record,
+                                &TemplateInputs::default(),
+                            )?
                         }
                     };
                     vacant.insert(tokens).clone()
@@ -165,9 +171,9 @@ fn fits(view: &View, prompt: usize, completion: usize, context: usize) -> Result
 }
 
 /// What a view shows of a completion; none where the group lacks it.
-fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Result<Option<Said>> {
+fn said(stage: &Stage, view: &View, sequences: &Sequences, member: usize) -> Result<Option<TemplateInputs>> {
     let sequence = &sequences.list[member];
-    let mut said = Said::default();
+    let mut said = TemplateInputs::default();
     for slot in view.slots().filter(|slot| slot.of_completion()) {
         let text = match slot {
             Slot::Draft => sequence.draft.clone().expect("a template of drafts is read where there are some"),

@@ -20,7 +20,7 @@ pub fn tiny() -> Architecture {
         key_value_heads: 2,
         hidden: 64,
         context: 32,
-        tokenizer: Tokenizer::Bytes,
+        tokenizer: TokenizerSpec::Bytes,
         tied: true,
         rope_theta: 10_000.0,
         norm_epsilon: 1e-5,
@@ -59,7 +59,7 @@ impl Builder {
             comparisons: vec![],
             marks: vec![],
         };
-        let places = vec![Place { file: "test.mopd".into(), start: 0, end: 1 }];
+        let places = vec![SourcePlace { file: "test.mopd".into(), start: 0, end: 1 }];
         Builder { plan: Plan { schema: SCHEMA, hash: "hash".into(), experiment, stages: vec![], places } }
     }
 

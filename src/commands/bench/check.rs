@@ -9,7 +9,7 @@ use mopd_lang::source::SourceFile;
 use serde_json::{Value, json};
 use wait4::Wait4;
 
-use super::editor::{Editor, Keystroke, in_status};
+use super::editor::{BenchEditor, Keystroke, in_status};
 use super::folder::TempFolder;
 use super::generate;
 use crate::args::BenchCheckArgs;
@@ -81,7 +81,7 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     let least_peak = own_peak();
 
     let long = generate::experiment(LONG);
-    let mut editor = Editor::start(&program, &folder.0)?;
+    let mut editor = BenchEditor::start(&program, &folder.0)?;
     let diagnostics = editor.open(&long)?;
     if diagnostics > 0 {
         return Err(Problem::run(
@@ -127,7 +127,7 @@ fn from_scratch(text: &str) -> Vec<Duration> {
 
 /// Types a character and takes it away again, at places spread over the whole text; so many keystrokes in
 /// all.
-fn press(editor: &mut Editor, text: &str, count: u32) -> Result<Vec<Duration>, Problem> {
+fn press(editor: &mut BenchEditor, text: &str, count: u32) -> Result<Vec<Duration>, Problem> {
     let lines: Vec<&str> = text.lines().collect();
     let mut times = Vec::new();
     let turns = count.div_ceil(2) as usize;

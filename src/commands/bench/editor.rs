@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::problem::Problem;
 
-pub struct Editor {
+pub struct BenchEditor {
     server: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -27,9 +27,9 @@ pub struct Keystroke {
     pub typed: Option<char>,
 }
 
-impl Editor {
+impl BenchEditor {
     /// Starts `mopd lsp`; `folder` takes what it writes.
-    pub fn start(program: &Path, folder: &Path) -> Result<Editor, Problem> {
+    pub fn start(program: &Path, folder: &Path) -> Result<BenchEditor, Problem> {
         let mut command = Command::new(program);
         command
             .arg("lsp")
@@ -41,7 +41,7 @@ impl Editor {
         let input = server.stdin.take();
         let output = BufReader::new(server.stdout.take().ok_or_else(|| failed("it has no standard output"))?);
         let uri = format!("file://{}", folder.join("a.mopd").display());
-        let mut editor = Editor { server, input, output, uri, version: 1 };
+        let mut editor = BenchEditor { server, input, output, uri, version: 1 };
         // Columns in bytes: what is measured is the check, not how columns are counted.
         let capabilities = json!({ "general": { "positionEncodings": ["utf-8"] } });
         let params = json!({ "processId": null, "rootUri": null, "capabilities": capabilities });
@@ -107,7 +107,7 @@ impl Editor {
     }
 }
 
-impl Drop for Editor {
+impl Drop for BenchEditor {
     fn drop(&mut self) {
         // With its input closed the server ends by itself; one that hangs is not waited for.
         self.input = None;

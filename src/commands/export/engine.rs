@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::export::coverage::Coverage;
-use mopd_compiler::export::stage::{Request, RowFacts, trained};
-use mopd_compiler::export::{Engine, export as exported};
+use mopd_compiler::export::stage::{ExportRequest, RowFacts, trained};
+use mopd_compiler::export::{ExportEngine, export as exported};
 use mopd_compiler::plan::{ModelId, Plan, Stage};
 use mopd_lang::diag::nearest;
 use mopd_store::files::folder_of_model;
@@ -18,17 +18,17 @@ use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::out_folder;
 
-impl From<EngineName> for Engine {
-    fn from(name: EngineName) -> Engine {
+impl From<EngineName> for ExportEngine {
+    fn from(name: EngineName) -> ExportEngine {
         match name {
-            EngineName::Verl => Engine::Verl,
-            EngineName::Trl => Engine::Trl,
+            EngineName::Verl => ExportEngine::Verl,
+            EngineName::Trl => ExportEngine::Trl,
         }
     }
 }
 
 pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Problem> {
-    let engine = Engine::from(engine);
+    let engine = ExportEngine::from(engine);
     let mut analysis = host::analyse_file(&arguments.path, &arguments.overrides.set)?;
     let plan = plan_to_run(&mut analysis);
     crate::commands::report(&analysis);
@@ -43,7 +43,7 @@ pub fn export(engine: EngineName, arguments: &ExportArgs) -> Result<Status, Prob
         let folder = results.join("models").join(folder_of_model(name, plan.experiment.seed));
         std::path::absolute(&folder).unwrap_or(folder).display().to_string()
     };
-    let request = Request { plan: &plan, checked, model, folder: &folder, rows: facts.as_deref() };
+    let request = ExportRequest { plan: &plan, checked, model, folder: &folder, rows: facts.as_deref() };
     let (coverage, files) = exported(engine, request);
     let placed = Placed { coverage: &coverage, plan: &plan, sources: &analysis.sources };
     let name = &plan.experiment.model(model).name;
@@ -94,7 +94,7 @@ fn stage(plan: &Plan, wanted: Option<&str>) -> Result<ModelId, Problem> {
     })
 }
 
-fn refused(coverage: &Coverage, stage: &str, engine: Engine) -> String {
+fn refused(coverage: &Coverage, stage: &str, engine: ExportEngine) -> String {
     let count = coverage.refused().count();
     let what = if count == 1 { "1 construct".to_owned() } else { format!("{count} constructs") };
     format!("nothing was written: {} {} can't express {what} of `{stage}`\n", engine.name(), engine.version())

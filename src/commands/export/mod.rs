@@ -13,7 +13,7 @@ use mopd_compiler::plan::events::MetricsRow;
 use mopd_store::files::folder_of_model;
 
 pub use self::live::LiveEventFiles;
-use self::tensorboard::{Events, Scalar};
+use self::tensorboard::{Events, ScalarRecord};
 use crate::args::ExportArgs;
 use crate::metrics::{NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, number};
 use crate::output;
@@ -86,7 +86,7 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
         let events = all.entry(name).or_default();
         let numbers = |names: &[&str], suffix: &str| {
             let number = |name: &&str| {
-                Some(Scalar { tag: format!("{name}{suffix}"), value: number(metrics, name, &rows)? })
+                Some(ScalarRecord { tag: format!("{name}{suffix}"), value: number(metrics, name, &rows)? })
             };
             names.iter().filter_map(number).collect::<Vec<_>>()
         };
@@ -96,7 +96,7 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
             events.step(step, metrics.number("time", row), seconds, numbers(&OF_STEP, ""));
             if let Some(tokens) = tokens.get(&step_of(metrics, row)).filter(|_| seconds > 0.0) {
                 let tag = "tokens_per_second".to_owned();
-                events.add(vec![Scalar { tag, value: tokens / seconds }]);
+                events.add(vec![ScalarRecord { tag, value: tokens / seconds }]);
             }
             let named: Vec<&str> = NAMED.iter().flat_map(|prefix| metrics.columns(prefix)).collect();
             events.add(numbers(&named, ""));

@@ -1,7 +1,7 @@
 //! The report of an export: each construct with what an engine has of it, and where it stands.
 
-use mopd_compiler::export::Engine;
-use mopd_compiler::export::coverage::{Coverage, Line};
+use mopd_compiler::export::ExportEngine;
+use mopd_compiler::export::coverage::{Coverage, CoverageLine};
 use mopd_compiler::plan::Plan;
 use mopd_lang::source::Sources;
 use serde_json::json;
@@ -17,7 +17,7 @@ pub struct Placed<'a> {
 
 impl Placed<'_> {
     /// File and line, from 1.
-    fn place(&self, line: &Line) -> Option<(&str, usize)> {
+    fn place(&self, line: &CoverageLine) -> Option<(&str, usize)> {
         let place = self.plan.place(line.origin)?;
         let (id, file) = self.sources.files().find(|(_, file)| file.path == place.file)?;
         let (row, _) = self.sources.position(id, place.start);
@@ -25,9 +25,9 @@ impl Placed<'_> {
     }
 }
 
-pub fn text(report: &Placed, stage: &str, engine: Engine, format: Format) -> String {
+pub fn text(report: &Placed, stage: &str, engine: ExportEngine, format: Format) -> String {
     if format == Format::Json {
-        let line = |line: &Line| {
+        let line = |line: &CoverageLine| {
             let place = report.place(line);
             json!({
                 "construct": line.construct,

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use mopd_compiler::export::Engine;
-use mopd_compiler::export::stage::{DomainPart, RowFacts, Settings};
+use mopd_compiler::export::ExportEngine;
+use mopd_compiler::export::stage::{DomainPart, ExportSettings, RowFacts};
 use mopd_compiler::plan::{DataFormula, DataSource, ModelId, Plan, PromptFormat, Stage};
 use serde_json::{Map, Value, json};
 
@@ -98,8 +98,8 @@ fn value(formula: &DataFormula, row: &Map<String, Value>) -> f64 {
 
 /// The rows of all steps, one a line.
 pub fn lines(
-    engine: Engine,
-    settings: &Settings,
+    engine: ExportEngine,
+    settings: &ExportSettings,
     rows: &[DomainRows],
     messages: bool,
 ) -> Result<String, Problem> {
@@ -126,8 +126,8 @@ pub fn lines(
 }
 
 fn line(
-    engine: Engine,
-    settings: &Settings,
+    engine: ExportEngine,
+    settings: &ExportSettings,
     part: &DomainPart,
     row: &Map<String, Value>,
     (messages, group): (bool, u64),
@@ -143,14 +143,14 @@ fn line(
     let teacher = arm.map(|arm| settings.teachers[arm.teacher].key.as_str());
     let whole = Value::Object(row.clone()).to_string();
     match engine {
-        Engine::Verl => json!({
+        ExportEngine::Verl => json!({
             "data_source": domain,
             "teacher": teacher,
             "prompt": prompt,
             "reward_model": {"style": "rule", "ground_truth": whole},
             "extra_info": {"index": group},
         }),
-        Engine::Trl => json!({
+        ExportEngine::Trl => json!({
             "prompt": prompt,
             "teacher": teacher,
             "domain": domain,
@@ -192,7 +192,7 @@ struct Turn {
 }
 
 impl Order {
-    fn new(settings: &Settings, rows: &[DomainRows]) -> Order {
+    fn new(settings: &ExportSettings, rows: &[DomainRows]) -> Order {
         let turn = |(part, rows): (&DomainPart, &DomainRows)| Turn {
             share: part.share,
             size: rows.rows.len(),

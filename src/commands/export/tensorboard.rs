@@ -5,7 +5,7 @@
 
 /// A number of a step.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scalar {
+pub struct ScalarRecord {
     pub tag: String,
     pub value: f64,
 }
@@ -23,7 +23,7 @@ struct EventStep {
     number: u64,
     /// When it was done, in seconds since 1970.
     time: f64,
-    scalars: Vec<Scalar>,
+    scalars: Vec<ScalarRecord>,
 }
 
 impl Events {
@@ -34,20 +34,20 @@ impl Events {
 
     /// `time` is when the step was done. Where that was not recorded, time is counted from the stage's
     /// beginning.
-    pub fn step(&mut self, number: u64, time: Option<f64>, seconds: f64, scalars: Vec<Scalar>) {
+    pub fn step(&mut self, number: u64, time: Option<f64>, seconds: f64, scalars: Vec<ScalarRecord>) {
         self.time = time.unwrap_or(self.time + seconds);
         self.steps.push(EventStep { number, time: self.time, scalars });
     }
 
     /// More of the last step.
-    pub fn add(&mut self, scalars: Vec<Scalar>) {
+    pub fn add(&mut self, scalars: Vec<ScalarRecord>) {
         if let Some(last) = self.steps.last_mut() {
             last.scalars.extend(scalars);
         }
     }
 
     /// What is recorded of the steps.
-    pub fn scalars(&self) -> impl Iterator<Item = &Scalar> {
+    pub fn scalars(&self) -> impl Iterator<Item = &ScalarRecord> {
         self.steps.iter().flat_map(|step| &step.scalars)
     }
 
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn steps_add_up_their_time_and_join_their_domains() {
         let mut events = Events::default();
-        let scalar = |tag: &str, value| Scalar { tag: tag.to_owned(), value };
+        let scalar = |tag: &str, value| ScalarRecord { tag: tag.to_owned(), value };
         for number in [0, 300] {
             assert!(events.begins(number));
             events.step(number, None, 0.5, vec![scalar("loss", 1.5)]);
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_file_is_gone_on_with_at_any_of_its_steps() {
-        let scalar = |value| vec![Scalar { tag: "loss".to_owned(), value }];
+        let scalar = |value| vec![ScalarRecord { tag: "loss".to_owned(), value }];
         let steps = |numbers: &[u64]| {
             let mut events = Events::default();
             numbers.iter().for_each(|number| events.step(*number, Some(1.7e9), 0.5, scalar(1.0)));

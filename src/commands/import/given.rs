@@ -10,31 +10,31 @@ use crate::problem::Problem;
 
 /// Of which program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SourceTool {
     Verl,
     Trl { class: String },
 }
 
-pub struct Setting {
+pub struct GivenSetting {
     /// `actor_rollout_ref.actor.optim.lr`
     pub path: String,
     pub value: Value,
     used: Cell<bool>,
 }
 
-impl Setting {
+impl GivenSetting {
     pub fn text(&self) -> String {
         format!("{} = {}", self.path, self.value)
     }
 }
 
-pub struct Given {
-    pub origin: Origin,
-    pub settings: Vec<Setting>,
+pub struct GivenSettings {
+    pub origin: SourceTool,
+    pub settings: Vec<GivenSetting>,
 }
 
-impl Given {
-    pub fn read(path: &Path) -> Result<Given, Problem> {
+impl GivenSettings {
+    pub fn read(path: &Path) -> Result<GivenSettings, Problem> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             let reason = mopd_store::files::reason(&error);
             Problem::usage("unreadable-file", format!("can't read {}: {reason}", path.display()))
@@ -51,9 +51,9 @@ impl Given {
                 ));
             }
         };
-        let settings: Vec<Setting> = settings
+        let settings: Vec<GivenSetting> = settings
             .into_iter()
-            .map(|(path, value)| Setting { path, value, used: Cell::new(false) })
+            .map(|(path, value)| GivenSetting { path, value, used: Cell::new(false) })
             .collect();
         if settings.is_empty() {
             let message = format!("{} has no settings of verl or TRL", path.display());
@@ -66,11 +66,11 @@ impl Given {
             .iter()
             .any(|start| begins(start));
         let origin = match class {
-            Some(class) => Origin::Trl { class },
-            None if verl => Origin::Verl,
-            None => Origin::Trl { class: trl_class(&settings).to_owned() },
+            Some(class) => SourceTool::Trl { class },
+            None if verl => SourceTool::Verl,
+            None => SourceTool::Trl { class: trl_class(&settings).to_owned() },
         };
-        Ok(Given { origin, settings })
+        Ok(GivenSettings { origin, settings })
     }
 
     /// The value of a setting, which is then used; null counts as absent.
@@ -124,12 +124,12 @@ impl Given {
         found
     }
 
-    pub fn unused(&self) -> impl Iterator<Item = &Setting> {
+    pub fn unused(&self) -> impl Iterator<Item = &GivenSetting> {
         self.settings.iter().filter(|setting| !setting.used.get() && !setting.path.ends_with("_target_"))
     }
 }
 
-fn trl_class(settings: &[Setting]) -> &'static str {
+fn trl_class(settings: &[GivenSetting]) -> &'static str {
     let has = |name: &str| settings.iter().any(|setting| setting.path.split('.').next() == Some(name));
     if has("teacher_server_urls") || has("teacher_top_k") {
         "AsyncDistillationConfig"

@@ -8,22 +8,22 @@ mod verl;
 
 use std::path::Path;
 
-use self::given::{Given, Origin};
+use self::given::{GivenSettings, SourceTool};
 use crate::args::ImportArgs;
 use crate::host;
 use crate::output;
 use crate::problem::{Problem, Status};
 
 pub fn import(arguments: &ImportArgs) -> Result<Status, Problem> {
-    let given = Given::read(&arguments.file)?;
+    let given = GivenSettings::read(&arguments.file)?;
     let mut draft = match given.origin {
-        Origin::Verl => verl::draft(&given),
-        Origin::Trl { .. } => trl::draft(&given),
+        SourceTool::Verl => verl::draft(&given),
+        SourceTool::Trl { .. } => trl::draft(&given),
     };
     draft.left_out.extend(given.unused().map(|setting| {
         let why = match given.origin {
-            Origin::Verl => verl::reason(&setting.path),
-            Origin::Trl { .. } => trl::reason(&setting.path),
+            SourceTool::Verl => verl::reason(&setting.path),
+            SourceTool::Trl { .. } => trl::reason(&setting.path),
         };
         (setting.text(), why.to_owned())
     }));

@@ -4,11 +4,11 @@ use mopd_compiler::export::schema::{TRL, fields};
 use serde_json::Value;
 
 use super::draft::{Draft, number, quoted, word};
-use super::given::{Given, Origin};
+use super::given::{GivenSettings, SourceTool};
 
 /// A configuration with the defaults of its class.
 struct Settings<'a> {
-    given: &'a Given,
+    given: &'a GivenSettings,
     defaults: &'a serde_json::Map<String, Value>,
 }
 
@@ -41,8 +41,8 @@ fn path_of(class: &str) -> String {
     found.expect("the class was recorded").clone()
 }
 
-pub fn draft(given: &Given) -> Draft {
-    let Origin::Trl { class } = &given.origin else { unreachable!("the caller has looked") };
+pub fn draft(given: &GivenSettings) -> Draft {
+    let SourceTool::Trl { class } = &given.origin else { unreachable!("the caller has looked") };
     let path = path_of(class);
     let settings = Settings { given, defaults: fields(&TRL, &path) };
     let mut draft = Draft {
@@ -68,7 +68,7 @@ pub fn draft(given: &Given) -> Draft {
     draft
 }
 
-fn start(given: &Given, draft: &mut Draft) {
+fn start(given: &GivenSettings, draft: &mut Draft) {
     let revision = given.text("model_revision").or_else(|| given.text("student_model_revision"));
     let revision = revision.map(|revision| format!(", revision: {}", quoted(&revision))).unwrap_or_default();
     match given.text("model_name_or_path") {
@@ -80,7 +80,7 @@ fn start(given: &Given, draft: &mut Draft) {
     }
 }
 
-fn teachers(given: &Given, is_async: bool, draft: &mut Draft) {
+fn teachers(given: &GivenSettings, is_async: bool, draft: &mut Draft) {
     let dataset = given.text("dataset_name");
     if let Some(dataset) = &dataset {
         draft.note(format!(
@@ -273,7 +273,7 @@ fn optimizer(settings: &Settings, draft: &mut Draft) {
     );
 }
 
-fn adapter(given: &Given, draft: &mut Draft) {
+fn adapter(given: &GivenSettings, draft: &mut Draft) {
     if given.flag("use_peft") != Some(true) {
         return;
     }

@@ -4,11 +4,11 @@ use mopd_compiler::export::schema::VERL;
 use serde_json::Value;
 
 use super::draft::{Draft, number, quoted, word};
-use super::given::Given;
+use super::given::GivenSettings;
 
 /// A configuration with verl's own defaults.
 struct Settings<'a> {
-    given: &'a Given,
+    given: &'a GivenSettings,
 }
 
 impl Settings<'_> {
@@ -35,7 +35,7 @@ const LOSS: &str = "distillation.distillation_loss";
 const ACTOR: &str = "actor_rollout_ref.actor";
 const ROLLOUT: &str = "actor_rollout_ref.rollout";
 
-pub fn draft(given: &Given) -> Draft {
+pub fn draft(given: &GivenSettings) -> Draft {
     let settings = Settings { given };
     let name = given.text("trainer.experiment_name").unwrap_or_else(|| "imported".to_owned());
     let mut draft = Draft { from: "a configuration of verl 0.9.1".to_owned(), name, ..Draft::default() };
@@ -84,7 +84,7 @@ pub fn draft(given: &Given) -> Draft {
 }
 
 /// One domain for each teacher's key.
-fn teachers(given: &Given, draft: &mut Draft) -> usize {
+fn teachers(given: &GivenSettings, draft: &mut Draft) -> usize {
     let models = "distillation.teacher_models";
     let key = given.text("distillation.teacher_key").unwrap_or_else(|| "data_source".to_owned());
     let mut entries = given.below(models);
@@ -130,7 +130,7 @@ fn teachers(given: &Given, draft: &mut Draft) -> usize {
     taken.len()
 }
 
-fn domains(given: &Given, draft: &mut Draft) -> usize {
+fn domains(given: &GivenSettings, draft: &mut Draft) -> usize {
     let _ = given;
     draft.domains.push(domain("prompts_of_all", "prompts.jsonl"));
     1
@@ -140,7 +140,7 @@ fn domain(name: &str, file: &str) -> String {
     format!("domain {name} {{ prompts = {}, reward = exact_match, format = chat }}", quoted(file))
 }
 
-fn files(given: &Given, domains: usize, draft: &mut Draft) {
+fn files(given: &GivenSettings, domains: usize, draft: &mut Draft) {
     for name in ["data.train_files", "data.val_files"] {
         let found = match given.get(name) {
             Some(Value::String(text)) => text.clone(),
@@ -160,7 +160,7 @@ fn files(given: &Given, domains: usize, draft: &mut Draft) {
     }
 }
 
-fn rewards(given: &Given, draft: &mut Draft) {
+fn rewards(given: &GivenSettings, draft: &mut Draft) {
     let paths = ["reward.custom_reward_function", "custom_reward_function"];
     let path = paths.iter().find_map(|path| given.text(&format!("{path}.path")));
     let function = paths.iter().find_map(|path| given.text(&format!("{path}.name")));

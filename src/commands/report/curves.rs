@@ -19,7 +19,7 @@ const MOST: usize = 240;
 
 /// The curves of a stage.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Curves {
+pub struct StageCurves {
     pub steps: u32,
     pub seeds: Vec<u64>,
     /// The domains trained on, each for every set of completions.
@@ -95,7 +95,7 @@ impl WeightedMean {
 }
 
 /// By stage; `runs` share the page.
-pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, Curves> {
+pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurves> {
     let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for row in 0..metrics.rows() {
         rows.entry(metrics.text("stage", row)).or_default().push(row);
@@ -123,7 +123,7 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, Curves> {
 }
 
 /// From the rows of a stage.
-fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool) -> Curves {
+fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool) -> StageCurves {
     let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
@@ -134,7 +134,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
     let routed = of_domains.len() < rows.len();
     let first = |point: usize| (point * steps).div_ceil(points);
     let at = (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect();
-    let mut curves = Curves {
+    let mut curves = StageCurves {
         steps: steps as u32,
         seeds: seeds.clone(),
         domains: domains.clone(),
@@ -289,7 +289,7 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::events::{Column, ColumnValues};
+    use mopd_compiler::plan::events::{ColumnValues, ReadColumn};
 
     use super::*;
 
@@ -309,7 +309,7 @@ mod tests {
             }
         }
         let rows = seeds.len();
-        let column = |name: &str, values| Column { name: name.to_owned(), values };
+        let column = |name: &str, values| ReadColumn { name: name.to_owned(), values };
         let shares = (0..rows).map(|row| Some(if row % 2 == 0 { 0.75 } else { 0.25 })).collect();
         let divergences = (0..rows).map(|row| Some((row % 2) as f64)).collect();
         ColumnTable::from(vec![
@@ -330,7 +330,7 @@ mod tests {
         ])
     }
 
-    fn reward_seeds(curves: &Curves) -> Vec<Vec<f64>> {
+    fn reward_seeds(curves: &StageCurves) -> Vec<Vec<f64>> {
         let reward = curves.series.iter().find(|series| series.metric == "reward").unwrap();
         let of_seed = |seed: &Vec<Option<Rounded>>| seed.iter().map(|value| value.unwrap().0).collect();
         reward.by_seed.iter().map(of_seed).collect()

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tiny_http::{Header, Method, Request, Response, Server};
 
 use self::status::LiveStatus;
-use super::source::Sources;
+use super::source::RunSources;
 use super::stages::{StageData, stages};
 use super::{LoadedRun, page};
 use crate::host::reason;
@@ -68,10 +68,10 @@ pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-type Answer = Response<std::io::Cursor<Vec<u8>>>;
+type HttpResponse = Response<std::io::Cursor<Vec<u8>>>;
 
 impl FollowedRun {
-    fn answer(&mut self, request: &Request, address: SocketAddr) -> Answer {
+    fn answer(&mut self, request: &Request, address: SocketAddr) -> HttpResponse {
         let host = request.headers().iter().find(|header| header.field.equiv("Host"));
         let host = host.map(|header| header.value.as_str());
         // A page from elsewhere whose name was pointed at this machine is not to read it.
@@ -114,7 +114,7 @@ impl FollowedRun {
             Vec::new()
         } else {
             let run = self.loaded(folder);
-            stages(&run, &mut Sources::new(&run), 1).0
+            stages(&run, &mut RunSources::new(&run), 1).0
         };
         let state = LiveState { version, plan: &self.plan, finished, running, status: &self.status, stages };
         let text = serde_json::to_string(&state)
@@ -188,7 +188,7 @@ fn header(name: &str, value: &str) -> Header {
     Header::from_bytes(name, value).expect("names and values here are ASCII")
 }
 
-fn whole(status: u16, kind: &str, body: String) -> Answer {
+fn whole(status: u16, kind: &str, body: String) -> HttpResponse {
     Response::from_string(body)
         .with_status_code(status)
         // A length is all that a reader needs: the answer is whole.
@@ -198,6 +198,6 @@ fn whole(status: u16, kind: &str, body: String) -> Answer {
         .with_header(header("X-Content-Type-Options", "nosniff"))
 }
 
-fn text(status: u16, body: &str) -> Answer {
+fn text(status: u16, body: &str) -> HttpResponse {
     whole(status, "text/plain; charset=utf-8", body.to_owned())
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::LoadedRun;
 use super::headline::headline;
 use super::samples::{Edges, prompts};
-use super::source::Sources;
+use super::source::RunSources;
 use super::stages::{Edge, StageData, cost_legend, edges, stages};
 use super::tables::{self, TableData, tables};
 use crate::figures::{bytes, duration};
@@ -62,7 +62,7 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
     };
     let mut views = Vec::new();
     for run in runs {
-        let mut sources = Sources::new(run);
+        let mut sources = RunSources::new(run);
         let (stages, cards, bins) = stages(run, &mut sources, runs.len());
         let first_table = data.tables.len();
         let trained = stages.iter().any(|stage| !stage.curves.at.is_empty());
@@ -112,7 +112,7 @@ pub fn page(runs: &[LoadedRun], live: bool) -> Result<String, Problem> {
 }
 
 /// What the template shows of a run. `first_table` is the place of its first table among those of all runs.
-fn view(run: &LoadedRun, sources: &Sources, first_table: usize, trained: bool, stages: Value) -> Value {
+fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool, stages: Value) -> Value {
     let experiment = &run.folder.plan.experiment;
     let results = run.folder.results.as_ref();
     let seeds = results.map_or_else(|| vec![experiment.seed], |results| results.seeds.clone());

@@ -52,7 +52,7 @@ struct Text {
 }
 
 /// The texts of a run.
-pub struct Sources<'a> {
+pub struct RunSources<'a> {
     run: &'a LoadedRun,
     /// By the name of a module of the standard library, of a file otherwise.
     texts: BTreeMap<String, Text>,
@@ -60,8 +60,8 @@ pub struct Sources<'a> {
     shown: BTreeMap<String, String>,
 }
 
-impl<'a> Sources<'a> {
-    pub fn new(run: &'a LoadedRun) -> Sources<'a> {
+impl<'a> RunSources<'a> {
+    pub fn new(run: &'a LoadedRun) -> RunSources<'a> {
         let folder = &run.folder;
         let entry = text(entry_name(folder), Some(0), &folder.path.join("source.mopd"), &folder.source);
         let mut texts = BTreeMap::from([(entry.name.clone(), entry)]);
@@ -69,7 +69,7 @@ impl<'a> Sources<'a> {
             let path = folder.path.join("modules").join(name);
             texts.entry(name.clone()).or_insert_with(|| text(name.clone(), Some(place), &path, source));
         }
-        Sources { run, texts, shown: BTreeMap::new() }
+        RunSources { run, texts, shown: BTreeMap::new() }
     }
 
     /// The experiment, then its modules.

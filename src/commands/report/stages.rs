@@ -6,9 +6,9 @@ use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{Model, ModelId, Objective, Recipe, Stage};
 use serde::Serialize;
 
-use super::curves::{Curves, curves};
+use super::curves::{StageCurves, curves};
 use super::samples::{Edges, Histogram, SampledCompletion, histograms, samples};
-use super::source::{self, Excerpt, Sources};
+use super::source::{self, Excerpt, RunSources};
 use super::{LoadedRun, Rounded};
 use crate::figures::{bytes, count, duration, flops};
 use crate::output::{counted, printable};
@@ -25,7 +25,7 @@ pub struct StageData {
     seconds: Option<Rounded>,
     predicted: Option<Rounded>,
     #[serde(flatten)]
-    pub curves: Curves,
+    pub curves: StageCurves,
     histograms: Vec<Histogram>,
     pub samples: Vec<SampledCompletion>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ struct CardInput {
 
 /// All stages of a run: to draw, and in words; and where bins of histograms begin. It shares the page with
 /// others, and so the room.
-pub fn stages(run: &LoadedRun, sources: &mut Sources, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges) {
+pub fn stages(run: &LoadedRun, sources: &mut RunSources, runs: usize) -> (Vec<StageData>, Vec<Card>, Edges) {
     let mut curves = curves(&run.metrics, runs);
     let wanted = by_interest(run);
     let mut samples = samples(&run.samples, &wanted, runs);
@@ -159,7 +159,7 @@ pub fn edges(run: &LoadedRun) -> Vec<Edge> {
 
 fn card(
     run: &LoadedRun,
-    sources: &mut Sources,
+    sources: &mut RunSources,
     model: &Model<Objective>,
     records: &[&StageRecord],
     stage: &StageData,

@@ -19,7 +19,7 @@ use crate::host::{as_text, folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::progress::{LOG_EVERY, ProgressPrinter, RunProgress, TICK, utc};
-use crate::provenance::{PROVENANCE, Provenance};
+use crate::provenance::{PROVENANCE, RunProvenance};
 use crate::render;
 use crate::run_events::{EventFile, json_line};
 use crate::table;
@@ -117,7 +117,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
                 _ => worker::death(status),
             };
             problem.report();
-            output::error(&kept(&progress));
+            output::error(&stored(&progress));
             Ok(Status::Wrong)
         }
     }
@@ -284,7 +284,7 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
         }
     }
     let entry = compiled.sources.files().next().map(|(_, entry)| folder_of(Path::new(&entry.path)));
-    let started = Provenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
+    let started = RunProvenance::now(entry.as_deref().unwrap_or(Path::new(".")), utc());
     let started = serde_json::to_string_pretty(&started).map_err(|error| {
         Problem::run("plan-not-written", format!("{PROVENANCE} can't be written: {error}"))
     })?;
@@ -297,16 +297,16 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
 fn report_failure(failure: &Failure, compiled: &Compiled, progress: &RunProgress) {
     let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
     output::error(&render::human::report(&report, Style::of_stderr()));
-    output::error(&kept(progress));
+    output::error(&stored(progress));
 }
 
 fn interrupted(progress: &RunProgress) -> Status {
-    output::error(&format!("interrupted\n{}run the same command again to resume\n", kept(progress)));
+    output::error(&format!("interrupted\n{}run the same command again to resume\n", stored(progress)));
     Status::Interrupted
 }
 
 /// Where the finished stages are.
-fn kept(progress: &RunProgress) -> String {
+fn stored(progress: &RunProgress) -> String {
     let done = progress.finished + progress.kept;
     let finished = match done {
         0 => "no stage was finished".to_owned(),

@@ -8,8 +8,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Stage, Tokenizer, Train};
-use mopd_store::programs::Program;
+use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Stage, TokenizerSpec, Train};
+use mopd_store::programs::CommandSources;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 /// Of larger files, a new time is a new content.
@@ -27,7 +27,7 @@ struct Stamp {
     content: Option<u64>,
 }
 
-pub struct Files {
+pub struct InputFiles {
     /// None where the system can't watch; then only the clock makes somebody look.
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
@@ -38,15 +38,15 @@ pub struct Files {
 
 /// What is not as it was.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changed {
+pub struct ChangedFiles {
     pub sources: bool,
     /// Data, tokenizers, programs.
     pub data: Vec<PathBuf>,
 }
 
-impl Files {
+impl InputFiles {
     /// `hint` is called from another thread when it is worth looking.
-    pub fn new(hint: impl Fn() + Send + 'static) -> Files {
+    pub fn new(hint: impl Fn() + Send + 'static) -> InputFiles {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading is what we do ourselves.
             let reads = matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(kind)
@@ -55,7 +55,7 @@ impl Files {
                 hint();
             }
         });
-        Files {
+        InputFiles {
             watcher: watcher.ok(),
             watched: HashSet::new(),
             sources: BTreeSet::new(),
@@ -111,8 +111,8 @@ impl Files {
     }
 
     /// What is another than at the last call.
-    pub fn changed(&mut self) -> Changed {
-        let mut changed = Changed::default();
+    pub fn changed(&mut self) -> ChangedFiles {
+        let mut changed = ChangedFiles::default();
         for (path, seen) in &mut self.sources_seen {
             let now = stamp(path, seen.as_ref());
             changed.sources |= !same(&now, seen);
@@ -125,7 +125,7 @@ impl Files {
             }
             *seen = now;
         }
-        if changed != Changed::default() {
+        if changed != ChangedFiles::default() {
             // A folder may have been put in the place of another.
             self.watched.retain(|folder| folder.exists());
             self.watch_folders();
@@ -201,7 +201,7 @@ fn read_by(plan: &Plan) -> Vec<String> {
     for model in &plan.experiment.models {
         match &model.stage {
             Stage::Initialise(architecture) => {
-                if let Tokenizer::File(path) = &architecture.tokenizer {
+                if let TokenizerSpec::File(path) = &architecture.tokenizer {
                     paths.push(path.clone());
                 }
             }
@@ -225,7 +225,7 @@ fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
 
 /// What the worker takes a command to be made of; also what it depends on and is not there yet.
 fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
-    match Program::of(command, depends, base) {
+    match CommandSources::of(command, depends, base) {
         Ok(program) => program.paths.into_iter().collect(),
         Err(_) => depends.iter().flat_map(|path| files_of(&base.join(path))).collect(),
     }
@@ -268,8 +268,8 @@ mod tests {
 
     use super::*;
 
-    fn following(paths: &[PathBuf]) -> Files {
-        let mut files = Files::new(|| ());
+    fn following(paths: &[PathBuf]) -> InputFiles {
+        let mut files = InputFiles::new(|| ());
         files.follow_sources(paths[..1].iter().cloned().collect());
         files.data = paths[1..].iter().map(|path| (path.clone(), stamp(path, None))).collect();
         files
@@ -282,18 +282,18 @@ mod tests {
         fs::write(&source, "one").unwrap();
         fs::write(&data, "one").unwrap();
         let mut files = following(&[source.clone(), data.clone()]);
-        assert_eq!(files.changed(), Changed::default());
+        assert_eq!(files.changed(), ChangedFiles::default());
         fs::write(&source, "one").unwrap();
         fs::write(&data, "one").unwrap();
-        assert_eq!(files.changed(), Changed::default(), "the same content");
+        assert_eq!(files.changed(), ChangedFiles::default(), "the same content");
         fs::write(&data, "two").unwrap();
-        assert_eq!(files.changed(), Changed { sources: false, data: vec![data.clone()] });
+        assert_eq!(files.changed(), ChangedFiles { sources: false, data: vec![data.clone()] });
         fs::write(folder.path().join("new"), "two").unwrap();
         fs::rename(folder.path().join("new"), &source).unwrap();
-        assert_eq!(files.changed(), Changed { sources: true, data: Vec::new() });
+        assert_eq!(files.changed(), ChangedFiles { sources: true, data: Vec::new() });
         fs::remove_file(&data).unwrap();
         assert_eq!(files.changed().data, std::slice::from_ref(&data), "it is gone");
-        assert_eq!(files.changed(), Changed::default(), "it is still gone");
+        assert_eq!(files.changed(), ChangedFiles::default(), "it is still gone");
         fs::write(&data, "two").unwrap();
         assert_eq!(files.changed().data, [data], "it is there again");
     }
@@ -303,7 +303,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("a.mopd");
         fs::write(&source, "one").unwrap();
-        let mut files = Files::new(|| ());
+        let mut files = InputFiles::new(|| ());
         files.look_at(&source);
         fs::write(&source, "two").unwrap();
         files.follow_sources([source].into());

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use mopd_compiler::plan::difference::{Fate, Item, ItemKind, difference};
+use mopd_compiler::plan::difference::{DifferenceKind, Fate, ItemChange, difference};
 use mopd_compiler::plan::events::{Event, Fork};
 use mopd_compiler::plan::{ModelId, Plan};
 
@@ -73,8 +73,8 @@ impl StartedSweep {
         if !wanted {
             return forks;
         }
-        for Item { kind, name, fate, .. } in &edit.items {
-            if *kind == ItemKind::Stage && fits(fate) && inputs_stay(next, name, &reruns) {
+        for ItemChange { kind, name, fate, .. } in &edit.items {
+            if *kind == DifferenceKind::Stage && fits(fate) && inputs_stay(next, name, &reruns) {
                 let here =
                     self.checkpoints.iter().filter(|((stage, _), _)| key_of(before, name) == Some(stage));
                 forks.extend(here.map(|((_, seed), (key, step))| Fork {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, Fork, Job, Predict, Request, RunJob};
+use mopd_compiler::plan::events::{Event, Fork, Job, Predict, RunJob, WorkerRequest};
 use mopd_compiler::plan::results::Results;
 
 use super::fork::StartedSweep;
@@ -81,7 +81,7 @@ impl WatchSession<'_> {
         let whole = job.ended.len() == sweep.members.len();
         self.retry |= !whole;
         if whole && sweep.is_swept() {
-            match sweep.together(&job.folder, &job.ended) {
+            match sweep.combined(&job.folder, &job.ended) {
                 Ok(together) => self.ui.note(&Note::SweepEnded {
                     sweep: &sweep,
                     folder: &job.folder,
@@ -128,7 +128,7 @@ impl WatchSession<'_> {
         }
         self.written = self.told(EventFile::of(out));
         match &self.worker {
-            Some(worker) => worker.requests.send(&Request::Begin { job }),
+            Some(worker) => worker.requests.send(&WorkerRequest::Begin { job }),
             None => Ok(()),
         }
     }
@@ -137,7 +137,8 @@ impl WatchSession<'_> {
         self.workers += 1;
         let number = self.workers;
         let (stderr, sender) = (self.sender.clone(), self.sender.clone());
-        let mut worker = Worker::stay(move |line| _ = stderr.send(WatchEvent::Stderr(line.to_owned())))?;
+        let mut worker =
+            Worker::start_server(move |line| _ = stderr.send(WatchEvent::Stderr(line.to_owned())))?;
         let (requests, kill) = (worker.requests(), worker.killer());
         std::thread::spawn(move || {
             let problem = loop {

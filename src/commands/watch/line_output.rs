@@ -1,6 +1,6 @@
 //! Output as lines, if standard output is no terminal or `--plain` asks for it.
 
-use mopd_compiler::plan::difference::{Difference, reruns};
+use mopd_compiler::plan::difference::{PlanDifference, reruns};
 use mopd_compiler::plan::events::Event;
 use mopd_lang::Analysis;
 use mopd_lang::diag::Severity;
@@ -25,7 +25,7 @@ enum OutputEvent<'a> {
         diagnostics: Vec<serde_json::Value>,
     },
     Edited {
-        difference: &'a Difference,
+        difference: &'a PlanDifference,
     },
     Nothing,
 }
@@ -171,7 +171,7 @@ pub fn table(note: &Note, style: Style) -> String {
 }
 
 /// `objective of `student`: clip ±5 -> ±3; 1 of 9 stages reruns, 8 kept`
-fn edited(difference: &Difference) -> String {
+fn edited(difference: &PlanDifference) -> String {
     let items: Vec<String> = difference.items.iter().map(ToString::to_string).collect();
     let summary = difference.summary();
     match items.as_slice() {

@@ -16,12 +16,12 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::difference::{Difference, of_families};
-use mopd_compiler::plan::events::Request;
+use mopd_compiler::plan::difference::{PlanDifference, of_families};
+use mopd_compiler::plan::events::WorkerRequest;
 use mopd_compiler::plan::results::Results;
 use mopd_store::signals::on_termination;
 
-use self::files::{Changed, Files};
+use self::files::{ChangedFiles, InputFiles};
 use self::fork::StartedSweep;
 use self::ui::{Note, Ui};
 use super::run;
@@ -88,7 +88,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
     let session = WatchSession {
         arguments,
         ui: Ui::new(arguments, &sender),
-        files: Files::new(move || _ = hints.send(WatchEvent::Hint)),
+        files: InputFiles::new(move || _ = hints.send(WatchEvent::Hint)),
         sender,
         check_at: Some(Instant::now()),
         hinted: None,
@@ -131,7 +131,7 @@ struct WorkerHandle {
 struct WatchSession<'a> {
     arguments: &'a WatchArgs,
     ui: Ui,
-    files: Files,
+    files: InputFiles,
     sender: Sender<WatchEvent>,
     /// When files are to be looked at, and when the first hint of this came.
     check_at: Option<Instant>,
@@ -242,7 +242,7 @@ impl WatchSession<'_> {
         match &self.worker {
             Some(worker) if self.quits > 1 => worker.kill.now(),
             // A request of one word can always be written down.
-            Some(worker) => _ = worker.requests.send(&Request::End),
+            Some(worker) => _ = worker.requests.send(&WorkerRequest::End),
             None => {}
         }
     }
@@ -253,7 +253,7 @@ impl WatchSession<'_> {
         {
             job.stopping = true;
             // A stop can always be written down.
-            let _ = worker.requests.send(&Request::Stop);
+            let _ = worker.requests.send(&WorkerRequest::Stop);
             self.ui.note(&Note::Stopping);
         }
     }
@@ -261,8 +261,8 @@ impl WatchSession<'_> {
     /// Looks whether files changed, and at what they say now.
     fn look(&mut self) -> Result<(), Problem> {
         let first = self.latest.is_none() && self.files.count() == (0, 0);
-        let Changed { sources, data } =
-            if first { Changed { sources: true, data: Vec::new() } } else { self.files.changed() };
+        let ChangedFiles { sources, data } =
+            if first { ChangedFiles { sources: true, data: Vec::new() } } else { self.files.changed() };
         if self.quits > 0 || (!sources && data.is_empty() && self.unwritten_since.is_none()) {
             return Ok(());
         }
@@ -350,7 +350,7 @@ impl WatchSession<'_> {
         self.settle();
     }
 
-    fn said(&mut self, edit: &Difference) {
+    fn said(&mut self, edit: &PlanDifference) {
         self.ui.note(&if edit.is_empty() { Note::Nothing } else { Note::Edited(edit) });
     }
 
@@ -388,6 +388,6 @@ impl WatchSession<'_> {
 }
 
 /// What an edit means for the runs of a file.
-fn difference(before: &Sweep, after: &Sweep) -> Difference {
+fn difference(before: &Sweep, after: &Sweep) -> PlanDifference {
     of_families(&before.plans(), &after.plans())
 }

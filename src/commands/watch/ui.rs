@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use mopd_compiler::plan::difference::Difference;
+use mopd_compiler::plan::difference::PlanDifference;
 use mopd_compiler::plan::events::{Event, Failure};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::Analysis;
@@ -35,7 +35,7 @@ pub enum Note<'a> {
     },
     Unreadable(&'a Problem),
     /// What the last clean text changed.
-    Edited(&'a Difference),
+    Edited(&'a PlanDifference),
     Data(&'a [PathBuf]),
     Nothing,
     Stopping,
@@ -79,7 +79,7 @@ pub enum Note<'a> {
 pub enum Ui {
     Lines(LineOutput),
     #[cfg(unix)]
-    View(Box<view::View>),
+    View(Box<view::WatchView>),
 }
 
 impl Ui {
@@ -88,7 +88,7 @@ impl Ui {
         if !arguments.plain && arguments.format == Format::Human {
             let keys = sender.clone();
             let title = arguments.file.display().to_string();
-            if let Some(view) = view::View::new(&title, move |key| _ = keys.send(WatchEvent::Key(key))) {
+            if let Some(view) = view::WatchView::new(&title, move |key| _ = keys.send(WatchEvent::Key(key))) {
                 return Ui::View(Box::new(view));
             }
         }

@@ -1,9 +1,9 @@
 //! Hover: the name under the cursor; for a term or an objective, also what its gradient follows.
 
 use lsp_types::{Hover, HoverContents, HoverParams};
-use mopd_compiler::audit::{self, TermAudit, Use};
+use mopd_compiler::audit::{self, ObjectiveUse, TermAudit};
 use mopd_lang::Analysis;
-use mopd_lang::check::index::{SymbolKind, Target};
+use mopd_lang::check::index::{NameTarget, SymbolKind};
 use mopd_lang::experiment::{Objective, Stage, Train};
 use mopd_lang::ide;
 
@@ -27,7 +27,7 @@ pub fn handle(session: &Session, params: HoverParams) -> Result<Option<Hover>, R
 /// What a run would do with a model, and what it costs.
 fn stage(session: &Session, document: &Document, offset: u32) -> Option<String> {
     let index = &document.analysis.index;
-    let Target::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
+    let NameTarget::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
     let symbol = index.symbol(id);
     if symbol.kind != SymbolKind::Model {
         return None;
@@ -39,7 +39,7 @@ fn stage(session: &Session, document: &Document, offset: u32) -> Option<String> 
 /// before somebody asks: the analysis that a keystroke leaves behind has no objectives.
 fn gradients(session: &Session, document: &Document, offset: u32) -> Option<String> {
     let index = &document.analysis.index;
-    let Target::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
+    let NameTarget::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
     let symbol = index.symbol(id);
     let place = |analysis: &Analysis, span: mopd_lang::source::Span| {
         (analysis.sources.file(span.file).path.clone(), span)
@@ -73,8 +73,8 @@ fn gradients(session: &Session, document: &Document, offset: u32) -> Option<Stri
 }
 
 /// Every objective, as a stage uses it if one does.
-fn objectives(analysis: &Analysis) -> Vec<(&Objective, Use)> {
-    let mut found: Vec<(&Objective, Use)> = Vec::new();
+fn objectives(analysis: &Analysis) -> Vec<(&Objective, ObjectiveUse)> {
+    let mut found: Vec<(&Objective, ObjectiveUse)> = Vec::new();
     let models = analysis
         .experiment
         .iter()
@@ -85,8 +85,8 @@ fn objectives(analysis: &Analysis) -> Vec<(&Objective, Use)> {
             Stage::Joint(joint) => joint.steps.iter().map(|step| &step.train).collect(),
             _ => Vec::new(),
         };
-        found.extend(trains.into_iter().map(|train| (&train.objective, Use::of(experiment, train))));
+        found.extend(trains.into_iter().map(|train| (&train.objective, ObjectiveUse::of(experiment, train))));
     }
-    found.extend(analysis.objectives.iter().map(|named| (&named.objective, Use::unknown())));
+    found.extend(analysis.objectives.iter().map(|named| (&named.objective, ObjectiveUse::unknown())));
     found
 }

@@ -4,14 +4,14 @@
 use mopd_lang::experiment::{
     BatchSize, Experiment, GroupMember, RolloutSource, Sampling, Slot, TeacherId, Train,
 };
-use mopd_lang::formula::{Formula, FormulaKind, Part, Signal, Statistic};
+use mopd_lang::formula::{Formula, FormulaKind, ModelSignal, Signal, Statistic};
 
-use super::Rows;
+use super::OutlineRows;
 use super::training::samples;
 use crate::figures::count;
 use crate::output::counted;
 
-pub fn rows(train: &Train, experiment: &Experiment) -> Rows {
+pub fn rows(train: &Train, experiment: &Experiment) -> OutlineRows {
     let feedback = feedback(train, experiment).map(|text| ("feedback", text));
     let beside = attempts(train).into_iter().chain(agreements(train)).chain(derived(train));
     feedback.chain(beside.map(|text| ("beside", text))).collect()
@@ -100,7 +100,7 @@ fn feedback<'a>(train: &'a Train, experiment: &'a Experiment) -> impl Iterator<I
 fn attempts(train: &Train) -> Vec<String> {
     let mut roles: Vec<&str> = Vec::new();
     for part in train.objective.formulas().into_iter().flat_map(Formula::parts) {
-        if let FormulaKind::Signal(Signal::Of { role, part: Part::Correct }) = &part.0.kind
+        if let FormulaKind::Signal(Signal::Of { role, part: ModelSignal::Correct }) = &part.0.kind
             && !roles.contains(&role.name())
         {
             roles.push(role.name());

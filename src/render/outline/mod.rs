@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use mopd_compiler::plan::{Cost, Plan};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
-    Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage, Tokenizer, Train,
+    Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage, TokenizerSpec, Train,
 };
 use mopd_lang::formula::Formula;
 use mopd_lang::formula::text;
-use mopd_store::programs::Program;
+use mopd_store::programs::CommandSources;
 
 pub use self::training::slots;
 use self::training::{drawn, objective, stops, training};
@@ -26,15 +26,15 @@ const KEY: usize = 8;
 /// Longest formula that is shown, in characters.
 const QUOTED: usize = 100;
 
-pub type Rows = Vec<(&'static str, String)>;
+pub type OutlineRows = Vec<(&'static str, String)>;
 
 /// What the author's programs are made of.
 #[derive(Default)]
 pub struct Programs {
     /// By domain or benchmark.
-    pub rewards: BTreeMap<String, Vec<Program>>,
+    pub rewards: BTreeMap<String, Vec<CommandSources>>,
     /// Environments and edits, by command.
-    pub of_rollouts: BTreeMap<String, Program>,
+    pub of_rollouts: BTreeMap<String, CommandSources>,
 }
 
 pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, style: Style) -> String {
@@ -62,7 +62,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
         }
     }
     let left_out = experiment.left_out();
-    let mut shown: Vec<(&str, Rows)> = Vec::new();
+    let mut shown: Vec<(&str, OutlineRows)> = Vec::new();
     for (index, model) in experiment.models.iter().enumerate() {
         let mut rows = settings(model, experiment);
         if left_out.contains(&ModelId(index as u32)) {
@@ -119,7 +119,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
     }
     if !experiment.sweep.is_empty() {
         let row = |values: &[f64]| values.iter().map(|value| setting(*value)).collect::<Vec<_>>().join(", ");
-        let rows: Rows = experiment
+        let rows: OutlineRows = experiment
             .sweep
             .iter()
             .map(|axis| ("over", format!("{}: {}", axis.parameter, row(&axis.values))))
@@ -136,7 +136,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
 }
 
 /// What the key of a reward knows of its program, and what it can't know.
-fn made_of(program: &Program) -> String {
+fn made_of(program: &CommandSources) -> String {
     const SHOWN: usize = 6;
     let names: Vec<&str> = program.names().take(SHOWN).collect();
     let files = match program.names().len() {
@@ -150,7 +150,7 @@ fn made_of(program: &Program) -> String {
 }
 
 /// What a reward that is no program takes from outside of the experiment's file.
-fn outside(reward: &Reward) -> Rows {
+fn outside(reward: &Reward) -> OutlineRows {
     let said = match reward {
         Reward::JsonSchema { schema } => format!("the JSON Schema {schema}"),
         Reward::UnitTests { .. } => {
@@ -171,7 +171,7 @@ fn outside(reward: &Reward) -> Rows {
 }
 
 /// Of a domain, what is not just a file of prompts.
-fn data(domain: &Domain) -> Rows {
+fn data(domain: &Domain) -> OutlineRows {
     let mut rows = Vec::new();
     let plain =
         |source: &DataSource| source.split.is_none() && source.filter.is_none() && source.limit.is_none();
@@ -251,12 +251,12 @@ fn constructor(stage: &Stage, experiment: &Experiment) -> String {
     }
 }
 
-fn settings(model: &Model, experiment: &Experiment) -> Rows {
+fn settings(model: &Model, experiment: &Experiment) -> OutlineRows {
     match &model.stage {
         Stage::Initialise(shape) => {
             let tokenizer = match &shape.tokenizer {
-                Tokenizer::Bytes => "bytes".to_owned(),
-                Tokenizer::File(file) => format!("{file:?}"),
+                TokenizerSpec::Bytes => "bytes".to_owned(),
+                TokenizerSpec::File(file) => format!("{file:?}"),
             };
             vec![(
                 "shape",
@@ -291,7 +291,7 @@ fn settings(model: &Model, experiment: &Experiment) -> Rows {
     }
 }
 
-fn members(joint: &Joint, experiment: &Experiment) -> Rows {
+fn members(joint: &Joint, experiment: &Experiment) -> OutlineRows {
     let member = |member: &mopd_lang::experiment::Member| {
         let start = &experiment.model(member.start).name;
         let sees =
@@ -342,7 +342,7 @@ fn cost(cost: &Cost) -> String {
     parts.join(", ")
 }
 
-fn table(comparison: &Comparison, experiment: &Experiment) -> Rows {
+fn table(comparison: &Comparison, experiment: &Experiment) -> OutlineRows {
     let domains = comparison.domains.iter().map(|id| experiment.domain(*id).name.as_str());
     let benchmarks =
         comparison.benchmarks.iter().map(|id| experiment.benchmarks[id.0 as usize].name.as_str());
@@ -378,7 +378,7 @@ fn table(comparison: &Comparison, experiment: &Experiment) -> Rows {
     out
 }
 
-fn benchmark(benchmark: &Benchmark) -> Rows {
+fn benchmark(benchmark: &Benchmark) -> OutlineRows {
     let mut out =
         vec![("prompts", benchmark.prompts.clone()), ("evaluation", evaluation(&benchmark.evaluation))];
     out.extend(metrics(&benchmark.metrics));
@@ -420,7 +420,7 @@ fn number_of_seeds(experiment: &Experiment) -> u64 {
 }
 
 /// Where the author says that values come from.
-fn marks(experiment: &Experiment) -> Rows {
+fn marks(experiment: &Experiment) -> OutlineRows {
     let row = |marked: &MarkedSetting| {
         let setting = format!("{} of {}", marked.setting, marked.owner);
         match &marked.mark {

@@ -2,19 +2,19 @@
 
 use mopd_compiler::plan::NormalForm;
 use mopd_lang::experiment::{
-    Adapter, BatchSize, Between, Changed, Checkpointing, DomainId, Experiment, Extrapolation,
-    GradientAlignment, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Over, Panel, RolloutSource,
-    Sampling, Schedule, SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights, Train, Trainable,
-    Validation, WeightFilter, powers_up_to,
+    Adapter, BatchSize, Between, ChangedElements, Checkpointing, DomainId, Experiment, Extrapolation,
+    GradientAlignment, Guard, GuardAction, Keep, Length, ModelId, Optimizer, Panel, RolloutSource, Sampling,
+    Schedule, ScheduleLength, SelfCopy, Share, Teacher, TeacherChoice, TeacherId, TeacherWeights, Train,
+    Trainable, Validation, WeightFilter, powers_up_to,
 };
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind};
 
-use super::{Rows, beside, formula, joined};
+use super::{OutlineRows, beside, formula, joined};
 use crate::figures::{count, percent, setting};
 use crate::output::counted;
 
 /// The objective's name and the slots of its normal form.
-pub fn objective(train: &Train) -> Rows {
+pub fn objective(train: &Train) -> OutlineRows {
     let mut rows = vec![("objective", train.objective.name.clone())];
     rows.extend(slots(&normal_form(train)));
     rows
@@ -24,7 +24,7 @@ fn normal_form(train: &Train) -> NormalForm {
     mopd_compiler::normal_form(&train.objective, Some((&train.rollout, train.keep)))
 }
 
-pub fn training(train: &Train, experiment: &Experiment) -> Rows {
+pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
     let domain = |id: DomainId| experiment.domain(id).name.as_str();
     let share = |share: &Share| format!("{} {}", domain(share.domain), percent(share.share));
     // An epoch has every prompt of every domain once: shares do not hold there.
@@ -241,7 +241,7 @@ fn weights(trainable: &Trainable, experiment: &Experiment) -> Option<String> {
         joined(filters, |filter| match filter {
             WeightFilter::Group(group) => group.name().to_owned(),
             WeightFilter::Layers { first, last } => format!("layers {first} to {last}"),
-            WeightFilter::Changed(Changed { after, before, beyond }) => {
+            WeightFilter::Changed(ChangedElements { after, before, beyond }) => {
                 let [after, before] = [after, before].map(|id| &experiment.model(*id).name);
                 format!("elements that `{after}` changed of `{before}` by more than {}", setting(*beyond))
             }
@@ -398,10 +398,10 @@ fn rate(rate: &Formula) -> String {
 }
 
 fn schedule(schedule_: &Schedule) -> String {
-    let over = |over: &Over| match over {
-        Over::Run => String::new(),
-        Over::Steps(steps) => format!(" over {steps} steps"),
-        Over::Share(share) => format!(" over {} of the run", percent(*share)),
+    let over = |over: &ScheduleLength| match over {
+        ScheduleLength::Run => String::new(),
+        ScheduleLength::Steps(steps) => format!(" over {steps} steps"),
+        ScheduleLength::Share(share) => format!(" over {} of the run", percent(*share)),
     };
     match schedule_ {
         Schedule::Constant { value } => setting(*value),
@@ -425,7 +425,7 @@ fn schedule(schedule_: &Schedule) -> String {
 }
 
 /// The slots of a normal form, indented below the objective's name.
-pub fn slots(form: &NormalForm) -> Rows {
+pub fn slots(form: &NormalForm) -> OutlineRows {
     vec![
         ("  prefixes", form.prefixes.clone()),
         ("  sequence selection", form.sequence_selection.clone()),

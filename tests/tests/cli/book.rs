@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use mopd_lang::ide::Library;
+use mopd_lang::ide::LibraryModule;
 use mopd_tests::{Fence, fences, files, generate, root, settle};
 
 use crate::Place;
@@ -51,7 +51,10 @@ fn the_catalogue_has_the_normal_form_of_every_objective() {
     let faults = settle(&path, &page, &made);
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
     let with_objectives = mopd_std::MODULES.iter().filter(|(name, text)| {
-        Library::of(&["std", name], text).items.iter().any(|item| item.signature.starts_with("objective "))
+        LibraryModule::of(&["std", name], text)
+            .items
+            .iter()
+            .any(|item| item.signature.starts_with("objective "))
     });
     let expected: Vec<&str> = with_objectives.map(|(name, _)| *name).collect();
     assert_eq!(made.names, expected, "every module with objectives has a section");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use mopd_store::{Folder, Run, WriteError, write_whole};
+use mopd_store::{Folder, StoredRun, WriteError, write_whole};
 
 use super::Place;
 
@@ -29,7 +29,7 @@ fn stored() -> Place {
     let needs =
         BTreeMap::from([(key('a'), "start, seed 1".to_owned()), (key('c'), "teacher, seed 1".to_owned())]);
     let out = fs::canonicalize(place.path("runs/one")).expect("it is there");
-    assert!(folder.register(&Run { experiment: "e".to_owned(), out, needs }).expect("it is written"));
+    assert!(folder.register(&StoredRun { experiment: "e".to_owned(), out, needs }).expect("it is written"));
     place
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 
-use mopd_compiler::export::coverage::{Coverage, Verdict};
-use mopd_compiler::export::stage::{Request, trained};
-use mopd_compiler::export::{Engine, export};
+use mopd_compiler::export::coverage::{Coverage, EngineSupport};
+use mopd_compiler::export::stage::{ExportRequest, trained};
+use mopd_compiler::export::{ExportEngine, export};
 use mopd_compiler::plan::{Plan, Stage};
 use mopd_tests::{check, files, generate, root, settle};
 
@@ -36,8 +36,8 @@ fn rows() -> Vec<Row> {
             if train.scorers.routed().is_empty() {
                 continue;
             }
-            let request = Request { plan: &plan, checked, model, folder: &folder, rows: None };
-            let coverage = Engine::ALL.map(|engine| export(engine, request).0);
+            let request = ExportRequest { plan: &plan, checked, model, folder: &folder, rows: None };
+            let coverage = ExportEngine::ALL.map(|engine| export(engine, request).0);
             rows.push(Row { file: file.clone(), stage: named.name.clone(), coverage });
         }
     }
@@ -58,7 +58,7 @@ fn reasons(coverage: &Coverage) -> String {
 }
 
 fn word(coverage: &Coverage) -> &'static str {
-    let others = |line: &&mopd_compiler::export::coverage::Line| line.construct != OF_ALL;
+    let others = |line: &&mopd_compiler::export::coverage::CoverageLine| line.construct != OF_ALL;
     let worst = Coverage { lines: coverage.lines.iter().filter(others).cloned().collect() };
     worst.whole()
 }
@@ -81,7 +81,7 @@ fn table(rows: &[Row]) -> String {
 
 fn counts(rows: &[Row]) -> String {
     let mut text = "| engine | exact | approximate | refused |\n|---|---:|---:|---:|".to_owned();
-    for (number, engine) in Engine::ALL.into_iter().enumerate() {
+    for (number, engine) in ExportEngine::ALL.into_iter().enumerate() {
         let of = |wanted: &str| rows.iter().filter(|row| word(&row.coverage[number]) == wanted).count();
         let name = format!("{} {}", engine.name(), engine.version());
         let _ = write!(text, "\n| {name} | {} | {} | {} |", of("exact"), of("approximate"), of("refused"));
@@ -93,10 +93,10 @@ fn counts(rows: &[Row]) -> String {
 fn refusals(rows: &[Row]) -> String {
     let mut found: BTreeMap<(String, &str), usize> = BTreeMap::new();
     for row in rows {
-        for (engine, coverage) in Engine::ALL.into_iter().zip(&row.coverage) {
+        for (engine, coverage) in ExportEngine::ALL.into_iter().zip(&row.coverage) {
             let mut seen: Vec<&str> = Vec::new();
             for line in coverage.refused() {
-                if let Verdict::Refused { why } = &line.verdict
+                if let EngineSupport::Refused { why } = &line.verdict
                     && !seen.contains(&why.as_str())
                 {
                     seen.push(why);
@@ -119,7 +119,7 @@ fn the_book_says_what_comes_over_of_every_method() {
     let rows = rows();
     assert!(rows.len() > 70, "{} stages", rows.len());
     // All three happen, for either engine but for what follows from its way to work.
-    for (number, engine) in Engine::ALL.into_iter().enumerate() {
+    for (number, engine) in ExportEngine::ALL.into_iter().enumerate() {
         let some = |wanted: &str| rows.iter().any(|row| word(&row.coverage[number]) == wanted);
         assert!(some("exact") && some("refused"), "{}", engine.name());
     }
@@ -160,8 +160,8 @@ fn what_is_refused_is_not_written() {
     let folder = |name: &str| format!("runs/{name}");
     let mut written = 0;
     for (model, _) in trained(&plan) {
-        for engine in Engine::ALL {
-            let request = Request { plan: &plan, checked, model, folder: &folder, rows: None };
+        for engine in ExportEngine::ALL {
+            let request = ExportRequest { plan: &plan, checked, model, folder: &folder, rows: None };
             let (coverage, files) = export(engine, request);
             assert_eq!(files.is_none(), coverage.refused().count() > 0);
             if let Some((export, _)) = files {

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 #[test]
 fn recorded_schemas_are_of_the_releases_that_files_are_written_for() {
-    use mopd_compiler::export::Engine;
-    for (engine, schema) in [(Engine::Verl, &*schema::VERL), (Engine::Trl, &*schema::TRL)] {
+    use mopd_compiler::export::ExportEngine;
+    for (engine, schema) in [(ExportEngine::Verl, &*schema::VERL), (ExportEngine::Trl, &*schema::TRL)] {
         assert_eq!(schema["package"], engine.name());
         assert_eq!(schema["version"], engine.version());
         let classes = schema["classes"].as_object().expect("classes");

@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use mopd_compiler::export::stage::{Request, trained};
-use mopd_compiler::export::{Engine, Export, export};
+use mopd_compiler::export::stage::{ExportRequest, trained};
+use mopd_compiler::export::{Export, ExportEngine, export};
 use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::testing::Random;
@@ -89,8 +89,8 @@ fn verl_reads_its_folder_and_averages_to_the_loss() {
         let at = |name: &str| format!("runs/{name}");
         for (model, named) in trained(&plan) {
             let Stage::Train(train) = &named.stage else { continue };
-            let request = Request { plan: &plan, checked, model, folder: &at, rows: None };
-            let (_, Some((export, _))) = export(Engine::Verl, request) else { continue };
+            let request = ExportRequest { plan: &plan, checked, model, folder: &at, rows: None };
+            let (_, Some((export, _))) = export(ExportEngine::Verl, request) else { continue };
             for _ in 0..3 {
                 let title = format!("{}: {}", path.display(), named.name);
                 cases.push(case(&title, &export, &train.objective, &mut random));

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use mopd_lang::ide::{Library, LibraryItem};
+use mopd_lang::ide::{LibraryItem, LibraryModule};
 
 use crate::tables::cell;
 
-fn modules() -> impl Iterator<Item = Library> {
-    mopd_std::MODULES.iter().map(|(name, text)| Library::of(&["std", name], text))
+fn modules() -> impl Iterator<Item = LibraryModule> {
+    mopd_std::MODULES.iter().map(|(name, text)| LibraryModule::of(&["std", name], text))
 }
 
 /// Every public item of every module, with its declaration and its comment.
@@ -30,7 +30,7 @@ pub fn methods() -> Vec<(String, String)> {
     modules().map(|module| (format!("method {}", module.path[1]), method(&module))).collect()
 }
 
-fn method(module: &Library) -> String {
+fn method(module: &LibraryModule) -> String {
     let mut text = format!("{}\n\n| item | paper | evidence |\n|---|---|---|\n", module.doc);
     for item in &module.items {
         let papers = or(papers(&item.doc), papers(&module.doc));

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 
 use mopd_lang::check::bounds;
-use mopd_lang::check::builtins::{self, Builtin, BuiltinParameter, DataName, Kind, TeacherName};
-use mopd_lang::check::vocabulary::{self, Key, SignalName, Takes, Word};
+use mopd_lang::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter, DataName, TeacherName};
+use mopd_lang::check::vocabulary::{self, SettingKey, SignalName, Takes, Word};
 use mopd_lang::formula::Function;
 use mopd_ops::Accuracy;
 
 /// The name of a section and its text.
 pub fn sections() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut listed: Vec<&[Key]> = Vec::new();
+    let mut listed: Vec<&[SettingKey]> = Vec::new();
     for (owner, keys) in vocabulary::BLOCKS {
         // The decoders share one table, under the first one's name.
         if !listed.iter().any(|known| std::ptr::eq(*known, *keys)) {
@@ -55,9 +55,9 @@ pub fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-fn settings(keys: &[Key]) -> String {
+fn settings(keys: &[SettingKey]) -> String {
     let mut text = "| setting | takes | |\n|---|---|---|\n".to_owned();
-    let (must, may): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| key.required);
+    let (must, may): (Vec<&SettingKey>, Vec<&SettingKey>) = keys.iter().partition(|key| key.required);
     for key in must.into_iter().chain(may) {
         let name = if key.required { format!("**`{}`**", key.name) } else { format!("`{}`", key.name) };
         let _ = writeln!(text, "| {name} | {} | {} |", cell(&takes(key.takes)), cell(key.doc));
@@ -224,28 +224,30 @@ impl Group {
         }
     }
 
-    fn of(kind: Kind) -> Group {
+    fn of(kind: BuiltinKind) -> Group {
         match kind {
-            Kind::Elementwise(_) | Kind::Bucket | Kind::Extreme(..) | Kind::Clip | Kind::Where => {
-                Group::Elementwise
-            }
-            Kind::Reduce(_) => Group::Reductions,
-            Kind::Statistic(_) => Group::Statistics,
-            Kind::Scan(_) | Kind::Memory(_) => Group::Scans,
-            Kind::Divergence(_) => Group::Divergences,
-            Kind::Support(_) => Group::Supports,
-            Kind::Measure(_) => Group::Measures,
-            Kind::Schedule(_) => Group::Schedules,
-            Kind::Data(DataName::Dataset | DataName::Columns) => Group::Data,
-            Kind::Reward(_) => Group::Rewards,
-            Kind::Rollout(_) => Group::Rollouts,
-            Kind::Edit(_) => Group::Edits,
-            Kind::Constructor(_) | Kind::Teacher(TeacherName::Environment) => Group::Models,
-            Kind::Teacher(_) => Group::Teachers,
-            Kind::Optimizer(_) | Kind::Weights(_) => Group::Optimizers,
-            Kind::Guard(_) => Group::Guards,
-            Kind::Data(DataName::Normalized | DataName::PassAt) => Group::Tables,
-            Kind::Loss(_) => unreachable!("losses have a table of their own"),
+            BuiltinKind::Elementwise(_)
+            | BuiltinKind::Bucket
+            | BuiltinKind::Extreme(..)
+            | BuiltinKind::Clip
+            | BuiltinKind::Where => Group::Elementwise,
+            BuiltinKind::Reduce(_) => Group::Reductions,
+            BuiltinKind::Statistic(_) => Group::Statistics,
+            BuiltinKind::Scan(_) | BuiltinKind::Memory(_) => Group::Scans,
+            BuiltinKind::Divergence(_) => Group::Divergences,
+            BuiltinKind::Support(_) => Group::Supports,
+            BuiltinKind::Measure(_) => Group::Measures,
+            BuiltinKind::Schedule(_) => Group::Schedules,
+            BuiltinKind::Data(DataName::Dataset | DataName::Columns) => Group::Data,
+            BuiltinKind::Reward(_) => Group::Rewards,
+            BuiltinKind::Rollout(_) => Group::Rollouts,
+            BuiltinKind::Edit(_) => Group::Edits,
+            BuiltinKind::Constructor(_) | BuiltinKind::Teacher(TeacherName::Environment) => Group::Models,
+            BuiltinKind::Teacher(_) => Group::Teachers,
+            BuiltinKind::Optimizer(_) | BuiltinKind::Weights(_) => Group::Optimizers,
+            BuiltinKind::Guard(_) => Group::Guards,
+            BuiltinKind::Data(DataName::Normalized | DataName::PassAt) => Group::Tables,
+            BuiltinKind::Loss(_) => unreachable!("losses have a table of their own"),
         }
     }
 }

@@ -35,7 +35,7 @@ fn a_reward_that_cannot_answer_stops_a_run_before_its_first_stage() {
     assert_says(&said, &["\"kind\":\"reward\"", "python3 judge.py", "no_such_module", "domain copy {"]);
     assert!(!said.contains("stage_started") && !said.contains("\"event\":\"predicted\""), "{said}");
     // The first test is asked about, with its own answer.
-    judged_again(&bench, JUDGE);
+    rejudged(&bench, JUDGE);
     bench.tables("out", &[]);
     let asked = fs::read_to_string(bench.path("asked")).expect("it was asked");
     let first: serde_json::Value = serde_json::from_str(asked.lines().next().expect("a line")).expect("JSON");
@@ -46,7 +46,7 @@ fn a_reward_that_cannot_answer_stops_a_run_before_its_first_stage() {
     assert!(!bench.path("asked").exists());
 }
 
-fn judged_again(bench: &Bench, judge: &str) {
+fn rejudged(bench: &Bench, judge: &str) {
     bench.write("judge.py", judge);
 }
 

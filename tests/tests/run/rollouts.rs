@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use mopd_compiler::plan::Plan;
-use mopd_lang::check::builtins::{self, Kind};
+use mopd_lang::check::builtins::{self, BuiltinKind};
 use mopd_tests::{check, listing, root};
 
 use super::{assert_says, data, report_page, text};
@@ -199,7 +199,8 @@ fn nothing_of_the_language_is_left_out() {
     let read = |file: &str| fs::read_to_string(root().join("tests/rollouts").join(file)).expect("a program");
     let programs = read("producers.mopd") + &read("scorers.mopd");
     for builtin in builtins::all() {
-        let wanted = matches!(builtin.kind, Kind::Rollout(_) | Kind::Edit(_) | Kind::Teacher(_));
+        let wanted =
+            matches!(builtin.kind, BuiltinKind::Rollout(_) | BuiltinKind::Edit(_) | BuiltinKind::Teacher(_));
         if wanted && !NOT_RUN.contains(&builtin.name) {
             assert!(programs.contains(&format!("{}(", builtin.name)), "no case has `{}`", builtin.name);
         }

@@ -7,7 +7,7 @@ use mopd_compiler::plan::Axis;
 use mopd_lang::experiment::{
     Edit, Experiment, ExpertTurns, Objective, Origin, Rollout, RolloutSource, Stage, Term, Train,
 };
-use mopd_lang::formula::{Adaptive, Formula, FormulaKind, Live, Part, Unit};
+use mopd_lang::formula::{Adaptive, Formula, FormulaKind, Live, ModelSignal, Unit};
 use mopd_tests::{check_text, listing, root};
 
 use crate::case::{Reference, compare_formula, per_token};
@@ -116,7 +116,7 @@ fn a_mean_over_another_rollout_is_refused_by_name() {
 fn holder() -> Objective {
     let origin = Origin(0);
     let value =
-        Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin);
+        Formula::new(FormulaKind::Live(Live::Part(ModelSignal::Logp)), Unit::Logp, Axis::Token, true, origin);
     let term =
         Term { name: "imitate".into(), value, when: None, weight: None, reduce: None, data: None, origin };
     Objective {

@@ -15,15 +15,15 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, ModuleError, default_libcall_names};
 
-use super::groups::Group;
+use super::groups::LoopGroup;
 use super::precompiled::{self, Precompiled};
-use super::vector::{INTEGERS, LANES, Lanes, NUMBERS, PARTS, Vector, WIDTH};
-use super::{Code, CompileError, Constants, Listing, Loop, Repeated};
+use super::vector::{INTEGERS, LANES, Lanes, NUMBERS, PARTS, VectorOps, WIDTH};
+use super::{Code, CompileError, Constants, GroupListing, Loop, Repeated};
 use crate::expr::graph::{Graph, NodeId, Operation};
 
 /// For whom code is generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum CodeTarget {
     /// This machine, with all that it has.
     Host,
     /// This machine, with nothing that is compiled ahead.
@@ -34,13 +34,13 @@ pub(super) enum Target {
     Baseline,
 }
 
-impl Target {
+impl CodeTarget {
     /// A function that is compiled ahead for this target.
     pub(super) fn precompiled(self, function: Function, fused: bool) -> Option<Precompiled> {
         match self {
-            Target::Host => precompiled::find(function, fused),
+            CodeTarget::Host => precompiled::find(function, fused),
             #[cfg(test)]
-            Target::Generated | Target::Baseline => None,
+            CodeTarget::Generated | CodeTarget::Baseline => None,
         }
     }
 }
@@ -65,9 +65,9 @@ extern "C" fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
 /// `listings`.
 pub(super) fn compile<'a>(
     graph: &Graph,
-    groups: impl Iterator<Item = &'a Group>,
-    target: Target,
-    mut listings: Option<&mut Vec<Listing>>,
+    groups: impl Iterator<Item = &'a LoopGroup>,
+    target: CodeTarget,
+    mut listings: Option<&mut Vec<GroupListing>>,
 ) -> Result<(Code, Vec<(Loop, Constants)>), CompileError> {
     // From here on the module's memory is freed whatever happens.
     let mut code = Code(ManuallyDrop::new(module(target)?));
@@ -95,7 +95,7 @@ pub(super) fn compile<'a>(
     Ok((code, loops))
 }
 
-pub(super) fn isa(target: Target) -> Result<OwnedTargetIsa, CompileError> {
+pub(super) fn isa(target: CodeTarget) -> Result<OwnedTargetIsa, CompileError> {
     let host = |error: &dyn std::fmt::Display| CompileError::Host(error.to_string());
     let mut flags = settings::builder();
     // The verifier finds faults of this module, not of a graph: that is for tests.
@@ -111,16 +111,16 @@ pub(super) fn isa(target: Target) -> Result<OwnedTargetIsa, CompileError> {
         flags.set(name, value).map_err(|error| host(&error))?;
     }
     let builder = match target {
-        Target::Host => cranelift_native::builder(),
+        CodeTarget::Host => cranelift_native::builder(),
         #[cfg(test)]
-        Target::Generated => cranelift_native::builder(),
+        CodeTarget::Generated => cranelift_native::builder(),
         #[cfg(test)]
-        Target::Baseline => cranelift_native::builder_with_options(false),
+        CodeTarget::Baseline => cranelift_native::builder_with_options(false),
     };
     builder.map_err(|error| host(&error))?.finish(settings::Flags::new(flags)).map_err(|error| host(&error))
 }
 
-fn module(target: Target) -> Result<JITModule, CompileError> {
+fn module(target: CodeTarget) -> Result<JITModule, CompileError> {
     let mut builder = JITBuilder::with_isa(isa(target)?, default_libcall_names());
     let addresses = [cos as extern "C" fn(f32) -> f32 as *const u8];
     builder.symbols(CALLED_NAMES.into_iter().zip(addresses));
@@ -131,10 +131,10 @@ fn module(target: Target) -> Result<JITModule, CompileError> {
 fn define(
     module: &mut JITModule,
     graph: &Graph,
-    group: &Group,
+    group: &LoopGroup,
     index: usize,
     builder_context: &mut FunctionBuilderContext,
-    listings: Option<&mut Vec<Listing>>,
+    listings: Option<&mut Vec<GroupListing>>,
 ) -> Result<(FuncId, Constants), Box<ModuleError>> {
     let pointer = module.target_config().pointer_type();
     let mut context = module.make_context();
@@ -159,7 +159,7 @@ fn define(
     }
     let rounds = module.isa().has_round();
     let builder = FunctionBuilder::new(&mut context.func, builder_context);
-    let vector = Vector {
+    let vector = VectorOps {
         builder,
         fused: graph.fused(),
         rounds,
@@ -177,7 +177,7 @@ fn define(
         values: HashMap::new(),
     };
     emitter.function();
-    let Vector { mut builder, constants, .. } = emitter.vector;
+    let VectorOps { mut builder, constants, .. } = emitter.vector;
     builder.seal_all_blocks();
     builder.finalize(module.target_config());
     let clif = listings.as_ref().map(|_| context.func.display().to_string());
@@ -186,16 +186,16 @@ fn define(
     if let (Some(listings), Some(clif)) = (listings, clif) {
         let assembly = context.compiled_code().and_then(|code| code.vcode.clone()).unwrap_or_default();
         let nodes = group.nodes.clone();
-        listings.push(Listing { axis: group.axis, nodes, clif, assembly, ahead: vec![] });
+        listings.push(GroupListing { axis: group.axis, nodes, clif, assembly, ahead: vec![] });
     }
     Ok((function, constants.into_iter().map(|bits| Repeated([bits; LANES as usize])).collect()))
 }
 
 struct Emitter<'a> {
     graph: &'a Graph,
-    group: &'a Group,
+    group: &'a LoopGroup,
     pointer: Type,
-    vector: Vector<'a>,
+    vector: VectorOps<'a>,
     sources: HashMap<NodeId, Source>,
     /// Of the current elements in every array, in bytes.
     offset: Value,

@@ -11,20 +11,20 @@ pub(super) struct LoopSchedule {
     /// Nodes whose values are there before the first step, or are constants that some step or output reads
     /// from memory.
     pub leaves: Vec<NodeId>,
-    pub steps: Vec<Step>,
+    pub steps: Vec<LoopStep>,
     /// Something reads across axes: which element lies in which matters.
     pub reads_layout: bool,
 }
 
-pub(super) enum Step {
+pub(super) enum LoopStep {
     /// One generated loop.
-    Fused(Group),
+    Fused(LoopGroup),
     /// One node that is not elementwise.
     Aggregate(NodeId),
 }
 
 /// Elementwise nodes of one axis that one loop computes.
-pub(super) struct Group {
+pub(super) struct LoopGroup {
     pub axis: Axis,
     /// In topological order.
     pub nodes: Vec<NodeId>,
@@ -34,7 +34,7 @@ pub(super) struct Group {
     pub stored: Vec<NodeId>,
 }
 
-impl Group {
+impl LoopGroup {
     /// The axes that inputs come from through the array that says which of its elements each element lies in.
     pub fn coarser_axes(&self, graph: &Graph) -> impl Iterator<Item = Axis> {
         self.inputs
@@ -45,10 +45,10 @@ impl Group {
 }
 
 impl LoopSchedule {
-    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+    pub fn groups(&self) -> impl Iterator<Item = &LoopGroup> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Fused(group) => Some(group),
-            Step::Aggregate(_) => None,
+            LoopStep::Fused(group) => Some(group),
+            LoopStep::Aggregate(_) => None,
         })
     }
 }
@@ -116,7 +116,7 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> LoopSchedule {
     let mut reads_layout = graph.nodes().any(|(id, node)| needed[id.0 as usize] && derived(node));
     for (here, nodes) in at {
         let Some(axis) = here.loop_axis else {
-            steps.extend(nodes.into_iter().map(Step::Aggregate));
+            steps.extend(nodes.into_iter().map(LoopStep::Aggregate));
             reads_layout = true;
             continue;
         };
@@ -130,9 +130,9 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> LoopSchedule {
             }
         }
         let stored = nodes.iter().copied().filter(|id| in_memory[id.0 as usize]).collect();
-        let group = Group { axis, nodes, inputs, stored };
+        let group = LoopGroup { axis, nodes, inputs, stored };
         reads_layout |= group.coarser_axes(graph).next().is_some();
-        steps.push(Step::Fused(group));
+        steps.push(LoopStep::Fused(group));
     }
     LoopSchedule { leaves, steps, reads_layout }
 }

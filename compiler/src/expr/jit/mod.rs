@@ -25,8 +25,8 @@ use std::mem::ManuallyDrop;
 use crate::expr::signals::{Axis, Function};
 use cranelift_jit::JITModule;
 
-use self::emit::Target;
-use self::groups::{Group, LoopSchedule, Step};
+use self::emit::CodeTarget;
+use self::groups::{LoopGroup, LoopSchedule, LoopStep};
 use self::parts::{Division, Location, Part, TILE};
 use self::precompiled::Precompiled;
 use self::vector::{LANES, WIDTH};
@@ -97,7 +97,7 @@ type Constants = Vec<Repeated>;
 
 /// What became of some nodes: a generated loop, and what it is followed by for the same elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
+pub struct GroupListing {
     /// What the loop goes over.
     pub axis: Axis,
     pub nodes: Vec<NodeId>,
@@ -109,9 +109,9 @@ pub struct Listing {
     pub ahead: Vec<(NodeId, Function)>,
 }
 
-impl Listing {
-    fn of_no_loop(axis: Axis) -> Listing {
-        Listing { axis, nodes: vec![], clif: String::new(), assembly: String::new(), ahead: vec![] }
+impl GroupListing {
+    fn of_no_loop(axis: Axis) -> GroupListing {
+        GroupListing { axis, nodes: vec![], clif: String::new(), assembly: String::new(), ahead: vec![] }
     }
 }
 
@@ -121,7 +121,7 @@ const ELEMENTS_PER_THREAD: usize = 1 << 17;
 /// Whether this machine rounds a multiplication and an addition once, in one instruction; a graph that wants
 /// it so ([`Graph::fused`]) is computed fast. Where it does not, or code can't be generated, false.
 pub fn fuses() -> bool {
-    emit::isa(Target::Host).is_ok_and(|isa| isa.has_native_fma())
+    emit::isa(CodeTarget::Host).is_ok_and(|isa| isa.has_native_fma())
 }
 
 /// Executable memory. Dropping a `JITModule` leaks it on purpose, since function pointers may still be
@@ -146,21 +146,21 @@ unsafe impl Sync for Code {}
 impl Program {
     /// Compiles what `outputs` need.
     pub fn compile(graph: &Graph, outputs: &[NodeId]) -> Result<Program, CompileError> {
-        Program::compile_for(Target::Host, graph, outputs, None)
+        Program::compile_for(CodeTarget::Host, graph, outputs, None)
     }
 
     /// What [`Program::compile`] generates, as text: one listing for each group of nodes.
-    pub fn listings(graph: &Graph, outputs: &[NodeId]) -> Result<Vec<Listing>, CompileError> {
+    pub fn listings(graph: &Graph, outputs: &[NodeId]) -> Result<Vec<GroupListing>, CompileError> {
         let mut listings = Vec::new();
-        Program::compile_for(Target::Host, graph, outputs, Some(&mut listings))?;
+        Program::compile_for(CodeTarget::Host, graph, outputs, Some(&mut listings))?;
         Ok(listings)
     }
 
     fn compile_for(
-        target: Target,
+        target: CodeTarget,
         graph: &Graph,
         outputs: &[NodeId],
-        mut listings: Option<&mut Vec<Listing>>,
+        mut listings: Option<&mut Vec<GroupListing>>,
     ) -> Result<Program, CompileError> {
         graph.check()?;
         if !graph.has(outputs) {
@@ -180,7 +180,10 @@ impl Program {
                 listings.extend(division.parts.iter().map(|part| {
                     let generated = part.generated.as_ref().and_then(|_| loops.next());
                     let ahead = part.calls.iter().map(|call| (call.node, call.function)).collect();
-                    Listing { ahead, ..generated.unwrap_or_else(|| Listing::of_no_loop(group.axis)) }
+                    GroupListing {
+                        ahead,
+                        ..generated.unwrap_or_else(|| GroupListing::of_no_loop(group.axis))
+                    }
                 }));
             }
         }
@@ -238,11 +241,11 @@ impl Program {
         let mut fused = self.fused.iter();
         for step in &self.schedule.steps {
             match step {
-                Step::Fused(group) => {
+                LoopStep::Fused(group) => {
                     let compiled = fused.next().expect("one for each fused step");
                     self.run_loop(group, compiled, batch, &parents, &given, workspace);
                 }
-                Step::Aggregate(id) => {
+                LoopStep::Aggregate(id) => {
                     let values = self.aggregate(*id, batch, &given, workspace);
                     workspace.keep(*id, values);
                 }
@@ -258,7 +261,7 @@ impl Program {
 
     fn run_loop(
         &self,
-        group: &Group,
+        group: &LoopGroup,
         fused: &Fused,
         batch: &Batch,
         parents: &Parents,
@@ -316,7 +319,7 @@ impl Program {
     /// Fewer elements than the loop takes at a time: the rest is made up.
     fn run_few(
         &self,
-        group: &Group,
+        group: &LoopGroup,
         fused: &Fused,
         count: usize,
         inputs: &[&[f32]],

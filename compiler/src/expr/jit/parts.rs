@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::signals::Function;
 
-use super::groups::Group;
+use super::groups::LoopGroup;
 
 /// Elements that all parts of a group go over before the next ones: what lies between the parts, and what
 /// they read and write, fits in the first cache.
@@ -24,7 +24,7 @@ pub(super) struct Division {
 pub(super) struct Part {
     /// Nodes that the loop computes; none where there is nothing to do for it. Its inputs and what it stores
     /// are at `inputs` and `stored`.
-    pub generated: Option<Group>,
+    pub generated: Option<LoopGroup>,
     pub inputs: Vec<Location>,
     pub stored: Vec<Location>,
     pub calls: Vec<Call>,
@@ -53,7 +53,7 @@ pub(super) enum Location {
 ///
 /// The part of a node is the number of such functions on the longest way to it. Where nothing hinders, other
 /// nodes are computed in the part of the first that reads them: less lies between the parts.
-pub(super) fn divide(graph: &Graph, group: &Group, ahead: impl Fn(Function) -> bool) -> Division {
+pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) -> bool) -> Division {
     let called = |id: NodeId| match &graph.node(id).operation {
         Operation::Apply { function, operands } => match operands[..] {
             [operand] if ahead(*function) && graph.constant_value(operand).is_none() => {
@@ -124,7 +124,7 @@ pub(super) fn divide(graph: &Graph, group: &Group, ahead: impl Fn(Function) -> b
             inputs: at(&inputs),
             stored: at(&stored),
             calls: calls.collect(),
-            generated: (!nodes.is_empty()).then_some(Group { axis: group.axis, nodes, inputs, stored }),
+            generated: (!nodes.is_empty()).then_some(LoopGroup { axis: group.axis, nodes, inputs, stored }),
         }
     });
     Division { parts: parts.collect(), between }

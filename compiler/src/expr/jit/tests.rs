@@ -2,7 +2,7 @@
 
 use crate::expr::signals::{Axis, Function, Reduction, Role, Signal};
 
-use super::emit::Target;
+use super::emit::CodeTarget;
 use super::{CompileError, Program, Workspace};
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::derivative::adjoints;
@@ -10,19 +10,19 @@ use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::expr::interpret::{evaluate, interpret};
 use crate::expr::testing::Random;
 use crate::expr::values::EvaluationError;
-use mopd_ops::f32_ops::Scalar;
+use mopd_ops::f32_ops::ScalarOps;
 
 /// Whether the program computes, bit for bit, what the definition in single precision says.
 fn assert_same(graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
-    for target in [Target::Host, Target::Generated] {
+    for target in [CodeTarget::Host, CodeTarget::Generated] {
         assert_same_on(target, graph, outputs, batch, &format!("{case}, {target:?}"));
     }
 }
 
-fn assert_same_on(target: Target, graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
+fn assert_same_on(target: CodeTarget, graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
     let program = Program::compile_for(target, graph, outputs, None).expect("every operation has a lowering");
     let compiled = program.run(batch).expect("the batch has everything");
-    let model = Scalar { fused: graph.fused() };
+    let model = ScalarOps { fused: graph.fused() };
     let apply = |function: Function, operands: &[f64]| {
         let operands: Vec<f32> = operands.iter().map(|x| *x as f32).collect();
         f64::from(model.apply(function, &operands))
@@ -53,7 +53,7 @@ fn results_do_not_depend_on_the_instructions_of_the_machine() {
         graph.set_fused(seed % 2 == 0);
         let layout = random.layout();
         let batch = random.batch(layout, 2, Random::wild_number);
-        assert_same_on(Target::Baseline, &graph, &outputs, &batch, &format!("graph {seed}"));
+        assert_same_on(CodeTarget::Baseline, &graph, &outputs, &batch, &format!("graph {seed}"));
     }
 }
 
@@ -137,7 +137,7 @@ fn every_function_agrees_on_special_numbers() {
             graph.set_fused(fused);
             let operands = roles.map(|role| graph.signal(Signal::Logp { role }));
             let output = graph.apply(function, &operands[..function.operands()]);
-            for target in [Target::Host, Target::Generated, Target::Baseline] {
+            for target in [CodeTarget::Host, CodeTarget::Generated, CodeTarget::Baseline] {
                 assert_same_on(
                     target,
                     &graph,
@@ -307,7 +307,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let batch = random.batch(layout, 0, Random::wild_number);
     let mut graph = Graph::default();
     let (logp, reward) = (graph.signal(Signal::Logp { role: Role::TEACHER }), graph.signal(Signal::Reward));
-    let mean = graph.reduce(Reduction::Mean, reward, Axis::Group, None);
+    let mean = graph.reduce(Reduction::Mean, reward, Axis::LoopGroup, None);
     let sum = graph.apply(Function::Add, &[logp, reward]);
     let sum = graph.apply(Function::Add, &[sum, mean]);
     let output = graph.apply(Function::Exp, &[sum]);

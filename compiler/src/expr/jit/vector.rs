@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{BlockArg, Endianness, FuncRef, InstBuilder, MemFlags
 use cranelift_frontend::FunctionBuilder;
 
 use crate::expr::signals::Function;
-use mopd_ops::f32_ops::{Comparison, FloatOps};
+use mopd_ops::f32_ops::{CompareOp, FloatOps};
 
 /// Elements that are computed together: as many f32 as fit into 128 bits, the widest vector that Cranelift
 /// has.
@@ -19,7 +19,7 @@ pub(super) const WIDTH: usize = PARTS * LANES as usize;
 pub(super) const NUMBERS: Type = types::F32X4;
 pub(super) const INTEGERS: Type = types::I32X4;
 
-pub(super) struct Vector<'a> {
+pub(super) struct VectorOps<'a> {
     pub builder: FunctionBuilder<'a>,
     /// Whether `multiply_add` rounds once. Without an instruction for that, it is a call for each element.
     pub fused: bool,
@@ -36,7 +36,7 @@ pub(super) struct Vector<'a> {
 /// The elements that one turn of the loop computes.
 pub(super) type Lanes = [Value; PARTS];
 
-impl Vector<'_> {
+impl VectorOps<'_> {
     /// Read from memory where it is used: there are more constants than registers.
     fn constant(&mut self, kind: Type, bits: u32) -> Lanes {
         let place = self.constants.iter().position(|constant| *constant == bits).unwrap_or_else(|| {
@@ -86,7 +86,7 @@ impl Vector<'_> {
     }
 }
 
-impl FloatOps for Vector<'_> {
+impl FloatOps for VectorOps<'_> {
     type Number = Lanes;
     type Integer = Lanes;
     /// All ones or all zeros in each lane, as integers.
@@ -144,9 +144,9 @@ impl FloatOps for Vector<'_> {
         let rounded = self.number_of_bits(rounded);
         let one = self.number(1.0);
         let less = self.subtract(rounded, one);
-        let above = self.compare(Comparison::Greater, rounded, x);
+        let above = self.compare(CompareOp::Greater, rounded, x);
         let down = self.select(above, less, rounded);
-        let small = self.compare(Comparison::Less, size, limit);
+        let small = self.compare(CompareOp::Less, size, limit);
         self.select(small, down, x)
     }
 
@@ -164,23 +164,23 @@ impl FloatOps for Vector<'_> {
 
     /// One instruction; Cranelift's own `fmin` also orders the zeros, at several times the cost.
     fn smaller(&mut self, a: Lanes, b: Lanes) -> Lanes {
-        let less = self.compare(Comparison::Less, a, b);
+        let less = self.compare(CompareOp::Less, a, b);
         self.select(less, a, b)
     }
 
     fn larger(&mut self, a: Lanes, b: Lanes) -> Lanes {
-        let greater = self.compare(Comparison::Less, b, a);
+        let greater = self.compare(CompareOp::Less, b, a);
         self.select(greater, a, b)
     }
 
-    fn compare(&mut self, comparison: Comparison, a: Lanes, b: Lanes) -> Lanes {
+    fn compare(&mut self, comparison: CompareOp, a: Lanes, b: Lanes) -> Lanes {
         let condition = match comparison {
-            Comparison::Equal => FloatCC::Equal,
-            Comparison::NotEqual => FloatCC::NotEqual,
-            Comparison::Less => FloatCC::LessThan,
-            Comparison::LessEqual => FloatCC::LessThanOrEqual,
-            Comparison::Greater => FloatCC::GreaterThan,
-            Comparison::GreaterEqual => FloatCC::GreaterThanOrEqual,
+            CompareOp::Equal => FloatCC::Equal,
+            CompareOp::NotEqual => FloatCC::NotEqual,
+            CompareOp::Less => FloatCC::LessThan,
+            CompareOp::LessEqual => FloatCC::LessThanOrEqual,
+            CompareOp::Greater => FloatCC::GreaterThan,
+            CompareOp::GreaterEqual => FloatCC::GreaterThanOrEqual,
         };
         self.two(a, b, |builder, a, b| builder.ins().fcmp(condition, a, b))
     }

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Function, Live, Part, Reduction, Role, Signal};
+use mopd_lang::formula::{
+    Formula, FormulaKind, FormulaNode, Function, Live, ModelSignal, Reduction, Role, Signal,
+};
 
 use crate::lower::order::ordered;
 
 /// What a formula reads.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Reading {
+pub(super) struct FormulaReading {
     /// The difference of two models' log-probabilities of the token taken, one of them the student's.
     pub log_ratio: bool,
     pub reward: bool,
@@ -22,8 +24,8 @@ pub(super) struct Reading {
     pub sequence_ratio: bool,
 }
 
-impl Reading {
-    fn add(&mut self, other: Reading) {
+impl FormulaReading {
+    fn add(&mut self, other: FormulaReading) {
         self.log_ratio |= other.log_ratio;
         self.reward |= other.reward;
         self.signal |= other.signal;
@@ -49,7 +51,7 @@ impl Reading {
 pub(super) struct FormulaParts<'a> {
     roots: Vec<&'a Formula>,
     pub ordered: Vec<&'a Formula>,
-    reading: HashMap<*const FormulaNode, Reading>,
+    reading: HashMap<*const FormulaNode, FormulaReading>,
 }
 
 impl<'a> FormulaParts<'a> {
@@ -65,15 +67,15 @@ impl<'a> FormulaParts<'a> {
         parts
     }
 
-    fn reading(&self, formula: &Formula) -> Reading {
+    fn reading(&self, formula: &Formula) -> FormulaReading {
         self.reading[&Rc::as_ptr(&formula.0)]
     }
 
     /// Every live part that gradient reaches, each once, in the order in which they are read, with the
     /// reading of what its derivative is multiplied by.
-    pub fn live(&self) -> Vec<(&'a Live, Reading)> {
-        let mut before: HashMap<*const FormulaNode, Reading> =
-            self.roots.iter().map(|root| (Rc::as_ptr(&root.0), Reading::default())).collect();
+    pub fn live(&self) -> Vec<(&'a Live, FormulaReading)> {
+        let mut before: HashMap<*const FormulaNode, FormulaReading> =
+            self.roots.iter().map(|root| (Rc::as_ptr(&root.0), FormulaReading::default())).collect();
         for formula in self.ordered.iter().rev() {
             let Some(outer) = before.get(&Rc::as_ptr(&formula.0)).copied() else { continue };
             for (operand, inner) in self.derivatives(formula) {
@@ -82,7 +84,7 @@ impl<'a> FormulaParts<'a> {
                 reading.add(inner);
             }
         }
-        let mut found: Vec<(&Live, Reading)> = Vec::new();
+        let mut found: Vec<(&Live, FormulaReading)> = Vec::new();
         for formula in &self.ordered {
             let FormulaKind::Live(live) = &formula.0.kind else { continue };
             let Some(reading) = before.get(&Rc::as_ptr(&formula.0)).copied() else { continue };
@@ -95,9 +97,9 @@ impl<'a> FormulaParts<'a> {
     }
 
     /// The operands that gradient flows on to, each with the reading of the formula's derivative by it.
-    fn derivatives(&self, formula: &'a Formula) -> Vec<(&'a Formula, Reading)> {
-        let nothing = Reading::default();
-        let found: Vec<(&Formula, Reading)> = match &formula.0.kind {
+    fn derivatives(&self, formula: &'a Formula) -> Vec<(&'a Formula, FormulaReading)> {
+        let nothing = FormulaReading::default();
+        let found: Vec<(&Formula, FormulaReading)> = match &formula.0.kind {
             FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => {
                 vec![(operand, nothing)]
             }
@@ -137,15 +139,15 @@ impl<'a> FormulaParts<'a> {
 }
 
 /// What a formula adds to the reading of its operands.
-fn own_reading(formula: &Formula) -> Reading {
-    let nothing = Reading::default();
+fn own_reading(formula: &Formula) -> FormulaReading {
+    let nothing = FormulaReading::default();
     match &formula.0.kind {
-        FormulaKind::Signal(signal) => Reading {
+        FormulaKind::Signal(signal) => FormulaReading {
             reward: matches!(signal, Signal::Reward | Signal::RewardPart { .. } | Signal::Correct),
-            signal: *signal != (Signal::Of { role: Role::Sampler, part: Part::Logp }),
+            signal: *signal != (Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }),
             ..nothing
         },
-        FormulaKind::Live(_) => Reading { live: true, ..nothing },
+        FormulaKind::Live(_) => FormulaReading { live: true, ..nothing },
         FormulaKind::Apply { function: Function::Subtract, operands } => {
             let log_ratio = match operands.as_slice() {
                 [left, right] => match (logp_of(left), logp_of(right)) {
@@ -154,14 +156,14 @@ fn own_reading(formula: &Formula) -> Reading {
                 },
                 _ => false,
             };
-            Reading { log_ratio, ..nothing }
+            FormulaReading { log_ratio, ..nothing }
         }
         FormulaKind::Apply { function: Function::Exp, operands } => {
             let over_sequence = operands.iter().any(|operand| match &operand.0.kind {
                 FormulaKind::Reduce { reduction: Reduction::Mean, operand, .. } => is_live_log_ratio(operand),
                 _ => false,
             });
-            Reading {
+            FormulaReading {
                 ratio: operands.iter().any(is_live_log_ratio),
                 sequence_ratio: over_sequence,
                 ..nothing
@@ -174,7 +176,7 @@ fn own_reading(formula: &Formula) -> Reading {
 /// The role whose log-probability of the token taken this is, as a number already computed.
 fn logp_of(formula: &Formula) -> Option<&Role> {
     match &formula.0.kind {
-        FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => Some(role),
+        FormulaKind::Signal(Signal::Of { role, part: ModelSignal::Logp }) => Some(role),
         _ => None,
     }
 }
@@ -188,6 +190,6 @@ fn is_policy(role: &Role) -> bool {
 fn is_live_log_ratio(formula: &Formula) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
     let [above, below] = operands.as_slice() else { return false };
-    matches!(above.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
+    matches!(above.0.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)))
         && logp_of(below) == Some(&Role::Sampler)
 }

@@ -15,7 +15,7 @@ fn distilled(experiment: &mut Experiment) -> &mut Train {
 fn comparing(change: impl FnOnce(&mut Train)) -> Experiment {
     let mut experiment = experiment();
     let train = distilled(&mut experiment);
-    train.objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(Part::Logp))])));
+    train.objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(ModelSignal::Logp))])));
     train.alignment = Some(GradientAlignment { between: Between::Terms, every: 4, origin: HERE });
     change(train);
     experiment
@@ -68,7 +68,7 @@ fn it_is_in_the_plan_and_its_cost_is_known() {
 #[test]
 fn terms_add_up() {
     let mut objective = mopd(5.0);
-    objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(Part::Logp))])));
+    objective.terms.push(term("own", apply(Function::Negate, [&live(Live::Part(ModelSignal::Logp))])));
     let (plain, each) = (lowered(&objective), lower_by_term(&objective, &[], true).unwrap());
     let nodes = |of: &plan::Objective| of.graph.nodes().map(|(_, node)| node.clone()).collect::<Vec<_>>();
     assert_eq!(nodes(&each)[..nodes(&plain).len()], nodes(&plain));

@@ -10,7 +10,7 @@ const STUDENT: [f32; 7] = [-1.0, -0.25, -3.0, -2.0, -0.5, -1.5, -0.125];
 const ENTROPY: [f32; 7] = [0.5, 3.0, 2.0, 0.25, 1.25, 0.75, 2.5];
 
 fn entropy() -> Formula {
-    signal(Signal::Of { role: Role::Student, part: Part::Entropy })
+    signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy })
 }
 
 fn windows(most: u32) -> Formula {
@@ -24,7 +24,7 @@ fn mean_of_block() -> Formula {
 /// `-exp(mean(student.logp, over: block)) * live student.logp`
 fn of_blocks() -> Formula {
     let share = apply(Function::Negate, [&apply(Function::Exp, [&mean_of_block()])]);
-    apply(Function::Multiply, [&share, &live(Live::Part(Part::Logp))])
+    apply(Function::Multiply, [&share, &live(Live::Part(ModelSignal::Logp))])
 }
 
 fn with(value: Formula, when: Option<Formula>) -> Objective {
@@ -108,11 +108,11 @@ fn numbers_of_blocks_are_of_the_chosen_tokens() {
     let several = "one number per block, where several `chunks` say what a block is,";
     assert_refused(&with(beside, Some(windows(1))), several);
     let whole = reduce(Reduction::Mean, &mean_of_block(), Axis::Sequence);
-    let whole = apply(Function::Multiply, [&whole, &live(Live::Part(Part::Logp))]);
+    let whole = apply(Function::Multiply, [&whole, &live(Live::Part(ModelSignal::Logp))]);
     let together = "one number of several blocks, or of tokens that may be outside of them,";
     assert_refused(&with(whole, Some(windows(2))), together);
     let clipped = apply(Function::Clip, [&mean_of_block(), &number(-1.0), &number(1.0)]);
-    let clipped = apply(Function::Multiply, [&clipped, &live(Live::Part(Part::Logp))]);
+    let clipped = apply(Function::Multiply, [&clipped, &live(Live::Part(ModelSignal::Logp))]);
     assert_refused(&with(clipped, Some(windows(2))), "`clip` of a number of a block");
 }
 
@@ -174,7 +174,7 @@ fn agreeing(samples: u32) -> Formula {
     };
     let agreement = formula(FormulaKind::Signal(agreement), Axis::Block, false);
     let negated = apply(Function::Negate, [&agreement]);
-    apply(Function::Multiply, [&negated, &live(Live::Part(Part::Logp))])
+    apply(Function::Multiply, [&negated, &live(Live::Part(ModelSignal::Logp))])
 }
 
 fn student_of(experiment: &mut Experiment) -> &mut Train {

@@ -144,10 +144,10 @@ fn what_may_not_choose() {
         let (sources, origins) = sources();
         let found =
             super::super::compile(&choosing(change), &origins, &sources, true).expect_err("it is refused");
-        found.into_iter().map(|finding| finding.message).collect::<Vec<String>>()
+        found.into_iter().map(|diagnostic| diagnostic.message).collect::<Vec<String>>()
     };
     let supported = |construct: &str| vec![format!("{construct} is not supported yet")];
-    let entropy = || signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = || signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let per_group = |of: &Formula| reduce(Reduction::Mean, of, Axis::Group);
     assert_eq!(
         refused(
@@ -192,7 +192,8 @@ fn what_may_not_choose() {
         ))
     );
     let beside = refused(&|train| {
-        let other = Term { data: Some(Rc::new(answers())), ..term("other", live(Live::Part(Part::Logp))) };
+        let other =
+            Term { data: Some(Rc::new(answers())), ..term("other", live(Live::Part(ModelSignal::Logp))) };
         train.objective.terms.push(other);
     });
     let refused_beside = |construct: &str| {

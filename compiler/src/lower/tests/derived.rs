@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::*;
-use crate::plan::producers::{Derived, Text};
+use crate::plan::producers::{Derived, DerivedText};
 use crate::plan::views::{Piece, Slot as PlanSlot};
 
 fn guide() -> Role {
@@ -64,10 +64,10 @@ fn a_derived_prompt_in_a_plan() {
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
     assert_eq!(derived.sees.pieces, [Piece::Slot(PlanSlot::Prompt), Piece::Slot(PlanSlot::Made(3))]);
     let [
-        Text::Answer { writer, member },
-        Text::Short { .. },
-        Text::Short { sees, max_tokens, .. },
-        Text::Shuffled { slots },
+        DerivedText::Answer { writer, member },
+        DerivedText::Short { .. },
+        DerivedText::Short { sees, max_tokens, .. },
+        DerivedText::Shuffled { slots },
     ] = derived.texts.as_slice()
     else {
         panic!("{:?}", derived.texts)
@@ -142,9 +142,9 @@ fn what_a_prompt_shows_is_part_of_the_key() {
 #[test]
 fn any_attempt_will_do_in_a_prediction() {
     let mut derived = derived_of(&compiled(&experiment_with(shuffled()))).clone();
-    plan::producers::Kind::settle(&mut derived, true);
+    plan::producers::ProducerKind::settle(&mut derived, true);
     assert_eq!(derived.members(), [GroupMember::Other]);
-    assert!(matches!(derived.texts[0], Text::Answer { member: GroupMember::Other, .. }));
+    assert!(matches!(derived.texts[0], DerivedText::Answer { member: GroupMember::Other, .. }));
 }
 
 fn refused(experiment: &Experiment, construct: &str) {

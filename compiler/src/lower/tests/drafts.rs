@@ -21,7 +21,7 @@ fn refusals(change: impl FnOnce(&mut Train)) -> Vec<String> {
     let (sources, origins) = sources();
     let found =
         super::super::compile(&experiment, &origins, &sources, true).expect_err("it can't be executed");
-    found.into_iter().map(|finding| finding.message).collect()
+    found.into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
 fn supported(construct: &str) -> Vec<String> {
@@ -37,7 +37,7 @@ fn worth() -> Formula {
 }
 
 fn weighed(weight: &Formula) -> Formula {
-    apply(Function::Multiply, [weight, &live(Live::Part(Part::Logp))])
+    apply(Function::Multiply, [weight, &live(Live::Part(ModelSignal::Logp))])
 }
 
 /// Both streams over one denominator.
@@ -79,7 +79,7 @@ fn an_objective_counts_tokens() {
     // A row for each token of a trajectory, at most, beside the trajectory.
     let mut plain = experiment();
     distilled(&mut plain).rollout.source = student(4, 2).0;
-    distilled(&mut plain).objective = objective(live(Live::Part(Part::Logp)), token_mean());
+    distilled(&mut plain).objective = objective(live(Live::Part(ModelSignal::Logp)), token_mean());
     let (_, of_plain) = key(&compiled(&plain));
     let sampled = train.rollout.producer.sampling().unwrap().max_tokens;
     assert_eq!(of_one.sequences, of_plain.sequences.map(|all| all * u64::from(sampled + 1)));
@@ -95,7 +95,7 @@ fn a_rejected_draft_is_no_completion() {
         });
         assert_eq!(said, supported(&format!("{construct} in an objective on the rollout `speculative`")));
     };
-    let plain = || live(Live::Part(Part::Logp));
+    let plain = || live(Live::Part(ModelSignal::Logp));
     refused(plain(), sequence_mean(), "a number of each sequence");
     for (of, name) in [
         (Signal::Reward, "reward"),
@@ -107,7 +107,7 @@ fn a_rejected_draft_is_no_completion() {
     ] {
         refused(weighed(&signal(of)), token_mean(), &format!("the signal `{name}`"));
     }
-    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     for axis in [Axis::Sequence, Axis::Group] {
         let what = format!("a number of each {}", axis.name());
         refused(weighed(&reduce(Reduction::Mean, &entropy, axis)), token_mean(), &what);
@@ -129,7 +129,7 @@ fn nothing_chooses_among_drafts() {
     let with = |change: &dyn Fn(&mut Train)| {
         refusals(|train| {
             train.rollout.source = drafts(2);
-            train.objective = objective(live(Live::Part(Part::Logp)), token_mean());
+            train.objective = objective(live(Live::Part(ModelSignal::Logp)), token_mean());
             change(train);
         })
     };
@@ -187,12 +187,12 @@ fn a_teacher_that_verifies() {
     let with = |change: &dyn Fn(&mut Experiment)| {
         let mut experiment = experiment();
         distilled(&mut experiment).rollout.source = drafts(2);
-        distilled(&mut experiment).objective = objective(live(Live::Part(Part::Logp)), token_mean());
+        distilled(&mut experiment).objective = objective(live(Live::Part(ModelSignal::Logp)), token_mean());
         change(&mut experiment);
         let (sources, origins) = sources();
         let found =
             super::super::compile(&experiment, &origins, &sources, true).expect_err("it can't be executed");
-        found.into_iter().map(|finding| finding.message).collect::<Vec<_>>()
+        found.into_iter().map(|diagnostic| diagnostic.message).collect::<Vec<_>>()
     };
     let template = |slots: &[Slot]| {
         let pieces = slots.iter().cloned().map(TemplatePiece::Slot).collect();

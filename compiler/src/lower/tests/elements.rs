@@ -6,7 +6,7 @@ use super::*;
 /// The student trains what the first expert changed.
 fn training(change: impl FnOnce(&mut Experiment)) -> Experiment {
     let mut experiment = experiment();
-    let changed = Changed { after: ModelId(2), before: ModelId(1), beyond: 1e-5 };
+    let changed = ChangedElements { after: ModelId(2), before: ModelId(1), beyond: 1e-5 };
     student(&mut experiment).trainable =
         Trainable::Weights { only: Some(vec![WeightFilter::Changed(changed)]), except: vec![] };
     change(&mut experiment);
@@ -20,7 +20,7 @@ fn student(experiment: &mut Experiment) -> &mut Train {
     }
 }
 
-fn choice(experiment: &mut Experiment) -> &mut Changed {
+fn choice(experiment: &mut Experiment) -> &mut ChangedElements {
     match &mut student(experiment).trainable {
         Trainable::Weights { only: Some(only), .. } => match &mut only[0] {
             WeightFilter::Changed(changed) => changed,

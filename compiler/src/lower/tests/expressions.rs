@@ -7,7 +7,7 @@ use crate::lower::expressions;
 use crate::plan::Live as Primitive;
 
 fn objective(select: Formula, weight: Formula) -> Objective {
-    let value = live(Live::Part(Part::Mean));
+    let value = live(Live::Part(ModelSignal::Mean));
     let term =
         Term { name: "fit".into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE };
     Objective {
@@ -72,7 +72,7 @@ fn two_primitives_of_one_name_are_two() {
             on: None,
         };
         live(Live::SquaredError {
-            part: Part::Mean,
+            part: ModelSignal::Mean,
             target: formula(among, Axis::Group, false),
             dimensions: None,
         })

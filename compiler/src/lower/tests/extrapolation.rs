@@ -62,8 +62,8 @@ fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
     let (sources, origins) = sources();
     let found =
         super::super::compile(&experiment, &origins, &sources, true).expect_err("it can't be executed");
-    assert!(found.iter().all(|finding| finding.code == Code::NotSupported), "{found:?}");
-    found.into_iter().map(|finding| finding.message).collect()
+    assert!(found.iter().all(|diagnostic| diagnostic.code == Code::NotSupported), "{found:?}");
+    found.into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
 fn supported(construct: &str) -> Vec<String> {

@@ -43,13 +43,13 @@ fn written(by: Role, slots: &[Slot]) -> Rollout {
 }
 
 fn right() -> Formula {
-    signal(Signal::Of { role: peer(), part: Part::Correct })
+    signal(Signal::Of { role: peer(), part: ModelSignal::Correct })
 }
 
 /// `where(available(tutored), tutored.logp * right, 0)`
 fn guarded(right: &Formula) -> Formula {
     let available = signal(Signal::Available { role: tutored() });
-    let read = apply(Function::Multiply, [&logp(tutored()), &live(Live::Part(Part::Logp))]);
+    let read = apply(Function::Multiply, [&logp(tutored()), &live(Live::Part(ModelSignal::Logp))]);
     let read = apply(Function::Multiply, [&read, right]);
     apply(Function::Where, [&available, &read, &number(0.0)])
 }
@@ -216,7 +216,7 @@ fn what_is_refused_of_feedback() {
         },
         "`feedback` for `tutored` by a teacher whose template shows what becomes of a completion",
     );
-    let unguarded = apply(Function::Multiply, [&logp(tutored()), &live(Live::Part(Part::Logp))]);
+    let unguarded = apply(Function::Multiply, [&logp(tutored()), &live(Live::Part(ModelSignal::Logp))]);
     refused(
         |experiment| student_of(experiment).objective = objective(unguarded, sequence_mean()),
         "an objective that reads `tutored` without asking whether there is what `shown` shows",

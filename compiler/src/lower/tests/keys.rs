@@ -260,7 +260,8 @@ fn a_reward_that_nobody_reads_is_no_meaning() {
         let mut experiment = experiment();
         experiment.domains[0].reward = reward;
         if reads {
-            let value = apply(Function::Multiply, [&signal(Signal::Reward), &live(Live::Part(Part::Logp))]);
+            let value =
+                apply(Function::Multiply, [&signal(Signal::Reward), &live(Live::Part(ModelSignal::Logp))]);
             trained(&mut experiment, 1).objective.terms[0].value = value;
         }
         let stages = compiled(&experiment).stages.into_iter();
@@ -349,7 +350,7 @@ fn teachers_by_name_enter_keys_by_their_weights() {
         let mut experiment = experiment();
         let named = |id| logp(Role::Named { teacher: TeacherId(id), name: format!("teacher {id}").into() });
         let difference = apply(Function::Subtract, [&named(teachers[0]), &named(teachers[1])]);
-        let value = apply(Function::Multiply, [&difference, &live(Live::Part(Part::Logp))]);
+        let value = apply(Function::Multiply, [&difference, &live(Live::Part(ModelSignal::Logp))]);
         trained(&mut experiment, 4).objective.terms[0].value = value;
         experiment
     };

@@ -189,7 +189,7 @@ fn what_it_does_not_go_with() {
         seen(experiment);
         let source = RolloutSource::Data { field: "answer".into() };
         let data = Some(Rc::new(Rollout { source, edits: vec![], origin: HERE }));
-        let value = live(Live::Part(Part::Logp));
+        let value = live(Live::Part(ModelSignal::Logp));
         distilled(experiment).objective.terms.push(Term { data, ..term("own", value) });
     });
     assert_eq!(own, supported("a term with completions of its own where what a teacher sees is `learned`,"));

@@ -43,7 +43,7 @@ pub fn sources() -> (Sources, Vec<Span>) {
 pub fn refusals_of(experiment: &Experiment) -> Vec<String> {
     let (sources, origins) = sources();
     let found = super::compile(experiment, &origins, &sources, true).expect_err("it can't run");
-    found.into_iter().map(|finding| finding.message).collect()
+    found.into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
 pub const HERE: Origin = Origin(0);
@@ -62,7 +62,7 @@ pub fn signal(signal: Signal) -> Formula {
 }
 
 pub fn logp(role: Role) -> Formula {
-    signal(Signal::Of { role, part: Part::Logp })
+    signal(Signal::Of { role, part: ModelSignal::Logp })
 }
 
 pub fn live(primitive: Live) -> Formula {
@@ -93,7 +93,10 @@ pub fn statistic(statistic: Statistic, operand: &Formula, over: Axis) -> Formula
 
 /// `live ratio`, as the checker spells it.
 pub fn live_ratio() -> Formula {
-    apply(Function::Exp, [&apply(Function::Subtract, [&live(Live::Part(Part::Logp)), &logp(Role::Sampler)])])
+    apply(
+        Function::Exp,
+        [&apply(Function::Subtract, [&live(Live::Part(ModelSignal::Logp)), &logp(Role::Sampler)])],
+    )
 }
 
 pub fn step(elements: Axis, over: Axis) -> ReduceStep {
@@ -138,7 +141,7 @@ pub fn mopd(at: f64) -> Objective {
     let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
     let advantage = apply(Function::Clip, [&ratio, &number(-at), &number(at)]);
     let negated = apply(Function::Negate, [&advantage]);
-    objective(apply(Function::Multiply, [&negated, &live(Live::Part(Part::Logp))]), sequence_mean())
+    objective(apply(Function::Multiply, [&negated, &live(Live::Part(ModelSignal::Logp))]), sequence_mean())
 }
 
 /// `-min(live ratio * advantage, clip(live ratio, 0.8, 1.28) * advantage)`
@@ -155,7 +158,7 @@ pub fn grpo() -> Objective {
 
 /// `-live student.logp`
 pub fn nll() -> Objective {
-    objective(apply(Function::Negate, [&live(Live::Part(Part::Logp))]), token_mean())
+    objective(apply(Function::Negate, [&live(Live::Part(ModelSignal::Logp))]), token_mean())
 }
 
 /// `live kl(student || teacher, support: top_k(teacher, 64), mass: generalized)`
@@ -196,7 +199,7 @@ fn train(
     objective: Objective,
 ) -> Train {
     let share = 1.0 / mixture.len() as f64;
-    let learning_rate = Schedule::Cosine { from: 1e-3, to: 1e-4, over: Over::Run };
+    let learning_rate = Schedule::Cosine { from: 1e-3, to: 1e-4, over: ScheduleLength::Run };
     Train {
         recipe,
         start: ModelId(1),
@@ -275,7 +278,7 @@ pub fn experiment() -> Experiment {
         key_value_heads: 2,
         hidden: 256,
         context: 64,
-        tokenizer: Tokenizer::Bytes,
+        tokenizer: TokenizerSpec::Bytes,
         tied: true,
         rope_theta: 10_000.0,
         norm_epsilon: 1e-5,

@@ -202,7 +202,7 @@ fn dpo_compares_the_two_completions_of_a_pair() {
         let mut selected = [1.0; 8];
         for selects in [false, true] {
             if selects {
-                let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+                let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
                 objective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
                 selected = ENTROPY.map(|entropy| f64::from(u8::from(entropy > 0.6)));
             }
@@ -266,7 +266,7 @@ fn likelihood_weighs_every_token_alike() {
 #[test]
 fn the_signal_of_a_divergence_is_its_weighted_value() {
     let mut weighted = mopd_top_k();
-    weighted.weight = Some(signal(Signal::Of { role: Role::Student, part: Part::Entropy }));
+    weighted.weight = Some(signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy }));
     let objective = lowered(&weighted);
     // The batch's live values stand for the divergences.
     assert_values(
@@ -279,7 +279,7 @@ fn the_signal_of_a_divergence_is_its_weighted_value() {
 /// Means are conditional: over the selected tokens of a sequence, then over the sequences that have any.
 #[test]
 fn selection_gives_conditional_means() {
-    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let mut selective = mopd(5.0);
     selective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
     selective.weight = Some(entropy);
@@ -301,7 +301,7 @@ fn selection_gives_conditional_means() {
 /// out counts in every statistic and reduction all the same, but in those that are told otherwise.
 #[test]
 fn a_formula_means_the_same_beside_a_select() {
-    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let relative = apply(Function::Divide, [&entropy, &reduce(Reduction::Mean, &entropy, Axis::Batch)]);
     let mut selective = nll();
     selective.select = Some(apply(Function::Greater, [&relative, &number(1.0)]));
@@ -345,7 +345,7 @@ fn a_formula_means_the_same_beside_a_select() {
 /// selected ones.
 #[test]
 fn statistics_beside_a_select_run_over_all_trained_tokens() {
-    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let mut selective = nll();
     selective.select = Some(apply(Function::Less, [&entropy, &number(2.0)]));
     let selected = ENTROPY.map(|entropy| entropy < 2.0);
@@ -367,7 +367,7 @@ fn statistics_beside_a_select_run_over_all_trained_tokens() {
 /// Prune-OPD (the recipe in the standard library): a weight that falls with what has run up to a token.
 #[test]
 fn scans_run_along_all_trained_tokens() {
-    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let scan = FormulaKind::Scan { scan: Scan::Sum, operand: entropy.clone(), over: Axis::Sequence };
     let mut selective = nll();
     selective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
@@ -380,7 +380,7 @@ fn scans_run_along_all_trained_tokens() {
 /// VPD's preferences (the recipe in the standard library): a loss per completion that some completions have.
 #[test]
 fn a_condition_per_sequence_leaves_a_loss_per_sequence() {
-    let surprise = reduce(Reduction::Sum, &live(Live::Part(Part::Logp)), Axis::Sequence);
+    let surprise = reduce(Reduction::Sum, &live(Live::Part(ModelSignal::Logp)), Axis::Sequence);
     let among_when = ReduceStep { among_when: true, ..step(Axis::Sequence, Axis::Batch) };
     let mut judged = objective(apply(Function::Softplus, [&surprise]), by_steps(vec![among_when]));
     judged.terms[0].when = Some(apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]));
@@ -409,9 +409,9 @@ fn the_loss_of_a_term_is_without_weights() {
     both.terms[0].weight = Some(number(5.0));
     let unsure = apply(
         Function::Greater,
-        [&signal(Signal::Of { role: Role::Student, part: Part::Entropy }), &number(0.6)],
+        [&signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy }), &number(0.6)],
     );
-    let own = live(Live::Part(Part::Logp));
+    let own = live(Live::Part(ModelSignal::Logp));
     both.terms.push(Term { when: Some(unsure), reduce: Some(sequence_mean()), ..term("own", own) });
     let names: Vec<String> = both.terms.iter().map(|term| term.name.clone()).collect();
     let objective = lower_with(&both, &names).unwrap();
@@ -451,7 +451,7 @@ fn what_is_carried_is_an_output() {
 /// One choice at random is one choice, wherever it is read; another is another.
 #[test]
 fn a_random_choice_is_the_same_wherever_it_is_read() {
-    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let sample = || statistic(Statistic::SampleWithoutReplacement { keep: 0.5 }, &entropy, Axis::Batch);
     let (chosen, other) = (sample(), sample());
     let mut selective = nll();
@@ -480,7 +480,7 @@ fn what_plays_no_part_is_not_computed() {
     };
     let of = |advantage: Formula| {
         lowered(&objective(
-            apply(Function::Multiply, [&advantage, &live(Live::Part(Part::Logp))]),
+            apply(Function::Multiply, [&advantage, &live(Live::Part(ModelSignal::Logp))]),
             token_mean(),
         ))
     };
@@ -499,7 +499,7 @@ fn what_plays_no_part_is_not_computed() {
 /// Gradient through a reduction inside a term reaches every token of it.
 #[test]
 fn a_live_mean_spreads_its_gradient() {
-    let mean = reduce(Reduction::Mean, &live(Live::Part(Part::Logp)), Axis::Sequence);
+    let mean = reduce(Reduction::Mean, &live(Live::Part(ModelSignal::Logp)), Axis::Sequence);
     let advantage = signal(Signal::Reward);
     let term = apply(Function::Multiply, [&apply(Function::Negate, [&advantage]), &mean]);
     let objective = lowered(&objective(term, sequence_mean()));
@@ -528,7 +528,7 @@ fn several_terms_add_up_and_share_primitives() {
 
 #[test]
 fn shared_parts_are_lowered_once() {
-    let mut shared = live(Live::Part(Part::Logp));
+    let mut shared = live(Live::Part(ModelSignal::Logp));
     for _ in 0..60 {
         shared = apply(Function::Tanh, [&apply(Function::Add, [&shared, &shared])]);
     }
@@ -565,10 +565,10 @@ fn normal_forms_say_what_the_papers_say() {
     );
     assert_eq!(form.realisation, "direct");
 
-    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
     let top = statistic(Statistic::TopFraction { keep: 0.5 }, &entropy, Axis::Batch);
     let custom =
-        apply(Function::Multiply, [&apply(Function::Tanh, [&entropy]), &live(Live::Part(Part::Logp))]);
+        apply(Function::Multiply, [&apply(Function::Tanh, [&entropy]), &live(Live::Part(ModelSignal::Logp))]);
     let mut custom = objective(custom, token_mean());
     custom.select = Some(top);
     custom.weight = Some(apply(Function::Subtract, [&number(1.0), &entropy]));
@@ -592,7 +592,7 @@ fn normal_forms_say_what_the_papers_say() {
 
     let mean = reduce(
         Reduction::Mean,
-        &apply(Function::Subtract, [&live(Live::Part(Part::Logp)), &logp(Role::Sampler)]),
+        &apply(Function::Subtract, [&live(Live::Part(ModelSignal::Logp)), &logp(Role::Sampler)]),
         Axis::Sequence,
     );
     let sequence_ratio = apply(Function::Multiply, [&signal(Signal::Reward), &apply(Function::Exp, [&mean])]);
@@ -611,7 +611,7 @@ fn normal_forms_say_what_the_papers_say() {
 /// no stage.
 #[test]
 fn what_can_t_be_lowered_has_a_normal_form() {
-    let ranked = statistic(Statistic::Minmax, &live(Live::Part(Part::Logp)), Axis::Batch);
+    let ranked = statistic(Statistic::Minmax, &live(Live::Part(ModelSignal::Logp)), Axis::Batch);
     let mut odd = objective(apply(Function::Multiply, [&signal(Signal::Reward), &ranked]), sequence_mean());
     odd.reduce = Some(by_steps(vec![step(Axis::Token, Axis::Sequence)]));
     assert!(lower(&odd).is_err());
@@ -629,7 +629,7 @@ fn what_can_t_be_lowered_has_a_normal_form() {
 #[test]
 fn a_coefficient_is_what_its_own_summand_multiplies() {
     let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
-    let policy = apply(Function::Multiply, [&ratio, &live(Live::Part(Part::Logp))]);
+    let policy = apply(Function::Multiply, [&ratio, &live(Live::Part(ModelSignal::Logp))]);
     let exact = apply(Function::Multiply, [&signal(Signal::Reward), &mopd_top_k().terms[0].value]);
     let form = normal_form(&objective(apply(Function::Subtract, [&policy, &exact]), token_mean()), None);
     assert_eq!(form.divergence, "sampled log-ratio + KL(student || teacher)");
@@ -637,7 +637,7 @@ fn a_coefficient_is_what_its_own_summand_multiplies() {
     assert_eq!(form.support, "sampled token + top_k(teacher, 64)");
 }
 
-/// The code of the only finding, and the text that it points at.
+/// The code of the only diagnostic, and the text that it points at.
 fn refused(objective: &Objective) -> (Code, String, String) {
     let found = lower(objective).expect_err("the objective is unsound");
     let (sources, _) = sources();
@@ -646,17 +646,17 @@ fn refused(objective: &Objective) -> (Code, String, String) {
 
 #[test]
 fn what_has_no_gradient_is_refused_where_it_stands() {
-    let ranked = statistic(Statistic::Minmax, &live(Live::Part(Part::Logp)), Axis::Batch);
+    let ranked = statistic(Statistic::Minmax, &live(Live::Part(ModelSignal::Logp)), Axis::Batch);
     let (code, place, message) = refused(&objective(ranked, token_mean()));
     assert_eq!((code, place.as_str()), (Code::NotDifferentiable, "formula"));
     assert_eq!(message, "`minmax` of something `live` has no derivative");
 
-    let compared = apply(Function::Greater, [&live(Live::Part(Part::Logp)), &number(-1.0)]);
+    let compared = apply(Function::Greater, [&live(Live::Part(ModelSignal::Logp)), &number(-1.0)]);
     assert_eq!(refused(&objective(compared, token_mean())).0, Code::NothingLive);
     assert_eq!(refused(&objective(logp(Role::Student), token_mean())).0, Code::NothingLive);
 
     let mut weighted = nll();
-    weighted.weight = Some(live(Live::Part(Part::Logp)));
+    weighted.weight = Some(live(Live::Part(ModelSignal::Logp)));
     assert_eq!(refused(&weighted).0, Code::LiveOutsideTerm);
 }
 
@@ -673,9 +673,9 @@ fn what_does_not_end_in_one_number_is_refused() {
         Some(by_steps(vec![step(Axis::Sequence, Axis::Batch), step(Axis::Token, Axis::Sequence)]));
     assert_eq!(refused(&out_of_order).0, Code::AxisMismatch);
     let upwards = reduce(Reduction::Mean, &number(1.0), Axis::Batch);
-    let upwards = apply(Function::Multiply, [&upwards, &live(Live::Part(Part::Logp))]);
+    let upwards = apply(Function::Multiply, [&upwards, &live(Live::Part(ModelSignal::Logp))]);
     assert_eq!(refused(&objective(upwards, token_mean())).0, Code::AxisMismatch);
-    let infinite = apply(Function::Multiply, [&number(f64::INFINITY), &live(Live::Part(Part::Logp))]);
+    let infinite = apply(Function::Multiply, [&number(f64::INFINITY), &live(Live::Part(ModelSignal::Logp))]);
     assert_eq!(refused(&objective(infinite, token_mean())).0, Code::OutOfRange);
     let mut empty = nll();
     empty.terms.clear();

@@ -10,7 +10,7 @@ fn data(field: &str) -> Option<Rc<Rollout>> {
 }
 
 fn own(name: &str, weight: f64, field: &str) -> Term {
-    let value = apply(Function::Multiply, [&number(weight), &live(Live::Part(Part::Logp))]);
+    let value = apply(Function::Multiply, [&number(weight), &live(Live::Part(ModelSignal::Logp))]);
     Term { data: data(field), ..term(name, value) }
 }
 

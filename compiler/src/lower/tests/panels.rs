@@ -10,7 +10,7 @@ fn member(place: u32) -> Role {
 }
 
 fn confidence(place: u32) -> Formula {
-    signal(Signal::Of { role: member(place), part: Part::StatedConfidence })
+    signal(Signal::Of { role: member(place), part: ModelSignal::StatedConfidence })
 }
 
 /// Of member 2 or 3, times what it says of the token.
@@ -19,7 +19,7 @@ fn weighed(place: u32) -> Formula {
     let among = [2, 3].map(|place| signal(Signal::Available { role: member(place) })).into();
     let kind = FormulaKind::Across { members, among, index: place as usize - 2 };
     let share = formula(kind, Axis::Sequence, false);
-    let read = apply(Function::Multiply, [&logp(member(place)), &live(Live::Part(Part::Logp))]);
+    let read = apply(Function::Multiply, [&logp(member(place)), &live(Live::Part(ModelSignal::Logp))]);
     apply(Function::Multiply, [&share, &read])
 }
 
@@ -182,7 +182,7 @@ fn what_is_refused_of_panels() {
 #[test]
 fn all_members_speak() {
     let mut experiment = panelled();
-    let read = apply(Function::Multiply, [&logp(member(3)), &live(Live::Part(Part::Logp))]);
+    let read = apply(Function::Multiply, [&logp(member(3)), &live(Live::Part(ModelSignal::Logp))]);
     student_of(&mut experiment).objective = objective(read, sequence_mean());
     let plan = compiled(&experiment);
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };

@@ -4,7 +4,7 @@ use mopd_lang::diag::Code;
 
 use super::*;
 use crate::lower::cost;
-use crate::plan::{Column, Cost, Place, PromptFormat, SCHEMA};
+use crate::plan::{Cost, FieldColumn, PromptFormat, SCHEMA, SourcePlace};
 
 #[test]
 fn a_plan_survives_json_exactly() {
@@ -14,10 +14,10 @@ fn a_plan_survives_json_exactly() {
     train.objective = mopd(0.1 + 0.2);
     train.objective.select = Some(statistic(
         Statistic::TopFraction { keep: 1.0 / 3.0 },
-        &signal(Signal::Of { role: Role::Teacher, part: Part::Entropy }),
+        &signal(Signal::Of { role: Role::Teacher, part: ModelSignal::Entropy }),
         Axis::Batch,
     ));
-    let slow = Schedule::Linear { from: 1e-300, to: 1.0 / 3.0, over: Over::Share(1.0 / 7.0) };
+    let slow = Schedule::Linear { from: 1e-300, to: 1.0 / 3.0, over: ScheduleLength::Share(1.0 / 7.0) };
     train.objective.weight = Some(schedule(Schedule::Warmup { steps: 3, then: Box::new(slow) }));
     train.learning_rate = number(5e-324);
     let plan = compiled(&experiment);
@@ -30,7 +30,7 @@ fn a_plan_survives_json_exactly() {
 #[test]
 fn a_domain_says_which_rows_are_read_and_how() {
     let mut experiment = experiment();
-    let columns = vec![Column { field: "prompt".into(), column: "question".into() }];
+    let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into() }];
     let domain = &mut experiment.domains[0];
     (domain.columns, domain.limit) = (columns.clone(), Some((16, HERE)));
     domain.format = Some(PromptFormat::Chat { system: Some("Be brief.".into()) });
@@ -45,7 +45,7 @@ fn a_domain_says_which_rows_are_read_and_how() {
 #[test]
 fn places_point_into_the_source() {
     let plan = compiled(&experiment());
-    assert_eq!(plan.place(HERE), Some(&Place { file: "test.mopd".into(), start: 0, end: 10 }));
+    assert_eq!(plan.place(HERE), Some(&SourcePlace { file: "test.mopd".into(), start: 0, end: 10 }));
     assert_eq!(plan.place(Origin(9)), None);
     assert_eq!(plan.schema, SCHEMA);
     assert_eq!(plan.stages.len(), plan.experiment.models.len());
@@ -72,7 +72,7 @@ fn numbers_without_json_are_refused_by_name() {
     assert!(found.iter().all(|diagnostic| diagnostic.code == Code::OutOfRange));
 }
 
-/// The members of a family share their objective: one fault, one finding.
+/// The members of a family share their objective: one fault, one diagnostic.
 #[test]
 fn a_fault_of_a_family_is_reported_once() {
     let mut experiment = experiment();
@@ -144,7 +144,7 @@ fn a_learning_rate_is_computed_from_the_step_in_float64() {
     let falling = of(
         Function::Multiply,
         &number(1e-5),
-        &schedule(Schedule::Linear { from: 1.0, to: 0.5, over: Over::Run }),
+        &schedule(Schedule::Linear { from: 1.0, to: 0.5, over: ScheduleLength::Run }),
     );
     let early = of(Function::Less, &progress(), &number(0.05));
     train.learning_rate = apply(Function::Where, [&early, &rising, &falling]);

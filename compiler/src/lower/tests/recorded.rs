@@ -118,7 +118,8 @@ fn what_draws_beside_it_is_refused() {
     );
     assert_eq!(
         refusals(|train| {
-            let own = Term { data: Some(recorded("answer")), ..term("own", live(Live::Part(Part::Logp))) };
+            let own =
+                Term { data: Some(recorded("answer")), ..term("own", live(Live::Part(ModelSignal::Logp))) };
             train.objective.terms.push(own);
         }),
         supported("a term with completions of its own beside the rollout `each_turn`")
@@ -127,7 +128,7 @@ fn what_draws_beside_it_is_refused() {
 
 #[test]
 fn a_turn_has_no_verdict_and_no_place_in_others() {
-    let weighed = |of: &Formula| apply(Function::Multiply, [of, &live(Live::Part(Part::Logp))]);
+    let weighed = |of: &Formula| apply(Function::Multiply, [of, &live(Live::Part(ModelSignal::Logp))]);
     for (of, name) in [
         (Signal::Reward, "reward"),
         (Signal::RewardPart { part: "format".into() }, "reward.format"),

@@ -15,14 +15,14 @@ use crate::plan::producers::Writer;
 fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
     let mut experiment = experiment();
     change(&mut experiment);
-    found(&experiment).into_iter().map(|finding| finding.message).collect()
+    found(&experiment).into_iter().map(|diagnostic| diagnostic.message).collect()
 }
 
 fn found(experiment: &Experiment) -> Vec<Diagnostic> {
     let (sources, origins) = sources();
     let found =
         super::super::compile(experiment, &origins, &sources, true).expect_err("it can't be executed");
-    assert!(found.iter().all(|finding| finding.code == Code::NotSupported), "{found:?}");
+    assert!(found.iter().all(|diagnostic| diagnostic.code == Code::NotSupported), "{found:?}");
     found
 }
 
@@ -41,7 +41,7 @@ fn supported(construct: &str) -> Vec<String> {
 /// The only refusal of a term that is `value` times `live student.logp`.
 #[track_caller]
 fn assert_refused(value: Formula, construct: &str) {
-    let term = apply(Function::Multiply, [&value, &live(Live::Part(Part::Logp))]);
+    let term = apply(Function::Multiply, [&value, &live(Live::Part(ModelSignal::Logp))]);
     let refused = refusals(|experiment| distilled(experiment).objective = objective(term, sequence_mean()));
     assert_eq!(refused, supported(construct));
 }
@@ -54,13 +54,13 @@ fn assert_live_refused(primitive: Live, construct: &str) {
 }
 
 fn entropy() -> Formula {
-    signal(Signal::Of { role: Role::Student, part: Part::Entropy })
+    signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy })
 }
 
 #[test]
 fn a_refusal_points_at_the_construct() {
     let mut experiment = experiment();
-    let term = apply(Function::Multiply, [&signal(Signal::Masked), &live(Live::Part(Part::Logp))]);
+    let term = apply(Function::Multiply, [&signal(Signal::Masked), &live(Live::Part(ModelSignal::Logp))]);
     distilled(&mut experiment).objective = objective(term, sequence_mean());
     let found = found(&experiment);
     let (sources, _) = sources();
@@ -98,7 +98,7 @@ fn mean_of(of: &Formula) -> Formula {
 #[test]
 fn signals_and_roles() {
     for (of, name) in [
-        (Signal::Of { role: Role::Teacher, part: Part::Confidence }, "teacher.confidence"),
+        (Signal::Of { role: Role::Teacher, part: ModelSignal::Confidence }, "teacher.confidence"),
         (Signal::Masked, "masked"),
     ] {
         assert_refused(signal(of), &format!("the signal `{name}`"));
@@ -133,10 +133,13 @@ fn divergences_and_losses() {
     let varies = "a parameter of the divergence `my` that varies within a step";
     assert_live_refused(of(own, Support::Full), varies);
     assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
-    assert_live_refused(Live::Part(Part::Mean), "`live student.mean`");
-    assert_live_refused(Live::BinaryCrossEntropy { part: Part::Mean, target: number(1.0) }, "`live bce`");
+    assert_live_refused(Live::Part(ModelSignal::Mean), "`live student.mean`");
     assert_live_refused(
-        Live::SquaredError { part: Part::Mean, target: number(1.0), dimensions: None },
+        Live::BinaryCrossEntropy { part: ModelSignal::Mean, target: number(1.0) },
+        "`live bce`",
+    );
+    assert_live_refused(
+        Live::SquaredError { part: ModelSignal::Mean, target: number(1.0), dimensions: None },
         "`live mse`",
     );
 }
@@ -145,7 +148,7 @@ fn divergences_and_losses() {
 #[test]
 fn losses_of_terms_that_are_not_trained() {
     let refused = refusals(|experiment| {
-        let value = apply(Function::Multiply, [&number(0.0), &live(Live::Part(Part::Logp))]);
+        let value = apply(Function::Multiply, [&number(0.0), &live(Live::Part(ModelSignal::Logp))]);
         let own =
             Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
         let objective = &mut distilled(experiment).objective;
@@ -160,7 +163,7 @@ fn losses_of_terms_that_are_not_trained() {
 fn matched_entries_without_a_teacher() {
     for support in [Support::Matched, Support::Union(vec![Support::Sampled, Support::Unmatched])] {
         let size = signal(Signal::SupportSize { support });
-        let term = apply(Function::Multiply, [&size, &live(Live::Part(Part::Logp))]);
+        let term = apply(Function::Multiply, [&size, &live(Live::Part(ModelSignal::Logp))]);
         let refused = refusals(|experiment| {
             let train = distilled(experiment);
             train.teachers.clear();
@@ -189,7 +192,10 @@ fn beside_terms_with_completions_of_their_own() {
     let refused = |change: &dyn Fn(&mut Train)| {
         refusals(|experiment| {
             let train = distilled(experiment);
-            train.objective.terms.push(Term { data: data(), ..term("own", live(Live::Part(Part::Logp))) });
+            train
+                .objective
+                .terms
+                .push(Term { data: data(), ..term("own", live(Live::Part(ModelSignal::Logp))) });
             change(train);
         })
     };
@@ -239,7 +245,7 @@ fn teachers() {
     let (sources, origins) = sources();
     let said = super::super::compile(&endless, &origins, &sources, true).expect_err("JSON has no infinity");
     let said: Vec<(Code, &str)> =
-        said.iter().map(|finding| (finding.code, finding.message.as_str())).collect();
+        said.iter().map(|diagnostic| (diagnostic.code, diagnostic.message.as_str())).collect();
     assert_eq!(
         said,
         [(Code::OutOfRange, "a number that data is compared with is inf, which is not a finite number")]
@@ -298,7 +304,7 @@ fn rollouts() {
         rollout(|train| train.rollout.source = teachers(Some(64))),
         supported("a batch of a teacher's rollouts that is counted in prompts")
     );
-    let growing = || schedule(Schedule::Linear { from: 8.0, to: 16.0, over: Over::Run });
+    let growing = || schedule(Schedule::Linear { from: 8.0, to: 16.0, over: ScheduleLength::Run });
     let made_once = || {
         let RolloutSource::From { teacher, sees, sequences, mut sampling } = teachers(Some(64)) else {
             panic!("a teacher writes")
@@ -426,7 +432,7 @@ fn edits_by_a_program() {
     );
     let mut sound = experiment();
     edited(student(4, 2).0, vec![through()])(&mut sound);
-    distilled(&mut sound).objective = objective(live(Live::Part(Part::Logp)), sequence_mean());
+    distilled(&mut sound).objective = objective(live(Live::Part(ModelSignal::Logp)), sequence_mean());
     let plan = compiled(&sound);
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {
         panic!("the student is trained")
@@ -448,7 +454,7 @@ fn rewritten_texts() {
         move |experiment: &mut Experiment| {
             let train = distilled(experiment);
             (train.rollout.source, train.rollout.edits) = (source, vec![edit]);
-            train.objective = objective(live(Live::Part(Part::Logp)), sequence_mean());
+            train.objective = objective(live(Live::Part(ModelSignal::Logp)), sequence_mean());
         }
     };
     let number = |of: Formula| rewrite(TemplatePiece::Number(of));
@@ -627,7 +633,7 @@ fn templates() {
     assert_eq!(refused(mean), supported("a number in the template `hint` that reads what the student says"));
     let fading = |slot| TemplatePiece::First {
         slot,
-        share: schedule(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run }),
+        share: schedule(Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run }),
     };
     assert_eq!(
         refusals(|experiment| distilled(experiment).sees = shown(vec![fading(Slot::Prompt)])),
@@ -773,7 +779,7 @@ fn templates_of_completions() {
         distilled(experiment).rollout.source = student(4, 2).0;
         distilled(experiment).objective = objective(value, sequence_mean());
     };
-    let read = || apply(Function::Multiply, [&logp(Role::Teacher), &live(Live::Part(Part::Logp))]);
+    let read = || apply(Function::Multiply, [&logp(Role::Teacher), &live(Live::Part(ModelSignal::Logp))]);
     let name = "an objective that reads `teacher` without asking whether there is what `hint` shows";
     assert_eq!(refusals(|experiment| asked(read(), experiment)), supported(name));
     let available = signal(Signal::Available { role: Role::Teacher });
@@ -817,7 +823,7 @@ fn mixes() {
         supported("a share of a `mix` that is computed from others")
     );
     let mut sound = experiment();
-    let rising = schedule(Schedule::Linear { from: 0.0, to: 1.0, over: Over::Run });
+    let rising = schedule(Schedule::Linear { from: 0.0, to: 1.0, over: ScheduleLength::Run });
     let inside = of(mix(half(), from(None), sampled(1)));
     distilled(&mut sound).rollout.source = mix(rising, inside, data());
     let plan = compiled(&sound);
@@ -842,7 +848,7 @@ fn choices() {
         refusals(|experiment| distilled(experiment).rollout = Rollout::clone(&rollout))
     };
     let keep = Edit::Keep { condition: signal(Signal::Correct) };
-    let taught = mean_of(&signal(Signal::Of { role: Role::Teacher, part: Part::Logp }));
+    let taught = mean_of(&signal(Signal::Of { role: Role::Teacher, part: ModelSignal::Logp }));
     assert_eq!(
         said(edited(sampled(2), &[Edit::Best { by: taught, of: 1 }])),
         supported("a `best` that reads more than rewards, lengths and the student")
@@ -867,7 +873,7 @@ fn choices() {
     );
     // These run.
     let mut sound = experiment();
-    let likeness = mean_of(&signal(Signal::Of { role: Role::Student, part: Part::Rank }));
+    let likeness = mean_of(&signal(Signal::Of { role: Role::Student, part: ModelSignal::Rank }));
     let best = edited(sampled(2), &[keep.clone(), Edit::Best { by: likeness, of: 1 }]);
     let answers = edited(RolloutSource::Data { field: "answer".into() }, &[]);
     distilled(&mut sound).rollout = Rollout::clone(&first_of(vec![best, answers]));
@@ -1009,25 +1015,25 @@ fn pairs() {
 /// A score is asked of a model that some stage has trained a scalar head of.
 #[test]
 fn scalar_heads() {
-    let asked = |role: Role, part: Part| {
+    let asked = |role: Role, part: ModelSignal| {
         let read = signal(Signal::Of { role, part });
-        let weighed = apply(Function::Multiply, [&read, &live(Live::Part(Part::Logp))]);
+        let weighed = apply(Function::Multiply, [&read, &live(Live::Part(ModelSignal::Logp))]);
         refusals(|experiment| distilled(experiment).objective = super::objective(weighed, token_mean()))
     };
     let untrained = supported("a scalar head that nothing trains (`student.value`)");
-    assert_eq!(asked(Role::Student, Part::Value), untrained);
-    assert_eq!(asked(Role::Student, Part::Score), untrained);
-    let of_teacher = asked(Role::Teacher, Part::Score);
+    assert_eq!(asked(Role::Student, ModelSignal::Value), untrained);
+    assert_eq!(asked(Role::Student, ModelSignal::Score), untrained);
+    let of_teacher = asked(Role::Teacher, ModelSignal::Score);
     let [message] = of_teacher.as_slice() else { panic!("{of_teacher:?}") };
     assert!(
         message.starts_with("a score by `") && message.contains("which has no scalar head,"),
         "{message}"
     );
-    assert_eq!(asked(Role::Sampler, Part::Value), supported("the scalar head of the sampler"));
+    assert_eq!(asked(Role::Sampler, ModelSignal::Value), supported("the scalar head of the sampler"));
 
     let fit = || {
         let target = signal(Signal::Reward);
-        let fit = live(Live::SquaredError { part: Part::Value, target, dimensions: None });
+        let fit = live(Live::SquaredError { part: ModelSignal::Value, target, dimensions: None });
         super::objective(fit, token_mean())
     };
     let mut sound = experiment();
@@ -1284,19 +1290,21 @@ fn a_summand_has_derivatives() {
 fn supports_sides_and_losses() {
     let nucleus = Support::Nucleus { role: Role::Teacher, p: 0.9 };
     let union = Support::Union(vec![nucleus, Support::Intersection(vec![Support::Sampled, Support::Full])]);
-    let mut wide = divergence(DivergenceKind::SortedL1, union);
-    wide.temperature = 2.0;
-    wide.clip_each = Some(0.1);
-    let plan::Live::Divergence(narrow) = primitive(Live::Divergence(wide)) else { panic!("a divergence") };
+    let mut checked = divergence(DivergenceKind::SortedL1, union);
+    checked.temperature = 2.0;
+    checked.clip_each = Some(0.1);
+    let plan::Live::Divergence(executable) = primitive(Live::Divergence(checked)) else {
+        panic!("a divergence")
+    };
     let intersection = plan::Support::Intersection { of: vec![plan::Support::Sampled, plan::Support::Full] };
     let nucleus = plan::Support::Nucleus { role: plan::Role::TEACHER, p: 0.9 };
-    assert_eq!(narrow.support, plan::Support::Union { of: vec![nucleus, intersection] });
+    assert_eq!(executable.support, plan::Support::Union { of: vec![nucleus, intersection] });
     assert_eq!(
-        (narrow.kind, narrow.temperature, narrow.clip_each),
+        (executable.kind, executable.temperature, executable.clip_each),
         (plan::DivergenceKind::SortedL1, 2.0, Some(0.1))
     );
 
-    assert_eq!(primitive(Live::Part(Part::EndLogp)), plan::Live::EndLogp);
+    assert_eq!(primitive(Live::Part(ModelSignal::EndLogp)), plan::Live::EndLogp);
     assert_eq!(
         primitive(Live::Likelihood { of: Role::Teacher }),
         plan::Live::Likelihood { of: plan::Role::TEACHER }
@@ -1309,25 +1317,28 @@ fn supports_sides_and_losses() {
 fn signals_of_distributions() {
     let support = || Support::TopK { role: Role::Teacher, k: 16 };
     let (student, teacher) = (plan::Role::Student, plan::Role::TEACHER);
-    let narrow = || plan::Support::TopK { role: teacher, k: 16 };
-    for (wide, expected) in [
-        (Signal::Of { role: Role::Student, part: Part::Rank }, plan::Signal::Rank { role: student }),
-        (Signal::Of { role: Role::Teacher, part: Part::EndLogp }, plan::Signal::EndLogp { role: teacher }),
+    let executable = || plan::Support::TopK { role: teacher, k: 16 };
+    for (checked, expected) in [
+        (Signal::Of { role: Role::Student, part: ModelSignal::Rank }, plan::Signal::Rank { role: student }),
+        (
+            Signal::Of { role: Role::Teacher, part: ModelSignal::EndLogp },
+            plan::Signal::EndLogp { role: teacher },
+        ),
         (
             Signal::Overlap { left: Role::Student, right: Role::Teacher, k: 16 },
             plan::Signal::Overlap { left: student, right: teacher, k: 16 },
         ),
         (
             Signal::Mass { role: Role::Student, support: support() },
-            plan::Signal::Mass { role: student, support: narrow() },
+            plan::Signal::Mass { role: student, support: executable() },
         ),
         (
             Signal::InNucleus { role: Role::Teacher, p: 0.95 },
             plan::Signal::InNucleus { role: teacher, p: 0.95 },
         ),
-        (Signal::SupportSize { support: support() }, plan::Signal::SupportSize { support: narrow() }),
+        (Signal::SupportSize { support: support() }, plan::Signal::SupportSize { support: executable() }),
     ] {
-        let objective = weighted(signal(wide));
+        let objective = weighted(signal(checked));
         assert_eq!(objective.graph.signals(&objective.outputs()), [expected]);
     }
 }
@@ -1349,8 +1360,9 @@ fn a_teacher_by_name_writes() {
     };
     let (first, second) = (from(named(1), None), from(named(0), None));
     train.rollout.source = RolloutSource::Mix { share: number(0.5), first, second };
-    let advantage = apply(Function::Negate, [&signal(Signal::Of { role: named(0), part: Part::Logp })]);
-    let value = apply(Function::Multiply, [&advantage, &live(Live::Part(Part::Logp))]);
+    let advantage =
+        apply(Function::Negate, [&signal(Signal::Of { role: named(0), part: ModelSignal::Logp })]);
+    let value = apply(Function::Multiply, [&advantage, &live(Live::Part(ModelSignal::Logp))]);
     train.objective = objective(value, sequence_mean());
     let plan = compiled(&sound);
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else {

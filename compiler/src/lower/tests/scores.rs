@@ -67,16 +67,16 @@ fn bradley_terry_compares_scores() {
 #[test]
 fn squared_errors() {
     let reward = [1.0, 0.0, 0.25, 0.75];
-    let error = |part: Part| {
+    let error = |part: ModelSignal| {
         let target = signal(Signal::Reward);
         live(Live::SquaredError { part, target, dimensions: None })
     };
-    let of_tokens = objective(error(Part::Value), by_steps(vec![step(Axis::Token, Axis::Batch)]));
+    let of_tokens = objective(error(ModelSignal::Value), by_steps(vec![step(Axis::Token, Axis::Batch)]));
     let off = |token: usize| f64::from(VALUE[token]) - reward[SEQUENCE[token]];
     let loss = (0..8).map(|token| off(token).powi(2) / 8.0).sum();
     near(run(&of_tokens), loss, std::array::from_fn(|token| 2.0 * off(token) / 8.0));
 
-    let at_end = objective(error(Part::Score), by_steps(vec![step(Axis::Sequence, Axis::Batch)]));
+    let at_end = objective(error(ModelSignal::Score), by_steps(vec![step(Axis::Sequence, Axis::Batch)]));
     let last = [2, 3, 5, 7];
     let loss = last.iter().map(|token| off(*token).powi(2) / 4.0).sum();
     let gradient = |token: usize| if last.contains(&token) { 2.0 * off(token) / 4.0 } else { 0.0 };
@@ -87,7 +87,7 @@ fn squared_errors() {
 #[test]
 fn scores_weigh_other_terms() {
     let read = |of: Signal| {
-        let weighed = apply(Function::Multiply, [&signal(of), &live(Live::Part(Part::Logp))]);
+        let weighed = apply(Function::Multiply, [&signal(of), &live(Live::Part(ModelSignal::Logp))]);
         let lowered = lowered(&objective(weighed, by_steps(vec![step(Axis::Token, Axis::Batch)])));
         let mut batch = batch();
         batch.signals.push((plan::Signal::Value { role: plan::Role::TEACHER }, VALUE.to_vec()));
@@ -98,8 +98,8 @@ fn scores_weigh_other_terms() {
         adjoint.iter().map(|value| value * 8.0).collect::<Vec<f64>>()
     };
     let of = |part| Signal::Of { role: Role::Teacher, part };
-    assert_eq!(read(of(Part::Value)), VALUE.map(f64::from));
-    assert_eq!(read(of(Part::Score)), [2.0, 2.0, 2.0, 0.25, -0.75, -0.75, -2.0, -2.0]);
+    assert_eq!(read(of(ModelSignal::Value)), VALUE.map(f64::from));
+    assert_eq!(read(of(ModelSignal::Score)), [2.0, 2.0, 2.0, 0.25, -0.75, -0.75, -2.0, -2.0]);
     let span = NamedSpan::Tag("think".into());
     let on_span = Signal::SpanScore { role: Role::Teacher, span };
     assert_eq!(read(on_span), [-1.0, -1.0, -1.0, 0.0, -0.75, -0.75, -2.0, -2.0]);

@@ -95,12 +95,12 @@ fn one_head_has_no_confidence() {
             train.objective = objective(value, by_steps(vec![step(Axis::Token, Axis::Batch)]));
         })
     };
-    let logp = live(Live::Part(Part::Logp));
+    let logp = live(Live::Part(ModelSignal::Logp));
     let weighed = |by: Formula| apply(Function::Multiply, [&by, &logp]);
-    let confidence = Signal::Of { role: Role::Student, part: Part::Confidence };
+    let confidence = Signal::Of { role: Role::Student, part: ModelSignal::Confidence };
     let asked = "`student.confidence` of a student with one output head";
     assert_eq!(plain(weighed(signal(confidence))), supported(asked));
-    let bce = live(Live::BinaryCrossEntropy { part: Part::Confidence, target: number(0.5) });
+    let bce = live(Live::BinaryCrossEntropy { part: ModelSignal::Confidence, target: number(0.5) });
     assert_eq!(plain(bce), supported(asked));
     let head = "`head` of completions of a student with one output head";
     assert_eq!(plain(weighed(signal(Signal::Head))), supported(head));
@@ -112,7 +112,7 @@ fn one_head_has_no_confidence() {
 fn the_loss_of_confidence_is_exact_far_out() {
     let odds = [-800.0f32, -40.0, -2.0, 0.0, 0.5, 3.0, 50.0, 900.0];
     let target = 0.25;
-    let bce = live(Live::BinaryCrossEntropy { part: Part::Confidence, target: number(target) });
+    let bce = live(Live::BinaryCrossEntropy { part: ModelSignal::Confidence, target: number(target) });
     let objective = lowered(&objective(bce, by_steps(vec![step(Axis::Token, Axis::Batch)])));
     let [live] = objective.live.as_slice() else { panic!("one primitive") };
     assert_eq!(live.primitive, plan::Live::ConfidenceLogit);

@@ -17,7 +17,7 @@ fn mean_reward() -> Formula {
 
 /// `-beta * live student.logp`, with `state beta = 0.04 then next`.
 fn moved(next: Formula) -> Objective {
-    let value = apply(Function::Multiply, [&beta(), &live(Live::Part(Part::Logp))]);
+    let value = apply(Function::Multiply, [&beta(), &live(Live::Part(ModelSignal::Logp))]);
     let mut objective = objective(apply(Function::Negate, [&value]), token_mean());
     objective.states = vec![State { name: "beta".into(), axis: Axis::Run, first: BETA, next, origin: HERE }];
     objective
@@ -83,7 +83,7 @@ fn what_a_part_does_not_know_is_refused() {
         Some(Rc::new(Rollout { source, edits: vec![], origin: HERE }))
     };
     let own = || {
-        let value = apply(Function::Multiply, [&number(-1.0), &live(Live::Part(Part::Logp))]);
+        let value = apply(Function::Multiply, [&number(-1.0), &live(Live::Part(ModelSignal::Logp))]);
         Term { data: data("answer"), ..term("own", value) }
     };
     let mut by_loss = moved(apply(Function::Multiply, [&beta(), &signal(Signal::Loss)]));
@@ -97,7 +97,8 @@ fn what_a_part_does_not_know_is_refused() {
     let mut by_rewards = moved(apply(Function::Multiply, [&beta(), &mean_reward()]));
     by_rewards.terms.push(own());
     compiled(&student(by_rewards.clone()));
-    by_rewards.terms[0].value = apply(Function::Multiply, [&number(0.0), &live(Live::Part(Part::Logp))]);
+    by_rewards.terms[0].value =
+        apply(Function::Multiply, [&number(0.0), &live(Live::Part(ModelSignal::Logp))]);
     assert_eq!(
         refusals_of(&student(by_rewards)),
         ["a `state` where the terms on the stage's rollout are multiplied away, is not supported yet"]
@@ -110,7 +111,7 @@ fn gap() -> Formula {
 
 /// `-gap * live student.logp`, with `state gap = 1 by domain then next`.
 fn moved_by_domain(next: Formula) -> Objective {
-    let value = apply(Function::Multiply, [&gap(), &live(Live::Part(Part::Logp))]);
+    let value = apply(Function::Multiply, [&gap(), &live(Live::Part(ModelSignal::Logp))]);
     let mut objective = objective(apply(Function::Negate, [&value]), token_mean());
     objective.states = vec![State { name: "gap".into(), axis: Axis::Domain, first: 1.0, next, origin: HERE }];
     objective

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 
-use super::{Change, Difference, Fate, Item, ItemKind, Matched, Plan, difference, renamed};
+use super::{
+    DifferenceKind, Fate, ItemChange, Matched, Plan, PlanDifference, SettingChange, difference, renamed,
+};
 
 /// What changed on the way from the runs of one file to those of another, each with its name, which is empty
 /// where a file does not sweep. Runs are matched by name, then by what they mean. A stage that several runs
 /// share counts once.
-pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Difference {
+pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> PlanDifference {
     let meant = |family: &[(String, &Plan)]| -> Vec<(String, String)> {
         family.iter().map(|(name, plan)| (name.clone(), plan.hash.clone())).collect()
     };
@@ -15,27 +17,27 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Dif
     let mut items = Vec::new();
     for ((name, _), at) in after.iter().zip(&runs.before) {
         match at {
-            None => items.push(Item::new(ItemKind::Run, name, Fate::Added)),
-            Some(at) => items.extend(renamed(ItemKind::Run, &before[*at].0, name)),
+            None => items.push(ItemChange::new(DifferenceKind::Run, name, Fate::Added)),
+            Some(at) => items.extend(renamed(DifferenceKind::Run, &before[*at].0, name)),
         }
     }
-    items.extend(runs.removed(ItemKind::Run, before.iter().map(|(name, _)| name)));
+    items.extend(runs.removed(DifferenceKind::Run, before.iter().map(|(name, _)| name)));
     items.extend(reordered(before, after, &runs));
 
     let pairs =
         after.iter().zip(&runs.before).filter_map(|((name, plan), at)| Some((name, before[(*at)?].1, *plan)));
-    let differences: Vec<(&String, Difference)> =
+    let differences: Vec<(&String, PlanDifference)> =
         pairs.map(|(name, old, new)| (name, difference(old, new))).collect();
     let several = differences.len();
-    let mut found: Vec<Item> = Vec::new();
-    for (name, Difference { items, .. }) in differences {
+    let mut found: Vec<ItemChange> = Vec::new();
+    for (name, PlanDifference { items, .. }) in differences {
         for item in items {
             match found
                 .iter_mut()
                 .find(|known| (known.kind, &known.name, &known.fate) == (item.kind, &item.name, &item.fate))
             {
                 Some(known) => known.runs.push(name.clone()),
-                None => found.push(Item { runs: vec![name.clone()], ..item }),
+                None => found.push(ItemChange { runs: vec![name.clone()], ..item }),
             }
         }
     }
@@ -56,11 +58,11 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Dif
             }
         }
     }
-    Difference { items, reruns, stages: counted.len() }
+    PlanDifference { items, reruns, stages: counted.len() }
 }
 
 /// The order of the runs is that of the tables' rows.
-fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Matched) -> Option<Item> {
+fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Matched) -> Option<ItemChange> {
     let places: Vec<usize> = runs.before.iter().flatten().copied().collect();
     if places.is_sorted() {
         return None;
@@ -68,9 +70,10 @@ fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Match
     let listed = |family: &[(String, &Plan)]| {
         Some(family.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("; "))
     };
-    let change = Change { what: "order of runs".to_owned(), before: listed(before), after: listed(after) };
+    let change =
+        SettingChange { what: "order of runs".to_owned(), before: listed(before), after: listed(after) };
     let fate = Fate::Changed { settings: vec![change], objective: Vec::new() };
-    Some(Item::new(ItemKind::Experiment, &after.first()?.1.experiment.name, fate))
+    Some(ItemChange::new(DifferenceKind::Experiment, &after.first()?.1.experiment.name, fate))
 }
 
 fn has(plan: &Plan, name: &str, key: &str) -> bool {

@@ -7,6 +7,7 @@
 
 mod comparisons;
 mod curriculum;
+mod display;
 mod families;
 mod objective;
 mod scorers;
@@ -15,7 +16,6 @@ mod values;
 pub use families::of_families;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -32,9 +32,9 @@ use scorers::{composed, feedback, name_writers, panels};
 
 /// What has to be said about the way from one plan to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Difference {
+pub struct PlanDifference {
     /// In the order of the plan: the experiment itself, domains, stages, tables.
-    pub items: Vec<Item>,
+    pub items: Vec<ItemChange>,
     /// The stages of the new plan that the old one does not have under any name.
     pub reruns: Vec<String>,
     /// Stages of the new plan.
@@ -42,8 +42,8 @@ pub struct Difference {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Item {
-    pub kind: ItemKind,
+pub struct ItemChange {
+    pub kind: DifferenceKind,
     pub name: String,
     /// The runs of a sweep that it is said of; empty where it is said of all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -54,7 +54,7 @@ pub struct Item {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ItemKind {
+pub enum DifferenceKind {
     Experiment,
     Domain,
     Stage,
@@ -74,27 +74,27 @@ pub enum Fate {
     },
     /// `objective` is apart, for its settings are those of whoever wrote it.
     Changed {
-        settings: Vec<Change>,
-        objective: Vec<Change>,
+        settings: Vec<SettingChange>,
+        objective: Vec<SettingChange>,
     },
 }
 
 /// One setting. Absent values are settings that one side does not have.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Change {
+pub struct SettingChange {
     /// `steps`, `optimizer.beta2`, `clip`
     pub what: String,
     pub before: Option<String>,
     pub after: Option<String>,
 }
 
-impl Item {
-    fn new(kind: ItemKind, name: &str, fate: Fate) -> Item {
-        Item { kind, name: name.to_owned(), runs: Vec::new(), fate }
+impl ItemChange {
+    fn new(kind: DifferenceKind, name: &str, fate: Fate) -> ItemChange {
+        ItemChange { kind, name: name.to_owned(), runs: Vec::new(), fate }
     }
 }
 
-impl Difference {
+impl PlanDifference {
     /// Both plans compute the same and call it the same.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty() && self.reruns.is_empty()
@@ -115,68 +115,19 @@ pub fn reruns(reruns: usize, stages: usize) -> String {
     }
 }
 
-impl fmt::Display for Item {
-    /// `objective of `student`: clip ±5 -> ±3`
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let Item { kind, name, runs, fate } = self;
-        let named = match kind {
-            ItemKind::Experiment => "the experiment".to_owned(),
-            ItemKind::Domain => format!("domain `{name}`"),
-            ItemKind::Stage => format!("`{name}`"),
-            ItemKind::Table => format!("table `{name}`"),
-            ItemKind::Run if name.is_empty() => "the run without a sweep".to_owned(),
-            ItemKind::Run => format!("run `{name}`"),
-        };
-        match fate {
-            Fate::Added => write!(formatter, "{named} is new")?,
-            Fate::Removed => write!(formatter, "{named} is gone")?,
-            Fate::Renamed { before } if before.is_empty() => {
-                write!(formatter, "{named} was the run without a sweep")?
-            }
-            Fate::Renamed { before } => write!(formatter, "{named} was called `{before}`")?,
-            Fate::Changed { settings, objective } => {
-                if !settings.is_empty() {
-                    write!(formatter, "{named}: {}", joined(settings))?;
-                }
-                if !settings.is_empty() && !objective.is_empty() {
-                    formatter.write_str("; ")?;
-                }
-                if !objective.is_empty() {
-                    write!(formatter, "objective of {named}: {}", joined(objective))?;
-                }
-            }
-        }
-        if runs.is_empty() { Ok(()) } else { write!(formatter, " [{}]", runs.join("; ")) }
-    }
-}
-
-impl fmt::Display for Change {
-    /// `steps 160 -> 200`
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let shown = |side: &Option<String>| side.clone().unwrap_or_else(|| "none".to_owned());
-        match (&self.before, &self.after) {
-            (None, None) => write!(formatter, "{} differs", self.what),
-            (before, after) => write!(formatter, "{} {} -> {}", self.what, shown(before), shown(after)),
-        }
-    }
-}
-
-fn joined(changes: &[Change]) -> String {
-    changes.iter().map(Change::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// What changed on the way from `before` to `after`. Models, domains and tables are matched by name, then by
 /// what they are.
-pub fn difference(before: &Plan, after: &Plan) -> Difference {
+pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
     let mut items = Vec::new();
-    let changed = |kind: ItemKind, name: &str, settings: Vec<Change>, objective: Vec<Change>| {
-        let fate = Fate::Changed { settings, objective };
-        Item::new(kind, name, fate)
-    };
+    let changed =
+        |kind: DifferenceKind, name: &str, settings: Vec<SettingChange>, objective: Vec<SettingChange>| {
+            let fate = Fate::Changed { settings, objective };
+            ItemChange::new(kind, name, fate)
+        };
 
     let whole = values::changes(&experiment(before), &experiment(after));
     if !whole.is_empty() {
-        items.push(changed(ItemKind::Experiment, &after.experiment.name, whole, Vec::new()));
+        items.push(changed(DifferenceKind::Experiment, &after.experiment.name, whole, Vec::new()));
     }
 
     let sources = |plan: &Plan| -> Vec<(String, String)> {
@@ -189,19 +140,19 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let domains = Matched::new(&sources(before), &sources(after));
     for (index, domain) in after.experiment.domains.iter().enumerate() {
         match domains.before[index] {
-            None => items.push(Item::new(ItemKind::Domain, &domain.name, Fate::Added)),
+            None => items.push(ItemChange::new(DifferenceKind::Domain, &domain.name, Fate::Added)),
             Some(old) => {
                 let old = &before.experiment.domains[old];
-                items.extend(renamed(ItemKind::Domain, &old.name, &domain.name));
+                items.extend(renamed(DifferenceKind::Domain, &old.name, &domain.name));
                 let found = values::changes(&self::domain(old), &self::domain(domain));
                 if !found.is_empty() {
-                    items.push(changed(ItemKind::Domain, &domain.name, found, Vec::new()));
+                    items.push(changed(DifferenceKind::Domain, &domain.name, found, Vec::new()));
                 }
             }
         }
     }
     items.extend(
-        domains.removed(ItemKind::Domain, before.experiment.domains.iter().map(|domain| &domain.name)),
+        domains.removed(DifferenceKind::Domain, before.experiment.domains.iter().map(|domain| &domain.name)),
     );
 
     let keyed = |plan: &Plan| -> Vec<(String, String)> {
@@ -220,22 +171,24 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     };
     for (index, model) in after.experiment.models.iter().enumerate() {
         match models.before[index] {
-            None => items.push(Item::new(ItemKind::Stage, &model.name, Fate::Added)),
+            None => items.push(ItemChange::new(DifferenceKind::Stage, &model.name, Fate::Added)),
             Some(at) => {
                 let earlier = &before.experiment.models[at];
-                items.extend(renamed(ItemKind::Stage, &earlier.name, &model.name));
+                items.extend(renamed(DifferenceKind::Stage, &earlier.name, &model.name));
                 let settings = values::changes(&stage(earlier, &old), &stage(model, &new));
                 let trained = earlier.stage.trains().into_iter().zip(model.stage.trains());
                 let objective: Vec<_> = trained
                     .flat_map(|(earlier, later)| objective::changes(&earlier.objective, &later.objective))
                     .collect();
                 if !settings.is_empty() || !objective.is_empty() {
-                    items.push(changed(ItemKind::Stage, &model.name, settings, objective));
+                    items.push(changed(DifferenceKind::Stage, &model.name, settings, objective));
                 }
             }
         }
     }
-    items.extend(models.removed(ItemKind::Stage, before.experiment.models.iter().map(|model| &model.name)));
+    items.extend(
+        models.removed(DifferenceKind::Stage, before.experiment.models.iter().map(|model| &model.name)),
+    );
 
     let tabled = |plan: &Plan, names: &Names| -> Vec<(String, String)> {
         let tables = plan.experiment.comparisons.iter();
@@ -245,19 +198,19 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let tables = Matched::new(&old_tables, &new_tables);
     for (index, table) in after.experiment.comparisons.iter().enumerate() {
         match tables.before[index] {
-            None => items.push(Item::new(ItemKind::Table, &table.name, Fate::Added)),
+            None => items.push(ItemChange::new(DifferenceKind::Table, &table.name, Fate::Added)),
             Some(at) => {
                 let earlier = &before.experiment.comparisons[at];
-                items.extend(renamed(ItemKind::Table, &earlier.name, &table.name));
+                items.extend(renamed(DifferenceKind::Table, &earlier.name, &table.name));
                 let found = values::changes(&comparison(earlier, &old), &comparison(table, &new));
                 if !found.is_empty() {
-                    items.push(changed(ItemKind::Table, &table.name, found, Vec::new()));
+                    items.push(changed(DifferenceKind::Table, &table.name, found, Vec::new()));
                 }
             }
         }
     }
     items.extend(
-        tables.removed(ItemKind::Table, before.experiment.comparisons.iter().map(|table| &table.name)),
+        tables.removed(DifferenceKind::Table, before.experiment.comparisons.iter().map(|table| &table.name)),
     );
 
     let known: HashSet<&str> = before.stages.iter().map(|StageFacts { key, .. }| key.as_str()).collect();
@@ -268,11 +221,11 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
         .zip(&after.stages)
         .filter(|(_, facts)| !known.contains(facts.key.as_str()));
     let reruns = rerun.map(|(model, _)| model.name.clone()).collect();
-    Difference { items, reruns, stages: after.stages.len() }
+    PlanDifference { items, reruns, stages: after.stages.len() }
 }
 
-fn renamed(kind: ItemKind, before: &str, after: &str) -> Option<Item> {
-    (before != after).then(|| Item::new(kind, after, Fate::Renamed { before: before.to_owned() }))
+fn renamed(kind: DifferenceKind, before: &str, after: &str) -> Option<ItemChange> {
+    (before != after).then(|| ItemChange::new(kind, after, Fate::Renamed { before: before.to_owned() }))
 }
 
 /// Which old one each new one was, by index.
@@ -308,10 +261,10 @@ impl Matched {
         names
     }
 
-    fn removed<'a>(&self, kind: ItemKind, old: impl Iterator<Item = &'a String>) -> Vec<Item> {
+    fn removed<'a>(&self, kind: DifferenceKind, old: impl Iterator<Item = &'a String>) -> Vec<ItemChange> {
         let kept: HashSet<usize> = self.before.iter().flatten().copied().collect();
         let gone = old.enumerate().filter(|(index, _)| !kept.contains(index));
-        gone.map(|(_, name)| Item::new(kind, name, Fate::Removed)).collect()
+        gone.map(|(_, name)| ItemChange::new(kind, name, Fate::Removed)).collect()
     }
 }
 
@@ -442,7 +395,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
             arms => arms.iter().copied().map(arm).collect(),
         }
     };
-    let name = |id: ModelId| producers::Value::Text(names.models[id.0 as usize].clone());
+    let name = |id: ModelId| producers::FieldValue::Text(names.models[id.0 as usize].clone());
     let of_producer = |mut rollout: Value| {
         name_writers(&mut rollout, scorers);
         // `sampling` is where the plan keeps them, not how an author calls them.

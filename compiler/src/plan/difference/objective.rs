@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use mopd_lang::formula::text;
 use serde_json::Value;
 
-use super::{Change, values};
+use super::{SettingChange, values};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::plan::{Axis, Function, Learned, NormalForm, Objective, Signal, State};
 
@@ -15,7 +15,7 @@ const QUOTED: usize = 60;
 /// Deepest part of an expression that is quoted.
 const DEEPEST: usize = 5;
 
-pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
+pub fn changes(before: &Objective, after: &Objective) -> Vec<SettingChange> {
     let primitives = |objective: &Objective| -> Vec<_> {
         objective.live.iter().map(|live| (live.primitive.clone(), live.adjoint)).collect()
     };
@@ -28,7 +28,7 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
     if same && primitives(before) == primitives(after) {
         return Vec::new();
     }
-    let mut found: Vec<Change> = slots(&before.normal_form)
+    let mut found: Vec<SettingChange> = slots(&before.normal_form)
         .into_iter()
         .zip(slots(&after.normal_form))
         .filter(|((_, old), (_, new))| old != new)
@@ -62,7 +62,7 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
                 Some(format!("to raise {gain}"))
             };
             let (before, after) = (said(before, old), said(after, new));
-            found.push(Change { what: "`learned`".to_owned(), before, after });
+            found.push(SettingChange { what: "`learned`".to_owned(), before, after });
         }
     }
     let shaped = !found.is_empty();
@@ -73,7 +73,11 @@ pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
         }
     }
     if found.is_empty() {
-        found.push(Change { what: "the order in which it computes".to_owned(), before: None, after: None });
+        found.push(SettingChange {
+            what: "the order in which it computes".to_owned(),
+            before: None,
+            after: None,
+        });
     }
     found
 }
@@ -84,14 +88,14 @@ fn moves(objective: &Objective) -> Vec<(&str, Axis, f64, NodeId)> {
 }
 
 /// How it learns.
-fn of_policy(old: &Learned, new: &Learned) -> Vec<Change> {
+fn of_policy(old: &Learned, new: &Learned) -> Vec<SettingChange> {
     let numbers = |learned: &Learned| {
         let Learned { gain: _, hold, discount, learning_rate } = learned;
         [("hold", f64::from(*hold)), ("discount", *discount), ("lr", *learning_rate)]
     };
     let pairs = numbers(old).into_iter().zip(numbers(new));
     let other = pairs.filter(|((_, old), (_, new))| old != new);
-    let change = |((name, old), (_, new)): ((&str, f64), (&str, f64))| Change {
+    let change = |((name, old), (_, new)): ((&str, f64), (&str, f64))| SettingChange {
         what: format!("{name} of `learned`"),
         before: Some(text::number(old)),
         after: Some(text::number(new)),
@@ -122,7 +126,7 @@ fn slots(form: &NormalForm) -> [(&'static str, &str); 9] {
 }
 
 /// A slot's texts differ. Where one number does, the word before it says whose: `clip ±5 -> ±3`.
-fn of_slot(slot: &str, before: &str, after: &str) -> Change {
+fn of_slot(slot: &str, before: &str, after: &str) -> SettingChange {
     let (old, new) = (pieces(before), pieces(after));
     let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
     let behind =
@@ -132,13 +136,17 @@ fn of_slot(slot: &str, before: &str, after: &str) -> Change {
     match (old_middle, new_middle) {
         ([old_number], [new_number]) if is_number(old_number) && is_number(new_number) => {
             let whose = owner(&old[..same]).unwrap_or(slot);
-            Change {
+            SettingChange {
                 what: whose.to_owned(),
                 before: Some((*old_number).to_owned()),
                 after: Some((*new_number).to_owned()),
             }
         }
-        _ => Change { what: slot.to_owned(), before: Some(before.to_owned()), after: Some(after.to_owned()) },
+        _ => SettingChange {
+            what: slot.to_owned(),
+            before: Some(before.to_owned()),
+            after: Some(after.to_owned()),
+        },
     }
 }
 
@@ -184,7 +192,7 @@ struct Walk<'a> {
     after: &'a Objective,
     met: HashSet<(NodeId, NodeId)>,
     /// With whether it is a number that differs, the expression around it being the same.
-    found: Vec<(Change, bool)>,
+    found: Vec<(SettingChange, bool)>,
 }
 
 impl Walk<'_> {
@@ -197,7 +205,7 @@ impl Walk<'_> {
                     if new.first != old.first {
                         let (first, now) = (Some(text::number(old.first)), Some(text::number(new.first)));
                         let what = format!("the first value of {place}");
-                        self.found.push((Change { what, before: first, after: now }, true));
+                        self.found.push((SettingChange { what, before: first, after: now }, true));
                     }
                     if new.axis != old.axis {
                         let many = |state: &State| match state.axis {
@@ -205,20 +213,20 @@ impl Walk<'_> {
                             _ => Some("one number".to_owned()),
                         };
                         let (before, after) = (many(old), many(new));
-                        self.found.push((Change { what: place.clone(), before, after }, true));
+                        self.found.push((SettingChange { what: place.clone(), before, after }, true));
                     }
                     self.pair(old.next, new.next, &place);
                 }
                 None => {
                     let gone = Some(expression(&before.graph, old.next));
-                    self.found.push((Change { what: place, before: gone, after: None }, true));
+                    self.found.push((SettingChange { what: place, before: gone, after: None }, true));
                 }
             }
         }
         let known = |name: &str| before.states.iter().any(|old| old.name == name);
         for new in after.states.iter().filter(|new| !known(&new.name)) {
             let (what, now) = (format!("state `{}`", new.name), Some(expression(&after.graph, new.next)));
-            self.found.push((Change { what, before: None, after: now }, true));
+            self.found.push((SettingChange { what, before: None, after: now }, true));
         }
     }
 
@@ -230,7 +238,8 @@ impl Walk<'_> {
             if old.every != new.every {
                 let steps = |every: u32| Some(format!("every {every} steps"));
                 let what = "how often `advance_if` is looked at".to_owned();
-                self.found.push((Change { what, before: steps(old.every), after: steps(new.every) }, true));
+                self.found
+                    .push((SettingChange { what, before: steps(old.every), after: steps(new.every) }, true));
             }
         }
     }
@@ -262,7 +271,7 @@ impl Walk<'_> {
         match (&before.node(old).operation, &after.node(new).operation) {
             (Operation::Constant { value: old }, Operation::Constant { value: new }) => {
                 if old.to_bits() != new.to_bits() {
-                    let change = Change {
+                    let change = SettingChange {
                         what: place,
                         before: Some(text::number(*old)),
                         after: Some(text::number(*new)),
@@ -272,7 +281,7 @@ impl Walk<'_> {
             }
             (Operation::Schedule { schedule: old }, Operation::Schedule { schedule: new }) => {
                 if old != new {
-                    let change = Change {
+                    let change = SettingChange {
                         what: place,
                         before: Some(text::schedule(old)),
                         after: Some(text::schedule(new)),
@@ -284,7 +293,7 @@ impl Walk<'_> {
                 let changes = values::changes(&super::written(old), &super::written(new));
                 self.found.extend(changes.into_iter().map(|change| {
                     let what = format!("{place}, {}", change.what);
-                    (Change { what, ..change }, true)
+                    (SettingChange { what, ..change }, true)
                 }));
             }
             (Operation::Live { live: old }, Operation::Live { live: new }) => {
@@ -305,7 +314,8 @@ impl Walk<'_> {
             }
             _ => {
                 let quoted = |graph: &Graph, node| Some(expression(graph, node));
-                let change = Change { what: place, before: quoted(before, old), after: quoted(after, new) };
+                let change =
+                    SettingChange { what: place, before: quoted(before, old), after: quoted(after, new) };
                 self.found.push((change, false));
             }
         }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::objective;
-use crate::plan::{Composition, Feedback, Member, Panel, Parameter, Scorers};
+use crate::plan::{Composition, DivergenceParameter, Feedback, Member, Panel, Scorers};
 
 /// The plan points into its list of scorers; people know names.
 pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
@@ -24,8 +24,10 @@ pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
 pub fn composed(composition: &Composition, scorers: &Scorers) -> Value {
     let member = |Member { weight, role }: &Member| {
         let weight = match weight {
-            Parameter::Number(number) => json!(number),
-            Parameter::Formula(formula) => json!(objective::expression(&formula.graph, formula.value)),
+            DivergenceParameter::Number(number) => json!(number),
+            DivergenceParameter::Formula(formula) => {
+                json!(objective::expression(&formula.graph, formula.value))
+            }
         };
         json!([scorers.name(*role), weight])
     };

@@ -3,7 +3,7 @@
 use mopd_lang::formula::text;
 use serde_json::Value;
 
-use super::Change;
+use super::SettingChange;
 
 /// Longest value that is written whole, in characters.
 const LONGEST: usize = 60;
@@ -12,13 +12,18 @@ const LONGEST: usize = 60;
 const SILENT: &[&str] = &["rollout", "length", "trainable", "execution", "optimizer", "evaluation", "merge"];
 
 /// What differs, named by the path to it.
-pub fn changes(before: &Value, after: &Value) -> Vec<Change> {
+pub fn changes(before: &Value, after: &Value) -> Vec<SettingChange> {
     let mut found = Vec::new();
     collect(Some(before), Some(after), &mut Vec::new(), &mut found);
     found
 }
 
-fn collect(before: Option<&Value>, after: Option<&Value>, path: &mut Vec<String>, found: &mut Vec<Change>) {
+fn collect(
+    before: Option<&Value>,
+    after: Option<&Value>,
+    path: &mut Vec<String>,
+    found: &mut Vec<SettingChange>,
+) {
     if before == after {
         return;
     }
@@ -33,7 +38,7 @@ fn collect(before: Option<&Value>, after: Option<&Value>, path: &mut Vec<String>
                 path.pop();
             }
         }
-        _ => found.push(Change {
+        _ => found.push(SettingChange {
             what: name(path),
             before: before.and_then(shown),
             after: after.and_then(shown),
@@ -98,7 +103,7 @@ mod tests {
     use super::*;
 
     fn said(before: Value, after: Value) -> Vec<String> {
-        changes(&before, &after).iter().map(Change::to_string).collect()
+        changes(&before, &after).iter().map(SettingChange::to_string).collect()
     }
 
     #[test]

@@ -4,22 +4,22 @@
 use mopd_lang::experiment::Edit;
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer};
+use super::{FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer};
 use crate::expr::graph::Graph;
 use crate::plan::{Axis, Formula, Role};
-use crate::refusal::{Narrowed, refused};
+use crate::refusal::{Converted, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Chosen {
     #[serde(flatten)]
-    pub choice: Choice,
+    pub choice: SampleChoice,
     pub of: Producer,
 }
 
 /// Which of them stay.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "choice", rename_all = "snake_case")]
-pub enum Choice {
+pub enum SampleChoice {
     /// Those that a condition holds for; there may be none. Per sequence.
     Keep { condition: Formula },
     /// So many with the largest numbers, of equal ones the first; in the order in which they were drawn. Per
@@ -27,10 +27,10 @@ pub enum Choice {
     Best { by: Formula, count: u32 },
 }
 
-impl Choice {
+impl SampleChoice {
     pub fn formula(&self) -> &Formula {
         match self {
-            Choice::Keep { condition: formula } | Choice::Best { by: formula, .. } => formula,
+            SampleChoice::Keep { condition: formula } | SampleChoice::Best { by: formula, .. } => formula,
         }
     }
 }
@@ -52,30 +52,30 @@ impl Chosen {
     fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
         let fields = Fields::of("chosen");
         let fields = match &self.choice {
-            Choice::Keep { condition } => fields
-                .with("choice", Value::Text("keep".to_owned()))
-                .with("condition", Value::Formula(condition.clone())),
-            Choice::Best { by, count } => fields
-                .with("choice", Value::Text("best".to_owned()))
-                .with("by", Value::Formula(by.clone()))
-                .with("count", Value::Count(*count)),
+            SampleChoice::Keep { condition } => fields
+                .with("choice", FieldValue::Text("keep".to_owned()))
+                .with("condition", FieldValue::Formula(condition.clone())),
+            SampleChoice::Best { by, count } => fields
+                .with("choice", FieldValue::Text("best".to_owned()))
+                .with("by", FieldValue::Formula(by.clone()))
+                .with("count", FieldValue::Count(*count)),
         };
-        fields.with("of", Value::Fields(of)).with_groups("batch", groups)
+        fields.with("of", FieldValue::Fields(of)).with_groups("batch", groups)
     }
 }
 
-impl Kind for Chosen {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Chosen {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().fields(None, model), groups)
     }
 
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().key(None, model), groups)
     }
 
     fn group(&self) -> u32 {
         let drawn = self.of.kind().group();
-        if let Choice::Best { count, .. } = self.choice { drawn.min(count) } else { drawn }
+        if let SampleChoice::Best { count, .. } = self.choice { drawn.min(count) } else { drawn }
     }
 
     fn inner(&self) -> Vec<&Producer> {
@@ -92,11 +92,11 @@ impl Kind for Chosen {
     }
 
     fn leaves_out(&self) -> bool {
-        matches!(self.choice, Choice::Keep { .. }) || self.of.kind().leaves_out()
+        matches!(self.choice, SampleChoice::Keep { .. }) || self.of.kind().leaves_out()
     }
 
     fn settle(&mut self, holds: bool) {
-        if let Choice::Keep { condition } = &mut self.choice {
+        if let SampleChoice::Keep { condition } = &mut self.choice {
             *condition = holding(holds);
         }
         self.of.kind_mut().settle(holds);
@@ -129,13 +129,13 @@ pub(super) fn executable(
     edit: &Edit,
     at: mopd_lang::source::Span,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let choice = match edit {
         Edit::Keep { condition } => {
-            Choice::Keep { condition: of_completions(condition, "a `keep`", Axis::Sequence)? }
+            SampleChoice::Keep { condition: of_completions(condition, "a `keep`", Axis::Sequence)? }
         }
         Edit::Best { by, of } => {
-            Choice::Best { by: of_completions(by, "a `best`", Axis::Sequence)?, count: *of }
+            SampleChoice::Best { by: of_completions(by, "a `best`", Axis::Sequence)?, count: *of }
         }
         _ => return Ok(of),
     };

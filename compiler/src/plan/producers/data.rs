@@ -2,16 +2,16 @@
 
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Sampling, Value, Writer};
+use super::{FieldValue, Fields, ModelId, ProducerKind, Sampling, Writer};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Data {
     pub field: String,
 }
 
-impl Kind for Data {
-    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
-        Fields::of("data").with("field", Value::Text(self.field.clone())).with_groups("batch", groups)
+impl ProducerKind for Data {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        Fields::of("data").with("field", FieldValue::Text(self.field.clone())).with_groups("batch", groups)
     }
 
     fn field(&self) -> Option<&str> {

@@ -2,24 +2,27 @@
 //! of a new prompt that a template makes of them, and of what teachers write for it (arXiv:2606.18216). A
 //! prompt for which the template has not all that it shows keeps its attempts.
 
-use mopd_lang::experiment::{self as checked, GroupMember, RolloutSource, Slot as WideSlot, TemplatePiece};
+use mopd_lang::experiment::{
+    self as checked, GroupMember, RolloutSource, Slot as CheckedSlot, TemplatePiece,
+};
 use mopd_lang::formula::Role as CheckedRole;
 use mopd_lang::source::Span;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, producer,
+    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_name,
+    producer,
 };
 use crate::plan::views::{Piece, Slot, SlotShare};
 use crate::plan::{Role, View, schedule};
-use crate::refusal::{Narrowed, Origins, refused, role};
+use crate::refusal::{Converted, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Derived {
     /// The new prompt.
     pub sees: View,
     /// What is made for it, in this order: each is a slot of the template, or of a later one.
-    pub texts: Vec<Text>,
+    pub texts: Vec<DerivedText>,
     /// The attempts: the student's.
     pub of: Producer,
 }
@@ -27,7 +30,7 @@ pub struct Derived {
 /// What stands in a derived prompt beside the row of the data and the attempts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Text {
+pub enum DerivedText {
     /// The first such completion of the plain prompt, of as many as the student's group has, by the same
     /// settings.
     Answer { writer: Role, member: GroupMember },
@@ -37,20 +40,20 @@ pub enum Text {
     Shuffled { slots: Vec<Slot> },
 }
 
-impl Text {
+impl DerivedText {
     /// Whoever writes it.
     pub fn writer(&self) -> Option<Role> {
         match self {
-            Text::Answer { writer, .. } | Text::Short { writer, .. } => Some(*writer),
-            Text::Shuffled { .. } => None,
+            DerivedText::Answer { writer, .. } | DerivedText::Short { writer, .. } => Some(*writer),
+            DerivedText::Shuffled { .. } => None,
         }
     }
 
     fn slots(&self) -> Vec<&Slot> {
         match self {
-            Text::Answer { .. } => Vec::new(),
-            Text::Short { sees, .. } => sees.slots().collect(),
-            Text::Shuffled { slots } => slots.iter().collect(),
+            DerivedText::Answer { .. } => Vec::new(),
+            DerivedText::Short { sees, .. } => sees.slots().collect(),
+            DerivedText::Shuffled { slots } => slots.iter().collect(),
         }
     }
 }
@@ -59,11 +62,11 @@ impl Derived {
     /// Between texts that are shuffled.
     pub const BETWEEN: &'static str = "\n\n";
 
-    fn described(&self, sees: Value, of: Fields, groups: Option<u32>) -> Fields {
+    fn described(&self, sees: FieldValue, of: Fields, groups: Option<u32>) -> Fields {
         Fields::of("derived")
             .with("sees", sees)
-            .with("texts", Value::Made(self.texts.clone()))
-            .with("of", Value::Fields(of))
+            .with("texts", FieldValue::Made(self.texts.clone()))
+            .with("of", FieldValue::Fields(of))
             .with_groups("batch", groups)
     }
 
@@ -82,7 +85,7 @@ impl Derived {
     pub fn answering(&self) -> Vec<Role> {
         let mut roles: Vec<Role> = Vec::new();
         for text in &self.texts {
-            if let Text::Answer { writer, .. } = text
+            if let DerivedText::Answer { writer, .. } = text
                 && !roles.contains(writer)
             {
                 roles.push(*writer);
@@ -94,8 +97,8 @@ impl Derived {
     /// Those who shorten, what they read in place of the prompts, and the most tokens that they write.
     pub fn shorts(&self) -> impl Iterator<Item = (Role, &View, u32)> {
         self.texts.iter().filter_map(|text| match text {
-            Text::Short { writer, sees, max_tokens } => Some((*writer, sees, *max_tokens)),
-            Text::Answer { .. } | Text::Shuffled { .. } => None,
+            DerivedText::Short { writer, sees, max_tokens } => Some((*writer, sees, *max_tokens)),
+            DerivedText::Answer { .. } | DerivedText::Shuffled { .. } => None,
         })
     }
 
@@ -106,7 +109,7 @@ impl Derived {
 
     /// Which of the attempts are shown.
     pub fn members(&self) -> Vec<GroupMember> {
-        let slots = self.sees.slots().chain(self.texts.iter().flat_map(Text::slots));
+        let slots = self.sees.slots().chain(self.texts.iter().flat_map(DerivedText::slots));
         let mut members: Vec<GroupMember> = Vec::new();
         for slot in slots {
             if let Slot::Group(member) = slot
@@ -129,9 +132,9 @@ impl Derived {
         match slot {
             Slot::Group(_) => completion,
             Slot::Made(place) => match &self.texts[*place as usize] {
-                Text::Answer { .. } => completion,
-                Text::Short { max_tokens, .. } => *max_tokens,
-                Text::Shuffled { slots } => {
+                DerivedText::Answer { .. } => completion,
+                DerivedText::Short { max_tokens, .. } => *max_tokens,
+                DerivedText::Shuffled { slots } => {
                     let each = slots.iter().map(|slot| self.tokens(slot, completion, between));
                     let gaps = between.saturating_mul(slots.len().saturating_sub(1) as u32);
                     each.fold(gaps, u32::saturating_add)
@@ -142,14 +145,14 @@ impl Derived {
     }
 }
 
-impl Kind for Derived {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(Value::View(self.sees.clone()), self.of.kind().fields(None, model), groups)
+impl ProducerKind for Derived {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(FieldValue::View(self.sees.clone()), self.of.kind().fields(None, model), groups)
     }
 
     /// A template's name changes no result.
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(Value::Pieces(self.sees.pieces.clone()), self.of.kind().key(None, model), groups)
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(FieldValue::Pieces(self.sees.pieces.clone()), self.of.kind().key(None, model), groups)
     }
 
     fn inner(&self) -> Vec<&Producer> {
@@ -174,11 +177,11 @@ impl Kind for Derived {
         self.sees.pieces.iter_mut().filter_map(Piece::slot_mut).for_each(any);
         for text in &mut self.texts {
             match text {
-                Text::Answer { member, .. } => *member = GroupMember::Other,
-                Text::Short { sees, .. } => {
+                DerivedText::Answer { member, .. } => *member = GroupMember::Other,
+                DerivedText::Short { sees, .. } => {
                     sees.pieces.iter_mut().filter_map(Piece::slot_mut).for_each(any);
                 }
-                Text::Shuffled { slots } => slots.iter_mut().for_each(any),
+                DerivedText::Shuffled { slots } => slots.iter_mut().for_each(any),
             }
         }
         self.of.kind_mut().settle(holds);
@@ -210,7 +213,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let RolloutSource::Derived { template, of } = &rollout.source else {
         unreachable!("the caller has looked")
     };
@@ -227,7 +230,7 @@ pub(super) fn executable(
         ));
     }
     let mut maker = Maker { template: &template.name, at, origins, rollout, texts: Vec::new() };
-    let pieces = template.pieces.iter().map(|piece| maker.piece(piece)).collect::<Narrowed<Vec<Piece>>>()?;
+    let pieces = template.pieces.iter().map(|piece| maker.piece(piece)).collect::<Converted<Vec<Piece>>>()?;
     let sees = View { name: template.name.clone(), pieces };
     let derived = Derived { sees, texts: maker.texts, of };
     if derived.members().is_empty() && derived.answering().is_empty() {
@@ -247,15 +250,15 @@ struct Maker<'a> {
     origins: Origins<'a>,
     rollout: &'a checked::Rollout,
     /// What is made for them.
-    texts: Vec<Text>,
+    texts: Vec<DerivedText>,
 }
 
 impl Maker<'_> {
-    fn refused<T>(&self, what: &str) -> Narrowed<T> {
+    fn refused<T>(&self, what: &str) -> Converted<T> {
         Err(refused(self.at, format!("{what} in the template `{}` of a `derived`", self.template)))
     }
 
-    fn piece(&mut self, piece: &TemplatePiece) -> Narrowed<Piece> {
+    fn piece(&mut self, piece: &TemplatePiece) -> Converted<Piece> {
         let part = |share| schedule(share, "a share of a slot", self.origins).map(SlotShare::Schedule);
         Ok(match piece {
             TemplatePiece::Text(text) => Piece::Text(text.clone()),
@@ -273,28 +276,30 @@ impl Maker<'_> {
         })
     }
 
-    fn slot(&mut self, slot: &WideSlot) -> Narrowed<Slot> {
+    fn slot(&mut self, slot: &CheckedSlot) -> Converted<Slot> {
         let text = match slot {
-            WideSlot::Prompt => return Ok(Slot::Prompt),
-            WideSlot::Data(field) => return Ok(Slot::Data(field.clone())),
-            WideSlot::Group(member) => return Ok(Slot::Group(*member)),
-            WideSlot::Answer { by, member } => Text::Answer { writer: self.writer(by)?, member: *member },
-            WideSlot::Shortened { slot, by, max_tokens } => {
-                let (slot, writer) = (self.slot(slot)?, self.writer(by)?);
-                Text::Short { writer, sees: asked_to_shorten(slot), max_tokens: *max_tokens }
+            CheckedSlot::Prompt => return Ok(Slot::Prompt),
+            CheckedSlot::Data(field) => return Ok(Slot::Data(field.clone())),
+            CheckedSlot::Group(member) => return Ok(Slot::Group(*member)),
+            CheckedSlot::Answer { by, member } => {
+                DerivedText::Answer { writer: self.writer(by)?, member: *member }
             }
-            WideSlot::Shuffled(slots) => {
-                let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Narrowed<Vec<Slot>>>()?;
+            CheckedSlot::Shortened { slot, by, max_tokens } => {
+                let (slot, writer) = (self.slot(slot)?, self.writer(by)?);
+                DerivedText::Short { writer, sees: asked_to_shorten(slot), max_tokens: *max_tokens }
+            }
+            CheckedSlot::Shuffled(slots) => {
+                let slots = slots.iter().map(|slot| self.slot(slot)).collect::<Converted<Vec<Slot>>>()?;
                 // How long these get is known from their settings alone.
                 if slots.iter().any(|slot| !slot.of_completion()) {
                     return self.refused("the prompt, or a field of the data, in `shuffled(...)`");
                 }
-                Text::Shuffled { slots }
+                DerivedText::Shuffled { slots }
             }
-            WideSlot::Completion => return self.refused("the slot `{completion}`"),
-            WideSlot::Draft => return self.refused("the slot `{draft}`"),
-            WideSlot::Transcript => return self.refused("the slot `{transcript}`"),
-            WideSlot::Feedback => return self.refused("the slot `{feedback}`"),
+            CheckedSlot::Completion => return self.refused("the slot `{completion}`"),
+            CheckedSlot::Draft => return self.refused("the slot `{draft}`"),
+            CheckedSlot::Transcript => return self.refused("the slot `{transcript}`"),
+            CheckedSlot::Feedback => return self.refused("the slot `{feedback}`"),
         };
         let known = self.texts.iter().position(|known| *known == text);
         let place = known.unwrap_or_else(|| {
@@ -304,7 +309,7 @@ impl Maker<'_> {
         Ok(Slot::Made(place as u32))
     }
 
-    fn writer(&self, by: &CheckedRole) -> Narrowed<Role> {
+    fn writer(&self, by: &CheckedRole) -> Converted<Role> {
         match by {
             CheckedRole::Teacher | CheckedRole::Named { .. } => {
                 role(by, self.origins.at(self.rollout.origin))

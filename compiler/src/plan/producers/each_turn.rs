@@ -4,9 +4,9 @@
 use mopd_lang::experiment::{self as checked, BatchSize, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
 use crate::plan::{Keep, Train};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct EachTurn {
@@ -23,11 +23,11 @@ impl EachTurn {
     }
 }
 
-impl Kind for EachTurn {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for EachTurn {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("each_turn")
-            .with("trajectory", Value::Text(self.trajectory.clone()))
-            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with("trajectory", FieldValue::Text(self.trajectory.clone()))
+            .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
     }
 
@@ -70,7 +70,7 @@ impl<O> Train<O> {
 
 /// Of a stage's own rollout: what a step draws are trajectories then, not prompts, so nothing else draws
 /// beside it.
-pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::EachTurn { history, of } = &rollout.source else {
         unreachable!("the caller has looked")

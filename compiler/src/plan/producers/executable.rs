@@ -8,11 +8,12 @@ use super::{
     Producer, Rollout, chosen, each_turn, pairs, retry, rewrite, source, speculative, through, turns,
 };
 use crate::plan::{Axis, Formula, Keep, Moving, Sampling, Schedule, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 /// Lowers what is decided by completions before a step trains on them, one value for each element of an axis;
 /// the text says what it is, a noun phrase.
-pub(crate) type OfCompletions<'a> = &'a dyn Fn(&mopd_lang::formula::Formula, &str, Axis) -> Narrowed<Formula>;
+pub(crate) type OfCompletions<'a> =
+    &'a dyn Fn(&mopd_lang::formula::Formula, &str, Axis) -> Converted<Formula>;
 
 /// What a stage trains on, with everything in it that can't be executed.
 pub(crate) fn rollout(
@@ -34,7 +35,7 @@ pub(crate) fn rollout(
     };
     let made = made.and_then(|producer| {
         let rollout = Rollout::new(groups(&producer, train.size, at)?, producer);
-        kept(rollout, train.keep, at)
+        with_keep(rollout, train.keep, at)
     });
     match made.map_err(|refusal| refusals.push(*refusal)) {
         Ok(rollout) if refusals.is_empty() => Ok(rollout),
@@ -48,7 +49,7 @@ pub(super) fn edit_name(edit: &checked::Edit) -> String {
 
 /// Whether the texts of a rollout can be edited: a buffer would have what was drawn, an episode has the
 /// environment's tokens, and a pair two writers.
-pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Narrowed<()> {
+pub(super) fn editable(edit: &Edit, rollout: &checked::Rollout, at: Span) -> Converted<()> {
     let written = matches!(
         rollout.source,
         RolloutSource::Sample(_)
@@ -74,7 +75,7 @@ pub(crate) fn producer(
     keep: Keep,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let made = source(rollout, keep, origins, of_completions)?;
     rollout.edits.iter().try_fold(made, |made, edit| match edit {
@@ -86,7 +87,7 @@ pub(crate) fn producer(
 }
 
 /// What is made once was chosen from then.
-pub(super) fn kept(rollout: Rollout, keep: Keep, at: Span) -> Narrowed<Rollout> {
+pub(super) fn with_keep(rollout: Rollout, keep: Keep, at: Span) -> Converted<Rollout> {
     match rollout.producer.once() {
         Some(_) => Ok(rollout),
         None if keep == Keep::All || rollout.producer.drawn_anew() => Ok(Rollout { keep, ..rollout }),
@@ -95,7 +96,7 @@ pub(super) fn kept(rollout: Rollout, keep: Keep, at: Span) -> Narrowed<Rollout> 
 }
 
 /// How many groups a step has.
-pub(super) fn groups(producer: &Producer, size: BatchSize, at: Span) -> Narrowed<u32> {
+pub(super) fn groups(producer: &Producer, size: BatchSize, at: Span) -> Converted<u32> {
     let of_group = producer.kind().group().max(1);
     match size {
         BatchSize::Prompts(_) if producer.once().is_some() => {
@@ -114,7 +115,7 @@ pub(super) fn sampling_once(
     of: &checked::Sampling,
     origins: Origins,
     origin: checked::Origin,
-) -> Narrowed<Sampling> {
+) -> Converted<Sampling> {
     match sampling(of, origins, origin)? {
         sampling if sampling.max_tokens_moves.is_none() => Ok(sampling),
         _ => {
@@ -128,7 +129,7 @@ pub(crate) fn sampling(
     sampling: &checked::Sampling,
     origins: Origins,
     origin: checked::Origin,
-) -> Narrowed<Sampling> {
+) -> Converted<Sampling> {
     let at = origins.span(origin);
     let checked::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } =
         sampling;

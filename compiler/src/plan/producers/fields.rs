@@ -3,17 +3,17 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Keeps, ModelId, PatternPiece, Sampling, Text};
+use super::{DerivedText, Keeps, ModelId, PatternPiece, Sampling};
 use crate::plan::views::Piece;
 use crate::plan::{Formula, Keep, Moving, Role, View};
 
 /// Names and values, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fields(Vec<(&'static str, Value)>);
+pub struct Fields(Vec<(&'static str, FieldValue)>);
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Value {
+pub enum FieldValue {
     Text(String),
     Count(u32),
     Bool(bool),
@@ -29,7 +29,7 @@ pub enum Value {
     View(View),
     Pieces(Vec<Piece>),
     Pattern(Vec<PatternPiece>),
-    Made(Vec<Text>),
+    Made(Vec<DerivedText>),
     Fields(Fields),
     Each(Vec<Fields>),
 }
@@ -37,10 +37,10 @@ pub enum Value {
 impl Fields {
     /// Of a kind, by its word in plans.
     pub fn of(kind: &str) -> Fields {
-        Fields::default().with("from", Value::Text(kind.to_owned()))
+        Fields::default().with("from", FieldValue::Text(kind.to_owned()))
     }
 
-    pub fn with(mut self, name: &'static str, value: Value) -> Fields {
+    pub fn with(mut self, name: &'static str, value: FieldValue) -> Fields {
         self.0.push((name, value));
         self
     }
@@ -48,7 +48,7 @@ impl Fields {
     /// The groups of a step, where they are its own.
     pub fn with_groups(self, name: &'static str, groups: Option<u32>) -> Fields {
         match groups {
-            Some(groups) => self.with(name, Value::Count(groups)),
+            Some(groups) => self.with(name, FieldValue::Count(groups)),
             None => self,
         }
     }

@@ -3,8 +3,8 @@
 use mopd_lang::experiment as checked;
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, mix};
-use crate::refusal::{Narrowed, Origins, refused};
+use super::{FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, mix};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct FirstOf {
@@ -12,18 +12,18 @@ pub struct FirstOf {
 }
 
 impl FirstOf {
-    fn described(&self, groups: Option<u32>, fields: impl Fn(&dyn Kind) -> Fields) -> Fields {
+    fn described(&self, groups: Option<u32>, fields: impl Fn(&dyn ProducerKind) -> Fields) -> Fields {
         let choices = self.choices.iter().map(|choice| fields(choice.kind())).collect();
-        Fields::of("first_of").with("choices", Value::Each(choices)).with_groups("batch", groups)
+        Fields::of("first_of").with("choices", FieldValue::Each(choices)).with_groups("batch", groups)
     }
 }
 
-impl Kind for FirstOf {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for FirstOf {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(groups, |choice| choice.fields(None, model))
     }
 
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(groups, |choice| choice.key(None, model))
     }
 
@@ -77,7 +77,7 @@ pub(super) fn executable(
     choices: &[std::rc::Rc<checked::Rollout>],
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let mut made: Vec<Producer> = Vec::with_capacity(choices.len());
     for choice in choices {
         let at = origins.span(choice.origin);

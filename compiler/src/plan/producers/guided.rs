@@ -4,9 +4,9 @@
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
 use crate::plan::{Moving, Role, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Guided {
@@ -32,18 +32,18 @@ impl Guided {
     }
 }
 
-impl Kind for Guided {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Guided {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         let fields = Fields::of("guided");
         let fields = match &self.guidance {
             Guidance::TokenMix { alpha } => fields
-                .with("guidance", Value::Text("token_mix".to_owned()))
-                .with("alpha", Value::Moving(alpha.clone())),
+                .with("guidance", FieldValue::Text("token_mix".to_owned()))
+                .with("alpha", FieldValue::Moving(alpha.clone())),
             Guidance::Interleave { top_k } => fields
-                .with("guidance", Value::Text("interleave".to_owned()))
-                .with("top_k", Value::Count(*top_k)),
+                .with("guidance", FieldValue::Text("interleave".to_owned()))
+                .with("top_k", FieldValue::Count(*top_k)),
         };
-        fields.with("of", Value::Fields(self.of.kind().fields(None, model))).with_groups("batch", groups)
+        fields.with("of", FieldValue::Fields(self.of.kind().fields(None, model))).with_groups("batch", groups)
     }
 
     fn inner(&self) -> Vec<&Producer> {
@@ -76,7 +76,7 @@ impl Kind for Guided {
     }
 }
 
-pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let (guidance, of) = match &rollout.source {
         RolloutSource::TokenMix { alpha, of } => {
             (Guidance::TokenMix { alpha: moving(alpha, "an `alpha` of a `token_mix`", origins)? }, of)

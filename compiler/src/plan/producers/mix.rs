@@ -4,11 +4,11 @@ use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
 use super::{
-    Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, other_edits,
-    producer,
+    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_name,
+    other_edits, producer,
 };
 use crate::plan::{Moving, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Mix {
@@ -20,12 +20,12 @@ pub struct Mix {
 /// Mixes inside each other at most: the number of a node in the tree, 32 bits, selects its random numbers.
 const LEVELS: usize = 30;
 
-impl Kind for Mix {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Mix {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("mix")
-            .with("share", Value::Moving(self.share.clone()))
-            .with("first", Value::Fields(self.first.kind().fields(None, model)))
-            .with("second", Value::Fields(self.second.kind().fields(None, model)))
+            .with("share", FieldValue::Moving(self.share.clone()))
+            .with("first", FieldValue::Fields(self.first.kind().fields(None, model)))
+            .with("second", FieldValue::Fields(self.second.kind().fields(None, model)))
             .with_groups("batch", groups)
     }
 
@@ -62,7 +62,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let RolloutSource::Mix { share, first, second } = &rollout.source else {
         unreachable!("the caller has looked")
     };
@@ -88,7 +88,7 @@ pub(super) fn side(
     of: &str,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     if let Some(edit) = other_edits(rollout).next() {
         return Err(refused(at, edit_name(edit)));

@@ -1,7 +1,7 @@
 //! Producers: where the sequences come from that an objective judges. A producer is a node of a tree, a file
 //! each kind: its executable form, how the language's rollout becomes it, what enters keys, what it needs and
 //! what it costs. How it draws is in a file of the same name in the runtime's `train/batches`. Whatever would
-//! match on all kinds asks the kind ([`Kind`]).
+//! match on all kinds asks the kind ([`ProducerKind`]).
 
 mod chosen;
 mod data;
@@ -30,11 +30,11 @@ use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::{Deserialize, Serialize, Serializer};
 
 use chosen::holding;
-pub use chosen::{Choice, Chosen, reads_student};
+pub use chosen::{Chosen, SampleChoice, reads_student};
 pub use data::Data;
-pub use derived::{Derived, Text};
+pub use derived::{Derived, DerivedText};
 pub use each_turn::EachTurn;
-pub use fields::{Fields, Value};
+pub use fields::{FieldValue, Fields};
 pub use first_of::FirstOf;
 pub use guided::{Guidance, Guided};
 pub use mix::Mix;
@@ -48,14 +48,14 @@ pub use sampler::sampler;
 pub use speculative::Speculative;
 pub use student::Student;
 pub use teacher::{Once, Teacher};
-pub use through::{Program, Through};
+pub use through::{ProducerProgram, Through};
 pub use turns::{ExpertTurns, Turns};
 
 use self::executable::{OfCompletions, edit_name, editable, other_edits, sampling_once};
 pub(crate) use self::executable::{producer, rollout, sampling};
 use super::views::Piece;
 use super::{Keep, ModelId, Moving, Role, Sampling, View};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -84,13 +84,13 @@ macro_rules! kinds {
         }
 
         impl Producer {
-            pub fn kind(&self) -> &dyn Kind {
+            pub fn kind(&self) -> &dyn ProducerKind {
                 match self {
                     $(Producer::$kind(kind) => &**kind),*
                 }
             }
 
-            fn kind_mut(&mut self) -> &mut dyn Kind {
+            fn kind_mut(&mut self) -> &mut dyn ProducerKind {
                 match self {
                     $(Producer::$kind(kind) => &mut **kind),*
                 }
@@ -116,7 +116,7 @@ fn source(
     keep: Keep,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let source = &rollout.source;
     match source {
@@ -159,12 +159,12 @@ pub enum Writer {
 }
 
 /// What is true of a kind of producer. Where nothing is said, it draws nothing itself and has nothing inside.
-pub trait Kind {
+pub trait ProducerKind {
     /// As the plan has it, and as it enters keys; `groups` of a stage's own, `model` writes a model down.
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields;
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields;
 
     /// What enters a stage's key, where it is not the same.
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.fields(groups, model)
     }
 
@@ -234,7 +234,7 @@ pub trait Kind {
     }
 
     /// The program that it starts.
-    fn program(&self) -> Option<Program<'_>> {
+    fn program(&self) -> Option<ProducerProgram<'_>> {
         None
     }
 
@@ -460,33 +460,33 @@ impl Rollout {
         self.keep != Keep::All || self.producer.kind().leaves_out()
     }
 
-    /// As a step costs most: see [`Kind::settle`].
+    /// As a step costs most: see [`ProducerKind::settle`].
     pub fn settle(&mut self) {
         self.keep = Keep::All;
         self.producer.kind_mut().settle(true);
     }
 
     /// As it is written down, models by `model`.
-    pub fn fields(&self, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    pub fn fields(&self, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_keep(self.producer.kind().fields(Some(self.groups), model))
     }
 
     fn with_keep(&self, fields: Fields) -> Fields {
         match self.keep {
             Keep::All => fields,
-            keep => fields.with("keep_of_step", Value::Keep(keep)),
+            keep => fields.with("keep_of_step", FieldValue::Keep(keep)),
         }
     }
 
     /// What enters the stage's key, models by theirs.
-    pub fn key(&self, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    pub fn key(&self, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.with_keep(self.producer.kind().key(Some(self.groups), model))
     }
 }
 
 impl Serialize for Rollout {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.fields(&Value::Model).serialize(serializer)
+        self.fields(&FieldValue::Model).serialize(serializer)
     }
 }
 

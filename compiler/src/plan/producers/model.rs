@@ -3,8 +3,10 @@
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling, sampling_once};
-use crate::refusal::{Narrowed, Origins, refused};
+use super::{
+    FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling, sampling_once,
+};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Model {
@@ -16,21 +18,26 @@ pub struct Model {
 }
 
 impl Model {
-    fn described(&self, fields: Fields, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        let fields = if self.once { fields.with("once", Value::Bool(true)) } else { fields };
+    fn described(
+        &self,
+        fields: Fields,
+        groups: Option<u32>,
+        model: &dyn Fn(ModelId) -> FieldValue,
+    ) -> Fields {
+        let fields = if self.once { fields.with("once", FieldValue::Bool(true)) } else { fields };
         fields
             .with("model", model(self.model))
             .with_groups("batch", groups)
-            .with("sampling", Value::Sampling(self.sampling.clone()))
+            .with("sampling", FieldValue::Sampling(self.sampling.clone()))
     }
 }
 
-impl Kind for Model {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Model {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(Fields::of("model"), groups, model)
     }
 
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(Fields::default(), groups, model)
     }
 
@@ -72,7 +79,7 @@ pub(super) fn executable(
     of: &checked::Rollout,
     once: bool,
     origins: Origins,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(of.origin);
     if let Some(edit) = of.edits.first() {
         return Err(refused(at, edit_name(edit)));

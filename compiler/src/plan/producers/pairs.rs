@@ -8,10 +8,10 @@ use mopd_lang::formula::{FormulaKind, Live, Preference};
 use serde::Deserialize;
 
 use super::{
-    Fields, Keep, Kind, ModelId, Producer, Rollout, Sampling, Value, Writer, edit_name, model, sampling,
-    teacher,
+    FieldValue, Fields, Keep, ModelId, Producer, ProducerKind, Rollout, Sampling, Writer, edit_name, model,
+    sampling, teacher,
 };
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Pairs {
@@ -20,20 +20,20 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    fn sides(&self, fields: Fields, side: impl Fn(&dyn Kind) -> Fields) -> Fields {
+    fn sides(&self, fields: Fields, side: impl Fn(&dyn ProducerKind) -> Fields) -> Fields {
         fields
-            .with("chosen", Value::Fields(side(self.chosen.kind())))
-            .with("rejected", Value::Fields(side(self.rejected.kind())))
+            .with("chosen", FieldValue::Fields(side(self.chosen.kind())))
+            .with("rejected", FieldValue::Fields(side(self.rejected.kind())))
     }
 }
 
-impl Kind for Pairs {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Pairs {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.sides(Fields::of("pairs"), |side| side.fields(None, model)).with_groups("batch", groups)
     }
 
     /// Nothing else has two sides.
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.sides(Fields::default(), |side| side.key(None, model)).with_groups("batch", groups)
     }
 
@@ -59,7 +59,7 @@ impl Kind for Pairs {
 }
 
 /// The pairs that the objective compares, where it compares any.
-pub(super) fn compared(train: &checked::Train, origins: Origins) -> Narrowed<Option<Rollout>> {
+pub(super) fn compared(train: &checked::Train, origins: Origins) -> Converted<Option<Rollout>> {
     let at = origins.span(train.rollout.origin);
     let of_term = |term: &checked::Term| {
         let parts = term.value.parts().into_iter();
@@ -85,7 +85,7 @@ pub(super) fn compared(train: &checked::Train, origins: Origins) -> Narrowed<Opt
 }
 
 /// One side of a pair.
-fn side(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+fn side(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     if let Some(edit) = rollout.edits.first() {
         return Err(refused(at, edit_name(edit)));

@@ -4,9 +4,9 @@
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
 use crate::plan::{Role, View, template};
-use crate::refusal::{Narrowed, Origins, refused, role};
+use crate::refusal::{Converted, Origins, refused, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Refine {
@@ -22,16 +22,16 @@ pub struct Refine {
 impl Refine {
     fn described(
         &self,
-        sees: Option<Value>,
+        sees: Option<FieldValue>,
         groups: Option<u32>,
-        model: &dyn Fn(ModelId) -> Value,
+        model: &dyn Fn(ModelId) -> FieldValue,
     ) -> Fields {
-        let fields = Fields::of("refine").with("by", Value::Role(self.by));
+        let fields = Fields::of("refine").with("by", FieldValue::Role(self.by));
         let fields = match sees {
             Some(sees) => fields.with("sees", sees),
             None => fields,
         };
-        fields.with("of", Value::Fields(self.of.kind().fields(None, model))).with_groups("batch", groups)
+        fields.with("of", FieldValue::Fields(self.of.kind().fields(None, model))).with_groups("batch", groups)
     }
 
     fn sampling(&self) -> &Sampling {
@@ -39,14 +39,14 @@ impl Refine {
     }
 }
 
-impl Kind for Refine {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(self.sees.clone().map(Value::View), groups, model)
+impl ProducerKind for Refine {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(self.sees.clone().map(FieldValue::View), groups, model)
     }
 
     /// A template's name changes no result.
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(self.sees.clone().map(|view| Value::Pieces(view.pieces)), groups, model)
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(self.sees.clone().map(|view| FieldValue::Pieces(view.pieces)), groups, model)
     }
 
     fn inner(&self) -> Vec<&Producer> {
@@ -85,7 +85,7 @@ impl Kind for Refine {
     }
 }
 
-pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {
     let RolloutSource::Refine { by, sees, of } = &rollout.source else {
         unreachable!("the caller has looked")
     };

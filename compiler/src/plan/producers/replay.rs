@@ -5,11 +5,11 @@ use mopd_lang::experiment::{self as checked, Keeps, RolloutSource};
 use serde::Deserialize;
 
 use super::{
-    Fields, Keep, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, edit_name, other_edits,
-    producer,
+    FieldValue, Fields, Keep, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, edit_name,
+    other_edits, producer,
 };
 use crate::plan::{Axis, Formula, Moving, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Replay {
@@ -26,18 +26,18 @@ pub struct Replay {
     pub order: Option<Formula>,
 }
 
-impl Kind for Replay {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Replay {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         let formula = |fields: Fields, name, formula: &Option<Formula>| match formula {
-            Some(formula) => fields.with(name, Value::Formula(formula.clone())),
+            Some(formula) => fields.with(name, FieldValue::Formula(formula.clone())),
             None => fields,
         };
         let fields = Fields::of("replay")
-            .with("capacity", Value::Count(self.capacity))
-            .with("share", Value::Moving(self.share.clone()))
-            .with("keeps", Value::Keeps(self.keeps));
+            .with("capacity", FieldValue::Count(self.capacity))
+            .with("share", FieldValue::Moving(self.share.clone()))
+            .with("keeps", FieldValue::Keeps(self.keeps));
         formula(formula(fields, "while", &self.condition), "order", &self.order)
-            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
     }
 
@@ -75,7 +75,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let RolloutSource::Replay { capacity, share, keeps, condition, order, of } = &rollout.source else {
         unreachable!("the caller has looked")

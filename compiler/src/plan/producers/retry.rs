@@ -4,10 +4,11 @@ use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
 
 use super::{
-    Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, editable, holding, reads_student,
+    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, editable, holding,
+    reads_student,
 };
 use crate::plan::{Axis, Formula};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 /// Attempts at a completion, at most: each round of them has random numbers of its own.
 const MOST: u32 = 255;
@@ -24,19 +25,19 @@ pub struct Retry {
 impl Retry {
     fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
         Fields::of("retry")
-            .with("until", Value::Formula(self.until.clone()))
-            .with("at_most", Value::Count(self.at_most))
-            .with("of", Value::Fields(of))
+            .with("until", FieldValue::Formula(self.until.clone()))
+            .with("at_most", FieldValue::Count(self.at_most))
+            .with("of", FieldValue::Fields(of))
             .with_groups("batch", groups)
     }
 }
 
-impl Kind for Retry {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Retry {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().fields(None, model), groups)
     }
 
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().key(None, model), groups)
     }
 
@@ -76,7 +77,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let Edit::Retry { until, at_most } = edit else { unreachable!("the caller has looked") };
     let at = origins.span(rollout.origin);
     editable(edit, rollout, at)?;

@@ -5,11 +5,12 @@ use mopd_lang::experiment::{self as checked, Edit, TemplatePiece};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Fields, Kind, ModelId, OfCompletions, Producer, Sampling, Value, Writer, editable, reads_student,
+    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, Sampling, Writer, editable,
+    reads_student,
 };
 use crate::plan::views::{Piece, Slot};
 use crate::plan::{Axis, template};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Rewrite {
@@ -31,19 +32,19 @@ pub enum PatternPiece {
 impl Rewrite {
     fn described(&self, of: Fields, groups: Option<u32>) -> Fields {
         Fields::of("rewrite")
-            .with("pattern", Value::Pattern(self.pattern.clone()))
-            .with("text", Value::Pieces(self.text.clone()))
-            .with("of", Value::Fields(of))
+            .with("pattern", FieldValue::Pattern(self.pattern.clone()))
+            .with("text", FieldValue::Pieces(self.text.clone()))
+            .with("of", FieldValue::Fields(of))
             .with_groups("batch", groups)
     }
 }
 
-impl Kind for Rewrite {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Rewrite {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().fields(None, model), groups)
     }
 
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         self.described(self.of.kind().key(None, model), groups)
     }
 
@@ -86,7 +87,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let Edit::Rewrite { from, to } = edit else { unreachable!("the caller has looked") };
     let at = origins.span(rollout.origin);
     editable(edit, rollout, at)?;

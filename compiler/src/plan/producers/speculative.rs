@@ -4,9 +4,9 @@
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, edit_name, sampling};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, edit_name, sampling};
 use crate::plan::{Keep, Role};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Speculative {
@@ -25,11 +25,11 @@ impl Speculative {
     }
 }
 
-impl Kind for Speculative {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Speculative {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("speculative")
-            .with("block", Value::Count(self.block))
-            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with("block", FieldValue::Count(self.block))
+            .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
     }
 
@@ -71,7 +71,7 @@ impl Kind for Speculative {
 
 /// Of a stage's own rollout, or a term's. A rejected draft is no completion: nothing chooses among those of a
 /// prompt, edits them or keeps them for later.
-pub(super) fn executable(train: &checked::Train, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(train: &checked::Train, origins: Origins) -> Converted<Producer> {
     let rollout = &train.rollout;
     let RolloutSource::Speculative { block, of } = &rollout.source else {
         unreachable!("the caller has looked")

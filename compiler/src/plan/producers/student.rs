@@ -3,19 +3,19 @@
 use mopd_lang::experiment::{self as checked, Heads};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling};
-use crate::refusal::{Narrowed, Origins, refused};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, sampling};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Student {
     pub sampling: Sampling,
 }
 
-impl Kind for Student {
-    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Student {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("student")
             .with_groups("prompts", groups)
-            .with("sampling", Value::Sampling(self.sampling.clone()))
+            .with("sampling", FieldValue::Sampling(self.sampling.clone()))
     }
 
     fn group(&self) -> u32 {
@@ -48,7 +48,7 @@ pub(super) fn executable(
     of: &checked::Sampling,
     origin: checked::Origin,
     origins: Origins,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let accept = match of.heads {
         None => None,
         Some(Heads { heads: 2, accept }) => Some(accept),

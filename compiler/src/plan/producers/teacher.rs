@@ -5,9 +5,9 @@
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Producer, Sampling, Value, Writer, sampling, sampling_once};
+use super::{FieldValue, Fields, ModelId, Producer, ProducerKind, Sampling, Writer, sampling, sampling_once};
 use crate::plan::{Keep, Role, View, template};
-use crate::refusal::{Narrowed, Origins, role};
+use crate::refusal::{Converted, Origins, role};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Teacher {
@@ -36,10 +36,10 @@ pub struct Once {
 }
 
 impl Teacher {
-    fn described(&self, sees: Option<Value>, groups: Option<u32>) -> Fields {
+    fn described(&self, sees: Option<FieldValue>, groups: Option<u32>) -> Fields {
         let fields = match self.writer {
             Role::TEACHER => Fields::of("teacher"),
-            writer => Fields::of("teacher").with("writer", Value::Role(writer)),
+            writer => Fields::of("teacher").with("writer", FieldValue::Role(writer)),
         };
         let fields = match sees {
             Some(sees) => fields.with("sees", sees),
@@ -47,22 +47,22 @@ impl Teacher {
         };
         let fields = match self.once {
             Some(Once { sequences, keep }) => {
-                fields.with("sequences", Value::Count(sequences)).with("keep", Value::Keep(keep))
+                fields.with("sequences", FieldValue::Count(sequences)).with("keep", FieldValue::Keep(keep))
             }
             None => fields,
         };
-        fields.with_groups("batch", groups).with("sampling", Value::Sampling(self.sampling.clone()))
+        fields.with_groups("batch", groups).with("sampling", FieldValue::Sampling(self.sampling.clone()))
     }
 }
 
-impl Kind for Teacher {
-    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(self.sees.clone().map(Value::View), groups)
+impl ProducerKind for Teacher {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(self.sees.clone().map(FieldValue::View), groups)
     }
 
     /// A template's name changes no result.
-    fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
-        self.described(self.sees.clone().map(|view| Value::Pieces(view.pieces)), groups)
+    fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.described(self.sees.clone().map(|view| FieldValue::Pieces(view.pieces)), groups)
     }
 
     fn group(&self) -> u32 {
@@ -106,7 +106,7 @@ impl Kind for Teacher {
     }
 }
 
-pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Narrowed<Producer> {
+pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let RolloutSource::From { teacher, sees, sequences, sampling: of } = &rollout.source else {
         unreachable!("the caller has looked")

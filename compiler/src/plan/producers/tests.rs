@@ -90,12 +90,13 @@ fn plans_and_keys_have_the_words_that_they_had() {
         let text = text.replace('S', SAMPLING);
         assert_eq!(serde_json::to_string(rollout).unwrap(), text);
         assert_eq!(&serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
-        let key = serde_json::to_string(&rollout.key(&|id| Value::Text(format!("model {}", id.0)))).unwrap();
+        let key =
+            serde_json::to_string(&rollout.key(&|id| FieldValue::Text(format!("model {}", id.0)))).unwrap();
         if rollout.producer.models().is_empty() {
             assert_eq!(key, text);
         }
     }
-    let key = cases.last().unwrap().0.key(&|id| Value::Text(format!("key {}", id.0)));
+    let key = cases.last().unwrap().0.key(&|id| FieldValue::Text(format!("key {}", id.0)));
     assert_eq!(
         serde_json::to_string(&key).unwrap(),
         r#"{"chosen":{"from":"data","field":"best"},"rejected":{"model":"key 3","sampling":S},"batch":5}"#
@@ -116,7 +117,7 @@ fn a_refinement_says_who_writes_and_what_it_sees() {
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
     let key = r#"{"from":"refine","by":{"scorer":3},"sees":[{"slot":"draft"}],"#.to_owned() + &rest;
-    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), key);
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), key);
     let of = |writer| Some(if writer == Writer::Student { 10 } else { 1000 });
     assert_eq!(rollout.producer.kind().parameters(&of), Some(1010.0));
 }
@@ -135,7 +136,7 @@ fn a_teacher_says_what_it_sees_while_it_writes() {
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
     let key = r#"{"from":"teacher","sees":[{"slot":"prompt"}],"#.to_owned() + &rest;
-    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), key);
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), key);
     assert_eq!((rollout.producer.shown().count(), rollout.producer.kind().policy().is_err()), (1, true));
 }
 
@@ -154,7 +155,7 @@ fn an_edit_says_what_it_edits() {
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
     let key = r#"{"from":"through","command":"python3 edit.py","#.to_owned() + &rest;
-    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), key);
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), key);
     let kind = rollout.producer.kind();
     assert_eq!((kind.group(), kind.fresh(), kind.policy().is_err()), (2, true, true));
     assert_eq!(rollout.producer.unedited(), &Producer::student(sampling()));
@@ -181,7 +182,7 @@ fn a_rewrite_says_what_it_changes() {
     let text = text.replace('N', &serde_json::to_string(formula).unwrap()).replace('S', SAMPLING);
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
-    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), text);
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), text);
     let kind = rollout.producer.kind();
     assert_eq!((kind.group(), kind.fresh(), kind.policy().is_err()), (2, true, true));
     assert!(rollout.producer.drawn_anew() && rollout.producer.is_drawn());
@@ -207,7 +208,7 @@ fn a_retry_says_how_often_it_draws() {
     let text = text.replace('N', &serde_json::to_string(&until).unwrap()).replace('S', SAMPLING);
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
-    assert_eq!(serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap(), text);
+    assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), text);
     let kind = rollout.producer.kind();
     assert_eq!((kind.group(), kind.fresh(), kind.leaves_out()), (2, true, false));
     assert_eq!((kind.parameters(&|_| Some(10)), kind.policy()), (Some(80.0), of.kind().policy()));
@@ -250,7 +251,7 @@ fn a_snapshot_says_that_it_is_written_once() {
 /// key.
 #[test]
 fn turns_say_who_answers_and_their_key_what_matters() {
-    let grows = Schedule::Linear { from: 1.0, to: 5.0, over: crate::plan::Over::Run };
+    let grows = Schedule::Linear { from: 1.0, to: 5.0, over: crate::plan::ScheduleLength::Run };
     let turns = Turns {
         environment: "python3 env.py".to_owned(),
         time_limit_seconds: 30.0,
@@ -266,7 +267,7 @@ fn turns_say_who_answers_and_their_key_what_matters() {
     let text = (text.to_owned() + rest).replace('S', SAMPLING);
     assert_eq!(serde_json::to_string(&rollout).unwrap(), text);
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
-    let key = serde_json::to_string(&rollout.key(&|id| Value::Model(id))).unwrap();
+    let key = serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap();
     let wanted = r#"{"from":"turns","environment":"python3 env.py","#.to_owned() + rest;
     assert_eq!(key, wanted.replace('S', SAMPLING));
     let kind = rollout.producer.kind();
@@ -286,7 +287,7 @@ fn turns_say_who_answers_and_their_key_what_matters() {
     let edited = Rollout::new(6, Producer::Turns(Box::new(edited)));
     let text = serde_json::to_string(&edited).unwrap();
     assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), edited);
-    let text = serde_json::to_string(&edited.key(&|id| Value::Model(id))).unwrap();
+    let text = serde_json::to_string(&edited.key(&|id| FieldValue::Model(id))).unwrap();
     assert!(text.contains("\"first_turns\":{") && text.contains("\"expert_turns\":{\"all_but\":{"), "{text}");
     // Of a mix, the longest.
     let mixed = Producer::mix(Schedule::Constant { value: 0.5 }, Producer::data("answer"), rollout.producer);
@@ -300,8 +301,8 @@ fn edits_and_tiers_say_what_they_choose_from() {
     let value = graph.reduce(crate::plan::Reduction::Mean, rank, crate::plan::Axis::Sequence, None);
     let by = Formula { graph, value };
     let chosen = |choice, of| Chosen { choice, of }.into();
-    let kept = |of| chosen(Choice::Keep { condition: by.clone() }, of);
-    let best = |of| chosen(Choice::Best { by: by.clone(), count: 1 }, of);
+    let kept = |of| chosen(SampleChoice::Keep { condition: by.clone() }, of);
+    let best = |of| chosen(SampleChoice::Best { by: by.clone(), count: 1 }, of);
     let tiers = |last| {
         let choices = vec![best(kept(Producer::teacher(sampling()))), last];
         FirstOf { choices }.into()
@@ -333,7 +334,7 @@ fn edits_and_tiers_say_what_they_choose_from() {
     let holds = |producer: &Producer| {
         let mut inside = producer;
         while let Producer::Chosen(chosen) = inside {
-            if let Choice::Keep { condition } = &chosen.choice {
+            if let SampleChoice::Keep { condition } = &chosen.choice {
                 return Some(condition.clone());
             }
             inside = &chosen.of;

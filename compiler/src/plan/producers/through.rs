@@ -4,9 +4,11 @@
 use mopd_lang::experiment::{self as checked, Edit};
 use serde::Deserialize;
 
-use super::{Fields, Kind, ModelId, Once, Producer, Sampling, Value, Writer, edit_name, editable};
+use super::{
+    FieldValue, Fields, ModelId, Once, Producer, ProducerKind, Sampling, Writer, edit_name, editable,
+};
 use crate::plan::events::FailureKind;
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Through {
@@ -22,7 +24,7 @@ pub struct Through {
 
 /// A program of the author's that a producer starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Program<'a> {
+pub struct ProducerProgram<'a> {
     pub command: &'a str,
     /// Files and folders that it reads besides its sources.
     pub depends: &'a [String],
@@ -38,7 +40,7 @@ impl Producer {
     }
 
     /// The programs that it starts.
-    pub fn programs(&self) -> Vec<Program<'_>> {
+    pub fn programs(&self) -> Vec<ProducerProgram<'_>> {
         self.all().into_iter().filter_map(|producer| producer.kind().program()).collect()
     }
 
@@ -48,21 +50,21 @@ impl Producer {
     }
 }
 
-impl Kind for Through {
-    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Through {
+    fn fields(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("through")
-            .with("command", Value::Text(self.command.clone()))
-            .with("time_limit_seconds", Value::Number(self.time_limit_seconds))
-            .with("depends", Value::Texts(self.depends.clone()))
-            .with("of", Value::Fields(self.of.kind().fields(None, model)))
+            .with("command", FieldValue::Text(self.command.clone()))
+            .with("time_limit_seconds", FieldValue::Number(self.time_limit_seconds))
+            .with("depends", FieldValue::Texts(self.depends.clone()))
+            .with("of", FieldValue::Fields(self.of.kind().fields(None, model)))
             .with_groups("batch", groups)
     }
 
     /// The files of `depends` enter a result's key by their content.
-    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> Value) -> Fields {
+    fn key(&self, groups: Option<u32>, model: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         Fields::of("through")
-            .with("command", Value::Text(self.command.clone()))
-            .with("of", Value::Fields(self.of.kind().key(None, model)))
+            .with("command", FieldValue::Text(self.command.clone()))
+            .with("of", FieldValue::Fields(self.of.kind().key(None, model)))
             .with_groups("batch", groups)
     }
 
@@ -74,9 +76,9 @@ impl Kind for Through {
         vec![&mut self.of]
     }
 
-    fn program(&self) -> Option<Program<'_>> {
+    fn program(&self) -> Option<ProducerProgram<'_>> {
         let Through { command, depends, .. } = self;
-        Some(Program { command, depends, kind: FailureKind::Edit })
+        Some(ProducerProgram { command, depends, kind: FailureKind::Edit })
     }
 
     fn edited(&self) -> Option<&Producer> {
@@ -114,7 +116,7 @@ pub(super) fn executable(
     edit: &Edit,
     rollout: &checked::Rollout,
     origins: Origins,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let at = origins.span(rollout.origin);
     let Edit::Through { command, time_limit_seconds, depends } = edit else {
         unreachable!("the caller has looked")

@@ -6,11 +6,12 @@ use mopd_lang::formula;
 use serde::Deserialize;
 
 use super::{
-    Fields, Kind, ModelId, OfCompletions, Producer, Program, Sampling, Value, Writer, edit_name, sampling,
+    FieldValue, Fields, ModelId, OfCompletions, Producer, ProducerKind, ProducerProgram, Sampling, Writer,
+    edit_name, sampling,
 };
 use crate::plan::events::FailureKind;
 use crate::plan::{Axis, Formula, Moving, Signal, moving};
-use crate::refusal::{Narrowed, Origins, refused};
+use crate::refusal::{Converted, Origins, refused};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Turns {
@@ -42,34 +43,34 @@ pub enum ExpertTurns {
 
 impl Turns {
     fn described(&self, fields: Fields, groups: Option<u32>) -> Fields {
-        let mut fields = fields.with("at_most", Value::Moving(self.at_most.clone()));
+        let mut fields = fields.with("at_most", FieldValue::Moving(self.at_most.clone()));
         if let Some(turns) = &self.first_turns {
-            fields = fields.with("first_turns", Value::Formula(turns.clone()));
+            fields = fields.with("first_turns", FieldValue::Formula(turns.clone()));
         }
         if let Some(expert) = &self.expert_turns {
             let (name, turns) = match expert {
                 ExpertTurns::First(turns) => ("first", turns),
                 ExpertTurns::AllBut(turns) => ("all_but", turns),
             };
-            let turns = Fields::default().with(name, Value::Formula(turns.clone()));
-            fields = fields.with("expert_turns", Value::Fields(turns));
+            let turns = Fields::default().with(name, FieldValue::Formula(turns.clone()));
+            fields = fields.with("expert_turns", FieldValue::Fields(turns));
         }
-        fields.with_groups("batch", groups).with("sampling", Value::Sampling(self.sampling.clone()))
+        fields.with_groups("batch", groups).with("sampling", FieldValue::Sampling(self.sampling.clone()))
     }
 }
 
-impl Kind for Turns {
-    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
+impl ProducerKind for Turns {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
         let fields = Fields::of("turns")
-            .with("environment", Value::Text(self.environment.clone()))
-            .with("time_limit_seconds", Value::Number(self.time_limit_seconds))
-            .with("depends", Value::Texts(self.depends.clone()));
+            .with("environment", FieldValue::Text(self.environment.clone()))
+            .with("time_limit_seconds", FieldValue::Number(self.time_limit_seconds))
+            .with("depends", FieldValue::Texts(self.depends.clone()));
         self.described(fields, groups)
     }
 
     /// The files of `depends` enter a result's key by their content.
-    fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> Value) -> Fields {
-        let fields = Fields::of("turns").with("environment", Value::Text(self.environment.clone()));
+    fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        let fields = Fields::of("turns").with("environment", FieldValue::Text(self.environment.clone()));
         self.described(fields, groups)
     }
 
@@ -89,9 +90,9 @@ impl Kind for Turns {
         Some(self)
     }
 
-    fn program(&self) -> Option<Program<'_>> {
+    fn program(&self) -> Option<ProducerProgram<'_>> {
         let Turns { environment: command, depends, .. } = self;
-        Some(Program { command, depends, kind: FailureKind::Environment })
+        Some(ProducerProgram { command, depends, kind: FailureKind::Environment })
     }
 
     fn turns(&self) -> u32 {
@@ -121,7 +122,7 @@ pub(super) fn executable(
     rollout: &checked::Rollout,
     origins: Origins,
     of_completions: OfCompletions,
-) -> Narrowed<Producer> {
+) -> Converted<Producer> {
     let RolloutSource::Turns { environment, time_limit_seconds, depends, at_most, of } = &rollout.source
     else {
         unreachable!("the caller has looked")

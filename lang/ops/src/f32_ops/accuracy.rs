@@ -1,6 +1,6 @@
 //! The programs keep to the accuracy that the table states.
 
-use super::Scalar;
+use super::ScalarOps;
 use crate::Function;
 
 const EDGES: [f32; 14] = [
@@ -58,7 +58,7 @@ fn sweep(count: u32, mut each: impl FnMut(f32)) {
 fn worst_of_one(function: Function, fused: bool) -> (f64, f32) {
     let mut worst = (0.0, 0.0);
     sweep(4_000_000, |x| {
-        let computed = Scalar { fused }.apply(function, &[x]);
+        let computed = ScalarOps { fused }.apply(function, &[x]);
         let error = error(computed, function.value(&[f64::from(x)]));
         if error > worst.0 || error.is_nan() {
             worst = (error, x);
@@ -70,7 +70,7 @@ fn worst_of_one(function: Function, fused: bool) -> (f64, f32) {
 fn worst_of_two(function: Function, fused: bool) -> (f64, [f32; 2]) {
     let mut worst = (0.0, [0.0; 2]);
     let mut look = |x: f32, y: f32| {
-        let computed = Scalar { fused }.apply(function, &[x, y]);
+        let computed = ScalarOps { fused }.apply(function, &[x, y]);
         let error = error(computed, function.value(&[f64::from(x), f64::from(y)]));
         if error > worst.0 || error.is_nan() {
             worst = (error, [x, y]);

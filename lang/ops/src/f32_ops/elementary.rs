@@ -6,7 +6,7 @@
 //!
 //! What is always inlined here becomes part of loops that are compiled for the widest vectors of a processor.
 
-use super::{Comparison, FloatOps};
+use super::{CompareOp, FloatOps};
 use crate::Function;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -184,12 +184,12 @@ fn log_of_parts<F: FloatOps>(ops: &mut F, k: F::Integer, m: F::Number) -> F::Num
 /// `log` where the argument of the logarithm is positive and finite; else what IEEE 754 asks for.
 fn special_logs<F: FloatOps>(ops: &mut F, argument: F::Number, log: F::Number) -> F::Number {
     let [zero, infinity] = [0.0, f32::INFINITY].map(|value| ops.number(value));
-    let finite = ops.compare(Comparison::Less, argument, infinity);
+    let finite = ops.compare(CompareOp::Less, argument, infinity);
     let log = ops.select(finite, log, argument);
     let (none, lowest) = (ops.number(f32::NAN), ops.number(f32::NEG_INFINITY));
-    let negative = ops.compare(Comparison::Less, argument, zero);
+    let negative = ops.compare(CompareOp::Less, argument, zero);
     let log = ops.select(negative, none, log);
-    let pole = ops.compare(Comparison::Equal, argument, zero);
+    let pole = ops.compare(CompareOp::Equal, argument, zero);
     ops.select(pole, lowest, log)
 }
 
@@ -209,7 +209,7 @@ fn is_outside<F: FloatOps>(ops: &mut F, x: F::Number, greatest: f32) -> F::Truth
 fn split<F: FloatOps>(ops: &mut F, x: F::Number) -> (F::Integer, F::Number) {
     // Numbers without an exponent of their own are made larger first.
     let smallest = ops.number(f32::MIN_POSITIVE);
-    let subnormal = ops.compare(Comparison::Less, x, smallest);
+    let subnormal = ops.compare(CompareOp::Less, x, smallest);
     let (step, zero) = (ops.number(EXPONENT_STEP), ops.number(0.0));
     let enlarged = ops.multiply(x, step);
     let normal = ops.select(subnormal, enlarged, x);
@@ -299,7 +299,7 @@ pub fn tanh<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
 
     // NaN is not beyond anything, and stays so near 0.
     let small = ops.number(TANH_SMALL);
-    let is_far = ops.compare(Comparison::Greater, size, small);
+    let is_far = ops.compare(CompareOp::Greater, size, small);
     let tanh = ops.select(is_far, far, near);
     with_sign(ops, tanh, x)
 }
@@ -311,7 +311,7 @@ pub fn sigmoid<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let opposite = ops.negate(size);
     let exponential = exp(ops, opposite);
     let (zero, one) = (ops.number(0.0), ops.number(1.0));
-    let below = ops.compare(Comparison::Less, x, zero);
+    let below = ops.compare(CompareOp::Less, x, zero);
     let numerator = ops.select(below, exponential, one);
     let denominator = ops.add(exponential, one);
     ops.divide(numerator, denominator)
@@ -384,9 +384,9 @@ pub(super) fn power<F: FloatOps>(ops: &mut F, x: F::Number, y: F::Number) -> F::
     let (k, fraction) = split(ops, size);
     let m = ops.subtract(fraction, one);
     let (log, log_low) = precise_log(ops, k, m);
-    let finite = ops.compare(Comparison::Less, size, infinity);
+    let finite = ops.compare(CompareOp::Less, size, infinity);
     let log = ops.select(finite, log, size);
-    let is_zero = ops.compare(Comparison::Equal, size, zero);
+    let is_zero = ops.compare(CompareOp::Equal, size, zero);
     let pole = ops.number(f32::NEG_INFINITY);
     let log = ops.select(is_zero, pole, log);
 
@@ -395,7 +395,7 @@ pub(super) fn power<F: FloatOps>(ops: &mut F, x: F::Number, y: F::Number) -> F::
     let (least, greatest) = (ops.number(EXP_LEAST), ops.number(EXP_GREATEST));
     let bounded = ops.smaller(greatest, exponent);
     let bounded = ops.larger(least, bounded);
-    let inside = ops.compare(Comparison::Equal, bounded, exponent);
+    let inside = ops.compare(CompareOp::Equal, bounded, exponent);
     let correction = ops.select(inside, correction, zero);
     let power = exp_anywhere(ops, exponent, Some(correction));
 
@@ -405,24 +405,24 @@ pub(super) fn power<F: FloatOps>(ops: &mut F, x: F::Number, y: F::Number) -> F::
     let half = ops.number(0.5);
     let half = ops.multiply(y, half);
     let whole_half = ops.floor(half);
-    let is_whole = ops.compare(Comparison::Equal, whole, y);
-    let not_even = ops.compare(Comparison::NotEqual, whole_half, half);
+    let is_whole = ops.compare(CompareOp::Equal, whole, y);
+    let not_even = ops.compare(CompareOp::NotEqual, whole_half, half);
     let odd = ops.and(is_whole, not_even);
     let sign = ops.select(odd, x, zero);
     let power = with_sign(ops, power, sign);
-    let negative = ops.compare(Comparison::Less, x, zero);
-    let not_whole = ops.compare(Comparison::NotEqual, whole, y);
+    let negative = ops.compare(CompareOp::Less, x, zero);
+    let not_whole = ops.compare(CompareOp::NotEqual, whole, y);
     let undefined = ops.and(negative, not_whole);
     let undefined = ops.and(undefined, finite);
     let none = ops.number(f32::NAN);
     let power = ops.select(undefined, none, power);
 
     // 1 whatever the other is, even NaN.
-    let no_exponent = ops.compare(Comparison::Equal, y, zero);
-    let base_1 = ops.compare(Comparison::Equal, x, one);
-    let size_1 = ops.compare(Comparison::Equal, size, one);
+    let no_exponent = ops.compare(CompareOp::Equal, y, zero);
+    let base_1 = ops.compare(CompareOp::Equal, x, one);
+    let size_1 = ops.compare(CompareOp::Equal, size, one);
     let exponent_size = ops.absolute(y);
-    let endless = ops.compare(Comparison::Equal, exponent_size, infinity);
+    let endless = ops.compare(CompareOp::Equal, exponent_size, infinity);
     let size_1 = ops.and(size_1, endless);
     let is_1 = ops.or(no_exponent, base_1);
     let is_1 = ops.or(is_1, size_1);
@@ -456,7 +456,7 @@ pub(super) fn cos<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let first_bit = ops.integer(1);
     let odd = ops.integer_and(quarter, first_bit);
     let odd = ops.number_of(odd);
-    let odd = ops.compare(Comparison::Equal, odd, one);
+    let odd = ops.compare(CompareOp::Equal, odd, one);
     let either = ops.select(odd, sin, cos);
     let next = ops.integer_add(quarter, first_bit);
     let sign = ops.shift_left(next, 30);
@@ -467,6 +467,6 @@ pub(super) fn cos<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let result = ops.multiply(either, factor);
 
     let greatest = ops.number(COS_GREATEST);
-    let far = ops.compare(Comparison::Greater, size, greatest);
+    let far = ops.compare(CompareOp::Greater, size, greatest);
     ops.except(far, result, |ops| ops.call(Function::Cos, x))
 }

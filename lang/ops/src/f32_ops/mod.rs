@@ -1,6 +1,6 @@
 //! The programs that compute elementwise functions in f32.
 //!
-//! A program is written down once, as operations of [`FloatOps`]. [`Scalar`] carries them out on one number at
+//! A program is written down once, as operations of [`FloatOps`]. [`ScalarOps`] carries them out on one number at
 //! a time, which is what the program computes; the compiler's code generator writes them down as vector
 //! instructions, and has some compiled already for the widest vectors of a processor. All do the same
 //! operations in the same order, so they agree to the last bit. In terms of the exact functions ([`Function::value`]) the results are within the
@@ -15,7 +15,7 @@ mod elementary;
 mod scalar;
 
 pub use elementary::{exp, log, log1p, sigmoid, tanh};
-pub use scalar::Scalar;
+pub use scalar::ScalarOps;
 
 use crate::Function;
 use crate::expr::{Arguments, Backend};
@@ -48,7 +48,7 @@ pub trait FloatOps {
     /// `a` if `a > b`, else `b`: what is NaN must be `b` to stay so.
     fn larger(&mut self, a: Self::Number, b: Self::Number) -> Self::Number;
 
-    fn compare(&mut self, comparison: Comparison, a: Self::Number, b: Self::Number) -> Self::Truth;
+    fn compare(&mut self, comparison: CompareOp, a: Self::Number, b: Self::Number) -> Self::Truth;
     fn not(&mut self, a: Self::Truth) -> Self::Truth;
     fn and(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
     fn or(&mut self, a: Self::Truth, b: Self::Truth) -> Self::Truth;
@@ -83,7 +83,7 @@ pub trait FloatOps {
 
 /// False where a side is NaN, but for `NotEqual`, which is true there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comparison {
+pub enum CompareOp {
     Equal,
     NotEqual,
     Less,
@@ -122,7 +122,7 @@ impl<N: Copy, T: Copy> Operand<N, T> {
             Operand::Truth(truth) => truth,
             other => {
                 let (x, zero) = (other.number(ops), ops.number(0.0));
-                ops.compare(Comparison::NotEqual, x, zero)
+                ops.compare(CompareOp::NotEqual, x, zero)
             }
         }
     }
@@ -193,7 +193,7 @@ pub fn apply<F: FloatOps>(ops: &mut F, function: Function, operands: &[OperandOf
                 Floor => ops.floor(x),
                 Relu => {
                     let zero = ops.number(0.0);
-                    let below = ops.compare(Comparison::Less, x, zero);
+                    let below = ops.compare(CompareOp::Less, x, zero);
                     ops.select(below, zero, x)
                 }
                 _ => unreachable!("{function:?} of one operand has neither a body nor a program"),
@@ -222,14 +222,14 @@ impl<F: FloatOps> Backend for Programs<'_, F> {
     }
 }
 
-fn comparison(function: Function) -> Comparison {
+fn comparison(function: Function) -> CompareOp {
     match function {
-        Function::Equal => Comparison::Equal,
-        Function::NotEqual => Comparison::NotEqual,
-        Function::Less => Comparison::Less,
-        Function::LessEqual => Comparison::LessEqual,
-        Function::Greater => Comparison::Greater,
-        Function::GreaterEqual => Comparison::GreaterEqual,
+        Function::Equal => CompareOp::Equal,
+        Function::NotEqual => CompareOp::NotEqual,
+        Function::Less => CompareOp::Less,
+        Function::LessEqual => CompareOp::LessEqual,
+        Function::Greater => CompareOp::Greater,
+        Function::GreaterEqual => CompareOp::GreaterEqual,
         _ => unreachable!("{function:?} does not compare"),
     }
 }
@@ -260,7 +260,7 @@ fn extreme<F: FloatOps>(ops: &mut F, extreme: Extreme, a: OperandOf<F>, b: Opera
         _ => {
             let (a, b) = (a.number(ops), b.number(ops));
             let chosen = prefer(ops, b, a);
-            let not_a_number = ops.compare(Comparison::NotEqual, b, b);
+            let not_a_number = ops.compare(CompareOp::NotEqual, b, b);
             ops.select(not_a_number, b, chosen)
         }
     }

@@ -1,16 +1,16 @@
 //! The programs, carried out on one number at a time.
 
-use super::{Comparison, FloatOps, Operand, apply};
+use super::{CompareOp, FloatOps, Operand, apply};
 use crate::Function;
 
 /// Computes what generated code computes, to the last bit, on any machine.
 #[derive(Clone, Copy, Debug)]
-pub struct Scalar {
+pub struct ScalarOps {
     /// Whether a multiplication and an addition within a function are rounded once.
     pub fused: bool,
 }
 
-impl Scalar {
+impl ScalarOps {
     /// `function` of as many operands as it has; true is 1, false is 0.
     pub fn apply(mut self, function: Function, operands: &[f32]) -> f32 {
         let mut taken = [Operand::Constant(0.0); 3];
@@ -21,7 +21,7 @@ impl Scalar {
     }
 }
 
-impl FloatOps for Scalar {
+impl FloatOps for ScalarOps {
     type Number = f32;
     type Integer = i32;
     type Truth = bool;
@@ -78,14 +78,14 @@ impl FloatOps for Scalar {
         if a > b { a } else { b }
     }
 
-    fn compare(&mut self, comparison: Comparison, a: f32, b: f32) -> bool {
+    fn compare(&mut self, comparison: CompareOp, a: f32, b: f32) -> bool {
         match comparison {
-            Comparison::Equal => a == b,
-            Comparison::NotEqual => a != b,
-            Comparison::Less => a < b,
-            Comparison::LessEqual => a <= b,
-            Comparison::Greater => a > b,
-            Comparison::GreaterEqual => a >= b,
+            CompareOp::Equal => a == b,
+            CompareOp::NotEqual => a != b,
+            CompareOp::Less => a < b,
+            CompareOp::LessEqual => a <= b,
+            CompareOp::Greater => a > b,
+            CompareOp::GreaterEqual => a >= b,
         }
     }
 

@@ -300,7 +300,7 @@ macro_rules! builtins {
                 any_names: $variant::PARAMETERS.is_none(),
                 usage: $usage,
                 doc: concat!($($doc),+).trim_ascii(),
-                kind: $crate::check::builtins::Kind::$kind($names::$variant),
+                kind: $crate::check::builtins::BuiltinKind::$kind($names::$variant),
             }),*
         ];
 

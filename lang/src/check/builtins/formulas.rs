@@ -1,7 +1,7 @@
 //! Functions of formulas: what each takes. Their names, how they are written and their documentation are in
 //! the operators' table.
 
-use super::Kind;
+use super::BuiltinKind;
 use super::declare::{BuiltinParameter, arguments};
 use super::types::{
     Axis, Condition, Count, Deviation, Formula, Fraction, Missing, Numbers, Panel, Rollout, Schedule, Window,
@@ -57,16 +57,16 @@ arguments! { Ema { x: Formula, rate: Fraction } }
 arguments! { Previous { x: Formula } }
 
 /// What a function takes.
-pub(super) fn parameters(kind: Kind) -> &'static [BuiltinParameter] {
+pub(super) fn parameters(kind: BuiltinKind) -> &'static [BuiltinParameter] {
     let listed = match kind {
-        Kind::Bucket => Bucket::PARAMETERS,
-        Kind::Clip => Clip::PARAMETERS,
-        Kind::Where => Where::PARAMETERS,
-        Kind::Extreme(..) => Extreme::PARAMETERS,
-        Kind::Reduce(Reduction::Sum) => Sum::PARAMETERS,
-        Kind::Reduce(Reduction::Quantile { .. }) => Quantile::PARAMETERS,
-        Kind::Reduce(_) => Reduce::PARAMETERS,
-        Kind::Statistic(statistic) => match statistic {
+        BuiltinKind::Bucket => Bucket::PARAMETERS,
+        BuiltinKind::Clip => Clip::PARAMETERS,
+        BuiltinKind::Where => Where::PARAMETERS,
+        BuiltinKind::Extreme(..) => Extreme::PARAMETERS,
+        BuiltinKind::Reduce(Reduction::Sum) => Sum::PARAMETERS,
+        BuiltinKind::Reduce(Reduction::Quantile { .. }) => Quantile::PARAMETERS,
+        BuiltinKind::Reduce(_) => Reduce::PARAMETERS,
+        BuiltinKind::Statistic(statistic) => match statistic {
             Statistic::Center | Statistic::Rank | Statistic::LeaveOneOut | Statistic::Minmax => {
                 Compared::PARAMETERS
             }
@@ -80,10 +80,10 @@ pub(super) fn parameters(kind: Kind) -> &'static [BuiltinParameter] {
             Statistic::Chunks { .. } => Chunks::PARAMETERS,
             Statistic::Softmax => Softmax::PARAMETERS,
         },
-        Kind::Scan(Scan::RewardToGo { .. }) => RewardToGo::PARAMETERS,
-        Kind::Scan(_) => Scanned::PARAMETERS,
-        Kind::Memory(Memory::Ema { .. }) => Ema::PARAMETERS,
-        Kind::Memory(Memory::Previous) => Previous::PARAMETERS,
+        BuiltinKind::Scan(Scan::RewardToGo { .. }) => RewardToGo::PARAMETERS,
+        BuiltinKind::Scan(_) => Scanned::PARAMETERS,
+        BuiltinKind::Memory(Memory::Ema { .. }) => Ema::PARAMETERS,
+        BuiltinKind::Memory(Memory::Previous) => Previous::PARAMETERS,
         _ => Elementwise::PARAMETERS,
     };
     listed.unwrap_or_default()

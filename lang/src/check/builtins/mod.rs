@@ -23,7 +23,7 @@ pub(in crate::check) mod weights;
 
 use std::sync::LazyLock;
 
-use mopd_ops::{Entry, Form};
+use mopd_ops::{Notation, OperatorEntry};
 
 use crate::formula::{Function, Memory, Reduction, Scan, Statistic};
 
@@ -55,11 +55,11 @@ pub struct Builtin {
     pub usage: &'static str,
     /// One sentence.
     pub doc: &'static str,
-    pub kind: Kind,
+    pub kind: BuiltinKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum BuiltinKind {
     /// One argument, elementwise.
     Elementwise(Function),
     Bucket,
@@ -101,26 +101,27 @@ impl Builtin {
 }
 
 /// A function of formulas.
-fn of_formulas(name: &'static str, usage: &'static str, doc: &'static str, kind: Kind) -> Builtin {
+fn of_formulas(name: &'static str, usage: &'static str, doc: &'static str, kind: BuiltinKind) -> Builtin {
     Builtin { name, parameters: formulas::parameters(kind), any_names: false, usage, doc, kind }
 }
 
 fn bucket() -> Builtin {
     let doc = "The index, from 0, of the one of `n` equal bins of [0, 1] that `x` lies in; values outside go \
                to the nearest bin.";
-    of_formulas("bucket", "bucket(x, 27)", doc, Kind::Bucket)
+    of_formulas("bucket", "bucket(x, 27)", doc, BuiltinKind::Bucket)
 }
 
 /// What goes along an axis, or from step to step.
 fn along_axes() -> impl Iterator<Item = Builtin> {
     // The smallest and the largest are found by what they are of two numbers.
     let reductions = Reduction::EACH.into_iter().filter(|reduction| !reduction.definition().doc.is_empty());
-    let reductions = reductions.map(|reduction| (reduction.definition(), Kind::Reduce(reduction)));
-    let statistics = Statistic::EACH.map(|statistic| (statistic.definition(), Kind::Statistic(statistic)));
-    let scans = Scan::EACH.map(|scan| (scan.definition(), Kind::Scan(scan)));
-    let memory = Memory::EACH.map(|memory| (memory.definition(), Kind::Memory(memory)));
+    let reductions = reductions.map(|reduction| (reduction.definition(), BuiltinKind::Reduce(reduction)));
+    let statistics =
+        Statistic::EACH.map(|statistic| (statistic.definition(), BuiltinKind::Statistic(statistic)));
+    let scans = Scan::EACH.map(|scan| (scan.definition(), BuiltinKind::Scan(scan)));
+    let memory = Memory::EACH.map(|memory| (memory.definition(), BuiltinKind::Memory(memory)));
     let each = reductions.chain(statistics).chain(scans).chain(memory);
-    each.map(|(Entry { name, usage, doc, .. }, kind)| of_formulas(name, usage, doc, kind))
+    each.map(|(OperatorEntry { name, usage, doc, .. }, kind)| of_formulas(name, usage, doc, kind))
 }
 
 pub fn find_loss(name: &str) -> Option<&'static Builtin> {
@@ -155,21 +156,21 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
 
 /// An elementwise function, from its entry in the operators' table.
 fn elementwise(function: Function) -> Builtin {
-    let Form::Call { parameters, doc } = function.definition().form else {
+    let Notation::Call { parameters, doc } = function.definition().notation else {
         unreachable!("only what is called is looked up by name")
     };
     let (name, usage) = (function.name(), format!("{}({})", function.name(), parameters.join(", ")));
     // The same words name a reduction.
     let extreme = |reduction| {
         let usage = format!("{usage}, or {name}(x, over: sequence)");
-        (usage, Kind::Extreme(function, reduction))
+        (usage, BuiltinKind::Extreme(function, reduction))
     };
     let (usage, kind) = match function {
         Function::Minimum => extreme(Reduction::Minimum),
         Function::Maximum => extreme(Reduction::Maximum),
-        Function::Clip => (usage, Kind::Clip),
-        Function::Where => (usage, Kind::Where),
-        _ => (usage, Kind::Elementwise(function)),
+        Function::Clip => (usage, BuiltinKind::Clip),
+        Function::Where => (usage, BuiltinKind::Where),
+        _ => (usage, BuiltinKind::Elementwise(function)),
     };
     // Once, for as long as the program runs.
     of_formulas(name, usage.leak(), doc, kind)

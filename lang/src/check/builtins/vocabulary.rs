@@ -9,7 +9,7 @@ pub use words::*;
 
 /// One setting of a block.
 #[derive(Debug)]
-pub struct Key {
+pub struct SettingKey {
     pub name: &'static str,
     /// Must be written.
     pub required: bool,
@@ -97,7 +97,7 @@ pub struct SignalName {
     pub doc: &'static str,
 }
 
-pub fn names(keys: &[Key]) -> Vec<&'static str> {
+pub fn names(keys: &[SettingKey]) -> Vec<&'static str> {
     keys.iter().map(|key| key.name).collect()
 }
 

@@ -7,12 +7,12 @@ use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
-use crate::check::names::modules::{ItemId, ModuleId, Progress};
+use crate::check::names::modules::{ItemId, ItemProgress, ModuleId};
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
 /// What an `experiment` says of the run as a whole.
-pub struct Header {
+pub struct ExperimentHeader {
     pub name: String,
     pub seed: u64,
     pub out: Option<String>,
@@ -22,7 +22,11 @@ pub struct Header {
 }
 
 impl Checker {
-    pub(in crate::check) fn experiment_header(&mut self, module: &Module, id: ModuleId) -> Option<Header> {
+    pub(in crate::check) fn experiment_header(
+        &mut self,
+        module: &Module,
+        id: ModuleId,
+    ) -> Option<ExperimentHeader> {
         let mut headers = module.items.iter().filter_map(|item| match &item.kind {
             ItemKind::Experiment { name, block } => Some((name, block, item.span)),
             _ => None,
@@ -77,7 +81,7 @@ impl Checker {
             Some(expr) => Some(self.text(expr, "out", &env)?),
             None => None,
         };
-        Some(Header {
+        Some(ExperimentHeader {
             name: name.text.clone(),
             seed: seed?,
             out,
@@ -114,7 +118,9 @@ impl Checker {
                     continue;
                 }
                 let value = self.declare_domain(id.module, name, block, &mut shares);
-                self.modules.progress.insert(id, Progress::Done(value.map_or(Value::Error, Value::Domain)));
+                self.modules
+                    .progress
+                    .insert(id, ItemProgress::Done(value.map_or(Value::Error, Value::Domain)));
             }
         }
         self.check_shares(&shares);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Benchmark, BenchmarkId, Column, DataSource, Domain, DomainId, Metric, ModelId, Origin, Pretrained,
+    Benchmark, BenchmarkId, DataSource, Domain, DomainId, FieldColumn, Metric, ModelId, Origin, Pretrained,
     PromptFormat, Stage,
 };
 use crate::formula::{Formula, Unit};
@@ -18,9 +18,9 @@ use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::data::{DataCall, Dataset};
 use crate::check::builtins::declare::Call;
-use crate::check::stages::settings::{Settings, open};
+use crate::check::stages::settings::{BlockSettings, open};
 use crate::check::teachers::route::decided_by_data;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 impl Checker {
@@ -119,7 +119,7 @@ impl Checker {
             );
             return None;
         }
-        let formula = match self.evaluate(expr, &env.with_context(Context::Objective)) {
+        let formula = match self.evaluate(expr, &env.with_context(EvaluationContext::Objective)) {
             Value::Formula(formula) if formula.unit() == Unit::Bool || open(&formula) => formula,
             other => {
                 self.wrong_kind(expr.span, WANTED, &other);
@@ -151,7 +151,7 @@ impl Checker {
     /// `columns(prompt: question, answer: "final answer")`
     fn columns_call(&mut self, Call { builtin, arguments, span, .. }: Call) -> Option<Value> {
         let usage = builtin.usage;
-        let mut columns: Vec<Column> = Vec::new();
+        let mut columns: Vec<FieldColumn> = Vec::new();
         let mut good = true;
         for argument in arguments {
             let Some(name) = &argument.name else {
@@ -189,7 +189,7 @@ impl Checker {
                 good = false;
                 continue;
             }
-            columns.push(Column { field: name.text.clone(), column });
+            columns.push(FieldColumn { field: name.text.clone(), column });
         }
         if columns.is_empty() && good {
             self.report(Diagnostic::error(Code::MissingArgument, span, "no column is named").help(usage));
@@ -201,7 +201,7 @@ impl Checker {
     }
 
     /// `fields` of a domain.
-    pub(in crate::check) fn fields(&mut self, settings: &Settings, env: &Env) -> Vec<Column> {
+    pub(in crate::check) fn fields(&mut self, settings: &BlockSettings, env: &Env) -> Vec<FieldColumn> {
         let Some(expr) = settings.get("fields") else { return Vec::new() };
         match self.evaluate(expr, env) {
             Value::Columns(columns) => Rc::unwrap_or_clone(columns),
@@ -218,7 +218,7 @@ impl Checker {
     }
 
     /// `format` and `system` of a domain; none where nothing is said.
-    pub(in crate::check) fn format(&mut self, settings: &Settings, env: &Env) -> Option<PromptFormat> {
+    pub(in crate::check) fn format(&mut self, settings: &BlockSettings, env: &Env) -> Option<PromptFormat> {
         let system = settings.get("system").map(|expr| (self.text(expr, "system", env), expr.span));
         let words = [("text", PromptFormat::Text), ("chat", PromptFormat::Chat { system: None })];
         let format =

@@ -7,7 +7,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
 
 use crate::check::builtins::vocabulary;
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 use crate::check::{Checker, has_errors};
@@ -53,7 +53,7 @@ impl Checker {
     /// `samples`, `temperature` and `max_tokens` of an `eval` or a `compare`.
     pub(in crate::check) fn evaluation(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         prompts: Option<&Expr>,
         env: &Env,
     ) -> Option<Evaluation> {

@@ -9,9 +9,9 @@ use crate::check::builtins::DataName;
 use crate::check::builtins::data::Normalized as NormalizedArguments;
 use crate::check::builtins::declare::Call;
 use crate::check::builtins::vocabulary;
-use crate::check::builtins::{self, Kind};
+use crate::check::builtins::{self, BuiltinKind};
 use crate::check::names::modules::ModuleId;
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::{MemberKey, Value};
 
@@ -131,7 +131,7 @@ impl Checker {
     }
 
     /// `on = [math, math500]`; every domain where nothing is said.
-    fn columns_of_table(&mut self, settings: &Settings, env: &Env) -> Option<Columns> {
+    fn columns_of_table(&mut self, settings: &BlockSettings, env: &Env) -> Option<Columns> {
         let Some(expr) = settings.get("on") else {
             let domains = (0..self.parts.domains.read().len() as u32).map(DomainId).collect();
             return Some(Columns { domains, benchmarks: Vec::new() });
@@ -175,7 +175,7 @@ impl Checker {
     }
 
     /// `budget = tokens, teachers = charged`; `None` where faulty.
-    fn budget(&mut self, settings: &Settings) -> Option<Option<Budget>> {
+    fn budget(&mut self, settings: &BlockSettings) -> Option<Option<Budget>> {
         let charges = [("free", false), ("charged", true)];
         let charged =
             settings.get("teachers").map(|expr| self.word(expr, "a way to count teachers", &charges));
@@ -317,7 +317,7 @@ impl Checker {
             self.report(Diagnostic::error(Code::TypeMismatch, expr.span, usage));
             return None;
         };
-        if builtin.kind != Kind::Data(DataName::Normalized) {
+        if builtin.kind != BuiltinKind::Data(DataName::Normalized) {
             self.report(
                 Diagnostic::error(Code::TypeMismatch, expr.span, usage)
                     .help(builtins::find("normalized").expect("built in").usage),

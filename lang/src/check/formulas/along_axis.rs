@@ -21,8 +21,8 @@ impl Checker {
     pub(in crate::check) fn axis(&mut self, expr: &Expr) -> Option<Axis> {
         if matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Vocab.name()) {
             let text = "only a divergence runs over the vocabulary";
-            let finding = Diagnostic::error(Code::AxisMismatch, expr.span, text);
-            self.report(finding.help(
+            let diagnostic = Diagnostic::error(Code::AxisMismatch, expr.span, text);
+            self.report(diagnostic.help(
                 "write `kl(student || teacher)`, `tv(student, teacher)`, ...: one number per token is left",
             ));
             return None;

@@ -105,19 +105,20 @@ impl Checker {
         parts: &[(Span, &Formula)],
         help: Option<&str>,
     ) {
-        let mut finding = Diagnostic::error(Code::UnitMismatch, span, message);
+        let mut diagnostic = Diagnostic::error(Code::UnitMismatch, span, message);
         for (place, formula) in parts {
             let unit = formula.unit().name();
             if *place == span {
-                finding.primary.text = format!("this is {unit}");
+                diagnostic.primary.text = format!("this is {unit}");
             } else {
-                finding = finding.note(*place, format!("this is {unit}, per {}", formula.axis().name()));
+                diagnostic =
+                    diagnostic.note(*place, format!("this is {unit}, per {}", formula.axis().name()));
             }
         }
         if let Some(help) = help {
-            finding = finding.help(help);
+            diagnostic = diagnostic.help(help);
         }
-        self.report(finding);
+        self.report(diagnostic);
     }
 }
 

@@ -5,19 +5,19 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::formula::{
-    Axis, DeclaredType, DivergenceKind, Facts, Formula, FormulaKind, Function, Given, Side, SideProbability,
-    Summand, Unit, detached,
+    Axis, DeclaredType, DivergenceKind, Facts, Formula, FormulaKind, Function, GivenParameter, Side,
+    SideProbability, Summand, Unit, detached,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name, Parameter};
 
 use crate::check::Checker;
-use crate::check::builtins::{Builtin, Kind};
+use crate::check::builtins::{Builtin, BuiltinKind};
 use crate::check::formulas::divergences::{COMMON, DivergenceSettings};
 use crate::check::formulas::properties::{Flaw, facts};
 use crate::check::names::modules::{DIVERGENCES, ItemId};
 use crate::check::values::calls::Slots;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// How many parameters are sides: those at the front that are a name and nothing else, two at most.
@@ -47,7 +47,7 @@ impl Checker {
         span: Span,
         env: &Env,
         inner: &mut Env,
-    ) -> Option<Vec<Given>> {
+    ) -> Option<Vec<GivenParameter>> {
         let arguments = own.iter().zip(given).filter_map(|(parameter, value)| {
             Some(Argument { name: Some(parameter.name.clone()), value: (*value)?.clone() })
         });
@@ -77,7 +77,7 @@ impl Checker {
                 parameter.default.as_ref().map(|default| self.evaluate_constant(inner.module, default));
             let usual = usual.and_then(|usual| usual.constant());
             let default = expr.is_none() || usual.is_some() && usual == value.constant();
-            bound.push(Given { name: name.clone(), value, default });
+            bound.push(GivenParameter { name: name.clone(), value, default });
         }
         Some(bound)
     }
@@ -95,7 +95,7 @@ impl Checker {
         let ItemKind::Divergence { name, directed, parameters, body } = &tree.items[id.index].kind else {
             unreachable!("the caller has looked")
         };
-        let in_entry = env.context == Context::Entry;
+        let in_entry = env.context == EvaluationContext::Entry;
         if !in_entry && self.outside_objective(span, env) {
             return Value::Error;
         }
@@ -118,8 +118,8 @@ impl Checker {
                 &"pair" => format!("`{}` needs its two sides", name.text),
                 side => format!("`{}` needs `{side}`", name.text),
             };
-            let finding = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
-            self.report(finding.help(format!("write `{usage}`")));
+            let diagnostic = Diagnostic::error(Code::MissingArgument, span, text).label("not given here");
+            self.report(diagnostic.help(format!("write `{usage}`")));
             return Value::Error;
         }
         let written: Vec<&Expr> = sides_given.iter().flatten().copied().collect();
@@ -153,7 +153,8 @@ impl Checker {
         let (Some((left, right)), Some(bound)) = (pair, bound) else { return Value::Error };
         let Some(summand) = self.summand(id, bound, &inner) else { return Value::Error };
         if summand.facts.zero && summand.facts.divergence {
-            let number = |given: &Given| Some(format!("{} = {}", given.name, given.value.constant()?));
+            let number =
+                |given: &GivenParameter| Some(format!("{} = {}", given.name, given.value.constant()?));
             let with: Vec<String> =
                 summand.parameters.iter().filter(|given| !given.default).filter_map(number).collect();
             let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(", ")) };
@@ -221,8 +222,11 @@ impl Checker {
         let along =
             given.iter().any(|argument| argument.name.as_ref().is_some_and(|name| name.text == "over"));
         let beyond = match builtin.kind {
-            Kind::Reduce(_) | Kind::Statistic(_) | Kind::Scan(_) | Kind::Memory(_) => true,
-            Kind::Extreme(..) => along,
+            BuiltinKind::Reduce(_)
+            | BuiltinKind::Statistic(_)
+            | BuiltinKind::Scan(_)
+            | BuiltinKind::Memory(_) => true,
+            BuiltinKind::Extreme(..) => along,
             _ => false,
         };
         beyond.then_some(builtin.name)
@@ -236,7 +240,7 @@ impl Checker {
         body: &Expr,
         env: &Env,
     ) -> Option<Formula> {
-        let mut inner = env.with_context(Context::Entry);
+        let mut inner = env.with_context(EvaluationContext::Entry);
         let [p, q] = pair;
         let origin = self.origin(body.span);
         let apply = |function, operands, unit| {
@@ -272,7 +276,12 @@ impl Checker {
     }
 
     /// The summand of a declaration, and what holds of it: what makes it no divergence is reported.
-    pub(in crate::check) fn summand(&mut self, id: ItemId, given: Vec<Given>, env: &Env) -> Option<Summand> {
+    pub(in crate::check) fn summand(
+        &mut self,
+        id: ItemId,
+        given: Vec<GivenParameter>,
+        env: &Env,
+    ) -> Option<Summand> {
         let tree = self.modules.tree(id.module);
         let ItemKind::Divergence { name, directed, parameters, body } = &tree.items[id.index].kind else {
             unreachable!("the caller has looked")
@@ -281,8 +290,10 @@ impl Checker {
         if sides.is_empty() || *directed && sides.len() < 2 {
             let text = format!("`{}` needs its sides: two names, or one for their ratio", name.text);
             let place = parameters.first().map_or(name.span, |first| first.name.span);
-            let finding = Diagnostic::error(Code::NotADivergence, place, text);
-            self.report(finding.help(format!("write `divergence {}(p || q) = p * log(p / q)`", name.text)));
+            let diagnostic = Diagnostic::error(Code::NotADivergence, place, text);
+            self.report(
+                diagnostic.help(format!("write `divergence {}(p || q) = p * log(p / q)`", name.text)),
+            );
             return None;
         }
         let [left, right] = [Side::Left, Side::Right].map(|side| {

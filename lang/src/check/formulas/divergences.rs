@@ -10,7 +10,7 @@ use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::divergences::DivergenceCall;
 use crate::check::builtins::supports::{SupportCall, TopK, Union};
 use crate::check::builtins::types;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// What every divergence takes after its sides and its own parameter.
@@ -39,7 +39,7 @@ macro_rules! common {
 impl Checker {
     pub(in crate::check) fn divergence_call(&mut self, call: DivergenceCall, env: &Env) -> Option<Value> {
         match call {
-            DivergenceCall::Kl(given) if env.context == Context::Entry => {
+            DivergenceCall::Kl(given) if env.context == EvaluationContext::Entry => {
                 Some(self.kl_of_entry(given.pair.expr, given.call.span, env))
             }
             DivergenceCall::Kl(given) => {
@@ -71,7 +71,7 @@ impl Checker {
 
     /// None where a divergence stands inside a summand, or outside an objective, which is reported.
     fn beyond_one_entry(&mut self, call: Call, env: &Env) -> Option<()> {
-        if env.context == Context::Entry {
+        if env.context == EvaluationContext::Entry {
             self.beyond_entry(call.builtin.name, call.span);
             return None;
         }
@@ -91,8 +91,13 @@ impl Checker {
     }
 
     pub(in crate::check) fn outside_objective(&mut self, span: Span, env: &Env) -> bool {
-        let outside =
-            matches!(env.context, Context::Constant | Context::Schedule | Context::Guard | Context::Entry);
+        let outside = matches!(
+            env.context,
+            EvaluationContext::Constant
+                | EvaluationContext::Schedule
+                | EvaluationContext::Guard
+                | EvaluationContext::Entry
+        );
         if outside {
             let text = "a divergence is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
@@ -114,7 +119,7 @@ impl Checker {
             && let ExprKind::Live(operand) = &side.kind
         {
             let text = "`live` marks a divergence as a whole, not one of its sides";
-            let finding = Diagnostic::error(Code::TypeMismatch, side.span, text).label("a side");
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, side.span, text).label("a side");
             let file = &self.sources.file(pair.span.file).text;
             let call = file[..pair.span.start as usize].trim_end_matches([' ', '(']).len() - name.len();
             let end = pair.span.end as usize;
@@ -125,9 +130,13 @@ impl Checker {
             );
             let place = Span::new(pair.span.file, call, end);
             let named = file[call..].starts_with(name);
-            let finding = finding.help(format!("write `{ours})`"));
+            let diagnostic = diagnostic.help(format!("write `{ours})`"));
             let _ = operand;
-            self.report(if named { finding.fix(format!("write `{ours})`"), place, ours) } else { finding });
+            self.report(if named {
+                diagnostic.fix(format!("write `{ours})`"), place, ours)
+            } else {
+                diagnostic
+            });
             return None;
         }
         let value = self.evaluate(pair, env);
@@ -139,9 +148,9 @@ impl Checker {
             let text = format!("`{name}` needs both arguments and their order, with `||` between them");
             let whole = pair.span.to(second.span);
             let ours = format!("{} || {}", self.sources.text(pair.span), self.sources.text(second.span));
-            let finding = Diagnostic::error(Code::TypeMismatch, whole, text).label("two arguments");
+            let diagnostic = Diagnostic::error(Code::TypeMismatch, whole, text).label("two arguments");
             let help = format!("write `{name}({ours})`; the other order is another divergence");
-            self.report(finding.help(help).fix(format!("write `{ours}`"), whole, ours).possibly());
+            self.report(diagnostic.help(help).fix(format!("write `{ours}`"), whole, ours).possibly());
             return None;
         }
         match value {
@@ -244,12 +253,14 @@ impl Checker {
             && let Some(place) = mass_place
         {
             let text = "nothing lies outside the whole vocabulary, so `mass` changes nothing";
-            let finding = Diagnostic::error(Code::UnusedSetting, place.span, text);
-            let finding = match support_place {
-                Some(support) => finding.note(support.span, "the whole vocabulary"),
-                None => finding.note(span, "no `support` is given: the whole vocabulary"),
+            let diagnostic = Diagnostic::error(Code::UnusedSetting, place.span, text);
+            let diagnostic = match support_place {
+                Some(support) => diagnostic.note(support.span, "the whole vocabulary"),
+                None => diagnostic.note(span, "no `support` is given: the whole vocabulary"),
             };
-            self.report(finding.help("remove it, or choose what is compared: `support: top_k(teacher, 64)`"));
+            self.report(
+                diagnostic.help("remove it, or choose what is compared: `support: top_k(teacher, 64)`"),
+            );
             return None;
         }
         match (support, treatment) {
@@ -367,18 +378,21 @@ impl Checker {
             parts.push((share, role));
         }
         if parts.len() < 2 {
-            let finding = Diagnostic::error(Code::MissingArgument, span, "a blend needs at least two roles");
-            self.report(finding.help("for example `blend(teacher: 0.1, student: 0.9)`"));
+            let diagnostic =
+                Diagnostic::error(Code::MissingArgument, span, "a blend needs at least two roles");
+            self.report(diagnostic.help("for example `blend(teacher: 0.1, student: 0.9)`"));
             return Value::Error;
         }
         let shares: Option<f64> = parts.iter().map(|(share, _)| share.constant()).sum();
         if let Some(total) = shares.filter(|total| (total - 1.0).abs() > 1e-9) {
-            let finding = Diagnostic::error(
+            let diagnostic = Diagnostic::error(
                 Code::ShareSum,
                 span,
                 format!("the shares of this blend add up to {total}, not 1"),
             );
-            self.report(finding.help("a blend of distributions is a distribution: its shares add up to 1"));
+            self.report(
+                diagnostic.help("a blend of distributions is a distribution: its shares add up to 1"),
+            );
             return Value::Error;
         }
         Value::Distribution(Distribution::Blend(parts))
@@ -386,7 +400,7 @@ impl Checker {
 
     /// `detached(blend(...))`
     pub(in crate::check) fn detached_side(&mut self, side: &Expr, span: Span, env: &Env) -> Value {
-        if env.context == Context::Entry {
+        if env.context == EvaluationContext::Entry {
             return self.detached_of_entry(side, env);
         }
         if self.outside_objective(span, env) {

@@ -9,7 +9,7 @@ use crate::syntax::ast::Expr;
 use mopd_ops::common_unit;
 
 use crate::check::Checker;
-use crate::check::builtins::Kind;
+use crate::check::builtins::BuiltinKind;
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::formulas::{
     Bucket, Clip, Elementwise, Ema, Extreme, Previous, Quantile, Reduce, RewardToGo, Scanned, Sum, Where,
@@ -26,13 +26,13 @@ impl Checker {
         env: &Env,
     ) -> Option<Value> {
         match call.builtin.kind {
-            Kind::Elementwise(function) => {
+            BuiltinKind::Elementwise(function) => {
                 let x = Elementwise::of(call, given)?.x;
                 let operand = self.read(x, env)?;
                 Some(self.applied(function, operand, x.expr.span, call.span))
             }
-            Kind::Bucket => self.bucket(Bucket::of(call, given)?, env),
-            Kind::Extreme(function, reduction) => match Extreme::of(call, given)? {
+            BuiltinKind::Bucket => self.bucket(Bucket::of(call, given)?, env),
+            BuiltinKind::Extreme(function, reduction) => match Extreme::of(call, given)? {
                 Extreme { a, b: Some(b), over: None, .. } => {
                     let parts = [self.placed(a, env)?, self.placed(b, env)?];
                     let unit = self.shared_unit(function.name(), &parts, call.span)?;
@@ -49,14 +49,14 @@ impl Checker {
                     None
                 }
             },
-            Kind::Clip => self.clip(Clip::of(call, given)?, env),
-            Kind::Where => self.choose(Where::of(call, given)?, env),
-            Kind::Reduce(Reduction::Quantile { .. }) => {
+            BuiltinKind::Clip => self.clip(Clip::of(call, given)?, env),
+            BuiltinKind::Where => self.choose(Where::of(call, given)?, env),
+            BuiltinKind::Reduce(Reduction::Quantile { .. }) => {
                 let Quantile { x, q, over, among, on, .. } = Quantile::of(call, given)?;
                 let q = self.read(q, env)?;
                 self.reduce(Reduction::Quantile { q }, Reduce { call, x, over, among, on }, env)
             }
-            Kind::Reduce(Reduction::Sum) => match Sum::of(call, given)? {
+            BuiltinKind::Reduce(Reduction::Sum) => match Sum::of(call, given)? {
                 // `sum([a, b], weights: [0.7, 0.3])`: teachers, not numbers.
                 Sum { x, weights: Some(weights), .. } => {
                     Some(self.pooled(Pool::Sum, x.expr, Some(weights.expr), call.span, env))
@@ -66,15 +66,17 @@ impl Checker {
                     self.reduce(Reduction::Sum, Reduce { call, x, over, among, on }, env)
                 }
             },
-            Kind::Reduce(reduction) => self.reduce(reduction, Reduce::of(call, given)?, env),
-            Kind::Statistic(statistic) => self.statistic_call(statistic, call, given, env),
-            Kind::Scan(Scan::RewardToGo { .. }) => self.reward_to_go(RewardToGo::of(call, given)?, env),
-            Kind::Scan(scan) => self.plain_scan(scan, Scanned::of(call, given)?, env),
-            Kind::Memory(Memory::Previous) => {
+            BuiltinKind::Reduce(reduction) => self.reduce(reduction, Reduce::of(call, given)?, env),
+            BuiltinKind::Statistic(statistic) => self.statistic_call(statistic, call, given, env),
+            BuiltinKind::Scan(Scan::RewardToGo { .. }) => {
+                self.reward_to_go(RewardToGo::of(call, given)?, env)
+            }
+            BuiltinKind::Scan(scan) => self.plain_scan(scan, Scanned::of(call, given)?, env),
+            BuiltinKind::Memory(Memory::Previous) => {
                 let x = self.placed(Previous::of(call, given)?.x, env)?;
                 self.memory(Memory::Previous, x, call.span)
             }
-            Kind::Memory(Memory::Ema { .. }) => {
+            BuiltinKind::Memory(Memory::Ema { .. }) => {
                 let Ema { x, rate, .. } = Ema::of(call, given)?;
                 let x = self.placed(x, env)?;
                 let rate = self.read(rate, env)?;

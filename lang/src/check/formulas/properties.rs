@@ -152,7 +152,7 @@ impl Checker {
             let numbers: Vec<String> = of.iter().map(|p| format!("{p:.2}")).collect();
             format!("({})", numbers.join(", "))
         };
-        let finding = match flaw {
+        let diagnostic = match flaw {
             Flaw::NotFinite { p: at_p, q: at_q, value } => {
                 let what = if value.is_nan() { "not a number" } else { "infinite" };
                 let text = format!("`{name}` is {what} at {p} = {at_p:.3}, {q} = {at_q:.3}");
@@ -186,7 +186,7 @@ impl Checker {
                     )
             }
         };
-        self.report(finding);
+        self.report(diagnostic);
     }
 
     /// Whether `value`, which is `q * f(p / q)`, is made by a generator: convex where it is looked at, 0 at

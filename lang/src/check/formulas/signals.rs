@@ -2,7 +2,9 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{SelfCopy, TeacherWeights};
-use crate::formula::{Axis, Formula, FormulaKind, Function, Live, NamedSpan, Part, Role, Signal, Unit};
+use crate::formula::{
+    Axis, Formula, FormulaKind, Function, Live, ModelSignal, NamedSpan, Role, Signal, Unit,
+};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, Name};
 
@@ -10,7 +12,7 @@ use crate::check::Checker;
 use crate::check::builtins::measures::MeasureCall;
 use crate::check::builtins::vocabulary;
 use crate::check::names::foreign;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// Whether a file may not declare this name. The roles may be: a model called `student` is what most files
@@ -23,18 +25,18 @@ pub fn is_reserved(name: &str) -> bool {
 impl Checker {
     /// A name of the run, if this is one and it may be read here.
     pub(in crate::check) fn signal_name(&mut self, name: &str, span: Span, env: &Env) -> Option<Value> {
-        if env.context == Context::Constant {
+        if env.context == EvaluationContext::Constant {
             return None;
         }
-        if env.context == Context::Entry {
+        if env.context == EvaluationContext::Entry {
             vocabulary::signal(name)?;
             let text =
                 format!("a divergence is a function of its sides and parameters: it can't read `{name}`");
-            let finding = Diagnostic::error(Code::NotADivergence, span, text).label("a signal of the run");
-            self.report(finding.help("give it a parameter, and the number where it is called"));
+            let diagnostic = Diagnostic::error(Code::NotADivergence, span, text).label("a signal of the run");
+            self.report(diagnostic.help("give it a parameter, and the number where it is called"));
             return Some(Value::Error);
         }
-        if env.context == Context::Guard {
+        if env.context == EvaluationContext::Guard {
             return self.step_number(name, span);
         }
         let run = match name {
@@ -44,7 +46,7 @@ impl Checker {
             "vocab_size" => Some(Signal::VocabularySize),
             _ => None,
         };
-        if run.is_some() || env.context == Context::Schedule {
+        if run.is_some() || env.context == EvaluationContext::Schedule {
             return run.map(|signal| self.signal(signal, span));
         }
         let signal = match name {
@@ -93,10 +95,13 @@ impl Checker {
                 _ => None,
             };
             if let Some(signal) = known {
-                let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
+                let known_for_run = env.context == EvaluationContext::Schedule && signal.axis() == Axis::Run;
                 let before = matches!(
                     env.context,
-                    Context::Constant | Context::Schedule | Context::Guard | Context::Entry
+                    EvaluationContext::Constant
+                        | EvaluationContext::Schedule
+                        | EvaluationContext::Guard
+                        | EvaluationContext::Entry
                 );
                 if before && !known_for_run {
                     let text = format!(
@@ -124,7 +129,10 @@ impl Checker {
             value @ (Value::Role(_) | Value::Teacher(_)) => {
                 if matches!(
                     env.context,
-                    Context::Constant | Context::Schedule | Context::Guard | Context::Entry
+                    EvaluationContext::Constant
+                        | EvaluationContext::Schedule
+                        | EvaluationContext::Guard
+                        | EvaluationContext::Entry
                 ) {
                     let text = "what a teacher says of a token is known inside an objective only";
                     self.report(Diagnostic::error(Code::TypeMismatch, span, text));
@@ -167,18 +175,18 @@ impl Checker {
             && nearest(&field.text, vocabulary::PARTS.iter().map(|part| part.name)).is_none()
     }
 
-    fn part(&self, role: &Role, name: &str) -> Option<Part> {
+    fn part(&self, role: &Role, name: &str) -> Option<ModelSignal> {
         Some(match name {
-            "logp" => Part::Logp,
-            "entropy" => Part::Entropy,
-            "top1" => Part::Top1,
-            "rank" => Part::Rank,
-            "end_logp" => Part::EndLogp,
-            "mean" => Part::Mean,
-            "deviation" => Part::Deviation,
-            "score" => Part::Score,
-            "value" => Part::Value,
-            "correct" if matches!(role, Role::Named { .. }) => Part::Correct,
+            "logp" => ModelSignal::Logp,
+            "entropy" => ModelSignal::Entropy,
+            "top1" => ModelSignal::Top1,
+            "rank" => ModelSignal::Rank,
+            "end_logp" => ModelSignal::EndLogp,
+            "mean" => ModelSignal::Mean,
+            "deviation" => ModelSignal::Deviation,
+            "score" => ModelSignal::Score,
+            "value" => ModelSignal::Value,
+            "correct" if matches!(role, Role::Named { .. }) => ModelSignal::Correct,
             "confidence" => match role {
                 Role::Named { teacher, .. }
                     if matches!(
@@ -186,9 +194,9 @@ impl Checker {
                         TeacherWeights::Panelist { .. } | TeacherWeights::Parameter
                     ) =>
                 {
-                    Part::StatedConfidence
+                    ModelSignal::StatedConfidence
                 }
-                _ => Part::Confidence,
+                _ => ModelSignal::Confidence,
             },
             _ => return None,
         })
@@ -258,12 +266,16 @@ impl Checker {
     pub(in crate::check) fn ratio(&mut self, live: bool, span: Span) -> Value {
         let origin = self.origin(span);
         let student = match live {
-            true => {
-                Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin)
-            }
-            false => Formula::signal(Signal::Of { role: Role::Student, part: Part::Logp }, origin),
+            true => Formula::new(
+                FormulaKind::Live(Live::Part(ModelSignal::Logp)),
+                Unit::Logp,
+                Axis::Token,
+                true,
+                origin,
+            ),
+            false => Formula::signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp }, origin),
         };
-        let sampler = Formula::signal(Signal::Of { role: Role::Sampler, part: Part::Logp }, origin);
+        let sampler = Formula::signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }, origin);
         let difference =
             FormulaKind::Apply { function: Function::Subtract, operands: vec![student, sampler] };
         let difference = Formula::new(difference, Unit::Nats, Axis::Token, live, origin);
@@ -274,7 +286,13 @@ impl Checker {
     /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
     pub(in crate::check) fn measure_call(&mut self, call: MeasureCall, env: &Env) -> Option<Value> {
         let span = call.written().span;
-        if matches!(env.context, Context::Constant | Context::Schedule | Context::Guard | Context::Entry) {
+        if matches!(
+            env.context,
+            EvaluationContext::Constant
+                | EvaluationContext::Schedule
+                | EvaluationContext::Guard
+                | EvaluationContext::Entry
+        ) {
             let text = "this is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
             return None;

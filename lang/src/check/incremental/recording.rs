@@ -19,12 +19,12 @@ use crate::source::Span;
 use crate::syntax::ast::{Item, ItemKind};
 
 use crate::check::Checker;
-use crate::check::context::Parts;
+use crate::check::context::ExperimentParts;
 use crate::check::names::index::ValueInfo;
 use crate::check::names::items::callable;
-use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
+use crate::check::names::modules::{ItemId, ItemProgress, ModuleId, declared_name};
 use crate::check::teachers::route::{ENTRY, RouteState};
-use crate::check::values::calls::Work;
+use crate::check::values::calls::ItemEffort;
 use crate::check::values::value::Value;
 
 /// A check without diagnostics.
@@ -134,7 +134,7 @@ impl Checker {
             && let Some(names) = self.repeat(&known, item)
         {
             let info = known.info.clone();
-            self.modules.progress.entry(id).or_insert(Progress::Repeated { names, info });
+            self.modules.progress.entry(id).or_insert(ItemProgress::Repeated { names, info });
             return;
         }
         self.item_value(id, asked_at);
@@ -148,7 +148,7 @@ impl Checker {
         item: &Item,
         names: Option<VecDeque<String>>,
     ) -> Value {
-        self.apart(Work::of(item), |checker| {
+        self.apart(ItemEffort::of(item), |checker| {
             if names.is_some() || !matches!(item.kind, ItemKind::Model(_)) {
                 checker.parts.model_names.given = names;
                 return checker.evaluate_item(id, item);
@@ -161,7 +161,11 @@ impl Checker {
     }
 
     /// Evaluates what is the same whoever asks for it: nothing of that shows in it.
-    pub(in crate::check) fn apart<T>(&mut self, work: Work, evaluate: impl FnOnce(&mut Checker) -> T) -> T {
+    pub(in crate::check) fn apart<T>(
+        &mut self,
+        work: ItemEffort,
+        evaluate: impl FnOnce(&mut Checker) -> T,
+    ) -> T {
         let recording = self.pause_recording();
         let work = std::mem::replace(&mut self.stack.work, work);
         let calling = std::mem::take(&mut self.stack.calling);
@@ -346,7 +350,7 @@ impl Checker {
             entry: _,
             has_experiment: _,
         } = self;
-        let Parts {
+        let ExperimentParts {
             domains,
             // New ones are noted.
             models,

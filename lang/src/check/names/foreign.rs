@@ -6,7 +6,7 @@ use crate::diag::{nearest, same_letters};
 
 /// How a setting or argument of another tool is written here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setting {
+pub enum ForeignSetting {
     /// Another name for the same value.
     Is(&'static str),
     /// A number of epochs: `steps = 3 epochs`.
@@ -19,12 +19,12 @@ pub enum Setting {
     Otherwise(&'static str),
 }
 
-use Setting::{Epochs, Is, Otherwise, Whole, Within};
+use ForeignSetting::{Epochs, Is, Otherwise, Whole, Within};
 
 const IN_OPTIMIZER: &str = "part of the optimizer: `optimizer = adamw(";
 
 /// Names of theirs, and what they are here: the first that the block has.
-const SETTINGS: &[(&[&str], &[Setting])] = &[
+const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["learning_rate", "base_lr", "max_lr", "peak_lr", "actor_lr", "step_size", "alpha_lr"], &[Is("lr")]),
     (
         &[
@@ -233,7 +233,7 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
 ];
 
 /// What a setting or an argument of another tool is here, among those that there are.
-pub fn setting(name: &str, known: &[&str]) -> Option<Setting> {
+pub fn setting(name: &str, known: &[&str]) -> Option<ForeignSetting> {
     let (_, ours) =
         SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
     ours.iter().copied().find(|ours| match ours {
@@ -243,7 +243,7 @@ pub fn setting(name: &str, known: &[&str]) -> Option<Setting> {
     })
 }
 
-impl Setting {
+impl ForeignSetting {
     /// The setting that this one stands for.
     pub fn key(self) -> Option<&'static str> {
         match self {

@@ -19,7 +19,7 @@ use crate::syntax::ast::ItemKind;
 use crate::syntax::ast::Module;
 
 use crate::check::builtins::Builtin;
-use crate::check::builtins::vocabulary::{Key, SignalName, Word};
+use crate::check::builtins::vocabulary::{SettingKey, SignalName, Word};
 use crate::check::names::modules::Modules;
 use crate::check::values::value::Value;
 
@@ -183,7 +183,7 @@ impl RecordedValues {
 
 /// What a name in the text refers to.
 #[derive(Clone, Copy, Debug)]
-pub enum Target {
+pub enum NameTarget {
     Symbol(SymbolId),
     /// The module named in a `use`.
     Module(FileId),
@@ -194,7 +194,7 @@ pub enum Target {
     /// A word of a fixed list.
     Word(&'static Word),
     /// A setting of a block.
-    Key(&'static Key),
+    Key(&'static SettingKey),
     /// A field of the data.
     Field,
     /// `domains`: every domain of the experiment.
@@ -206,7 +206,7 @@ pub enum Target {
 #[derive(Clone, Copy, Debug)]
 pub struct NameUse {
     pub span: Span,
-    pub target: Target,
+    pub target: NameTarget,
     /// The name is declared here.
     pub declares: bool,
 }
@@ -256,7 +256,7 @@ impl NameIndex {
         self.uses
             .iter()
             .copied()
-            .filter(move |a_use| matches!(a_use.target, Target::Symbol(target) if target == id))
+            .filter(move |a_use| matches!(a_use.target, NameTarget::Symbol(target) if target == id))
     }
 
     /// The symbol that is declared at a place.

@@ -14,10 +14,10 @@ use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
 use crate::check::Checker;
 use crate::check::DEEPEST_CHAIN;
 use crate::check::NamedObjective;
-use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
-use crate::check::values::calls::Work;
+use crate::check::names::modules::{ItemId, ItemProgress, ModuleId, declared_name};
+use crate::check::values::calls::ItemEffort;
 use crate::check::values::declared_type::unit_of_type;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, FamilyMembers, Value};
 
 impl Checker {
@@ -25,13 +25,13 @@ impl Checker {
     pub(in crate::check) fn item_value(&mut self, id: ItemId, asked_at: Span) -> Value {
         self.record_request(id);
         let names = match self.modules.progress.get_mut(&id) {
-            Some(Progress::Done(value)) => return value.clone(),
-            Some(Progress::Started) => {
+            Some(ItemProgress::Done(value)) => return value.clone(),
+            Some(ItemProgress::Started) => {
                 self.stack.cycles += 1;
                 self.report_cycle(id, asked_at);
                 return Value::Error;
             }
-            Some(Progress::Repeated { names, .. }) => Some(std::mem::take(names)),
+            Some(ItemProgress::Repeated { names, .. }) => Some(std::mem::take(names)),
             None => None,
         };
         let tree = self.modules.tree(id.module);
@@ -40,16 +40,16 @@ impl Checker {
             let called = declared_name(&item.kind)
                 .map_or_else(|| "this".to_owned(), |name| format!("`{}`", name.text));
             self.too_deep(asked_at, &called);
-            self.modules.progress.insert(id, Progress::Done(Value::Error));
+            self.modules.progress.insert(id, ItemProgress::Done(Value::Error));
             return Value::Error;
         }
-        self.modules.progress.insert(id, Progress::Started);
+        self.modules.progress.insert(id, ItemProgress::Started);
         self.stack.chain += 1;
         self.stack.evaluating.push(id);
         let value = self.evaluate_once(id, item, names);
         self.stack.chain -= 1;
         self.stack.evaluating.pop();
-        self.modules.progress.insert(id, Progress::Done(value.clone()));
+        self.modules.progress.insert(id, ItemProgress::Done(value.clone()));
         value
     }
 
@@ -175,7 +175,7 @@ impl Checker {
 
     /// Checks an item for its own sake, used or not.
     pub(in crate::check) fn check_item(&mut self, id: ItemId, item: &Item) {
-        self.stack.work = Work::of(item);
+        self.stack.work = ItemEffort::of(item);
         let module = id.module;
         match (&item.kind, callable(&item.kind)) {
             (_, Some(_)) => {
@@ -314,7 +314,7 @@ impl Checker {
             }
             // A function may be meant for a term or for a setting; the term allows everything.
             ItemKind::Fn { body, .. } => {
-                self.evaluate(body, &env.with_context(Context::Term));
+                self.evaluate(body, &env.with_context(EvaluationContext::Term));
             }
             ItemKind::Stage { body, .. } => {
                 self.evaluate(body, &env);

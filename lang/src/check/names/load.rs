@@ -13,7 +13,7 @@ use crate::check::formulas::signals;
 use crate::check::incremental::cache::AnalysisCache;
 use crate::check::names::items::{callable, signature};
 use crate::check::names::modules::{
-    DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, Loaded, ModuleId, Modules,
+    DIVERGENCES, DIVERGENCES_TEXT, Declared, GRPO_OBJECTIVE, ItemId, LoadedModules, ModuleId, Modules,
     SFT_OBJECTIVE, declared_name, is_standard_divergence,
 };
 use crate::check::{Loader, report_once};
@@ -77,7 +77,7 @@ impl Files<'_> {
         let id = ModuleId(self.modules.loaded.len() as u32);
         let tree = Rc::new(tree);
         self.modules.by_file.entry(Rc::clone(&path)).or_insert(id);
-        self.modules.loaded.push(Loaded {
+        self.modules.loaded.push(LoadedModules {
             file,
             path,
             standard,

@@ -33,7 +33,7 @@ pub struct ItemId {
 
 /// How far the value of an item has come.
 #[derive(Clone, Debug)]
-pub enum Progress {
+pub enum ItemProgress {
     /// Being evaluated: meeting it again is a cycle.
     Started,
     Done(Value),
@@ -47,11 +47,11 @@ pub enum Progress {
 
 #[derive(Default)]
 pub struct Modules {
-    pub(in crate::check) loaded: Vec<Loaded>,
+    pub(in crate::check) loaded: Vec<LoadedModules>,
     pub(in crate::check) by_path: HashMap<Vec<String>, ModuleId>,
     /// The first module of each file: one that imports itself is loaded twice.
     pub(in crate::check) by_file: HashMap<Rc<str>, ModuleId>,
-    pub progress: HashMap<ItemId, Progress>,
+    pub progress: HashMap<ItemId, ItemProgress>,
     /// Names whose imports have been reported: nothing more is said of them.
     pub(in crate::check) lost: HashSet<(ModuleId, String)>,
     /// Modules with an import of nobody knows what.
@@ -62,7 +62,7 @@ pub struct Modules {
     pub consulted: RefCell<Option<Vec<u32>>>,
 }
 
-pub(in crate::check) struct Loaded {
+pub(in crate::check) struct LoadedModules {
     pub(in crate::check) file: FileId,
     pub(in crate::check) path: Rc<str>,
     /// It is a module of the standard library, whatever the host calls its file.

@@ -8,12 +8,12 @@ use crate::syntax::ast::{Argument, Entry, Expr, ExprKind, ItemKind, Name};
 
 use crate::check::Checker;
 use crate::check::builtins;
-use crate::check::builtins::vocabulary::{self, Key};
-use crate::check::builtins::{Builtin, Kind};
-use crate::check::names::foreign::{self, Setting, Spelling};
+use crate::check::builtins::vocabulary::{self, SettingKey};
+use crate::check::builtins::{Builtin, BuiltinKind};
+use crate::check::names::foreign::{self, ForeignSetting, Spelling};
 use crate::check::names::items::callable;
 use crate::check::names::modules::import_edit;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// What may stand where a name stands, as far as the text around it tells.
@@ -70,8 +70,10 @@ impl Checker {
             found.extend(env.locals.iter().map(|(name, _)| name.to_string()));
         }
         let stands_alone = |builtin: &&Builtin| {
-            matches!(builtin.kind, Kind::Reward(_) | Kind::Constructor(_) | Kind::Optimizer(_))
-                && wanted == Wanted::Value
+            matches!(
+                builtin.kind,
+                BuiltinKind::Reward(_) | BuiltinKind::Constructor(_) | BuiltinKind::Optimizer(_)
+            ) && wanted == Wanted::Value
         };
         found.extend(
             builtins::all()
@@ -84,7 +86,7 @@ impl Checker {
         }
         if wanted == Wanted::Value {
             found.extend(["domains", "self"].map(str::to_owned));
-            if !matches!(env.context, Context::Constant | Context::Entry) {
+            if !matches!(env.context, EvaluationContext::Constant | EvaluationContext::Entry) {
                 found.extend(vocabulary::SIGNALS.iter().map(|signal| signal.name.to_owned()));
             }
         }
@@ -105,11 +107,11 @@ impl Checker {
             self.mark_uncacheable();
             return;
         }
-        if env.context == Context::Guard && self.wanted(span) != Wanted::Callable {
+        if env.context == EvaluationContext::Guard && self.wanted(span) != Wanted::Callable {
             self.no_step_number(name, span);
             return;
         }
-        let in_formula = matches!(env.context, Context::Objective | Context::Term);
+        let in_formula = matches!(env.context, EvaluationContext::Objective | EvaluationContext::Term);
         if builtins::find_loss(name).is_some() {
             let diagnostic = Diagnostic::error(
                 Code::UnknownName,
@@ -128,7 +130,7 @@ impl Checker {
                 .label("not declared");
         if vocabulary::signal(name).is_some() {
             self.report(diagnostic.help(match env.context {
-                Context::Schedule => {
+                EvaluationContext::Schedule => {
                     format!(
                         "`{name}` is not known for the run as a whole: a schedule reads `step` and `progress`"
                     )
@@ -290,7 +292,7 @@ impl Checker {
         &mut self,
         entry: &Entry,
         owner: &str,
-        keys: &[Key],
+        keys: &[SettingKey],
         set: &[&str],
     ) -> Option<Meant> {
         let name = entry.key.text.as_str();
@@ -307,16 +309,17 @@ impl Checker {
             let whole = entry.key.span.to(entry.value.span);
             let diagnostic = diagnostic.help(setting.help());
             self.report(match (setting, setting.written(value)) {
-                (Setting::Is(key), _) => diagnostic.replace_with(format!("change to `{key}`"), key),
+                (ForeignSetting::Is(key), _) => diagnostic.replace_with(format!("change to `{key}`"), key),
                 (_, Some(written)) => diagnostic.fix(format!("write `{written}`"), whole, written),
                 _ => diagnostic,
             });
-            return setting
-                .key()
-                .map(|key| Meant { key: key.to_owned(), same_value: matches!(setting, Setting::Is(_)) });
+            return setting.key().map(|key| Meant {
+                key: key.to_owned(),
+                same_value: matches!(setting, ForeignSetting::Is(_)),
+            });
         }
         // A setting that another one replaces: `max_grad_norm` beside an `optimizer`.
-        if let Some(setting @ (Setting::Within { .. } | Setting::Otherwise(_))) =
+        if let Some(setting @ (ForeignSetting::Within { .. } | ForeignSetting::Otherwise(_))) =
             foreign::setting(name, &known)
         {
             self.report(diagnostic.help(setting.help()));
@@ -365,14 +368,14 @@ impl Checker {
         let diagnostic = match (same, foreign::setting(&name.text, known)) {
             (Some(same), _) => diagnostic.did_you_mean(&name.text, same),
             // An axis has a name, where others count.
-            (None, Some(Setting::Is("over"))) => {
+            (None, Some(ForeignSetting::Is("over"))) => {
                 diagnostic.help("an axis is named: `over: sequence`, `over: group`, `over: batch`, ...")
             }
-            (None, Some(Setting::Is(key))) => diagnostic
+            (None, Some(ForeignSetting::Is(key))) => diagnostic
                 .help(format!("here it is called `{key}`"))
                 .replace_with(format!("change to `{key}`"), key),
             // What the author declared with nearly this name was meant, whatever others call so.
-            (None, Some(setting @ Setting::Otherwise(_)))
+            (None, Some(setting @ ForeignSetting::Otherwise(_)))
                 if declared.is_none() || nearest(&name.text, known.iter().copied()).is_none() =>
             {
                 diagnostic.help(setting.help())
@@ -392,7 +395,8 @@ impl Checker {
     /// A setting of a stage's block, given as an argument.
     pub(in crate::check) fn setting_as_argument(&mut self, builtin: &Builtin, argument: &Argument) -> bool {
         let Some(name) = &argument.name else { return false };
-        let (Kind::Constructor(_), Some((_, settings))) = (builtin.kind, builtin.usage.split_once('{'))
+        let (BuiltinKind::Constructor(_), Some((_, settings))) =
+            (builtin.kind, builtin.usage.split_once('{'))
         else {
             return false;
         };
@@ -457,7 +461,8 @@ fn fits(known: Spelling, wanted: Wanted, in_formula: bool) -> bool {
     match (signal, builtins::find(ours)) {
         (true, _) => in_formula && wanted == Wanted::Value,
         (false, Some(builtin)) => {
-            wanted == Wanted::Callable || wanted == Wanted::Value && matches!(builtin.kind, Kind::Reward(_))
+            wanted == Wanted::Callable
+                || wanted == Wanted::Value && matches!(builtin.kind, BuiltinKind::Reward(_))
         }
         (false, None) => builtins::find_loss(ours).is_some(),
     }

@@ -3,16 +3,16 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Capability, TeacherId, Train};
 use crate::formula::{
-    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal, Support,
+    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal, Support,
 };
 use crate::source::Span;
 
 use crate::check::Checker;
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 
 impl Checker {
     /// Capability, lineage and vocabulary of every teacher that the stage asks.
-    pub(in crate::check) fn check_teachers(&mut self, train: &Train, settings: &Settings) -> bool {
+    pub(in crate::check) fn check_teachers(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let mut asked: Vec<(Role, TeacherId)> = Vec::new();
         for choice in &train.teachers {
             push(&mut asked, Role::Teacher, choice.teacher);
@@ -129,13 +129,15 @@ fn of_signal(signal: &Signal, role: &Role) -> Option<Capability> {
     }
     Some(match signal {
         Signal::Of { part, .. } => match part {
-            Part::Logp | Part::EndLogp => Capability::Sampled,
-            Part::Top1 => Capability::TopK(1),
-            Part::Entropy | Part::Rank => Capability::Distribution,
+            ModelSignal::Logp | ModelSignal::EndLogp => Capability::Sampled,
+            ModelSignal::Top1 => Capability::TopK(1),
+            ModelSignal::Entropy | ModelSignal::Rank => Capability::Distribution,
             // Heads of their own: local weights have them or do not.
-            Part::Mean | Part::Deviation | Part::Score | Part::Confidence => Capability::Distribution,
-            Part::Value => Capability::Distribution,
-            Part::StatedConfidence | Part::Correct => Capability::Text,
+            ModelSignal::Mean | ModelSignal::Deviation | ModelSignal::Score | ModelSignal::Confidence => {
+                Capability::Distribution
+            }
+            ModelSignal::Value => Capability::Distribution,
+            ModelSignal::StatedConfidence | ModelSignal::Correct => Capability::Text,
         },
         Signal::Overlap { k, .. } => Capability::TopK(*k),
         Signal::Mass { role: of, support } => {

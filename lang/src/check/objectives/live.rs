@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Rollout, RolloutSource};
 use crate::formula::{
-    Axis, Formula, FormulaKind, Live, NamedSpan, Part, Preference, PreferenceKind, Role, Signal,
+    Axis, Formula, FormulaKind, Live, ModelSignal, NamedSpan, Preference, PreferenceKind, Role, Signal,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
@@ -15,14 +15,14 @@ use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::losses::LossCall;
 use crate::check::builtins::types;
-use crate::check::builtins::{self, Builtin, Kind};
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::builtins::{self, Builtin, BuiltinKind};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 impl Checker {
     /// `live student.logp`, `live ratio`, `live kl(...)`, `live dpo(...)`
     pub(in crate::check) fn live(&mut self, operand: &Expr, span: Span, env: &Env) -> Value {
-        if env.context != Context::Term {
+        if env.context != EvaluationContext::Term {
             let word = Span { end: operand.span.start, ..span };
             self.report(
                 Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
@@ -65,15 +65,18 @@ impl Checker {
         };
         let live = match &formula.0.kind {
             FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
-                Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Value | Part::Confidence => {
-                    Live::Part(part.clone())
-                }
-                Part::Entropy
-                | Part::Top1
-                | Part::Rank
-                | Part::Deviation
-                | Part::StatedConfidence
-                | Part::Correct => {
+                ModelSignal::Logp
+                | ModelSignal::EndLogp
+                | ModelSignal::Mean
+                | ModelSignal::Score
+                | ModelSignal::Value
+                | ModelSignal::Confidence => Live::Part(part.clone()),
+                ModelSignal::Entropy
+                | ModelSignal::Top1
+                | ModelSignal::Rank
+                | ModelSignal::Deviation
+                | ModelSignal::StatedConfidence
+                | ModelSignal::Correct => {
                     let text = format!("no gradient is defined through `student.{}` here", part.name());
                     self.report(Diagnostic::error(Code::NotDifferentiable, span, text).help(
                         "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or \
@@ -135,7 +138,9 @@ impl Checker {
     }
 
     fn loss(&mut self, builtin: &'static Builtin, arguments: &[Argument], span: Span, env: &Env) -> Value {
-        let Kind::Loss(name) = builtin.kind else { unreachable!("the table of losses holds nothing else") };
+        let BuiltinKind::Loss(name) = builtin.kind else {
+            unreachable!("the table of losses holds nothing else")
+        };
         let call = Call { builtin, arguments, block: None, span };
         let call = self.builtin_arguments(call).and_then(|given| name.call(call, &given));
         let live = call.and_then(|call| match call {
@@ -147,19 +152,21 @@ impl Checker {
             }
             LossCall::Ranking(given) => self.read(given.order, env).map(|order| Live::Ranking { order }),
             LossCall::Dpo(given) => {
-                let outside = env.with_context(Context::Objective);
+                let outside = env.with_context(EvaluationContext::Objective);
                 let completions = (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
                 let beta = self.preference_beta(given.beta.expr, &outside)?;
                 self.preference(PreferenceKind::Dpo { beta }, completions, None, given.rejected.expr.span)
             }
             LossCall::BradleyTerry(given) => {
-                let outside = env.with_context(Context::Objective);
+                let outside = env.with_context(EvaluationContext::Objective);
                 let completions = (self.read(given.chosen, &outside), self.read(given.rejected, &outside));
                 let on = self.read(given.on, &outside)?;
                 self.preference(PreferenceKind::BradleyTerry, completions, on, given.rejected.expr.span)
             }
             LossCall::SquaredError(given) => {
-                let compared = |part: &Part| matches!(part, Part::Mean | Part::Score | Part::Value);
+                let compared = |part: &ModelSignal| {
+                    matches!(part, ModelSignal::Mean | ModelSignal::Score | ModelSignal::Value)
+                };
                 let wanted =
                     "`mse` compares `student.mean`, `student.score` or `student.value` with a target";
                 let (part, target) = self.error_against(given.x, given.target, compared, wanted, env)?;
@@ -167,7 +174,7 @@ impl Checker {
                 Some(Live::SquaredError { part, target, dimensions })
             }
             LossCall::BinaryCrossEntropy(given) => {
-                let compared = |part: &Part| matches!(part, Part::Confidence);
+                let compared = |part: &ModelSignal| matches!(part, ModelSignal::Confidence);
                 let wanted = "`bce` compares `student.confidence` with a target";
                 let (part, target) = self.error_against(given.x, given.target, compared, wanted, env)?;
                 Some(Live::BinaryCrossEntropy { part, target })
@@ -216,11 +223,11 @@ impl Checker {
         &mut self,
         x: Arg<types::Formula>,
         target: Arg<types::Formula>,
-        compared: impl Fn(&Part) -> bool,
+        compared: impl Fn(&ModelSignal) -> bool,
         wanted: &str,
         env: &Env,
-    ) -> Option<(Part, Formula)> {
-        let outside = env.with_context(Context::Objective);
+    ) -> Option<(ModelSignal, Formula)> {
+        let outside = env.with_context(EvaluationContext::Objective);
         let (x, target) = (x.expr, target.expr);
         let (x_value, target_value) = (self.evaluate(x, &outside), self.evaluate(target, &outside));
         let (own, formula) = (self.formula(x_value, x.span)?, self.formula(target_value, target.span)?);

@@ -16,7 +16,7 @@ use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{FamilyMembers, Value};
 
 /// What the settings of an objective come to.
@@ -50,9 +50,9 @@ impl Checker {
         body: &Block,
         env: &Env,
     ) -> Option<Objective> {
-        let mut outside = env.with_context(Context::Objective);
+        let mut outside = env.with_context(EvaluationContext::Objective);
         let mut parts = ObjectiveParts::default();
-        let (mut terms, mut states): (Vec<&Name>, Vec<states::Begun>) = Default::default();
+        let (mut terms, mut states): (Vec<&Name>, Vec<states::OpenState>) = Default::default();
         for statement in &body.statements {
             match statement {
                 Statement::Let { name, index, value } => {
@@ -351,7 +351,7 @@ impl Checker {
         block: Option<&Block>,
         env: &Env,
     ) -> Option<Term> {
-        let worth = self.evaluate(value, &env.with_context(Context::Term));
+        let worth = self.evaluate(value, &env.with_context(EvaluationContext::Term));
         let formula = self.formula(worth, value.span);
         let settings = match block {
             Some(block) => self.term_settings(name, block, formula.as_ref(), env),

@@ -9,12 +9,12 @@ use crate::experiment::{
     Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, Train,
 };
 use crate::formula::{
-    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Part, Reduction,
-    Role, Signal, Support,
+    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, ModelSignal,
+    Reduction, Role, Signal, Support,
 };
 
 use crate::check::Checker;
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::stages::streams::{is_score_function, reads_sampler, streams, term_reads};
 
 /// What multiplies the gradient of the token's own log-probability.
@@ -54,7 +54,7 @@ fn factor_once(formula: &Formula, known: &mut HashMap<*const FormulaNode, Factor
     }
     let mut factor = |formula: &Formula| factor_once(formula, known);
     let found = match &formula.0.kind {
-        FormulaKind::Live(Live::Part(Part::Logp)) => Factor::Blind,
+        FormulaKind::Live(Live::Part(ModelSignal::Logp)) => Factor::Blind,
         FormulaKind::Live(Live::Divergence(_)) => Factor::Absent,
         FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
             (Function::Negate, [value]) => factor(value),
@@ -90,10 +90,10 @@ fn scaled(factor: Factor, by: &Formula) -> Factor {
 fn is_log_ratio(formula: &Formula) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
     let [student, sampler] = operands.as_slice() else { return false };
-    matches!(student.0.kind, FormulaKind::Live(Live::Part(Part::Logp)))
+    matches!(student.0.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)))
         && matches!(
             &sampler.0.kind,
-            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp })
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp })
         )
 }
 
@@ -108,7 +108,9 @@ fn is_blind_alone(formula: &Formula) -> bool {
     match &formula.0.kind {
         FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Apply { .. } => true,
         FormulaKind::Signal(signal) => match signal {
-            Signal::Of { part, .. } => matches!(part, Part::Entropy | Part::Top1 | Part::EndLogp),
+            Signal::Of { part, .. } => {
+                matches!(part, ModelSignal::Entropy | ModelSignal::Top1 | ModelSignal::EndLogp)
+            }
             Signal::Divergence(divergence) => {
                 !matches!(divergence.kind, DivergenceKind::Gaussian { .. })
                     && !reads_token(&divergence.support)
@@ -235,7 +237,7 @@ fn same_divergence(left: &Formula, right: &Formula) -> bool {
 fn is_stale_gap(node: &FormulaNode) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &node.kind else { return false };
     let of = |formula: &Formula| match &formula.0.kind {
-        FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => Some(role.clone()),
+        FormulaKind::Signal(Signal::Of { role, part: ModelSignal::Logp }) => Some(role.clone()),
         _ => None,
     };
     let [left, right] = operands.as_slice() else { return false };
@@ -248,7 +250,7 @@ fn is_stale_gap(node: &FormulaNode) -> bool {
 
 impl Checker {
     /// Mistakes of an objective on the completions that it is given.
-    pub(in crate::check) fn check_pitfalls(&mut self, train: &Train, settings: &Settings) -> bool {
+    pub(in crate::check) fn check_pitfalls(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         self.warn_of_stale_passes(train, settings);
         self.warn_of_other_teachers(train, settings);
         self.warn_of_targets(train, settings);
@@ -258,7 +260,7 @@ impl Checker {
 
     /// A balance gives every domain the same target; if they are not the whole, the loss has another size
     /// than was meant.
-    fn warn_of_targets(&mut self, train: &Train, settings: &Settings) {
+    fn warn_of_targets(&mut self, train: &Train, settings: &BlockSettings) {
         let objective = &train.objective;
         let reductions =
             objective.reduce.iter().chain(objective.terms.iter().filter_map(|term| term.reduce.as_ref()));
@@ -281,7 +283,7 @@ impl Checker {
     /// The mean of the score is zero: a factor that does not depend on the token drawn leaves nothing of the
     /// gradient. That is k1 differentiated as it stands, and a divergence of whole distributions in the
     /// place of an advantage.
-    fn check_score_functions(&mut self, train: &Train, settings: &Settings) -> bool {
+    fn check_score_functions(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let objective = &train.objective;
         if train.keep == Keep::Correct || train.filter.is_some() {
             return true;
@@ -336,7 +338,7 @@ impl Checker {
     }
 
     /// Later passes over the same completions train another policy than the one that drew them.
-    fn warn_of_stale_passes(&mut self, train: &Train, settings: &Settings) {
+    fn warn_of_stale_passes(&mut self, train: &Train, settings: &BlockSettings) {
         if train.passes < 2 {
             return;
         }
@@ -374,7 +376,7 @@ impl Checker {
 
     /// Rollouts made once keep the bias of the teacher that the start was fine-tuned on, if it is not the one
     /// that now scores them (Lightning OPD, arXiv:2604.13010).
-    fn warn_of_other_teachers(&mut self, train: &Train, settings: &Settings) {
+    fn warn_of_other_teachers(&mut self, train: &Train, settings: &BlockSettings) {
         if !train.rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Snapshot { .. }))
         {
             return;

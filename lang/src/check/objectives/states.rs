@@ -13,7 +13,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Expr, Name};
 
 /// A state whose next value is still to be looked at: it may read what stands below it.
-pub(super) struct Begun<'a> {
+pub(super) struct OpenState<'a> {
     name: &'a Name,
     /// What there is one number for each of.
     axis: Axis,
@@ -31,7 +31,7 @@ impl Checker {
         first: &Expr,
         next: Option<&'a Expr>,
         env: &mut Env,
-    ) -> Option<Begun<'a>> {
+    ) -> Option<OpenState<'a>> {
         self.hides_nothing(name, env);
         let axis = self.state_axis(by);
         let begun = axis.and_then(|axis| Some((axis, self.first_value(name, first, env)?)));
@@ -49,7 +49,7 @@ impl Checker {
             self.report(Diagnostic::error(Code::MissingArgument, name.span, text).help(help));
         }
         let (first_span, next, (axis, (first, unit))) = (first.span, next?, begun?);
-        Some(Begun { name, axis, first, unit, first_span, next })
+        Some(OpenState { name, axis, first, unit, first_span, next })
     }
 
     /// What `by` says that there is one number for each of.
@@ -95,8 +95,8 @@ impl Checker {
     }
 
     /// What a state is after a step; `env` knows all names of the objective.
-    pub(super) fn state_moves(&mut self, begun: Begun, env: &Env) -> Option<State> {
-        let Begun { name, axis: own, first, unit, first_span, next: expr } = begun;
+    pub(super) fn state_moves(&mut self, begun: OpenState, env: &Env) -> Option<State> {
+        let OpenState { name, axis: own, first, unit, first_span, next: expr } = begun;
         let value = self.evaluate(expr, env);
         let next = self.formula(value, expr.span)?;
         if common_unit(unit, next.unit()).is_none() {

@@ -12,11 +12,11 @@ use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
-use crate::check::builtins::Kind;
+use crate::check::builtins::BuiltinKind;
 use crate::check::builtins::edits::{EditCall, ExpertTurns};
 use crate::check::stages::settings::open;
 use crate::check::teachers::route::decided_by_data;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
 impl Checker {
@@ -140,7 +140,7 @@ impl Checker {
         let routed = matches!(&expr.kind, ExprKind::Name(name) if name == "teacher");
         // Outside an objective the routed teacher has no name of its own.
         let value = if routed {
-            self.evaluate(expr, &env.with_context(Context::Objective))
+            self.evaluate(expr, &env.with_context(EvaluationContext::Objective))
         } else {
             self.evaluate(expr, env)
         };
@@ -180,7 +180,7 @@ impl Checker {
         let rollout = self.rollout_value(value, env);
         let edit = match self.evaluate(through, env) {
             Value::Edit(edit) => Some(edit),
-            Value::Builtin(builtin) if matches!(builtin.kind, Kind::Edit(_)) => {
+            Value::Builtin(builtin) if matches!(builtin.kind, BuiltinKind::Edit(_)) => {
                 let text = format!("`{}` needs its arguments", builtin.name);
                 self.report(Diagnostic::error(Code::MissingArgument, through.span, text).help(builtin.usage));
                 None
@@ -273,7 +273,7 @@ impl Checker {
         truth: bool,
         finest: Axis,
     ) -> Option<Formula> {
-        let value = self.evaluate(expr, &env.with_context(Context::Objective));
+        let value = self.evaluate(expr, &env.with_context(EvaluationContext::Objective));
         let formula = self.formula(value, expr.span)?;
         if (formula.unit() == Unit::Bool) != truth && !open(&formula) {
             let (message, help) = if truth {

@@ -9,7 +9,7 @@ use crate::check::Checker;
 use crate::check::builtins::declare::Call;
 use crate::check::builtins::rewards::{Parts, RewardCall};
 use crate::check::builtins::teachers::Environment;
-use crate::check::builtins::{Builtin, Kind};
+use crate::check::builtins::{Builtin, BuiltinKind};
 use crate::check::data::domains::rounded;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
@@ -21,8 +21,8 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Reward(reward) => Some(reward),
             // A bare name stands for a call without arguments.
-            Value::Builtin(builtin) if matches!(builtin.kind, Kind::Reward(_)) => {
-                let Kind::Reward(name) = builtin.kind else { return None };
+            Value::Builtin(builtin) if matches!(builtin.kind, BuiltinKind::Reward(_)) => {
+                let BuiltinKind::Reward(name) = builtin.kind else { return None };
                 let call = Call { builtin, arguments: &[], block: None, span: expr.span };
                 let given = self.builtin_arguments(call)?;
                 self.reward_call(name.call(call, &given)?, env)

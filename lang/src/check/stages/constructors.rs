@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, Tokenizer,
+    Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, TokenizerSpec,
 };
 use crate::formula::Unit;
 use crate::source::Span;
@@ -106,11 +106,11 @@ impl Checker {
         Some(stored)
     }
 
-    fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<Tokenizer> {
+    fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<TokenizerSpec> {
         if matches!(expr.kind, ExprKind::Text(_)) {
-            return self.text(expr, "tokenizer", env).map(Tokenizer::File);
+            return self.text(expr, "tokenizer", env).map(TokenizerSpec::File);
         }
-        self.word(expr, "a tokenizer", &[("bytes", Tokenizer::Bytes)])
+        self.word(expr, "a tokenizer", &[("bytes", TokenizerSpec::Bytes)])
     }
 
     /// `llama { ... }` and its kin.

@@ -12,8 +12,8 @@ use crate::check::builtins::declare::{Arg, ArgOr, Call};
 use crate::check::builtins::guards::{GuardCall, LowerLr};
 use crate::check::builtins::types::{self, Condition, Count, Domains};
 use crate::check::builtins::vocabulary;
-use crate::check::stages::settings::{Settings, open};
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::stages::settings::{BlockSettings, open};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// How `guards` is written.
@@ -24,12 +24,12 @@ impl Checker {
     /// The guards of a stage that is trained on these domains. `None` where some are faulty.
     pub(in crate::check) fn guards(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         trained: &[DomainId],
         env: &Env,
     ) -> Option<Vec<Guard>> {
         let Some(expr) = settings.get("guards") else { return Some(Vec::new()) };
-        let values = match self.evaluate(expr, &env.with_context(Context::Guard)) {
+        let values = match self.evaluate(expr, &env.with_context(EvaluationContext::Guard)) {
             Value::List(values) => values,
             other => vec![other],
         };
@@ -105,7 +105,7 @@ impl Checker {
         let condition = self.read(condition, env).filter(|condition| self.guarded(condition, place));
         let steps = self.read(steps, env);
         let domains = match on {
-            Some(on) => self.watched(on, env).map(|domains| domains.into_iter().map(Some).collect()),
+            Some(on) => self.guarded_domains(on, env).map(|domains| domains.into_iter().map(Some).collect()),
             None => Some(vec![None]),
         };
         let (condition, steps, domains): (Formula, u32, Vec<Option<DomainId>>) =
@@ -159,7 +159,7 @@ impl Checker {
     }
 
     /// `on: math`, `on: [math, code]`, `on: domains`
-    fn watched(&mut self, on: Arg<Domains>, env: &Env) -> Option<Vec<DomainId>> {
+    fn guarded_domains(&mut self, on: Arg<Domains>, env: &Env) -> Option<Vec<DomainId>> {
         let items = match self.evaluate(on.expr, env) {
             Value::List(items) => items,
             other => vec![other],

@@ -7,7 +7,7 @@ use crate::syntax::ast::{Block, Expr, ExprKind, Name, Statement};
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 
 /// One `trains` of a `train`; without its model where that is faulty.
@@ -147,7 +147,7 @@ impl Checker {
         &mut self,
         name: &Name,
         block: &Block,
-        around: &Settings,
+        around: &BlockSettings,
         members: &[Trained],
         env: &Env,
     ) -> Option<JointStep> {

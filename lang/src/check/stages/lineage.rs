@@ -6,13 +6,13 @@ use std::collections::HashSet;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     Alignment, DomainId, Model, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights,
-    Tokenizer, Train,
+    TokenizerSpec, Train,
 };
 use crate::formula::Role;
 use crate::source::Span;
 
 use crate::check::Checker;
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::teachers::SaidOrigin;
 
 /// The stages that made some weights, each with the domains that it was trained on.
@@ -242,7 +242,7 @@ impl Checker {
     /// A domain that is routed to a specialist of others, while the route has one of its own: arms that were
     /// mixed up. What all teachers of the route have been through, a common fine-tuning for example,
     /// makes nobody a specialist.
-    pub(in crate::check) fn warn_of_misrouted_domains(&mut self, train: &Train, settings: &Settings) {
+    pub(in crate::check) fn warn_of_misrouted_domains(&mut self, train: &Train, settings: &BlockSettings) {
         let mut teachers: Vec<TeacherId> = Vec::new();
         for choice in &train.teachers {
             if !teachers.contains(&choice.teacher) {
@@ -298,7 +298,7 @@ impl Checker {
     }
 
     /// How a model's text becomes tokens, where the file says it.
-    fn tokenizer_of(&self, model: ModelId) -> Option<&Tokenizer> {
+    fn tokenizer_of(&self, model: ModelId) -> Option<&TokenizerSpec> {
         self.architecture(model).map(|architecture| &architecture.tokenizer)
     }
 
@@ -308,7 +308,7 @@ impl Checker {
         teacher: TeacherId,
         role: &Role,
         train: &Train,
-        settings: &Settings,
+        settings: &BlockSettings,
     ) -> bool {
         // A teacher that reads the student's ids with another vocabulary has no distribution that means
         // anything.
@@ -354,9 +354,9 @@ fn add(found: &mut Vec<ModelId>, model: ModelId) {
     }
 }
 
-fn tokenizer_text(tokenizer: &Tokenizer) -> String {
+fn tokenizer_text(tokenizer: &TokenizerSpec) -> String {
     match tokenizer {
-        Tokenizer::Bytes => "`bytes`".into(),
-        Tokenizer::File(path) => format!("{path:?}"),
+        TokenizerSpec::Bytes => "`bytes`".into(),
+        TokenizerSpec::File(path) => format!("{path:?}"),
     }
 }

@@ -12,15 +12,15 @@ use crate::check::builtins::declare::{Arg, ArgOr, Call};
 use crate::check::builtins::optimizers::{AdamW, OptimizerCall};
 use crate::check::builtins::types::{Decay, NotNegative};
 use crate::check::builtins::weights::{Align, Extrapolate, Validate};
-use crate::check::builtins::{self, Kind};
-use crate::check::stages::settings::Settings;
+use crate::check::builtins::{self, BuiltinKind};
+use crate::check::stages::settings::BlockSettings;
 use crate::check::stages::trainable::WEIGHT_GROUPS;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
 impl Checker {
     /// `optimizer = adamw(...)` of a stage.
-    pub(in crate::check) fn optimizer(&mut self, settings: &Settings, env: &Env) -> Option<Optimizer> {
+    pub(in crate::check) fn optimizer(&mut self, settings: &BlockSettings, env: &Env) -> Option<Optimizer> {
         let adamw = builtins::find("adamw").expect("built in");
         let bare = |builtin, span| Call { builtin, arguments: &[], block: None, span };
         let Some(expr) = settings.get("optimizer") else {
@@ -30,8 +30,8 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Optimizer(optimizer) => Some(optimizer),
             // A bare name stands for a call without arguments.
-            Value::Builtin(builtin) if matches!(builtin.kind, Kind::Optimizer(_)) => {
-                let Kind::Optimizer(name) = builtin.kind else { return None };
+            Value::Builtin(builtin) if matches!(builtin.kind, BuiltinKind::Optimizer(_)) => {
+                let BuiltinKind::Optimizer(name) = builtin.kind else { return None };
                 let call = bare(builtin, expr.span);
                 let given = self.builtin_arguments(call)?;
                 self.optimizer_call(name.call(call, &given)?, env)

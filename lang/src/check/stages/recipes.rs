@@ -11,7 +11,7 @@ use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKin
 
 use crate::check::Checker;
 use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 
 /// What differs from recipe to recipe, read before the stage is put together.
@@ -73,7 +73,7 @@ pub(in crate::check) fn preference(
 impl Checker {
     pub(in crate::check) fn sft(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
@@ -141,7 +141,7 @@ impl Checker {
 
     pub(in crate::check) fn grpo(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
@@ -171,7 +171,7 @@ impl Checker {
     }
 
     /// `samples`, `max_tokens`, `temperature` and their like of a `grpo`.
-    fn group_sampling(&mut self, settings: &Settings, env: &Env) -> Option<Rollout> {
+    fn group_sampling(&mut self, settings: &BlockSettings, env: &Env) -> Option<Rollout> {
         let n = self.required_count(settings, "samples", env, 1);
         let max_tokens = self
             .required(settings, "max_tokens")
@@ -201,7 +201,7 @@ impl Checker {
     pub(in crate::check) fn distill(
         &mut self,
         recipe: Recipe,
-        settings: &Settings,
+        settings: &BlockSettings,
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,
@@ -228,7 +228,7 @@ impl Checker {
 
     pub(in crate::check) fn dpo(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         start: Option<ModelId>,
         mixture: Option<Vec<Share>>,
         env: &Env,

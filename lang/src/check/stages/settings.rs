@@ -8,12 +8,12 @@ use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Route, Statement};
 
 use crate::check::Checker;
 use crate::check::builtins::bounds;
-use crate::check::builtins::vocabulary::Key;
+use crate::check::builtins::vocabulary::SettingKey;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
 /// The settings of one block, checked against the keys it may have.
-pub struct Settings<'a> {
+pub struct BlockSettings<'a> {
     /// What they are settings of: `` `grpo` ``.
     pub owner: String,
     /// Where to point when something is missing.
@@ -30,7 +30,7 @@ pub struct Settings<'a> {
     pub broken: bool,
 }
 
-impl<'a> Settings<'a> {
+impl<'a> BlockSettings<'a> {
     pub fn get(&self, key: &str) -> Option<&'a Expr> {
         self.entry(key).map(|entry| &entry.value)
     }
@@ -49,7 +49,7 @@ impl<'a> Settings<'a> {
     }
 
     /// What the block around it says holds here as well, unless it is said again.
-    pub fn inherit(&mut self, around: &Settings<'a>) {
+    pub fn inherit(&mut self, around: &BlockSettings<'a>) {
         // A batch said here replaces the prompts said around it, and the other way round.
         let replaced = |key: &str| {
             matches!(key, "prompts" | "batch")
@@ -68,11 +68,11 @@ impl Checker {
         block: Option<&'a Block>,
         owner: &str,
         span: Span,
-        keys: &[Key],
+        keys: &[SettingKey],
         may_route: bool,
-    ) -> Settings<'a> {
+    ) -> BlockSettings<'a> {
         let broken = block.is_some_and(|block| block.broken);
-        let mut settings = Settings {
+        let mut settings = BlockSettings {
             owner: format!("`{owner}`"),
             span,
             entries: Vec::new(),
@@ -127,7 +127,13 @@ impl Checker {
         settings
     }
 
-    fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], set: &[&str], settings: &mut Settings<'a>) {
+    fn setting<'a>(
+        &mut self,
+        entry: &'a Entry,
+        keys: &[SettingKey],
+        set: &[&str],
+        settings: &mut BlockSettings<'a>,
+    ) {
         let marks = self.marks(&entry.marks);
         settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
         if let Some(first) = settings
@@ -186,7 +192,7 @@ impl Checker {
     }
 
     /// Keeps the marks of a block for the plan. A stage that is used twice is marked once per model.
-    pub(in crate::check) fn keep_marks(&mut self, settings: &Settings, owner: &str) {
+    pub(in crate::check) fn keep_marks(&mut self, settings: &BlockSettings, owner: &str) {
         for (setting, mark) in &settings.marks {
             self.record_marks(owner, setting, vec![mark.clone()]);
         }
@@ -202,7 +208,11 @@ impl Checker {
         }
     }
 
-    pub(in crate::check) fn required<'a>(&mut self, settings: &Settings<'a>, key: &str) -> Option<&'a Expr> {
+    pub(in crate::check) fn required<'a>(
+        &mut self,
+        settings: &BlockSettings<'a>,
+        key: &str,
+    ) -> Option<&'a Expr> {
         let found = settings.get(key);
         if found.is_none() && !settings.broken && !settings.mistyped.iter().any(|meant| meant == key) {
             self.report(
@@ -221,7 +231,7 @@ impl Checker {
     /// A whole number that must be set.
     pub(in crate::check) fn required_count(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         key: &str,
         env: &Env,
         least: u64,

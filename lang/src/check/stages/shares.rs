@@ -1,8 +1,8 @@
 //! `shares = state.gap`: the domains' shares of a step's prompts, by numbers that the objective carries.
 
 use crate::check::Checker;
-use crate::check::stages::settings::{Settings, open};
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::stages::settings::{BlockSettings, open};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::Objective;
@@ -17,12 +17,12 @@ impl Checker {
     /// `None` where it is set and faulty.
     pub(super) fn shares(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         objective: &Objective,
         env: &Env,
     ) -> Option<Option<Formula>> {
         let Some(expr) = settings.get("shares") else { return Some(None) };
-        let mut env = env.with_context(Context::Schedule);
+        let mut env = env.with_context(EvaluationContext::Schedule);
         env.bind(KNOWN, Value::Error);
         for state in &objective.states {
             let signal = Signal::State {

@@ -12,7 +12,7 @@ use crate::check::Checker;
 use crate::check::builtins::bounds;
 use crate::check::builtins::bounds::Bound;
 use crate::check::objectives::reads_group;
-use crate::check::stages::settings::{Settings, open};
+use crate::check::stages::settings::{BlockSettings, open};
 use crate::check::stages::streams::{
     Stream, is_score_function, reads_sampler, reads_verdict, reshaped, streams, term_reads,
 };
@@ -31,7 +31,7 @@ impl Checker {
         &mut self,
         objective: &Objective,
         rollout: &Rollout,
-        settings: &Settings,
+        settings: &BlockSettings,
     ) -> bool {
         let place = self.span(objective.origin);
         for Stream { term, rollout } in streams(objective, rollout) {
@@ -129,7 +129,7 @@ impl Checker {
     }
 
     /// Checks that need the whole stage; a diagnostic for each that fails.
-    pub(in crate::check) fn check_stage(&mut self, train: &Train, settings: &Settings) -> bool {
+    pub(in crate::check) fn check_stage(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let checks = [
             self.check_reference(train, settings),
             self.check_settings_are_read(train, settings),
@@ -148,7 +148,7 @@ impl Checker {
         checks.into_iter().all(|good| good)
     }
 
-    fn check_reference(&mut self, train: &Train, settings: &Settings) -> bool {
+    fn check_reference(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let place = self.span(train.objective.origin);
         let read = train.objective.reads(&Role::Reference);
         match (read, train.reference.first()) {
@@ -189,7 +189,7 @@ impl Checker {
         }
     }
 
-    fn check_settings_are_read(&mut self, train: &Train, settings: &Settings) -> bool {
+    fn check_settings_are_read(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         if let (Some(place), None, None) = (settings.key_span("refresh"), &train.filter, &train.priority) {
             self.report(
                 Diagnostic::error(Code::UnusedSetting, place, "there is nothing to compute again").help(
@@ -291,7 +291,7 @@ impl Checker {
     }
 
     /// `loss.validation` is read where it is computed, and that of domains that have rows for it.
-    fn check_validation(&mut self, train: &Train, settings: &Settings) -> bool {
+    fn check_validation(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let Some(validation) = &train.validation else {
             let is_read = |formula: &&Formula| {
                 matches!(formula.0.kind, FormulaKind::Signal(Signal::ValidationLoss)) && !settings.broken
@@ -330,7 +330,7 @@ impl Checker {
     }
 
     /// Numbers that move over training time, over the whole run.
-    fn check_numbers(&mut self, train: &Train, settings: &Settings) -> bool {
+    fn check_numbers(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let length = Some(train.length);
         let fraction = (0.0, 1.0);
         let counted = |bound: &Bound| (1.0, f64::from(bound.most));
@@ -388,7 +388,7 @@ impl Checker {
 
     /// Where the stage ends first, a rate never gets where its schedule says: the end of the text is not the
     /// end of the run.
-    fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &Settings, steps: u32) {
+    fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &BlockSettings, steps: u32) {
         let drawn = train.rollouts().into_iter().filter_map(Rollout::moving);
         let formulas = train.objective.formulas().into_iter().chain(drawn).chain([&train.learning_rate]);
         let mut late: Vec<(Origin, u32)> = Vec::new();
@@ -415,7 +415,7 @@ impl Checker {
         }
     }
 
-    fn check_formats(&mut self, train: &Train, settings: &Settings) -> bool {
+    fn check_formats(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let said =
             train.mixture.iter().map(|share| self.check_format(train.start, share.domain, settings.span));
         // Every domain is looked at, also behind one that is wrong.
@@ -425,7 +425,7 @@ impl Checker {
     }
 
     /// Prompt and completion share the context.
-    fn check_context(&mut self, train: &Train, settings: &Settings) -> bool {
+    fn check_context(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let Some(context) = self.architecture(train.start).map(|architecture| architecture.context) else {
             return true;
         };

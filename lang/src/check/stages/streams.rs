@@ -1,7 +1,7 @@
 //! Where the sequences of a stage come from, and what its objective reads of them.
 
 use crate::experiment::{Objective, Rollout, RolloutSource, Sampling, Term};
-use crate::formula::{FormulaKind, FormulaNode, Live, Part, Role, Signal};
+use crate::formula::{FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal};
 
 /// A term and the completions that it is trained on.
 pub struct Stream<'a> {
@@ -49,7 +49,7 @@ pub(in crate::check) fn reshaped(rollout: &Rollout) -> Option<&Sampling> {
 
 /// A term whose gradient is a number times that of the token's own log-probability.
 pub fn is_score_function(objective: &Objective, term: &Term) -> bool {
-    let scored = term.value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Part(Part::Logp))));
+    let scored = term.value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp))));
     let factor = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(_));
     let weights = objective.weight.iter().chain(&term.weight).any(|formula| formula.any(factor));
     scored && (weights || term.value.any(factor))

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Adapter, AdapterKind, BatchSize, Changed, Checkpointing, Execution, ModelId, Projection, Stage, Train,
-    Trainable, WeightFilter, WeightGroup,
+    Adapter, AdapterKind, BatchSize, ChangedElements, Checkpointing, Execution, ModelId, Projection, Stage,
+    Train, Trainable, WeightFilter, WeightGroup,
 };
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -14,7 +14,7 @@ use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::weights::{Changed as ChangedArguments, Lora, WeightsCall};
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::Value;
 
@@ -27,7 +27,7 @@ pub(in crate::check) const WEIGHT_GROUPS: [(&str, WeightGroup); 4] = [
 
 impl Checker {
     /// `adapter`, `train_only` and `freeze` of a stage. `None` where faulty.
-    pub(in crate::check) fn trainable(&mut self, settings: &Settings, env: &Env) -> Option<Trainable> {
+    pub(in crate::check) fn trainable(&mut self, settings: &BlockSettings, env: &Env) -> Option<Trainable> {
         let adapter = settings.get("adapter").map(|expr| (self.adapter(expr, env), expr.span));
         let only = settings.get("train_only").map(|expr| self.weight_filters(expr, "train_only", env));
         let except = settings.get("freeze").map(|expr| self.weight_filters(expr, "freeze", env));
@@ -120,7 +120,7 @@ impl Checker {
     }
 
     /// `changed(first, beyond: 1e-5)`
-    fn changed(&mut self, given: ChangedArguments, env: &Env) -> Option<Changed> {
+    fn changed(&mut self, given: ChangedArguments, env: &Env) -> Option<ChangedElements> {
         let place = given.model.expr.span;
         let (after, beyond) = (self.read(given.model, env), self.read(given.beyond, env));
         let (from, after) = (self.read(given.from, env)?, after?);
@@ -139,7 +139,7 @@ impl Checker {
             self.report_shapes(place, after, before);
             return None;
         }
-        Some(Changed { after, before, beyond: beyond? })
+        Some(ChangedElements { after, before, beyond: beyond? })
     }
 
     /// The model that a stage trained; of a parameter itself, until it is given a value.
@@ -291,7 +291,7 @@ impl Checker {
     }
 
     /// `micro_batch` and `checkpointing` of a stage.
-    pub(in crate::check) fn execution(&mut self, settings: &Settings, env: &Env) -> Option<Execution> {
+    pub(in crate::check) fn execution(&mut self, settings: &BlockSettings, env: &Env) -> Option<Execution> {
         let micro_batch = match settings.get("micro_batch") {
             Some(expr) => self.count(expr, "micro_batch", env, 1).map(Some),
             None => Some(None),
@@ -309,7 +309,11 @@ impl Checker {
     }
 
     /// `ema = 0.999`
-    pub(in crate::check) fn weight_average(&mut self, settings: &Settings, env: &Env) -> Option<Option<f64>> {
+    pub(in crate::check) fn weight_average(
+        &mut self,
+        settings: &BlockSettings,
+        env: &Env,
+    ) -> Option<Option<f64>> {
         let Some(expr) = settings.get("ema") else { return Some(None) };
         let value = self.evaluate(expr, env);
         let rate = self.fraction(&value, expr.span, "`ema`")?;
@@ -330,7 +334,7 @@ impl Checker {
     }
 
     /// Layers that the model does not have, and parts of a step that are larger than it.
-    pub(in crate::check) fn check_trainable(&mut self, train: &Train, settings: &Settings) -> bool {
+    pub(in crate::check) fn check_trainable(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let mut good = true;
         let mut beyond: Vec<(u32, Span)> = Vec::new();
         match &train.trainable {
@@ -346,7 +350,7 @@ impl Checker {
                         WeightFilter::Group(_) | WeightFilter::Changed(_) => None,
                     }));
                 }
-                for Changed { after, .. } in train.trainable.changes() {
+                for ChangedElements { after, .. } in train.trainable.changes() {
                     let shapes = (self.architecture(train.start), self.architecture(*after));
                     if let (Some(shape), Some(other)) = shapes
                         && shape != other

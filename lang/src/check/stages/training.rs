@@ -17,7 +17,7 @@ use crate::check::builtins::declare::{Arg, Call};
 use crate::check::builtins::types::Model;
 use crate::check::builtins::vocabulary;
 use crate::check::stages::recipes::RecipeParts;
-use crate::check::stages::settings::Settings;
+use crate::check::stages::settings::BlockSettings;
 use crate::check::values::evaluate::Env;
 use crate::check::values::value::{Callable, MemberKey, Value};
 
@@ -76,7 +76,7 @@ impl Checker {
     pub(in crate::check) fn finish_training(
         &mut self,
         parts: RecipeParts,
-        settings: &Settings,
+        settings: &BlockSettings,
         env: &Env,
     ) -> Option<Train> {
         let trained: Vec<DomainId> = parts.mixture.iter().flatten().map(|share| share.domain).collect();
@@ -138,7 +138,7 @@ impl Checker {
         self.check_stage(&train, settings).then_some(train)
     }
 
-    fn common(&mut self, settings: &Settings, domains: &[DomainId], env: &Env) -> CommonSettings {
+    fn common(&mut self, settings: &BlockSettings, domains: &[DomainId], env: &Env) -> CommonSettings {
         let length = self.length(settings, env);
         let learning_rate = self.learning_rate(settings, env, length);
         let optimizer = self.optimizer(settings, env);
@@ -198,7 +198,7 @@ impl Checker {
     /// A setting whose value is a call of the same name. `None` where it is faulty.
     fn between_updates<T>(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         key: &str,
         env: &Env,
         of: impl Fn(Value) -> Result<T, Value>,
@@ -264,7 +264,7 @@ impl Checker {
     /// How much a step trains on, by either key; `usual` is named where neither is set.
     pub(in crate::check) fn size(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         usual: &str,
         env: &Env,
     ) -> Option<BatchSize> {

@@ -7,7 +7,7 @@ use crate::source::Span;
 use crate::syntax::ast::{BinaryOperator, Expr, Name};
 
 use crate::check::Checker;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 impl Checker {
@@ -18,7 +18,7 @@ impl Checker {
         bindings: &[(Name, Expr)],
         env: &Env,
     ) -> Option<TeacherWeights> {
-        let mut inner = env.with_context(Context::Objective);
+        let mut inner = env.with_context(EvaluationContext::Objective);
         let mut known: Vec<(String, Formula)> = Vec::new();
         let mut good = true;
         for (name, expr) in bindings {

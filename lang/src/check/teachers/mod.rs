@@ -20,8 +20,8 @@ use crate::check::builtins::declare::Arg;
 use crate::check::builtins::teachers::{Served, TeacherCall};
 use crate::check::builtins::types;
 use crate::check::builtins::vocabulary;
-use crate::check::builtins::{self, Kind};
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::builtins::{self, BuiltinKind};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
 /// What the author wrote about where a teacher comes from.
@@ -116,7 +116,7 @@ impl Checker {
             return Some(self.plain_teacher(name, weights, span));
         }
         let value = if mentions_logits(inner) {
-            self.evaluate(inner, &env.with_context(Context::Objective))
+            self.evaluate(inner, &env.with_context(EvaluationContext::Objective))
         } else {
             self.evaluate(inner, env)
         };
@@ -470,9 +470,9 @@ impl Checker {
 }
 
 /// A stage whose braces are its own. Weights that are loaded have none.
-fn has_settings(kind: Kind) -> bool {
+fn has_settings(kind: BuiltinKind) -> bool {
     use crate::check::builtins::Constructor::{Checkpoint, Gguf, HuggingFace};
-    matches!(kind, Kind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
+    matches!(kind, BuiltinKind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
 }
 
 /// Whether the logits of some model take part: then the numbers in it are those of the run.

@@ -10,8 +10,8 @@ use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, ItemKind, Ro
 use crate::check::Checker;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::open;
-use crate::check::values::calls::Work;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::calls::ItemEffort;
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
 /// The entry file: the first that was loaded. Its route serves stages wherever they are written.
@@ -92,7 +92,7 @@ impl Checker {
             });
             self.route = match route {
                 None => RouteState::Absent,
-                Some(route) => self.apart(Work::default(), |checker| {
+                Some(route) => self.apart(ItemEffort::default(), |checker| {
                     let domains: Vec<DomainId> =
                         (0..checker.parts.domains.read().len() as u32).map(DomainId).collect();
                     RouteState::Evaluated(checker.evaluate_route(route, &Env::constant(entry), &domains))
@@ -255,7 +255,7 @@ impl Checker {
         const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's \
                               data, such as `domain == math` or `data.level > 3`";
         let Condition::When(condition) = condition else { return Some(Holds::Always) };
-        let formula = match self.evaluate(condition, &env.with_context(Context::Objective)) {
+        let formula = match self.evaluate(condition, &env.with_context(EvaluationContext::Objective)) {
             Value::Formula(formula) if formula.unit() == Unit::Bool => formula.decided(),
             other => {
                 self.wrong_kind(condition.span, WANTED, &other);

@@ -11,7 +11,7 @@ use crate::syntax::parse;
 
 use crate::check::Checker;
 use crate::check::builtins::vocabulary;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::{Callable, Value};
 
 /// What a text is for: it decides which slots it may have.
@@ -240,7 +240,7 @@ impl Checker {
         if let Some(slot) = self.slot_of(&expr, purpose, env)? {
             return Some(slot);
         }
-        let value = self.evaluate(&expr, &env.with_context(Context::Objective));
+        let value = self.evaluate(&expr, &env.with_context(EvaluationContext::Objective));
         let formula = self.formula(value, span)?;
         if formula.axis() > Axis::Sequence || formula.unit() == Unit::Bool {
             let text = "one number per completion can be written into it";

@@ -10,12 +10,12 @@ use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, 
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
-use crate::check::builtins::{self, Builtin, BuiltinParameter, Kind, TeacherName};
+use crate::check::builtins::{self, Builtin, BuiltinKind, BuiltinParameter, TeacherName};
 use crate::check::names::foreign;
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, declared_name};
 use crate::check::values::declared_type::unit_of_type;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 /// Calls inside calls: a bound on how deep the evaluator goes.
@@ -30,15 +30,15 @@ const MOST_WORK_AFTERWARDS: usize = 1_000;
 
 /// What an item has taken so far.
 #[derive(Clone, Copy, Default)]
-pub(in crate::check) struct Work {
+pub(in crate::check) struct ItemEffort {
     spent: usize,
     /// Where the item is: at its name, if it has one.
     item: Option<Span>,
 }
 
-impl Work {
-    pub fn of(item: &Item) -> Work {
-        Work { spent: 0, item: Some(declared_name(&item.kind).map_or(item.span, |name| name.span)) }
+impl ItemEffort {
+    pub fn of(item: &Item) -> ItemEffort {
+        ItemEffort { spent: 0, item: Some(declared_name(&item.kind).map_or(item.span, |name| name.span)) }
     }
 }
 
@@ -159,7 +159,7 @@ impl Checker {
         env: &Env,
     ) -> Value {
         let takes_settings =
-            matches!(builtin.kind, Kind::Constructor(_) | Kind::Teacher(TeacherName::Debate));
+            matches!(builtin.kind, BuiltinKind::Constructor(_) | BuiltinKind::Teacher(TeacherName::Debate));
         if let Some(block) = block.filter(|_| !takes_settings) {
             self.report(
                 Diagnostic::error(
@@ -171,7 +171,7 @@ impl Checker {
             );
         }
         let span = whole.span;
-        if env.context == Context::Entry
+        if env.context == EvaluationContext::Entry
             && let Some(what) = Self::not_at_entry(builtin, arguments)
         {
             return self.beyond_entry(what, span);
@@ -183,23 +183,27 @@ impl Checker {
     fn called_builtin(&mut self, call: Call, env: &Env) -> Option<Value> {
         let given = self.builtin_arguments(call)?;
         match call.builtin.kind {
-            Kind::Constructor(name) => self.construct(name.call(call, &given)?, env).map(Value::Model),
-            Kind::Schedule(name) => self.schedule_call(name.call(call, &given)?, env).map(Value::Formula),
-            Kind::Reward(name) => self.reward_call(name.call(call, &given)?, env).map(Value::Reward),
-            Kind::Rollout(name) => {
+            BuiltinKind::Constructor(name) => self.construct(name.call(call, &given)?, env).map(Value::Model),
+            BuiltinKind::Schedule(name) => {
+                self.schedule_call(name.call(call, &given)?, env).map(Value::Formula)
+            }
+            BuiltinKind::Reward(name) => self.reward_call(name.call(call, &given)?, env).map(Value::Reward),
+            BuiltinKind::Rollout(name) => {
                 let source = self.rollout_call(name.call(call, &given)?, env)?;
                 let rollout = Rollout { source, edits: Vec::new(), origin: self.origin(call.span) };
                 Some(Value::Rollout(Rc::new(rollout)))
             }
-            Kind::Edit(name) => self.edit_call(name.call(call, &given)?, env).map(Value::Edit),
-            Kind::Optimizer(name) => self.optimizer_call(name.call(call, &given)?, env).map(Value::Optimizer),
-            Kind::Guard(name) => self.guard_call(name.call(call, &given)?, env),
-            Kind::Weights(name) => self.weights_call(name.call(call, &given)?, env),
-            Kind::Data(name) => self.data_call(name.call(call, &given)?, env),
-            Kind::Support(name) => self.support_call(name.call(call, &given)?, env),
-            Kind::Divergence(name) => self.divergence_call(name.call(call, &given)?, env),
-            Kind::Measure(measure) => self.measure_call(measure.call(call, &given)?, env),
-            Kind::Teacher(name) => self.teacher_call(name.call(call, &given)?, env),
+            BuiltinKind::Edit(name) => self.edit_call(name.call(call, &given)?, env).map(Value::Edit),
+            BuiltinKind::Optimizer(name) => {
+                self.optimizer_call(name.call(call, &given)?, env).map(Value::Optimizer)
+            }
+            BuiltinKind::Guard(name) => self.guard_call(name.call(call, &given)?, env),
+            BuiltinKind::Weights(name) => self.weights_call(name.call(call, &given)?, env),
+            BuiltinKind::Data(name) => self.data_call(name.call(call, &given)?, env),
+            BuiltinKind::Support(name) => self.support_call(name.call(call, &given)?, env),
+            BuiltinKind::Divergence(name) => self.divergence_call(name.call(call, &given)?, env),
+            BuiltinKind::Measure(measure) => self.measure_call(measure.call(call, &given)?, env),
+            BuiltinKind::Teacher(name) => self.teacher_call(name.call(call, &given)?, env),
             _ => self.formula_call(call, &given, env),
         }
     }
@@ -345,9 +349,9 @@ impl Checker {
                         unit_of_type(&annotation.text)
                             .is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
                     };
-                    let moves =
-                        env.context == Context::Constant && parameter.annotation.as_ref().is_some_and(number);
-                    let env = if moves { env.with_context(Context::Schedule) } else { env };
+                    let moves = env.context == EvaluationContext::Constant
+                        && parameter.annotation.as_ref().is_some_and(number);
+                    let env = if moves { env.with_context(EvaluationContext::Schedule) } else { env };
                     (self.evaluate(expr, &env), expr.span)
                 }
                 (None, Some(default)) => {

@@ -21,13 +21,13 @@ pub struct Env {
     pub module: ModuleId,
     /// Shared until something is bound: an environment is copied for every call and every setting.
     pub locals: Rc<Vec<(Rc<str>, Value)>>,
-    pub context: Context,
+    pub context: EvaluationContext,
     /// What a model made here is called.
     pub model_name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Context {
+pub enum EvaluationContext {
     /// Before the run: no signals.
     Constant,
     /// A number over training time: `step`, `progress` and what else the run as a whole has.
@@ -44,14 +44,14 @@ pub enum Context {
 
 impl Env {
     pub fn constant(module: ModuleId) -> Env {
-        Env { module, locals: Rc::default(), context: Context::Constant, model_name: String::new() }
+        Env { module, locals: Rc::default(), context: EvaluationContext::Constant, model_name: String::new() }
     }
 
     pub fn bind(&mut self, name: &str, value: Value) {
         Rc::make_mut(&mut self.locals).push((name.into(), value));
     }
 
-    pub fn with_context(&self, context: Context) -> Env {
+    pub fn with_context(&self, context: EvaluationContext) -> Env {
         Env { context, ..self.clone() }
     }
 

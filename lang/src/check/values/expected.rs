@@ -167,7 +167,7 @@ impl Checker {
         if let (ExprKind::Name(_), Some(value)) = (&expr.kind, value(written)) {
             return Some(value);
         }
-        let finding = match &expr.kind {
+        let diagnostic = match &expr.kind {
             ExprKind::Name(name) => {
                 Diagnostic::error(Code::UnknownValue, expr.span, format!("`{name}` is not {what}"))
             }
@@ -181,22 +181,22 @@ impl Checker {
             }
             _ => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}")),
         };
-        // Read as what was meant: one slip is one finding.
-        let (finding, meant) = match (&expr.kind, foreign::word(written, &known)) {
+        // Read as what was meant: one slip is one diagnostic.
+        let (diagnostic, meant) = match (&expr.kind, foreign::word(written, &known)) {
             (ExprKind::Text(text), _) if known.contains(&text.as_str()) => {
-                (unknown::without_quotes(finding, Some(text.clone())), value(text))
+                (unknown::without_quotes(diagnostic, Some(text.clone())), value(text))
             }
             (_, Some(ours)) => {
-                let finding = finding.help(format!("here it is called `{ours}`"));
-                (finding.replace_with(format!("change to `{ours}`"), ours), value(ours))
+                let diagnostic = diagnostic.help(format!("here it is called `{ours}`"));
+                (diagnostic.replace_with(format!("change to `{ours}`"), ours), value(ours))
             }
             (ExprKind::Name(name), None) => match nearest(name, known.iter().copied()) {
-                Some(near) => (finding.did_you_mean(name, near), value(near)),
-                None => (finding.help(format!("one of: {}", listed())), None),
+                Some(near) => (diagnostic.did_you_mean(name, near), value(near)),
+                None => (diagnostic.help(format!("one of: {}", listed())), None),
             },
-            _ => (finding.help(format!("one of: {}", listed())), None),
+            _ => (diagnostic.help(format!("one of: {}", listed())), None),
         };
-        self.report(finding);
+        self.report(diagnostic);
         meant
     }
 }

@@ -8,9 +8,9 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
     DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
-    Given, Live, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
+    GivenParameter, Live, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
 };
-use mopd_ops::interval::{self, Interval};
+use mopd_ops::interval::{self, ValueInterval};
 
 use crate::check::Checker;
 use crate::check::formulas::properties::is_zero;
@@ -101,7 +101,7 @@ impl<'f> Tape<'f> {
 
 /// The smallest and largest value that a number may have from step `first` to step `last`, or a little
 /// further out; none where something else than the step decides.
-fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<Interval> {
+fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueInterval> {
     let leaf = |kind: &FormulaKind| match kind {
         FormulaKind::Number(value) => Some((*value, *value)),
         FormulaKind::Schedule(schedule) => Some(interval::proper(schedule.bounds(first, last, steps))),
@@ -249,9 +249,10 @@ impl Checker {
     /// Where a share reaches an end at which a family is 0 everywhere, as both ends of `jsd` are, its
     /// gradient is 0 too.
     fn leaves_dead_ends(&mut self, summand: &Summand, length: Length) -> bool {
-        let moving =
-            |given: &&Given| given.value.unit() == Unit::Fraction && given.value.constant().is_none();
-        for Given { name, value, .. } in summand.parameters.iter().filter(moving) {
+        let moving = |given: &&GivenParameter| {
+            given.value.unit() == Unit::Fraction && given.value.constant().is_none()
+        };
+        for GivenParameter { name, value, .. } in summand.parameters.iter().filter(moving) {
             let dead = |end: f64| is_zero(&with_number(&summand.value, value, end), (1, 3));
             let low = if dead(0.0) { f64::MIN_POSITIVE } else { 0.0 };
             let high = if dead(1.0) { 1.0f64.next_down() } else { 1.0 };
@@ -265,9 +266,9 @@ impl Checker {
             }
             let span = self.span(value.0.origin);
             let text = format!("`{}` with {name} = {at} is 0 everywhere", summand.name);
-            let finding = Diagnostic::error(Code::ScheduleRange, span, text)
+            let diagnostic = Diagnostic::error(Code::ScheduleRange, span, text)
                 .label(format!("is {at} at step {step} of {steps}"));
-            self.report(finding.help(
+            self.report(diagnostic.help(
                 "keep it away from there, or take a member of the family that has a limit: `jsd(...)` with \
                  `normalized: true` ends in the two directions of `kl`",
             ));
@@ -360,7 +361,7 @@ impl Checker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::{Origin, Over, Schedule};
+    use crate::experiment::{Origin, Schedule, ScheduleLength};
     use crate::formula::{Axis, Function, Unit};
 
     fn made(kind: FormulaKind) -> Formula {
@@ -379,7 +380,8 @@ mod tests {
     fn formulas() -> Vec<Formula> {
         let (step, progress) =
             (Formula::signal(Signal::Step, Origin(0)), Formula::signal(Signal::Progress, Origin(0)));
-        let linear = made(FormulaKind::Schedule(Schedule::Linear { from: -1.0, to: 2.0, over: Over::Run }));
+        let linear =
+            made(FormulaKind::Schedule(Schedule::Linear { from: -1.0, to: 2.0, over: ScheduleLength::Run }));
         let alternating =
             made(FormulaKind::Schedule(Schedule::Alternate { values: vec![0.5, -0.25], every: 3 }));
         let leaves = [step, progress, linear, alternating, number(0.5), number(-2.0), number(3.0)];

@@ -2,7 +2,7 @@
 //! whole run.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Length, Over, Schedule};
+use crate::experiment::{Length, Schedule, ScheduleLength};
 use crate::formula::{Adaptive, Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -11,16 +11,16 @@ use crate::check::Checker;
 use crate::check::builtins::bounds;
 use crate::check::builtins::declare::Arg;
 use crate::check::builtins::schedules::{Ladder, Learned, Linear, ScheduleCall, Warmup};
-use crate::check::stages::settings::{Settings, open, undecided};
+use crate::check::stages::settings::{BlockSettings, open, undecided};
 use crate::check::values::calls::DEEPEST_CALL;
-use crate::check::values::evaluate::{Context, Env};
+use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
 impl Checker {
     /// A number over training time: a plain number, a schedule, or any expression of what the run as a whole
     /// has.
     pub(in crate::check) fn schedule_setting(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
-        let value = self.evaluate(expr, &env.with_context(Context::Schedule));
+        let value = self.evaluate(expr, &env.with_context(EvaluationContext::Schedule));
         let formula = match value {
             Value::Formula(formula) if formula.unit() != Unit::Bool => formula,
             Value::Arrow { .. } => {
@@ -54,7 +54,7 @@ impl Checker {
     }
 
     /// How long a stage trains: `steps = 100`, `steps = 2 epochs`.
-    pub(in crate::check) fn length(&mut self, settings: &Settings, env: &Env) -> Option<Length> {
+    pub(in crate::check) fn length(&mut self, settings: &BlockSettings, env: &Env) -> Option<Length> {
         let expr = self.required(settings, "steps")?;
         match self.evaluate(expr, env) {
             Value::Epochs(epochs) => Some(Length::Epochs(epochs)),
@@ -65,7 +65,7 @@ impl Checker {
     /// A learning rate: positive at every step.
     pub(in crate::check) fn learning_rate(
         &mut self,
-        settings: &Settings,
+        settings: &BlockSettings,
         env: &Env,
         length: Option<Length>,
     ) -> Option<Formula> {
@@ -252,7 +252,7 @@ impl Checker {
             }
         };
         let over = match given.over {
-            None => Over::Run,
+            None => ScheduleLength::Run,
             Some(over) => self.over(over.expr, env)?,
         };
         Some(match written {
@@ -275,7 +275,7 @@ impl Checker {
     }
 
     /// `over: 100 steps`, or a share of the run: `over: 25%`.
-    fn over(&mut self, expr: &Expr, env: &Env) -> Option<Over> {
+    fn over(&mut self, expr: &Expr, env: &Env) -> Option<ScheduleLength> {
         let value = self.evaluate(expr, env);
         // 100% and 1 are the same number: what is meant is said by how it is written.
         let percent = match &value {
@@ -292,9 +292,9 @@ impl Checker {
                     );
                     return None;
                 }
-                Some(Over::Share(share))
+                Some(ScheduleLength::Share(share))
             }
-            _ => self.whole(&value, expr.span, "`over`", 1).map(|steps| Over::Steps(steps as u32)),
+            _ => self.whole(&value, expr.span, "`over`", 1).map(|steps| ScheduleLength::Steps(steps as u32)),
         }
     }
 
@@ -386,7 +386,7 @@ impl Checker {
 
     /// What moves a schedule: one number, or one bool, per step.
     fn after_a_step(&mut self, expr: &Expr, env: &Env, truth: bool) -> Option<Formula> {
-        let value = self.evaluate(expr, &env.with_context(Context::Objective));
+        let value = self.evaluate(expr, &env.with_context(EvaluationContext::Objective));
         let formula = self.formula(value, expr.span)?;
         if (formula.unit() == Unit::Bool) != truth {
             let message = if truth {

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use crate::experiment::{
-    Adapter, BenchmarkId, Changed, Column, DataSource, DomainId, Edit, Extrapolation, GradientAlignment,
-    Guard, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret, SelfCopy, TeacherId,
-    Template, Validation,
+    Adapter, BenchmarkId, ChangedElements, DataSource, DomainId, Edit, Extrapolation, FieldColumn,
+    GradientAlignment, Guard, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret,
+    SelfCopy, TeacherId, Template, Validation,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -69,10 +69,10 @@ pub enum Value {
         last: u32,
     },
     /// `changed(first, beyond: 1e-5)`
-    Changed(Changed),
+    Changed(ChangedElements),
     Dataset(Rc<DataSource>),
     /// `columns(prompt: question)`
-    Columns(Rc<Vec<Column>>),
+    Columns(Rc<Vec<FieldColumn>>),
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
     Validation(Rc<Validation>),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Axis, Formula, NamedSpan, Part, Role, Summand, Unit};
+use super::{Axis, Formula, ModelSignal, NamedSpan, Role, Summand, Unit};
 use crate::experiment::Rollout;
 
 /// One side of a divergence.
@@ -201,7 +201,7 @@ pub enum Mass {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Live {
     /// `live student.logp`, `live student.score`: a number of the student's own.
-    Part(Part),
+    Part(ModelSignal),
     /// `live kl(...)`: exact over its support. Per token.
     Divergence(Divergence),
     /// `live nll(teacher)`: minus the student's log-probability of the role's most probable token. Per token.
@@ -212,9 +212,9 @@ pub enum Live {
     /// A pair of completions of one prompt. Per group.
     Preference(Rc<Preference>),
     /// `live mse(student.mean, teacher.mean)`
-    SquaredError { part: Part, target: Formula, dimensions: Option<Vec<u32>> },
+    SquaredError { part: ModelSignal, target: Formula, dimensions: Option<Vec<u32>> },
     /// `live bce(student.confidence, target)`
-    BinaryCrossEntropy { part: Part, target: Formula },
+    BinaryCrossEntropy { part: ModelSignal, target: Formula },
 }
 
 /// A loss on a chosen and a rejected completion.

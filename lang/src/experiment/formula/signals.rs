@@ -36,7 +36,7 @@ impl Role {
 
 /// A number that a model computes about a token or a completion.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum ModelSignal {
     /// Log-probability of the token taken. Per token, logp.
     Logp,
     /// Entropy of the next-token distribution. Per token, nats.
@@ -63,37 +63,41 @@ pub enum Part {
     StatedConfidence,
 }
 
-impl Part {
+impl ModelSignal {
     pub fn name(&self) -> &'static str {
         match self {
-            Part::Logp => "logp",
-            Part::Entropy => "entropy",
-            Part::Top1 => "top1",
-            Part::Rank => "rank",
-            Part::EndLogp => "end_logp",
-            Part::Mean => "mean",
-            Part::Deviation => "deviation",
-            Part::Score => "score",
-            Part::Value => "value",
-            Part::Correct => "correct",
-            Part::Confidence | Part::StatedConfidence => "confidence",
+            ModelSignal::Logp => "logp",
+            ModelSignal::Entropy => "entropy",
+            ModelSignal::Top1 => "top1",
+            ModelSignal::Rank => "rank",
+            ModelSignal::EndLogp => "end_logp",
+            ModelSignal::Mean => "mean",
+            ModelSignal::Deviation => "deviation",
+            ModelSignal::Score => "score",
+            ModelSignal::Value => "value",
+            ModelSignal::Correct => "correct",
+            ModelSignal::Confidence | ModelSignal::StatedConfidence => "confidence",
         }
     }
 
     pub fn unit(&self) -> Unit {
         match self {
-            Part::Logp | Part::EndLogp => Unit::Logp,
-            Part::Entropy => Unit::Nats,
-            Part::Top1 | Part::Confidence => Unit::Prob,
-            Part::Rank => Unit::Count,
-            Part::Mean | Part::Deviation | Part::Score | Part::Value | Part::StatedConfidence => Unit::Real,
-            Part::Correct => Unit::Bool,
+            ModelSignal::Logp | ModelSignal::EndLogp => Unit::Logp,
+            ModelSignal::Entropy => Unit::Nats,
+            ModelSignal::Top1 | ModelSignal::Confidence => Unit::Prob,
+            ModelSignal::Rank => Unit::Count,
+            ModelSignal::Mean
+            | ModelSignal::Deviation
+            | ModelSignal::Score
+            | ModelSignal::Value
+            | ModelSignal::StatedConfidence => Unit::Real,
+            ModelSignal::Correct => Unit::Bool,
         }
     }
 
     pub fn axis(&self) -> Axis {
         match self {
-            Part::Score | Part::StatedConfidence | Part::Correct => Axis::Sequence,
+            ModelSignal::Score | ModelSignal::StatedConfidence | ModelSignal::Correct => Axis::Sequence,
             _ => Axis::Token,
         }
     }
@@ -134,7 +138,7 @@ pub enum Similarity {
 pub enum Signal {
     Of {
         role: Role,
-        part: Part,
+        part: ModelSignal,
     },
     /// A divergence between two distributions at this prefix. Per token, nats; a number where it has no
     /// logarithm in it.

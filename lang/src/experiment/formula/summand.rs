@@ -68,7 +68,7 @@ pub struct Summand {
     pub directed: bool,
     /// Of the standard library.
     pub standard: bool,
-    pub parameters: Vec<Given>,
+    pub parameters: Vec<GivenParameter>,
     /// Of [`FormulaKind::Entry`], numbers of the run, and nothing else.
     pub value: Formula,
     pub facts: Facts,
@@ -76,7 +76,7 @@ pub struct Summand {
 
 /// A parameter and what it is given.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Given {
+pub struct GivenParameter {
     pub name: String,
     pub value: Formula,
     /// It is what it would be if nothing were given.

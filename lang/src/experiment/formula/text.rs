@@ -5,10 +5,10 @@
 
 use crate::experiment::formula::{
     Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live,
-    Mass, Memory, Part, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Summand,
+    Mass, Memory, ModelSignal, PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Summand,
     Support, Unit,
 };
-use crate::experiment::{Over, Schedule};
+use crate::experiment::{Schedule, ScheduleLength};
 
 /// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
 const INNER: usize = 60;
@@ -230,11 +230,11 @@ fn statistic_arguments(statistic: Statistic) -> (String, String) {
 
 /// `linear(0 -> 1, over: 100 steps)`
 pub fn schedule(schedule: &Schedule) -> String {
-    let change = |name: &str, from: f64, to: f64, over: Over| {
+    let change = |name: &str, from: f64, to: f64, over: ScheduleLength| {
         let over = match over {
-            Over::Run => String::new(),
-            Over::Steps(steps) => format!(", over: {steps} steps"),
-            Over::Share(share) => format!(", over: {}%", number(share * 100.0)),
+            ScheduleLength::Run => String::new(),
+            ScheduleLength::Steps(steps) => format!(", over: {steps} steps"),
+            ScheduleLength::Share(share) => format!(", over: {}%", number(share * 100.0)),
         };
         format!("{name}({} -> {}{over})", number(from), number(to))
     };
@@ -291,12 +291,12 @@ pub fn ratio(formula: &Formula) -> Option<&'static str> {
     let [above, below] = operands.as_slice() else { return None };
     match (&above.0.kind, &below.0.kind) {
         (
-            FormulaKind::Live(Live::Part(Part::Logp)),
-            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp }),
+            FormulaKind::Live(Live::Part(ModelSignal::Logp)),
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }),
         ) => Some("live ratio"),
         (
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part: Part::Logp }),
-            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp }),
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp }),
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp }),
         ) => Some("ratio"),
         _ => None,
     }
@@ -499,7 +499,7 @@ mod tests {
 
     #[test]
     fn statistics_read_as_they_are_written() {
-        let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+        let entropy = signal(Signal::Of { role: Role::Student, part: ModelSignal::Entropy });
         let of = |statistic| {
             formula(
                 &part(
@@ -533,13 +533,16 @@ mod tests {
     fn a_ratio_is_a_word() {
         let of = |top: FormulaKind| {
             let top = part(top, Axis::Token);
-            let sampler = signal(Signal::Of { role: Role::Sampler, part: Part::Logp });
+            let sampler = signal(Signal::Of { role: Role::Sampler, part: ModelSignal::Logp });
             formula(&apply(Function::Exp, &[&apply(Function::Subtract, &[&top, &sampler])]), 100)
         };
-        assert_eq!(of(FormulaKind::Live(Live::Part(Part::Logp))), "live ratio");
-        assert_eq!(of(FormulaKind::Signal(Signal::Of { role: Role::Student, part: Part::Logp })), "ratio");
+        assert_eq!(of(FormulaKind::Live(Live::Part(ModelSignal::Logp))), "live ratio");
         assert_eq!(
-            of(FormulaKind::Signal(Signal::Of { role: Role::Teacher, part: Part::Logp })),
+            of(FormulaKind::Signal(Signal::Of { role: Role::Student, part: ModelSignal::Logp })),
+            "ratio"
+        );
+        assert_eq!(
+            of(FormulaKind::Signal(Signal::Of { role: Role::Teacher, part: ModelSignal::Logp })),
             "exp(teacher.logp - sampler.logp)"
         );
     }

@@ -25,7 +25,7 @@ pub(crate) const MAX_DEPTH: usize = 256;
 /// A piece of a file, ready for the grammar: an item with the comments before it and whatever follows it up
 /// to the next item. All offsets count from the beginning of the piece, and nothing in it depends on what
 /// stands before.
-pub struct Layout {
+pub struct LaidOutItem {
     pub text: String,
     pub diagnostics: Vec<Diagnostic>,
     /// `//!` lines.
@@ -48,7 +48,7 @@ pub struct LayoutContext {
 
 /// A piece of a file.
 pub enum LayoutPiece {
-    New(Layout),
+    New(LaidOutItem),
     /// One that the caller has: its number.
     KnownPiece(usize),
 }
@@ -106,7 +106,7 @@ pub fn pieces(
 }
 
 /// The first piece of `rest`, which goes on to the end of the file.
-pub fn lay_out_piece(file: FileId, rest: &str, items_close: bool) -> Layout {
+pub fn lay_out_piece(file: FileId, rest: &str, items_close: bool) -> LaidOutItem {
     Scanner::new(file, rest, items_close).run()
 }
 
@@ -179,7 +179,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn run(mut self) -> Layout {
+    fn run(mut self) -> LaidOutItem {
         while self.at < self.bytes.len() && !self.complete {
             self.step();
         }
@@ -194,7 +194,7 @@ impl<'a> Scanner<'a> {
         self.replace(self.at, self.at);
         let text = String::from_utf8(self.out).expect("only whole characters are replaced, by ASCII");
         let Scanner { diagnostics, module_doc, docs, context, .. } = self;
-        Layout { text, diagnostics, module_doc, docs, context }
+        LaidOutItem { text, diagnostics, module_doc, docs, context }
     }
 
     /// A range of the prepared text, to be written to.

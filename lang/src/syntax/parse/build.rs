@@ -5,7 +5,7 @@ use super::{Grammar, Rule, explain};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::*;
-use crate::syntax::layout::Layout;
+use crate::syntax::layout::LaidOutItem;
 use pest::Parser;
 use pest::error::Error;
 use pest::iterators::{Pair, Pairs};
@@ -25,7 +25,7 @@ pub enum Broken {
 pub struct AstBuilder<'a> {
     file: FileId,
     source: &'a str,
-    layout: &'a Layout,
+    layout: &'a LaidOutItem,
     /// Where the text that is being parsed begins in the piece.
     base: usize,
     diagnostics: Vec<Diagnostic>,
@@ -45,7 +45,7 @@ pub struct Carry {
 }
 
 impl<'a> AstBuilder<'a> {
-    pub fn new(file: FileId, source: &'a str, layout: &'a Layout, carry: Carry) -> Self {
+    pub fn new(file: FileId, source: &'a str, layout: &'a LaidOutItem, carry: Carry) -> Self {
         let Carry { docs: earlier_docs, last_broken } = carry;
         let docs = layout.docs.iter().peekable();
         AstBuilder { file, source, layout, base: 0, diagnostics: Vec::new(), docs, earlier_docs, last_broken }
@@ -331,7 +331,7 @@ impl<'a> AstBuilder<'a> {
     }
 
     /// Parses a part of the piece again, for what can be saved of it.
-    pub fn again<T>(
+    pub fn reparse<T>(
         &mut self,
         rule: Rule,
         start: usize,

@@ -14,7 +14,7 @@ use super::{Grammar, Rule};
 use crate::diag::Diagnostic;
 use crate::source::FileId;
 use crate::syntax::ast::{Item, Module};
-use crate::syntax::layout::{self, KnownPiece, Layout, LayoutContext, LayoutPiece};
+use crate::syntax::layout::{self, KnownPiece, LaidOutItem, LayoutContext, LayoutPiece};
 use crate::syntax::shift::{Shift, Shifted};
 
 /// The last text of a file, with what was made of it. Trees are moved in place where nobody else holds them,
@@ -127,7 +127,7 @@ impl KnownFile {
 }
 
 impl Chunk {
-    fn parse(file: FileId, text: &str, start: usize, layout: Layout, carried_in: Carry) -> Chunk {
+    fn parse(file: FileId, text: &str, start: usize, layout: LaidOutItem, carried_in: Carry) -> Chunk {
         let end = start + layout.text.len();
         let mut builder = AstBuilder::new(file, &text[start..end], &layout, carried_in.clone());
         let items: Vec<Rc<Item>> = match Grammar::parse(Rule::file, &layout.text) {
@@ -194,7 +194,7 @@ mod tests {
         "let a = 1\n/// two\nlet b = 2\nfn f(x) = x\n\nobjective o {\n  term t = live ratio\n}\nlet z = 9\n";
 
     /// The items that are still those of `before` in the tree of `after`, which must be that of a new parse.
-    fn kept(before: &str, after: &str) -> usize {
+    fn reused(before: &str, after: &str) -> usize {
         let mut known = KnownFile::default();
         let places = |module: &Module| module.items.iter().map(Rc::as_ptr).collect::<Vec<_>>();
         let old = places(&known.parse(FILE, before).0);
@@ -209,36 +209,36 @@ mod tests {
 
     #[test]
     fn a_keystroke_costs_its_item_and_the_one_before_at_most() {
-        assert_eq!(kept(FIVE, FIVE), 5);
-        assert_eq!(kept(FIVE, &FIVE.replace("x) = x", "x) = x + 1")), 3);
-        assert_eq!(kept(FIVE, &FIVE.replace("live ratio", "live ratio\n  weight = 2")), 3);
+        assert_eq!(reused(FIVE, FIVE), 5);
+        assert_eq!(reused(FIVE, &FIVE.replace("x) = x", "x) = x + 1")), 3);
+        assert_eq!(reused(FIVE, &FIVE.replace("live ratio", "live ratio\n  weight = 2")), 3);
         // A comment goes with the item after it.
-        assert_eq!(kept(FIVE, &FIVE.replace("let z", "// last\nlet z")), 3);
+        assert_eq!(reused(FIVE, &FIVE.replace("let z", "// last\nlet z")), 3);
     }
 
     #[test]
     fn an_open_block_leaves_the_items_after_it_alone() {
         let open = FIVE.replace("let b = 2", "let b = f {");
-        assert_eq!(kept(FIVE, &open), 3);
+        assert_eq!(reused(FIVE, &open), 3);
         // While it is open, and when it closes.
-        assert_eq!(kept(&open, &open.replace("z = 9", "z = 99")), 3);
-        assert_eq!(kept(&open, FIVE), 3);
+        assert_eq!(reused(&open, &open.replace("z = 9", "z = 99")), 3);
+        assert_eq!(reused(&open, FIVE), 3);
     }
 
     #[test]
     fn what_follows_decides_where_an_item_ends() {
         // `let n` begins an item, `let not` goes on with the line before.
-        kept("let b = 0\nlet a = 1 +\nlet n", "let b = 0\nlet a = 1 +\nlet not");
+        reused("let b = 0\nlet a = 1 +\nlet n", "let b = 0\nlet a = 1 +\nlet not");
         // A quote closes one that stood open some items before.
         let open = "let a = \"\"\"\nlet b = 2\nlet c = 3\nlet d = 4\n";
-        kept(open, &format!("{open}\"\"\"\n"));
+        reused(open, &format!("{open}\"\"\"\n"));
     }
 
     #[test]
     fn what_an_item_leaves_to_the_next_is_not_lost() {
         // Documentation behind an item is that of the next one; a deeper line belongs to the broken one
         // before it.
-        kept("let a = 1\nlet b = 2\nlet c = 3\n", "let a = 1 /// of b\nlet b = 2\nlet c = 3\n");
-        kept("let a = 1\n  let = 2\n  let = 3\nlet c = 3\n", "let = 1\n  let = 2\n  let = 3\nlet c = 3\n");
+        reused("let a = 1\nlet b = 2\nlet c = 3\n", "let a = 1 /// of b\nlet b = 2\nlet c = 3\n");
+        reused("let a = 1\n  let = 2\n  let = 3\nlet c = 3\n", "let = 1\n  let = 2\n  let = 3\nlet c = 3\n");
     }
 }

@@ -17,7 +17,7 @@ impl<'a> AstBuilder<'a> {
                     kind = match number(part.as_str()) {
                         Ok(value) => ExprKind::Number { value, suffix: None },
                         Err(problem) => {
-                            self.report(problem.into_finding(self.span(&part), part.as_str()));
+                            self.report(problem.into_diagnostic(self.span(&part), part.as_str()));
                             ExprKind::Error
                         }
                     }
@@ -97,7 +97,7 @@ enum Malformed {
 }
 
 impl Malformed {
-    fn into_finding(self, span: crate::source::Span, written: &str) -> Diagnostic {
+    fn into_diagnostic(self, span: crate::source::Span, written: &str) -> Diagnostic {
         match self {
             Malformed::NoLeadingDigit => {
                 Diagnostic::error(Code::Syntax, span, "a number begins with a digit")

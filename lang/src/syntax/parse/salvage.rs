@@ -82,7 +82,7 @@ impl<'a> AstBuilder<'a> {
         let named = !word.is_empty() && !words::RESERVED.contains(&word);
         let title = Text { text: rest.split('"').nth(1).unwrap_or_default().to_owned(), span: name.span };
         let (index, parameters) =
-            self.again(Rule::lone_head, start, end, Self::head_parts).unwrap_or_default();
+            self.reparse(Rule::lone_head, start, end, Self::head_parts).unwrap_or_default();
         let kind = match keyword {
             "experiment" => ItemKind::Experiment { name: title, block: self.block_within(span) },
             "compare" => ItemKind::Compare { name: title, block: self.block_within(span) },
@@ -113,7 +113,7 @@ impl<'a> AstBuilder<'a> {
         let (start, end) = (span.start as usize, span.end as usize);
         let empty = Block { span, statements: Vec::new(), broken: true };
         let Some(brace) = self.text()[start..end].find('{') else { return empty };
-        let block = self.again(Rule::lone_block, start + brace, end, |builder, pairs| {
+        let block = self.reparse(Rule::lone_block, start + brace, end, |builder, pairs| {
             pairs
                 .flat_map(Pair::into_inner)
                 .find(|part| part.as_rule() == Rule::block)

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use mopd_compiler::plan::{DataFormula, DataNode, PromptFormat};
 
-use super::{DOCUMENTS, Dataset, MESSAGES, PROMPT, Request, TOOLS, VARIABLES};
-use crate::data::error::{Problem, RowPlace};
+use super::{DOCUMENTS, Dataset, DatasetRequest, MESSAGES, PROMPT, TOOLS, VARIABLES};
+use crate::data::error::{DataProblem, RowPlace};
 use crate::data::lists::Builder;
 use crate::data::numbers::{number, text};
 use crate::data::rows::DataRow;
@@ -17,8 +17,8 @@ use crate::tokenizer::json::{Json, Object, describe};
 use crate::zip::zip_equal;
 
 /// A dataset while it is read.
-pub(super) struct Reading<'a> {
-    request: Request<'a>,
+pub(super) struct DatasetReader<'a> {
+    request: DatasetRequest<'a>,
     /// The columns to read, those of needed fields first.
     pub(super) columns: Vec<String>,
     pub(super) left_out: u64,
@@ -44,8 +44,8 @@ enum Null {
     Fault,
 }
 
-impl<'a> Reading<'a> {
-    pub(super) fn new(request: Request<'a>) -> Reading<'a> {
+impl<'a> DatasetReader<'a> {
+    pub(super) fn new(request: DatasetRequest<'a>) -> DatasetReader<'a> {
         let mut columns: Vec<String> = Vec::new();
         let source = request.source;
         let formulas = source.filter.iter().chain(request.routes.iter().flatten()).chain(request.numbers);
@@ -63,7 +63,7 @@ impl<'a> Reading<'a> {
         let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
         let arms = request.routes.iter().map(|_| Vec::new()).collect();
         let numbers = request.numbers.iter().map(|_| Vec::new()).collect();
-        Reading {
+        DatasetReader {
             request,
             columns,
             left_out: 0,
@@ -109,7 +109,7 @@ impl<'a> Reading<'a> {
         row.values[self.columns.iter().position(|known| known == column)?].as_ref()
     }
 
-    pub(super) fn take(&mut self, mut row: DataRow) -> Result<ControlFlow<()>, Problem> {
+    pub(super) fn take(&mut self, mut row: DataRow) -> Result<ControlFlow<()>, DataProblem> {
         let source = self.request.source;
         if source.limit.is_some_and(|limit| self.trajectories.len() >= limit as usize) {
             return Ok(ControlFlow::Break(()));
@@ -153,10 +153,13 @@ impl<'a> Reading<'a> {
     }
 
     /// The text of a field.
-    fn text<'r>(&self, field: &Field, row: &'r DataRow) -> Result<Cow<'r, str>, Problem> {
+    fn text<'r>(&self, field: &Field, row: &'r DataRow) -> Result<Cow<'r, str>, DataProblem> {
         let value = self.value(row, field.name).ok_or_else(|| self.missing(field.name, row))?;
-        let wrong =
-            |wanted| Problem::TypeMismatch { field: field.name.to_owned(), wanted, found: describe(value) };
+        let wrong = |wanted| DataProblem::TypeMismatch {
+            field: field.name.to_owned(),
+            wanted,
+            found: describe(value),
+        };
         let text = text(value).ok_or_else(|| wrong("a string or a number"))?;
         if field.kind == FieldKind::Number && number(&text).is_none() {
             return Err(wrong("a number"));
@@ -175,7 +178,7 @@ impl<'a> Reading<'a> {
     }
 
     /// A prompt, with its conversation, for each turn of a trajectory.
-    fn turns(&self, field: &str, row: &DataRow) -> Result<Vec<(String, String)>, Problem> {
+    fn turns(&self, field: &str, row: &DataRow) -> Result<Vec<(String, String)>, DataProblem> {
         let value = self.value(row, field).ok_or_else(|| self.missing(field, row))?;
         // Tables have no lists of any structure.
         let parsed = if let Json::String(text) = value { Json::parse(text).ok() } else { None };
@@ -193,12 +196,12 @@ impl<'a> Reading<'a> {
         Ok(turns.iter().map(conversation).collect())
     }
 
-    fn missing(&self, field: &str, row: &DataRow) -> Problem {
-        Problem::missing(self.request.source.column(field), row.present.iter().map(String::as_str))
+    fn missing(&self, field: &str, row: &DataRow) -> DataProblem {
+        DataProblem::missing(self.request.source.column(field), row.present.iter().map(String::as_str))
     }
 
     /// The first arm that holds. What only later ones read may be missing.
-    fn arm(&self, conditions: &[DataFormula], row: &DataRow) -> Result<u32, Problem> {
+    fn arm(&self, conditions: &[DataFormula], row: &DataRow) -> Result<u32, DataProblem> {
         for (arm, condition) in conditions.iter().enumerate() {
             if self.holds(condition, row, Null::Fault)? {
                 return Ok(arm as u32);
@@ -208,12 +211,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Whether the row is one of those that the author means; NaN is not true.
-    fn holds(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<bool, Problem> {
+    fn holds(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<bool, DataProblem> {
         let value = self.number(formula, row, null)?;
         Ok(value != 0.0 && !value.is_nan())
     }
 
-    fn number(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<f64, Problem> {
+    fn number(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<f64, DataProblem> {
         for node in &formula.nodes {
             let (field, wanted): (_, &'static str) = match node {
                 DataNode::Field { field } => (field, "a number or a bool"),
@@ -227,7 +230,11 @@ impl<'a> Reading<'a> {
             };
             let unknown = value.is_null() && null == Null::Unknown;
             if !fits && !unknown {
-                return Err(Problem::TypeMismatch { field: field.clone(), wanted, found: describe(value) });
+                return Err(DataProblem::TypeMismatch {
+                    field: field.clone(),
+                    wanted,
+                    found: describe(value),
+                });
             }
         }
         let numeric = |field: &str| match self.value(row, field) {
@@ -241,14 +248,14 @@ impl<'a> Reading<'a> {
     }
 
     /// What a template gets to know besides the messages.
-    fn parts(&self, row: &DataRow) -> Result<Object, Problem> {
+    fn parts(&self, row: &DataRow) -> Result<Object, DataProblem> {
         let mut parts = Object::default();
         for name in [TOOLS, DOCUMENTS, VARIABLES] {
             if let Some(value) = self.value(row, name).filter(|value| !value.is_null()) {
                 // Tables have no lists of any structure, so schemas are often kept as JSON text.
                 let value = match value {
                     Json::String(text) => {
-                        Json::parse(text).map_err(|error| Problem::not_json(text, &error))?
+                        Json::parse(text).map_err(|error| DataProblem::not_json(text, &error))?
                     }
                     value => value.clone(),
                 };
@@ -257,7 +264,7 @@ impl<'a> Reading<'a> {
                     _ => (matches!(value, Json::Array(_)), "a list"),
                 };
                 if !fits {
-                    return Err(Problem::TypeMismatch {
+                    return Err(DataProblem::TypeMismatch {
                         field: name.to_owned(),
                         wanted,
                         found: describe(&value),
@@ -270,7 +277,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The prompt as text, and as a conversation where there is more to it.
-    fn prompt(&self, row: &DataRow) -> Result<(String, String), Problem> {
+    fn prompt(&self, row: &DataRow) -> Result<(String, String), DataProblem> {
         let (field, value) = [PROMPT, MESSAGES]
             .into_iter()
             .find_map(|field| Some((field, self.value(row, field)?)))
@@ -280,11 +287,11 @@ impl<'a> Reading<'a> {
             PromptFormat::Text => None,
         };
         let wrong =
-            |wanted| Problem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
+            |wanted| DataProblem::TypeMismatch { field: field.to_owned(), wanted, found: describe(value) };
         let Some(system) = system else {
             return match value {
                 Json::String(prompt) => Ok((prompt.clone(), String::new())),
-                Json::Array(_) => Err(Problem::Conversation { field: field.to_owned() }),
+                Json::Array(_) => Err(DataProblem::Conversation { field: field.to_owned() }),
                 _ => Err(wrong("a string")),
             };
         };
@@ -293,7 +300,7 @@ impl<'a> Reading<'a> {
             Json::String(prompt) => prompt.clone(),
             Json::Array(messages) => {
                 Conversation::new(value, system.as_deref())
-                    .map_err(|error| Problem::Chat { error: Box::new(error) })?;
+                    .map_err(|error| DataProblem::Chat { error: Box::new(error) })?;
                 parts.insert(MESSAGES.to_owned(), value.clone());
                 last_question(messages)
             }
@@ -319,8 +326,8 @@ fn as_number(value: &Json) -> Option<f64> {
     text(value).and_then(|text| number(&text))
 }
 
-fn keep(texts: &mut Builder<u8>, text: &str) -> Result<(), Problem> {
+fn keep(texts: &mut Builder<u8>, text: &str) -> Result<(), DataProblem> {
     texts
         .push(text.as_bytes())
-        .map_err(|error| Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
+        .map_err(|error| DataProblem::Unreadable { cause: format!("no room to keep its rows: {error}") })
 }

@@ -5,11 +5,11 @@ use ::parquet::data_type::ByteArray;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
-use mopd_compiler::plan::{Column, DataFormula, DataNode, Function};
+use mopd_compiler::plan::{DataFormula, DataNode, FieldColumn, Function};
 
 use super::*;
 use crate::table::{self, encode, table};
-use crate::tokenizer::chat::Role;
+use crate::tokenizer::chat::ChatRole;
 
 const CHAT: PromptFormat = PromptFormat::Chat { system: None };
 
@@ -35,12 +35,16 @@ struct Pair {
     answer: String,
 }
 
-fn column(field: &str, column: &str) -> Column {
-    Column { field: field.to_owned(), column: column.to_owned() }
+fn column(field: &str, column: &str) -> FieldColumn {
+    FieldColumn { field: field.to_owned(), column: column.to_owned() }
 }
 
-fn request<'a>(source: &'a DataSource, format: &'a PromptFormat, fields: &'a [Field<'a>]) -> Request<'a> {
-    Request { source, format, fields, whole: true, routes: &[], numbers: &[], notes: None }
+fn request<'a>(
+    source: &'a DataSource,
+    format: &'a PromptFormat,
+    fields: &'a [Field<'a>],
+) -> DatasetRequest<'a> {
+    DatasetRequest { source, format, fields, whole: true, routes: &[], numbers: &[], notes: None }
 }
 
 fn greater(field: &str, bound: f64) -> DataFormula {
@@ -146,7 +150,7 @@ fn a_route_is_decided_row_by_row() {
         vec![column("prompt", "question"), column("answer", "final_answer"), column("difficulty", "level")];
     let source = DataSource { columns, filter: Some(greater("answer", 0.5)), ..published_source() };
     let routes = [vec![greater("answer", 20.0), easy.clone()], vec![easy]];
-    let request = Request { routes: &routes, ..request(&source, &PromptFormat::Text, ANSWER) };
+    let request = DatasetRequest { routes: &routes, ..request(&source, &PromptFormat::Text, ANSWER) };
     let data = Dataset::read(folder.path(), request).unwrap();
     let answers: Vec<&str> = (0..data.len()).map(|row| data.text(row, "answer").unwrap()).collect();
     assert_eq!(answers, ["1", "4", "9", "16", "25", "36"]);
@@ -166,7 +170,7 @@ fn numbers_are_kept_row_by_row() {
     let read = |lines: &[String], numbers: &[DataFormula]| {
         fs::write(folder.path().join("rows.jsonl"), lines.join("\n")).unwrap();
         let source = DataSource::file("rows.jsonl");
-        let request = Request { numbers, ..request(&source, &PromptFormat::Text, ANSWER) };
+        let request = DatasetRequest { numbers, ..request(&source, &PromptFormat::Text, ANSWER) };
         Dataset::read(folder.path(), request).map_err(|error| error.to_string())
     };
     let rows = ["2", "\"0.5\"", "true", "-1e3"].map(row);
@@ -195,7 +199,7 @@ fn a_route_needs_what_it_reads() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("rows.jsonl"), lines[..count].join("\n")).unwrap();
         let source = DataSource::file("rows.jsonl");
-        let request = Request { routes, ..request(&source, &PromptFormat::Text, ANSWER) };
+        let request = DatasetRequest { routes, ..request(&source, &PromptFormat::Text, ANSWER) };
         let arms = Dataset::read(folder.path(), request).map(|data| data.arms(&routes[0]).unwrap().to_vec());
         arms.map_err(|error| error.to_string().rsplit('/').next().unwrap().to_owned())
     };
@@ -233,7 +237,7 @@ fn the_hash_of_a_large_file_is_remembered() {
     let source = DataSource::file("large.parquet");
     let notes = folder.path().join("notes");
     let request =
-        Request { notes: Some(&notes), whole: false, ..request(&source, &PromptFormat::Text, ANSWER) };
+        DatasetRequest { notes: Some(&notes), whole: false, ..request(&source, &PromptFormat::Text, ANSWER) };
     let expected = blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string();
     for _ in 0..2 {
         assert_eq!(Dataset::read(folder.path(), request).unwrap().hash, expected);
@@ -361,15 +365,15 @@ fn conversations_come_from_lines_and_from_tables() {
     fs::write(&table, messages()).unwrap();
 
     for (path, roles, tools) in [
-        (&lines, vec![Role::System, Role::User, Role::Assistant], true),
-        (&table, vec![Role::User, Role::Assistant], false),
+        (&lines, vec![ChatRole::System, ChatRole::User, ChatRole::Assistant], true),
+        (&table, vec![ChatRole::User, ChatRole::Assistant], false),
     ] {
         let source = DataSource::file(path.to_str().unwrap());
         let data = Dataset::read(Path::new("."), request(&source, &CHAT, ANSWER)).unwrap();
         let conversation = data.conversation(0).unwrap();
         assert_eq!(conversation.roles().collect::<Vec<_>>(), roles);
         assert_eq!(conversation.has_tools(), tools);
-        assert_eq!(conversation.asked().roles().last(), Some(Role::User));
+        assert_eq!(conversation.asked().roles().last(), Some(ChatRole::User));
         assert_eq!(data.prompt(0), "Go");
         // As plain text there is no prompt.
         let error = Dataset::read(Path::new("."), request(&source, &PromptFormat::Text, ANSWER)).unwrap_err();
@@ -385,7 +389,7 @@ fn conversations_come_from_lines_and_from_tables() {
     let system = PromptFormat::Chat { system: Some("Be brief.".to_owned()) };
     let data = Dataset::read(Path::new("."), request(&source, &system, ANSWER)).unwrap();
     assert_eq!(data.conversation(0).unwrap().roles().len(), 3);
-    assert_eq!(data.conversation(1).unwrap().roles().collect::<Vec<_>>(), [Role::System, Role::User]);
+    assert_eq!(data.conversation(1).unwrap().roles().collect::<Vec<_>>(), [ChatRole::System, ChatRole::User]);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn read_as(
     let (routes, numbers) = ([vec![level.clone()]], [level]);
     Dataset::read(
         Path::new("."),
-        Request {
+        DatasetRequest {
             source: &source,
             format,
             fields: FIELDS,

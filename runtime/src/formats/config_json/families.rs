@@ -1,22 +1,22 @@
 //! What tells the families' `config.json` files apart: names, and values of keys that are absent.
 
-use crate::model::Family;
+use crate::model::ModelFamily;
 
 /// Name of a family in `model_type`, and of the reference's class, which other tools look for.
-pub(super) const NAMES: [(Family, &str, &str); 10] = [
-    (Family::Llama, "llama", "LlamaForCausalLM"),
-    (Family::Granite, "granite", "GraniteForCausalLM"),
-    (Family::Mistral, "mistral", "MistralForCausalLM"),
-    (Family::Qwen2, "qwen2", "Qwen2ForCausalLM"),
-    (Family::Qwen3, "qwen3", "Qwen3ForCausalLM"),
-    (Family::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
-    (Family::SmolLm3, "smollm3", "SmolLM3ForCausalLM"),
-    (Family::Gemma, "gemma", "GemmaForCausalLM"),
-    (Family::Gemma2, "gemma2", "Gemma2ForCausalLM"),
-    (Family::Gemma3, "gemma3_text", "Gemma3ForCausalLM"),
+pub(super) const NAMES: [(ModelFamily, &str, &str); 10] = [
+    (ModelFamily::Llama, "llama", "LlamaForCausalLM"),
+    (ModelFamily::Granite, "granite", "GraniteForCausalLM"),
+    (ModelFamily::Mistral, "mistral", "MistralForCausalLM"),
+    (ModelFamily::Qwen2, "qwen2", "Qwen2ForCausalLM"),
+    (ModelFamily::Qwen3, "qwen3", "Qwen3ForCausalLM"),
+    (ModelFamily::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
+    (ModelFamily::SmolLm3, "smollm3", "SmolLM3ForCausalLM"),
+    (ModelFamily::Gemma, "gemma", "GemmaForCausalLM"),
+    (ModelFamily::Gemma2, "gemma2", "Gemma2ForCausalLM"),
+    (ModelFamily::Gemma3, "gemma3_text", "Gemma3ForCausalLM"),
 ];
 
-pub(super) fn named(name: &str) -> Option<Family> {
+pub(super) fn named(name: &str) -> Option<ModelFamily> {
     NAMES.iter().find(|(_, known, _)| *known == name).map(|(family, ..)| *family)
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    pub fn of(family: Family) -> Defaults {
+    pub fn of(family: ModelFamily) -> Defaults {
         let llama = Defaults {
             vocabulary: 32_000,
             width: 4096,
@@ -75,16 +75,16 @@ impl Defaults {
             theta: 10_000.0,
         };
         match family {
-            Family::Llama | Family::Granite => llama,
-            Family::Mistral => {
+            ModelFamily::Llama | ModelFamily::Granite => llama,
+            ModelFamily::Mistral => {
                 Defaults { hidden: 14_336, key_value_heads: Some(8), context: 131_072, ..llama }
             }
-            Family::Qwen2 => qwen2,
-            Family::Qwen3 => Defaults { head_width: Some(128), ..qwen2 },
-            Family::Qwen3Moe => {
+            ModelFamily::Qwen2 => qwen2,
+            ModelFamily::Qwen3 => Defaults { head_width: Some(128), ..qwen2 },
+            ModelFamily::Qwen3Moe => {
                 Defaults { width: 2048, hidden: 6144, layers: 24, key_value_heads: Some(4), ..qwen2 }
             }
-            Family::SmolLm3 => Defaults {
+            ModelFamily::SmolLm3 => Defaults {
                 vocabulary: 128_256,
                 width: 2048,
                 layers: 36,
@@ -95,7 +95,7 @@ impl Defaults {
                 theta: 2_000_000.0,
                 ..llama
             },
-            Family::Gemma => Defaults {
+            ModelFamily::Gemma => Defaults {
                 width: 3072,
                 hidden: 24_576,
                 layers: 28,
@@ -103,8 +103,8 @@ impl Defaults {
                 key_value_heads: Some(16),
                 ..gemma2
             },
-            Family::Gemma2 => gemma2,
-            Family::Gemma3 => {
+            ModelFamily::Gemma2 => gemma2,
+            ModelFamily::Gemma3 => {
                 Defaults { vocabulary: 262_208, context: 131_072, theta: 1_000_000.0, ..gemma2 }
             }
         }

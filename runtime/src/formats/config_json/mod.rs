@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use self::families::Defaults;
 use self::keys::ConfigKeys;
-use crate::model::{Activation, Biases, Config, EmbeddingScale, Experts, Family, LayerAttention, Norm};
+use crate::model::{Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm};
 
 pub use self::write::{TokenIds, write};
 
@@ -45,7 +45,7 @@ pub fn read(json: &Value) -> Result<Config, String> {
         _ => heads,
     };
     let context = size("max_position_embeddings", defaults.context)?;
-    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
     let (rope, local_rope) = rope::read(&keys, family, defaults.theta, context)?;
     let multipliers = multipliers(&keys, family, head_width)?;
     let config = Config {
@@ -62,36 +62,36 @@ pub fn read(json: &Value) -> Result<Config, String> {
         scalar_head: scalar_head(&keys)?,
         second_head: keys.flag(SECOND_HEAD)?.unwrap_or(false),
         biases: biases(&keys, family)?,
-        query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
+        query_key_norm: matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
         norm: Norm {
             epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6) / multipliers.residual.powi(2),
             offset: if gemma { 1.0 } else { 0.0 },
-            after: matches!(family, Family::Gemma2 | Family::Gemma3),
+            after: matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3),
         },
         activation: activation(&keys, family)?,
         embedding_scale: match family {
-            Family::Granite => EmbeddingScale::Exact(multipliers.embedding / multipliers.residual),
+            ModelFamily::Granite => EmbeddingScale::Exact(multipliers.embedding / multipliers.residual),
             _ => EmbeddingScale::of(gemma, width),
         },
         attention_scale: multipliers.attention,
         attention_softcap: softcap(
             &keys,
             "attn_logit_softcapping",
-            if family == Family::Gemma2 { Some(50.0) } else { None },
+            if family == ModelFamily::Gemma2 { Some(50.0) } else { None },
         )?,
         logit_softcap: softcap(
             &keys,
             "final_logit_softcapping",
-            if family == Family::Gemma2 { Some(30.0) } else { None },
+            if family == ModelFamily::Gemma2 { Some(30.0) } else { None },
         )?,
         logit_scale: multipliers.logit,
         attention: attention(&keys, family, layers)?,
         rope,
         local_rope,
-        experts: if family == Family::Qwen3Moe { Some(experts(&keys, layers)?) } else { None },
+        experts: if family == ModelFamily::Qwen3Moe { Some(experts(&keys, layers)?) } else { None },
         initial_deviation: keys.number("initializer_range")?.unwrap_or(0.02),
     };
-    if family == Family::Gemma3 && config.attention_softcap.is_some() {
+    if family == ModelFamily::Gemma3 && config.attention_softcap.is_some() {
         return Err(
             "`attn_logit_softcapping` of `gemma3_text` must be null: the reference passes it over".to_owned()
         );
@@ -127,7 +127,7 @@ fn scalar_head(keys: &ConfigKeys) -> Result<bool, String> {
     }
 }
 
-fn family(keys: &ConfigKeys) -> Result<Family, String> {
+fn family(keys: &ConfigKeys) -> Result<ModelFamily, String> {
     let Some(name) = keys.text("model_type")? else {
         return Err(format!("`model_type` is missing; it is one of {}", families::names()));
     };
@@ -171,32 +171,37 @@ fn refuse_what_changes_the_model(keys: &ConfigKeys) -> Result<(), String> {
     Ok(())
 }
 
-fn biases(keys: &ConfigKeys, family: Family) -> Result<Biases, String> {
+fn biases(keys: &ConfigKeys, family: ModelFamily) -> Result<Biases, String> {
     let flag = |key: &str| Ok::<bool, String>(keys.flag(key)?.unwrap_or(false));
     Ok(match family {
         // Qwen2 has no key for it: queries, keys and values have biases, the output projection has none.
-        Family::Qwen2 => Biases { query_key_value: true, output: false, feed_forward: false },
-        Family::Mistral => Biases::default(),
+        ModelFamily::Qwen2 => Biases { query_key_value: true, output: false, feed_forward: false },
+        ModelFamily::Mistral => Biases::default(),
         _ => {
             let attention = flag("attention_bias")?;
             let feed_forward =
-                matches!(family, Family::Llama | Family::Granite | Family::SmolLm3) && flag("mlp_bias")?;
+                matches!(family, ModelFamily::Llama | ModelFamily::Granite | ModelFamily::SmolLm3)
+                    && flag("mlp_bias")?;
             Biases { query_key_value: attention, output: attention, feed_forward }
         }
     })
 }
 
-fn activation(keys: &ConfigKeys, family: Family) -> Result<Activation, String> {
+fn activation(keys: &ConfigKeys, family: ModelFamily) -> Result<Activation, String> {
     let (key, default) = match family {
         // Published Gemma checkpoints say `gelu` in the older key and mean the approximation.
-        Family::Gemma if keys.present("hidden_activation").is_none() => ("hidden_act", "gelu_pytorch_tanh"),
-        Family::Gemma | Family::Gemma2 | Family::Gemma3 => ("hidden_activation", "gelu_pytorch_tanh"),
+        ModelFamily::Gemma if keys.present("hidden_activation").is_none() => {
+            ("hidden_act", "gelu_pytorch_tanh")
+        }
+        ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
+            ("hidden_activation", "gelu_pytorch_tanh")
+        }
         _ => ("hidden_act", "silu"),
     };
     match keys.text(key)?.unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::Gelu),
-        "gelu" if family == Family::Gemma => Ok(Activation::Gelu),
+        "gelu" if family == ModelFamily::Gemma => Ok(Activation::Gelu),
         other => Err(format!("`{key}` is `{other}`; supported are `silu` and `gelu_pytorch_tanh`")),
     }
 }
@@ -216,9 +221,9 @@ struct Multipliers {
 /// Its residual multiplier m needs no code of its own: a normalisation does not see how its input is scaled,
 /// so the stream divided by m is that of a decoder without the multiplier, whose embeddings are multiplied by
 /// embedding / m and whose epsilon is epsilon / m^2.
-fn multipliers(keys: &ConfigKeys, family: Family, head_width: usize) -> Result<Multipliers, String> {
+fn multipliers(keys: &ConfigKeys, family: ModelFamily, head_width: usize) -> Result<Multipliers, String> {
     let none = Multipliers { embedding: 1.0, residual: 1.0, attention: 1.0, logit: 1.0 };
-    if family != Family::Granite {
+    if family != ModelFamily::Granite {
         return Ok(Multipliers { attention: attention_scale(keys, family, head_width)?, ..none });
     }
     let above_zero = |key: &str| match keys.number(key)?.unwrap_or(1.0) {
@@ -233,9 +238,9 @@ fn multipliers(keys: &ConfigKeys, family: Family, head_width: usize) -> Result<M
     })
 }
 
-fn attention_scale(keys: &ConfigKeys, family: Family, head_width: usize) -> Result<f64, String> {
+fn attention_scale(keys: &ConfigKeys, family: ModelFamily, head_width: usize) -> Result<f64, String> {
     let scalar = match family {
-        Family::Gemma2 | Family::Gemma3 => keys.number("query_pre_attn_scalar")?.unwrap_or(256.0),
+        ModelFamily::Gemma2 | ModelFamily::Gemma3 => keys.number("query_pre_attn_scalar")?.unwrap_or(256.0),
         _ => head_width as f64,
     };
     if scalar <= 0.0 {
@@ -254,7 +259,7 @@ fn softcap(keys: &ConfigKeys, key: &str, default: Option<f64>) -> Result<Option<
 }
 
 /// Windows and rotation of each layer.
-fn attention(keys: &ConfigKeys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
+fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Vec<LayerAttention>, String> {
     let full = LayerAttention { window: None, rotary: true };
     let window = |default: Option<usize>| -> Result<Option<usize>, String> {
         let window = if keys.absent("sliding_window") { default } else { keys.size("sliding_window")? };
@@ -265,19 +270,19 @@ fn attention(keys: &ConfigKeys, family: Family, layers: usize) -> Result<Vec<Lay
     };
     let used = keys.flag("use_sliding_window")?.unwrap_or(false);
     match family {
-        Family::Llama | Family::Granite | Family::Gemma => Ok(vec![full; layers]),
-        Family::Mistral => Ok(vec![LayerAttention { window: window(Some(4096))?, ..full }; layers]),
+        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => Ok(vec![full; layers]),
+        ModelFamily::Mistral => Ok(vec![LayerAttention { window: window(Some(4096))?, ..full }; layers]),
         // Without `max_window_layers`, unlike its relatives: all layers or none.
-        Family::Qwen3Moe => {
+        ModelFamily::Qwen3Moe => {
             let window = if used { window(Some(4096))? } else { None };
             Ok(vec![LayerAttention { window, ..full }; layers])
         }
-        Family::Qwen2 | Family::Qwen3 => {
+        ModelFamily::Qwen2 | ModelFamily::Qwen3 => {
             let window = if used { window(Some(4096))? } else { None };
             let first = keys.size("max_window_layers")?.unwrap_or(28);
             by_type(keys, layers, window, |layer| window.is_some() && layer >= first)
         }
-        Family::SmolLm3 => {
+        ModelFamily::SmolLm3 => {
             let rotary = rotary_layers(keys, layers)?;
             let window = if used { window(None)? } else { None };
             let mut attention = by_type(keys, layers, window, |layer| window.is_some() && !rotary[layer])?;
@@ -286,11 +291,11 @@ fn attention(keys: &ConfigKeys, family: Family, layers: usize) -> Result<Vec<Lay
             }
             Ok(attention)
         }
-        Family::Gemma2 => {
+        ModelFamily::Gemma2 => {
             let window = window(Some(4096))?;
             by_type(keys, layers, window, |layer| layer % 2 == 0)
         }
-        Family::Gemma3 => {
+        ModelFamily::Gemma3 => {
             let window = window(Some(4096))?;
             let pattern = keys.size("sliding_window_pattern")?.unwrap_or(6);
             if pattern == 0 {

@@ -2,7 +2,7 @@
 //! reference, one object (`rope_parameters`) since version 5.
 
 use super::keys::ConfigKeys;
-use crate::model::{Family, Rope, RopeScaling};
+use crate::model::{ModelFamily, Rope, RopeScaling};
 
 /// Base of Gemma 3's layers with a window.
 const LOCAL_THETA: f64 = 10_000.0;
@@ -10,12 +10,12 @@ const LOCAL_THETA: f64 = 10_000.0;
 /// Of all layers, and of those with a window where they differ (Gemma 3).
 pub(super) fn read(
     keys: &ConfigKeys,
-    family: Family,
+    family: ModelFamily,
     default_theta: f64,
     context: usize,
 ) -> Result<(Rope, Option<Rope>), String> {
     let theta = keys.number("rope_theta")?.unwrap_or(default_theta);
-    if family == Family::Gemma3 {
+    if family == ModelFamily::Gemma3 {
         let local_theta = keys.number("rope_local_base_freq")?.unwrap_or(LOCAL_THETA);
         // Old scaling is that of layers without a window.
         let old = match keys.present("rope_scaling") {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::families::NAMES;
 use super::{GENERATES, SCORES, SECOND_HEAD};
-use crate::model::{Activation, Config, Family, Rope, RopeScaling};
+use crate::model::{Activation, Config, ModelFamily, Rope, RopeScaling};
 
 /// The ids that `config.json` names, in the way it names them: a number, a list of numbers, or null.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +28,7 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     let Config { family, .. } = *config;
     let (_, name, class) =
         NAMES[NAMES.iter().position(|(known, ..)| *known == family).expect("every family has a name")];
-    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
     let mut keys = Map::new();
     let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
     if config.scalar_head {
@@ -69,20 +69,20 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     if gemma {
         put("hidden_activation", json!(activation));
     }
-    if !matches!(family, Family::Mistral | Family::Qwen2) {
+    if !matches!(family, ModelFamily::Mistral | ModelFamily::Qwen2) {
         put("attention_bias", json!(config.biases.query_key_value));
     }
-    if family == Family::Granite {
+    if family == ModelFamily::Granite {
         // The stream is the published one divided by its multiplier: `multipliers` of the reading side.
         put("embedding_multiplier", json!(config.embedding_scale.value(false)));
         put("residual_multiplier", json!(1.0));
         put("attention_multiplier", json!(config.attention_scale));
         put("logits_scaling", json!(1.0 / config.logit_scale));
     }
-    if matches!(family, Family::Llama | Family::Granite | Family::SmolLm3) {
+    if matches!(family, ModelFamily::Llama | ModelFamily::Granite | ModelFamily::SmolLm3) {
         put("mlp_bias", json!(config.biases.feed_forward));
     }
-    if matches!(family, Family::Gemma2 | Family::Gemma3) {
+    if matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3) {
         put("query_pre_attn_scalar", scalar(config.attention_scale));
         put("attn_logit_softcapping", json!(config.attention_softcap));
         put("final_logit_softcapping", json!(config.logit_softcap));
@@ -118,18 +118,18 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
     let types: Vec<&str> = config.attention.iter().map(|layer| kind(layer.window.is_some())).collect();
     let mut keys = Vec::new();
     match config.family {
-        Family::Llama | Family::Granite | Family::Gemma => {}
-        Family::Mistral => keys.push(("sliding_window", json!(window))),
-        Family::Qwen3Moe => {
+        ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => {}
+        ModelFamily::Mistral => keys.push(("sliding_window", json!(window))),
+        ModelFamily::Qwen3Moe => {
             keys.extend([("use_sliding_window", json!(window.is_some())), ("sliding_window", json!(window))]);
         }
-        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 => {
+        ModelFamily::Qwen2 | ModelFamily::Qwen3 | ModelFamily::SmolLm3 => {
             keys.extend([
                 ("use_sliding_window", json!(window.is_some())),
                 ("sliding_window", json!(window)),
                 ("layer_types", json!(types)),
             ]);
-            if config.family == Family::SmolLm3 {
+            if config.family == ModelFamily::SmolLm3 {
                 let rotary: Vec<u8> = config.attention.iter().map(|layer| u8::from(layer.rotary)).collect();
                 keys.push(("no_rope_layers", json!(rotary)));
             } else {
@@ -139,7 +139,7 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
                 keys.push(("max_window_layers", json!(first.unwrap_or(config.layers))));
             }
         }
-        Family::Gemma2 | Family::Gemma3 => {
+        ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
             keys.extend([("sliding_window", json!(window)), ("layer_types", json!(types))]);
         }
     }

@@ -3,9 +3,9 @@
 //! Some of what a family needs stands in no key, because the programs that run these files know it by the
 //! family's name; so it does here, and each such place says so.
 
-use super::parse::{Contents, Metadata, Value};
+use super::parse::{Contents, GgufValue, Metadata};
 use crate::model::{
-    Activation, Biases, Config, EmbeddingScale, Experts, Family, LayerAttention, Norm, Rope, RopeScaling,
+    Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm, Rope, RopeScaling,
 };
 
 pub(super) struct MetadataKeys<'a> {
@@ -16,7 +16,7 @@ pub(super) struct MetadataKeys<'a> {
 impl<'a> MetadataKeys<'a> {
     pub fn of(metadata: &'a Metadata) -> Result<MetadataKeys<'a>, String> {
         match metadata.get("general.architecture") {
-            Some(Value::Text(architecture)) => Ok(MetadataKeys { metadata, architecture }),
+            Some(GgufValue::Text(architecture)) => Ok(MetadataKeys { metadata, architecture }),
             _ => Err("`general.architecture` is missing".to_owned()),
         }
     }
@@ -25,24 +25,26 @@ impl<'a> MetadataKeys<'a> {
         format!("{}.{key}", self.architecture)
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value> {
+    fn get(&self, key: &str) -> Option<&'a GgufValue> {
         self.metadata.get(&self.name(key))
     }
 
-    fn wrong<T>(&self, key: &str, value: &Value) -> Result<T, String> {
+    fn wrong<T>(&self, key: &str, value: &GgufValue) -> Result<T, String> {
         Err(format!("`{}` is {value:?}", self.name(key)))
     }
 
     fn size(&self, key: &str) -> Result<Option<usize>, String> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Unsigned(size)) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
-            Some(Value::Signed(size)) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
+            Some(GgufValue::Unsigned(size)) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
+            Some(GgufValue::Signed(size)) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
             // One for each layer, where some files have layers that differ.
-            Some(value @ Value::Numbers(list)) => match list.get(0) {
+            Some(value @ GgufValue::Numbers(list)) => match list.get(0) {
                 Some(first) if list.iter().any(|size| size != first) => self.wrong(key, value),
-                Some(Value::Unsigned(size)) if size <= u32::MAX.into() => Ok(Some(size as usize)),
-                Some(Value::Signed(size)) if (0..=i32::MAX.into()).contains(&size) => Ok(Some(size as usize)),
+                Some(GgufValue::Unsigned(size)) if size <= u32::MAX.into() => Ok(Some(size as usize)),
+                Some(GgufValue::Signed(size)) if (0..=i32::MAX.into()).contains(&size) => {
+                    Ok(Some(size as usize))
+                }
                 _ => self.wrong(key, value),
             },
             Some(other) => self.wrong(key, other),
@@ -56,8 +58,8 @@ impl<'a> MetadataKeys<'a> {
     fn number(&self, key: &str) -> Result<Option<f64>, String> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Float(number)) if number.is_finite() => Ok(Some(*number)),
-            Some(Value::Unsigned(number)) => Ok(Some(*number as f64)),
+            Some(GgufValue::Float(number)) if number.is_finite() => Ok(Some(*number)),
+            Some(GgufValue::Unsigned(number)) => Ok(Some(*number as f64)),
             Some(other) => self.wrong(key, other),
         }
     }
@@ -65,7 +67,7 @@ impl<'a> MetadataKeys<'a> {
     fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(GgufValue::Text(text)) => Ok(Some(text)),
             Some(other) => self.wrong(key, other),
         }
     }
@@ -73,21 +75,21 @@ impl<'a> MetadataKeys<'a> {
     fn flag(&self, key: &str) -> Result<Option<bool>, String> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Flag(flag)) => Ok(Some(*flag)),
+            Some(GgufValue::Flag(flag)) => Ok(Some(*flag)),
             Some(other) => self.wrong(key, other),
         }
     }
 }
 
-const FAMILIES: [(&str, Family); 8] = [
-    ("llama", Family::Llama),
-    ("qwen2", Family::Qwen2),
-    ("qwen3", Family::Qwen3),
-    ("qwen3moe", Family::Qwen3Moe),
-    ("smollm3", Family::SmolLm3),
-    ("gemma", Family::Gemma),
-    ("gemma2", Family::Gemma2),
-    ("gemma3", Family::Gemma3),
+const FAMILIES: [(&str, ModelFamily); 8] = [
+    ("llama", ModelFamily::Llama),
+    ("qwen2", ModelFamily::Qwen2),
+    ("qwen3", ModelFamily::Qwen3),
+    ("qwen3moe", ModelFamily::Qwen3Moe),
+    ("smollm3", ModelFamily::SmolLm3),
+    ("gemma", ModelFamily::Gemma),
+    ("gemma2", ModelFamily::Gemma2),
+    ("gemma3", ModelFamily::Gemma3),
 ];
 
 /// `frequencies` are the factors of the file's `rope_freqs`, if it has them.
@@ -113,13 +115,13 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         return Err("heads that are rotated in part are not supported".to_owned());
     }
     let experts = keys.size("expert_count")?.unwrap_or(0);
-    if experts > 0 && family != Family::Qwen3Moe {
+    if experts > 0 && family != ModelFamily::Qwen3Moe {
         return Err(format!("experts of the architecture `{}` are not supported", keys.architecture));
     }
     let tensor = |name: &str| contents.tensors.get(name);
     let embedding = tensor("token_embd.weight").ok_or("the tensor token_embd.weight is missing")?;
     let bias = |name: &str| tensor(&format!("blk.0.{name}.bias")).is_some();
-    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
     let context = keys.required("context_length")?;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     if theta <= 1.0 {
@@ -143,7 +145,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
             output: bias("attn_output"),
             feed_forward: bias("ffn_gate"),
         },
-        query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
+        query_key_norm: matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
         norm: Norm {
             epsilon: keys
                 .number("attention.layer_norm_rms_epsilon")?
@@ -152,7 +154,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
                 .map(nearest_decimal)
                 .ok_or_else(|| format!("`{}` is missing", keys.name("attention.layer_norm_rms_epsilon")))?,
             offset: if gemma { 1.0 } else { 0.0 },
-            after: matches!(family, Family::Gemma2 | Family::Gemma3),
+            after: matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3),
         },
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
         embedding_scale: EmbeddingScale::of(gemma, width),
@@ -160,19 +162,19 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         attention_softcap: softcap(
             &keys,
             "attn_logit_softcapping",
-            if family == Family::Gemma2 { Some(50.0) } else { None },
+            if family == ModelFamily::Gemma2 { Some(50.0) } else { None },
         )?,
         logit_softcap: softcap(
             &keys,
             "final_logit_softcapping",
-            if family == Family::Gemma2 { Some(30.0) } else { None },
+            if family == ModelFamily::Gemma2 { Some(30.0) } else { None },
         )?,
         logit_scale: 1.0,
         attention: attention(&keys, family, layers)?,
         rope: Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? },
         // Gemma 3's second base stands in files since 2026 only, and was never another.
         local_rope: match family {
-            Family::Gemma3 => {
+            ModelFamily::Gemma3 => {
                 let theta =
                     keys.number("rope.freq_base_swa")?.filter(|theta| *theta > 1.0).unwrap_or(10_000.0);
                 Some(Rope { theta, scaling: RopeScaling::None })
@@ -180,7 +182,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
             _ => None,
         },
         experts: match family {
-            Family::Qwen3Moe => Some(Experts {
+            ModelFamily::Qwen3Moe => Some(Experts {
                 count: experts,
                 per_token: keys.required("expert_used_count")?,
                 hidden: keys.required("expert_feed_forward_length")?,
@@ -205,8 +207,14 @@ fn nearest_decimal(number: f64) -> f64 {
 
 /// No file says what scores are scaled by; programs tell the two large Gemma models by their number of
 /// layers.
-fn attention_scalar(family: Family, layers: usize, width: usize, heads: usize, head_width: usize) -> f64 {
-    let by_width = matches!((family, layers), (Family::Gemma2, 46) | (Family::Gemma3, 62));
+fn attention_scalar(
+    family: ModelFamily,
+    layers: usize,
+    width: usize,
+    heads: usize,
+    head_width: usize,
+) -> f64 {
+    let by_width = matches!((family, layers), (ModelFamily::Gemma2, 46) | (ModelFamily::Gemma3, 62));
     if by_width { width as f64 / heads.max(1) as f64 } else { head_width as f64 }
 }
 
@@ -216,14 +224,16 @@ fn softcap(keys: &MetadataKeys, key: &str, default: Option<f64>) -> Result<Optio
 }
 
 /// Which layers have a window, and which rotate, is known by the family.
-fn attention(keys: &MetadataKeys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
+fn attention(keys: &MetadataKeys, family: ModelFamily, layers: usize) -> Result<Vec<LayerAttention>, String> {
     let window = keys.size("attention.sliding_window")?.filter(|window| *window > 0);
     let layer = |layer: usize| match family {
-        Family::Gemma2 => LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rotary: true },
-        Family::Gemma3 => {
+        ModelFamily::Gemma2 => {
+            LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rotary: true }
+        }
+        ModelFamily::Gemma3 => {
             LayerAttention { window: window.filter(|_| !(layer + 1).is_multiple_of(6)), rotary: true }
         }
-        Family::SmolLm3 => LayerAttention { window: None, rotary: !(layer + 1).is_multiple_of(4) },
+        ModelFamily::SmolLm3 => LayerAttention { window: None, rotary: !(layer + 1).is_multiple_of(4) },
         _ => LayerAttention { window, rotary: true },
     };
     Ok((0..layers).map(layer).collect())

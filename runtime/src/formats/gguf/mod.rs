@@ -11,13 +11,13 @@ use std::path::Path;
 
 #[cfg(test)]
 pub(crate) use self::parse::parse;
-pub use self::parse::{Metadata, Value};
+pub use self::parse::{GgufValue, Metadata};
 use super::tensors::{Tensor, Tensors, assemble};
 use super::unreadable;
 use crate::failure::Result;
 use crate::mapped::MappedFile;
 use crate::mapped::{RowOrder, Stored};
-use crate::model::{Config, EntryKind, Family, layout};
+use crate::model::{Config, EntryKind, ModelFamily, layout};
 
 /// What a file holds, checked; no number is read yet.
 #[derive(Debug)]
@@ -33,7 +33,10 @@ pub fn open(path: &Path) -> Result<Gguf> {
     let file = MappedFile::open(path).map_err(|error| unreadable(path, error))?;
     let read = || {
         let mut contents = parse::parse(file.bytes())?;
-        if contents.metadata.get("split.count").is_some_and(|count| !matches!(count, Value::Unsigned(0 | 1)))
+        if contents
+            .metadata
+            .get("split.count")
+            .is_some_and(|count| !matches!(count, GgufValue::Unsigned(0 | 1)))
         {
             return Err("it is one of several files that hold a model together, which is not supported: \
                         merge them first (`llama-gguf-split --merge`)"
@@ -76,7 +79,7 @@ fn numbers(tensor: Tensor) -> Option<Vec<f32>> {
 /// What the conversion to GGUF did to the numbers is undone as they are read.
 fn undo(config: &Config, name: &str, kind: EntryKind, part: Stored) -> Option<Stored> {
     // The programs that run Llama's files turn neighbours, those of the other families halves.
-    let turns_neighbours = matches!(config.family, Family::Llama | Family::SmolLm3);
+    let turns_neighbours = matches!(config.family, ModelFamily::Llama | ModelFamily::SmolLm3);
     if turns_neighbours && [".q_proj.", ".k_proj."].iter().any(|part| name.contains(part)) {
         let part = if name.ends_with(".bias") { part.column()? } else { part };
         return part.ordered(RowOrder::Neighbours { head_width: config.head_width });

@@ -7,65 +7,65 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use crate::mapped::Encoding;
+use crate::mapped::NumberEncoding;
 use crate::quote::quote;
 
 #[derive(Clone, PartialEq)]
-pub enum Value {
+pub enum GgufValue {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
     Flag(bool),
     Text(String),
     /// Of texts or lists.
-    List(Vec<Value>),
-    Numbers(Numbers),
+    List(Vec<GgufValue>),
+    Numbers(GgufArray),
 }
 
 /// A list of numbers or flags, as it lies in the file: as values each would take many times its bytes.
 #[derive(Clone, PartialEq)]
-pub struct Numbers {
+pub struct GgufArray {
     kind: u32,
     bytes: Vec<u8>,
 }
 
-impl Numbers {
+impl GgufArray {
     pub fn len(&self) -> usize {
         self.bytes.len() / width(self.kind).unwrap_or(1)
     }
 
-    pub fn get(&self, index: usize) -> Option<Value> {
+    pub fn get(&self, index: usize) -> Option<GgufValue> {
         let width = width(self.kind)?;
         scalar(self.kind, self.bytes.chunks_exact(width).nth(index)?)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Value> {
+    pub fn iter(&self) -> impl Iterator<Item = GgufValue> {
         let width = width(self.kind).unwrap_or(1);
         self.bytes.chunks_exact(width).filter_map(|bytes| scalar(self.kind, bytes))
     }
 }
 
 /// For messages: lists may be long.
-impl fmt::Debug for Value {
+impl fmt::Debug for GgufValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Value::Unsigned(number) => write!(f, "{number}"),
-            Value::Signed(number) => write!(f, "{number}"),
-            Value::Float(number) => write!(f, "{number}"),
-            Value::Flag(flag) => write!(f, "{flag}"),
-            Value::Text(text) => f.write_str(&quote(text)),
-            Value::List(list) => write!(f, "a list of {}", list.len()),
-            Value::Numbers(numbers) => write!(f, "a list of {}", numbers.len()),
+            GgufValue::Unsigned(number) => write!(f, "{number}"),
+            GgufValue::Signed(number) => write!(f, "{number}"),
+            GgufValue::Float(number) => write!(f, "{number}"),
+            GgufValue::Flag(flag) => write!(f, "{flag}"),
+            GgufValue::Text(text) => f.write_str(&quote(text)),
+            GgufValue::List(list) => write!(f, "a list of {}", list.len()),
+            GgufValue::Numbers(numbers) => write!(f, "a list of {}", numbers.len()),
         }
     }
 }
 
-pub type Metadata = BTreeMap<String, Value>;
+pub type Metadata = BTreeMap<String, GgufValue>;
 
 /// Where a tensor lies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extent {
-    pub encoding: Encoding,
+    pub encoding: NumberEncoding,
     /// As everywhere here: the last dimension is the one whose numbers are neighbours. GGUF counts the other
     /// way.
     pub shape: Vec<usize>,
@@ -120,11 +120,11 @@ impl<'a> Bytes<'a> {
         String::from_utf8(bytes.to_vec()).map_err(|_| format!("at byte {at} there should be text in UTF-8"))
     }
 
-    fn value(&mut self, kind: u32, depth: usize) -> Result<Value, String> {
+    fn value(&mut self, kind: u32, depth: usize) -> Result<GgufValue, String> {
         let at = self.at;
         let unknown = || format!("at byte {at} there is a value of type {kind}, which does not exist");
         match kind {
-            8 => Ok(Value::Text(self.text()?)),
+            8 => Ok(GgufValue::Text(self.text()?)),
             9 if depth < DEEPEST => {
                 let (kind, length) = (self.u32()?, self.u64()?);
                 if length > LONGEST {
@@ -132,13 +132,13 @@ impl<'a> Bytes<'a> {
                 }
                 if let Some(width) = width(kind) {
                     let bytes = self.take(length * width as u64)?.to_vec();
-                    return Ok(Value::Numbers(Numbers { kind, bytes }));
+                    return Ok(GgufValue::Numbers(GgufArray { kind, bytes }));
                 }
                 let mut list = Vec::new();
                 for _ in 0..length {
                     list.push(self.value(kind, depth + 1)?);
                 }
-                Ok(Value::List(list))
+                Ok(GgufValue::List(list))
             }
             9 => Err("lists in lists, too deep".to_owned()),
             _ => {
@@ -160,19 +160,19 @@ fn width(kind: u32) -> Option<usize> {
     }
 }
 
-fn scalar(kind: u32, bytes: &[u8]) -> Option<Value> {
+fn scalar(kind: u32, bytes: &[u8]) -> Option<GgufValue> {
     match kind {
-        0 => Some(Value::Unsigned(u8::from_le_bytes(bytes.try_into().ok()?).into())),
-        1 => Some(Value::Signed(i8::from_le_bytes(bytes.try_into().ok()?).into())),
-        2 => Some(Value::Unsigned(u16::from_le_bytes(bytes.try_into().ok()?).into())),
-        3 => Some(Value::Signed(i16::from_le_bytes(bytes.try_into().ok()?).into())),
-        4 => Some(Value::Unsigned(u32::from_le_bytes(bytes.try_into().ok()?).into())),
-        5 => Some(Value::Signed(i32::from_le_bytes(bytes.try_into().ok()?).into())),
-        6 => Some(Value::Float(f32::from_le_bytes(bytes.try_into().ok()?).into())),
-        7 => Some(Value::Flag(*bytes.first()? != 0)),
-        10 => Some(Value::Unsigned(u64::from_le_bytes(bytes.try_into().ok()?))),
-        11 => Some(Value::Signed(i64::from_le_bytes(bytes.try_into().ok()?))),
-        12 => Some(Value::Float(f64::from_le_bytes(bytes.try_into().ok()?))),
+        0 => Some(GgufValue::Unsigned(u8::from_le_bytes(bytes.try_into().ok()?).into())),
+        1 => Some(GgufValue::Signed(i8::from_le_bytes(bytes.try_into().ok()?).into())),
+        2 => Some(GgufValue::Unsigned(u16::from_le_bytes(bytes.try_into().ok()?).into())),
+        3 => Some(GgufValue::Signed(i16::from_le_bytes(bytes.try_into().ok()?).into())),
+        4 => Some(GgufValue::Unsigned(u32::from_le_bytes(bytes.try_into().ok()?).into())),
+        5 => Some(GgufValue::Signed(i32::from_le_bytes(bytes.try_into().ok()?).into())),
+        6 => Some(GgufValue::Float(f32::from_le_bytes(bytes.try_into().ok()?).into())),
+        7 => Some(GgufValue::Flag(*bytes.first()? != 0)),
+        10 => Some(GgufValue::Unsigned(u64::from_le_bytes(bytes.try_into().ok()?))),
+        11 => Some(GgufValue::Signed(i64::from_le_bytes(bytes.try_into().ok()?))),
+        12 => Some(GgufValue::Float(f64::from_le_bytes(bytes.try_into().ok()?))),
         _ => None,
     }
 }
@@ -205,7 +205,7 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
     }
     let alignment = match metadata.get("general.alignment") {
         None => 32,
-        Some(Value::Unsigned(alignment)) if (1..=1 << 20).contains(alignment) => *alignment as usize,
+        Some(GgufValue::Unsigned(alignment)) if (1..=1 << 20).contains(alignment) => *alignment as usize,
         Some(other) => return Err(format!("`general.alignment` is {other:?}")),
     };
     let start = bytes.at.next_multiple_of(alignment);
@@ -233,7 +233,7 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
     Ok(Contents { metadata, tensors })
 }
 
-type Description = (String, Encoding, Vec<usize>, u64);
+type Description = (String, NumberEncoding, Vec<usize>, u64);
 
 fn describe(bytes: &mut Bytes) -> Result<Description, String> {
     let name = bytes.text()?;
@@ -259,19 +259,19 @@ fn describe(bytes: &mut Bytes) -> Result<Description, String> {
     Ok((name, encoding, shape, bytes.u64()?))
 }
 
-fn encoding(kind: u32) -> Option<Encoding> {
+fn encoding(kind: u32) -> Option<NumberEncoding> {
     Some(match kind {
-        0 => Encoding::F32,
-        1 => Encoding::F16,
-        2 => Encoding::Q4_0,
-        3 => Encoding::Q4_1,
-        6 => Encoding::Q5_0,
-        7 => Encoding::Q5_1,
-        8 => Encoding::Q8_0,
-        12 => Encoding::Q4K,
-        13 => Encoding::Q5K,
-        14 => Encoding::Q6K,
-        30 => Encoding::Bf16,
+        0 => NumberEncoding::F32,
+        1 => NumberEncoding::F16,
+        2 => NumberEncoding::Q4_0,
+        3 => NumberEncoding::Q4_1,
+        6 => NumberEncoding::Q5_0,
+        7 => NumberEncoding::Q5_1,
+        8 => NumberEncoding::Q8_0,
+        12 => NumberEncoding::Q4K,
+        13 => NumberEncoding::Q5K,
+        14 => NumberEncoding::Q6K,
+        30 => NumberEncoding::Bf16,
         _ => return None,
     })
 }

@@ -170,29 +170,31 @@ fn tokenizers_split_and_merge_as_the_tokenizers_package_does() {
 fn a_tokenizer_that_is_not_known_asks_for_its_file() {
     let bytes = fs::read(fixture("tokenizer.qwen2.gguf")).unwrap();
     let metadata = parse::parse(&bytes).unwrap().metadata;
-    let problem = |key: &str, value: Value| {
+    let problem = |key: &str, value: GgufValue| {
         let mut metadata = metadata.clone();
         metadata.insert(key.to_owned(), value);
         tokenizer::files(&metadata).unwrap_err()
     };
-    let text = |text: &str| Value::Text(text.to_owned());
+    let text = |text: &str| GgufValue::Text(text.to_owned());
     assert!(
         problem("tokenizer.ggml.model", text("llama"))
             .contains("only `gpt2` can be read: put the model's tokenizer.json")
     );
     assert!(problem("tokenizer.ggml.pre", text("tekken")).contains("splits text as `tekken`"));
     assert!(
-        problem("tokenizer.ggml.eos_token_id", Value::Unsigned(9999))
+        problem("tokenizer.ggml.eos_token_id", GgufValue::Unsigned(9999))
             .contains("eos token is not in the vocabulary")
     );
     assert!(
-        problem("tokenizer.ggml.tokens", Value::List(vec![text("a"), text("a")]))
+        problem("tokenizer.ggml.tokens", GgufValue::List(vec![text("a"), text("a")]))
             .contains("does not have one number")
     );
-    assert!(problem("tokenizer.ggml.merges", Value::List(vec![text("ab")])).contains("is not of two tokens"));
-    let long = Value::List(vec![text("a bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb")]);
+    assert!(
+        problem("tokenizer.ggml.merges", GgufValue::List(vec![text("ab")])).contains("is not of two tokens")
+    );
+    let long = GgufValue::List(vec![text("a bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb")]);
     assert!(problem("tokenizer.ggml.merges", long).contains("which is not in the vocabulary"));
-    assert!(problem("tokenizer.ggml.merges", Value::Flag(true)).contains("no list"));
+    assert!(problem("tokenizer.ggml.merges", GgufValue::Flag(true)).contains("no list"));
 }
 
 /// A file with one value of metadata.
@@ -214,16 +216,16 @@ fn list(kind: u32, length: u64, items: &[u8]) -> Vec<u8> {
 
 #[test]
 fn lists_of_numbers_take_as_much_as_in_the_file() {
-    let kinds: [(u32, &[u8], Value); 5] = [
-        (0, &[200], Value::Unsigned(200)),
-        (3, &[0xFE, 0xFF], Value::Signed(-2)),
-        (6, &1.5f32.to_le_bytes(), Value::Float(1.5)),
-        (7, &[1], Value::Flag(true)),
-        (12, &(-0.25f64).to_le_bytes(), Value::Float(-0.25)),
+    let kinds: [(u32, &[u8], GgufValue); 5] = [
+        (0, &[200], GgufValue::Unsigned(200)),
+        (3, &[0xFE, 0xFF], GgufValue::Signed(-2)),
+        (6, &1.5f32.to_le_bytes(), GgufValue::Float(1.5)),
+        (7, &[1], GgufValue::Flag(true)),
+        (12, &(-0.25f64).to_le_bytes(), GgufValue::Float(-0.25)),
     ];
     for (kind, item, wanted) in kinds {
         let contents = parse::parse(&with_value("k", 9, &list(kind, 1000, &item.repeat(1000)))).unwrap();
-        let Value::Numbers(numbers) = &contents.metadata["k"] else { panic!("{kind}") };
+        let GgufValue::Numbers(numbers) = &contents.metadata["k"] else { panic!("{kind}") };
         assert_eq!((numbers.len(), numbers.get(999), numbers.get(1000)), (1000, Some(wanted.clone()), None));
         assert!(numbers.iter().all(|number| number == wanted));
         assert_eq!(format!("{:?}", contents.metadata["k"]), "a list of 1000");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::parse::{Metadata, Value};
+use super::parse::{GgufValue, Metadata};
 
 /// How the programs that run GGUF files split text before they merge bytes, by the name in
 /// `tokenizer.ggml.pre`.
@@ -50,7 +50,7 @@ const WAY_OUT: &str = "put the model's tokenizer.json beside the file";
 /// Names and contents of `tokenizer.json` and the files around it.
 pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     let text = |key: &str| match metadata.get(key) {
-        Some(Value::Text(text)) => Some(text.as_str()),
+        Some(GgufValue::Text(text)) => Some(text.as_str()),
         _ => None,
     };
     match text("tokenizer.ggml.model") {
@@ -66,7 +66,7 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     let tokens = texts(metadata, "tokenizer.ggml.tokens")?;
     let merges = texts(metadata, "tokenizer.ggml.merges")?;
     let kinds = match metadata.get("tokenizer.ggml.token_type") {
-        Some(Value::Numbers(kinds)) if kinds.len() == tokens.len() => Some(kinds),
+        Some(GgufValue::Numbers(kinds)) if kinds.len() == tokens.len() => Some(kinds),
         None => None,
         Some(_) => {
             return Err("`tokenizer.ggml.token_type` does not have one number for each token".to_owned());
@@ -79,8 +79,8 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             return Err(format!("the tokens {other} and {id} are both {token:?}"));
         }
         let kind = match kinds.and_then(|kinds| kinds.get(id)) {
-            Some(Value::Signed(kind)) => kind,
-            Some(Value::Unsigned(kind)) => kind as i64,
+            Some(GgufValue::Signed(kind)) => kind,
+            Some(GgufValue::Unsigned(kind)) => kind as i64,
             _ => NORMAL,
         };
         if kind == CONTROL || kind == USER_DEFINED {
@@ -127,9 +127,9 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     };
     // What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for
     // it.
-    let begins = matches!(metadata.get("tokenizer.ggml.add_bos_token"), Some(Value::Flag(true)));
+    let begins = matches!(metadata.get("tokenizer.ggml.add_bos_token"), Some(GgufValue::Flag(true)));
     let begin = match metadata.get("tokenizer.ggml.bos_token_id") {
-        Some(Value::Unsigned(id)) if begins => {
+        Some(GgufValue::Unsigned(id)) if begins => {
             usize::try_from(*id).ok().and_then(|id| Some((id, *tokens.get(id)?)))
         }
         _ => None,
@@ -162,7 +162,7 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         [("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"), ("unknown", "unk_token")]
     {
         let id = match metadata.get(&format!("tokenizer.ggml.{key}_token_id")) {
-            Some(Value::Unsigned(id)) => usize::try_from(*id).ok(),
+            Some(GgufValue::Unsigned(id)) => usize::try_from(*id).ok(),
             _ => continue,
         };
         let token = id
@@ -171,7 +171,7 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         config.insert(name.to_owned(), json!(token));
     }
     for name in ["add_bos_token", "add_eos_token"] {
-        if let Some(Value::Flag(flag)) = metadata.get(&format!("tokenizer.ggml.{name}")) {
+        if let Some(GgufValue::Flag(flag)) = metadata.get(&format!("tokenizer.ggml.{name}")) {
             config.insert(name.to_owned(), json!(flag));
         }
     }
@@ -182,7 +182,7 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     // Models that converse end a turn by another token than a text.
     let mut ends: Vec<u64> = Vec::new();
     for key in ["eos", "eot", "eom"] {
-        if let Some(Value::Unsigned(id)) = metadata.get(&format!("tokenizer.ggml.{key}_token_id"))
+        if let Some(GgufValue::Unsigned(id)) = metadata.get(&format!("tokenizer.ggml.{key}_token_id"))
             && !ends.contains(id)
         {
             ends.push(*id);
@@ -202,11 +202,11 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 
 fn texts<'a>(metadata: &'a Metadata, key: &str) -> Result<Vec<&'a str>, String> {
-    let Some(Value::List(list)) = metadata.get(key) else {
+    let Some(GgufValue::List(list)) = metadata.get(key) else {
         return Err(format!("`{key}` is missing or no list: {WAY_OUT}"));
     };
-    let text = |value: &'a Value| match value {
-        Value::Text(text) => Ok(text.as_str()),
+    let text = |value: &'a GgufValue| match value {
+        GgufValue::Text(text) => Ok(text.as_str()),
         other => Err(format!("`{key}` has {other:?}, which is no text")),
     };
     list.iter().map(text).collect()

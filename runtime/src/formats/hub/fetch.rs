@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// What a repository has at a revision.
 #[derive(Deserialize)]
-pub(super) struct Listing {
+pub(super) struct RepositoryListing {
     /// The commit.
     pub sha: String,
     #[serde(default)]
@@ -42,7 +42,7 @@ pub(super) struct Sibling {
 }
 
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum FetchProblem {
     Status(StatusCode),
     /// No connection, or one that broke.
     Connection(String),
@@ -58,15 +58,15 @@ enum Range {
     From(u64),
 }
 
-pub(super) struct Client<'h> {
+pub(super) struct HubClient<'h> {
     agent: Agent,
     endpoint: &'h Endpoint,
     /// Proves who is asking.
     authorization: Option<String>,
 }
 
-impl<'h> Client<'h> {
-    pub fn new(endpoint: &'h Endpoint, token: Option<&'h str>) -> Client<'h> {
+impl<'h> HubClient<'h> {
+    pub fn new(endpoint: &'h Endpoint, token: Option<&'h str>) -> HubClient<'h> {
         let config = Agent::config_builder()
             // Followed here, because the token depends on where to.
             .max_redirects(0)
@@ -75,15 +75,15 @@ impl<'h> Client<'h> {
             .timeout_per_read(Some(SILENCE))
             .user_agent(concat!("mopd/", env!("CARGO_PKG_VERSION")));
         let authorization = token.map(|token| format!("Bearer {token}")).or_else(|| endpoint.basic.clone());
-        Client { agent: config.build().into(), endpoint, authorization }
+        HubClient { agent: config.build().into(), endpoint, authorization }
     }
 
     /// What `repository` is at `revision` now.
-    pub fn listing(&self, repository: &str, revision: &str) -> Result<Listing, Trouble> {
+    pub fn listing(&self, repository: &str, revision: &str) -> Result<RepositoryListing, FetchProblem> {
         let mut response =
             self.get(&format!("api/models/{repository}/revision/{}", encoded(revision)), Range::All)?;
         if !response.status().is_success() {
-            return Err(Trouble::Status(response.status()));
+            return Err(FetchProblem::Status(response.status()));
         }
         let text = response
             .body_mut()
@@ -92,7 +92,7 @@ impl<'h> Client<'h> {
             .read_to_vec()
             .map_err(|error| lost(&error))?;
         serde_json::from_slice(&text)
-            .map_err(|error| Trouble::InvalidReply(format!("what it says of the repository: {error}")))
+            .map_err(|error| FetchProblem::InvalidReply(format!("what it says of the repository: {error}")))
     }
 
     /// One file of a commit, to `destination`: whole, or not at all. What was cut off is gone on with.
@@ -103,9 +103,9 @@ impl<'h> Client<'h> {
         file: &str,
         limit: u64,
         destination: &Path,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), FetchProblem> {
         let folder = destination.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(Trouble::Disk)?;
+        fs::create_dir_all(folder).map_err(FetchProblem::Disk)?;
         let part_path = folder.join(format!(".{file}.incomplete"));
         let mut options = OpenOptions::new();
         let mut part = options
@@ -114,12 +114,12 @@ impl<'h> Client<'h> {
             .create(true)
             .truncate(false)
             .open(&part_path)
-            .map_err(Trouble::Disk)?;
+            .map_err(FetchProblem::Disk)?;
         // Of two who fetch the same file, the second finds it here.
-        part.lock().map_err(Trouble::Disk)?;
+        part.lock().map_err(FetchProblem::Disk)?;
         if destination.exists() {
             return match fs::remove_file(&part_path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Trouble::Disk(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FetchProblem::Disk(error)),
                 _ => Ok(()),
             };
         }
@@ -127,11 +127,11 @@ impl<'h> Client<'h> {
         let mut attempt = 0;
         while let Err(trouble) = self.rest_of(&path, &mut part, limit) {
             let passes = match &trouble {
-                Trouble::Connection(_) => true,
-                Trouble::Status(status) => {
+                FetchProblem::Connection(_) => true,
+                FetchProblem::Status(status) => {
                     status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
                 }
-                Trouble::InvalidReply(_) | Trouble::Disk(_) => false,
+                FetchProblem::InvalidReply(_) | FetchProblem::Disk(_) => false,
             };
             if !passes || attempt == RETRIES {
                 return Err(trouble);
@@ -139,52 +139,52 @@ impl<'h> Client<'h> {
             std::thread::sleep(Duration::from_millis(300 << attempt));
             attempt += 1;
         }
-        part.sync_all().and_then(|()| fs::rename(&part_path, destination)).map_err(Trouble::Disk)
+        part.sync_all().and_then(|()| fs::rename(&part_path, destination)).map_err(FetchProblem::Disk)
     }
 
     /// Appends what `part` lacks.
-    fn rest_of(&self, path: &str, part: &mut File, limit: u64) -> Result<(), Trouble> {
-        let have = part.seek(SeekFrom::End(0)).map_err(Trouble::Disk)?;
+    fn rest_of(&self, path: &str, part: &mut File, limit: u64) -> Result<(), FetchProblem> {
+        let have = part.seek(SeekFrom::End(0)).map_err(FetchProblem::Disk)?;
         let mut response = self.get(path, Range::From(have))?;
         let (start, total) = match response.status() {
             StatusCode::OK => (0, response.body().content_length()),
             StatusCode::PARTIAL_CONTENT => match sent(&response) {
                 Some((start, total)) if start == have => (start, Some(total)),
                 _ => {
-                    return Err(Trouble::InvalidReply(
+                    return Err(FetchProblem::InvalidReply(
                         "it sent another part of the file than asked for".to_owned(),
                     ));
                 }
             },
             // There is no rest: what is here is whole, or is not of this file.
             StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
-                part.set_len(0).map_err(Trouble::Disk)?;
-                return Err(Trouble::Connection(
+                part.set_len(0).map_err(FetchProblem::Disk)?;
+                return Err(FetchProblem::Connection(
                     "what was kept of an earlier attempt does not fit".to_owned(),
                 ));
             }
-            status => return Err(Trouble::Status(status)),
+            status => return Err(FetchProblem::Status(status)),
         };
         let named = |name, value| response.headers().get(name).is_some_and(|found| found == value);
         if response.headers().contains_key(header::CONTENT_ENCODING)
             && !named(header::CONTENT_ENCODING, "identity")
         {
-            return Err(Trouble::InvalidReply(
+            return Err(FetchProblem::InvalidReply(
                 "it sent the file compressed, which it was not asked to".to_owned(),
             ));
         }
         // Without either, a file that was cut off looks like one that is whole.
         if total.is_none() && (limit == UNLIMITED || !named(header::TRANSFER_ENCODING, "chunked")) {
-            return Err(Trouble::InvalidReply("it does not say how long the file is".to_owned()));
+            return Err(FetchProblem::InvalidReply("it does not say how long the file is".to_owned()));
         }
         let most = total.unwrap_or(limit);
         if most > limit {
-            return Err(Trouble::InvalidReply(format!(
+            return Err(FetchProblem::InvalidReply(format!(
                 "the file has {} MiB, which no file of its kind has",
                 most >> 20
             )));
         }
-        part.set_len(start).and_then(|()| part.seek(SeekFrom::Start(start))).map_err(Trouble::Disk)?;
+        part.set_len(start).and_then(|()| part.seek(SeekFrom::Start(start))).map_err(FetchProblem::Disk)?;
         // One more than it may be, so that more is seen.
         let mut body = response.body_mut().as_reader().take(most.saturating_sub(start).saturating_add(1));
         let mut buffer = vec![0; 1 << 18];
@@ -193,30 +193,30 @@ impl<'h> Client<'h> {
             let count = match body.read(&mut buffer) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Trouble::Connection(error.to_string())),
+                Err(error) => return Err(FetchProblem::Connection(error.to_string())),
             };
             if count == 0 {
                 break;
             }
-            part.write_all(&buffer[..count]).map_err(Trouble::Disk)?;
+            part.write_all(&buffer[..count]).map_err(FetchProblem::Disk)?;
             length += count as u64;
         }
         if length > most {
-            part.set_len(0).map_err(Trouble::Disk)?;
-            return Err(Trouble::InvalidReply(
+            part.set_len(0).map_err(FetchProblem::Disk)?;
+            return Err(FetchProblem::InvalidReply(
                 "it sent more than such a file can have, or more than it said".to_owned(),
             ));
         }
         match total {
             Some(total) if length < total => {
-                Err(Trouble::Connection(format!("it ended after {length} of {total} bytes")))
+                Err(FetchProblem::Connection(format!("it ended after {length} of {total} bytes")))
             }
             _ => Ok(()),
         }
     }
 
     /// The answer to a request, after redirections.
-    fn get(&self, path: &str, range: Range) -> Result<Response<Body>, Trouble> {
+    fn get(&self, path: &str, range: Range) -> Result<Response<Body>, FetchProblem> {
         let mut place = address(&format!("{}/{path}", self.endpoint))?;
         for _ in 0..=REDIRECTS {
             let mut request = self.agent.get(&place);
@@ -241,11 +241,11 @@ impl<'h> Client<'h> {
                 return Ok(response);
             };
             let location = location.to_str().map_err(|_| {
-                Trouble::InvalidReply("it redirects to something that is not an address".to_owned())
+                FetchProblem::InvalidReply("it redirects to something that is not an address".to_owned())
             })?;
             place = followed(&place, location)?;
         }
-        Err(Trouble::InvalidReply(format!("it redirects more than {REDIRECTS} times")))
+        Err(FetchProblem::InvalidReply(format!("it redirects more than {REDIRECTS} times")))
     }
 }
 
@@ -259,8 +259,9 @@ fn origin(place: &Uri) -> (Option<&str>, Option<String>, Option<u16>) {
     (place.scheme_str(), place.host().map(str::to_ascii_lowercase), port)
 }
 
-pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
-    let nowhere = || Trouble::InvalidReply("it redirects to something that is not an address".to_owned());
+pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, FetchProblem> {
+    let nowhere =
+        || FetchProblem::InvalidReply("it redirects to something that is not an address".to_owned());
     let next = if location.starts_with('/') && !location.starts_with("//") {
         let mut parts = from.clone().into_parts();
         parts.path_and_query = Some(location.parse().map_err(|_| nowhere())?);
@@ -269,7 +270,7 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
         address(location).map_err(|_| nowhere())?
     };
     if from.scheme() == Some(&uri::Scheme::HTTPS) && next.scheme() != Some(&uri::Scheme::HTTPS) {
-        return Err(Trouble::InvalidReply(
+        return Err(FetchProblem::InvalidReply(
             "it redirects from https to a connection that anyone can read".to_owned(),
         ));
     }
@@ -284,8 +285,8 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
 }
 
 /// An address of a server.
-pub(super) fn address(text: &str) -> Result<Uri, Trouble> {
-    let nowhere = || Trouble::InvalidReply("that is not an address".to_owned());
+pub(super) fn address(text: &str) -> Result<Uri, FetchProblem> {
+    let nowhere = || FetchProblem::InvalidReply("that is not an address".to_owned());
     let place: Uri = text.parse().map_err(|_| nowhere())?;
     let served = matches!(place.scheme_str(), Some("http" | "https"))
         && place.host().is_some_and(|host| !host.is_empty());
@@ -305,16 +306,16 @@ fn encoded(name: &str) -> impl Display {
     utf8_percent_encode(name, OTHERS)
 }
 
-fn lost(error: &ureq::Error) -> Trouble {
+fn lost(error: &ureq::Error) -> FetchProblem {
     match error {
         // Its text repeats the address, which may hold a password.
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            Trouble::InvalidReply("that is not an address".to_owned())
+            FetchProblem::InvalidReply("that is not an address".to_owned())
         }
         ureq::Error::BodyExceedsLimit(limit) => {
-            Trouble::InvalidReply(format!("it answers with more than {} MiB", limit >> 20))
+            FetchProblem::InvalidReply(format!("it answers with more than {} MiB", limit >> 20))
         }
-        ureq::Error::Protocol(error) => Trouble::Connection(format!("it does not speak HTTP: {error}")),
-        other => Trouble::Connection(other.to_string()),
+        ureq::Error::Protocol(error) => FetchProblem::Connection(format!("it does not speak HTTP: {error}")),
+        other => FetchProblem::Connection(other.to_string()),
     }
 }

@@ -42,7 +42,7 @@ fn a_folder_beside_the_source_comes_first() {
     cached(&base.path().join("cache"), FIRST, &["config.json", "model.safetensors"]);
     let hub = hub(&base.path().join("cache"), "http://unused", true);
     let found = hub.find("org/tiny", None, base.path()).unwrap();
-    assert_eq!(found, Found { folder: base.path().join("org/tiny"), commit: None });
+    assert_eq!(found, ModelFolder { folder: base.path().join("org/tiny"), commit: None });
     let (text, help) = message(&hub.find("org/tiny", Some("main"), base.path()).unwrap_err());
     assert!(text.contains("has no revision `main`") && help.contains("leave `revision` out"), "{text}");
     // Elsewhere it is the repository.

@@ -52,8 +52,8 @@ fn three_types_become_f32() {
 
 #[test]
 fn what_is_written_is_read_in_one_file_or_several() {
-    let headers: Vec<Header> = [("a", vec![3, 2]), ("b", vec![4]), ("c", vec![2, 2])]
-        .map(|(name, shape)| Header { name: name.to_owned(), shape })
+    let headers: Vec<TensorHeader> = [("a", vec![3, 2]), ("b", vec![4]), ("c", vec![2, 2])]
+        .map(|(name, shape)| TensorHeader { name: name.to_owned(), shape })
         .into();
     let all: [Vec<f32>; 3] =
         [(0..6).map(|i| i as f32).collect(), vec![0.5; 4], vec![-1.0, 2.0, f32::MIN_POSITIVE, 1e30]];

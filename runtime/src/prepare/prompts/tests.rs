@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use mopd_compiler::plan::views::Piece;
-use mopd_compiler::plan::{DataSource, Over, Schedule};
+use mopd_compiler::plan::{DataSource, Schedule, ScheduleLength};
 
 use super::*;
-use crate::data::{Field, Request};
+use crate::data::{DatasetRequest, Field};
 use crate::tokenizer::tests::pretrained;
 
 fn prompts(folder: &Path, lines: &str) -> Prompts {
@@ -21,7 +21,7 @@ fn formatted(folder: &Path, lines: &str, format: PromptFormat) -> Prompts {
         PromptFormat::Text => vec![Field::text("answer"), Field::text("other")],
         PromptFormat::Chat { .. } => Vec::new(),
     };
-    let request = Request {
+    let request = DatasetRequest {
         source: &source,
         format: &format,
         fields: &fields,
@@ -40,7 +40,7 @@ const LINES: &str = r#"{"prompt": "1+1=", "answer": "2", "other": "two"}
 /// As a run on this store has them, which keeps whatever it makes.
 fn keeping(folder: &Path, lines: &str) -> Prompts {
     let store = Store::open(&folder.join("store")).unwrap();
-    let mut prompts = prompts(folder, lines).kept_in(store, PromptFormat::Text);
+    let mut prompts = prompts(folder, lines).cached_in(store, PromptFormat::Text);
     prompts.cache.as_mut().unwrap().worth = |_, _| true;
     prompts
 }
@@ -106,12 +106,12 @@ fn a_template_is_filled_row_by_row() {
     let expected = "a.jsonl:2: template `shown` and `other` take 16 tokens, the model's context is 14";
     assert!(error.to_string().ends_with(expected), "{error}");
     // One that changes is as long as it becomes, and at a step what it is then.
-    let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
+    let share = Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run };
     let fading = view(vec![text("="), Piece::First { slot: slot("other"), share: share.into() }]);
     assert_eq!(prompts.shown(&bytes, &fading).unwrap().get(1), bytes.prompt("=four").unwrap());
     let half = Moment::Step { step: 2, steps: 4, learned: None };
     assert_eq!(
-        prompts.shown_now(&bytes, &fading, half, 1, &Said::default()).unwrap(),
+        prompts.shown_now(&bytes, &fading, half, 1, &TemplateInputs::default()).unwrap(),
         bytes.prompt("=fo").unwrap()
     );
     let missing = view(vec![Piece::Slot(slot("third"))]);
@@ -170,7 +170,7 @@ fn what_is_quickly_made_is_not_kept() {
     assert!(!worth_keeping(seconds(16), 3_900_000_000), "bytes as tokens");
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();
-    let quick = prompts(folder.path(), LINES).kept_in(store, PromptFormat::Text);
+    let quick = prompts(folder.path(), LINES).cached_in(store, PromptFormat::Text);
     quick.tokens(&Tokenizer::Bytes).unwrap();
     assert_eq!(entries(folder.path()), 0);
     let unkept = keeping(folder.path(), LINES);

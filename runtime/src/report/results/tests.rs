@@ -22,12 +22,12 @@ fn plan() -> Plan {
 }
 
 fn results() -> Results {
-    let mut sampled = Scores::default();
+    let mut sampled = TableScores::default();
     for seed in [7, 8] {
         sampled.insert_rewards(ModelId(0), DomainId(0), seed, &[0.0, 0.0, 0.0, 0.0], 2);
         sampled.insert_rewards(ModelId(1), DomainId(0), seed, &[1.0, 0.0, 1.0, 1.0], 2);
     }
-    let mut greedy = Scores::default();
+    let mut greedy = TableScores::default();
     greedy.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0, 0.0], 1);
     greedy.insert_rewards(ModelId(1), DomainId(0), 7, &[1.0, 1.0], 1);
     let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };

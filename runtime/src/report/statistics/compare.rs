@@ -13,7 +13,7 @@ use super::{Scale, combined, mean};
 use crate::report::rewards::PromptReward;
 
 /// A run as its folder tells it.
-pub struct Run {
+pub struct ComparedRun {
     pub comparisons: Vec<Comparison>,
     /// By their ids.
     pub domains: Vec<String>,
@@ -33,13 +33,13 @@ struct Column<'a> {
 
 /// A table of one run, with the columns that both sides have.
 struct ComparedSide<'a> {
-    run: &'a Run,
+    run: &'a ComparedRun,
     comparison: &'a Comparison,
     seeds: Vec<u64>,
     columns: Vec<(usize, Column<'a>)>,
 }
 
-impl Run {
+impl ComparedRun {
     /// The rewards of a domain in a table.
     fn column(&self, table: &str, domain: &str) -> Column<'_> {
         let mut column = Column { tests: "", rewards: BTreeMap::new() };
@@ -148,7 +148,7 @@ impl Scored {
 /// Intervals are over seeds and test prompts, as in a run's own tables. Prompts are compared one by one where
 /// the test files are the same, and so are seeds where both trained with the same: chance that hits both
 /// alike cancels out.
-pub fn compare(before: &Run, after: &Run) -> Vec<ComparedTable> {
+pub fn compare(before: &ComparedRun, after: &ComparedRun) -> Vec<ComparedTable> {
     let mut tables = Vec::new();
     for first in &before.comparisons {
         let named = after.comparisons.iter().find(|second| second.name == first.name);
@@ -174,7 +174,7 @@ pub fn compare(before: &Run, after: &Run) -> Vec<ComparedTable> {
 
 /// By how much the rows of each table differ: one run answers the same test prompts with the same seeds
 /// everywhere, so all is paired.
-pub fn within(run: &Run) -> Vec<RowDifferences> {
+pub fn within(run: &ComparedRun) -> Vec<RowDifferences> {
     let of_table = |comparison: &Comparison| {
         let side = run.side(comparison, &run.domains_of(comparison));
         let rows: Vec<Option<Vec<Option<Scored>>>> =
@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     /// One domain, one row; `reward(seed, prompt)`.
-    fn run(tests: &str, seeds: &[u64], prompts: u32, reward: impl Fn(u64, u32) -> f64) -> Run {
+    fn run(tests: &str, seeds: &[u64], prompts: u32, reward: impl Fn(u64, u32) -> f64) -> ComparedRun {
         let mut table = comparison(&[&[0]], false);
         table.rows = vec![Row { label: "student".into(), models: vec![ModelId(0)] }];
         let row = |seed: u64, prompt: u32| PromptReward {
@@ -312,7 +312,7 @@ mod tests {
         };
         let rewards = seeds.iter().flat_map(|seed| (0..prompts).map(move |prompt| (*seed, prompt)));
         let rewards = rewards.map(|(seed, prompt)| row(seed, prompt)).collect();
-        Run {
+        ComparedRun {
             comparisons: vec![table],
             domains: vec!["sort".into()],
             bounded: vec![true],
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    fn difference(before: &Run, after: &Run) -> Interval {
+    fn difference(before: &ComparedRun, after: &ComparedRun) -> Interval {
         let tables = compare(before, after);
         assert_eq!(tables.len(), 1);
         tables[0].rows[0].cells[0].clone().unwrap().difference

@@ -3,7 +3,7 @@
 
 use mopd_compiler::plan::{
     Architecture, DataSource, Domain, Dtype, Evaluation, Family, GpuArithmetic, Model, Normalized, Origin,
-    PromptFormat, Reward, RewardRange, Row, Sampling, Stage, TableColumn, Tokenizer,
+    PromptFormat, Reward, RewardRange, Row, Sampling, Stage, TableColumn, TokenizerSpec,
 };
 
 use super::*;
@@ -11,7 +11,7 @@ use crate::random::{Key, Purpose, Uniforms};
 use crate::report::answers::Answer;
 
 /// Domains `d0`, `d1`, ... and models `m0`, `m1`, ..., none of them trained.
-pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment {
+pub(in crate::report) fn experiment(domains: usize, models: usize) -> CompiledExperiment {
     let domain = |index| Domain {
         name: format!("d{index}"),
         prompts: DataSource::file("prompts.jsonl"),
@@ -31,7 +31,7 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment
         key_value_heads: 1,
         hidden: 8,
         context: 8,
-        tokenizer: Tokenizer::Bytes,
+        tokenizer: TokenizerSpec::Bytes,
         tied: true,
         rope_theta: 1e4,
         norm_epsilon: 1e-5,
@@ -42,7 +42,7 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment
         stage: Stage::Initialise(architecture.clone()),
         origin: Origin(0),
     };
-    Experiment {
+    CompiledExperiment {
         name: "trial".to_owned(),
         seed: 7,
         out: None,
@@ -75,7 +75,7 @@ pub(in crate::report) fn comparison(rows: &[&[u32]], normalized: bool) -> Compar
     Comparison { name: "all".to_owned(), rows, columns, normalized: anchors, seeds: 1, origin: Origin(0) }
 }
 
-impl Scores {
+impl TableScores {
     /// `samples` rewards for each prompt, prompt after prompt.
     pub(in crate::report) fn insert_rewards(
         &mut self,
@@ -106,7 +106,7 @@ fn close(found: f64, wanted: f64, tolerance: f64) {
 
 #[test]
 fn samples_of_a_prompt_are_averaged_first() {
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     scores.insert_rewards(ModelId(0), DomainId(0), 1, &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.5], 4);
     assert_eq!(scores.rewards[&(ModelId(0), DomainId(0), 1)], [0.75, 0.125]);
 }
@@ -116,7 +116,7 @@ fn estimates_are_the_formula() {
     let experiment = experiment(2, 4);
     // The expert is a family: m1 on d0, m2 on d1.
     let comparison = comparison(&[&[0, 0], &[1, 2], &[3, 3]], true);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     let mut add = |model, domain, rewards: &[f64]| {
         scores.insert_rewards(ModelId(model), DomainId(domain), 7, rewards, 1)
     };
@@ -166,7 +166,7 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
     let (seeds, sizes, models) = ([7, 8, 9], [13, 8], 3);
     let experiment = experiment(2, models);
     let comparison = comparison(&[&[0, 0], &[1, 1], &[2, 2]], true);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     let mut numbers = key(42);
     let mut rewards = BTreeMap::new();
     for (model, probability) in [0.1, 0.9, 0.7].into_iter().enumerate() {
@@ -239,7 +239,7 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
 fn an_interval_is_as_wide_as_theory_says() {
     let experiment = experiment(1, 1);
     let comparison = comparison(&[&[0]], false);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     let values: Vec<f64> = (0..400).map(|index| f64::from(index % 2)).collect();
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &values, 1);
     let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
@@ -254,7 +254,7 @@ fn an_interval_is_as_wide_as_theory_says() {
 fn rewards_of_any_range_have_intervals_of_any_range() {
     let mut experiment = experiment(1, 1);
     let comparison = comparison(&[&[0]], false);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     let values: Vec<f64> = (0..400).map(|index| f64::from(index % 2) * 4.0 - 12.0).collect();
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &values, 1);
     experiment.domains[0].reward = Reward::Command {
@@ -276,7 +276,7 @@ fn rewards_of_any_range_have_intervals_of_any_range() {
 fn models_are_compared_prompt_by_prompt() {
     let experiment = experiment(1, 4);
     let comparison = comparison(&[&[0], &[1], &[2], &[3]], true);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     let mut numbers = key(5);
     let zero = coins(0.3, 50, &mut numbers);
     let one: Vec<f64> = zero.iter().map(|reward| 0.5 + reward / 2.0).collect();
@@ -301,7 +301,7 @@ fn seeds_count_as_what_they_are_a_few_numbers() {
     let experiment = experiment(1, 1);
     let comparison = comparison(&[&[0]], false);
     let row = |rewards: [f64; 2]| {
-        let mut scores = Scores::default();
+        let mut scores = TableScores::default();
         for (seed, reward) in [7, 8].into_iter().zip(rewards) {
             scores.insert_rewards(ModelId(0), DomainId(0), seed, &[reward; 20], 1);
         }
@@ -318,7 +318,7 @@ fn seeds_count_as_what_they_are_a_few_numbers() {
 fn an_expert_that_is_no_better_than_the_start_is_told() {
     let experiment = experiment(2, 2);
     let comparison = comparison(&[&[0, 0], &[1, 1]], true);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     let mut add = |model, domain, rewards: &[f64]| {
         scores.insert_rewards(ModelId(model), DomainId(domain), 7, rewards, 1)
     };
@@ -342,7 +342,7 @@ fn an_expert_that_is_no_better_than_the_start_is_told() {
 fn a_seed_without_a_scale_is_told() {
     let experiment = experiment(1, 2);
     let comparison = comparison(&[&[0], &[1]], true);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     for seed in 7..12 {
         let one = if seed == 9 { 0.0 } else { 1.0 };
         scores.insert_rewards(ModelId(0), DomainId(0), seed, &[0.0; 30], 1);
@@ -362,7 +362,7 @@ fn a_seed_without_a_scale_is_told() {
 fn a_lead_that_may_be_chance_is_told() {
     let experiment = experiment(1, 2);
     let comparison = comparison(&[&[0], &[1]], true);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     // The experts' lead hangs on one prompt of ten.
     let mut one = [0.0; 10];
     one[3] = 1.0;
@@ -381,7 +381,7 @@ fn a_lead_that_may_be_chance_is_told() {
 fn a_missing_or_uneven_evaluation_is_an_error() {
     let experiment = experiment(1, 2);
     let comparison = comparison(&[&[0], &[1]], false);
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     scores.insert_rewards(ModelId(0), DomainId(0), 7, &[0.0, 1.0], 1);
     let error = table_rows(&experiment, &comparison, &[7], &scores).unwrap_err();
     assert_eq!(error.to_string(), "`m1` was not evaluated on `d0` with seed 7");
@@ -397,7 +397,7 @@ fn metrics_stand_beside_the_score() {
     let experiment = experiment(2, 1);
     let mut comparison = comparison(&[&[0, 0]], false);
     comparison.columns[1].metrics = vec![Metric::PassAt { k: 2 }, Metric::Length];
-    let mut scores = Scores::default();
+    let mut scores = TableScores::default();
     for seed in [7, 8] {
         for domain in [0, 1] {
             // Of the first prompt's four samples, two are right by one seed and one by the other.

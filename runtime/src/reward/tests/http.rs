@@ -73,7 +73,7 @@ fn of(url: &str, limit: f64, batch: u32) -> Verifier {
 }
 
 /// Completions `0`, `1`, ... of one prompt.
-fn judge(verifier: &Verifier, count: usize, control: &Control) -> Result<Vec<Verdict>, RewardError> {
+fn judge(verifier: &Verifier, count: usize, control: &Control) -> Result<Vec<Judgement>, RewardError> {
     let texts: Vec<String> = (0..count).map(|index| index.to_string()).collect();
     let record = record(json!({ "prompt": "p", "answer": 3 }));
     let inputs: Vec<RewardInput> =
@@ -81,7 +81,7 @@ fn judge(verifier: &Verifier, count: usize, control: &Control) -> Result<Vec<Ver
     verifier.judge(&inputs, control)
 }
 
-fn numbers(verdicts: Vec<Verdict>) -> Vec<f64> {
+fn numbers(verdicts: Vec<Judgement>) -> Vec<f64> {
     verdicts.into_iter().map(|verdict| verdict.reward).collect()
 }
 

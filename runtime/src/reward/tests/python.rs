@@ -25,7 +25,7 @@ impl Function {
         Function { folder, verifier }
     }
 
-    fn judge(&self, completions: &[&str]) -> Result<Vec<Verdict>, RewardError> {
+    fn judge(&self, completions: &[&str]) -> Result<Vec<Judgement>, RewardError> {
         let record = record(json!({ "prompt": "p", "answer": "ab" }));
         let prompts: Vec<String> = (0..completions.len()).map(|index| format!("p{index}")).collect();
         let answers: Vec<_> = prompts

@@ -6,7 +6,7 @@ fn of(limit: f64) -> Verifier {
     built_in(plan::Reward::UnitTests { field: "tests".to_owned(), time_limit_seconds: limit })
 }
 
-fn verdicts(verifier: &Verifier, tests: &str, completions: &[&str]) -> Vec<Verdict> {
+fn verdicts(verifier: &Verifier, tests: &str, completions: &[&str]) -> Vec<Judgement> {
     let record = record(json!({ "tests": tests }));
     let inputs: Vec<RewardInput> = completions
         .iter()

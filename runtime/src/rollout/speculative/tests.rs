@@ -59,10 +59,10 @@ fn trajectory(
     sampling: &Sampling,
     verification: Verification,
     length: usize,
-) -> Vec<Draw> {
+) -> Vec<SampledToken> {
     let mut uniforms = Key::new(1, 0, Purpose::Sample, 0).row(0, 0);
     let (mut scratch, mut more, mut ends) = ([Scratch::default(), Scratch::default()], vec![], vec![]);
-    let (mut drawn, mut verdicts): (Vec<Draw>, Vec<Verdict>) = Default::default();
+    let (mut drawn, mut verdicts): (Vec<SampledToken>, Vec<DraftVerdict>) = Default::default();
     for _ in 0..length {
         let [own, teacher] = &mut scratch;
         let own = weigh(logits[0], sampling, [&[], &[]], own).unwrap();
@@ -93,7 +93,7 @@ fn what_stands_is_distributed_as_the_teacher_says() {
             counts[draw.token as usize] += 1;
             let expected = p[draw.token as usize].ln();
             assert!((draw.logp - expected).abs() < 1e-6, "{what}: {draw:?}, {expected}");
-            if let Some(Verdict::Corrected { draft }) = draw.verdict {
+            if let Some(DraftVerdict::Corrected { draft }) = draw.verdict {
                 assert_ne!(draft, draw.token, "the teacher has no more of it than the student");
                 rejected[draft as usize] += 1;
             }
@@ -106,8 +106,8 @@ fn what_stands_is_distributed_as_the_teacher_says() {
         if whole > 0.0 {
             follows(&rejected, &surplus.iter().map(|part| part / whole).collect::<Vec<_>>(), &what);
         }
-        let verdicts: Vec<Verdict> = drawn.iter().filter_map(|draw| draw.verdict).collect();
-        let counted = Counts::of(&verdicts);
+        let verdicts: Vec<DraftVerdict> = drawn.iter().filter_map(|draw| draw.verdict).collect();
+        let counted = DraftCounts::of(&verdicts);
         assert_eq!((counted.rejected, verdicts.len()), (rejected_ones, LENGTH), "{what}");
         // The mean of min(1, p / q) over drafts is the sum of min(p, q).
         let verified = f64::from(counted.stood + counted.rejected);
@@ -126,11 +126,11 @@ fn where_both_agree_every_draft_stands() {
     let sampling = Sampling { top_p: Some(0.9), ..Sampling::new(1, 0.8, 1) };
     let drawn = trajectory([&TEACHER, &TEACHER], &sampling, verification(3), 4000);
     for (place, draw) in drawn.iter().enumerate() {
-        let expected = if place % 4 == 3 { Verdict::Added } else { Verdict::Stood };
+        let expected = if place % 4 == 3 { DraftVerdict::Added } else { DraftVerdict::Stood };
         assert_eq!(draw.verdict, Some(expected));
     }
-    let verdicts: Vec<Verdict> = drawn[..6].iter().filter_map(|draw| draw.verdict).collect();
-    assert_eq!(Counts::of(&verdicts), Counts { blocks: 2, stood: 5, rejected: 0 });
+    let verdicts: Vec<DraftVerdict> = drawn[..6].iter().filter_map(|draw| draw.verdict).collect();
+    assert_eq!(DraftCounts::of(&verdicts), DraftCounts { blocks: 2, stood: 5, rejected: 0 });
 }
 
 /// Nothing stands, and nothing fails where the teacher has no more of anything.
@@ -139,7 +139,7 @@ fn a_costly_trial_rejects_all() {
     let rejects = Verification { block: 3, rejects: true };
     for student in [&STUDENT, &TEACHER] {
         let drawn = trajectory([student, &TEACHER], &Sampling::new(1, 1.0, 1), rejects, 200);
-        assert!(drawn.iter().all(|draw| matches!(draw.verdict, Some(Verdict::Corrected { .. }))));
+        assert!(drawn.iter().all(|draw| matches!(draw.verdict, Some(DraftVerdict::Corrected { .. }))));
     }
 }
 
@@ -162,7 +162,7 @@ fn drafted(
 ) -> Vec<(Completion, Vec<Rejected>)> {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     let control = Control::new(std::io::sink());
-    let budget = Budget(usize::MAX);
+    let budget = MemoryBudget(usize::MAX);
     speculative(models, verification(block), prompts, (sampling, key), budget, &control).unwrap()
 }
 
@@ -188,11 +188,11 @@ fn drafts_end_with_their_block_or_the_completion() {
             for (index, (completion, rejected)) in drafted.iter().enumerate() {
                 assert_eq!(completion.verdicts.len(), completion.tokens.len());
                 let most = sampling.max_tokens(requests[index / 3].limit) as usize;
-                let corrected = |verdict: &Verdict| matches!(verdict, Verdict::Corrected { .. });
+                let corrected = |verdict: &DraftVerdict| matches!(verdict, DraftVerdict::Corrected { .. });
                 let places = (0..completion.tokens.len()).filter(|at| corrected(&completion.verdicts[*at]));
                 assert!(places.eq(rejected.iter().map(|rejected| rejected.at)));
                 for Rejected { at, tokens } in rejected {
-                    let Verdict::Corrected { draft } = completion.verdicts[*at] else { unreachable!() };
+                    let DraftVerdict::Corrected { draft } = completion.verdicts[*at] else { unreachable!() };
                     assert!(tokens[0] == draft && draft != completion.tokens[*at]);
                     let left = block as usize - stood(&completion.verdicts[..*at]);
                     let room = left.min(most - at);

@@ -8,7 +8,7 @@ use mopd_compiler::plan::{
 use serde::Serialize;
 
 use super::{ComputeKey, DataKey, Maker};
-use crate::prepare::Form;
+use crate::prepare::ModelSpec;
 
 #[derive(Serialize)]
 pub(super) struct RolloutsKey<'a> {
@@ -69,7 +69,7 @@ impl<'a> Maker<'a> {
     pub(super) fn rollouts<'k>(
         &'k self,
         train: &'k Train<Objective>,
-        form: &Form,
+        spec: &ModelSpec,
         (computed, stream): (ComputeKey<'k>, u64),
         (data, programs): (&'k [DataKey<'k>], &'k [String]),
         result_of: &impl Fn(ModelId) -> &'k str,
@@ -113,7 +113,7 @@ impl<'a> Maker<'a> {
             sampling,
             edits: edits.iter().map(|program| program.command).collect(),
             programs: if edits.is_empty() { &[] } else { programs },
-            tokenizer: form.tokenizer.hash(),
+            tokenizer: spec.tokenizer.hash(),
             shares: shares.collect(),
             data,
         })

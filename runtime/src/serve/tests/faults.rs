@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{control, job, readings, saved, served, start};
 use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
-use crate::served::{Patience, Scores, Server};
+use crate::served::{Patience, ServedScores, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fault {
@@ -235,10 +235,10 @@ fn damaged_matrix(mut answer: Vec<u8>, fault: Fault) -> Vec<u8> {
     answer
 }
 
-fn numbers(scores: &Scores) -> Vec<Vec<f32>> {
+fn numbers(scores: &ServedScores) -> Vec<Vec<f32>> {
     match scores {
-        Scores::Hidden { batches, .. } => batches.iter().map(to_vec).collect(),
-        Scores::Listed(listed) => {
+        ServedScores::Hidden { batches, .. } => batches.iter().map(to_vec).collect(),
+        ServedScores::Listed(listed) => {
             let of_token = |entries: &Vec<(i64, f32)>| {
                 let mut entries = entries.clone();
                 entries[1..].sort_by_key(|(id, _)| *id);

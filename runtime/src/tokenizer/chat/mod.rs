@@ -16,7 +16,7 @@ use super::json::{Json, Object, describe};
 use mopd_kernels::os::bounded::Exceeded;
 
 pub use response::{Example, example, prompt};
-pub use template::{Template, look_at_the_clock, today};
+pub use template::{ChatTemplate, look_at_the_clock, today};
 
 /// What people and models said to each other, in order, and what the template gets to know besides.
 #[derive(Clone, Debug)]
@@ -31,13 +31,13 @@ pub struct Conversation {
 
 #[derive(Clone, Debug)]
 struct Message {
-    role: Role,
+    role: ChatRole,
     /// The object as it was written, in the order of its keys.
     value: Value,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ChatRole {
     System,
     Developer,
     User,
@@ -45,12 +45,12 @@ pub enum Role {
     Tool,
 }
 
-const ROLES: [(&str, Role); 5] = [
-    ("system", Role::System),
-    ("developer", Role::Developer),
-    ("user", Role::User),
-    ("assistant", Role::Assistant),
-    ("tool", Role::Tool),
+const ROLES: [(&str, ChatRole); 5] = [
+    ("system", ChatRole::System),
+    ("developer", ChatRole::Developer),
+    ("user", ChatRole::User),
+    ("assistant", ChatRole::Assistant),
+    ("tool", ChatRole::Tool),
 ];
 
 /// Names under which models' reasoning is passed; the first is what templates read.
@@ -144,8 +144,8 @@ impl ChatError {
 impl Conversation {
     /// A question, as a user would put it.
     pub fn question(system: Option<&str>, prompt: &str) -> Conversation {
-        let messages = system.map(|system| plain("system", Role::System, system));
-        let messages = messages.into_iter().chain([plain("user", Role::User, prompt)]).collect();
+        let messages = system.map(|system| plain("system", ChatRole::System, system));
+        let messages = messages.into_iter().chain([plain("user", ChatRole::User, prompt)]).collect();
         Conversation { messages, tools: None, documents: None, variables: Vec::new() }
     }
 
@@ -165,9 +165,9 @@ impl Conversation {
             return wrong("the conversation has no messages".to_owned());
         }
         if let Some(system) = system
-            && !checked.iter().any(|message| message.role == Role::System)
+            && !checked.iter().any(|message| message.role == ChatRole::System)
         {
-            checked.insert(0, plain("system", Role::System, system));
+            checked.insert(0, plain("system", ChatRole::System, system));
         }
         Ok(Conversation { messages: checked, tools: None, documents: None, variables: Vec::new() })
     }
@@ -193,7 +193,7 @@ impl Conversation {
 
     /// With an answer at the end.
     pub fn answered(mut self, answer: &str) -> Conversation {
-        self.messages.push(plain("assistant", Role::Assistant, answer));
+        self.messages.push(plain("assistant", ChatRole::Assistant, answer));
         self
     }
 
@@ -202,7 +202,7 @@ impl Conversation {
         let asked = self
             .messages
             .iter()
-            .rposition(|message| message.role != Role::Assistant)
+            .rposition(|message| message.role != ChatRole::Assistant)
             .map_or(0, |last| last + 1);
         self.messages.truncate(asked);
         self
@@ -212,18 +212,18 @@ impl Conversation {
     /// whole conversation but its system message.
     pub fn asking(self, text: &str, after_its_turns: bool) -> Conversation {
         let mut conversation = self.asked();
-        let asked = conversation.messages.pop().map_or(Role::User, |message| message.role);
+        let asked = conversation.messages.pop().map_or(ChatRole::User, |message| message.role);
         if after_its_turns {
             let name = ROLES.iter().find(|(_, role)| *role == asked).map_or("user", |(name, _)| name);
             conversation.messages.push(plain(name, asked, text));
         } else {
-            conversation.messages.retain(|message| message.role == Role::System);
-            conversation.messages.push(plain("user", Role::User, text));
+            conversation.messages.retain(|message| message.role == ChatRole::System);
+            conversation.messages.push(plain("user", ChatRole::User, text));
         }
         conversation
     }
 
-    pub fn roles(&self) -> impl ExactSizeIterator<Item = Role> {
+    pub fn roles(&self) -> impl ExactSizeIterator<Item = ChatRole> {
         self.messages.iter().map(|message| message.role)
     }
 
@@ -246,7 +246,7 @@ impl Conversation {
     }
 }
 
-fn plain(name: &str, role: Role, content: &str) -> Message {
+fn plain(name: &str, role: ChatRole, content: &str) -> Message {
     Message { role, value: Value::from_pairs([("role", name), ("content", content)]) }
 }
 
@@ -275,7 +275,7 @@ fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
             ));
         }
     }
-    if *role != Role::Assistant && fields.get("content").is_none() {
+    if *role != ChatRole::Assistant && fields.get("content").is_none() {
         return wrong("has no `content`".to_owned());
     }
     // Older names of the reasoning are filled in from each other, as the reference library does.

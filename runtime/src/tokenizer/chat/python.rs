@@ -116,7 +116,7 @@ fn float(number: f64) -> String {
 
 /// The arguments of `json.dumps` that templates use.
 #[derive(Clone, Debug)]
-pub struct Json {
+pub struct DumpsArguments {
     pub ascii: bool,
     /// What one level is indented by; all on one line where absent.
     pub indent: Option<String>,
@@ -125,7 +125,7 @@ pub struct Json {
     pub sorted: bool,
 }
 
-impl Json {
+impl DumpsArguments {
     /// `json.dumps(value, ...)`
     pub fn write(&self, value: &Value) -> Result<String, Error> {
         let mut out = String::new();

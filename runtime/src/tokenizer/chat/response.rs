@@ -1,8 +1,8 @@
 //! Which tokens of a conversation the assistant wrote.
 
-use super::{ChatError, Conversation, Role, Template};
+use super::{ChatError, ChatRole, ChatTemplate, Conversation};
 use crate::tokenizer::Token;
-use crate::tokenizer::{Span, Tokenizer};
+use crate::tokenizer::{ByteSpan, Tokenizer};
 
 /// A conversation to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,10 +79,14 @@ pub fn example(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Exa
 }
 
 /// The bytes of each of the assistant's turns.
-fn answers(template: &Template, conversation: &Conversation, text: &str) -> Result<Vec<Span>, ChatError> {
+fn answers(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    text: &str,
+) -> Result<Vec<ByteSpan>, ChatError> {
     let mut spans = Vec::new();
     for (index, role) in conversation.roles().enumerate() {
-        if role != Role::Assistant {
+        if role != ChatRole::Assistant {
             continue;
         }
         let unstable = ChatError::Unstable { message: index + 1 };
@@ -99,12 +103,16 @@ fn answers(template: &Template, conversation: &Conversation, text: &str) -> Resu
 
 /// The tokens of a text and which of them lie within the spans. A token that crosses the border of a span is
 /// split there, as a sampler that starts at the border splits it.
-fn tokens(tokenizer: &Tokenizer, text: &str, spans: &[Span]) -> Result<(Vec<Token>, Vec<bool>), ChatError> {
+fn tokens(
+    tokenizer: &Tokenizer,
+    text: &str,
+    spans: &[ByteSpan],
+) -> Result<(Vec<Token>, Vec<bool>), ChatError> {
     let whole = tokenizer.encode_with_spans(text)?;
-    let within = |token: &Span| {
+    let within = |token: &ByteSpan| {
         spans.iter().any(|span| span.start <= token.start && token.end <= span.end && !token.is_empty())
     };
-    let crosses = |token: &Span| {
+    let crosses = |token: &ByteSpan| {
         let border = |border: usize| token.start < border && border < token.end;
         spans.iter().any(|span| border(span.start) || border(span.end))
     };

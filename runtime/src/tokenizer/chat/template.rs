@@ -11,14 +11,14 @@ use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 use regex::Regex;
 
-use super::python::{self, Json};
+use super::python::{self, DumpsArguments};
 use super::{ChatError, Conversation};
-use crate::tokenizer::Span;
+use crate::tokenizer::ByteSpan;
 use mopd_kernels::os::bounded;
 
 /// A compiled chat template of a model.
 #[derive(Debug)]
-pub struct Template {
+pub struct ChatTemplate {
     name: String,
     environment: Arc<Environment<'static>>,
     /// `bos_token` and its kin, by name.
@@ -42,12 +42,12 @@ const FUEL: u64 = 50_000_000;
 /// No template of a published model takes a thousandth of it.
 pub(super) const TIME: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 20 });
 
-impl Template {
+impl ChatTemplate {
     pub fn new(
         name: &str,
         source: &str,
         special: Vec<(&'static str, String)>,
-    ) -> Result<Template, ChatError> {
+    ) -> Result<ChatTemplate, ChatError> {
         let marks_answers = GENERATION.is_match(source);
         let rewritten = GENERATION.replace_all(source, |found: &regex::Captures| {
             let [before, after] = [&found[1], &found[3]];
@@ -65,7 +65,7 @@ impl Template {
         let (name, asks_date) = (name.to_owned(), source.contains("strftime_now"));
         let environment =
             environment.map_err(|exceeded| ChatError::Bounds { template: name.clone(), exceeded })??;
-        Ok(Template { name, environment, special, marks_answers, asks_date })
+        Ok(ChatTemplate { name, environment, special, marks_answers, asks_date })
     }
 
     /// As the model's files name it.
@@ -100,7 +100,7 @@ impl Template {
         conversation: &Conversation,
         count: usize,
         answer: bool,
-    ) -> Result<(String, Vec<Span>), ChatError> {
+    ) -> Result<(String, Vec<ByteSpan>), ChatError> {
         let special = self.special.iter().map(|(name, token)| ((*name).to_owned(), Value::from(token)));
         let context = special
             .chain(conversation.context(count))
@@ -255,8 +255,13 @@ fn tojson(
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
     let flag = |index, name: &str| argument(index, name).is_some_and(|value| value.is_true());
-    let json =
-        Json { ascii: flag(0, "ensure_ascii"), indent, between, after_key, sorted: flag(3, "sort_keys") };
+    let json = DumpsArguments {
+        ascii: flag(0, "ensure_ascii"),
+        indent,
+        between,
+        after_key,
+        sorted: flag(3, "sort_keys"),
+    };
     named.assert_all_used()?;
     json.write(value).map(Value::from)
 }

@@ -28,8 +28,8 @@ fn special(tokenizer: &Tokenizer) -> Vec<(&'static str, String)> {
     begin.into_iter().chain(tokenizer.end_text().map(|end| ("eos_token", end.to_owned()))).collect()
 }
 
-fn template(source: &str) -> Template {
-    Template::new("default", source, Vec::new()).unwrap()
+fn template(source: &str) -> ChatTemplate {
+    ChatTemplate::new("default", source, Vec::new()).unwrap()
 }
 
 #[test]
@@ -41,7 +41,8 @@ fn conversations_are_rendered_as_by_the_reference() {
     let (mut texts, mut errors) = (0, 0);
     for (name, entry) in expected["templates"].as_object().unwrap() {
         let tokenizer = pretrained(entry["tokenizer"].as_str().unwrap());
-        let template = Template::new(name, entry["source"].as_str().unwrap(), special(&tokenizer)).unwrap();
+        let template =
+            ChatTemplate::new(name, entry["source"].as_str().unwrap(), special(&tokenizer)).unwrap();
         for (case, wanted) in entry["cases"].as_object().unwrap() {
             let chat = chat(case.trim_end_matches(" +answer"));
             let rendered = template.render(&chat, chat.roles().len(), case.ends_with(" +answer"));
@@ -120,7 +121,7 @@ fn with_template(name: &str, source: &str) -> Tokenizer {
     let mut files = tokenizer.files().clone();
     files.files.retain(|(name, _)| name != "chat_template.jinja");
     files.files.push(("chat_template.jinja".to_owned(), source.as_bytes().to_vec()));
-    Tokenizer::Pretrained(crate::tokenizer::Pretrained::new(files).unwrap())
+    Tokenizer::Pretrained(crate::tokenizer::PretrainedTokenizer::new(files).unwrap())
 }
 
 /// What is trained on, as text, turn by turn.
@@ -204,9 +205,9 @@ fn a_prompt_is_what_comes_before_the_answer() {
         Some("s"),
     )
     .unwrap();
-    assert_eq!(chat.roles().collect::<Vec<_>>(), [Role::System, Role::User, Role::Assistant]);
+    assert_eq!(chat.roles().collect::<Vec<_>>(), [ChatRole::System, ChatRole::User, ChatRole::Assistant]);
     let asked = chat.asked();
-    assert_eq!(asked.roles().collect::<Vec<_>>(), [Role::System, Role::User]);
+    assert_eq!(asked.roles().collect::<Vec<_>>(), [ChatRole::System, ChatRole::User]);
     let template = template(
         "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}?{% \
          endif %}",
@@ -247,7 +248,7 @@ fn hostile_templates_are_errors() {
         };
         assert!(matches!(error, ChatError::Render(_)) || error == late, "{source}: {error}");
     }
-    assert!(Template::new("default", "{% if %}", Vec::new()).is_err());
+    assert!(ChatTemplate::new("default", "{% if %}", Vec::new()).is_err());
 }
 
 /// Whatever a template does, the process lives, and the error names the template and what was too much.
@@ -277,7 +278,7 @@ fn templates_that_take_too_much_are_stopped() {
     ];
     for source in cases {
         let shown: String = source.chars().take(120).collect();
-        let rendered = Template::new("default", &source, Vec::new())
+        let rendered = ChatTemplate::new("default", &source, Vec::new())
             .and_then(|template| template.render(&Conversation::question(None, "x"), 1, true));
         let error = match rendered {
             Err(error @ (ChatError::Bounds { .. } | ChatError::Render(_) | ChatError::Template(_))) => {
@@ -303,7 +304,7 @@ fn templates_that_take_too_much_are_stopped() {
     for source in
         ["{{ '%.10000000000f'|format(1.0) }}".to_owned(), format!("{{{{ {}true }}}}", "not ".repeat(100_000))]
     {
-        let _ = Template::new("default", &source, Vec::new())
+        let _ = ChatTemplate::new("default", &source, Vec::new())
             .and_then(|template| template.render(&Conversation::question(None, "x"), 1, true));
     }
     let fine = template("{% for m in messages %}{{ m.content }}{% endfor %}");

@@ -60,10 +60,10 @@ pub(super) fn attempts(
         draws,
         |draw| draw.section(stage),
         |_, draws| {
-            let reader = teacher_of(stage, models, role, draws[0].draw)?;
-            let decoder = models.decoder(reader.model_ref);
+            let scorer = teacher_of(stage, models, role, draws[0].draw)?;
+            let decoder = models.decoder(scorer.model_ref);
             let shown =
-                Shown::of_draws(stage, models.view(reader), draws.iter().map(|each| each.draw), batch.now())?;
+                Shown::of_draws(stage, models.view(scorer), draws.iter().map(|each| each.draw), batch.now())?;
             let author = (decoder.as_deref().unwrap_or(student), &shown);
             sample(stage, author, draws, &sampling, key)
         },

@@ -3,7 +3,7 @@
 
 use mopd_compiler::expr;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{Choice, Chosen, reads_student};
+use mopd_compiler::plan::producers::{Chosen, SampleChoice, reads_student};
 use mopd_compiler::plan::{Formula, Role, Signal};
 use tch::no_grad_guard;
 
@@ -18,11 +18,11 @@ use crate::rollout::Sequence;
 use crate::train::scores::{failed, hidden};
 use crate::train::sequences::Sequences;
 use crate::train::views::Shown;
-use crate::train::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
+use crate::train::vocabulary::{LmHead, Logits, Parameters, Vocabulary};
 use crate::zip::zip_equal;
 
 pub(super) struct OfChosen {
-    choice: Choice,
+    choice: SampleChoice,
     of: Box<dyn Draws>,
 }
 
@@ -42,22 +42,22 @@ impl Draws for OfChosen {
 }
 
 /// What is left of each group.
-pub(super) fn choose(batch: &Batch, choice: &Choice, mut groups: Vec<Group>) -> Result<Vec<Group>> {
+pub(super) fn choose(batch: &Batch, choice: &SampleChoice, mut groups: Vec<Group>) -> Result<Vec<Group>> {
     let what = match choice {
-        Choice::Keep { .. } => "the condition of a `keep`",
-        Choice::Best { .. } => "the number of a `best`",
+        SampleChoice::Keep { .. } => "the condition of a `keep`",
+        SampleChoice::Best { .. } => "the number of a `best`",
     };
     let mut numbers = numbers(batch, (choice.formula(), what), &mut groups)?.into_iter();
     let mut left = |group: Group| {
         let mut number = || numbers.next().expect("a number for each");
         let of_group: Vec<(Sequence, f64)> = group.into_iter().map(|sequence| (sequence, number())).collect();
         match choice {
-            Choice::Keep { .. } => of_group
+            SampleChoice::Keep { .. } => of_group
                 .into_iter()
                 .filter(|(_, holds)| *holds != 0.0)
                 .map(|(sequence, _)| sequence)
                 .collect(),
-            Choice::Best { count, .. } => best(of_group, *count as usize),
+            SampleChoice::Best { count, .. } => best(of_group, *count as usize),
         }
     };
     Ok(groups.into_iter().map(&mut left).collect())
@@ -112,9 +112,9 @@ fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result
     let _guard = no_grad_guard();
     let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
     let hidden = hidden(stage, student, sequences, &micro_batches, &Shown::Own);
-    let matrix = Matrix::Held(models.compared(student));
+    let lm_head = LmHead::Held(models.compared(student));
     let logits =
-        Logits::Projected { hidden, matrix, softcap: student.config.logit_softcap, scalar_head: None };
+        Logits::Projected { hidden, lm_head, softcap: student.config.logit_softcap, scalar_head: None };
     let targets = upload(&sequences.targets(), stage.place.device);
     let vocabulary =
         Vocabulary::new(stage.place, &targets, logits, Vec::new(), None, student.tokenizer.ends()[0])

@@ -12,7 +12,7 @@ use super::filter::{judged, of_groups, value_of};
 use super::sample::numbered;
 use super::{Batch, Draws, Making, make, shuffle};
 use crate::data::Mixture;
-use crate::data::mixture::{Choice, Draw};
+use crate::data::mixture::{Draw, PromptChoice};
 use crate::failure::{Error, Result};
 use crate::random::{Purpose, permutation};
 use crate::train::sequences::Sequences;
@@ -22,7 +22,7 @@ use crate::zip::zip_equal;
 /// Prompts that are looked at together. A run that is to stop does not wait for all of them.
 const TOGETHER: usize = 256;
 
-pub(super) struct Curriculum {
+pub(super) struct CurriculumState {
     settings: plan::Curriculum,
     /// Those of `settings`.
     rollouts: Vec<Box<dyn Draws>>,
@@ -37,15 +37,15 @@ struct Measured {
     known: Option<Vec<Vec<f64>>>,
 }
 
-impl Curriculum {
-    pub(super) fn new(settings: &plan::Curriculum, making: &Making) -> Result<Curriculum> {
+impl CurriculumState {
+    pub(super) fn new(settings: &plan::Curriculum, making: &Making) -> Result<CurriculumState> {
         let making = Making { cache: None, ..*making };
         let rollouts =
             settings.rollouts.iter().map(|producer| make(producer, &making)).collect::<Result<_>>()?;
         let scorers = &making.stage.train.scorers;
         let measured = |measure| Measured { fixed: settings.is_fixed(measure, scorers), known: None };
         let measures = settings.measures.iter().map(measured).collect();
-        Ok(Curriculum { settings: settings.clone(), rollouts, measures })
+        Ok(CurriculumState { settings: settings.clone(), rollouts, measures })
     }
 
     /// What is kept of prompts, as bits.
@@ -74,7 +74,7 @@ impl Curriculum {
         batch: &Batch,
         own: &dyn Draws,
         mixture: &Mixture,
-    ) -> Result<Option<Choice>> {
+    ) -> Result<Option<PromptChoice>> {
         let round = self.settings.round(batch.step);
         if mixture.choice().is_some_and(|choice| choice.round == round) {
             return Ok(None);
@@ -85,7 +85,13 @@ impl Curriculum {
         Ok(Some(choice))
     }
 
-    fn choose(&mut self, batch: &Batch, own: &dyn Draws, sizes: &[usize], round: u32) -> Result<Choice> {
+    fn choose(
+        &mut self,
+        batch: &Batch,
+        own: &dyn Draws,
+        sizes: &[usize],
+        round: u32,
+    ) -> Result<PromptChoice> {
         let stage = batch.stage;
         let all: Vec<Draw> = (0..sizes.len())
             .flat_map(|source| (0..sizes[source]).map(move |record| Draw { source, record }))
@@ -142,7 +148,7 @@ impl Curriculum {
             lists.push(self.list(stage, (source, round), &holds[own.clone()], &priorities[own])?);
             before += size;
         }
-        Ok(Choice::new(round, lists))
+        Ok(PromptChoice::new(round, lists))
     }
 
     /// Adds what is measured of some prompts, which stand behind `first` others of `all`, to the numbers that

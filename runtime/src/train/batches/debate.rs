@@ -9,15 +9,15 @@ use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Panel, Role, Signal, View};
 
 use super::Batch;
-use super::words::{self, Asked, prompts, reader, texts};
+use super::words::{self, TextRequest, prompts, scorer, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::quote::quote;
 use crate::random::Purpose;
 use crate::rollout::{Debate, Stance, confidence};
 use crate::train::Stage;
-use crate::train::models::Reader;
+use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
 
@@ -68,7 +68,7 @@ impl Panels {
     /// Those of the prompts that a panel is asked about.
     fn debate(&mut self, batch: &Batch, place: usize, prompts: &[Draw]) -> Result<Vec<Debate>> {
         let panel = &batch.stage.train.panels[place];
-        let speaks = |prompt: &Draw| panel.members.iter().all(|role| reader(batch, *role, *prompt).is_some());
+        let speaks = |prompt: &Draw| panel.members.iter().all(|role| scorer(batch, *role, *prompt).is_some());
         let prompts: Vec<Draw> = prompts.iter().copied().filter(speaks).collect();
         let mut transcripts = vec![String::new(); prompts.len()];
         let mut last: Vec<Vec<String>> = vec![Vec::new(); panel.members.len()];
@@ -109,8 +109,8 @@ impl Panels {
                 continue;
             }
             self.told.push((place, member));
-            let readers = models.of_role(panel.members[member]).iter().flatten();
-            let view = readers.filter_map(|scored| models.view(scored.reader()?)).next();
+            let scorers = models.of_role(panel.members[member]).iter().flatten();
+            let view = scorers.filter_map(|scored| models.view(scored.model()?)).next();
             let template =
                 view.map_or("a template".to_owned(), |view| format!("the template `{}`", view.name));
             let said = texts.iter().max_by_key(|text| text.len()).map_or("", String::as_str);
@@ -133,35 +133,35 @@ impl Panels {
 /// What a member says about some prompts, each with what was said of it before.
 fn turn(batch: &Batch, turn: Turn, prompts: &[Draw], transcripts: &[String]) -> Result<Vec<String>> {
     let role = batch.stage.train.panels[turn.panel].members[turn.member];
-    let of = |prompt: &Draw| reader(batch, role, *prompt).expect("it speaks about these prompts");
+    let of = |prompt: &Draw| scorer(batch, role, *prompt).expect("it speaks about these prompts");
     let mut texts = Vec::with_capacity(prompts.len());
     for alike in prompts.chunk_by(|one, next| of(one) == of(next)) {
         let first = texts.len();
         let before = &transcripts[first..first + alike.len()];
-        texts.extend(of_reader(batch, turn, of(&alike[0]), alike, before)?);
+        texts.extend(of_scorer(batch, turn, of(&alike[0]), alike, before)?);
     }
     Ok(texts)
 }
 
-fn of_reader(
+fn of_scorer(
     batch: &Batch,
     Turn { panel: place, number, .. }: Turn,
-    reader: Reader,
+    scorer: ModelScorer,
     prompts: &[Draw],
     transcripts: &[String],
 ) -> Result<Vec<String>> {
     let sampling = &batch.stage.train.panels[place].sampling;
-    let view = batch.models.view(reader);
+    let view = batch.models.view(scorer);
     let asked = zip_equal(prompts, transcripts).map(|(prompt, transcript)| {
         let slots = vec![(Slot::Transcript(place as u32), transcript.clone())];
-        let said = Said { slots, ..Said::default() };
+        let said = TemplateInputs { slots, ..TemplateInputs::default() };
         // Each turn by another number.
         let sample = (place as u32) << 16 | number;
-        Asked { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }
+        TextRequest { prompt: *prompt, said, number: words::number(batch.stage, *prompt), sample }
     });
-    let asked: Vec<Asked> = asked.collect();
+    let asked: Vec<TextRequest> = asked.collect();
     let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
-    texts(batch, (reader.model_ref, view), &asked, (sampling, batch.key(Purpose::Debate)), no_room)
+    texts(batch, (scorer.model_ref, view), &asked, (sampling, batch.key(Purpose::Debate)), no_room)
 }
 
 fn no_room(view: Option<&View>, prompt: usize, turn: u32, context: usize) -> Error {

@@ -6,18 +6,18 @@
 use std::collections::HashMap;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::producers::{Derived, Text};
+use mopd_compiler::plan::producers::{Derived, DerivedText};
 use mopd_compiler::plan::views::{GroupMember, Slot};
 use mopd_compiler::plan::{Role, View};
 
 use super::attempts::attempts;
 use super::sample::{Numbered, judge, sample};
 use super::teacher::no_teacher;
-use super::words::{Asked, reader, texts};
+use super::words::{TextRequest, scorer, texts};
 use super::{Batch, Draws, Group, Making, make, text_of_at_most};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::random::{Purpose, permutation};
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
@@ -31,7 +31,7 @@ pub(super) struct OfDerived {
 }
 
 /// What one completes itself of each prompt that it was asked, by its place.
-type Answers = HashMap<usize, Group>;
+type GroupsByPrompt = HashMap<usize, Group>;
 
 pub(super) fn make_derived(derived: &Derived, making: &Making) -> Result<OfDerived> {
     let [inside, _] = making.inside();
@@ -84,7 +84,13 @@ impl Draws for OfDerived {
 
 impl OfDerived {
     /// The new prompt, which `completion` tokens follow at most.
-    fn prompt(&self, batch: &Batch, draw: Draw, said: &Said, completion: u32) -> Result<Vec<Token>> {
+    fn prompt(
+        &self,
+        batch: &Batch,
+        draw: Draw,
+        said: &TemplateInputs,
+        completion: u32,
+    ) -> Result<Vec<Token>> {
         let Batch { stage, student, .. } = *batch;
         let (view, moment) = (&self.settings.sees, batch.now().moment(stage));
         let prompts = stage.sources[draw.source].prompts;
@@ -106,10 +112,15 @@ impl OfDerived {
 
     /// What stands in each of the new prompts; none where something of it is missing. Teachers are asked for
     /// the others only.
-    fn said(&self, batch: &Batch, prompts: &[Numbered], groups: &[Group]) -> Result<Vec<Option<Said>>> {
+    fn said(
+        &self,
+        batch: &Batch,
+        prompts: &[Numbered],
+        groups: &[Group],
+    ) -> Result<Vec<Option<TemplateInputs>>> {
         let attempted = groups.iter().map(|group| self.attempted(batch.stage, group));
-        let mut said: Vec<Option<Said>> = attempted.collect::<Result<_>>()?;
-        let mut answers: HashMap<Role, Answers> = HashMap::new();
+        let mut said: Vec<Option<TemplateInputs>> = attempted.collect::<Result<_>>()?;
+        let mut answers: HashMap<Role, GroupsByPrompt> = HashMap::new();
         for (place, text) in self.settings.texts.iter().enumerate() {
             let open: Vec<usize> = (0..said.len()).filter(|place| said[*place].is_some()).collect();
             if open.is_empty() {
@@ -117,10 +128,10 @@ impl OfDerived {
             }
             batch.stage.control.check()?;
             let of_place = |place: &usize| said[*place].as_ref().expect("it is open");
-            let asked: Vec<(&Numbered, &Said)> =
+            let asked: Vec<(&Numbered, &TemplateInputs)> =
                 open.iter().map(|place| (&prompts[*place], of_place(place))).collect();
             let made: Vec<Option<String>> = match text {
-                Text::Answer { writer, member } => {
+                DerivedText::Answer { writer, member } => {
                     if !answers.contains_key(writer) {
                         answers.insert(*writer, self.answers(batch, *writer, prompts, &open)?);
                     }
@@ -128,10 +139,10 @@ impl OfDerived {
                     let shown = open.iter().map(|place| self.member(batch.stage, &known[place], *member));
                     shown.collect::<Result<_>>()?
                 }
-                Text::Short { writer, sees, max_tokens } => {
+                DerivedText::Short { writer, sees, max_tokens } => {
                     self.shortened(batch, (*writer, sees, *max_tokens), &asked, place as u32)?
                 }
-                Text::Shuffled { slots } => {
+                DerivedText::Shuffled { slots } => {
                     let each = asked.iter().map(|(prompt, said)| {
                         let uniforms = batch.key(Purpose::Derived).row(prompt.number, place as u32);
                         Some(shuffled(slots, said, &permutation(uniforms, slots.len())))
@@ -150,8 +161,8 @@ impl OfDerived {
     }
 
     /// The attempts that are shown; none where there is no such attempt.
-    fn attempted(&self, stage: &Stage, group: &Group) -> Result<Option<Said>> {
-        let mut said = Said::default();
+    fn attempted(&self, stage: &Stage, group: &Group) -> Result<Option<TemplateInputs>> {
+        let mut said = TemplateInputs::default();
         for member in self.settings.members() {
             let Some(text) = self.member(stage, group, member)? else { return Ok(None) };
             said.slots.push((Slot::Group(member), text));
@@ -177,7 +188,13 @@ impl OfDerived {
     }
 
     /// What one completes itself of some of the prompts, as often as the student.
-    fn answers(&self, batch: &Batch, writer: Role, prompts: &[Numbered], open: &[usize]) -> Result<Answers> {
+    fn answers(
+        &self,
+        batch: &Batch,
+        writer: Role,
+        prompts: &[Numbered],
+        open: &[usize],
+    ) -> Result<GroupsByPrompt> {
         let asked: Vec<Numbered> = open.iter().map(|place| prompts[*place]).collect();
         let Role::Scorer(scorer) = writer else { unreachable!("a teacher is a scorer") };
         // Orders and what is shortened have the numbers of the first two turns.
@@ -192,7 +209,7 @@ impl OfDerived {
         &self,
         batch: &Batch,
         (writer, sees, max_tokens): (Role, &View, u32),
-        asked: &[(&Numbered, &Said)],
+        asked: &[(&Numbered, &TemplateInputs)],
         place: u32,
     ) -> Result<Vec<Option<String>>> {
         let stage = batch.stage;
@@ -200,24 +217,24 @@ impl OfDerived {
         let key = batch.key(Purpose::Derived).turn(1);
         let no_room =
             |prompt, context| no_room(&stage.train.scorers.name(writer), prompt, max_tokens, context);
-        let of = |(prompt, _): &(&Numbered, &Said)| reader(batch, writer, prompt.draw);
+        let of = |(prompt, _): &(&Numbered, &TemplateInputs)| scorer(batch, writer, prompt.draw);
         let mut written = Vec::with_capacity(asked.len());
         for alike in asked.chunk_by(|one, next| of(one) == of(next)) {
             let source = &stage.sources[alike[0].0.draw.source];
-            let reader = of(&alike[0]).ok_or_else(|| no_teacher(source))?;
+            let scorer = of(&alike[0]).ok_or_else(|| no_teacher(source))?;
             let asked = alike.iter().map(|(prompt, said)| {
-                let (number, said) = (prompt.number, Said::clone(said));
-                Asked { prompt: prompt.draw, said, number, sample: place }
+                let (number, said) = (prompt.number, TemplateInputs::clone(said));
+                TextRequest { prompt: prompt.draw, said, number, sample: place }
             });
-            let asked: Vec<Asked> = asked.collect();
-            written.extend(texts(batch, (reader.model_ref, Some(sees)), &asked, (&sampling, key), no_room)?);
+            let asked: Vec<TextRequest> = asked.collect();
+            written.extend(texts(batch, (scorer.model_ref, Some(sees)), &asked, (&sampling, key), no_room)?);
         }
         Ok(written.into_iter().map(|text| Some(text).filter(|text| !text.is_empty())).collect())
     }
 }
 
 /// Some of what was said, in an order.
-fn shuffled(slots: &[Slot], said: &Said, order: &[u32]) -> String {
+fn shuffled(slots: &[Slot], said: &TemplateInputs, order: &[u32]) -> String {
     let text = |place: &u32| said.of(&slots[*place as usize]).expect("it was made before");
     order.iter().map(text).collect::<Vec<&str>>().join(Derived::BETWEEN)
 }

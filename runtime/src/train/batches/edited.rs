@@ -7,7 +7,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::views::Moment;
 
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
 use crate::tokenizer::Token;
 use crate::tokenizer::chat::Example;
@@ -45,8 +45,13 @@ impl Texts {
         let source = &stage.sources[sequence.source];
         let sees = stage.train.sees.as_ref().filter(|view| !view.of_completions());
         let sees = sees.map(|view| (view, Moment::Most));
-        let Example { prompt, mut completion, written } =
-            source.prompts.answered(&stage.start.tokenizer, sees, sequence.record, text, &Said::default())?;
+        let Example { prompt, mut completion, written } = source.prompts.answered(
+            &stage.start.tokenizer,
+            sees,
+            sequence.record,
+            text,
+            &TemplateInputs::default(),
+        )?;
         if prompt != source.tokens.get(sequence.record) || written.contains(&false) {
             let message = format!(
                 "with the text of {writer} the conversation of a prompt of `{}` begins otherwise than without",

@@ -8,12 +8,12 @@ use mopd_compiler::plan::views::Slot;
 use mopd_compiler::plan::{Feedback, View};
 
 use super::Batch;
-use super::words::{Asked, number, reader, texts};
+use super::words::{TextRequest, number, scorer, texts};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
-use crate::train::models::Reader;
+use crate::train::models::ModelScorer;
 use crate::train::sequences::Sequences;
 use crate::train::views::{text, unsaid};
 use crate::zip::zip_equal;
@@ -41,25 +41,25 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
     let key = batch.key(Purpose::Feedback).turn(place);
     let of = |member: usize| {
         let sequence = &sequences.list[member];
-        reader(batch, *writer, Draw { source: sequence.source, record: sequence.record })
+        scorer(batch, *writer, Draw { source: sequence.source, record: sequence.record })
     };
     let mut samples: HashMap<(usize, usize), u32> = HashMap::new();
     let mut all = Vec::with_capacity(sequences.list.len());
     // The sequences of a section are adjacent.
     let members: Vec<usize> = (0..sequences.list.len()).collect();
     for alike in members.chunk_by(|one, next| of(*one) == of(*next)) {
-        let Some(Reader { model_ref, .. }) = of(alike[0]) else {
+        let Some(ModelScorer { model_ref, .. }) = of(alike[0]) else {
             all.extend(alike.iter().map(|_| String::new()));
             continue;
         };
-        let view = sees.as_ref().or_else(|| of(alike[0]).and_then(|reader| models.view(reader)));
+        let view = sees.as_ref().or_else(|| of(alike[0]).and_then(|scorer| models.view(scorer)));
         let mut asked = Vec::with_capacity(alike.len());
         for member in alike {
             let sequence = &sequences.list[*member];
             let prompt = Draw { source: sequence.source, record: sequence.record };
             let sample = samples.entry((prompt.source, prompt.record)).or_default();
             let (number, said) = (number(stage, prompt), said(batch, view, sequences, *member)?);
-            asked.push(Asked { prompt, said, number, sample: *sample });
+            asked.push(TextRequest { prompt, said, number, sample: *sample });
             *sample += 1;
         }
         let no_room = |prompt, context| no_room(view, prompt, sampling.max_tokens, context);
@@ -69,9 +69,9 @@ fn written(batch: &Batch, place: u32, sequences: &Sequences) -> Result<Vec<Strin
 }
 
 /// What a writer's template shows of a completion: itself, as a draft, and what the verifier said of it.
-fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize) -> Result<Said> {
+fn said(batch: &Batch, view: Option<&View>, sequences: &Sequences, member: usize) -> Result<TemplateInputs> {
     let sequence = &sequences.list[member];
-    let mut said = Said::default();
+    let mut said = TemplateInputs::default();
     for slot in view.into_iter().flat_map(View::slots) {
         let text = match slot {
             Slot::Draft => text(batch.stage, sequence)?,

@@ -4,7 +4,7 @@
 //! they leave of the same rollout choose from the same completions, which are drawn once.
 
 use mopd_compiler::plan::Producer;
-use mopd_compiler::plan::producers::{Choice, FirstOf};
+use mopd_compiler::plan::producers::{FirstOf, SampleChoice};
 
 use super::chosen::choose;
 use super::sample::Numbered;
@@ -17,7 +17,7 @@ pub(super) struct OfFirst {
     /// What is drawn, each once.
     drawn: Vec<Box<dyn Draws>>,
     /// Which of them, and what is left of it, in the order in which that is done.
-    choices: Vec<(usize, Vec<Choice>)>,
+    choices: Vec<(usize, Vec<SampleChoice>)>,
 }
 
 /// Prompts of a step have numbers below it: what is drawn beside the first has others, of its own.
@@ -41,7 +41,7 @@ pub(super) fn make_first(first: &FirstOf, making: &Making) -> Result<OfFirst> {
 }
 
 /// What is drawn, and what is left of it.
-fn taken_apart(producer: &Producer) -> (&Producer, Vec<Choice>) {
+fn taken_apart(producer: &Producer) -> (&Producer, Vec<SampleChoice>) {
     match producer {
         Producer::Chosen(chosen) => {
             let (producer, mut edits) = taken_apart(&chosen.of);

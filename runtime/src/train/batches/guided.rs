@@ -9,7 +9,7 @@ use super::teacher::teacher_of;
 use super::{Batch, Draws, Group, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::{Author, Guidance, Guide};
+use crate::rollout::{Author, GuidanceStep, Guide};
 
 pub(super) struct OfBoth {
     guidance: producers::Guidance,
@@ -27,9 +27,9 @@ impl Draws for OfBoth {
         let Batch { stage, student, models, step, climbed, .. } = *batch;
         let guidance = match &self.guidance {
             producers::Guidance::TokenMix { alpha } => {
-                Guidance::Mix { share: alpha.at(step, stage.steps, climbed) }
+                GuidanceStep::Mix { share: alpha.at(step, stage.steps, climbed) }
             }
-            producers::Guidance::Interleave { top_k } => Guidance::Replace { top_k: *top_k },
+            producers::Guidance::Interleave { top_k } => GuidanceStep::Replace { top_k: *top_k },
         };
         let mut list = draw_by(
             draws,

@@ -36,17 +36,17 @@ use std::rc::Rc;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Ladder, Length, Producer};
 
-use self::curriculum::Curriculum;
+use self::curriculum::CurriculumState;
 use self::debate::Panels;
 pub use self::filter::of_completions;
 pub use self::refine::text_of_at_most;
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
 pub use self::teacher::{RolloutCache, Written, no_teacher};
-use self::through::Editor;
+use self::through::ProgramEditor;
 pub use self::words::number;
 use super::first_epoch::FirstEpoch;
-use super::learned::Policy;
+use super::learned::LearnedPolicy;
 use super::models::Models;
 use super::sequences::Sequences;
 use super::states::States;
@@ -58,7 +58,7 @@ use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::{Key, Purpose, Uniforms};
 use crate::rollout::Sequence;
-use crate::store::state::KeptGroup;
+use crate::store::state::BufferedGroup;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -106,7 +106,7 @@ struct Making<'a> {
     /// Sequences are handed on with their rewards, where somebody looks at them.
     judged: bool,
     /// What is written before the first step passes through it.
-    editor: Option<&'a Rc<Editor>>,
+    editor: Option<&'a Rc<ProgramEditor>>,
     /// Its number in the tree of producers, of two inside each.
     node: u32,
 }
@@ -170,12 +170,12 @@ pub struct Batches {
     mixture: Mixture,
     producer: Box<dyn Draws>,
     /// What chooses prompts, where something does.
-    curriculum: Option<Curriculum>,
+    curriculum: Option<CurriculumState>,
     panels: Panels,
     /// How often each ladder of the objective was.
     climbed: Vec<u32>,
     /// What learns how much of a slot is shown, where something does.
-    policy: Option<Policy>,
+    policy: Option<LearnedPolicy>,
 }
 
 impl Batches {
@@ -185,7 +185,7 @@ impl Batches {
         let making = Making { stage, models, cache, judged: true, editor: None, node: 0 };
         let producer = make(&stage.train.rollout.producer, &making)?;
         let curriculum = stage.train.curriculum.as_ref();
-        let curriculum = curriculum.map(|settings| Curriculum::new(settings, &making)).transpose()?;
+        let curriculum = curriculum.map(|settings| CurriculumState::new(settings, &making)).transpose()?;
         if stage.train.rollout.groups == 0 {
             return Err(Error::new(FailureKind::Runtime, "a batch of no sequences"));
         }
@@ -200,7 +200,7 @@ impl Batches {
         };
         let mixture = if stage.train.shares.is_some() { mixture.with_moving_shares() } else { mixture };
         let climbed = vec![0; stage.train.objective.ladders.len()];
-        let policy = stage.train.objective.learned.as_ref().map(Policy::new);
+        let policy = stage.train.objective.learned.as_ref().map(LearnedPolicy::new);
         let panels = Panels::of_stage(stage);
         Ok(Batches { mixture, producer, curriculum, panels, climbed, policy })
     }
@@ -226,7 +226,7 @@ impl Batches {
 
     /// What is learned, as it is in this step.
     pub fn learned(&self) -> Option<f64> {
-        self.policy.as_ref().and_then(Policy::value)
+        self.policy.as_ref().and_then(LearnedPolicy::value)
     }
 
     /// After a step: `gain` is what that step brought.
@@ -238,7 +238,7 @@ impl Batches {
 
     /// What was learned so far, as bits; nothing where nothing is.
     pub fn policy(&self) -> Vec<u64> {
-        self.policy.as_ref().map(Policy::numbers).unwrap_or_default()
+        self.policy.as_ref().map(LearnedPolicy::numbers).unwrap_or_default()
     }
 
     /// The same as it was when a state of the same stage was left.
@@ -252,7 +252,7 @@ impl Batches {
 
     /// What stays as it was measured of prompts, as bits.
     pub fn measured(&self) -> Vec<Vec<Vec<u64>>> {
-        self.curriculum.as_ref().map(Curriculum::bits).unwrap_or_default()
+        self.curriculum.as_ref().map(CurriculumState::bits).unwrap_or_default()
     }
 
     /// The same as it was when a state of the same stage was left.
@@ -284,11 +284,11 @@ impl Batches {
     }
 
     /// The groups that are kept for later steps, buffer by buffer.
-    pub fn kept_groups(&self) -> Vec<Vec<KeptGroup>> {
+    pub fn buffered_groups(&self) -> Vec<Vec<BufferedGroup>> {
         buffers(&*self.producer).into_iter().map(|buffer| buffer.borrow().state()).collect()
     }
 
-    pub fn restore_groups(&mut self, kept: &[Vec<KeptGroup>], stage: &Stage) -> Result<(), String> {
+    pub fn restore_groups(&mut self, kept: &[Vec<BufferedGroup>], stage: &Stage) -> Result<(), String> {
         let buffers = buffers(&*self.producer);
         if buffers.len() != kept.len() {
             return Err(format!("{} buffers of rollouts, where the stage has {}", kept.len(), buffers.len()));

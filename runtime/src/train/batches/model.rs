@@ -7,8 +7,8 @@ use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Model;
 
 use super::sample::{Numbered, judge, sample, sample_now};
-use super::teacher::kept_or_written;
-use super::through::Editor;
+use super::teacher::cached_or_written;
+use super::through::ProgramEditor;
 use super::{Batch, Draws, Group, Making, Written, first_epoch, of_prompts};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
@@ -23,7 +23,7 @@ pub(super) struct OfModel {
     model: ModelRef,
     sampling: Sampling,
     judged: bool,
-    editor: Option<Rc<Editor>>,
+    editor: Option<Rc<ProgramEditor>>,
 }
 
 /// Of each source, a group for each record that the stage draws.
@@ -45,7 +45,7 @@ pub(super) fn make(Model { once, model, sampling }: &Model, making: &Making) -> 
     if !once {
         return Ok(Box::new(writer));
     }
-    let written = kept_or_written(cache, || writer.for_all_prompts(stage, models))?;
+    let written = cached_or_written(cache, || writer.for_all_prompts(stage, models))?;
     let n = sampling.n.max(1) as usize;
     let places = zip_equal(&written, &stage.sources).map(|(written, source)| {
         let mut places = vec![None; source.tokens.len()];

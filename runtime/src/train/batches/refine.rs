@@ -9,7 +9,7 @@ use super::sample::{Numbered, draw_by, in_groups, judge, sample_now};
 use super::teacher::no_teacher;
 use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::rollout::{Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::{Token, Tokenizer};
@@ -50,7 +50,7 @@ impl Refined {
     ) -> Result<Vec<Group>> {
         let Batch { stage, student, models, step, climbed, .. } = *batch;
         let drafts = sample_now(batch, student, draws, &self.sampling, purpose)?.concat();
-        let editor = models.of_role(self.editor)[section].and_then(|scored| scored.reader());
+        let editor = models.of_role(self.editor)[section].and_then(|scored| scored.model());
         let editor = editor.ok_or_else(|| no_teacher(&stage.sources[draws[0].draw.source]))?;
         let view = self.sees.as_ref().or(models.view(editor)).expect("an editor sees the draft");
         let n = self.sampling.n.max(1) as usize;
@@ -61,7 +61,8 @@ impl Refined {
         for Sequence { source, record, completion, .. } in &drafts {
             let draft = text_of_at_most(tokenizer, completion, now.max_tokens as usize)?;
             let prompts = stage.sources[*source].prompts;
-            let prompt = prompts.shown_now(tokenizer, view, moment, *record, &Said::draft(Some(&draft)))?;
+            let prompt =
+                prompts.shown_now(tokenizer, view, moment, *record, &TemplateInputs::draft(Some(&draft)))?;
             shown.push((draft, prompt));
         }
         let decoder = models.decoder(editor.model_ref);

@@ -15,7 +15,7 @@ use super::{Batch, Draws, Group, Making, make};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::store::state::KeptGroup;
+use crate::store::state::BufferedGroup;
 use crate::train::Stage;
 use crate::zip::zip_equal;
 
@@ -29,7 +29,7 @@ pub(super) struct Replayed {
 
 /// Earlier groups, the oldest first.
 pub struct Buffer {
-    kept: VecDeque<KeptGroup>,
+    kept: VecDeque<BufferedGroup>,
     capacity: usize,
     /// What the last batch changes, once all of it is there.
     change: Option<Change>,
@@ -38,7 +38,7 @@ pub struct Buffer {
 struct Change {
     /// Places in the buffer.
     leave: BTreeSet<usize>,
-    enter: Vec<KeptGroup>,
+    enter: Vec<BufferedGroup>,
 }
 
 impl Buffer {
@@ -53,11 +53,11 @@ impl Buffer {
         }
     }
 
-    pub fn state(&self) -> Vec<KeptGroup> {
+    pub fn state(&self) -> Vec<BufferedGroup> {
         self.kept.iter().cloned().collect()
     }
 
-    pub fn restore(&mut self, kept: &[KeptGroup]) {
+    pub fn restore(&mut self, kept: &[BufferedGroup]) {
         (self.kept, self.change) = (kept.iter().cloned().collect(), None);
     }
 
@@ -117,7 +117,7 @@ impl Draws for Replayed {
         for (group, place) in zip_equal(&mut list, &places) {
             group.iter_mut().for_each(|sequence| sequence.replayed |= place.is_some());
         }
-        let enter = self.kept(batch.stage, &list, batch.step)?;
+        let enter = self.entering(batch.stage, &list, batch.step)?;
         let leave = places.into_iter().flatten().collect();
         self.buffer.borrow_mut().change = Some(Change { leave, enter });
         Ok(list)
@@ -148,7 +148,7 @@ impl Replayed {
     }
 
     /// The groups of a batch that enter the buffer.
-    fn kept(&self, stage: &Stage, list: &[Group], step: u32) -> Result<Vec<KeptGroup>> {
+    fn entering(&self, stage: &Stage, list: &[Group], step: u32) -> Result<Vec<BufferedGroup>> {
         let Replay { keeps, condition, order, .. } = &self.settings;
         // Of what an edit has left nothing of, there is nothing to keep.
         let mut list: Vec<Group> = list.iter().filter(|group| !group.is_empty()).cloned().collect();
@@ -165,7 +165,7 @@ impl Replayed {
         let group = |(group, (enters, order)): (&Group, (f64, f64))| {
             let sequences = if *keeps == Keeps::Rollouts { group.clone() } else { Vec::new() };
             let draw = Draw { source: group[0].source, record: group[0].record };
-            (enters != 0.0).then(|| KeptGroup::new(draw, order, sequences))
+            (enters != 0.0).then(|| BufferedGroup::new(draw, order, sequences))
         };
         Ok(zip_equal(&list, zip_equal(enters, orders)).filter_map(group).collect())
     }

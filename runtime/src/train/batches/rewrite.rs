@@ -12,7 +12,7 @@ use super::edited::{Texts, text};
 use super::sample::{Numbered, judge};
 use super::{Batch, Draws, Group, Making, make};
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 
@@ -84,7 +84,7 @@ impl Rewritten {
         sequence.logps = None;
         let before = text(stage, sequence)?;
         let moment = batch.now().moment(stage);
-        let said = Said { numbers, ..Said::default() };
+        let said = TemplateInputs { numbers, ..TemplateInputs::default() };
         let prompts = stage.sources[sequence.source].prompts;
         let instead = prompts.filled(&self.text, moment, sequence.record, &said)?;
         let after = self.pattern.replace_all(&before, NoExpand(&instead));

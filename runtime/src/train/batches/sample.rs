@@ -6,7 +6,7 @@ use super::{Batch, Group};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
-use crate::reward::{RewardInput, Verdict};
+use crate::reward::{Judgement, RewardInput};
 use crate::rollout::{Author, Completion, Prompt, Sequence, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
@@ -161,7 +161,7 @@ pub(super) fn judge_by<'s>(
         }
         let own: Vec<&mut &mut Sequence> =
             sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
-        for (sequence, Verdict { reward, feedback, parts }) in zip_equal(own, verdicts) {
+        for (sequence, Judgement { reward, feedback, parts }) in zip_equal(own, verdicts) {
             (sequence.reward, sequence.reward_parts) = (Some(reward), parts);
             sequence.feedback = feedback.filter(|_| shown);
         }

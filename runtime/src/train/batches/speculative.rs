@@ -12,7 +12,7 @@ use super::{Batch, Draws, Group, Making};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
-use crate::rollout::{Completion, Counts, Rejected, Sequence, Speculation, Verification, speculative};
+use crate::rollout::{Completion, DraftCounts, Rejected, Sequence, Speculation, Verification, speculative};
 use crate::train::views::Shown;
 
 pub(super) struct OfDrafts {
@@ -63,7 +63,7 @@ impl Draws for OfDrafts {
 
 /// A trajectory, then what was rejected of its drafts.
 fn rows(draw: Draw, completion: Completion, rejected: Vec<Rejected>) -> Vec<Sequence> {
-    let counts = Counts::of(&completion.verdicts);
+    let counts = DraftCounts::of(&completion.verdicts);
     // Nobody knows the probability of a rejected token, so no row has one.
     let trajectory = Sequence {
         logps: None,

@@ -9,14 +9,14 @@ use mopd_compiler::plan::{Keep, Role};
 
 use super::data::Fixed;
 use super::sample::{Numbered, draw_by, judge, numbered, sample, sample_shown};
-use super::through::Editor;
+use super::through::ProgramEditor;
 use super::{Batch, Draws, Group, Making, by_share, draw};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
-use crate::train::models::{Models, Reader, Scored};
+use crate::train::models::{ModelScorer, Models, ScorerRef};
 use crate::train::route::Section;
 use crate::train::views::{Now, Shown};
 use crate::train::{Source, Stage};
@@ -47,12 +47,12 @@ pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>>
     let Some(once) = teacher.once else {
         return Ok(Box::new(OfTeacher { teacher: teacher.clone(), judged }));
     };
-    let written = kept_or_written(cache, || teacher_rollouts(stage, models, (teacher, editor), once))?;
+    let written = cached_or_written(cache, || teacher_rollouts(stage, models, (teacher, editor), once))?;
     Ok(Box::new(WrittenOnce(Fixed(written))))
 }
 
 /// What is written before the first step, where the cache does not have it.
-pub(super) fn kept_or_written(
+pub(super) fn cached_or_written(
     cache: Option<&RolloutCache>,
     write: impl FnOnce() -> Result<Written>,
 ) -> Result<Written> {
@@ -101,10 +101,10 @@ impl Draws for WrittenOnce {
 }
 
 /// Who writes for a prompt.
-pub(super) fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<Reader> {
+pub(super) fn teacher_of(stage: &Stage, models: &Models, writer: Role, draw: Draw) -> Result<ModelScorer> {
     let section = stage.section(draw.source, draw.record);
     let scored = models.of_role(writer)[section];
-    scored.and_then(Scored::reader).ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+    scored.and_then(ScorerRef::model).ok_or_else(|| no_teacher(&stage.sources[draw.source]))
 }
 
 pub fn no_teacher(source: &Source) -> Error {
@@ -115,7 +115,7 @@ pub fn no_teacher(source: &Source) -> Error {
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
-    (Teacher { writer, sees, sampling, .. }, editor): (&Teacher, Option<&Rc<Editor>>),
+    (Teacher { writer, sees, sampling, .. }, editor): (&Teacher, Option<&Rc<ProgramEditor>>),
     Once { sequences: count, keep }: Once,
 ) -> Result<Written> {
     let n = sampling.n.max(1);

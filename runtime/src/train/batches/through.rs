@@ -14,7 +14,7 @@ use super::sample::{Numbered, judge};
 use super::{Batch, Draws, Group, Making, make, model, teacher};
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
-use crate::program::{self, Failure, Pool, Unanswered};
+use crate::program::{self, ProcessPool, ProgramFailure, Unanswered};
 use crate::quote::quote;
 use crate::random::Purpose;
 use crate::reward::RewardInput;
@@ -23,9 +23,9 @@ use crate::train::Stage;
 use crate::zip::zip_equal;
 
 /// What passes completions through a program.
-pub(super) struct Editor {
+pub(super) struct ProgramEditor {
     /// None in a trial, where nobody's program is asked about nonsense.
-    pool: Option<Pool>,
+    pool: Option<ProcessPool>,
     command: String,
     texts: Texts,
     /// So many were left out, of so many.
@@ -35,12 +35,12 @@ pub(super) struct Editor {
 /// Completions that are new in every step.
 struct Edited {
     of: Box<dyn Draws>,
-    editor: Rc<Editor>,
+    editor: Rc<ProgramEditor>,
     judged: bool,
 }
 
 pub(super) fn make_edited(through: &Through, making: &Making) -> Result<Box<dyn Draws>> {
-    let editor = Rc::new(Editor::new(through, making)?);
+    let editor = Rc::new(ProgramEditor::new(through, making)?);
     // What is written once is edited once.
     match &through.of {
         Producer::Teacher(of) if of.once.is_some() => {
@@ -65,21 +65,21 @@ impl Draws for Edited {
     }
 }
 
-impl Editor {
-    fn new(through: &Through, making: &Making) -> Result<Editor> {
+impl ProgramEditor {
+    fn new(through: &Through, making: &Making) -> Result<ProgramEditor> {
         let Through { command, time_limit_seconds: limit, of, .. } = through;
         let texts = Texts::new(format!("`{command}`"), "through", of);
         let pool = match making.stage.environments {
             Environments::Untouched => None,
             Environments::In(folder) => {
-                let pool = Pool::new("program of `through`", command, *limit, folder);
+                let pool = ProcessPool::new("program of `through`", command, *limit, folder);
                 Some(pool.ok_or_else(|| {
                     let message = format!("`through` cannot work with a time limit of {limit} s");
                     Error::new(FailureKind::Edit, message).help("`time_limit` must be more than 0 seconds")
                 })?)
             }
         };
-        Ok(Editor { pool, command: command.clone(), texts, left_out: Cell::default() })
+        Ok(ProgramEditor { pool, command: command.clone(), texts, left_out: Cell::default() })
     }
 
     /// Groups without what was left out; nobody knows any more with which probability a token was drawn.
@@ -94,9 +94,9 @@ impl Editor {
         for (sequence, text) in zip_equal(list, texts) {
             edited.push(match text {
                 None => Some(Sequence { logps: None, ..sequence }),
-                Some(Answer::LeftOut) => None,
-                Some(Answer::Same) => Some(Sequence { logps: None, ..sequence }),
-                Some(Answer::Other(text)) => Some(self.texts.replaced(stage, sequence, &text)?),
+                Some(ProgramEdit::LeftOut) => None,
+                Some(ProgramEdit::Same) => Some(Sequence { logps: None, ..sequence }),
+                Some(ProgramEdit::Other(text)) => Some(self.texts.replaced(stage, sequence, &text)?),
             });
         }
         let (gone, all) = self.left_out.get();
@@ -123,7 +123,7 @@ impl Editor {
     }
 
     /// What the program answers to each.
-    fn asked(&self, pool: &Pool, stage: &Stage, list: &[Sequence]) -> Result<Vec<Answer>> {
+    fn asked(&self, pool: &ProcessPool, stage: &Stage, list: &[Sequence]) -> Result<Vec<ProgramEdit>> {
         let texts: Vec<String> = list.iter().map(|sequence| text(stage, sequence)).collect::<Result<_>>()?;
         let dataset = |sequence: &Sequence| &stage.sources[sequence.source].prompts.dataset;
         let records: Vec<_> = list.iter().map(|each| dataset(each).object(each.record)).collect();
@@ -142,36 +142,36 @@ impl Editor {
             let prompt = unanswered.place().map_or("", |place| asked[place].prompt);
             self.failed(pool, unanswered, prompt, asked.len())
         })?;
-        pool.give_back(worker);
+        pool.put_back(worker);
         let answer = |(before, after): (&String, Option<String>)| match after {
-            None => Answer::LeftOut,
-            Some(after) if after == *before => Answer::Same,
-            Some(after) => Answer::Other(after),
+            None => ProgramEdit::LeftOut,
+            Some(after) if after == *before => ProgramEdit::Same,
+            Some(after) => ProgramEdit::Other(after),
         };
         Ok(zip_equal(&texts, answers).map(answer).collect())
     }
 
     fn failed(
         &self,
-        pool: &Pool,
+        pool: &ProcessPool,
         Unanswered { failure, given, .. }: Unanswered,
         prompt: &str,
         asked: usize,
     ) -> Error {
         let (program, prompt) = (format!("the program `{}` of `through`", self.command), quote(prompt));
         let (message, help) = match failure {
-            Failure::Stopped => return Error::Interrupted,
-            Failure::Start { cause } => (
+            ProgramFailure::Stopped => return Error::Interrupted,
+            ProgramFailure::Start { cause } => (
                 format!("{program} could not be started in {}: {cause}", pool.folder.display()),
                 "commands run by `sh` in the folder of the experiment's file".to_owned(),
             ),
-            Failure::Ended { how, stderr } => (
+            ProgramFailure::Ended { how, stderr } => (
                 format!(
                     "{program} ended ({how}) before it answered for the prompt {prompt}; restarting it did not help"
                 ),
                 program::how_it_ended(&how, &stderr),
             ),
-            Failure::TimedOut { stderr } => (
+            ProgramFailure::TimedOut { stderr } => (
                 format!(
                     "{program} answered {given} of {asked} completions within its time limit of {} s; restarting it \
                      did not help; the first prompt without an answer is {prompt}",
@@ -182,21 +182,21 @@ impl Editor {
                     program::last_words(&stderr)
                 ),
             ),
-            Failure::InvalidOutput { why, line } => (
+            ProgramFailure::InvalidOutput { why, line } => (
                 format!("{program} returned invalid output: {why} in {}", quote(&line)),
                 "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must write one \
                  line {\"id\": 0, \"completion\": \"...\"}, with `null` for a completion to leave out, and nothing \
                  else; messages belong on standard error"
                     .to_owned(),
             ),
-            Failure::Refused { why, .. } => program::refusal(&program, &prompt, &why),
+            ProgramFailure::Refused { why, .. } => program::refusal(&program, &prompt, &why),
         };
         Error::new(FailureKind::Edit, message).help(help)
     }
 }
 
 #[derive(Clone)]
-enum Answer {
+enum ProgramEdit {
     Same,
     Other(String),
     LeftOut,

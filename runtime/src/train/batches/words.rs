@@ -5,19 +5,19 @@ use mopd_compiler::plan::{Sampling, View};
 use super::{Batch, text_of_at_most};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
-use crate::prepare::prompts::Said;
+use crate::prepare::prompts::TemplateInputs;
 use crate::random::Key;
 use crate::rollout::{Completion, Prompt, rollout};
 use crate::tokenizer::Token;
 use crate::train::Stage;
-use crate::train::models::{ModelRef, Reader};
+use crate::train::models::{ModelRef, ModelScorer};
 use crate::train::sequences::Sequences;
 use crate::zip::zip_equal;
 
 /// What a text is asked for.
-pub(super) struct Asked {
+pub(super) struct TextRequest {
     pub prompt: Draw,
-    pub said: Said,
+    pub said: TemplateInputs,
     /// The prompt's number, and that of the text among those about the prompt: the key of its random numbers.
     pub number: u32,
     pub sample: u32,
@@ -27,7 +27,7 @@ pub(super) struct Asked {
 pub(super) fn texts(
     batch: &Batch,
     (model_ref, view): (ModelRef, Option<&View>),
-    asked: &[Asked],
+    asked: &[TextRequest],
     (sampling, key): (&Sampling, Key),
     no_room: impl Fn(usize, usize) -> Error,
 ) -> Result<Vec<String>> {
@@ -35,7 +35,7 @@ pub(super) fn texts(
     let tokenizer = &stage.start.tokenizer;
     let moment = batch.now().moment(stage);
     let mut read: Vec<Vec<Token>> = Vec::with_capacity(asked.len());
-    for Asked { prompt: Draw { source, record }, said, .. } in asked {
+    for TextRequest { prompt: Draw { source, record }, said, .. } in asked {
         let source = &stage.sources[*source];
         read.push(match view {
             None => source.tokens.get(*record).to_vec(),
@@ -67,9 +67,9 @@ pub fn number(stage: &Stage, Draw { source, record }: Draw) -> u32 {
 }
 
 /// Who has a role for a prompt, where that is a model.
-pub(super) fn reader(batch: &Batch, role: mopd_compiler::plan::Role, prompt: Draw) -> Option<Reader> {
+pub(super) fn scorer(batch: &Batch, role: mopd_compiler::plan::Role, prompt: Draw) -> Option<ModelScorer> {
     let section = batch.stage.section(prompt.source, prompt.record);
-    batch.models.of_role(role)[section].and_then(|scored| scored.reader())
+    batch.models.of_role(role)[section].and_then(|scored| scored.model())
 }
 
 /// The prompts of some sequences, each once, in the order of the data.

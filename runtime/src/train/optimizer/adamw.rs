@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use mopd_compiler::plan;
-use mopd_kernels::adamw::{self, Update};
+use mopd_kernels::adamw::{self, AdamWUpdate};
 use mopd_kernels::tensor::view_mut;
 use tch::{Kind, Tensor};
 
 use super::{Master, Step, gradient_here, zeros};
 
-pub struct AdamW {
+pub struct AdamWState {
     settings: plan::AdamW,
     /// First and second moments, in the order of the parameters.
     pub mean: Tensor,
@@ -18,10 +18,10 @@ pub struct AdamW {
     decayed: usize,
 }
 
-impl AdamW {
-    pub fn new(settings: &plan::AdamW, parameters: &Master, decayed: i64) -> AdamW {
+impl AdamWState {
+    pub fn new(settings: &plan::AdamW, parameters: &Master, decayed: i64) -> AdamWState {
         let (mean, square) = (zeros(parameters), zeros(parameters));
-        AdamW { settings: settings.clone(), mean, square, decayed: decayed as usize }
+        AdamWState { settings: settings.clone(), mean, square, decayed: decayed as usize }
     }
 
     pub fn clip_norm(&self) -> f64 {
@@ -61,13 +61,13 @@ impl AdamW {
             let _ = square.g_mul_scalar_(beta2);
             let _ = square.addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
             let denominator = (&square / correction2).sqrt_() + epsilon;
-            let mut single = parameters.single();
+            let mut single = parameters.to_f32();
             let _ = single.g_mul_scalar_(keep);
             let _ = single.addcdiv_(&(&mean * (-learning_rate / correction1)), &denominator);
             parameters.set(&single);
             return;
         };
-        let update = Update {
+        let update = AdamWUpdate {
             scale: scale as f32,
             beta1: beta1 as f32,
             beta2: beta2 as f32,
@@ -93,7 +93,7 @@ impl AdamW {
 mod tests {
     use tch::Device;
 
-    use super::super::{Optimizer, gradient_norm};
+    use super::super::{OptimizerState, gradient_norm};
     use super::*;
     use crate::machine::place::Place;
     use crate::machine::transfer::to_vec;
@@ -145,7 +145,7 @@ mod tests {
             let model = Decoder::trainable(&weights, Place::cpu(), kind);
             let mut master = Master::of_model(model.flat(), &weights);
             let mut optimizer =
-                Optimizer::new(&plan::Optimizer::AdamW(settings.clone()), &master, model.decayed());
+                OptimizerState::new(&plan::Optimizer::AdamW(settings.clone()), &master, model.decayed());
             let length = weights.values().len();
             let mut decayed = vec![true; length];
             for entry in layout(&weights.config) {
@@ -169,12 +169,12 @@ mod tests {
                 optimizer.step(&mut master, gradient, norm, 1e-4);
                 reference.step(&to_vec(&tensor), 1e-4);
             }
-            for (got, expected) in to_vec(&master.single()).iter().zip(&reference.parameters) {
+            for (got, expected) in to_vec(&master.to_f32()).iter().zip(&reference.parameters) {
                 assert!((f64::from(*got) - expected).abs() < 5e-7, "{got} {expected}");
             }
             // What the model computes with is what the optimiser moved, rounded.
             let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
-            for (own, single) in to_vec(model.flat()).iter().zip(to_vec(&master.single())) {
+            for (own, single) in to_vec(model.flat()).iter().zip(to_vec(&master.to_f32())) {
                 assert!((own - single).abs() <= rounding * single.abs(), "{own} {single}");
             }
         }
@@ -190,7 +190,7 @@ mod tests {
             let of = || Master::of_model(&weights.flat(kind, Device::Cpu), &weights);
             let (mut here, mut elsewhere) = (of(), of());
             let [mut loops, mut tensors] = [&here, &elsewhere]
-                .map(|master| Optimizer::new(&plan::Optimizer::AdamW(settings.clone()), master, 100));
+                .map(|master| OptimizerState::new(&plan::Optimizer::AdamW(settings.clone()), master, 100));
             for step in 0..3 {
                 let gradient =
                     (Tensor::arange(here.len() as i64, (Kind::Float, Device::Cpu)) * 0.37 + step).sin();
@@ -204,7 +204,7 @@ mod tests {
                     optimizer.step(master, gradient, norm, 1e-3);
                 }
             }
-            let apart = (here.single() - elsewhere.single()).abs().max().double_value(&[]);
+            let apart = (here.to_f32() - elsewhere.to_f32()).abs().max().double_value(&[]);
             assert!(apart < 1e-7, "{kind:?}: {apart:e}");
         }
     }

@@ -8,47 +8,47 @@ use mopd_kernels::Cpu;
 use mopd_kernels::adamw::sum_of_squares;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use self::adamw::AdamW;
-use self::sgd::Sgd;
+use self::adamw::AdamWState;
+use self::sgd::SgdState;
 use super::master::{Master, gradient_here};
 use crate::model::Gradient;
 use crate::store::state::StateTensors;
 
-pub struct Optimizer {
+pub struct OptimizerState {
     rule: Rule,
     steps: i32,
 }
 
 enum Rule {
-    AdamW(AdamW),
-    Sgd(Sgd),
+    AdamW(AdamWState),
+    Sgd(SgdState),
 }
 
-impl Optimizer {
+impl OptimizerState {
     /// State for as many parameters as there are, the first `decayed` of which decay.
-    pub fn new(settings: &plan::Optimizer, parameters: &Master, decayed: i64) -> Optimizer {
+    pub fn new(settings: &plan::Optimizer, parameters: &Master, decayed: i64) -> OptimizerState {
         let rule = match settings {
-            plan::Optimizer::AdamW(settings) => Rule::AdamW(AdamW::new(settings, parameters, decayed)),
-            plan::Optimizer::Sgd(settings) => Rule::Sgd(Sgd::new(settings, parameters)),
+            plan::Optimizer::AdamW(settings) => Rule::AdamW(AdamWState::new(settings, parameters, decayed)),
+            plan::Optimizer::Sgd(settings) => Rule::Sgd(SgdState::new(settings, parameters)),
         };
-        Optimizer { rule, steps: 0 }
+        OptimizerState { rule, steps: 0 }
     }
 
     /// What it keeps, under names; answers the updates so far.
     pub fn state(&self, tensors: &mut StateTensors) -> i32 {
-        self.kept().into_iter().for_each(|(name, kept)| tensors.put(name, kept));
+        self.moments().into_iter().for_each(|(name, tensor)| tensors.put(name, tensor));
         self.steps
     }
 
     pub fn restore(&mut self, tensors: &StateTensors, updates: i32) -> Result<(), String> {
-        self.kept().into_iter().try_for_each(|(name, kept)| tensors.restore(name, kept))?;
+        self.moments().into_iter().try_for_each(|(name, tensor)| tensors.restore(name, tensor))?;
         self.steps = updates;
         Ok(())
     }
 
-    fn kept(&self) -> Vec<(&'static str, &Tensor)> {
+    fn moments(&self) -> Vec<(&'static str, &Tensor)> {
         match &self.rule {
-            Rule::AdamW(AdamW { mean, square, .. }) => {
+            Rule::AdamW(AdamWState { mean, square, .. }) => {
                 vec![("optimizer.mean", mean), ("optimizer.square", square)]
             }
             Rule::Sgd(sgd) => sgd.velocity.iter().map(|velocity| ("optimizer.velocity", velocity)).collect(),

@@ -10,16 +10,16 @@ use super::{Master, Step, zeros};
 /// Parameters that are moved together: what is made for an update on the way stays small.
 const PIECE: usize = 1 << 20;
 
-pub struct Sgd {
+pub struct SgdState {
     settings: plan::Sgd,
     /// In the order of the parameters; none without momentum.
     pub velocity: Option<Tensor>,
 }
 
-impl Sgd {
-    pub fn new(settings: &plan::Sgd, parameters: &Master) -> Sgd {
+impl SgdState {
+    pub fn new(settings: &plan::Sgd, parameters: &Master) -> SgdState {
         let velocity = (settings.momentum != 0.0).then(|| zeros(parameters));
-        Sgd { settings: settings.clone(), velocity }
+        SgdState { settings: settings.clone(), velocity }
     }
 
     pub fn clip_norm(&self) -> f64 {
@@ -42,7 +42,7 @@ impl Sgd {
                 }
             };
             let mut parameters = parameters.part(part);
-            let mut single = parameters.single();
+            let mut single = parameters.to_f32();
             let _ = single.g_sub_(&(velocity * step.learning_rate));
             parameters.set(&single);
         }
@@ -53,7 +53,7 @@ impl Sgd {
 mod tests {
     use tch::Device;
 
-    use super::super::{Optimizer, gradient_norm};
+    use super::super::{OptimizerState, gradient_norm};
     use super::*;
     use crate::machine::place::Place;
     use crate::machine::transfer::to_vec;
@@ -73,7 +73,7 @@ mod tests {
             let weights = random_model(&tiny(), 1);
             let model = Decoder::trainable(&weights, Place::cpu(), kind);
             let mut master = Master::of_model(model.flat(), &weights);
-            let mut optimizer = Optimizer::new(&settings, &master, model.decayed());
+            let mut optimizer = OptimizerState::new(&settings, &master, model.decayed());
             let mut expected: Vec<f64> = weights.values().iter().map(|&value| f64::from(value)).collect();
             let mut velocity = vec![0.0; expected.len()];
             for step in 0..4 {
@@ -90,7 +90,7 @@ mod tests {
                 let norm = gradient_norm(&gradient);
                 optimizer.step(&mut master, gradient, norm, 1e-2);
             }
-            for (got, expected) in to_vec(&master.single()).iter().zip(&expected) {
+            for (got, expected) in to_vec(&master.to_f32()).iter().zip(&expected) {
                 assert!((f64::from(*got) - expected).abs() < 5e-7, "{kind:?} {momentum}: {got} {expected}");
             }
         }

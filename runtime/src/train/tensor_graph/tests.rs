@@ -5,7 +5,7 @@ use mopd_compiler::expr::derivative::adjoints;
 use mopd_compiler::expr::graph::LiveId;
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::testing::{AXES, Random};
-use mopd_compiler::plan::{Axis, Over, Reduction, Schedule};
+use mopd_compiler::plan::{Axis, Reduction, Schedule, ScheduleLength};
 use tch::{Device, Kind};
 
 use super::whole::{Inputs, evaluate, to_host};
@@ -44,7 +44,7 @@ fn graph(random: &mut Random, size: usize) -> (Graph, NodeId) {
     let mut graph = Graph::default();
     let mut nodes: Vec<NodeId> = (0..3).map(|live| graph.live(LiveId(live))).collect();
     nodes.push(graph.constant(Axis::Run, 0.5));
-    nodes.push(graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: Over::Run }));
+    nodes.push(graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: ScheduleLength::Run }));
     nodes.push(graph.signal(Signal::Progress));
     for _ in 0..size {
         let function = random.pick(Function::ALL);

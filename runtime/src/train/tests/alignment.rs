@@ -145,7 +145,7 @@ fn it_changes_nothing() {
             let run = |train: &Train<Objective>| {
                 let stage = Stage { micro_batch, ..fixture.stage(train, ROUTED, &models) };
                 let (weights, rows) = trained_to_the_end(&stage);
-                let rows: Vec<Row> = rows.into_iter().map(Row::without_times).collect();
+                let rows: Vec<StepMetrics> = rows.into_iter().map(StepMetrics::without_times).collect();
                 (weights, rows)
             };
             let ((weights, mut rows), (known, plain)) = (run(&with), run(&without));

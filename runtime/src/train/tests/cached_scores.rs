@@ -15,18 +15,18 @@ use crate::store::state::TrainState;
 use crate::store::{Lookup, ScoreEntry, Store};
 
 /// A store, and how often a model was asked because of it.
-struct Kept {
+struct ScoreStore {
     folder: tempfile::TempDir,
     store: Store,
     at_most: u64,
     made: Cell<u32>,
 }
 
-impl Kept {
-    fn new(at_most: u64) -> Kept {
+impl ScoreStore {
+    fn new(at_most: u64) -> ScoreStore {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        Kept { folder, store, at_most, made: Cell::new(0) }
+        ScoreStore { folder, store, at_most, made: Cell::new(0) }
     }
 
     fn train(
@@ -135,7 +135,7 @@ fn in_the_first_epoch_nothing_is_computed_otherwise() {
         if name.starts_with("rollouts") {
             stage.steps = 1;
         }
-        let kept = Kept::new(AT_MOST);
+        let kept = ScoreStore::new(AT_MOST);
         let (found, weights) = kept.run(stage);
         assert!(weights == trained(stage), "{name}");
         assert!(found.found == 0 && found.of > 0 && kept.made.get() > 0, "{name}: {found:?}");
@@ -149,7 +149,7 @@ fn what_the_store_has_changes_no_bit() {
     let models = models(true);
     stages(&fixture, &models, |name, stage| {
         let expected = without_a_store(stage, AT_MOST);
-        let kept = Kept::new(AT_MOST);
+        let kept = ScoreStore::new(AT_MOST);
         let (first, weights) = kept.run(stage);
         assert!(weights == expected, "{name}: made");
         let made = kept.made.get();
@@ -184,12 +184,13 @@ fn beyond_the_limit_scores_are_computed_anew() {
     let fixture = Fixture::new();
     let models = models(true);
     stages(&fixture, &models, |name, stage| {
-        let whole = Kept::new(AT_MOST);
+        let whole = ScoreStore::new(AT_MOST);
         whole.run(stage);
-        let size =
-            |kept: &Kept| kept.files().iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>();
+        let size = |kept: &ScoreStore| {
+            kept.files().iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>()
+        };
         for at_most in [0, size(&whole) - 1] {
-            let kept = Kept::new(at_most);
+            let kept = ScoreStore::new(at_most);
             let expected = without_a_store(stage, at_most);
             let (first, weights) = kept.run(stage);
             assert!(weights == expected, "{name}");
@@ -214,7 +215,7 @@ fn beyond_the_limit_scores_are_computed_anew() {
 fn an_edit_of_the_objective_finds_the_scores() {
     let fixture = Fixture::new();
     let models = models(true);
-    let kept = Kept::new(AT_MOST);
+    let kept = ScoreStore::new(AT_MOST);
     let one = train(direct(Support::Full, Mass::Raw), 1);
     let all = kept.run(&fixture.stage(&one, ROUTED, &models)).0.of;
     let other = Train {
@@ -246,7 +247,7 @@ fn a_teacher_whose_scores_are_found_is_not_loaded() {
         let models = models(tied);
         let train = train(direct(Support::Full, Mass::Raw), 1);
         let stage = Stage { models_fit: Some(stay), ..fixture.stage(&train, ROUTED, &models) };
-        let kept = Kept::new(AT_MOST);
+        let kept = ScoreStore::new(AT_MOST);
         let (_, expected) = kept.run(&stage);
         let find = |scored: ScoredBatch, ranges: &[std::ops::Range<u64>]| {
             let place = ScoreEntry {
@@ -276,11 +277,11 @@ fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
     stages(&fixture, &models, |name, stage| {
         let states = tempfile::tempdir().unwrap();
         let states = Store::open(states.path()).unwrap();
-        let kept = Kept::new(AT_MOST);
+        let kept = ScoreStore::new(AT_MOST);
         let keep = |state: &TrainState| states.keep_state(&state.position.step.to_string(), "a stage", state);
         let expected = kept.train(stage, None, &keep).weights.values().into_owned();
         for step in 1..stage.steps {
-            for kept in [&kept, &Kept::new(AT_MOST)] {
+            for kept in [&kept, &ScoreStore::new(AT_MOST)] {
                 let Lookup::Found(state) = states.state(&step.to_string(), step) else {
                     panic!("step {step}")
                 };
@@ -296,7 +297,7 @@ fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
 fn what_is_new_in_every_step_is_not_kept() {
     let fixture = Fixture::new();
     let models = models(true);
-    let kept = Kept::new(AT_MOST);
+    let kept = ScoreStore::new(AT_MOST);
     let objective = || direct(Support::Full, Mass::Raw);
     let sampling = || Sampling::new(1, 1.0, 6);
     let own = Rollout::new(4, Producer::student(sampling()));

@@ -1,7 +1,7 @@
 //! Edits that choose among completions, and `first_of`, against what they choose from.
 
 use mopd_compiler::expr::graph::Graph;
-use mopd_compiler::plan::producers::{Choice, Chosen, FirstOf};
+use mopd_compiler::plan::producers::{Chosen, FirstOf, SampleChoice};
 use mopd_compiler::plan::{Axis, Formula, Function, Reduction};
 
 use super::keep::{SOME, matches};
@@ -48,11 +48,11 @@ fn alike(least: f64) -> Formula {
 }
 
 fn keep(of: Producer, condition: Formula) -> Producer {
-    Producer::Chosen(Box::new(Chosen { choice: Choice::Keep { condition }, of }))
+    Producer::Chosen(Box::new(Chosen { choice: SampleChoice::Keep { condition }, of }))
 }
 
 fn best(of: Producer, by: Formula, count: u32) -> Producer {
-    Producer::Chosen(Box::new(Chosen { choice: Choice::Best { by, count }, of }))
+    Producer::Chosen(Box::new(Chosen { choice: SampleChoice::Best { by, count }, of }))
 }
 
 /// As the experiment `brts` has it, with another condition in the place of the verdict.

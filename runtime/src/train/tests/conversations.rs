@@ -35,7 +35,7 @@ fn conversations() -> (Fixture, Vec<Arc<Weights>>) {
         std::fs::write(&path, text).unwrap();
         let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
         let format = PromptFormat::Chat { system: None };
-        let request = Request {
+        let request = DatasetRequest {
             source: &source,
             format: &format,
             fields: &[],

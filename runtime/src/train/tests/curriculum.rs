@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mopd_compiler::expr::graph::{Graph, NodeId};
-use mopd_compiler::plan::{Axis, Curriculum, Formula, Function, Measure, Reduction};
+use mopd_compiler::plan::{Axis, Curriculum, CurriculumMeasure, Formula, Function, Reduction};
 
 use super::keep::{SOME, matches};
 use super::producers::sampling;
@@ -43,7 +43,7 @@ pub(super) fn curriculum(writer: Producer, least: f64, refresh: Option<u32>) -> 
         priority: Some(priority),
         refresh,
         rollouts: vec![writer],
-        measures: vec![Measure { rollout: 0, value: formula(score) }],
+        measures: vec![CurriculumMeasure { rollout: 0, value: formula(score) }],
     }
 }
 

@@ -186,7 +186,7 @@ fn members_count_by_their_confidence() {
             .update(vec![rollouts], std::time::Instant::now(), 0, &mut record)
             .map_err(|(error, _)| error)
             .unwrap();
-        let sum = |of: fn(&Row) -> Option<f64>| record.rows.iter().filter_map(of).sum::<f64>();
+        let sum = |of: fn(&StepMetrics) -> Option<f64>| record.rows.iter().filter_map(of).sum::<f64>();
         assert_eq!((sum(|row| row.unstated), sum(|row| row.unavailable)), (6.0, 6.0));
     }
 }

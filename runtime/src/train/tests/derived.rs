@@ -1,6 +1,6 @@
 //! `derived`: prompts that show attempts, and what a teacher writes for them, against the models alone.
 
-use mopd_compiler::plan::producers::{Derived, Text};
+use mopd_compiler::plan::producers::{Derived, DerivedText};
 use mopd_compiler::plan::views::{GroupMember, Piece, Slot, View};
 
 use super::debate::roomy;
@@ -21,15 +21,15 @@ fn asked(slot: Slot) -> View {
 fn two_candidates(of: Producer) -> Derived {
     let writer = Role::named(0);
     let text = |text: &str| Piece::Text(text.to_owned());
-    let short = |slot| Text::Short { writer, sees: asked(slot), max_tokens: SHORT };
+    let short = |slot| DerivedText::Short { writer, sees: asked(slot), max_tokens: SHORT };
     let pieces = vec![Piece::Slot(Slot::Prompt), text("|"), Piece::Slot(Slot::Made(3)), text(">")];
     Derived {
         sees: View { name: "two_candidates".to_owned(), pieces },
         texts: vec![
-            Text::Answer { writer, member: GroupMember::Correct },
+            DerivedText::Answer { writer, member: GroupMember::Correct },
             short(Slot::Made(0)),
             short(Slot::Group(GroupMember::Wrong)),
-            Text::Shuffled { slots: vec![Slot::Made(1), Slot::Made(2)] },
+            DerivedText::Shuffled { slots: vec![Slot::Made(1), Slot::Made(2)] },
         ],
         of,
     }
@@ -247,7 +247,7 @@ fn a_derived_prompt_needs_room() {
     );
     assert!(student.ends_with("and a completion of 6 may follow: more than a context of 128"), "{student}");
     let short = told(&|derived| {
-        let Text::Short { max_tokens, .. } = &mut derived.texts[1] else { panic!("it is shortened") };
+        let DerivedText::Short { max_tokens, .. } = &mut derived.texts[1] else { panic!("it is shortened") };
         *max_tokens = 126;
     });
     assert!(short.contains("is to shorten") && short.contains("more than a context of 128"), "{short}");

@@ -36,7 +36,7 @@ fn trajectories() -> Fixture {
         std::fs::write(&path, (0..8).map(row).collect::<String>()).unwrap();
         let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
         let fields = [Field::trajectory("trajectory")];
-        let request = Request {
+        let request = DatasetRequest {
             source: &source,
             format: &PromptFormat::Text,
             fields: &fields,

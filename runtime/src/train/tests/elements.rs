@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mopd_compiler::plan::Changed;
+use mopd_compiler::plan::ChangedElements;
 
 use super::super::state::RestoreMode;
 use super::super::trained::Trained;
@@ -40,7 +40,7 @@ fn known_change() -> Vec<Arc<Weights>> {
 }
 
 fn changed(after: ModelId, before: ModelId, beyond: f64) -> WeightFilter {
-    WeightFilter::Changed(Changed { after, before, beyond })
+    WeightFilter::Changed(ChangedElements { after, before, beyond })
 }
 
 fn only(filters: &[WeightFilter]) -> Trainable {
@@ -182,11 +182,11 @@ fn filters_name_elements_and_parameters() {
                     filters.iter().any(|filter| match filter {
                         WeightFilter::Group(group) => entry.group == *group,
                         WeightFilter::Layers { .. } => entry.name.contains("layers.1."),
-                        WeightFilter::Changed(Changed { after: AFTER, beyond: 0.0, .. }) => {
+                        WeightFilter::Changed(ChangedElements { after: AFTER, beyond: 0.0, .. }) => {
                             CHANGES[kind_of_change(at)] != 0.0
                         }
-                        WeightFilter::Changed(Changed { after: AFTER, .. }) => is_changed(at),
-                        WeightFilter::Changed(Changed { beyond, .. }) => {
+                        WeightFilter::Changed(ChangedElements { after: AFTER, .. }) => is_changed(at),
+                        WeightFilter::Changed(ChangedElements { beyond, .. }) => {
                             (f64::from(values[1][at]) - f64::from(values[2][at])).abs() > *beyond
                         }
                     })

@@ -157,7 +157,7 @@ fn peers_write_as_they_are() {
     let (fixture, models) = (judged(), roomy());
     let peer = |learner: u32| Teacher::Learner { learner, start: ModelId(learner) };
     let settings = [1, 0].map(|other| advised(averages(0), peer(other), 0.0));
-    let turn = |name: &'static str, place| Turn { name: Some(name), place, every: 1 };
+    let turn = |name: &'static str, place| LearnerTurn { name: Some(name), place, every: 1 };
     let one = Stage { turn: turn("left", 0), ..stage_of(&fixture, &settings[0], &models) };
     let other = stage_of(&fixture, &settings[1], &models);
     let other = Stage { turn: turn("right", 1), start: models[1].clone(), stream: 3, ..other };

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Guard, GuardAction};
 
-use super::super::guards::{Guards, Watched};
+use super::super::guards::{GuardedStage, Guards};
 use super::super::state::RestoreMode;
 use super::super::{Checkpoints, Pace};
 use super::*;
@@ -51,7 +51,7 @@ impl Told {
 }
 
 /// Steps with these two rows each: of `copy` a fifth of the completions and a quarter of the tokens.
-fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut Row) -> &mut Option<f64>) -> Vec<Row> {
+fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut StepMetrics) -> &mut Option<f64>) -> Vec<StepMetrics> {
     let fixture = Fixture::new();
     let models = models(true);
     let train = train(mopd(1.0), 1);
@@ -64,7 +64,7 @@ fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut Row) -> &mut Option<f64>) ->
     };
     let mut made = Vec::new();
     for (step, domain, prompt_share, token_share, value) in steps.iter().enumerate().flat_map(of) {
-        let mut row = Row {
+        let mut row = StepMetrics {
             step: step as u32,
             domain: domain.to_owned(),
             prompt_share,
@@ -78,15 +78,15 @@ fn rows(steps: &[[Option<f64>; 2]], number: fn(&mut Row) -> &mut Option<f64>) ->
 }
 
 /// The steps after which a guard acts, and what it read.
-fn acts(written: &str, rows: &[Row]) -> Vec<(u32, String)> {
+fn acts(written: &str, rows: &[StepMetrics]) -> Vec<(u32, String)> {
     let guarded = Train { guards: guards(written), ..train(mopd(1.0), 1) };
-    let watched = Watched { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 0 };
-    let mut guards = Guards::new(watched);
+    let stage = GuardedStage { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 0 };
+    let mut guards = Guards::new(stage);
     guards.replay(rows);
     guards.take_acted().iter().map(|acted| (acted.step, acted.record().numbers)).collect()
 }
 
-fn steps_of(written: &str, rows: &[Row]) -> Vec<u32> {
+fn steps_of(written: &str, rows: &[StepMetrics]) -> Vec<u32> {
     acts(written, rows).into_iter().map(|(step, _)| step).collect()
 }
 
@@ -192,11 +192,11 @@ fn a_stopped_stage_goes_on_once_the_guard_is_changed() {
 fn a_fork_is_looked_at_from_its_own_steps_on() {
     let guarded = Train { guards: guards("warn(entropy > 3)"), ..train(mopd(1.0), 1) };
     let seen = rows(&[[Some(5.0); 2]; 4], |row| &mut row.entropy);
-    let watched = Watched { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 2 };
-    let mut guards = Guards::new(watched);
+    let stage = GuardedStage { name: "student", seed: 1, steps: 10, train: &guarded, turn: None, from: 2 };
+    let mut guards = Guards::new(stage);
     guards.replay(&seen);
     assert_eq!(guards.take_acted().iter().map(|acted| acted.step).collect::<Vec<_>>(), [2]);
     assert_eq!(guards.untested().count(), 0);
-    assert_eq!(Guards::new(watched).untested().count(), 1);
+    assert_eq!(Guards::new(stage).untested().count(), 1);
     assert_eq!(guarded.guards[0].action, GuardAction::Warn);
 }

@@ -2,7 +2,7 @@
 //! recorded of it.
 
 use mopd_compiler::plan::producers::{Guidance, Guided};
-use mopd_compiler::plan::{Moving, Over};
+use mopd_compiler::plan::{Moving, ScheduleLength};
 
 use super::producers::{forked, lists, same, sampling};
 use super::*;
@@ -73,7 +73,7 @@ fn recorded(
 
 #[test]
 fn what_is_recorded_is_the_mixture_at_that_step() {
-    let rising = Schedule::Linear { from: 0.1, to: 0.9, over: Over::Run };
+    let rising = Schedule::Linear { from: 0.1, to: 0.9, over: ScheduleLength::Run };
     let rising_at = |step: usize| 0.1 + 0.8 * step as f64 / f64::from(STEPS);
     recorded(&lists(token_mix(rising, 2), STEPS), [1, 2], |step, student, teacher| {
         rising_at(step) * teacher + (1.0 - rising_at(step)) * student

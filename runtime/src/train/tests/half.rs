@@ -111,15 +111,15 @@ fn averages_are_in_single_precision() {
     let stage = Stage { kind: Kind::BFloat16, ..fixture.stage(&train, [averages(0), averages(1)], &models) };
     let mut trainer = Trainer::new(&stage).unwrap();
     let mut expected =
-        [to_vec(&trainer.trained.single(&trainer.model)), to_vec(&trainer.trained.single(&trainer.model))];
+        [to_vec(&trainer.trained.to_f32(&trainer.model)), to_vec(&trainer.trained.to_f32(&trainer.model))];
     for step in 0..4 {
         // Nothing moves while all are equal: the first push is by hand.
         if step == 0 {
             let (mut master, _) = trainer.trained.parameters(&trainer.model);
-            master.set(&(master.single() + 1e-5));
+            master.set(&(master.to_f32() + 1e-5));
         }
         trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
-        let now = to_vec(&trainer.trained.single(&trainer.model));
+        let now = to_vec(&trainer.trained.to_f32(&trainer.model));
         for (expected, rate) in expected.iter_mut().zip([0.75, 0.9]) {
             expected
                 .iter_mut()

@@ -99,7 +99,7 @@ fn a_step_with_nothing_left_changes_no_weights() {
     let (weights, rows) = trained_to_the_end(&stage);
     assert!(weights == models[0].values().into_owned());
     for step in 0..4 {
-        let rows: Vec<&Row> = rows.iter().filter(|row| row.step == step).collect();
+        let rows: Vec<&StepMetrics> = rows.iter().filter(|row| row.step == step).collect();
         assert_eq!(rows.iter().map(|row| row.dropped.unwrap()).sum::<f64>(), 14.0);
         for row in rows {
             assert_eq!(

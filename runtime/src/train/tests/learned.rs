@@ -4,7 +4,7 @@
 use mopd_compiler::plan::{Axis, Function, View};
 
 use super::super::batches::data::all_examples;
-use super::super::learned::Policy;
+use super::super::learned::LearnedPolicy;
 use super::super::tensor_graph::whole::{Inputs, evaluate};
 use super::resume::ends_the_same_wherever_it_is_cut;
 use super::*;
@@ -52,7 +52,7 @@ fn stage<'a>(
     let mut stage = fixture.stage(train, ROUTED, weights);
     for source in &mut stage.sources {
         let own = TeacherChoice { sees: Some(view.clone()), ..choice(Teacher::Model(ModelId(1))) };
-        source.route = Route::all(&own);
+        source.route = SourceTeachers::all(&own);
     }
     stage.steps = 6;
     stage
@@ -101,7 +101,7 @@ fn what_is_drawn_is_shown_and_the_gain_is_that_of_its_steps() {
         let stage = Stage { micro_batch, ..stage(&fixture, &learning, &weights) };
         let mut trainer = Trainer::new(&stage).unwrap();
         let (mut record, mut before, mut drawn) = (Record::default(), None, Vec::new());
-        let mut policy = Policy::new(&settings);
+        let mut policy = LearnedPolicy::new(&settings);
         for step in 0..6 {
             let rollouts = trainer.rollouts_of(step).unwrap();
             let value = trainer.parts[0].batches.learned().expect("it is drawn before the step");

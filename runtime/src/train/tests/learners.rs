@@ -1,6 +1,6 @@
 //! Several models that learn in turns.
 
-use super::super::learners::{Learners, Position};
+use super::super::learners::{Learners, LearnersPosition};
 use super::super::{Checkpoints, Finished, Pace, train_in_turns};
 use super::*;
 
@@ -24,7 +24,7 @@ fn stages<'a>(
     [one, other]: &'a [Train<Objective>; 2],
     models: &[Arc<Weights>],
 ) -> Vec<Stage<'a>> {
-    let turn = |name: &'static str, place, every| Turn { name: Some(name), place, every };
+    let turn = |name: &'static str, place, every| LearnerTurn { name: Some(name), place, every };
     let first = Stage { turn: turn("lead", 1, 1), ..fixture.stage(one, ROUTED, models) };
     let start = models[1].clone();
     let stage = fixture.stage(other, [FIRST, FIRST], models);
@@ -105,7 +105,7 @@ fn a_stage_of_two_ends_the_same_wherever_it_was_cut() {
             }
         }
         let key = format!("{step}.{turn}");
-        store.keep_state(&key, "a stage", &cut.state(Position { step, turn }, 0.0, record)).unwrap();
+        store.keep_state(&key, "a stage", &cut.state(LearnersPosition { step, turn }, 0.0, record)).unwrap();
         let from = store.last_state(&key).0.map(|state| (state, RestoreMode::Resume));
         assert!(from.is_some());
         let keep = |_: &TrainState| Ok(());

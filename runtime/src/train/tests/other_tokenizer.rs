@@ -195,7 +195,7 @@ fn stage<'a>(
     let mut stage = fixture.stage(train, [1, 2].map(|model| Teacher::Model(ModelId(model))), models);
     for (model, source) in (1..).zip(&mut stage.sources) {
         let own = choice(Teacher::Model(ModelId(model)));
-        source.route = Route::all(&TeacherChoice { own_tokens: true, sees: sees.clone(), ..own });
+        source.route = SourceTeachers::all(&TeacherChoice { own_tokens: true, sees: sees.clone(), ..own });
     }
     stage
 }
@@ -266,7 +266,7 @@ fn a_route_may_have_teachers_of_both_kinds() {
 
     let mut both = stage(&fixture, &train, &models, None);
     // The student itself, as it began.
-    both.sources[1].route = Route::all(&choice(Teacher::Model(ModelId(0))));
+    both.sources[1].route = SourceTeachers::all(&choice(Teacher::Model(ModelId(0))));
     let trainer = Trainer::new(&both).unwrap();
     let (batch, _) = scores::score(&trainer.scoring(0), &rollouts, 0).map_err(|_| ()).unwrap();
     let support = Support::Matched { role: Role::TEACHER };

@@ -74,9 +74,9 @@ fn rows_are_of_the_terms_of_one_set_of_completions() {
     let rows = trained_to_the_end(&fixture.stage(&train, ROUTED, &models)).1;
     assert_eq!(rows.len(), 2 * alone.len());
     for terms in ["distill", "imitate"] {
-        let first: Vec<&Row> =
+        let first: Vec<&StepMetrics> =
             rows.iter().filter(|row| row.step == 0 && row.terms.as_deref() == Some(terms)).collect();
-        let sum = |of: fn(&Row) -> f64| first.iter().map(|row| of(row)).sum::<f64>();
+        let sum = |of: fn(&StepMetrics) -> f64| first.iter().map(|row| of(row)).sum::<f64>();
         assert!((sum(|row| row.prompt_share) - 1.0).abs() < 1e-12, "{terms}");
         assert!((sum(|row| row.token_share) - 1.0).abs() < 1e-12, "{terms}");
         // Only what was sampled was judged.

@@ -112,7 +112,7 @@ fn a_snapshot_is_written_once_for_each_prompt() {
 /// At every step as with that number alone, rounded to the nearest.
 #[test]
 fn completions_may_get_longer_during_the_run() {
-    let grows = Schedule::Linear { from: 2.0, to: 6.0, over: mopd_compiler::plan::Over::Run };
+    let grows = Schedule::Linear { from: 2.0, to: 6.0, over: mopd_compiler::plan::ScheduleLength::Run };
     let moving = Sampling { max_tokens_moves: Some(grows.into()), ..sampling(2) };
     let mix = |sampling: &Sampling| {
         let share = Schedule::Constant { value: 0.5 };

@@ -66,7 +66,7 @@ fn the_teacher_scores_behind_the_draft() {
         stage.micro_batch = micro_batch;
         for source in &mut stage.sources {
             let sees = Some(draft_shown());
-            source.route = Route::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
+            source.route = SourceTeachers::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
         }
         let (loss, gradient, rollouts) = first_step(&stage);
         let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));

@@ -2,8 +2,8 @@
 
 use mopd_compiler::plan::producers::{Guidance, Keeps, Model};
 use mopd_compiler::plan::{
-    Axis, Between, Changed, Extrapolation, Function, GradientAlignment, Live, Memory, OwnData, Private,
-    Reduction,
+    Axis, Between, ChangedElements, Extrapolation, Function, GradientAlignment, Live, Memory, OwnData,
+    Private, Reduction,
 };
 
 use super::super::objective::objectives::{nll, objective};
@@ -45,8 +45,8 @@ fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> Finished {
 }
 
 /// All but the time that steps took.
-fn rows(finished: &Finished) -> Vec<Row> {
-    finished.record.rows.iter().cloned().map(Row::without_times).collect()
+fn rows(finished: &Finished) -> Vec<StepMetrics> {
+    finished.record.rows.iter().cloned().map(StepMetrics::without_times).collect()
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -119,7 +119,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.optimizer = plan::Optimizer::Sgd(sgd);
     });
     case("a mix", ROUTED, &|train| {
-        let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };
+        let share = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::ScheduleLength::Run };
         let student = Producer::student(Sampling::new(1, 1.0, 6));
         train.rollout = Rollout::new(6, Producer::mix(share, student, Producer::data("answer")));
     });
@@ -138,7 +138,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
         train.rollout = Rollout::new(5, Model { once: true, model: ModelId(1), sampling }.into());
     });
     case("a mixture of tokens", ROUTED, &|train| {
-        let rising = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::Over::Run };
+        let rising = Schedule::Linear { from: 0.2, to: 0.8, over: mopd_compiler::plan::ScheduleLength::Run };
         (train.objective, train.passes) = (ratio(), 2);
         train.rollout = Rollout::new(3, token_mix(rising, 2));
     });
@@ -215,7 +215,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     });
     std::fs::write(fixture.folder.path().join("env.py"), environment("'reward': 0.25")).unwrap();
     case("turns", ROUTED, &|train| {
-        let grows = Schedule::Linear { from: 1.0, to: 3.0, over: mopd_compiler::plan::Over::Run };
+        let grows = Schedule::Linear { from: 1.0, to: 3.0, over: mopd_compiler::plan::ScheduleLength::Run };
         (train.objective, train.passes) = (ratio(), 2);
         train.rollout = Rollout::new(3, turns(grows, Sampling::new(2, 1.0, 3)));
     });
@@ -255,7 +255,8 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
             except: vec![WeightFilter::Layers { first: 1, last: 1 }],
         };
     });
-    let changed = WeightFilter::Changed(Changed { after: ModelId(3), before: ModelId(4), beyond: 0.3 });
+    let changed =
+        WeightFilter::Changed(ChangedElements { after: ModelId(3), before: ModelId(4), beyond: 0.3 });
     case("elements that differ, on average", ROUTED, &|train| {
         train.trainable = Trainable::Weights { only: Some(vec![changed]), except: vec![] };
         (train.ema, train.optimizer) = (Some(0.5), adamw(0.1));

@@ -99,7 +99,7 @@ fn a_teacher_is_shown_a_number_of_the_group() {
     train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
     let mut stage = fixture.stage(&train, ROUTED, &weights);
     for source in &mut stage.sources {
-        source.route = Route::all(&seeing);
+        source.route = SourceTeachers::all(&seeing);
     }
     let (loss, gradient, rollouts) = first_step(&stage);
     let list = &rollouts.sequences.list;

@@ -21,7 +21,7 @@ fn rows(folder: &Path, name: &str, kinds: &[&str]) -> Prompts {
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
     let routes = [vec![hard()]];
-    let request = Request {
+    let request = DatasetRequest {
         source: &source,
         format: &PromptFormat::Text,
         fields: &fields,
@@ -54,7 +54,12 @@ fn by_kind(domain: u32) -> [TeacherChoice; 2] {
     [choice(Some(hard()), 2), choice(None, 1)]
 }
 
-fn source<'a>(fixture: &'a Fixture, name: &'a str, prompts: &'a Prompts, route: Route) -> Source<'a> {
+fn source<'a>(
+    fixture: &'a Fixture,
+    name: &'a str,
+    prompts: &'a Prompts,
+    route: SourceTeachers,
+) -> Source<'a> {
     Source {
         name,
         origin: Origin(0),
@@ -92,12 +97,13 @@ fn a_routed_domain_is_two_domains_with_a_teacher_each() {
     for (objective, _) in objectives() {
         let mut train = train(objective, 1);
         train.scorers = Scorers::new(by_kind(0).into(), [], Vec::new());
-        let route = Route::new(&train, DomainId(0), &both.dataset).unwrap();
+        let route = SourceTeachers::new(&train, DomainId(0), &both.dataset).unwrap();
         assert_eq!(route.shares(10), [0.5, 0.5]);
         let plain = fixture.stage(&train, ROUTED, &models);
         let one = Stage { sources: vec![source(&fixture, "both", &both, route)], ..plain };
-        let alone =
-            |model: u32| Route::all(&named(format!("teacher{model}"), Teacher::Model(ModelId(model))));
+        let alone = |model: u32| {
+            SourceTeachers::all(&named(format!("teacher{model}"), Teacher::Model(ModelId(model))))
+        };
         let plain = fixture.stage(&train, ROUTED, &models);
         let sources = vec![
             source(&fixture, "hard", &apart[0], alone(2)),
@@ -153,7 +159,8 @@ impl Mixed {
     fn stage(&self, models: &[Arc<Weights>]) -> Stage<'_> {
         let source = |index: usize| {
             let route =
-                Route::new(&self.train, DomainId(index as u32), &self.prompts[index].dataset).unwrap();
+                SourceTeachers::new(&self.train, DomainId(index as u32), &self.prompts[index].dataset)
+                    .unwrap();
             source(&self.fixture, ["one", "two"][index], &self.prompts[index], route)
         };
         Stage { sources: vec![source(0), source(1)], ..self.fixture.stage(&self.train, ROUTED, models) }
@@ -238,7 +245,7 @@ fn diagnostics_are_of_the_teacher_that_judged() {
     let mixed = Mixed::new(train);
     let stage = mixed.stage(&models);
     let (_, rows) = trained_to_the_end(&stage);
-    let first: Vec<&Row> = rows.iter().filter(|row| row.step == 0).collect();
+    let first: Vec<&StepMetrics> = rows.iter().filter(|row| row.step == 0).collect();
     let named: Vec<(&str, &str)> =
         first.iter().map(|row| (row.domain.as_str(), row.teacher.as_deref().unwrap())).collect();
     assert_eq!(named, [("one", "teacher2"), ("one", "teacher1"), ("two", "teacher2"), ("two", "teacher1")]);
@@ -263,7 +270,7 @@ fn diagnostics_are_of_the_teacher_that_judged() {
         assert!((row.divergence.unwrap() - apart / tokens as f64).abs() < 1e-5, "{row:?}");
         assert_eq!(row.token_share, tokens as f64 / all_tokens as f64);
     }
-    let sum = |share: fn(&Row) -> f64| first.iter().map(|row| share(row)).sum::<f64>();
+    let sum = |share: fn(&StepMetrics) -> f64| first.iter().map(|row| share(row)).sum::<f64>();
     assert!((sum(|row| row.prompt_share) - 1.0).abs() < 1e-12);
     assert!((sum(|row| row.signal_share.unwrap()) - 1.0).abs() < 1e-6);
 }
@@ -291,7 +298,7 @@ fn routed_teachers_write_what_they_write_alone() {
     let alone = [1, 2].map(|model| {
         let mut stage = mixed.stage(&models);
         stage.sources.iter_mut().for_each(|source| {
-            source.route = Route::all(&named("alone".to_owned(), Teacher::Model(ModelId(model))))
+            source.route = SourceTeachers::all(&named("alone".to_owned(), Teacher::Model(ModelId(model))))
         });
         written(&stage)
     });

@@ -66,7 +66,7 @@ fn a_teacher_reads_what_the_verifier_said() {
     train.scorers = Scorers::new(vec![seeing.clone()], [], Vec::new());
     let mut stage = fixture.stage(&train, ROUTED, &weights);
     for source in &mut stage.sources {
-        source.route = Route::all(&seeing);
+        source.route = SourceTeachers::all(&seeing);
     }
     let (loss, gradient, rollouts) = first_step(&stage);
     let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
@@ -94,7 +94,7 @@ fn a_student_may_read_what_the_verifier_said() {
     for source in &mut stage.sources {
         source.tokens = source.prompts.seen(&weights[0].tokenizer, train.sees.as_ref()).unwrap();
         let sees = Some(View::of_prompt());
-        source.route = Route::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
+        source.route = SourceTeachers::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
     }
     let (loss, gradient, rollouts) = first_step(&stage);
     let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));
@@ -173,7 +173,7 @@ fn a_stage_that_was_cut_shows_the_same() {
         let mut stage = fixture.stage(&train, ROUTED, &weights);
         stage.steps = 5;
         for source in &mut stage.sources {
-            source.route = Route::all(&seeing);
+            source.route = SourceTeachers::all(&seeing);
         }
         resume::ends_the_same_wherever_it_is_cut(&name, &stage);
     }
@@ -199,7 +199,7 @@ for line in sys.stdin:
     let mut stage = fixture.stage(&train, ROUTED, &weights);
     for source in &mut stage.sources {
         source.verifier = &silent;
-        source.route = Route::all(&seeing);
+        source.route = SourceTeachers::all(&seeing);
     }
     let mut trainer = Trainer::new(&stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap().remove(0);

@@ -2,8 +2,8 @@
 
 use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::{
-    Axis, Composition, Distribution, Divergence, DivergenceKind, DomainId, Formula, Function, Live, Member,
-    Parameter, Pool, Scorer, TeacherChoice,
+    Axis, Composition, Distribution, Divergence, DivergenceKind, DivergenceParameter, DomainId, Formula,
+    Function, Live, Member, Pool, Scorer, TeacherChoice,
 };
 
 use super::super::objective::objectives::objective;
@@ -15,7 +15,7 @@ use super::*;
 fn two_teachers_by_name_are_scored_in_one_objective() {
     let (fixture, weights) = (Fixture::new(), models(true));
     let shares = [0.3, 0.7];
-    let parts = [0, 1].map(|place| (Parameter::Number(shares[place]), Role::named(place)));
+    let parts = [0, 1].map(|place| (DivergenceParameter::Number(shares[place]), Role::named(place)));
     let divergence = Divergence {
         right: Distribution::Blend(parts.into()),
         ..Divergence::between(DivergenceKind::Kl, Role::Student, Role::TEACHER, Support::Full, Mass::Raw)
@@ -62,14 +62,14 @@ fn a_composed_teacher_is_made_of_scored_ones() {
         let [more, times] = [more, times].map(|number| graph.constant(Axis::Run, number));
         let value = graph.apply(Function::Multiply, &[times, apart]);
         let value = graph.apply(Function::Add, &[more, value]);
-        Parameter::Formula(Box::new(Formula { graph, value }))
+        DivergenceParameter::Formula(Box::new(Formula { graph, value }))
     };
     let member = |weight, place| Member { weight, role: Role::named(place) };
     let extrapolated = Composition {
         pool: Pool::Logits,
         members: vec![member(factor(1.0, 4.0), 0), member(factor(0.0, -4.0), 1)],
     };
-    let share = |share: f64| Parameter::Number(share);
+    let share = |share: f64| DivergenceParameter::Number(share);
     let mixture =
         Composition { pool: Pool::Mixture, members: vec![member(share(0.25), 0), member(share(0.75), 1)] };
     let to_teacher =

@@ -6,7 +6,7 @@ use mopd_compiler::plan::{Function, Live};
 use super::super::objective::objectives::objective;
 use super::producers::{GROUPS, forked, lists, sampling};
 use super::*;
-use crate::rollout::{Counts, Sequence, Speculation};
+use crate::rollout::{DraftCounts, Sequence, Speculation};
 
 const STEPS: u32 = 5;
 
@@ -25,7 +25,7 @@ fn rejected_drafts_follow_their_trajectory() {
     let lists = lists(speculative(4, 2), STEPS);
     let (mut groups, mut drafts) = (0, 0);
     for list in &lists {
-        let mut trajectory: Option<(&Sequence, Counts)> = None;
+        let mut trajectory: Option<(&Sequence, DraftCounts)> = None;
         for sequence in list {
             assert!(sequence.logps.is_none(), "nobody knows the probability of a rejected token");
             match sequence.speculation.expect("each row says what it is") {
@@ -188,13 +188,13 @@ fn metrics_are_of_trajectories() {
     assert_eq!(record.rows.len(), 2);
     for (source, row) in record.rows.iter().enumerate() {
         let own = || sequences.list.iter().filter(move |sequence| sequence.source == source);
-        let counts: Vec<(usize, Counts)> = own()
+        let counts: Vec<(usize, DraftCounts)> = own()
             .filter_map(|sequence| match sequence.speculation {
                 Some(Speculation::Trajectory(counts)) => Some((sequence.completion.len(), counts)),
                 _ => None,
             })
             .collect();
-        let sum = |of: &dyn Fn(&(usize, Counts)) -> usize| counts.iter().map(of).sum::<usize>() as f64;
+        let sum = |of: &dyn Fn(&(usize, DraftCounts)) -> usize| counts.iter().map(of).sum::<usize>() as f64;
         let rejected = own().filter(|sequence| sequence.is_rejected()).count() as f64;
         assert_eq!(rejected, sum(&|(_, counts)| counts.rejected as usize));
         let (tokens, blocks) = (sum(&|of| of.0), sum(&|of| of.1.blocks as usize));

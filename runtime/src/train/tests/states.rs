@@ -35,7 +35,7 @@ fn close(got: f64, expected: f64, what: &str) {
 }
 
 /// The rows of so many steps.
-fn rows(stages: &[Stage], steps: u32, mut look: impl FnMut(u32, &[Batch], &[Outputs])) -> Vec<Row> {
+fn rows(stages: &[Stage], steps: u32, mut look: impl FnMut(u32, &[Batch], &[Outputs])) -> Vec<StepMetrics> {
     let mut trainer = Trainer::with(stages, None, None).unwrap();
     let mut record = Record::default();
     for step in 0..steps {

@@ -2,7 +2,7 @@
 
 use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::producers::{ExpertTurns, Turns};
-use mopd_compiler::plan::{Axis, Formula, Function, Moving, Over};
+use mopd_compiler::plan::{Axis, Formula, Function, Moving, ScheduleLength};
 
 use super::super::batches::Batches;
 use super::*;
@@ -224,7 +224,7 @@ fn a_domain_judges_the_last_turn() {
 /// As at each step with that number alone.
 #[test]
 fn the_number_of_turns_may_move() {
-    let grows = Schedule::Linear { from: 1.0, to: 4.0, over: Over::Run };
+    let grows = Schedule::Linear { from: 1.0, to: 4.0, over: ScheduleLength::Run };
     let sampling = || Sampling::new(1, 1.0, 2);
     let program = environment("'reward': 0.1");
     let of_run = lists(&program, turns(grows, sampling()));

@@ -2,7 +2,9 @@
 //! precision.
 
 use mopd_compiler::plan::views::{Piece, Slot, View};
-use mopd_compiler::plan::{Distribution, Divergence, DivergenceKind, Live, Over, Parameter, Scorer};
+use mopd_compiler::plan::{
+    Distribution, Divergence, DivergenceKind, DivergenceParameter, Live, ScheduleLength, Scorer,
+};
 
 use super::super::models::ModelRef;
 use super::super::objective::objectives::objective;
@@ -31,7 +33,7 @@ fn scorers_read_their_templates_before_the_students_tokens() {
 fn scored(micro_batch: Option<u32>) {
     let (fixture, weights) = (Fixture::new(), models(true));
     let shares = [0.4, 0.6];
-    let parts = [0, 1].map(|place| (Parameter::Number(shares[place]), Role::named(place)));
+    let parts = [0, 1].map(|place| (DivergenceParameter::Number(shares[place]), Role::named(place)));
     let divergence = Divergence {
         right: Distribution::Blend(parts.into()),
         ..Divergence::between(DivergenceKind::Kl, Role::Student, Role::TEACHER, Support::Full, Mass::Raw)
@@ -42,7 +44,7 @@ fn scored(micro_batch: Option<u32>) {
     let train = Train { scorers, ..train(two, 1) };
     let mut stage = fixture.stage(&train, ROUTED, &weights);
     stage.micro_batch = micro_batch;
-    let fading = Schedule::Linear { from: 0.5, to: 0.0, over: Over::Run };
+    let fading = Schedule::Linear { from: 0.5, to: 0.0, over: ScheduleLength::Run };
     let solved = view("solved", vec![Piece::Slot(Slot::Prompt), text(" = "), Piece::Slot(answer())]);
     let begun = view("begun", vec![Piece::First { slot: answer(), share: fading.into() }, text("?")]);
     for source in &mut stage.sources {
@@ -86,7 +88,7 @@ fn a_template_is_seen_where_it_is_routed() {
         let mut stage = fixture.stage(&train, [1, 1].map(|model| Teacher::Model(ModelId(model))), &weights);
         for (source, sees) in zip_equal(&mut stage.sources, sees) {
             let own = TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) };
-            source.route = Route::all(&own);
+            source.route = SourceTeachers::all(&own);
         }
         let (_, _, rollouts) = first_step(&stage);
         let trainer = Trainer::new(&stage).unwrap();

@@ -2,7 +2,7 @@
 
 use mopd_compiler::plan::producers::{self, Once};
 use mopd_compiler::plan::views::{Piece, Slot, View};
-use mopd_compiler::plan::{Over, Schedule};
+use mopd_compiler::plan::{Schedule, ScheduleLength};
 
 use super::producers::sampling;
 use super::*;
@@ -60,7 +60,7 @@ fn a_teacher_writes_behind_its_template() {
 #[test]
 fn what_a_writer_sees_may_change() {
     let (fixture, weights) = (Fixture::new(), models(true));
-    let share = Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run };
+    let share = Schedule::Linear { from: 1.0, to: 0.0, over: ScheduleLength::Run };
     let fading = Piece::First { slot: Slot::Data("answer".to_owned()), share: share.into() };
     let sees = view(vec![Piece::Slot(Slot::Prompt), fading]);
     let mut train = train(mopd(1.0), 1);
@@ -90,7 +90,7 @@ fn a_student_that_sees_a_template_learns_from_one_that_sees_none() {
     for source in &mut stage.sources {
         source.tokens = source.prompts.seen(&weights[0].tokenizer, train.sees.as_ref()).unwrap();
         let sees = Some(View::of_prompt());
-        source.route = Route::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
+        source.route = SourceTeachers::all(&TeacherChoice { sees, ..choice(Teacher::Model(ModelId(1))) });
     }
     let (loss, gradient, rollouts) = first_step(&stage);
     let [student, teacher] = [0, 1].map(|model| Reference::new(&weights[model]));

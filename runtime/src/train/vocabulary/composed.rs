@@ -4,19 +4,19 @@
 use mopd_compiler::plan::Pool;
 use tch::{Kind, Tensor};
 
-use super::divergence::Weight;
+use super::divergence::MixtureWeight;
 use super::{Logits, rows_of};
 use crate::machine::place::Place;
 
 pub struct Composed {
     pool: Pool,
-    members: Vec<Part>,
+    members: Vec<ComposedPart>,
 }
 
 /// One of several.
-pub struct Part {
+pub struct ComposedPart {
     /// `[tokens]`, where it is one number per token.
-    pub weight: Weight,
+    pub weight: MixtureWeight,
     /// One after the other, together the tokens of the composition.
     pub logits: Vec<Logits>,
 }
@@ -24,13 +24,13 @@ pub struct Part {
 impl Composed {
     /// # Panics
     /// If members are not of the same tokens, or the pool makes no distribution.
-    pub fn new(pool: Pool, members: Vec<Part>) -> Composed {
+    pub fn new(pool: Pool, members: Vec<ComposedPart>) -> Composed {
         assert!(pool != Pool::Sum, "a sum of losses is no distribution");
         let composed = Composed { pool, members };
         let tokens = composed.tokens();
-        for Part { weight, logits } in &composed.members {
+        for ComposedPart { weight, logits } in &composed.members {
             assert_eq!(total(logits), tokens, "the members of a composition are of the same tokens");
-            if let Weight::PerToken(weights) = weight {
+            if let MixtureWeight::PerToken(weights) = weight {
                 assert_eq!(weights.numel() as i64, tokens, "one weight for each token");
             }
         }
@@ -42,10 +42,10 @@ impl Composed {
     }
 
     pub fn part(&self, first: i64, count: i64) -> Composed {
-        let member = |Part { weight, logits }: &Part| Part {
+        let member = |ComposedPart { weight, logits }: &ComposedPart| ComposedPart {
             weight: match weight {
-                Weight::Number(weight) => Weight::Number(*weight),
-                Weight::PerToken(weights) => Weight::PerToken(weights.narrow(0, first, count)),
+                MixtureWeight::Number(weight) => MixtureWeight::Number(*weight),
+                MixtureWeight::PerToken(weights) => MixtureWeight::PerToken(weights.narrow(0, first, count)),
             },
             logits: part(logits, first, count),
         };
@@ -59,15 +59,17 @@ impl Composed {
     /// Logits `[count, vocabulary]` in single precision, whose softmax is the distribution.
     pub fn rows(&self, place: Place, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
         let mut whole: Option<Tensor> = None;
-        for Part { weight, logits } in &self.members {
+        for ComposedPart { weight, logits } in &self.members {
             // Never written to: they may be somebody's own.
             let logits = rows_of(place, logits, first, count, absent).to_kind(Kind::Float);
             let of_rows = |weights: &Tensor| weights.narrow(0, first, count).unsqueeze(1);
             let member = match (self.pool, weight) {
-                (Pool::Logits, Weight::Number(weight)) => logits * *weight,
-                (Pool::Logits, Weight::PerToken(weights)) => logits * of_rows(weights),
-                (Pool::Mixture, Weight::Number(weight)) => logits.log_softmax(-1, Kind::Float) + weight.ln(),
-                (Pool::Mixture, Weight::PerToken(weights)) => {
+                (Pool::Logits, MixtureWeight::Number(weight)) => logits * *weight,
+                (Pool::Logits, MixtureWeight::PerToken(weights)) => logits * of_rows(weights),
+                (Pool::Mixture, MixtureWeight::Number(weight)) => {
+                    logits.log_softmax(-1, Kind::Float) + weight.ln()
+                }
+                (Pool::Mixture, MixtureWeight::PerToken(weights)) => {
                     logits.log_softmax(-1, Kind::Float) + of_rows(weights).log()
                 }
                 (Pool::Sum, _) => unreachable!("looked at when it was made"),

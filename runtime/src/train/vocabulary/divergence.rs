@@ -7,17 +7,17 @@ use tch::{Kind, Tensor};
 
 use super::Spans;
 use super::loops;
-use super::rows::{LogpGrad, Rows};
-use super::summands::Summand;
+use super::rows::{LogitRows, LogpGrad};
+use super::summands::StepSummand;
 use super::support::{Entries, entries};
 use crate::zip::zip_equal;
-use mopd_kernels::entries::{Gradient, Sum};
+use mopd_kernels::entries::{KlGradient, Sum};
 
 /// A divergence with all parameters as they are at this step.
-pub struct Divergence<'a> {
+pub struct StepDivergence<'a> {
     pub pairing: Pairing,
-    pub left: Side,
-    pub right: Side,
+    pub left: DivergenceSide,
+    pub right: DivergenceSide,
     pub support: &'a Support,
     pub mass: Mass,
     /// Logits of both sides are divided by it, and by the policy's where the sampler is on a side.
@@ -30,19 +30,19 @@ pub struct Divergence<'a> {
 /// Which entry of the right side an entry of the left is compared with.
 pub enum Pairing {
     /// That of the same token.
-    Entrywise(Summand),
+    Entrywise(StepSummand),
     /// The most probable with the most probable, and so on: half of the absolute difference.
     Sorted,
 }
 
 /// A distribution: a weighted sum of roles' distributions.
-pub struct Side {
-    pub parts: Vec<(Weight, Role)>,
+pub struct DivergenceSide {
+    pub parts: Vec<(MixtureWeight, Role)>,
     /// Gradient flows through the student's part.
     pub live: bool,
 }
 
-pub enum Weight {
+pub enum MixtureWeight {
     Number(f64),
     /// `[tokens]`, of the whole step.
     PerToken(Tensor),
@@ -54,12 +54,12 @@ const NOTHING: f64 = -1e4;
 /// A sum of weights times probabilities, relative to the largest, has lost its digits below this.
 const VANISHING: f64 = 1e-30;
 
-impl Divergence<'_> {
+impl StepDivergence<'_> {
     /// In nats (total variation and sorted L1: probabilities), `[rows]`.
     ///
     /// The support is chosen on values: it is not differentiated through. Where it is the whole vocabulary,
     /// nothing is outside it and all kinds of mass agree.
-    pub fn values(&self, rows: &Rows) -> Tensor {
+    pub fn values(&self, rows: &LogitRows) -> Tensor {
         let compared = self.compared(rows);
         if self.is_plain(&compared)
             && let Some(cpu) = rows.loops()
@@ -84,14 +84,14 @@ impl Divergence<'_> {
     }
 
     /// Of the role beside the student that has another tokenizer, if one has.
-    fn spans<'r>(&self, rows: &Rows<'r>) -> Option<&'r Spans> {
+    fn spans<'r>(&self, rows: &LogitRows<'r>) -> Option<&'r Spans> {
         let parts = self.left.parts.iter().chain(&self.right.parts);
         parts.filter_map(|(_, role)| rows.spans(*role)).next()
     }
 
     /// d divergence / d log of what follows by the student, `[rows]`: all entries of the student count with
     /// it.
-    pub fn by_rest(&self, rows: &Rows) -> Tensor {
+    pub fn by_rest(&self, rows: &LogitRows) -> Tensor {
         let one = Tensor::ones([rows.len(), 1], (Kind::Float, rows.targets.device()));
         let mut grad = LogpGrad::default();
         self.accumulate_grad(rows, &one, &mut grad);
@@ -100,7 +100,7 @@ impl Divergence<'_> {
 
     /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, of all entries of
     /// the vocabulary.
-    pub fn accumulate_grad(&self, rows: &Rows, adjoint: &Tensor, grad: &mut LogpGrad) {
+    pub fn accumulate_grad(&self, rows: &LogitRows, adjoint: &Tensor, grad: &mut LogpGrad) {
         let compared = self.compared(rows);
         let of_spans = self.spans(rows).map(|spans| adjoint * rows.column(&spans.begins));
         let adjoint = of_spans.as_ref().unwrap_or(adjoint);
@@ -111,7 +111,7 @@ impl Divergence<'_> {
             }
             let is_left = std::ptr::eq(own, &compared.left);
             if self.is_plain(&compared) {
-                let side = if is_left { Gradient::KlByLeft } else { Gradient::KlByRight };
+                let side = if is_left { KlGradient::KlByLeft } else { KlGradient::KlByRight };
                 let logps = [&compared.left.logps, &compared.right.logps];
                 let own_loops = rows.loops().and_then(|cpu| loops::gradients(cpu, side, logps, adjoint));
                 if let Some(on_side) = own_loops {
@@ -121,9 +121,11 @@ impl Divergence<'_> {
             }
             let mut on_side = match &self.pairing {
                 Pairing::Entrywise(summand) if is_left => {
-                    summand.grad_left(&own.logps, &other.logps, compared.closed)
+                    summand.grad_left(&own.logps, &other.logps, compared.generalized)
                 }
-                Pairing::Entrywise(summand) => summand.grad_right(&other.logps, &own.logps, compared.closed),
+                Pairing::Entrywise(summand) => {
+                    summand.grad_right(&other.logps, &own.logps, compared.generalized)
+                }
                 Pairing::Sorted => grad_sorted(&own.logps, &other.logps, compared.tail),
             };
             if let Some(clipped) = &clipped {
@@ -144,7 +146,7 @@ impl Divergence<'_> {
 
     /// What a role's logits are divided by. The sampler's were divided when it drew: what it is compared with
     /// is the policy that is trained, not a model at temperature 1.
-    fn temperature_of(&self, role: Role, rows: &Rows) -> f64 {
+    fn temperature_of(&self, role: Role, rows: &LogitRows) -> f64 {
         let with_sampler = || {
             [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler))
         };
@@ -157,16 +159,16 @@ impl Divergence<'_> {
 
     /// Whether it is the KL divergence over the whole vocabulary and nothing else.
     fn is_plain(&self, compared: &Compared) -> bool {
-        matches!(self.pairing, Pairing::Entrywise(Summand::Kl))
+        matches!(self.pairing, Pairing::Entrywise(StepSummand::Kl))
             && matches!(compared.entries, Entries::All)
-            && compared.closed
+            && compared.generalized
             && self.clip_each.is_none()
     }
 
     /// From gradients by what is compared to gradients by the student's log-probabilities.
     fn through_mass(
         &self,
-        rows: &Rows,
+        rows: &LogitRows,
         compared: &Compared,
         own: &OnSupport,
         mut grad: Tensor,
@@ -220,7 +222,7 @@ impl Divergence<'_> {
     fn summands(&self, compared: &Compared) -> Tensor {
         let (left, right) = (&compared.left.logps, &compared.right.logps);
         match &self.pairing {
-            Pairing::Entrywise(summand) => summand.values(left, right, compared.closed),
+            Pairing::Entrywise(summand) => summand.values(left, right, compared.generalized),
             Pairing::Sorted => {
                 let [left, right] = [left, right].map(|side| sorted(side, compared.tail).0);
                 (left - right).abs_() * 0.5
@@ -228,14 +230,14 @@ impl Divergence<'_> {
         }
     }
 
-    fn compared(&self, rows: &Rows) -> Compared<'_> {
+    fn compared(&self, rows: &LogitRows) -> Compared<'_> {
         let entries = entries(self.support, rows);
         let whole = matches!(entries, Entries::All);
         let tail = self.mass == Mass::Tail && !whole;
         let renormalized = self.mass == Mass::Renormalized && !whole;
         // A bound on summands is one on the summands as they are written, without terms that only vanish in
         // the sum.
-        let closed = match self.mass {
+        let generalized = match self.mass {
             Mass::Generalized => true,
             Mass::Raw if !whole => false,
             _ => self.clip_each.is_none(),
@@ -253,12 +255,12 @@ impl Divergence<'_> {
         };
         let side = |side| self.on_support(side, rows, &entries, (tail, renormalized), outside.as_ref());
         let (left, right) = (side(&self.left), side(&self.right));
-        Compared { entries, outside, tail, renormalized, closed, left, right }
+        Compared { entries, outside, tail, renormalized, generalized, left, right }
     }
 
     /// How many columns both sides are compared in: the vocabulary, and behind it what only a role with
     /// another has, where that can take part.
-    fn columns(&self, rows: &Rows, entries: &Entries) -> i64 {
+    fn columns(&self, rows: &LogitRows, entries: &Entries) -> i64 {
         match entries {
             Entries::Masked(inside) => inside.size()[1],
             Entries::Chosen(_) => rows.vocabulary(),
@@ -273,8 +275,8 @@ impl Divergence<'_> {
 
     fn on_support<'s>(
         &self,
-        side: &'s Side,
-        rows: &Rows,
+        side: &'s DivergenceSide,
+        rows: &LogitRows,
         entries: &Entries,
         (tail, renormalized): (bool, bool),
         outside: Option<&Tensor>,
@@ -322,7 +324,7 @@ struct Compared<'a> {
     tail: bool,
     renormalized: bool,
     /// See [`super::summands`].
-    closed: bool,
+    generalized: bool,
     left: OnSupport<'a>,
     right: OnSupport<'a>,
 }
@@ -337,7 +339,7 @@ impl Compared<'_> {
 
 /// A side, `[rows, entries]` everything.
 struct OnSupport<'a> {
-    side: &'a Side,
+    side: &'a DivergenceSide,
     /// Log-probabilities of each role.
     parts: Vec<Tensor>,
     /// Those of the weighted sum, where there are several roles.
@@ -347,22 +349,22 @@ struct OnSupport<'a> {
 }
 
 /// Log of a role's share of a blend.
-fn weighted(part: &Tensor, weight: &Weight, rows: &Rows) -> Tensor {
+fn weighted(part: &Tensor, weight: &MixtureWeight, rows: &LogitRows) -> Tensor {
     match weight {
-        Weight::Number(weight) => part + weight.ln(),
-        Weight::PerToken(weights) => part + rows.column(weights).log(),
+        MixtureWeight::Number(weight) => part + weight.ln(),
+        MixtureWeight::PerToken(weights) => part + rows.column(weights).log(),
     }
 }
 
 /// Log-probabilities of a weighted sum: exactly those of its parts where these are equal and weights add up
 /// to 1.
-fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
+fn blend(side: &DivergenceSide, parts: &[Tensor], rows: &LogitRows) -> Tensor {
     let highest = parts[1..].iter().fold(parts[0].shallow_clone(), |highest, part| highest.maximum(part));
     let shares = zip_equal(&side.parts, parts).map(|((weight, _), part)| {
         let relative = (part - &highest).exp_();
         match weight {
-            Weight::Number(weight) => relative * *weight,
-            Weight::PerToken(weights) => relative * rows.column(weights),
+            MixtureWeight::Number(weight) => relative * *weight,
+            MixtureWeight::PerToken(weights) => relative * rows.column(weights),
         }
     });
     let sum = shares.reduce(|sum, share| sum + share).expect("a side has at least one part");

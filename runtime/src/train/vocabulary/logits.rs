@@ -18,7 +18,7 @@ pub enum Logits {
     Given(Tensor),
     /// The product of the last hidden states, `[tokens, width]`, and the LM head, `[vocabulary,
     /// width]`; with a `softcap` c, c * tanh(product / c).
-    Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64>, scalar_head: Option<Tensor> },
+    Projected { hidden: Tensor, lm_head: LmHead, softcap: Option<f64>, scalar_head: Option<Tensor> },
     /// Made of others', in single precision.
     Composed(Composed),
     /// Of a model with another vocabulary.
@@ -30,7 +30,7 @@ pub enum Logits {
 }
 
 /// An LM head, `[vocabulary, width]`.
-pub enum Matrix {
+pub enum LmHead {
     Held(Tensor),
     /// Made when the tokens that it is for have their turn, and let go when others have.
     Fetched(Fetched),
@@ -58,20 +58,20 @@ impl Fetched {
     }
 }
 
-impl Matrix {
+impl LmHead {
     pub(super) fn get(&self) -> Tensor {
         match self {
-            Matrix::Held(matrix) => matrix.shallow_clone(),
-            Matrix::Fetched(fetched) => fetched.get(),
+            LmHead::Held(lm_head) => lm_head.shallow_clone(),
+            LmHead::Fetched(fetched) => fetched.get(),
         }
     }
 }
 
 impl Logits {
-    pub fn projected(hidden: &Tensor, matrix: &Tensor) -> Logits {
+    pub fn projected(hidden: &Tensor, lm_head: &Tensor) -> Logits {
         Logits::Projected {
             hidden: hidden.detach(),
-            matrix: Matrix::Held(matrix.detach()),
+            lm_head: LmHead::Held(lm_head.detach()),
             softcap: None,
             scalar_head: None,
         }
@@ -81,13 +81,13 @@ impl Logits {
     pub fn share(&self) -> Logits {
         match self {
             Logits::Given(logits) => Logits::Given(logits.shallow_clone()),
-            Logits::Projected { hidden, matrix, softcap, scalar_head } => {
-                let matrix = match matrix {
-                    Matrix::Held(matrix) => Matrix::Held(matrix.shallow_clone()),
-                    Matrix::Fetched(fetched) => Matrix::Fetched(fetched.clone()),
+            Logits::Projected { hidden, lm_head, softcap, scalar_head } => {
+                let lm_head = match lm_head {
+                    LmHead::Held(lm_head) => LmHead::Held(lm_head.shallow_clone()),
+                    LmHead::Fetched(fetched) => LmHead::Fetched(fetched.clone()),
                 };
                 let scalar_head = scalar_head.as_ref().map(Tensor::shallow_clone);
-                Logits::Projected { hidden: hidden.shallow_clone(), matrix, softcap: *softcap, scalar_head }
+                Logits::Projected { hidden: hidden.shallow_clone(), lm_head, softcap: *softcap, scalar_head }
             }
             Logits::Composed(composed) => Logits::Composed(composed.part(0, self.tokens())),
             Logits::Mapped(mapped) => Logits::Mapped(mapped.part(0, self.tokens())),
@@ -130,7 +130,7 @@ impl Logits {
 
     pub(super) fn let_go(&self) {
         match self {
-            Logits::Projected { matrix: Matrix::Fetched(fetched), .. } => fetched.let_go(),
+            Logits::Projected { lm_head: LmHead::Fetched(fetched), .. } => fetched.let_go(),
             Logits::Composed(composed) => composed.let_go(),
             Logits::Mapped(mapped) => mapped.let_go(),
             Logits::Projected { .. } | Logits::Given(_) | Logits::Listed(_) | Logits::Absent(_) => {}
@@ -170,8 +170,8 @@ impl Logits {
     pub(super) fn rows(&self, place: Place, first: i64, count: i64, absent: Option<&Tensor>) -> Tensor {
         let logits = match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
-            Logits::Projected { hidden, matrix, softcap, .. } => {
-                logits(place, &hidden.narrow(0, first, count), &matrix.get(), *softcap)
+            Logits::Projected { hidden, lm_head, softcap, .. } => {
+                logits(place, &hidden.narrow(0, first, count), &lm_head.get(), *softcap)
             }
             Logits::Composed(composed) => composed.rows(place, first, count, absent),
             Logits::Mapped(mapped) => mapped.rows(place, first, count),

@@ -5,7 +5,7 @@
 use tch::{Kind, Tensor};
 
 use mopd_kernels::Cpu;
-use mopd_kernels::entries::{self, Gradient, Sum};
+use mopd_kernels::entries::{self, KlGradient, Sum};
 use mopd_kernels::tensor::{view, view_mut};
 
 /// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't read
@@ -19,7 +19,7 @@ pub fn sums(cpu: Cpu, sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
 }
 
 /// Gradients, `[rows, entries]`, times factors, `[rows, 1]`.
-pub fn gradients(cpu: Cpu, gradient: Gradient, [l, r]: [&Tensor; 2], factors: &Tensor) -> Option<Tensor> {
+pub fn gradients(cpu: Cpu, gradient: KlGradient, [l, r]: [&Tensor; 2], factors: &Tensor) -> Option<Tensor> {
     let (left, right) = (view(l)?, view(r)?);
     let mut to = l.empty_like();
     let width = l.size()[1] as usize;

@@ -33,14 +33,14 @@ use std::collections::HashMap;
 use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor, no_grad_guard};
 
-pub use self::composed::{Composed, Part, part};
-pub use self::divergence::Weight;
+pub use self::composed::{Composed, ComposedPart, part};
+pub use self::divergence::MixtureWeight;
 pub use self::listed::Listed;
-pub use self::logits::{Fetched, Logits, Matrix};
+pub use self::logits::{Fetched, LmHead, Logits};
 pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
-use self::rows::{LogpGrad, Rows};
+use self::rows::{LogitRows, LogpGrad};
 pub use self::support::largest;
 use crate::machine::place::Place;
 use crate::machine::transfer::upload;
@@ -257,7 +257,7 @@ impl Vocabulary {
     /// for d loss / d primitive, `[rows, 1]`. 0 where there is no token.
     fn grad_logits<'p>(
         &self,
-        rows: &Rows,
+        rows: &LogitRows,
         live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>,
         out: &mut Tensor,
     ) {
@@ -293,17 +293,17 @@ impl Vocabulary {
         self,
         live: &[(Primitive, Tensor)],
         hidden: &Tensor,
-        matrix: &Tensor,
+        lm_head: &Tensor,
         of_lm_head: bool,
     ) -> (Tensor, Option<LmHeadGrad>) {
         let _guard = no_grad_guard();
         let mut grad_hidden = Vec::new();
-        let mut grad_lm_head = of_lm_head.then(|| LmHeadGrad::zero(matrix, self.place));
+        let mut grad_lm_head = of_lm_head.then(|| LmHeadGrad::zero(lm_head, self.place));
         let (half, place) = (hidden.kind() == Kind::BFloat16, self.place);
         self.gradient(live, |ByLogits { first, grad, scale }| {
             let rows = hidden.narrow(0, first, grad.size()[0]);
             let grad = if half { grad.to_kind(Kind::BFloat16) } else { grad };
-            let product = if half { place.multiply(&grad, matrix) } else { grad.mm(matrix) };
+            let product = if half { place.multiply(&grad, lm_head) } else { grad.mm(lm_head) };
             match scale {
                 // A row of the gradients is scaled where it is smaller: in the product.
                 Some(scale) => {
@@ -347,7 +347,7 @@ impl Vocabulary {
     fn vocabulary(&self) -> i64 {
         match &self.student {
             Logits::Given(logits) => logits.size()[1],
-            Logits::Projected { matrix, .. } => matrix.get().size()[0],
+            Logits::Projected { lm_head, .. } => lm_head.get().size()[0],
             Logits::Composed(_) | Logits::Mapped(_) | Logits::Listed(_) | Logits::Absent(_) => {
                 unreachable!("the student is a model")
             }
@@ -379,11 +379,11 @@ impl Vocabulary {
         logits
     }
 
-    fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = Rows<'a>> + use<'a> {
+    fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = LogitRows<'a>> + use<'a> {
         let (count, step) = (block.student.size()[0], rows_in(self.place.sizes.chunk, self.vocabulary()));
         (0..count)
             .step_by(step as usize)
-            .map(move |from| Rows::new(self, block, from, step.min(count - from)))
+            .map(move |from| LogitRows::new(self, block, from, step.min(count - from)))
     }
 }
 

@@ -3,9 +3,9 @@
 use mopd_compiler::plan::{Role, Support};
 use tch::{Kind, Tensor};
 
-use super::divergence::Divergence;
+use super::divergence::StepDivergence;
 use super::loops;
-use super::rows::{LogpGrad, Rows};
+use super::rows::{LogitRows, LogpGrad};
 use super::support::{Entries, entries, in_nucleus, mask, top};
 use mopd_kernels::Cpu;
 use mopd_kernels::entries::Sum;
@@ -32,8 +32,8 @@ pub enum Quantity<'a> {
         p: f64,
     },
     SupportSize(&'a Support),
-    /// d divergence / d log of what follows in a span by the student: see [`Divergence::by_rest`].
-    ByRest(Divergence<'a>),
+    /// d divergence / d log of what follows in a span by the student: see [`StepDivergence::by_rest`].
+    ByRest(StepDivergence<'a>),
 }
 
 /// What gradient can flow through.
@@ -42,7 +42,7 @@ pub enum Primitive<'a> {
     Logp,
     /// The student's log-probability of ending.
     EndLogp,
-    Divergence(Divergence<'a>),
+    Divergence(StepDivergence<'a>),
     /// Minus the student's log-probability of the role's most probable token.
     Likelihood {
         of: Role,
@@ -56,7 +56,7 @@ pub enum Primitive<'a> {
 
 impl Quantity<'_> {
     /// `[rows]`, in single precision.
-    pub fn values(&self, rows: &Rows) -> Tensor {
+    pub fn values(&self, rows: &LogitRows) -> Tensor {
         match self {
             Quantity::Primitive(primitive) => primitive.values(rows),
             Quantity::Logp(role) => rows.scored(*role).gather(-1, &rows.targets, false).squeeze_dim(1),
@@ -98,7 +98,7 @@ impl Quantity<'_> {
 
 impl Primitive<'_> {
     /// `[rows]`, in single precision.
-    pub fn values(&self, rows: &Rows) -> Tensor {
+    pub fn values(&self, rows: &LogitRows) -> Tensor {
         match self {
             Primitive::Logp => Quantity::Logp(Role::Student).values(rows),
             Primitive::EndLogp => Quantity::EndLogp(Role::Student).values(rows),
@@ -116,7 +116,7 @@ impl Primitive<'_> {
 
     /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, of all entries of
     /// the vocabulary.
-    pub fn accumulate_grad(&self, rows: &Rows, adjoint: &Tensor, grad: &mut LogpGrad) {
+    pub fn accumulate_grad(&self, rows: &LogitRows, adjoint: &Tensor, grad: &mut LogpGrad) {
         match self {
             Primitive::Logp => grad.add_at(rows, rows.temperature(), &rows.targets, adjoint),
             Primitive::EndLogp => {
@@ -144,7 +144,7 @@ fn entropy(cpu: Option<Cpu>, logps: &Tensor) -> Tensor {
 
 /// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they
 /// are; and the log of what each and those behind it hold. `[rows, k]` each.
-fn ranking(rows: &Rows, role: Role, k: u32) -> (Tensor, Tensor, Tensor) {
+fn ranking(rows: &LogitRows, role: Role, k: u32) -> (Tensor, Tensor, Tensor) {
     let order = top(rows, role, k);
     let logps = rows.logps(Role::Student, 1.0).gather(-1, &order, false);
     let remaining = logps.flip([-1].as_slice()).logcumsumexp(-1).flip([-1].as_slice());

@@ -4,13 +4,13 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::summand::{Kernel, Recognized};
 use mopd_compiler::expr::values::EvaluationError;
-use mopd_compiler::plan::{self, Axis, DivergenceKind, Live, Parameter, Signal};
+use mopd_compiler::plan::{self, Axis, DivergenceKind, DivergenceParameter, Live, Signal};
 use tch::Device;
 
 use super::super::spans::is_of_spans;
-use super::divergence::{Divergence, Pairing, Side, Weight};
+use super::divergence::{DivergenceSide, MixtureWeight, Pairing, StepDivergence};
 use super::quantities::{Primitive, Quantity};
-use super::summands::{Compiled, Summand};
+use super::summands::{CompiledSummand, StepSummand};
 use crate::machine::transfer::upload;
 
 /// What formulas inside divergences are computed from.
@@ -86,9 +86,9 @@ impl Parameters<'_> {
     pub fn divergence<'p>(
         &self,
         divergence: &'p plan::Divergence,
-    ) -> Result<Divergence<'p>, EvaluationError> {
+    ) -> Result<StepDivergence<'p>, EvaluationError> {
         let (pairing, reversed) = match &divergence.kind {
-            DivergenceKind::Kl => (Pairing::Entrywise(Summand::Kl), false),
+            DivergenceKind::Kl => (Pairing::Entrywise(StepSummand::Kl), false),
             DivergenceKind::SortedL1 => (Pairing::Sorted, false),
             DivergenceKind::Entrywise(summand) => {
                 let (summand, reversed) = self.summand(summand);
@@ -97,7 +97,7 @@ impl Parameters<'_> {
         };
         let sides = (self.side(&divergence.left)?, self.side(&divergence.right)?);
         let (left, right) = if reversed { (sides.1, sides.0) } else { sides };
-        Ok(Divergence {
+        Ok(StepDivergence {
             pairing,
             left,
             right,
@@ -111,54 +111,56 @@ impl Parameters<'_> {
 
     /// As it is at this step: by a kernel, if there is one for what it is, maybe with the sides the other way
     /// round.
-    fn summand(&self, summand: &plan::Summand) -> (Summand, bool) {
+    fn summand(&self, summand: &plan::Summand) -> (StepSummand, bool) {
         let own = summand.at(self.batch.step, self.batch.steps).expect("the compiler has looked");
         let Some(Recognized { kernel, reversed }) = own.recognized() else {
-            return (Summand::Compiled(Box::new(Compiled::new(own))), false);
+            return (StepSummand::Compiled(Box::new(CompiledSummand::new(own))), false);
         };
         let summand = match kernel {
-            Kernel::Kl => Summand::Kl,
-            Kernel::Skew { lambda } => Summand::Skew { lambda },
-            Kernel::Jsd { beta, normalized } => Summand::Jsd { beta, normalized },
+            Kernel::Kl => StepSummand::Kl,
+            Kernel::Skew { lambda } => StepSummand::Skew { lambda },
+            Kernel::Jsd { beta, normalized } => StepSummand::Jsd { beta, normalized },
         };
         (summand, reversed)
     }
 
-    fn side(&self, distribution: &plan::Distribution) -> Result<Side, EvaluationError> {
+    fn side(&self, distribution: &plan::Distribution) -> Result<DivergenceSide, EvaluationError> {
         Ok(match distribution {
-            plan::Distribution::Role(role) => Side { parts: vec![(Weight::Number(1.0), *role)], live: true },
+            plan::Distribution::Role(role) => {
+                DivergenceSide { parts: vec![(MixtureWeight::Number(1.0), *role)], live: true }
+            }
             plan::Distribution::Blend(parts) => {
                 let parts = parts.iter().map(|(weight, role)| Ok((self.weight(weight)?, *role)));
-                Side { parts: parts.collect::<Result<_, EvaluationError>>()?, live: true }
+                DivergenceSide { parts: parts.collect::<Result<_, EvaluationError>>()?, live: true }
             }
-            plan::Distribution::Detached(inner) => Side { live: false, ..self.side(inner)? },
+            plan::Distribution::Detached(inner) => DivergenceSide { live: false, ..self.side(inner)? },
         })
     }
 
     /// One number for the whole step.
-    fn number(&self, parameter: &Parameter) -> Result<f64, EvaluationError> {
+    fn number(&self, parameter: &DivergenceParameter) -> Result<f64, EvaluationError> {
         Ok(match parameter {
-            Parameter::Number(value) => *value,
-            Parameter::Formula(formula) => {
+            DivergenceParameter::Number(value) => *value,
+            DivergenceParameter::Formula(formula) => {
                 interpret(&formula.graph, &[formula.value], self.batch)?.get(formula.value)[0]
             }
         })
     }
 
     /// As it is at this step; see [`plan::Composition::signals`].
-    pub fn weight(&self, parameter: &Parameter) -> Result<Weight, EvaluationError> {
-        let Parameter::Formula(formula) = parameter else {
-            return Ok(Weight::Number(self.number(parameter)?));
+    pub fn weight(&self, parameter: &DivergenceParameter) -> Result<MixtureWeight, EvaluationError> {
+        let DivergenceParameter::Formula(formula) = parameter else {
+            return Ok(MixtureWeight::Number(self.number(parameter)?));
         };
         let axis = formula.graph.axis(formula.value);
         if axis <= Axis::Batch {
-            return Ok(Weight::Number(self.number(parameter)?));
+            return Ok(MixtureWeight::Number(self.number(parameter)?));
         }
         let values = interpret(&formula.graph, &[formula.value], self.batch)?;
         let (values, layout) = (values.get(formula.value), &self.batch.layout);
         let per_token: Vec<f32> = (0..layout.tokens())
             .map(|token| values[layout.parent(Axis::Token, axis, token)] as f32)
             .collect();
-        Ok(Weight::PerToken(upload(&per_token, self.device)))
+        Ok(MixtureWeight::PerToken(upload(&per_token, self.device)))
     }
 }

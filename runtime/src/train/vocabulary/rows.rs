@@ -12,7 +12,7 @@ use crate::tokenizer::Token;
 
 /// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the
 /// chunk.
-pub struct Rows<'a> {
+pub struct LogitRows<'a> {
     /// The first of them among the tokens of the step.
     pub first: i64,
     /// `[rows, 1]`: the tokens taken.
@@ -27,14 +27,14 @@ pub struct Rows<'a> {
     logps: RefCell<Vec<(Role, f64, Tensor)>>,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> LogitRows<'a> {
     /// `count` rows of a block, from its row `from` on.
-    pub(super) fn new(vocabulary: &'a Vocabulary, block: &'a Block, from: i64, count: i64) -> Rows<'a> {
+    pub(super) fn new(vocabulary: &'a Vocabulary, block: &'a Block, from: i64, count: i64) -> LogitRows<'a> {
         let first = block.first + from;
         let targets = vocabulary.targets.narrow(0, first, count).unsqueeze(1);
         let student = block.student.narrow(0, from, count);
         let end = vocabulary.end;
-        Rows { first, targets, student, vocabulary, block, end, logps: RefCell::default() }
+        LogitRows { first, targets, student, vocabulary, block, end, logps: RefCell::default() }
     }
 
     pub fn len(&self) -> i64 {
@@ -145,7 +145,7 @@ impl LogpGrad {
     }
 
     /// Adds to the entries that `indices`, `[rows, any]`, name.
-    pub fn add_at(&mut self, rows: &Rows, temperature: f64, indices: &Tensor, grad: &Tensor) {
+    pub fn add_at(&mut self, rows: &LogitRows, temperature: f64, indices: &Tensor, grad: &Tensor) {
         if self.find(temperature).is_none() {
             let zeros = Tensor::zeros([rows.len(), rows.vocabulary()], (Kind::Float, grad.device()));
             self.by_temperature.push((temperature, zeros));
@@ -170,7 +170,7 @@ impl LogpGrad {
     /// d loss / d logits of the student, written to `out`, `[rows, vocabulary]`. It may be the logits
     /// themselves: they are not read any more once they are written over: log-probabilities at every
     /// temperature are made before.
-    pub fn into_logits(self, rows: &Rows, out: &mut Tensor) {
+    pub fn into_logits(self, rows: &LogitRows, out: &mut Tensor) {
         let logps: Vec<Tensor> = self
             .by_temperature
             .iter()

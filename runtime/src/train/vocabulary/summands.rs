@@ -2,12 +2,12 @@
 //!
 //! Everything is a function of two log-probabilities, `l` of the left side and `r` of the right side, as
 //! tensors of one shape; gradients are with respect to these. Each form is written so that it and its
-//! gradients are exactly 0 where `l = r`, if it is closed: an optimiser that normalises gradients would
+//! gradients are exactly 0 where `l = r`, if it is generalized: an optimiser that normalises gradients would
 //! scale rounding noise there to full steps.
 //!
-//! *Closed* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r` stationary
-//! entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is `- f'(1)
-//! (exp(l) - exp(r))`. Where both sides are complete it sums to 0.
+//! *Generalized* means that the linear function of `exp(l)` and `exp(r)` is added that makes `l = r`
+//! stationary entry by entry, for KL `- exp(l) + exp(r)` (arXiv:2606.30406, eq. 5). For a generator `f` it is
+//! `- f'(1) (exp(l) - exp(r))`. Where both sides are complete it sums to 0.
 //!
 //! What is hot has a form of its own in single precision; every other divergence is the compiler's graph of
 //! one entry and of its derivatives, in double precision.
@@ -19,11 +19,11 @@ use tch::{Kind, Tensor};
 use crate::train::tensor_graph;
 
 /// A divergence with its parameters as they are at this step.
-pub enum Summand {
+pub enum StepSummand {
     Kl,
     Jsd { beta: f64, normalized: bool },
     Skew { lambda: f64 },
-    Compiled(Box<Compiled>),
+    Compiled(Box<CompiledSummand>),
 }
 
 /// Beyond this difference of log-probabilities a mixture is one of its sides, in single precision, and `exp`
@@ -32,74 +32,74 @@ const FAR: f64 = 80.0;
 /// A side with a smaller share of the mixture than this can vanish in `1 + x`.
 const SMALL_SHARE: f64 = 0.05;
 
-impl Summand {
-    pub fn values(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+impl StepSummand {
+    pub fn values(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
-            Summand::Kl => {
+            StepSummand::Kl => {
                 let p = l.exp();
                 let value = &p * (l - r);
-                if closed { value - p + r.exp() } else { value }
+                if generalized { value - p + r.exp() } else { value }
             }
-            Summand::Jsd { beta, normalized } => {
+            StepSummand::Jsd { beta, normalized } => {
                 let beta = *beta;
                 let scale = if *normalized { 1.0 / (beta * (1.0 - beta)) } else { 1.0 };
                 let left = above_mixture(l, r, beta) * l.exp() * (beta * scale);
                 left + above_mixture(r, l, 1.0 - beta) * r.exp() * ((1.0 - beta) * scale)
             }
-            Summand::Skew { lambda } => {
+            StepSummand::Skew { lambda } => {
                 let lambda = *lambda;
                 let (p, above) = (l.exp(), above_mixture(l, r, lambda));
                 let value = &p * above;
-                if closed { value + (r.exp() - p) * (1.0 - lambda) } else { value }
+                if generalized { value + (r.exp() - p) * (1.0 - lambda) } else { value }
             }
-            Summand::Compiled(own) => own.values(l, r, closed),
+            StepSummand::Compiled(own) => own.values(l, r, generalized),
         }
     }
 
     /// With respect to `l`. The tensor is nobody else's.
-    pub fn grad_left(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    pub fn grad_left(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
-            Summand::Kl => {
+            StepSummand::Kl => {
                 let mut grad = l - r;
-                if !closed {
+                if !generalized {
                     grad += 1.0;
                 }
                 grad *= l.exp();
                 grad
             }
-            Summand::Jsd { beta, normalized } => {
+            StepSummand::Jsd { beta, normalized } => {
                 let beta = *beta;
                 let scale = if *normalized { 1.0 / (1.0 - beta) } else { beta };
                 above_mixture(l, r, beta) * l.exp() * scale
             }
-            Summand::Skew { lambda } => {
+            StepSummand::Skew { lambda } => {
                 let lambda = *lambda;
                 let above = above_mixture(l, r, lambda);
                 let grad = &above - above.expm1() * lambda;
-                l.exp() * if closed { grad } else { grad + (1.0 - lambda) }
+                l.exp() * if generalized { grad } else { grad + (1.0 - lambda) }
             }
-            Summand::Compiled(own) => own.grad(0, l, r, closed),
+            StepSummand::Compiled(own) => own.grad(0, l, r, generalized),
         }
     }
 
     /// With respect to `r`. The tensor is nobody else's.
-    pub fn grad_right(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    pub fn grad_right(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         match self {
-            Summand::Kl => {
+            StepSummand::Kl => {
                 let p = l.exp();
-                if closed { r.exp() - p } else { p.neg() }
+                if generalized { r.exp() - p } else { p.neg() }
             }
-            Summand::Jsd { beta, normalized } => {
+            StepSummand::Jsd { beta, normalized } => {
                 let beta = *beta;
                 let scale = if *normalized { 1.0 / beta } else { 1.0 - beta };
                 above_mixture(r, l, 1.0 - beta) * r.exp() * scale
             }
-            Summand::Skew { lambda } => {
+            StepSummand::Skew { lambda } => {
                 let lambda = *lambda;
                 let above = above_mixture(l, r, lambda);
-                (if closed { above.expm1() } else { above.exp() }) * r.exp() * (lambda - 1.0)
+                (if generalized { above.expm1() } else { above.exp() }) * r.exp() * (lambda - 1.0)
             }
-            Summand::Compiled(own) => own.grad(1, l, r, closed),
+            StepSummand::Compiled(own) => own.grad(1, l, r, generalized),
         }
     }
 }
@@ -120,16 +120,16 @@ fn above_mixture(l: &Tensor, r: &Tensor, share: f64) -> Tensor {
 
 /// A summand as the compiler has it, in double precision: the ratio of two probabilities has no room in
 /// single.
-pub struct Compiled {
+pub struct CompiledSummand {
     own: AtStep,
     /// Where both sides agree: the derivative by the left one, and the gradients by both. None where they
     /// differ from entry to entry: it is no divergence, and no linear function makes it stationary there.
     agreed: Option<[f64; 3]>,
 }
 
-impl Compiled {
-    pub fn new(own: AtStep) -> Compiled {
-        let mut made = Compiled { own, agreed: None };
+impl CompiledSummand {
+    pub fn new(own: AtStep) -> CompiledSummand {
+        let mut made = CompiledSummand { own, agreed: None };
         made.agreed = made.where_equal();
         made
     }
@@ -165,10 +165,10 @@ impl Compiled {
         values.masked_fill(&l.eq_tensor(r), 0.0)
     }
 
-    fn values(&self, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    fn values(&self, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         let [p, q] = Self::sides(l, r);
         let values = self.at(self.own.value, &p, &q);
-        match self.agreed.filter(|_| closed) {
+        match self.agreed.filter(|_| generalized) {
             Some([grad, ..]) => Self::settled(values - (p - q) * grad, l, r),
             None => values,
         }
@@ -176,10 +176,10 @@ impl Compiled {
     }
 
     /// By the left side, 0, or the right, 1.
-    fn grad(&self, side: usize, l: &Tensor, r: &Tensor, closed: bool) -> Tensor {
+    fn grad(&self, side: usize, l: &Tensor, r: &Tensor, generalized: bool) -> Tensor {
         let sides = Self::sides(l, r);
         let grad = self.at(self.own.gradients[side], &sides[0], &sides[1]);
-        match self.agreed.filter(|_| closed) {
+        match self.agreed.filter(|_| generalized) {
             Some(agreed) => Self::settled((grad - agreed[1 + side]) * &sides[side], l, r),
             None => grad * &sides[side],
         }

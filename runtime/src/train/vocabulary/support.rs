@@ -3,7 +3,7 @@
 use mopd_compiler::plan::{Role, Support};
 use tch::{Kind, Tensor};
 
-use super::rows::Rows;
+use super::rows::LogitRows;
 
 /// A support, resolved for some rows.
 pub enum Entries {
@@ -15,7 +15,7 @@ pub enum Entries {
 }
 
 /// Roles choose by their distributions at temperature 1. Not differentiated through.
-pub fn entries(support: &Support, rows: &Rows) -> Entries {
+pub fn entries(support: &Support, rows: &LogitRows) -> Entries {
     match support {
         Support::Full => Entries::All,
         Support::TopK { k, .. } if i64::from(*k) >= rows.vocabulary() => Entries::All,
@@ -31,7 +31,7 @@ pub fn entries(support: &Support, rows: &Rows) -> Entries {
     }
 }
 
-fn combined(parts: &[Support], rows: &Rows, combine: impl Fn(&mut Tensor, &Tensor) -> Tensor) -> Tensor {
+fn combined(parts: &[Support], rows: &LogitRows, combine: impl Fn(&mut Tensor, &Tensor) -> Tensor) -> Tensor {
     let mut masks = parts.iter().map(|part| mask(&entries(part, rows), rows));
     let mut all = masks.next().expect("the checker gives a union or intersection at least one part");
     masks.for_each(|part| drop(combine(&mut all, &part)));
@@ -39,7 +39,7 @@ fn combined(parts: &[Support], rows: &Rows, combine: impl Fn(&mut Tensor, &Tenso
 }
 
 /// `[rows, k]`: the `k` most probable entries, the most probable first; all of them where there are fewer.
-pub fn top(rows: &Rows, role: Role, k: u32) -> Tensor {
+pub fn top(rows: &LogitRows, role: Role, k: u32) -> Tensor {
     largest(&rows.logps(role, 1.0), k.into())
 }
 
@@ -70,7 +70,7 @@ pub fn largest(values: &Tensor, k: i64) -> Tensor {
 }
 
 /// `[rows, vocabulary]`, bool, nobody else's.
-pub fn mask(entries: &Entries, rows: &Rows) -> Tensor {
+pub fn mask(entries: &Entries, rows: &LogitRows) -> Tensor {
     let (shape, device) = ([rows.len(), rows.vocabulary()], rows.targets.device());
     match entries {
         Entries::All => Tensor::ones(shape, (Kind::Bool, device)),
@@ -90,7 +90,7 @@ fn nucleus(logps: &Tensor, p: f64) -> Tensor {
 }
 
 /// What only one of two vocabularies has, `[rows, columns]`, bool; nothing at tokens that begin no span.
-fn unmatched(rows: &Rows, role: Role) -> Tensor {
+fn unmatched(rows: &LogitRows, role: Role) -> Tensor {
     let (present, own) = (rows.present(role), rows.present(Role::Student));
     let begins = match rows.spans(role) {
         Some(spans) => rows.column(&spans.begins),

@@ -15,12 +15,13 @@ use std::sync::LazyLock;
 use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::graph::Graph;
 use mopd_compiler::plan::{
-    self, DivergenceKind, Formula, Live, Mass, Over, Parameter, Role, Schedule, Signal, Support,
+    self, DivergenceKind, DivergenceParameter, Formula, Live, Mass, Role, Schedule, ScheduleLength, Signal,
+    Support,
 };
 use tch::{Device, Kind};
 
 use super::divergence::Pairing;
-use super::summands::Summand;
+use super::summands::StepSummand;
 use super::*;
 use crate::compiled;
 use crate::machine::transfer::to_vec;

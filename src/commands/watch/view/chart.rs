@@ -19,15 +19,15 @@ const FAINT: Color = Color::DarkGray;
 const LEGEND: usize = 3;
 
 /// A curve as it is drawn.
-struct Drawn {
+struct Curve {
     domain: String,
     colour: Color,
     points: Vec<(f64, f64)>,
-    kind: Kind,
+    kind: CurveKind,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum CurveKind {
     Now,
     Raw,
     Before,
@@ -46,13 +46,13 @@ pub fn draw(frame: &mut Frame, state: &ViewState, area: Rect) {
         };
         return frame.render_widget(Paragraph::new(why).block(block), area);
     };
-    let curves = drawn(state, stage, metric);
+    let curves = curves(state, stage, metric);
     let smoothed =
         if state.smoothing() > 0.0 { format!(", smoothed {}", state.smoothing()) } else { String::new() };
     let mut block =
         Block::new().borders(Borders::ALL).title(format!(" {of}: {} by domain{smoothed} ", metric.name()));
     if let Some(before) = &stage.before
-        && curves.iter().any(|curve| curve.kind == Kind::Before)
+        && curves.iter().any(|curve| curve.kind == CurveKind::Before)
     {
         let room = usize::from(area.width.saturating_sub(4));
         let edit = if before.edit.is_empty() { "the run before" } else { &before.edit };
@@ -69,16 +69,16 @@ pub fn draw(frame: &mut Frame, state: &ViewState, area: Rect) {
 }
 
 /// What is behind comes first.
-fn drawn(state: &ViewState, stage: &StageView, metric: CurveMetric) -> Vec<Drawn> {
+fn curves(state: &ViewState, stage: &StageView, metric: CurveMetric) -> Vec<Curve> {
     let weight = state.smoothing();
     let mut all = Vec::new();
     let before = stage.before.as_ref().filter(|_| state.shows_before).map(|before| &before.curves);
-    let each = |curves: &'_ Curves, kind: Kind, all: &mut Vec<Drawn>| {
+    let each = |curves: &'_ Curves, kind: CurveKind, all: &mut Vec<Curve>| {
         for ((_, domain), curve) in curves.iter().filter(|((of, _), _)| *of == metric) {
-            all.push(Drawn {
+            all.push(Curve {
                 domain: domain.clone(),
-                colour: if kind == Kind::Raw { FAINT } else { colour(stage, metric, domain) },
-                points: if kind == Kind::Raw || weight == 0.0 {
+                colour: if kind == CurveKind::Raw { FAINT } else { colour(stage, metric, domain) },
+                points: if kind == CurveKind::Raw || weight == 0.0 {
                     curve.points().to_vec()
                 } else {
                     curve.smoothed(weight)
@@ -88,12 +88,12 @@ fn drawn(state: &ViewState, stage: &StageView, metric: CurveMetric) -> Vec<Drawn
         }
     };
     if weight > 0.0 {
-        each(&stage.curves, Kind::Raw, &mut all);
+        each(&stage.curves, CurveKind::Raw, &mut all);
     }
     if let Some(before) = before {
-        each(before, Kind::Before, &mut all);
+        each(before, CurveKind::Before, &mut all);
     }
-    each(&stage.curves, Kind::Now, &mut all);
+    each(&stage.curves, CurveKind::Now, &mut all);
     all
 }
 
@@ -105,7 +105,7 @@ fn colour(stage: &StageView, metric: CurveMetric, domain: &str) -> Color {
     place.map_or(FAINT, |place| COLOURS[place % COLOURS.len()])
 }
 
-fn axes(frame: &mut Frame, curves: &[Drawn], area: Rect) {
+fn axes(frame: &mut Frame, curves: &[Curve], area: Rect) {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let bound = |pick: fn(f64, f64) -> f64, start: f64| points().map(|(_, value)| *value).fold(start, pick);
     let (low, high) = (bound(f64::min, f64::INFINITY), bound(f64::max, f64::NEG_INFINITY));
@@ -117,10 +117,10 @@ fn axes(frame: &mut Frame, curves: &[Drawn], area: Rect) {
     let room = ((high - low) * 0.05).max(high.abs().max(low.abs()) * 0.01).max(1e-6);
     let (low, high) = (low - room, high + room);
     let dataset = |curve| {
-        let Drawn { points, colour, kind, .. }: &Drawn = curve;
+        let Curve { points, colour, kind, .. }: &Curve = curve;
         let (marker, graph) = match kind {
-            Kind::Before => (Marker::Dot, GraphType::Scatter),
-            Kind::Now | Kind::Raw => (Marker::Braille, GraphType::Line),
+            CurveKind::Before => (Marker::Dot, GraphType::Scatter),
+            CurveKind::Now | CurveKind::Raw => (Marker::Braille, GraphType::Line),
         };
         Dataset::default().marker(marker).graph_type(graph).style(Style::new().fg(*colour)).data(points)
     };
@@ -133,8 +133,8 @@ fn axes(frame: &mut Frame, curves: &[Drawn], area: Rect) {
 
 /// For each domain its last value; where it is smoothed the raw one, where it was edited the one before at
 /// the same step.
-fn legend(curves: &[Drawn], stage: &StageView, metric: CurveMetric, width: usize) -> Vec<Line<'static>> {
-    let at = |domain: &str, kind: Kind, step: f64| {
+fn legend(curves: &[Curve], stage: &StageView, metric: CurveMetric, width: usize) -> Vec<Line<'static>> {
+    let at = |domain: &str, kind: CurveKind, step: f64| {
         let curve = curves.iter().find(|curve| curve.kind == kind && curve.domain == domain)?;
         curve.points.iter().rev().find(|(of, _)| *of <= step).map(|(_, value)| *value)
     };
@@ -143,11 +143,11 @@ fn legend(curves: &[Drawn], stage: &StageView, metric: CurveMetric, width: usize
     let mut left_out = 0;
     for ((_, domain), curve) in own {
         let Some((step, raw)) = curve.points().last().copied() else { continue };
-        let mut text = format!("━ {domain} {}", short(at(domain, Kind::Now, step).unwrap_or(raw)));
-        if curves.iter().any(|curve| curve.kind == Kind::Raw) {
+        let mut text = format!("━ {domain} {}", short(at(domain, CurveKind::Now, step).unwrap_or(raw)));
+        if curves.iter().any(|curve| curve.kind == CurveKind::Raw) {
             text += &format!(" (raw {})", short(raw));
         }
-        if let Some(before) = at(domain, Kind::Before, step) {
+        if let Some(before) = at(domain, CurveKind::Before, step) {
             text += &format!(" • {}", short(before));
         }
         let entry = Span::styled(fitting(&text, width), Style::new().fg(colour(stage, metric, domain)));

@@ -7,7 +7,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, List, ListItem, ListState, Paragraph};
 
-use super::state::{Panel, StageProgress, StageView, ViewState};
+use super::state::{StageProgress, StageView, ViewState, WatchPane};
 use super::{chart, keys};
 use crate::figures::duration;
 use crate::output::printable;
@@ -36,8 +36,8 @@ pub fn draw(frame: &mut Frame, state: &mut ViewState) {
     chart::draw(frame, state, curve);
     if rows > 0 {
         teachers(frame, state, table);
-    } else if state.panel == Panel::Teachers {
-        state.panel = Panel::Stages;
+    } else if state.panel == WatchPane::Teachers {
+        state.panel = WatchPane::Stages;
     }
     words(frame, state, below);
     frame.render_widget(keys::line(usize::from(foot.width)), foot);
@@ -47,7 +47,7 @@ pub fn draw(frame: &mut Frame, state: &mut ViewState) {
 }
 
 /// The title of a panel, bold where keys move it.
-fn panel(state: &ViewState, panel: Panel, title: String) -> Block<'static> {
+fn panel(state: &ViewState, panel: WatchPane, title: String) -> Block<'static> {
     let style = if state.panel == panel { Style::new().add_modifier(Modifier::BOLD) } else { Style::new() };
     Block::new().borders(Borders::ALL).title(Span::styled(title, style))
 }
@@ -150,7 +150,7 @@ fn stages(frame: &mut Frame, state: &ViewState, area: Rect) {
         false => " stages ".to_owned(),
     };
     let list = List::new(items)
-        .block(panel(state, Panel::Stages, title))
+        .block(panel(state, WatchPane::Stages, title))
         .highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut place = ListState::default();
     place.select((!state.stages.is_empty()).then_some(state.selected));
@@ -177,7 +177,7 @@ fn teachers(frame: &mut Frame, state: &mut ViewState, area: Rect) {
     state.teachers_down = state.teachers_down.min(all.len().saturating_sub(rows));
     let title = format!(" teachers{}: divergence, nats ", place(state.teachers_down, rows, all.len()));
     let lines: Vec<Line> = all.into_iter().skip(state.teachers_down).take(rows).collect();
-    frame.render_widget(Paragraph::new(lines).block(panel(state, Panel::Teachers, title)), area);
+    frame.render_widget(Paragraph::new(lines).block(panel(state, WatchPane::Teachers, title)), area);
 }
 
 /// The diagnostics of the last check where there are any, else the end of the log.
@@ -198,7 +198,7 @@ fn words(frame: &mut Frame, state: &mut ViewState, area: Rect) {
     let title = format!(" {}{shown} ", if clean { "log" } else { "diagnostics" });
     let style = if clean { Style::new() } else { Style::new().fg(Color::Yellow) };
     let lines: Vec<Line> = all.into_iter().skip(first).take(rows).map(Line::from).collect();
-    let block = panel(state, Panel::Text, title).border_style(style);
+    let block = panel(state, WatchPane::Text, title).border_style(style);
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 

@@ -31,7 +31,7 @@ use crate::problem::Problem;
 /// At most so often is it drawn.
 const FRAME: Duration = Duration::from_millis(80);
 
-pub struct View {
+pub struct WatchView {
     terminal: Terminal<TermionBackend<AlternateScreen<RawTerminal<Stdout>>>>,
     state: ViewState,
     drawn: Option<Instant>,
@@ -40,9 +40,9 @@ pub struct View {
     table: String,
 }
 
-impl View {
+impl WatchView {
     /// None where there is no terminal to draw on.
-    pub fn new(title: &str, key: impl Fn(Key) + Send + 'static) -> Option<View> {
+    pub fn new(title: &str, key: impl Fn(Key) + Send + 'static) -> Option<WatchView> {
         let dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb" || name.is_empty());
         if dumb || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
             return None;
@@ -51,7 +51,13 @@ impl View {
         let mut terminal = Terminal::new(TermionBackend::new(screen)).ok()?;
         terminal.hide_cursor().ok()?;
         std::thread::spawn(move || std::io::stdin().keys().map_while(Result::ok).for_each(key));
-        Some(View { terminal, state: ViewState::new(title), drawn: None, dirty: true, table: String::new() })
+        Some(WatchView {
+            terminal,
+            state: ViewState::new(title),
+            drawn: None,
+            dirty: true,
+            table: String::new(),
+        })
     }
 
     pub fn note(&mut self, note: &Note) {
@@ -92,7 +98,7 @@ impl View {
     }
 }
 
-impl Drop for View {
+impl Drop for WatchView {
     fn drop(&mut self) {
         // What can't be undone on a terminal that is gone need not be.
         let _ = self.terminal.show_cursor();

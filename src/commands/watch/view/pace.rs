@@ -10,14 +10,14 @@ use crate::figures;
 const RECENT: usize = 20;
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pace {
+pub struct StagePace {
     /// Seconds and tokens of the last steps.
     recent: VecDeque<(f64, u64)>,
     /// Resident memory of the worker after the last step, in bytes.
     memory: Option<f64>,
 }
 
-impl Pace {
+impl StagePace {
     pub fn add(&mut self, seconds: f64, tokens: u64, rows: &[MetricsRow]) {
         self.recent.push_back((seconds, tokens));
         self.recent.drain(..self.recent.len().saturating_sub(RECENT));

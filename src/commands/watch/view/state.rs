@@ -7,7 +7,7 @@ use mopd_compiler::plan::difference::difference;
 use mopd_compiler::plan::events::{DomainStep, Event, MetricsRow, TeacherStep};
 
 use super::curve::Curve;
-use super::pace::{Pace, TimeLeft};
+use super::pace::{StagePace, TimeLeft};
 use crate::output::printable;
 
 /// Lines of the log that are kept.
@@ -60,7 +60,7 @@ pub enum StageProgress {
 
 /// What a stage was before the last edit that changed it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Before {
+pub struct StageBeforeEdit {
     /// The edit since then: `clip ±5 -> ±3`.
     pub edit: String,
     pub curves: Curves,
@@ -79,12 +79,12 @@ pub struct StageView {
     /// The number that matters, as the worker names it.
     pub metric: Option<(String, f64)>,
     pub curves: Curves,
-    pub before: Option<Before>,
+    pub before: Option<StageBeforeEdit>,
     /// The curves that it had when it began once more: up to where it resumes, they are its own.
     held: Curves,
     /// The last divergence from each teacher.
     pub teachers: BTreeMap<String, f64>,
-    pub pace: Pace,
+    pub pace: StagePace,
 }
 
 impl StageView {
@@ -100,7 +100,7 @@ impl StageView {
             before: None,
             held: Curves::new(),
             teachers: BTreeMap::new(),
-            pace: Pace::default(),
+            pace: StagePace::default(),
         }
     }
 
@@ -126,7 +126,7 @@ impl StageView {
         // compared with.
         if !self.held.is_empty() {
             let curves = std::mem::take(&mut self.held);
-            self.before = Some(Before { edit: "the run before".to_owned(), curves });
+            self.before = Some(StageBeforeEdit { edit: "the run before".to_owned(), curves });
         }
         // Steps are counted from 0; this one is done.
         self.progress = StageProgress::Running { step: step + 1, steps };
@@ -163,7 +163,7 @@ impl StageView {
 
 /// What arrow keys move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Panel {
+pub enum WatchPane {
     Stages,
     Teachers,
     Text,
@@ -184,7 +184,7 @@ pub struct ViewState {
     /// Whether what a stage was before is drawn.
     pub shows_before: bool,
     pub help: bool,
-    pub panel: Panel,
+    pub panel: WatchPane,
     pub log: VecDeque<String>,
     /// Lines that the log is scrolled up from its end.
     pub log_up: usize,
@@ -218,7 +218,7 @@ impl ViewState {
             smoothing: 0,
             shows_before: true,
             help: false,
-            panel: Panel::Stages,
+            panel: WatchPane::Stages,
             log: VecDeque::new(),
             log_up: 0,
             diagnostics: String::new(),
@@ -374,21 +374,21 @@ impl ViewState {
     /// Moves the panel that has the keys; the ends hold.
     pub fn scroll(&mut self, down: isize) {
         match self.panel {
-            Panel::Stages => self.choose(down),
-            Panel::Teachers => self.teachers_down = self.teachers_down.saturating_add_signed(down),
-            Panel::Text if self.diagnostics.is_empty() => {
+            WatchPane::Stages => self.choose(down),
+            WatchPane::Teachers => self.teachers_down = self.teachers_down.saturating_add_signed(down),
+            WatchPane::Text if self.diagnostics.is_empty() => {
                 self.log_up = self.log_up.saturating_add_signed(down.saturating_neg());
             }
-            Panel::Text => self.diagnostics_down = self.diagnostics_down.saturating_add_signed(down),
+            WatchPane::Text => self.diagnostics_down = self.diagnostics_down.saturating_add_signed(down),
         }
     }
 
     pub fn next_panel(&mut self) {
         let teachers = self.shown().is_some_and(|(stage, _)| !stage.teachers.is_empty());
         self.panel = match self.panel {
-            Panel::Stages if teachers => Panel::Teachers,
-            Panel::Stages | Panel::Teachers => Panel::Text,
-            Panel::Text => Panel::Stages,
+            WatchPane::Stages if teachers => WatchPane::Teachers,
+            WatchPane::Stages | WatchPane::Teachers => WatchPane::Text,
+            WatchPane::Text => WatchPane::Stages,
         };
     }
 
@@ -433,16 +433,16 @@ impl ViewState {
 
 /// What a stage is compared with: what it was before its last edit. A text that was replaced before the stage
 /// had made a step leaves what was there before that text.
-fn before_of(old: &StageView, stage: &StageView, old_plan: &Plan, plan: &Plan) -> Option<Before> {
+fn before_of(old: &StageView, stage: &StageView, old_plan: &Plan, plan: &Plan) -> Option<StageBeforeEdit> {
     if old.key == stage.key {
         return old.before.clone();
     }
     let edit = edit_of(old_plan, plan, &stage.name);
     if !old.curves.is_empty() {
-        return Some(Before { edit, curves: old.curves.clone() });
+        return Some(StageBeforeEdit { edit, curves: old.curves.clone() });
     }
-    let Before { edit: earlier, curves } = old.before.clone()?;
-    Some(Before { edit: format!("{earlier}; {edit}"), curves })
+    let StageBeforeEdit { edit: earlier, curves } = old.before.clone()?;
+    Some(StageBeforeEdit { edit: format!("{earlier}; {edit}"), curves })
 }
 
 /// What an edit did to a stage, without its name; where it did nothing to the stage itself, all that it did.

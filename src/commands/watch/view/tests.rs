@@ -8,7 +8,7 @@ use super::curve::Curve;
 use super::draw::draw;
 use super::keys::{Action, press};
 use super::pace::TimeLeft;
-use super::state::{CurveMetric, Panel, StageProgress, ViewState};
+use super::state::{CurveMetric, StageProgress, ViewState, WatchPane};
 
 const TEXT: &str = r#"
 experiment "tiny" { seed = 1 }
@@ -321,7 +321,7 @@ fn text_that_does_not_fit_scrolls() {
     let drawn = screen(&mut state, 80, 24);
     assert!(shows(&drawn, "line 39.") && shows(&drawn, "a word that wraps") && !shows(&drawn, "line 30."));
     press(&mut state, Key::Char('\t'));
-    assert_eq!(state.panel, Panel::Text);
+    assert_eq!(state.panel, WatchPane::Text);
     press(&mut state, Key::PageUp);
     let drawn = screen(&mut state, 80, 24);
     assert!(shows(&drawn, "line 30.") && shows(&drawn, " log, 31-34 of 42 "), "{drawn:#?}");
@@ -358,11 +358,11 @@ fn teachers_that_do_not_fit_scroll() {
     press(&mut state, Key::End);
     assert!(shows(&screen(&mut state, 80, 24), "teacher 29"));
     // A stage without teachers has no such panel.
-    state.panel = Panel::Stages;
+    state.panel = WatchPane::Stages;
     press(&mut state, Key::Home);
-    state.panel = Panel::Teachers;
+    state.panel = WatchPane::Teachers;
     screen(&mut state, 80, 24);
-    assert_eq!(state.panel, Panel::Stages);
+    assert_eq!(state.panel, WatchPane::Stages);
 }
 
 #[test]

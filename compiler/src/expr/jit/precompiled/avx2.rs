@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::Program;
 use crate::expr::signals::Function;
-use mopd_ops::f32_ops::{Comparison, FloatOps};
+use mopd_ops::f32_ops::{CompareOp, FloatOps};
 
 const LANES: usize = 8;
 
@@ -117,15 +117,15 @@ impl<const FUSED: bool> FloatOps for Avx2<FUSED> {
     }
 
     #[inline(always)]
-    fn compare(&mut self, comparison: Comparison, a: __m256, b: __m256) -> __m256 {
+    fn compare(&mut self, comparison: CompareOp, a: __m256, b: __m256) -> __m256 {
         unsafe {
             match comparison {
-                Comparison::Equal => _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b),
-                Comparison::NotEqual => _mm256_cmp_ps::<_CMP_NEQ_UQ>(a, b),
-                Comparison::Less => _mm256_cmp_ps::<_CMP_LT_OQ>(a, b),
-                Comparison::LessEqual => _mm256_cmp_ps::<_CMP_LE_OQ>(a, b),
-                Comparison::Greater => _mm256_cmp_ps::<_CMP_GT_OQ>(a, b),
-                Comparison::GreaterEqual => _mm256_cmp_ps::<_CMP_GE_OQ>(a, b),
+                CompareOp::Equal => _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b),
+                CompareOp::NotEqual => _mm256_cmp_ps::<_CMP_NEQ_UQ>(a, b),
+                CompareOp::Less => _mm256_cmp_ps::<_CMP_LT_OQ>(a, b),
+                CompareOp::LessEqual => _mm256_cmp_ps::<_CMP_LE_OQ>(a, b),
+                CompareOp::Greater => _mm256_cmp_ps::<_CMP_GT_OQ>(a, b),
+                CompareOp::GreaterEqual => _mm256_cmp_ps::<_CMP_GE_OQ>(a, b),
             }
         }
     }

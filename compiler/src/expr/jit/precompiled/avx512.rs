@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::Program;
 use crate::expr::signals::Function;
-use mopd_ops::f32_ops::{Comparison, FloatOps};
+use mopd_ops::f32_ops::{CompareOp, FloatOps};
 
 const LANES: usize = 16;
 
@@ -116,15 +116,15 @@ impl<const FUSED: bool> FloatOps for Avx512<FUSED> {
     }
 
     #[inline(always)]
-    fn compare(&mut self, comparison: Comparison, a: __m512, b: __m512) -> __mmask16 {
+    fn compare(&mut self, comparison: CompareOp, a: __m512, b: __m512) -> __mmask16 {
         unsafe {
             match comparison {
-                Comparison::Equal => _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
-                Comparison::NotEqual => _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a, b),
-                Comparison::Less => _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
-                Comparison::LessEqual => _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b),
-                Comparison::Greater => _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b),
-                Comparison::GreaterEqual => _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b),
+                CompareOp::Equal => _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
+                CompareOp::NotEqual => _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a, b),
+                CompareOp::Less => _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b),
+                CompareOp::LessEqual => _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b),
+                CompareOp::Greater => _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b),
+                CompareOp::GreaterEqual => _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b),
             }
         }
     }

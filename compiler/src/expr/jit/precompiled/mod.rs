@@ -66,7 +66,7 @@ fn compiled<P: Program>(_: bool) -> Option<Precompiled> {
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
-    use mopd_ops::f32_ops::Scalar;
+    use mopd_ops::f32_ops::ScalarOps;
 
     /// Numbers of every size and the special ones, in lengths that vectors do not divide.
     fn numbers() -> Vec<f32> {
@@ -93,7 +93,7 @@ mod tests {
                     unsafe { compiled(from.as_ptr(), to.as_mut_ptr(), from.len()) };
                     assert_eq!(to.pop(), Some(7.5));
                     for (x, found) in from.iter().zip(to) {
-                        let expected = Scalar { fused }.apply(function, &[*x]);
+                        let expected = ScalarOps { fused }.apply(function, &[*x]);
                         let same =
                             found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
                         assert!(

@@ -1,19 +1,19 @@
 //! The settings of every block.
 
 use super::{
-    ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, FORMATS, KEEPS, Key, MERGES, ORIGINS, REVEALS, TOKENIZERS,
-    Takes,
+    ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, FORMATS, KEEPS, MERGES, ORIGINS, REVEALS, SettingKey,
+    TOKENIZERS, Takes,
 };
 
-const fn must(name: &'static str, takes: Takes, doc: &'static str) -> Key {
-    Key { name, required: true, takes, doc }
+const fn must(name: &'static str, takes: Takes, doc: &'static str) -> SettingKey {
+    SettingKey { name, required: true, takes, doc }
 }
 
-const fn may(name: &'static str, takes: Takes, doc: &'static str) -> Key {
-    Key { name, required: false, takes, doc }
+const fn may(name: &'static str, takes: Takes, doc: &'static str) -> SettingKey {
+    SettingKey { name, required: false, takes, doc }
 }
 
-pub static EXPERIMENT: &[Key] = &[
+pub static EXPERIMENT: &[SettingKey] = &[
     must("seed", Takes::Count, "The first seed; a comparison over `n` seeds runs `seed`, `seed + 1`, ..."),
     may("out", Takes::Text, "Folder for results; the default is `runs/<experiment>`."),
     may(
@@ -34,7 +34,7 @@ pub static EXPERIMENT: &[Key] = &[
     ),
 ];
 
-pub static DOMAIN: &[Key] = &[
+pub static DOMAIN: &[SettingKey] = &[
     must(
         "prompts",
         Takes::Dataset,
@@ -62,7 +62,7 @@ pub static DOMAIN: &[Key] = &[
     may("limits", Takes::Count, "Longest completion in this domain: `limits = 4096 tokens`."),
 ];
 
-pub static COMPARE: &[Key] = &[
+pub static COMPARE: &[SettingKey] = &[
     must("models", Takes::Models, "The rows of the table: a list of models and families."),
     may("score", Takes::Score, "How scores are scaled: `normalized(zero: start, one: expert)`."),
     may("on", Takes::Benchmarks, "The columns: a list of domains and `eval`s; all domains by default."),
@@ -84,7 +84,7 @@ pub static COMPARE: &[Key] = &[
     may("teachers", Takes::Words(CHARGES), "Whether what the teachers spent counts towards `budget`."),
 ];
 
-pub static EVAL: &[Key] = &[
+pub static EVAL: &[SettingKey] = &[
     must(
         "prompts",
         Takes::Text,
@@ -115,7 +115,7 @@ pub static EVAL: &[Key] = &[
     may("metrics", Takes::Metrics, "Further metrics of a cell: `[pass_at(16), distinct]`."),
 ];
 
-pub static TEACHER: &[Key] = &[
+pub static TEACHER: &[SettingKey] = &[
     may("sees", Takes::Template, "What the teacher is shown in place of the plain prompt."),
     may("temperature", Takes::Number, "Divides its logits; 1 by default."),
     may(
@@ -145,7 +145,7 @@ pub static TEACHER: &[Key] = &[
     ),
 ];
 
-pub static DEBATE: &[Key] = &[
+pub static DEBATE: &[SettingKey] = &[
     must("rounds", Takes::Count, "Number of turns of each teacher."),
     must("max_tokens", Takes::Count, "Longest turn, in tokens."),
     may(
@@ -166,7 +166,7 @@ pub static DEBATE: &[Key] = &[
 ];
 
 /// Of `llama`, `qwen2`, `qwen3` and `gemma`.
-pub static DECODER: &[Key] = &[
+pub static DECODER: &[SettingKey] = &[
     must("layers", Takes::Count, "Number of decoder layers."),
     must("width", Takes::Count, "Width of the residual stream; divides into `heads` heads of even size."),
     must("heads", Takes::Count, "Attention heads."),
@@ -196,7 +196,7 @@ pub static DECODER: &[Key] = &[
     ),
 ];
 
-pub static MERGE: &[Key] = &[
+pub static MERGE: &[SettingKey] = &[
     must("method", Takes::Words(MERGES), "The merge method."),
     may("scale", Takes::Number, "Factor of the merged differences; every method but `average` needs it."),
     may(
@@ -301,7 +301,7 @@ macro_rules! stage {
     };
 }
 
-pub static SFT: &[Key] = stage![
+pub static SFT: &[SettingKey] = stage![
     may("target", Takes::Field, "The field of the data to imitate; or write `rollout`."),
     may(
         "rollout",
@@ -314,7 +314,7 @@ pub static SFT: &[Key] = stage![
     may("objective", Takes::Objective, "The objective; `std.sft.nll` by default."),
 ];
 
-pub static GRPO: &[Key] = stage![
+pub static GRPO: &[SettingKey] = stage![
     must("prompts", Takes::Count, "Prompts per step; or write `batch`."),
     may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
     must("samples", Takes::Count, "Samples of each prompt: the size of a group."),
@@ -340,7 +340,7 @@ pub static GRPO: &[Key] = stage![
     may("objective", Takes::Objective, "The objective; `std.rl.grpo_loss` by default."),
 ];
 
-pub static DISTILL: &[Key] = stage![
+pub static DISTILL: &[SettingKey] = stage![
     must("objective", Takes::Objective, "The objective, such as `mopd` of `std.opd`."),
     must(
         "rollout",
@@ -352,7 +352,7 @@ pub static DISTILL: &[Key] = stage![
     may("domains", Takes::Domains, "The domains trained on; all by default."),
 ];
 
-pub static DPO: &[Key] = stage![
+pub static DPO: &[SettingKey] = stage![
     must("chosen", Takes::Rollout, "The preferred completions."),
     must("rejected", Takes::Rollout, "The rejected completions."),
     must("beta", Takes::Schedule, "Strength of the anchor to the reference."),
@@ -361,7 +361,7 @@ pub static DPO: &[Key] = stage![
 ];
 
 /// What all steps of a `train` have, unless one says otherwise.
-pub static TRAIN: &[Key] = stage![
+pub static TRAIN: &[SettingKey] = stage![
     may("prompts", Takes::Count, "Prompts per step; or write `batch`."),
     may("batch", Takes::Count, "Sequences per step; or write `prompts`."),
     may("domains", Takes::Domains, "The domains trained on; all by default."),
@@ -369,11 +369,11 @@ pub static TRAIN: &[Key] = stage![
 ];
 
 /// Of `trains name = model { ... }`.
-pub static MEMBER: &[Key] =
+pub static MEMBER: &[SettingKey] =
     &[may("sees", Takes::Template, "What the model is shown in place of the plain prompt.")];
 
 /// One kind of update of a `train`.
-pub static STEP: &[Key] = stage![
+pub static STEP: &[SettingKey] = stage![
     must("updates", Takes::Model, "The trained model that this step updates."),
     must("objective", Takes::Objective, "The objective; `student` in it is the model that the step updates."),
     may("every", Takes::Count, "Steps between two updates; 1 by default."),
@@ -383,7 +383,7 @@ pub static STEP: &[Key] = stage![
     may("domains", Takes::Domains, "The domains trained on; all by default."),
 ];
 
-pub static OBJECTIVE: &[Key] = &[
+pub static OBJECTIVE: &[SettingKey] = &[
     may("select", Takes::Condition, "Which tokens are trained on: a boolean per token or sequence."),
     may("weight", Takes::Formula, "The weight of each token, detached."),
     may(
@@ -395,7 +395,7 @@ pub static OBJECTIVE: &[Key] = &[
     must("reduce", Takes::Reduce, "How tokens and sequences are reduced to one number."),
 ];
 
-pub static TERM: &[Key] = &[
+pub static TERM: &[SettingKey] = &[
     may("when", Takes::Condition, "Where the term applies: a boolean per token or sequence."),
     may("weight", Takes::Formula, "The weight of each token in this term."),
     may("reduce", Takes::Reduce, "How this term alone is averaged."),
@@ -403,7 +403,7 @@ pub static TERM: &[Key] = &[
 ];
 
 /// Of `by domain { ... }` after a `reduce`.
-pub static BALANCE: &[Key] = &[
+pub static BALANCE: &[SettingKey] = &[
     may(
         "target",
         Takes::Number,
@@ -419,7 +419,7 @@ pub static BALANCE: &[Key] = &[
 ];
 
 /// Every block that has settings: an item such as `domain`, a stage such as `grpo`.
-pub static BLOCKS: &[(&str, &[Key])] = &[
+pub static BLOCKS: &[(&str, &[SettingKey])] = &[
     ("experiment", EXPERIMENT),
     ("domain", DOMAIN),
     ("eval", EVAL),
@@ -443,7 +443,7 @@ pub static BLOCKS: &[(&str, &[Key])] = &[
     ("trains", MEMBER),
 ];
 
-pub fn keys(owner: &str) -> Option<&'static [Key]> {
+pub fn keys(owner: &str) -> Option<&'static [SettingKey]> {
     BLOCKS.iter().find(|(name, _)| *name == owner).map(|(_, keys)| *keys)
 }
 

@@ -1,12 +1,12 @@
 //! What declares a name: items, their parameters, names inside bodies.
 
 use super::walk::Walk;
-use super::{NameUse, Symbol, SymbolId, SymbolKind, Target, ValueInfo};
+use super::{NameTarget, NameUse, Symbol, SymbolId, SymbolKind, ValueInfo};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{Expr, ExprKind, ItemKind, Module, Name, Statement};
 
 use crate::check::names::items::signature;
-use crate::check::names::modules::{ItemId, ModuleId, Progress, declared_name};
+use crate::check::names::modules::{ItemId, ItemProgress, ModuleId, declared_name};
 
 /// An item's symbol and those of its parameters.
 pub(super) struct ItemSymbols {
@@ -24,8 +24,8 @@ impl Walk<'_> {
             let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
             let id = ItemId { module, index };
             let info = match self.modules.progress.get(&id) {
-                Some(Progress::Done(value)) if !kind.is_callable() => ValueInfo::of(value),
-                Some(Progress::Repeated { info, .. }) => info.clone(),
+                Some(ItemProgress::Done(value)) if !kind.is_callable() => ValueInfo::of(value),
+                Some(ItemProgress::Repeated { info, .. }) => info.clone(),
                 _ => None,
             };
             self.owner = None;
@@ -73,7 +73,7 @@ impl Walk<'_> {
     /// A name that [`Self::declare_parts`] knows already, or else a new one, seen from here on.
     pub(super) fn bind_part(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
         match self.parts.get(&name.span) {
-            Some(known) => self.locals.push((name.text.clone(), Target::Symbol(*known))),
+            Some(known) => self.locals.push((name.text.clone(), NameTarget::Symbol(*known))),
             None => self.bind(name, kind, extent),
         }
     }
@@ -90,12 +90,12 @@ impl Walk<'_> {
             owner: self.owner,
             info: self.facts.values.remove(&name.span),
         });
-        self.index.uses.push(NameUse { span: name.span, target: Target::Symbol(id), declares: true });
+        self.index.uses.push(NameUse { span: name.span, target: NameTarget::Symbol(id), declares: true });
         id
     }
 
     pub(super) fn bind(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
         let id = self.declare(name, kind, extent);
-        self.locals.push((name.text.clone(), Target::Symbol(id)));
+        self.locals.push((name.text.clone(), NameTarget::Symbol(id)));
     }
 }

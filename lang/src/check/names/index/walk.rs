@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::declare::ItemSymbols;
-use super::{NameIndex, NameUse, RecordedValues, SymbolId, SymbolKind, Target};
+use super::{NameIndex, NameTarget, NameUse, RecordedValues, SymbolId, SymbolKind};
 use crate::source::Span;
 use crate::syntax::ast::{
     Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
@@ -11,7 +11,7 @@ use crate::syntax::ast::{
 };
 
 use crate::check::builtins;
-use crate::check::builtins::vocabulary::{self, Key, Takes, Word};
+use crate::check::builtins::vocabulary::{self, SettingKey, Takes, Word};
 use crate::check::formulas::divergences::COMMON;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
 
@@ -56,12 +56,12 @@ pub(in crate::check) struct Walk<'a> {
     pub(in crate::check) items: HashMap<ItemId, ItemSymbols>,
     /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
     pub(in crate::check) parts: HashMap<Span, SymbolId>,
-    pub(in crate::check) locals: Vec<(String, Target)>,
+    pub(in crate::check) locals: Vec<(String, NameTarget)>,
     pub(in crate::check) owner: Option<SymbolId>,
 }
 
 impl Walk<'_> {
-    fn record(&mut self, span: Span, target: Target) {
+    fn record(&mut self, span: Span, target: NameTarget) {
         self.index.uses.push(NameUse { span, target, declares: false });
     }
 
@@ -124,7 +124,7 @@ impl Walk<'_> {
         let path: Vec<&str> = import.module.iter().map(|name| name.text.as_str()).collect();
         let Some((module, file)) = self.modules.at_path(&path) else { return };
         if let (Some(first), Some(last)) = (import.module.first(), import.module.last()) {
-            self.record(first.span.to(last.span), Target::Module(file));
+            self.record(first.span.to(last.span), NameTarget::Module(file));
         }
         let tree = self.modules.tree(module);
         for name in &import.names {
@@ -133,7 +133,7 @@ impl Walk<'_> {
                 .iter()
                 .position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
             if let Some(known) = found.and_then(|index| self.items.get(&ItemId { module, index })) {
-                let target = Target::Symbol(known.symbol);
+                let target = NameTarget::Symbol(known.symbol);
                 debug_assert_eq!(name.span.file, self.modules.file(scope.module));
                 self.record(name.span, target);
             }
@@ -151,14 +151,14 @@ impl Walk<'_> {
             {
                 self.record(
                     parameter.annotation.as_ref().map_or(parameter.name.span, |name| name.span),
-                    Target::Word(word),
+                    NameTarget::Word(word),
                 );
             }
         }
         if let Some(known) = self.items.get(&id) {
             let bound = parameters.iter().zip(&known.parameters);
             self.locals.extend(
-                bound.map(|(parameter, symbol)| (parameter.name.text.clone(), Target::Symbol(*symbol))),
+                bound.map(|(parameter, symbol)| (parameter.name.text.clone(), NameTarget::Symbol(*symbol))),
             );
         }
     }
@@ -181,7 +181,7 @@ impl Walk<'_> {
             if let Some(index) = index {
                 self.turn(scope, index);
             }
-            self.locals.push(("domain".to_owned(), Target::RoutedDomain));
+            self.locals.push(("domain".to_owned(), NameTarget::RoutedDomain));
             if let Condition::When(condition) = condition {
                 self.expr(scope, condition);
             }
@@ -236,7 +236,7 @@ impl Walk<'_> {
         self.locals.truncate(outer);
     }
 
-    fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [Key]) {
+    fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [SettingKey]) {
         let outer = self.locals.len();
         // Each of the models that are trained together is known to the settings of all.
         for statement in &block.statements {
@@ -264,10 +264,10 @@ impl Walk<'_> {
         self.locals.truncate(outer);
     }
 
-    fn entry(&mut self, scope: &Scope, name: &Name, value: &Expr, keys: &'static [Key]) {
+    fn entry(&mut self, scope: &Scope, name: &Name, value: &Expr, keys: &'static [SettingKey]) {
         let key = keys.iter().find(|key| key.name == name.text);
         if let Some(key) = key {
-            self.record(name.span, Target::Key(key));
+            self.record(name.span, NameTarget::Key(key));
         }
         self.place(scope, value, key.map_or(Takes::Formula, |key| key.takes));
     }
@@ -277,13 +277,13 @@ impl Walk<'_> {
         match (&expr.kind, takes) {
             (ExprKind::Name(name), Takes::Words(words)) => {
                 if let Some(word) = find_word(words, name) {
-                    self.record(expr.span, Target::Word(word));
+                    self.record(expr.span, NameTarget::Word(word));
                 }
             }
             (ExprKind::Name(name), Takes::Support) if name == "full" => {
-                self.record(expr.span, Target::Word(&vocabulary::FULL[0]))
+                self.record(expr.span, NameTarget::Word(&vocabulary::FULL[0]))
             }
-            (ExprKind::Name(_), Takes::Field) => self.record(expr.span, Target::Field),
+            (ExprKind::Name(_), Takes::Field) => self.record(expr.span, NameTarget::Field),
             (ExprKind::Then { first, second }, Takes::Reduce) => {
                 self.place(scope, first, takes);
                 self.place(scope, second, takes);
@@ -326,9 +326,9 @@ impl Walk<'_> {
             ExprKind::Field { base, field } => {
                 self.expr(scope, base);
                 if let Some(part) = self.part_of(scope, base, field) {
-                    self.record(field.span, Target::Symbol(part));
+                    self.record(field.span, NameTarget::Symbol(part));
                 } else if let Some(part) = vocabulary::PARTS.iter().find(|part| part.name == field.text) {
-                    self.record(field.span, Target::Part(part));
+                    self.record(field.span, NameTarget::Part(part));
                 }
             }
             ExprKind::Call { callee, arguments, block } => {
@@ -378,31 +378,31 @@ impl Walk<'_> {
     /// `star.w`, `pair.guide`: a name that the value of an item declares.
     fn part_of(&self, scope: &Scope, base: &Expr, field: &Name) -> Option<SymbolId> {
         let ExprKind::Name(name) = &base.kind else { return None };
-        let Some(Target::Symbol(owner)) = self.resolve(scope, name) else { return None };
+        let Some(NameTarget::Symbol(owner)) = self.resolve(scope, name) else { return None };
         self.parts.values().copied().find(|part| {
             let part = &self.index.symbols[part.0 as usize];
             part.owner == Some(owner) && part.name == field.text
         })
     }
 
-    fn resolve(&self, scope: &Scope, name: &str) -> Option<Target> {
+    fn resolve(&self, scope: &Scope, name: &str) -> Option<NameTarget> {
         if let Some((_, target)) = self.locals.iter().rev().find(|(local, _)| local == name) {
             return Some(*target);
         }
         if let Some(signal) = vocabulary::signal(name).filter(|_| scope.signals) {
-            return Some(Target::Signal(signal));
+            return Some(NameTarget::Signal(signal));
         }
         if let Some(declared) = self.modules.lookup(scope.module, name) {
-            return self.items.get(&declared.item).map(|known| Target::Symbol(known.symbol));
+            return self.items.get(&declared.item).map(|known| NameTarget::Symbol(known.symbol));
         }
         if name == "domains" {
-            return Some(Target::Domains);
+            return Some(NameTarget::Domains);
         }
         if let Some(builtin) = builtins::find(name) {
-            return Some(Target::Builtin(builtin));
+            return Some(NameTarget::Builtin(builtin));
         }
         let standard = self.modules.standard_item(crate::check::names::modules::DIVERGENCES, name)?;
-        self.items.get(&standard).map(|known| Target::Symbol(known.symbol))
+        self.items.get(&standard).map(|known| NameTarget::Symbol(known.symbol))
     }
 
     fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {
@@ -417,14 +417,14 @@ impl Walk<'_> {
                 position += 1;
             }
             let takes = match target {
-                Some(Target::Builtin(builtin)) => {
+                Some(NameTarget::Builtin(builtin)) => {
                     let parameter = match &argument.name {
                         Some(name) => builtin.parameter(&name.text),
                         None => builtin.parameters.get(position - 1),
                     };
                     parameter.map_or(Takes::Formula, |parameter| parameter.takes)
                 }
-                Some(Target::Symbol(symbol)) => {
+                Some(NameTarget::Symbol(symbol)) => {
                     self.label(symbol, argument);
                     // What every divergence takes, a declared one too.
                     let divergence = self.index.symbols[symbol.0 as usize].kind == SymbolKind::Divergence;
@@ -439,7 +439,7 @@ impl Walk<'_> {
         }
         if let Some(block) = block {
             let keys = match target {
-                Some(Target::Builtin(builtin)) => vocabulary::keys(builtin.name).unwrap_or_default(),
+                Some(NameTarget::Builtin(builtin)) => vocabulary::keys(builtin.name).unwrap_or_default(),
                 _ => &[],
             };
             self.block(scope, block, keys);
@@ -451,7 +451,7 @@ impl Walk<'_> {
         let Some(name) = &argument.name else { return };
         let parameter = self.index.parameters(callee).find(|id| self.index.symbol(*id).name == name.text);
         if let Some(parameter) = parameter {
-            self.record(name.span, Target::Symbol(parameter));
+            self.record(name.span, NameTarget::Symbol(parameter));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::TcpStream;
 
-use super::super::fetch::{Client, followed};
+use super::super::fetch::{HubClient, followed};
 use super::*;
 
 /// One request.
@@ -77,7 +77,7 @@ fn tree(folder: &Path) -> BTreeSet<String> {
     found
 }
 
-fn find(hub: &Hub) -> Result<Found> {
+fn find(hub: &Hub) -> Result<ModelFolder> {
     hub.find("org/tiny", None, Path::new("/nowhere"))
 }
 
@@ -269,7 +269,7 @@ fn redirections_end_and_stay_private() {
 
 fn fetched(address: &str, limit: u64, to: &Path) -> Result<Vec<u8>, String> {
     let endpoint = Endpoint::new(&format!("http://{address}")).unwrap();
-    let got = Client::new(&endpoint, None).file("org/tiny", FIRST, "a file.json", limit, to);
+    let got = HubClient::new(&endpoint, None).file("org/tiny", FIRST, "a file.json", limit, to);
     got.map_err(|trouble| message(&failed("org/tiny", "main", &endpoint, trouble)).0)?;
     let left = tree(to.parent().unwrap());
     assert_eq!(left.len(), 1, "{left:?}");
@@ -373,7 +373,7 @@ fn two_fetch_a_file_once() {
             .map(|_| {
                 scope.spawn(|| {
                     let endpoint = Endpoint::new(&format!("http://{address}")).unwrap();
-                    Client::new(&endpoint, None)
+                    HubClient::new(&endpoint, None)
                         .file("org/tiny", FIRST, "f", 1000, &folder.path().join("f"))
                         .unwrap();
                 })

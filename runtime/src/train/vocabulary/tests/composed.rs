@@ -36,10 +36,10 @@ impl Made {
     /// The handle, with weights as numbers or as one number for the token.
     fn logits(&self, per_token: bool) -> Logits {
         let composed = |pool, parts: &[(f64, Made)]| {
-            let part = |(weight, made): &(f64, Made)| Part {
+            let part = |(weight, made): &(f64, Made)| ComposedPart {
                 weight: match per_token {
-                    true => Weight::PerToken(Tensor::from_slice(&[*weight as f32])),
-                    false => Weight::Number(*weight),
+                    true => MixtureWeight::PerToken(Tensor::from_slice(&[*weight as f32])),
+                    false => MixtureWeight::Number(*weight),
                 },
                 logits: vec![made.logits(per_token)],
             };
@@ -165,26 +165,26 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let student = of(4.0, tokens);
     // Three tokens of a model, then six of `one + w (one - other)`, whose second half is another model's.
     let (plain, first, second) = (of(5.0, 3), of(6.0, 6), [of(7.0, 2), of(8.0, 4)]);
-    let fetched = |matrix: &Tensor| {
-        let matrix = matrix.shallow_clone();
-        Fetched::new(move || matrix.copy(), None)
+    let fetched = |lm_head: &Tensor| {
+        let lm_head = lm_head.shallow_clone();
+        Fetched::new(move || lm_head.copy(), None)
     };
     let [of_one, of_other] = [&one, &other].map(fetched);
-    let projected = |hidden: &Tensor, matrix: &Fetched| Logits::Projected {
+    let projected = |hidden: &Tensor, lm_head: &Fetched| Logits::Projected {
         hidden: hidden.shallow_clone(),
-        matrix: Matrix::Fetched(matrix.clone()),
+        lm_head: LmHead::Fetched(lm_head.clone()),
         softcap: None,
         scalar_head: None,
     };
     let plus = |sign: f32, more: f32| {
         let weights: Vec<f32> = weights.iter().map(|weight| more + sign * weight).collect();
-        Weight::PerToken(Tensor::from_slice(&weights))
+        MixtureWeight::PerToken(Tensor::from_slice(&weights))
     };
     let composed = Composed::new(
         Pool::Logits,
         vec![
-            Part { weight: plus(1.0, 1.0), logits: vec![projected(&first, &of_one)] },
-            Part {
+            ComposedPart { weight: plus(1.0, 1.0), logits: vec![projected(&first, &of_one)] },
+            ComposedPart {
                 weight: plus(-1.0, 0.0),
                 logits: vec![projected(&second[0], &of_other), projected(&second[1], &of_one)],
             },
@@ -193,8 +193,8 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
     let parts = [projected(&plain, &of_other), Logits::Composed(composed)];
     let whole = {
         let w = Tensor::from_slice(&weights).unsqueeze(1).to_kind(Kind::Double);
-        let product = |hidden: &Tensor, matrix: &Tensor| {
-            hidden.to_kind(Kind::Double).mm(&matrix.to_kind(Kind::Double).tr())
+        let product = |hidden: &Tensor, lm_head: &Tensor| {
+            hidden.to_kind(Kind::Double).mm(&lm_head.to_kind(Kind::Double).tr())
         };
         let less = Tensor::cat(&[product(&second[0], &other), product(&second[1], &one)], 0);
         let composed = product(&first, &one) * (&w + 1.0) - less * &w;
@@ -221,7 +221,8 @@ fn tokens_of_a_composition_are_found_wherever_they_stand() {
 fn a_mixture_has_no_probability_where_there_is_no_token() {
     let absent: [Token; 2] = [0, 3];
     let made = |of: [f64; 5]| Logits::Given(rows(&[of]));
-    let part = |weight: f64, of| Part { weight: Weight::Number(weight), logits: vec![made(of)] };
+    let part =
+        |weight: f64, of| ComposedPart { weight: MixtureWeight::Number(weight), logits: vec![made(of)] };
     let pass = |pool: Pool| {
         let teacher = Composed::new(pool, vec![part(0.4, TEACHER), part(0.6, OTHER)]);
         let others = vec![(Role::TEACHER, vec![Logits::Composed(teacher)])];

@@ -44,7 +44,7 @@ fn truncated_divergences_where_student_equals_teacher() {
 /// Not almost: an optimiser that normalises gradients makes full steps of what rounding leaves.
 #[test]
 fn where_student_equals_teacher_there_is_no_gradient() {
-    let number = Parameter::Number;
+    let number = DivergenceParameter::Number;
     let blend = plan::Distribution::Blend(vec![(number(0.25), Role::TEACHER), (number(0.75), Student)]);
     let blended = plan::Divergence { left: blend, ..kl(Student, Role::TEACHER, TOP_2, Mass::Tail) };
     let (value, gradient) = of_divergence(&blended, &TEACHER, &TEACHER);
@@ -82,7 +82,7 @@ fn every_kind_equals_its_definition() {
 
 #[test]
 fn temperatures_bounds_and_blends_equal_their_definitions() {
-    let number = Parameter::Number;
+    let number = DivergenceParameter::Number;
     let blend = |share| {
         plan::Distribution::Blend(vec![(number(share), Role::TEACHER), (number(1.0 - share), Student)])
     };
@@ -123,7 +123,7 @@ fn temperatures_bounds_and_blends_equal_their_definitions() {
 fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
     let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
     let of = |left| plan::Divergence { left, ..kl(Student, Role::TEACHER, Support::Full, Mass::Raw) };
-    let number = Parameter::Number;
+    let number = DivergenceParameter::Number;
     let blend = plan::Distribution::Blend(vec![(number(0.0), Role::TEACHER), (number(1.0), Student)]);
     let (got, expected) = (
         of_divergence(&of(blend), &sharp, &TEACHER),
@@ -137,7 +137,7 @@ fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
 /// probabilities.
 #[test]
 fn no_gradient_flows_through_a_detached_side() {
-    let number = Parameter::Number;
+    let number = DivergenceParameter::Number;
     let mixed: [f64; 5] = std::array::from_fn(|v| 0.9 * TEACHER[v] + 0.1 * DISTINCT[v]);
     for kind in kinds() {
         let blend = plan::Distribution::Blend(vec![(number(0.9), Role::TEACHER), (number(0.1), Student)]);
@@ -236,10 +236,10 @@ fn known_divergences_have_kernels() {
         let divergence = parameters.divergence(&spec).unwrap();
         let is_reversed = divergence.left.parts[0].1 == Role::TEACHER;
         match divergence.pairing {
-            Pairing::Entrywise(Summand::Kl) => format!("kl {is_reversed}"),
-            Pairing::Entrywise(Summand::Skew { lambda }) => format!("skew {lambda} {is_reversed}"),
-            Pairing::Entrywise(Summand::Jsd { beta, normalized }) => format!("jsd {beta} {normalized}"),
-            Pairing::Entrywise(Summand::Compiled(_)) => "compiled".to_owned(),
+            Pairing::Entrywise(StepSummand::Kl) => format!("kl {is_reversed}"),
+            Pairing::Entrywise(StepSummand::Skew { lambda }) => format!("skew {lambda} {is_reversed}"),
+            Pairing::Entrywise(StepSummand::Jsd { beta, normalized }) => format!("jsd {beta} {normalized}"),
+            Pairing::Entrywise(StepSummand::Compiled(_)) => "compiled".to_owned(),
             Pairing::Sorted => "sorted".to_owned(),
         }
     };

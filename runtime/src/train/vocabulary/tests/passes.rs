@@ -79,16 +79,16 @@ fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() 
 #[test]
 fn projected_logits_give_the_gradients_of_the_plain_version() {
     let (tokens, width, vocabulary) = (23, 8, 57);
-    let (hidden, matrix) = (logits(tokens, width, 0.5) * 0.2, logits(vocabulary, width, 3.0) * 0.2);
+    let (hidden, lm_head) = (logits(tokens, width, 0.5) * 0.2, logits(vocabulary, width, 3.0) * 0.2);
     let teacher =
         |tokens, seed| (logits(tokens, width, seed) * 0.2, logits(vocabulary, width, seed + 1.0) * 0.2);
     let teacher = [teacher(9, 7.0), teacher(14, 9.0)];
     let spec = kl(Student, Role::TEACHER, Support::Full, Mass::Raw);
     let adjoint = Tensor::linspace(0.5, 2.0, tokens, (Kind::Float, Device::Cpu));
 
-    let leaves = [&hidden, &matrix].map(|leaf| leaf.detach().set_requires_grad(true));
+    let leaves = [&hidden, &lm_head].map(|leaf| leaf.detach().set_requires_grad(true));
     let student = leaves[0].matmul(&leaves[1].tr());
-    let teachers = teacher.each_ref().map(|(hidden, matrix)| hidden.matmul(&matrix.tr()));
+    let teachers = teacher.each_ref().map(|(hidden, lm_head)| hidden.matmul(&lm_head.tr()));
     let (p, q) =
         (student.log_softmax(-1, Kind::Float), Tensor::cat(&teachers, 0).log_softmax(-1, Kind::Float));
     let values = (p.exp() * (&p - &q)).sum_dim_intlist([-1].as_slice(), false, Kind::Float);
@@ -98,12 +98,12 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let primitive = || Primitive::Divergence(parameters.divergence(&spec).unwrap());
     for (block, kept) in [(4, 0), (4, 1 << 20), (100, 0), (7, 14)] {
-        let teacher = teacher.iter().map(|(hidden, matrix)| Logits::projected(hidden, matrix)).collect();
+        let teacher = teacher.iter().map(|(hidden, lm_head)| Logits::projected(hidden, lm_head)).collect();
         let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
         let pass = Vocabulary::new(
             in_parts(3 * vocabulary, block * vocabulary, kept * 4 * vocabulary as usize),
             &targets,
-            Logits::projected(&hidden, &matrix),
+            Logits::projected(&hidden, &lm_head),
             vec![(Role::TEACHER, teacher)],
             None,
             0,
@@ -143,14 +143,14 @@ fn what_is_kept_between_the_passes_changes_no_gradient() {
         // The teacher is certain of one entry of the sixth token.
         let _ = of_teacher.narrow(0, 5, 1).g_mul_scalar_(1e4);
         let [hidden, of_teacher] = [hidden, of_teacher].map(|hidden| hidden.to_kind(kind));
-        let matrix = (logits(vocabulary, width, 3.0) * 0.2).to_kind(kind);
+        let lm_head = (logits(vocabulary, width, 3.0) * 0.2).to_kind(kind);
         for count in [1, 2] {
             let gradients = |kept: usize| {
-                let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, &matrix)])];
+                let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, &lm_head)])];
                 let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
                 let place = in_parts(3 * vocabulary, 4 * vocabulary, kept);
                 let pass =
-                    Vocabulary::new(place, &targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
+                    Vocabulary::new(place, &targets, Logits::projected(&hidden, &lm_head), teacher, None, 0);
                 let live = || {
                     let divergence = Primitive::Divergence(parameters.divergence(&divergence).unwrap());
                     [divergence, Primitive::Logp].into_iter().take(count).collect::<Vec<Primitive>>()
@@ -219,14 +219,14 @@ fn a_matrix_leaves_behind_its_last_token() {
     let matrices: Vec<Fetched> = (0..4).map(|seed| Fetched::new(move || rows(seed, 5), None)).collect();
     let parts: Vec<Logits> = matrices
         .iter()
-        .map(|matrix| Logits::Projected {
+        .map(|lm_head| Logits::Projected {
             hidden: rows(7, 2),
-            matrix: Matrix::Fetched(matrix.clone()),
+            lm_head: LmHead::Fetched(lm_head.clone()),
             softcap: None,
             scalar_head: None,
         })
         .collect();
-    let held = || matrices.iter().map(|matrix| matrix.held.borrow().is_some()).collect::<Vec<bool>>();
+    let held = || matrices.iter().map(|lm_head| lm_head.held.borrow().is_some()).collect::<Vec<bool>>();
     let whole = rows_of(Place::cpu(), &parts, 0, 8, None);
     assert_eq!(held(), [false; 4]);
     // The second model's other token comes with the next block.
@@ -235,8 +235,8 @@ fn a_matrix_leaves_behind_its_last_token() {
     let second = rows_of(Place::cpu(), &parts, 3, 5, None);
     assert_eq!(held(), [false; 4]);
     assert_eq!(to_vec(&Tensor::cat(&[first, second], 0)), to_vec(&whole));
-    for (part, matrix) in matrices.iter().enumerate() {
-        let expected = rows(7, 2).linear::<&Tensor>(&matrix.get(), None);
+    for (part, lm_head) in matrices.iter().enumerate() {
+        let expected = rows(7, 2).linear::<&Tensor>(&lm_head.get(), None);
         assert_eq!(to_vec(&whole.narrow(0, 2 * part as i64, 2)), to_vec(&expected));
     }
 }

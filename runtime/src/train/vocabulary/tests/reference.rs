@@ -2,10 +2,10 @@
 
 use super::*;
 
-pub fn number(parameter: &Parameter) -> f64 {
+pub fn number(parameter: &DivergenceParameter) -> f64 {
     match parameter {
-        Parameter::Number(value) => *value,
-        Parameter::Formula(_) => panic!("the reference knows numbers"),
+        DivergenceParameter::Number(value) => *value,
+        DivergenceParameter::Formula(_) => panic!("the reference knows numbers"),
     }
 }
 

@@ -36,7 +36,7 @@ fn signals() {
 
 #[test]
 fn parameters_move_with_the_run_and_with_the_token() {
-    let at_this_step = Schedule::Linear { from: 0.1, to: 0.9, over: Over::Run }.at(3, 10);
+    let at_this_step = Schedule::Linear { from: 0.1, to: 0.9, over: ScheduleLength::Run }.at(3, 10);
     let of = |call: &str| {
         let kind = called(call);
         of_divergence(
@@ -53,12 +53,12 @@ fn parameters_move_with_the_run_and_with_the_token() {
     // The share of each token is the reward of its sequence.
     let mut graph = Graph::default();
     let value = graph.signal(Signal::Reward);
-    let share = Parameter::Formula(Box::new(Formula { graph, value }));
-    let blended = |share: Parameter, rest: Parameter| plan::Divergence {
+    let share = DivergenceParameter::Formula(Box::new(Formula { graph, value }));
+    let blended = |share: DivergenceParameter, rest: DivergenceParameter| plan::Divergence {
         right: plan::Distribution::Blend(vec![(share, Role::TEACHER), (rest, Student)]),
         ..kl(Role::TEACHER, Student, Support::Full, Mass::Raw)
     };
-    let spec = blended(share, Parameter::Number(0.25));
+    let spec = blended(share, DivergenceParameter::Number(0.25));
     assert_eq!(spec.signals(), [Signal::Reward]);
     let layout = Layout {
         sequence_of_token: vec![0, 1, 1],
@@ -73,7 +73,12 @@ fn parameters_move_with_the_run_and_with_the_token() {
         given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(in_parts(5, 10, 0)));
     let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect();
     let expected = [0.5, 0.75, 0.75].map(|share| {
-        of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0
+        of_divergence(
+            &blended(DivergenceParameter::Number(share), DivergenceParameter::Number(0.25)),
+            &DISTINCT,
+            &TEACHER,
+        )
+        .0
     });
     close(&got, &expected, 1e-6);
 }

@@ -97,20 +97,26 @@ fn ids_without_a_token_have_no_probability() {
     let there: Vec<i64> = (0..entries).filter(|id| !absent.contains(id)).collect();
     let compact = |tensor: &Tensor| tensor.index_select(0, &Tensor::from_slice(&there));
     let [hidden, of_teacher] = [0.5, 7.0].map(|seed| logits(tokens, width, seed) * 0.4);
-    let matrix = logits(entries, width, 3.0) * 0.4;
-    let _ = matrix.narrow(0, 9, 2).g_mul_scalar_(10.0);
+    let lm_head = logits(entries, width, 3.0) * 0.4;
+    let _ = lm_head.narrow(0, 9, 2).g_mul_scalar_(10.0);
     let batch = batch(tokens as usize);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let adjoint = Tensor::from_slice(&(0..tokens).map(|token| 0.5 + token as f32).collect::<Vec<f32>>());
     for (kind, temperature) in kinds().into_iter().flat_map(|kind| [(kind.clone(), 1.0), (kind, 3.0)]) {
         let mut spec = plan::Divergence::between(kind, Student, Role::TEACHER, Support::Full, Mass::Raw);
         spec.temperature = temperature;
-        let read = |matrix: &Tensor, absent: &[Token], target: i64| {
-            let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, matrix)])];
+        let read = |lm_head: &Tensor, absent: &[Token], target: i64| {
+            let teacher = vec![(Role::TEACHER, vec![Logits::projected(&of_teacher, lm_head)])];
             let targets = Tensor::full([tokens], target, (Kind::Int64, Device::Cpu));
-            let pass =
-                Vocabulary::new(Place::cpu(), &targets, Logits::projected(&hidden, matrix), teacher, None, 0)
-                    .without(absent);
+            let pass = Vocabulary::new(
+                Place::cpu(),
+                &targets,
+                Logits::projected(&hidden, lm_head),
+                teacher,
+                None,
+                0,
+            )
+            .without(absent);
             let live = || [Primitive::Divergence(parameters.divergence(&spec).unwrap()), Primitive::Logp];
             let [signals, values] =
                 pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Role::TEACHER)], &live());
@@ -119,8 +125,8 @@ fn ids_without_a_token_have_no_probability() {
             let grad_lm_head = grad_lm_head.unwrap().rows(0..matrix.size()[0]);
             (signals.into_iter().chain(values).chain([grad_hidden]).collect::<Vec<Tensor>>(), grad_lm_head)
         };
-        let (got, grad_lm_head) = read(&matrix, &absent, there[5]);
-        let (expected, of_tokens) = read(&compact(&matrix), &[], 5);
+        let (got, grad_lm_head) = read(&lm_head, &absent, there[5]);
+        let (expected, of_tokens) = read(&compact(&lm_head), &[], 5);
         for (got, expected) in got.iter().zip(&expected).chain([(&compact(&grad_lm_head), &of_tokens)]) {
             let size = expected.abs().max().double_value(&[]).max(1.0);
             assert!(

@@ -1,27 +1,27 @@
 //! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
 use mopd_lang::experiment::{
-    self as wide, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
+    self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
 };
 use mopd_lang::formula::{Formula, Role};
 
 use super::settings::secret;
-use super::{Diagnostic, Narrowed, data, divergence, filter, formula, refused};
+use super::{Converted, Diagnostic, data, divergence, filter, formula, refused};
 use crate::plan::template::{view_of_panel, view_with_numbers};
 use crate::plan::{
-    self, Answers, Composition, Engine, Member, ModelId, Parameter, Pool, Served, StudentCopy, TeacherChoice,
-    View,
+    self, Answers, Composition, DivergenceParameter, Engine, Member, ModelId, Pool, Served, StudentCopy,
+    TeacherChoice, View,
 };
 use crate::refusal::{At, NamedScorer, Origins};
 
 /// One arm of a stage's route.
 pub fn choice(
-    choice: &wide::TeacherChoice,
-    train: &wide::Train,
-    teachers: &[wide::Teacher],
+    choice: &checked::TeacherChoice,
+    train: &checked::Train,
+    teachers: &[checked::Teacher],
     origins: Origins,
 ) -> Result<TeacherChoice, Vec<Diagnostic>> {
-    let wide::TeacherChoice { domain, when, teacher: id, .. } = choice;
+    let checked::TeacherChoice { domain, when, teacher: id, .. } = choice;
     let scorer = NamedScorer { teacher: *id, bare: false };
     let mut refusals = Vec::new();
     let when = when
@@ -33,7 +33,7 @@ pub fn choice(
     let executable =
         executable(scorer, teachers, train, origins).map_err(|found| refusals.extend(found)).ok();
     match (when, executable) {
-        (Some(when), Some(Executable { teacher, sees, own_tokens })) => {
+        (Some(when), Some(ExecutableTeacher { teacher, sees, own_tokens })) => {
             Ok(TeacherChoice { domain: *domain, when, name: name.clone(), teacher, sees, own_tokens })
         }
         _ => Err(refusals),
@@ -41,7 +41,7 @@ pub fn choice(
 }
 
 /// A teacher as a plan has it: see [`TeacherChoice`].
-pub struct Executable {
+pub struct ExecutableTeacher {
     pub teacher: plan::Teacher,
     pub sees: Option<View>,
     pub own_tokens: bool,
@@ -49,10 +49,10 @@ pub struct Executable {
 
 pub fn executable(
     scorer: NamedScorer,
-    teachers: &[wide::Teacher],
-    train: &wide::Train,
+    teachers: &[checked::Teacher],
+    train: &checked::Train,
     origins: Origins,
-) -> Result<Executable, Vec<Diagnostic>> {
+) -> Result<ExecutableTeacher, Vec<Diagnostic>> {
     let mut refusals = Vec::new();
     let teacher = &teachers[scorer.teacher.0 as usize];
     if let TeacherWeights::Panelist { panel, speaker } = &teacher.weights {
@@ -67,7 +67,7 @@ pub fn executable(
             plan::Teacher::Composed(_) => None,
             _ => sees(scorer.teacher, teacher, train, origins).map_err(|refusal| vec![*refusal])?,
         };
-        return Ok(Executable { teacher: weights, sees, own_tokens });
+        return Ok(ExecutableTeacher { teacher: weights, sees, own_tokens });
     }
     let at = origins.span(teacher.origin);
     if weights.composition().is_some_and(|composition| composition.pool == Pool::Sum) {
@@ -76,20 +76,20 @@ pub fn executable(
     // Its logits divided by it: those of a scorer of its own, times a number.
     let bare = origins.roles.place(NamedScorer { bare: true, ..scorer });
     let role = plan::Role::named(bare.expect("a teacher with a temperature is scored without it"));
-    let members = vec![Member { weight: Parameter::Number(1.0 / teacher.temperature), role }];
+    let members = vec![Member { weight: DivergenceParameter::Number(1.0 / teacher.temperature), role }];
     let teacher = plan::Teacher::Composed(Composition { pool: Pool::Logits, members });
-    Ok(Executable { teacher, sees: None, own_tokens })
+    Ok(ExecutableTeacher { teacher, sees: None, own_tokens })
 }
 
 /// One who speaks in a panel: a model that reads what has been said.
 fn panelist(
-    teacher: &wide::Teacher,
+    teacher: &checked::Teacher,
     panel: PanelId,
     speaker: &Role,
-    teachers: &[wide::Teacher],
-    train: &wide::Train,
+    teachers: &[checked::Teacher],
+    train: &checked::Train,
     origins: Origins,
-) -> Result<Executable, Vec<Diagnostic>> {
+) -> Result<ExecutableTeacher, Vec<Diagnostic>> {
     let at = origins.span(teacher.origin);
     let refused = |construct: String| vec![*refused(at, construct)];
     let Role::Named { teacher: id, name } = speaker else {
@@ -100,7 +100,8 @@ fn panelist(
         return Err(refused("a panel (`debate`) of a panel's members".to_owned()));
     }
     let scorer = NamedScorer { teacher: *id, bare: false };
-    let Executable { teacher: weights, sees, own_tokens } = executable(scorer, teachers, train, origins)?;
+    let ExecutableTeacher { teacher: weights, sees, own_tokens } =
+        executable(scorer, teachers, train, origins)?;
     if known.sees.is_some() || known.temperature != 1.0 || weights.composition().is_some() {
         let what = "with a template or a temperature of its own, or made of others,";
         return Err(refused(format!("`{name}`, a teacher {what} in a panel (`debate`)")));
@@ -115,16 +116,16 @@ fn panelist(
         None => Ok(sees),
     };
     let sees = sees.map_err(|refusal| vec![*refusal])?;
-    Ok(Executable { teacher: weights, sees, own_tokens })
+    Ok(ExecutableTeacher { teacher: weights, sees, own_tokens })
 }
 
 /// The student's template is not its teachers': without one of their own they read the plain prompt.
 fn sees(
     id: TeacherId,
-    teacher: &wide::Teacher,
-    train: &wide::Train,
+    teacher: &checked::Teacher,
+    train: &checked::Train,
     origins: Origins,
-) -> Narrowed<Option<View>> {
+) -> Converted<Option<View>> {
     match &teacher.sees {
         Some(template) => {
             let what = format!("a number in the template `{}`", template.name);
@@ -138,14 +139,14 @@ fn sees(
 }
 
 fn weights_of(
-    teacher: &wide::Teacher,
+    teacher: &checked::Teacher,
     start: ModelId,
     origins: Origins,
     refusals: &mut Vec<Diagnostic>,
 ) -> Option<plan::Teacher> {
     // What weights at hand can answer only narrows what objectives may ask, and the checker has seen to that;
     // so has it to `foreign`.
-    let wide::Teacher {
+    let checked::Teacher {
         name: _,
         weights,
         sees,
@@ -257,7 +258,7 @@ fn served_answers(answers: Capability) -> Option<Answers> {
 }
 
 /// A sum of logits, each with a factor.
-fn composed(logits: &[(Formula, Role)], origins: Origins) -> Narrowed<Composition> {
+fn composed(logits: &[(Formula, Role)], origins: Origins) -> Converted<Composition> {
     let member = |(factor, role): &(Formula, Role)| {
         let at = origins.at(factor.0.origin);
         let weight = divergence::parameter(factor, at)?;
@@ -273,23 +274,23 @@ fn composed(logits: &[(Formula, Role)], origins: Origins) -> Narrowed<Compositio
         }
         Ok(Member { weight, role: self::member(role, at)? })
     };
-    let members = logits.iter().map(member).collect::<Narrowed<_>>()?;
+    let members = logits.iter().map(member).collect::<Converted<_>>()?;
     Ok(Composition { pool: Pool::Logits, members })
 }
 
-fn pooled(pool: wide::Pool, members: &[(f64, Role)], at: At) -> Narrowed<Composition> {
+fn pooled(pool: checked::Pool, members: &[(f64, Role)], at: At) -> Converted<Composition> {
     let pool = match pool {
-        wide::Pool::Mixture => Pool::Mixture,
-        wide::Pool::Geometric => Pool::Logits,
-        wide::Pool::Sum => Pool::Sum,
+        checked::Pool::Mixture => Pool::Mixture,
+        checked::Pool::Geometric => Pool::Logits,
+        checked::Pool::Sum => Pool::Sum,
     };
     let member = |(weight, role): &(f64, Role)| {
-        Ok(Member { weight: Parameter::Number(*weight), role: self::member(role, at)? })
+        Ok(Member { weight: DivergenceParameter::Number(*weight), role: self::member(role, at)? })
     };
-    Ok(Composition { pool, members: members.iter().map(member).collect::<Narrowed<_>>()? })
+    Ok(Composition { pool, members: members.iter().map(member).collect::<Converted<_>>()? })
 }
 
-fn member(role: &Role, at: At) -> Narrowed<plan::Role> {
+fn member(role: &Role, at: At) -> Converted<plan::Role> {
     match role {
         Role::Student | Role::Named { .. } => formula::role(role, at),
         Role::Teacher | Role::Sampler | Role::Reference => {

@@ -1,16 +1,16 @@
 //! Optimizers: a plan knows AdamW and SGD, and AdamW on gradients that tell little of any record.
 
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 
-use super::settings::Settings;
+use super::settings::SettingsConverter;
 use crate::plan::{AdamW, Optimizer, Private, Producer, Rollout};
 
 /// What moves the weights, and how much it may tell of a record.
-pub(super) fn executable(optimizer: &wide::Optimizer) -> (Optimizer, Option<Private>) {
+pub(super) fn executable(optimizer: &checked::Optimizer) -> (Optimizer, Option<Private>) {
     match optimizer {
-        wide::Optimizer::AdamW(adam) => (Optimizer::AdamW(adam.clone()), None),
-        wide::Optimizer::Sgd(sgd) => (Optimizer::Sgd(sgd.clone()), None),
-        wide::Optimizer::Private { clip, epsilon, delta, origin: _ } => {
+        checked::Optimizer::AdamW(adam) => (Optimizer::AdamW(adam.clone()), None),
+        checked::Optimizer::Sgd(sgd) => (Optimizer::Sgd(sgd.clone()), None),
+        checked::Optimizer::Private { clip, epsilon, delta, origin: _ } => {
             // The usual values; what is to be clipped is clipped already.
             let adam =
                 AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: f64::MAX };
@@ -20,11 +20,11 @@ pub(super) fn executable(optimizer: &wide::Optimizer) -> (Optimizer, Option<Priv
     }
 }
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// The accountant knows batches whose records are drawn one by one, each by a chance of its own, anew in
     /// every step.
-    pub(super) fn refuse_unaccounted(&mut self, train: &wide::Train, rollout: &Rollout, in_turns: bool) {
-        let wide::Optimizer::Private { origin, .. } = train.optimizer else { return };
+    pub(super) fn refuse_unaccounted(&mut self, train: &checked::Train, rollout: &Rollout, in_turns: bool) {
+        let checked::Optimizer::Private { origin, .. } = train.optimizer else { return };
         let learns = !train.learned(&self.experiment.teachers).is_empty();
         let drawn = &rollout.producer;
         let one_by_one = match drawn {

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 
 use super::of_step::of_step;
 use super::{Diagnostic, data, derived, feedback, filter, refused, roles, teacher};
@@ -18,15 +18,15 @@ use crate::refusal::Origins;
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a
 /// refusal, so that one look shows all of them.
-pub struct Settings<'a> {
-    pub(super) experiment: &'a wide::Experiment,
+pub struct SettingsConverter<'a> {
+    pub(super) experiment: &'a checked::Experiment,
     pub(super) origins: Origins<'a>,
     pub refusals: Vec<Diagnostic>,
 }
 
-impl<'a> Settings<'a> {
-    pub fn new(experiment: &'a wide::Experiment, origins: Origins<'a>) -> Settings<'a> {
-        Settings { experiment, origins, refusals: Vec::new() }
+impl<'a> SettingsConverter<'a> {
+    pub fn new(experiment: &'a checked::Experiment, origins: Origins<'a>) -> SettingsConverter<'a> {
+        SettingsConverter { experiment, origins, refusals: Vec::new() }
     }
 
     pub(super) fn refuse<T>(&mut self, origin: Origin, construct: impl Display) -> Option<T> {
@@ -44,9 +44,19 @@ impl<'a> Settings<'a> {
         }
     }
 
-    pub fn domain(&mut self, domain: &wide::Domain) -> Option<Domain> {
-        let wide::Domain { name, prompts, tests, validation, columns, format, reward, share, limit, origin } =
-            domain;
+    pub fn domain(&mut self, domain: &checked::Domain) -> Option<Domain> {
+        let checked::Domain {
+            name,
+            prompts,
+            tests,
+            validation,
+            columns,
+            format,
+            reward,
+            share,
+            limit,
+            origin,
+        } = domain;
         let format = format.clone().unwrap_or_default();
         let prompts = self.source(prompts, columns);
         let tests = tests.as_ref().map(|tests| self.source(tests, columns));
@@ -74,8 +84,12 @@ impl<'a> Settings<'a> {
         })
     }
 
-    fn source(&mut self, source: &wide::DataSource, columns: &[wide::Column]) -> Option<DataSource> {
-        let wide::DataSource { path, split, filter, limit, origin: _ } = source;
+    fn source(
+        &mut self,
+        source: &checked::DataSource,
+        columns: &[checked::FieldColumn],
+    ) -> Option<DataSource> {
+        let checked::DataSource { path, split, filter, limit, origin: _ } = source;
         let filter = match filter {
             Some(filter) => {
                 match data::formula(filter, "a choice of rows by anything but their data", self.origins) {
@@ -97,21 +111,21 @@ impl<'a> Settings<'a> {
         })
     }
 
-    pub fn model(&mut self, model: &'a wide::Model) -> Option<Model<&'a wide::Train>> {
-        let wide::Model { name, stage, origin } = model;
+    pub fn model(&mut self, model: &'a checked::Model) -> Option<Model<&'a checked::Train>> {
+        let checked::Model { name, stage, origin } = model;
         let stage = match stage {
-            wide::Stage::Initialise(of) => Stage::Initialise(architecture(of)),
-            wide::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin, (&[], 0))?)),
-            wide::Stage::Merge(merge) => Stage::Merge(merge.clone()),
-            wide::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
-            wide::Stage::Joint(joint) => Stage::Joint(self.joint(joint, *origin)?),
-            wide::Stage::Member { joint, member } => {
-                let wide::Stage::Joint(of) = &self.experiment.model(*joint).stage else {
+            checked::Stage::Initialise(of) => Stage::Initialise(architecture(of)),
+            checked::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin, (&[], 0))?)),
+            checked::Stage::Merge(merge) => Stage::Merge(merge.clone()),
+            checked::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
+            checked::Stage::Joint(joint) => Stage::Joint(self.joint(joint, *origin)?),
+            checked::Stage::Member { joint, member } => {
+                let checked::Stage::Joint(of) = &self.experiment.model(*joint).stage else {
                     unreachable!("a member is one of a joint stage's")
                 };
                 Stage::Learner { joint: *joint, learner: *member as u32, start: of.members[*member].start }
             }
-            wide::Stage::Parameter => {
+            checked::Stage::Parameter => {
                 return self.refuse(*origin, format!("the model `{name}` without weights"));
             }
         };
@@ -119,12 +133,12 @@ impl<'a> Settings<'a> {
     }
 
     /// Several models that learn in turns: one step updates each of them.
-    fn joint(&mut self, joint: &'a wide::Joint, origin: Origin) -> Option<Joint<&'a wide::Train>> {
+    fn joint(&mut self, joint: &'a checked::Joint, origin: Origin) -> Option<Joint<&'a checked::Train>> {
         let length = joint.steps.first().map(|step| step.train.length);
         let mut learners = Vec::with_capacity(joint.members.len());
         for (index, member) in joint.members.iter().enumerate() {
             let own = joint.steps.iter().zip(0..).filter(|(step, _)| step.updates == index);
-            let own: Vec<(&wide::JointStep, u32)> = own.collect();
+            let own: Vec<(&checked::JointStep, u32)> = own.collect();
             let [(step, turn)] = own.as_slice() else {
                 self.refuse::<()>(member.origin, format!("`{}`, which two steps update,", member.name));
                 continue;
@@ -145,11 +159,11 @@ impl<'a> Settings<'a> {
 
     fn train(
         &mut self,
-        train: &'a wide::Train,
+        train: &'a checked::Train,
         origin: Origin,
-        learners: (&'a [wide::Member], usize),
-    ) -> Option<Train<&'a wide::Train>> {
-        let wide::Train {
+        learners: (&'a [checked::Member], usize),
+    ) -> Option<Train<&'a checked::Train>> {
+        let checked::Train {
             recipe,
             start,
             mixture,
@@ -177,11 +191,11 @@ impl<'a> Settings<'a> {
             guards: _,
         } = train;
         let recipe = match recipe {
-            wide::Recipe::Sft => Recipe::Sft,
-            wide::Recipe::Grpo => Recipe::Grpo,
-            wide::Recipe::Distill => Recipe::Distill,
-            wide::Recipe::Dpo => Recipe::Dpo,
-            wide::Recipe::Step => Recipe::Step,
+            checked::Recipe::Sft => Recipe::Sft,
+            checked::Recipe::Grpo => Recipe::Grpo,
+            checked::Recipe::Distill => Recipe::Distill,
+            checked::Recipe::Dpo => Recipe::Dpo,
+            checked::Recipe::Step => Recipe::Step,
         };
         let sees = sees.as_deref().map(|template| {
             let at = self.origins.span(origin);
@@ -286,7 +300,7 @@ impl<'a> Settings<'a> {
         let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
             .map_err(|refusal| self.note([*refusal]))
             .ok();
-        let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
+        let share = |share: &checked::Share| Share { domain: share.domain, share: share.share };
         Some(Train {
             recipe,
             start: *start,
@@ -313,7 +327,7 @@ impl<'a> Settings<'a> {
             ema: *ema,
             guards,
             extrapolation,
-            validation: validation.as_ref().map(|wide::Validation { target, every, rows, origin: _ }| {
+            validation: validation.as_ref().map(|checked::Validation { target, every, rows, origin: _ }| {
                 Validation { target: target.clone(), every: *every, rows: *rows }
             }),
             alignment,
@@ -322,7 +336,12 @@ impl<'a> Settings<'a> {
     }
 
     /// What decides by a step's completions has one set of them to look at.
-    fn refuse_beside_own_data(&mut self, train: &wide::Train, term: Origin, (climbs, learns): (bool, bool)) {
+    fn refuse_beside_own_data(
+        &mut self,
+        train: &checked::Train,
+        term: Origin,
+        (climbs, learns): (bool, bool),
+    ) {
         if let Some(filter) = &train.filter {
             self.refuse::<()>(filter.0.origin, "a `filter` beside a term with completions of its own");
         }
@@ -334,37 +353,37 @@ impl<'a> Settings<'a> {
             self.refuse::<()>(term, construct);
         }
         let recorded =
-            |part: &wide::Train| matches!(part.rollout.source, wide::RolloutSource::EachTurn { .. });
+            |part: &checked::Train| matches!(part.rollout.source, checked::RolloutSource::EachTurn { .. });
         if train.parts().iter().any(recorded) {
             self.refuse::<()>(term, "a term with completions of its own beside the rollout `each_turn`");
         }
     }
 }
 
-fn reward_range(range: wide::RewardRange) -> RewardRange {
+fn reward_range(range: checked::RewardRange) -> RewardRange {
     match range {
-        wide::RewardRange::Unit => RewardRange::Unit,
-        wide::RewardRange::Any => RewardRange::Any,
+        checked::RewardRange::Unit => RewardRange::Unit,
+        checked::RewardRange::Any => RewardRange::Any,
     }
 }
 
-pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
+pub(super) fn executable_reward(reward: &checked::Reward) -> Reward {
     match reward {
-        wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
-        wide::Reward::Numeric { field, tolerance } => {
+        checked::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
+        checked::Reward::Numeric { field, tolerance } => {
             Reward::Numeric { field: field.clone(), tolerance: *tolerance }
         }
-        wide::Reward::Regex { pattern, field } => {
+        checked::Reward::Regex { pattern, field } => {
             Reward::Regex { pattern: pattern.clone(), field: field.clone() }
         }
-        wide::Reward::Command { command, time_limit_seconds, batch, depends, range } => Reward::Command {
+        checked::Reward::Command { command, time_limit_seconds, batch, depends, range } => Reward::Command {
             command: command.clone(),
             time_limit_seconds: *time_limit_seconds,
             batch: *batch,
             depends: depends.clone(),
             range: reward_range(*range),
         },
-        wide::Reward::Python { file, function, time_limit_seconds, batch, depends, range } => {
+        checked::Reward::Python { file, function, time_limit_seconds, batch, depends, range } => {
             Reward::Python {
                 file: file.clone(),
                 function: function.clone(),
@@ -374,19 +393,19 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
                 range: reward_range(*range),
             }
         }
-        wide::Reward::JsonSchema { schema } => Reward::JsonSchema { schema: schema.clone() },
-        wide::Reward::UnitTests { field, time_limit_seconds } => {
+        checked::Reward::JsonSchema { schema } => Reward::JsonSchema { schema: schema.clone() },
+        checked::Reward::UnitTests { field, time_limit_seconds } => {
             Reward::UnitTests { field: field.clone(), time_limit_seconds: *time_limit_seconds }
         }
-        wide::Reward::Http { url, time_limit_seconds, batch, version, range } => Reward::Http {
+        checked::Reward::Http { url, time_limit_seconds, batch, version, range } => Reward::Http {
             url: secret(url),
             time_limit_seconds: *time_limit_seconds,
             batch: *batch,
             version: version.clone(),
             range: reward_range(*range),
         },
-        wide::Reward::Parts(parts) => {
-            let part = |wide::RewardPart { name, weight, reward }: &wide::RewardPart| {
+        checked::Reward::Parts(parts) => {
+            let part = |checked::RewardPart { name, weight, reward }: &checked::RewardPart| {
                 let (name, weight) = (name.clone(), *weight);
                 RewardPart { name, weight, reward: executable_reward(reward) }
             };
@@ -395,8 +414,8 @@ pub(super) fn executable_reward(reward: &wide::Reward) -> Reward {
     }
 }
 
-pub(super) fn evaluation(evaluation: &wide::Evaluation) -> Evaluation {
-    let wide::Evaluation { samples, temperature, max_tokens, top_p, top_k, stop, prompts } = evaluation;
+pub(super) fn evaluation(evaluation: &checked::Evaluation) -> Evaluation {
+    let checked::Evaluation { samples, temperature, max_tokens, top_p, top_k, stop, prompts } = evaluation;
     let sampling = Sampling {
         top_p: top_p.filter(|p| *p < 1.0),
         top_k: *top_k,
@@ -406,7 +425,7 @@ pub(super) fn evaluation(evaluation: &wide::Evaluation) -> Evaluation {
     Evaluation { sampling, prompts: *prompts }
 }
 
-fn architecture(architecture: &wide::Architecture) -> Architecture {
+fn architecture(architecture: &checked::Architecture) -> Architecture {
     Architecture {
         family: architecture.family,
         layers: architecture.layers,
@@ -423,9 +442,9 @@ fn architecture(architecture: &wide::Architecture) -> Architecture {
     }
 }
 
-pub fn secret(secret: &wide::Secret) -> Secret {
+pub fn secret(secret: &checked::Secret) -> Secret {
     match secret {
-        wide::Secret::Text(text) => Secret::Text(text.clone()),
-        wide::Secret::Environment(name) => Secret::Environment(name.clone()),
+        checked::Secret::Text(text) => Secret::Text(text.clone()),
+        checked::Secret::Environment(name) => Secret::Environment(name.clone()),
     }
 }

@@ -6,12 +6,12 @@ use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Signal};
 
 use mopd_lang::diag::Code;
 
-use super::{Diagnostic, Narrowed, refused};
+use super::{Converted, Diagnostic, refused};
 use crate::plan::{DataFormula, DataNode};
 use crate::refusal::Origins;
 
 /// The checker lets only formulas through that the data decides; `other` is what anything else would be.
-pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Narrowed<DataFormula> {
+pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Converted<DataFormula> {
     let mut nodes: Vec<DataNode> = Vec::new();
     // Formulas share parts: each is written once. No recursion, since they may be deep.
     let mut known: HashMap<*const FormulaNode, u32> = HashMap::new();

@@ -1,7 +1,7 @@
 //! Teachers added up by `sum`: no distribution, but the divergence of each, times its weight. A divergence
 //! that reads them is as many divergences.
 
-use mopd_lang::formula::{self as wide, Formula, FormulaKind};
+use mopd_lang::formula::{self as checked, Formula, FormulaKind};
 
 use crate::refusal::StageRoles;
 
@@ -22,18 +22,18 @@ pub fn summands(formula: &Formula, roles: &StageRoles) -> Vec<Formula> {
 /// A divergence that reads a sum of teachers, with each of its members in the sum's place, and their weights;
 /// none of anything else.
 pub fn members(formula: &Formula, roles: &StageRoles) -> Option<Vec<(f64, Formula)>> {
-    let (FormulaKind::Live(wide::Live::Divergence(divergence))
-    | FormulaKind::Signal(wide::Signal::Divergence(divergence))) = &formula.0.kind
+    let (FormulaKind::Live(checked::Live::Divergence(divergence))
+    | FormulaKind::Signal(checked::Signal::Divergence(divergence))) = &formula.0.kind
     else {
         return None;
     };
     let (role, sum) =
         divergence.roles().into_iter().find_map(|role| roles.sum(&role).map(|sum| (role, sum)))?;
-    let of = |(weight, member): &(f64, wide::Role)| {
+    let of = |(weight, member): &(f64, checked::Role)| {
         let divergence = replaced(divergence, &role, member);
         let kind = match &formula.0.kind {
-            FormulaKind::Live(_) => FormulaKind::Live(wide::Live::Divergence(divergence)),
-            _ => FormulaKind::Signal(wide::Signal::Divergence(divergence)),
+            FormulaKind::Live(_) => FormulaKind::Live(checked::Live::Divergence(divergence)),
+            _ => FormulaKind::Signal(checked::Signal::Divergence(divergence)),
         };
         let node = &formula.0;
         (*weight, Formula::new(kind, node.unit, node.axis, node.live, node.origin))
@@ -42,7 +42,11 @@ pub fn members(formula: &Formula, roles: &StageRoles) -> Option<Vec<(f64, Formul
 }
 
 /// The divergence with another role in the place of one.
-fn replaced(divergence: &wide::Divergence, role: &wide::Role, by: &wide::Role) -> wide::Divergence {
+fn replaced(
+    divergence: &checked::Divergence,
+    role: &checked::Role,
+    by: &checked::Role,
+) -> checked::Divergence {
     let mut divergence = divergence.clone();
     for side in [&mut divergence.left, &mut divergence.right] {
         on_side(side, role, by);
@@ -51,27 +55,30 @@ fn replaced(divergence: &wide::Divergence, role: &wide::Role, by: &wide::Role) -
     divergence
 }
 
-fn on_side(side: &mut wide::Distribution, role: &wide::Role, by: &wide::Role) {
+fn on_side(side: &mut checked::Distribution, role: &checked::Role, by: &checked::Role) {
     match side {
-        wide::Distribution::Role(of) => replace(of, role, by),
-        wide::Distribution::Blend(parts) => parts.iter_mut().for_each(|(_, of)| replace(of, role, by)),
-        wide::Distribution::Detached(inner) => on_side(inner, role, by),
+        checked::Distribution::Role(of) => replace(of, role, by),
+        checked::Distribution::Blend(parts) => parts.iter_mut().for_each(|(_, of)| replace(of, role, by)),
+        checked::Distribution::Detached(inner) => on_side(inner, role, by),
     }
 }
 
-fn on_support(support: &mut wide::Support, role: &wide::Role, by: &wide::Role) {
+fn on_support(support: &mut checked::Support, role: &checked::Role, by: &checked::Role) {
     match support {
-        wide::Support::TopK { role: of, .. } | wide::Support::Nucleus { role: of, .. } => {
+        checked::Support::TopK { role: of, .. } | checked::Support::Nucleus { role: of, .. } => {
             replace(of, role, by);
         }
-        wide::Support::Union(parts) | wide::Support::Intersection(parts) => {
+        checked::Support::Union(parts) | checked::Support::Intersection(parts) => {
             parts.iter_mut().for_each(|part| on_support(part, role, by));
         }
-        wide::Support::Full | wide::Support::Sampled | wide::Support::Matched | wide::Support::Unmatched => {}
+        checked::Support::Full
+        | checked::Support::Sampled
+        | checked::Support::Matched
+        | checked::Support::Unmatched => {}
     }
 }
 
-fn replace(of: &mut wide::Role, role: &wide::Role, by: &wide::Role) {
+fn replace(of: &mut checked::Role, role: &checked::Role, by: &checked::Role) {
     if of == role {
         *of = by.clone();
     }

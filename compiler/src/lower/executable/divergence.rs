@@ -5,21 +5,22 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::formula::{self as wide, FormulaKind, FormulaNode, Role as CheckedRole};
+use mopd_lang::formula::{self as checked, FormulaKind, FormulaNode, Role as CheckedRole};
 
-use super::formula::{Kind, role};
-use super::{Narrowed, refused};
+use super::formula::{ExecutableKind, role};
+use super::{Converted, refused};
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::lower::numbers::schedule_is_finite;
 use crate::lower::positions;
 use crate::lower::scores::Read;
 use crate::plan::{
-    Axis, Distribution, Divergence, DivergenceKind, Formula, Parameter, Role, Signal, Summand, Support,
+    Axis, Distribution, Divergence, DivergenceKind, DivergenceParameter, Formula, Role, Signal, Summand,
+    Support,
 };
 use crate::refusal::At;
 
-pub fn divergence(divergence: &wide::Divergence, at: At) -> Narrowed<Divergence> {
-    let wide::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;
+pub fn divergence(divergence: &checked::Divergence, at: At) -> Converted<Divergence> {
+    let checked::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;
     Ok(Divergence {
         kind: divergence_kind(kind, at)?,
         left: distribution(left, at)?,
@@ -31,65 +32,65 @@ pub fn divergence(divergence: &wide::Divergence, at: At) -> Narrowed<Divergence>
     })
 }
 
-fn distribution(distribution: &wide::Distribution, at: At) -> Narrowed<Distribution> {
+fn distribution(distribution: &checked::Distribution, at: At) -> Converted<Distribution> {
     Ok(match distribution {
-        wide::Distribution::Role(of) => Distribution::Role(role(of, at)?),
-        wide::Distribution::Blend(parts) => {
+        checked::Distribution::Role(of) => Distribution::Role(role(of, at)?),
+        checked::Distribution::Blend(parts) => {
             let parts = parts.iter().map(|(weight, of)| Ok((parameter(weight, at)?, role(of, at)?)));
-            Distribution::Blend(parts.collect::<Narrowed<_>>()?)
+            Distribution::Blend(parts.collect::<Converted<_>>()?)
         }
-        wide::Distribution::Detached(inner) => {
+        checked::Distribution::Detached(inner) => {
             Distribution::Detached(Box::new(self::distribution(inner, at)?))
         }
     })
 }
 
-fn divergence_kind(kind: &wide::DivergenceKind, at: At) -> Narrowed<DivergenceKind> {
+fn divergence_kind(kind: &checked::DivergenceKind, at: At) -> Converted<DivergenceKind> {
     Ok(match kind {
-        wide::DivergenceKind::Kl => DivergenceKind::Kl,
-        wide::DivergenceKind::SortedL1 => DivergenceKind::SortedL1,
-        wide::DivergenceKind::Gaussian { .. } => {
+        checked::DivergenceKind::Kl => DivergenceKind::Kl,
+        checked::DivergenceKind::SortedL1 => DivergenceKind::SortedL1,
+        checked::DivergenceKind::Gaussian { .. } => {
             return Err(refused(at, format!("the divergence `{}`", kind.name())));
         }
-        wide::DivergenceKind::Entrywise(own) => DivergenceKind::Entrywise(Box::new(summand(own, at)?)),
+        checked::DivergenceKind::Entrywise(own) => DivergenceKind::Entrywise(Box::new(summand(own, at)?)),
     })
 }
 
 /// With whose vocabulary the student's is compared, where a support is `matched` or `unmatched`: whoever is
 /// beside the student in the divergence.
-fn compared_by_text(divergence: &wide::Divergence, at: At) -> Narrowed<Role> {
+fn compared_by_text(divergence: &checked::Divergence, at: At) -> Converted<Role> {
     let roles = [divergence.left.roles(), divergence.right.roles()].concat();
     let mut others = roles.iter().filter(|of| !matches!(of, CheckedRole::Student | CheckedRole::Sampler));
     others.next().map_or(Ok(Role::TEACHER), |of| role(of, at))
 }
 
 /// `matched` and `unmatched` compare the vocabulary of `with` to the student's.
-pub fn support(support: &wide::Support, with: Role, at: At) -> Narrowed<Support> {
-    let parts = |parts: &[wide::Support]| {
-        parts.iter().map(|part| self::support(part, with, at)).collect::<Narrowed<Vec<Support>>>()
+pub fn support(support: &checked::Support, with: Role, at: At) -> Converted<Support> {
+    let parts = |parts: &[checked::Support]| {
+        parts.iter().map(|part| self::support(part, with, at)).collect::<Converted<Vec<Support>>>()
     };
     Ok(match support {
-        wide::Support::Full => Support::Full,
-        wide::Support::TopK { role: of, k } => Support::TopK { role: role(of, at)?, k: *k },
-        wide::Support::Nucleus { role: of, p } => Support::Nucleus { role: role(of, at)?, p: *p },
-        wide::Support::Sampled => Support::Sampled,
-        wide::Support::Union(of) => Support::Union { of: parts(of)? },
-        wide::Support::Intersection(of) => Support::Intersection { of: parts(of)? },
-        wide::Support::Matched => Support::Matched { role: with },
-        wide::Support::Unmatched => Support::Unmatched { role: with },
+        checked::Support::Full => Support::Full,
+        checked::Support::TopK { role: of, k } => Support::TopK { role: role(of, at)?, k: *k },
+        checked::Support::Nucleus { role: of, p } => Support::Nucleus { role: role(of, at)?, p: *p },
+        checked::Support::Sampled => Support::Sampled,
+        checked::Support::Union(of) => Support::Union { of: parts(of)? },
+        checked::Support::Intersection(of) => Support::Intersection { of: parts(of)? },
+        checked::Support::Matched => Support::Matched { role: with },
+        checked::Support::Unmatched => Support::Unmatched { role: with },
     })
 }
 
-pub fn parameter(formula: &wide::Formula, at: At) -> Narrowed<Parameter> {
+pub fn parameter(formula: &checked::Formula, at: At) -> Converted<DivergenceParameter> {
     let mut graph = Graph::default();
     let value = node(&mut graph, formula, None, at)?;
     Ok(match graph.constant_value(value) {
-        Some(value) => Parameter::Number(value),
-        None => Parameter::Formula(Box::new(Formula { graph, value })),
+        Some(value) => DivergenceParameter::Number(value),
+        None => DivergenceParameter::Formula(Box::new(Formula { graph, value })),
     })
 }
 
-fn summand(summand: &wide::Summand, at: At) -> Narrowed<Summand> {
+fn summand(summand: &checked::Summand, at: At) -> Converted<Summand> {
     let mut graph = Graph::default();
     let entries = [0, 1, 2, 3].map(|live| graph.live(LiveId(live)));
     let value = node(&mut graph, &summand.value, Some(entries), at)?;
@@ -110,10 +111,10 @@ fn summand(summand: &wide::Summand, at: At) -> Narrowed<Summand> {
 /// The node of a formula; within the sum of a divergence (`entries`), of one that looks at no other tokens.
 fn node(
     graph: &mut Graph,
-    formula: &wide::Formula,
+    formula: &checked::Formula,
     entries: Option<[NodeId; 4]>,
     at: At,
-) -> Narrowed<NodeId> {
+) -> Converted<NodeId> {
     let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
     let mut pending = vec![formula];
     // No recursion: a long sum is a deep formula.
@@ -155,7 +156,7 @@ fn node(
                 graph.reduce(*reduction, operand, formula.0.axis, None)
             }
             (FormulaKind::Entry(entry), Some(entries)) => {
-                let place = wide::SideProbability::ALL.iter().position(|known| known == entry);
+                let place = checked::SideProbability::ALL.iter().position(|known| known == entry);
                 entries[place.expect("all are listed")]
             }
             _ => leaf(graph, &formula.0, at)?,
@@ -166,40 +167,40 @@ fn node(
     Ok(known[&Rc::as_ptr(&formula.0)])
 }
 
-fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Narrowed<NodeId> {
+fn leaf(graph: &mut Graph, formula: &FormulaNode, at: At) -> Converted<NodeId> {
     let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at.span, what).into();
     Ok(match super::formula::kind(formula, at)? {
-        Kind::Number(value) if !value.is_finite() => {
+        ExecutableKind::Number(value) if !value.is_finite() => {
             return Err(infinite(format!("the number {value} is not finite")));
         }
-        Kind::Number(value) => graph.constant(Axis::Run, value),
-        Kind::PerSequence(value) => graph.constant(Axis::Sequence, value),
-        Kind::Schedule(schedule) if !schedule_is_finite(&schedule) => {
+        ExecutableKind::Number(value) => graph.constant(Axis::Run, value),
+        ExecutableKind::PerSequence(value) => graph.constant(Axis::Sequence, value),
+        ExecutableKind::Schedule(schedule) if !schedule_is_finite(&schedule) => {
             return Err(infinite("a schedule has a bound that is not finite".into()));
         }
-        Kind::Schedule(schedule) => graph.schedule(schedule),
-        Kind::Signal(Signal::Divergence(divergence)) if !divergence.signals().is_empty() => {
+        ExecutableKind::Schedule(schedule) => graph.schedule(schedule),
+        ExecutableKind::Signal(Signal::Divergence(divergence)) if !divergence.signals().is_empty() => {
             return Err(refused(at, "a divergence inside a divergence, with formulas of its own,"));
         }
-        Kind::Signal(signal) => graph.signal(signal),
-        Kind::Remaining => positions::remaining(graph),
-        Kind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
-        Kind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
-        Kind::Selected => return Err(refused(at, "`selected` inside a divergence")),
-        Kind::Score { of: Some(role), on: Read::EachToken } => graph.signal(Signal::Value { role }),
-        Kind::Live(_)
-        | Kind::Score { .. }
-        | Kind::Dpo
-        | Kind::BradleyTerry { .. }
-        | Kind::SquaredError { .. }
-        | Kind::Confidence
-        | Kind::CrossEntropy
-        | Kind::Apply(_)
-        | Kind::Reduce(_)
-        | Kind::Statistic { .. }
-        | Kind::Scan { .. }
-        | Kind::Memory(_)
-        | Kind::Across { .. } => {
+        ExecutableKind::Signal(signal) => graph.signal(signal),
+        ExecutableKind::Remaining => positions::remaining(graph),
+        ExecutableKind::Turn => return Err(refused(at, "the signal `turn` inside a divergence")),
+        ExecutableKind::InFinalTurn => return Err(refused(at, "`span.final_turn` inside a divergence")),
+        ExecutableKind::Selected => return Err(refused(at, "`selected` inside a divergence")),
+        ExecutableKind::Score { of: Some(role), on: Read::EachToken } => graph.signal(Signal::Value { role }),
+        ExecutableKind::Live(_)
+        | ExecutableKind::Score { .. }
+        | ExecutableKind::Dpo
+        | ExecutableKind::BradleyTerry { .. }
+        | ExecutableKind::SquaredError { .. }
+        | ExecutableKind::Confidence
+        | ExecutableKind::CrossEntropy
+        | ExecutableKind::Apply(_)
+        | ExecutableKind::Reduce(_)
+        | ExecutableKind::Statistic { .. }
+        | ExecutableKind::Scan { .. }
+        | ExecutableKind::Memory(_)
+        | ExecutableKind::Across { .. } => {
             return Err(refused(
                 at,
                 "a number inside a divergence that is ranked among others, or carried over from other steps,",

@@ -5,14 +5,14 @@ use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::formula;
 
 use super::formula::Elsewhere;
-use super::{Narrowed, refused};
+use super::{Converted, refused};
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Role, Signal};
 use crate::refusal::Origins;
 
 /// A value for each element of an axis, of what is known before any model scores: rewards, lengths, the step.
 /// Of completions also what the student says of their tokens.
-pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Origins) -> Narrowed<Formula> {
+pub fn formula(formula: &formula::Formula, what: &str, axis: Axis, origins: Origins) -> Converted<Formula> {
     with(formula, what, axis, origins, Elsewhere::Refused)
 }
 
@@ -23,7 +23,7 @@ pub fn with(
     axis: Axis,
     origins: Origins,
     elsewhere: Elsewhere,
-) -> Narrowed<Formula> {
+) -> Converted<Formula> {
     let at = origins.span(formula.0.origin);
     let mut lowering = Lowering::new(Supply::Runtime, origins);
     lowering.read(elsewhere);
@@ -53,7 +53,7 @@ pub fn with(
 }
 
 /// A number for each completion, of what is known before any model scores.
-pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Narrowed<Formula> {
+pub fn of_rewards(number: &formula::Formula, what: &str, origins: Origins) -> Converted<Formula> {
     let lowered = formula(number, what, Axis::Sequence, origins)?;
     if lowered.graph.signals(&[lowered.value]).iter().any(of_student) {
         return Err(refused(

@@ -1,17 +1,17 @@
 //! Weights that are extrapolated, and gradients that are compared.
 
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 
 use super::comparisons::domain_of;
-use super::settings::{Settings, evaluation};
+use super::settings::{SettingsConverter, evaluation};
 use crate::plan::{Extrapolation, GradientAlignment, PromptFormat, Trainable};
 
-impl Settings<'_> {
-    pub(super) fn extrapolation(&mut self, train: &wide::Train, in_turns: bool) -> Option<Extrapolation> {
-        let wide::Extrapolation { factor, rounds, powers_of, judged_by, weights, origin } =
+impl SettingsConverter<'_> {
+    pub(super) fn extrapolation(&mut self, train: &checked::Train, in_turns: bool) -> Option<Extrapolation> {
+        let checked::Extrapolation { factor, rounds, powers_of, judged_by, weights, origin } =
             train.extrapolation.as_ref()?;
         let experiment = self.experiment;
-        let private = matches!(train.optimizer, wide::Optimizer::Private { .. });
+        let private = matches!(train.optimizer, checked::Optimizer::Private { .. });
         let adapter = matches!(train.trainable, Trainable::Adapter(_));
         let benchmark = &experiment.benchmarks[judged_by.0 as usize];
         let plain = !matches!(benchmark.format, Some(PromptFormat::Chat { .. }));
@@ -48,16 +48,16 @@ impl Settings<'_> {
 
     pub(super) fn alignment(
         &mut self,
-        alignment: &wide::GradientAlignment,
-        train: &wide::Train,
+        alignment: &checked::GradientAlignment,
+        train: &checked::Train,
         in_turns: bool,
     ) -> GradientAlignment {
-        let wide::GradientAlignment { between, every, origin } = *alignment;
+        let checked::GradientAlignment { between, every, origin } = *alignment;
         if in_turns {
             self.refuse::<()>(origin, "`gradient_alignment` in a step of `train`");
         }
         // What gradients say of the records is not in the budget.
-        if matches!(train.optimizer, wide::Optimizer::Private { .. }) {
+        if matches!(train.optimizer, checked::Optimizer::Private { .. }) {
             self.refuse::<()>(origin, "`gradient_alignment` with the optimizer `private_adamw`");
         }
         GradientAlignment { between, every }

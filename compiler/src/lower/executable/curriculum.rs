@@ -3,26 +3,27 @@
 use std::cell::RefCell;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 use mopd_lang::formula::{self, FormulaKind, FormulaNode};
 
 use super::formula::Elsewhere;
-use super::settings::Settings;
-use super::{Narrowed, filter, refused};
+use super::settings::SettingsConverter;
+use super::{Converted, filter, refused};
 use crate::expr::graph::Operation;
 use crate::plan::{
-    Axis, Curriculum, Formula, Keep, Length, Measure, Producer, Rollout, Signal, is_of_run, producers,
+    Axis, Curriculum, CurriculumMeasure, Formula, Keep, Length, Producer, Rollout, Signal, is_of_run,
+    producers,
 };
 use crate::refusal::{At, Origins};
 
 /// As refusals call it.
 const CHOICE: &str = "a choice of prompts before steps (`priority`, `refresh`, or `on` in a `filter`)";
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// None where the stage chooses none, or can't.
     pub(super) fn curriculum(
         &mut self,
-        train: &wide::Train,
+        train: &checked::Train,
         rollout: Option<&Rollout>,
         in_turns: bool,
         origins: Origins,
@@ -80,8 +81,8 @@ fn measured(
     node: &FormulaNode,
     at: At,
     origins: Origins,
-    (rollouts, measures): (&mut Vec<Producer>, &mut Vec<Measure>),
-) -> Narrowed<Signal> {
+    (rollouts, measures): (&mut Vec<Producer>, &mut Vec<CurriculumMeasure>),
+) -> Converted<Signal> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &node.kind else {
         unreachable!("only reductions are over another rollout")
     };
@@ -104,7 +105,7 @@ fn measured(
     let own = formula::Formula::new(kind, node.unit, node.axis, false, node.origin);
     let value = fit(filter::formula(&own, what, Axis::Group, origins)?, what, at)?;
     let rollout = place(rollouts, producer);
-    Ok(Signal::Measured { measure: place(measures, Measure { rollout, value }) })
+    Ok(Signal::Measured { measure: place(measures, CurriculumMeasure { rollout, value }) })
 }
 
 /// Of an element in a list of different ones, where it is put if it was not there.
@@ -119,7 +120,7 @@ fn place<T: PartialEq>(list: &mut Vec<T>, element: T) -> u32 {
 
 /// Prompts are looked at some at a time, so that nothing may be of several; and what is the same for all
 /// chooses none.
-fn fit(formula: Formula, what: &str, at: At) -> Narrowed<Formula> {
+fn fit(formula: Formula, what: &str, at: At) -> Converted<Formula> {
     let Formula { graph, value } = &formula;
     let needed = graph.reachable(&[*value]);
     let compares = graph.nodes().filter(|(id, _)| needed[id.0 as usize]).any(|(_, node)| {

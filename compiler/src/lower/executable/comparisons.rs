@@ -1,28 +1,28 @@
 //! Tables, and the benchmarks that are their columns or decide about weights.
 
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 
-use super::settings::{Settings, evaluation, executable_reward};
+use super::settings::{SettingsConverter, evaluation, executable_reward};
 use crate::lower::steps::checked_trains;
 use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Normalized, Origin, Row, TableColumn};
 
 /// Benchmarks stand behind the domains of a plan, as domains that no stage is trained on.
-pub(super) fn domain_of(experiment: &wide::Experiment, benchmark: wide::BenchmarkId) -> DomainId {
+pub(super) fn domain_of(experiment: &checked::Experiment, benchmark: checked::BenchmarkId) -> DomainId {
     DomainId(experiment.domains.len() as u32 + benchmark.0)
 }
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// The domains that stand for benchmarks.
     pub fn benchmarks(&mut self) -> Vec<Domain> {
         let experiment = self.experiment;
-        let ids = (0..).map(wide::BenchmarkId);
+        let ids = (0..).map(checked::BenchmarkId);
         experiment.benchmarks.iter().zip(ids).filter_map(|(of, id)| self.benchmark(of, id)).collect()
     }
 
-    fn benchmark(&mut self, benchmark: &wide::Benchmark, id: wide::BenchmarkId) -> Option<Domain> {
-        let wide::Benchmark { name, prompts, format, reward, evaluation: _, metrics, origin } = benchmark;
+    fn benchmark(&mut self, benchmark: &checked::Benchmark, id: checked::BenchmarkId) -> Option<Domain> {
+        let checked::Benchmark { name, prompts, format, reward, evaluation: _, metrics, origin } = benchmark;
         if !self.experiment.comparisons.iter().any(|table| table.benchmarks.contains(&id)) {
-            for metric in metrics.iter().filter(|metric| **metric != wide::Metric::PassAt(1)) {
+            for metric in metrics.iter().filter(|metric| **metric != checked::Metric::PassAt(1)) {
                 let construct = format!(
                     "the metric `{metric}` of the benchmark `{name}`, by whose mean reward a stage \
                      goes,"
@@ -45,9 +45,9 @@ impl Settings<'_> {
         })
     }
 
-    pub fn comparison(&mut self, comparison: &wide::Comparison) -> Option<Comparison> {
+    pub fn comparison(&mut self, comparison: &checked::Comparison) -> Option<Comparison> {
         let experiment = self.experiment;
-        let wide::Comparison {
+        let checked::Comparison {
             name,
             rows,
             domains,
@@ -83,27 +83,27 @@ impl Settings<'_> {
                 metrics: beside(&asked, is_verdict(&benchmark.reward)),
             });
         }
-        let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
+        let row = |row: &checked::Row| Row { label: row.label.clone(), models: row.models.clone() };
         Some(Comparison {
             name: name.clone(),
             rows: rows.iter().map(row).collect(),
             columns,
             normalized: normalized
                 .as_ref()
-                .map(|wide::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
+                .map(|checked::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
             seeds: *seeds,
             origin: *origin,
         })
     }
 
-    fn metrics(&mut self, metrics: &[wide::Metric], origin: Origin) -> Vec<Metric> {
-        let executable = |metric: &wide::Metric| match metric {
-            wide::Metric::PassAt(k) => vec![Metric::PassAt { k: *k }],
-            wide::Metric::Distinct => vec![Metric::Distinct],
-            wide::Metric::Length => vec![Metric::Length],
+    fn metrics(&mut self, metrics: &[checked::Metric], origin: Origin) -> Vec<Metric> {
+        let executable = |metric: &checked::Metric| match metric {
+            checked::Metric::PassAt(k) => vec![Metric::PassAt { k: *k }],
+            checked::Metric::Distinct => vec![Metric::Distinct],
+            checked::Metric::Length => vec![Metric::Length],
             // Never without the share of the answers that it is of.
-            wide::Metric::Calibration => vec![Metric::Ece, Metric::Brier, Metric::Stated],
-            wide::Metric::Entropy => {
+            checked::Metric::Calibration => vec![Metric::Ece, Metric::Brier, Metric::Stated],
+            checked::Metric::Entropy => {
                 self.refuse::<()>(origin, format!("the metric `{metric}`"));
                 Vec::new()
             }
@@ -113,11 +113,11 @@ impl Settings<'_> {
 
     /// That rows spent the same was checked where it can be known before the run: elsewhere nothing was
     /// compared.
-    fn refuse_unknown_budget(&mut self, comparison: &wide::Comparison, budget: wide::Budget) {
+    fn refuse_unknown_budget(&mut self, comparison: &checked::Comparison, budget: checked::Budget) {
         let unit = match budget.unit {
-            wide::BudgetUnit::Steps => "steps",
-            wide::BudgetUnit::Sequences => "sequences",
-            wide::BudgetUnit::Tokens => {
+            checked::BudgetUnit::Steps => "steps",
+            checked::BudgetUnit::Sequences => "sequences",
+            checked::BudgetUnit::Tokens => {
                 self.refuse::<()>(comparison.origin, "a comparison at equal `budget = tokens`");
                 return;
             }
@@ -134,7 +134,7 @@ impl Settings<'_> {
     }
 }
 
-fn is_verdict(reward: &wide::Reward) -> bool {
+fn is_verdict(reward: &checked::Reward) -> bool {
     executable_reward(reward).is_verdict()
 }
 

@@ -3,8 +3,8 @@
 
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{
-    self as wide, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template, TemplatePiece,
-    Train,
+    self as checked, DomainId, PanelId, Pool, Slot, Teacher, TeacherId, TeacherWeights, Template,
+    TemplatePiece, Train,
 };
 use mopd_lang::formula::{Formula, FormulaKind, Role};
 use mopd_lang::source::Span;
@@ -15,16 +15,16 @@ use crate::plan::{self, Feedback, Producer, Rollout, Sampling, Scorer, Scorers, 
 use crate::refusal::{NamedScorer, Origins, StageRoles, SummedTeachers};
 
 /// The scorers of a stage after the reference, and the domains whose prompts each of them is asked about.
-pub struct Found {
+pub struct StageScorers {
     pub roles: StageRoles,
     domains: Vec<Vec<DomainId>>,
 }
 
 /// Those that the objective reads come first, in its order.
-pub fn find(train: &Train, experiment: &wide::Experiment) -> Found {
+pub fn find(train: &Train, experiment: &checked::Experiment) -> StageScorers {
     let teachers = experiment.teachers.as_slice();
     let all: Vec<DomainId> = train.mixture.iter().map(|share| share.domain).collect();
-    let mut found = Found { roles: StageRoles::default(), domains: Vec::new() };
+    let mut found = StageScorers { roles: StageRoles::default(), domains: Vec::new() };
     let whole = |teacher| NamedScorer { teacher, bare: false };
     let mut pending: Vec<(NamedScorer, Vec<DomainId>)> = Vec::new();
     for teacher in train.named_teachers() {
@@ -92,7 +92,7 @@ fn summed(teacher: &Teacher) -> Option<&[(f64, Role)]> {
     }
 }
 
-impl Found {
+impl StageScorers {
     /// Somebody reads a scorer on the prompts of some domains.
     fn read(
         &mut self,
@@ -161,7 +161,7 @@ impl Found {
     }
 
     /// All members of a panel speak about the prompts that one of them scores.
-    fn panels(&mut self, experiment: &wide::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
+    fn panels(&mut self, experiment: &checked::Experiment, pending: &mut Vec<(NamedScorer, Vec<DomainId>)>) {
         let teachers = experiment.teachers.as_slice();
         for place in 0..self.roles.named.len() {
             let Some(panel) = panel_of(&teachers[self.roles.named[place].teacher.0 as usize]) else {
@@ -209,13 +209,13 @@ impl Found {
     }
 
     /// The panels of the stage, as the plan has them.
-    pub fn stage_panels(&self, experiment: &wide::Experiment) -> Vec<plan::Panel> {
+    pub fn stage_panels(&self, experiment: &checked::Experiment) -> Vec<plan::Panel> {
         let role = |member: &TeacherId| {
             let place = self.roles.place(NamedScorer { teacher: *member, bare: false });
             plan::Role::named(place.expect("all members of a panel are scorers"))
         };
         let panel = |panel: &PanelId| {
-            let wide::Panel {
+            let checked::Panel {
                 name,
                 members,
                 rounds,
@@ -246,7 +246,7 @@ impl Found {
         let scorers = self.roles.named.iter().zip(&self.domains).map(|(scorer, domains)| {
             let known = &teachers[scorer.teacher.0 as usize];
             let known_as = teacher::executable(*scorer, teachers, train, origins)?;
-            let teacher::Executable { teacher, sees, own_tokens } = known_as;
+            let teacher::ExecutableTeacher { teacher, sees, own_tokens } = known_as;
             let name =
                 if scorer.bare { format!("{} at temperature 1", known.name) } else { known.name.clone() };
             let choice = |domain: DomainId| TeacherChoice {

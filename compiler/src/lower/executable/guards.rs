@@ -1,23 +1,23 @@
 //! Guards on the numbers of a stage's steps.
 
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 use mopd_lang::formula::text;
 
-use super::settings::Settings;
-use super::{Narrowed, refused};
+use super::settings::SettingsConverter;
+use super::{Converted, refused};
 use crate::lower::formula::{Lowering, Supply};
-use crate::plan::{Formula, Guard, GuardAction, Signal, WatchedDomain, is_of_steps};
+use crate::plan::{Formula, Guard, GuardAction, GuardedDomain, Signal, is_of_steps};
 use crate::refusal::Origins;
 
 /// Longest condition that is kept as text.
 const LONGEST: usize = 200;
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// Notes what does not convert.
-    pub(super) fn guards(&mut self, train: &wide::Train, in_turns: bool) -> Vec<Guard> {
+    pub(super) fn guards(&mut self, train: &checked::Train, in_turns: bool) -> Vec<Guard> {
         let mut found = Vec::with_capacity(train.guards.len());
         for guard in &train.guards {
-            let wide::Guard { condition, steps, on, action, origin } = guard;
+            let checked::Guard { condition, steps, on, action, origin } = guard;
             if let GuardAction::LowerRate { .. } = action {
                 if in_turns {
                     self.refuse::<()>(*origin, "`lower_lr` in a step of `train`");
@@ -33,7 +33,7 @@ impl Settings<'_> {
                     continue;
                 }
             };
-            let on = on.map(|domain| WatchedDomain {
+            let on = on.map(|domain| GuardedDomain {
                 place: train.mixture.iter().position(|share| share.domain == domain).unwrap_or_default()
                     as u32,
                 name: self.experiment.domain(domain).name.clone(),
@@ -51,7 +51,7 @@ impl Settings<'_> {
         found
     }
 
-    fn condition(&self, condition: &mopd_lang::formula::Formula) -> Narrowed<Formula> {
+    fn condition(&self, condition: &mopd_lang::formula::Formula) -> Converted<Formula> {
         let origins: Origins = self.origins;
         let mut lowering = Lowering::new(Supply::Runtime, origins);
         let value = lowering.lower(condition)?;

@@ -2,18 +2,18 @@
 //! written by another model about each completion.
 
 use mopd_lang::diag::Diagnostic;
-use mopd_lang::experiment::{self as wide, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
+use mopd_lang::experiment::{self as checked, RolloutSource, Slot, TeacherId, Template, TemplatePiece};
 use mopd_lang::formula::Role;
 use mopd_lang::source::Span;
 
-use super::{Narrowed, refused};
+use super::{Converted, refused};
 use crate::plan::producers::sampling;
 use crate::plan::template::view;
 use crate::plan::{Feedback, Scorers, View};
 use crate::refusal::{Origins, role};
 
 /// Who writes for a teacher, by name.
-pub fn writer(teacher: &wide::Teacher) -> Option<TeacherId> {
+pub fn writer(teacher: &checked::Teacher) -> Option<TeacherId> {
     match &teacher.feedback.as_deref()?.source {
         RolloutSource::From { teacher: Role::Named { teacher, .. }, .. } => Some(*teacher),
         _ => None,
@@ -21,14 +21,18 @@ pub fn writer(teacher: &wide::Teacher) -> Option<TeacherId> {
 }
 
 /// What the stage's feedback for a teacher becomes.
-pub fn executable(teacher: &wide::Teacher, rollout: &wide::Rollout, origins: Origins) -> Narrowed<Feedback> {
+pub fn executable(
+    teacher: &checked::Teacher,
+    rollout: &checked::Rollout,
+    origins: Origins,
+) -> Converted<Feedback> {
     let name = &teacher.name;
     let at = origins.span(teacher.origin);
     if !teacher.sees.as_deref().is_some_and(shows_it) {
         let construct = format!("`feedback` for `{name}`, which reads no template with `{{feedback}}`,");
         return Err(refused(at, construct));
     }
-    let wide::Rollout { source, edits, origin } = rollout;
+    let checked::Rollout { source, edits, origin } = rollout;
     let at = origins.span(*origin);
     let RolloutSource::From { teacher: by, sees, sequences: None, sampling: drawn } = source else {
         let help =

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use mopd_lang::experiment::{Objective, Reduce, RolloutSource, Schedule};
 use mopd_lang::formula::text;
-use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode, NamedSpan, Similarity};
+use mopd_lang::formula::{self as checked, Formula, FormulaKind, FormulaNode, NamedSpan, Similarity};
 
 use super::divergence::{divergence, support};
-use super::{Diagnostic, Narrowed, refused, sums};
+use super::{Converted, Diagnostic, refused, sums};
 use crate::lower::scores::{Read, read_of};
 use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 pub use crate::refusal::role;
@@ -18,7 +18,7 @@ use mopd_lang::source::Span;
 /// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes
 /// of theirs.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum ExecutableKind {
     Number(f64),
     Schedule(Schedule),
     Signal(Signal),
@@ -115,7 +115,9 @@ fn bare_confidence(formula: &Formula) -> Option<&Formula> {
             continue;
         }
         match &formula.0.kind {
-            FormulaKind::Signal(wide::Signal::Of { part: wide::Part::StatedConfidence, .. }) => {
+            FormulaKind::Signal(checked::Signal::Of {
+                part: checked::ModelSignal::StatedConfidence, ..
+            }) => {
                 return Some(formula);
             }
             FormulaKind::Across { among, .. } => waiting.extend(among),
@@ -126,7 +128,7 @@ fn bare_confidence(formula: &Formula) -> Option<&Formula> {
 }
 
 /// What a formula becomes in a plan that runs.
-pub fn kind(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
+pub fn kind(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
     // What a block is, the objective says: see `lower/blocks.rs`.
     if formula.axis != Axis::Block {
         axis(formula.axis, at)?;
@@ -144,7 +146,7 @@ pub enum Elsewhere<'a> {
     /// In what a policy is paid: it may ask what the student thinks of recorded text.
     Recorded,
     /// Where prompts are chosen, of whose completions anything may be asked.
-    Measured(&'a dyn Fn(&FormulaNode, At) -> Narrowed<Signal>),
+    Measured(&'a dyn Fn(&FormulaNode, At) -> Converted<Signal>),
 }
 
 impl Elsewhere<'_> {
@@ -155,16 +157,16 @@ impl Elsewhere<'_> {
 }
 
 /// The same where reductions over another rollout may be read.
-pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Narrowed<Kind> {
+pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Converted<ExecutableKind> {
     let FormulaKind::Reduce { reduction, operand, among, on: Some(rollout) } = &formula.kind else {
         return kind(formula, at);
     };
     match elsewhere {
         Elsewhere::Refused => return kind(formula, at),
-        Elsewhere::Measured(measure) => return measure(formula, at).map(Kind::Signal),
+        Elsewhere::Measured(measure) => return measure(formula, at).map(ExecutableKind::Signal),
         Elsewhere::Recorded => {}
     }
-    let logp = wide::Signal::Of { role: wide::Role::Student, part: wide::Part::Logp };
+    let logp = checked::Signal::Of { role: checked::Role::Student, part: checked::ModelSignal::Logp };
     let is_logp = matches!(&operand.0.kind, FormulaKind::Signal(of) if *of == logp);
     match &rollout.source {
         RolloutSource::Data { field }
@@ -174,7 +176,7 @@ pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Narrowe
                 && among.is_none()
                 && rollout.edits.is_empty() =>
         {
-            Ok(Kind::Signal(Signal::RecordedLogp { field: field.clone() }))
+            Ok(ExecutableKind::Signal(Signal::RecordedLogp { field: field.clone() }))
         }
         _ => {
             let construct = "a reduction over another rollout (`on`) that is not \
@@ -186,73 +188,77 @@ pub fn kind_with(formula: &FormulaNode, at: At, elsewhere: Elsewhere) -> Narrowe
 
 /// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the
 /// language.
-pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
-    let other =
-        |of: &wide::Signal| Kind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis });
+pub fn kind_of_anything(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
+    let other = |of: &checked::Signal| {
+        ExecutableKind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis })
+    };
     match &formula.kind {
         // Known of what the runtime executes, not of the objective.
-        FormulaKind::Signal(of @ (wide::Signal::Available { .. } | wide::Signal::VocabularySize)) => {
+        FormulaKind::Signal(of @ (checked::Signal::Available { .. } | checked::Signal::VocabularySize)) => {
             Ok(other(of))
         }
         FormulaKind::Signal(of) => signal(of, at).or_else(|_| Ok(other(of))),
         FormulaKind::Live(of) if formula.axis == Axis::Token => {
-            live(of, at).or_else(|_| Ok(Kind::Live(Live::Other { text: text::live(of) })))
+            live(of, at).or_else(|_| Ok(ExecutableKind::Live(Live::Other { text: text::live(of) })))
         }
         _ => kind_on_any_axis(formula, at),
     }
 }
 
-fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Narrowed<Kind> {
+fn kind_on_any_axis(formula: &FormulaNode, at: At) -> Converted<ExecutableKind> {
     Ok(match &formula.kind {
-        FormulaKind::Number(value) => Kind::Number(*value),
-        FormulaKind::Schedule(schedule) => Kind::Schedule(schedule.clone()),
-        FormulaKind::Adaptive(wide::Adaptive::Ladder { .. }) => {
+        FormulaKind::Number(value) => ExecutableKind::Number(*value),
+        FormulaKind::Schedule(schedule) => ExecutableKind::Schedule(schedule.clone()),
+        FormulaKind::Adaptive(checked::Adaptive::Ladder { .. }) => {
             return Err(refused(at, "a `ladder`, which the run itself moves on,"));
         }
-        FormulaKind::Adaptive(wide::Adaptive::Learned { .. }) => {
+        FormulaKind::Adaptive(checked::Adaptive::Learned { .. }) => {
             return Err(refused(at, "a learned schedule"));
         }
         FormulaKind::Signal(of) => signal(of, at)?,
-        FormulaKind::Live(wide::Live::Preference(preference)) => match preference.kind {
-            wide::PreferenceKind::Dpo { .. } if preference.on.is_none() => Kind::Dpo,
-            wide::PreferenceKind::Dpo { .. } => {
+        FormulaKind::Live(checked::Live::Preference(preference)) => match preference.kind {
+            checked::PreferenceKind::Dpo { .. } if preference.on.is_none() => ExecutableKind::Dpo,
+            checked::PreferenceKind::Dpo { .. } => {
                 return Err(refused(at, "`live dpo` on one stretch of a completion"));
             }
-            wide::PreferenceKind::BradleyTerry => {
+            checked::PreferenceKind::BradleyTerry => {
                 let on = preference.on.as_ref().map_or(Ok(Read::Completion), |span| read_on(span, at))?;
-                Kind::BradleyTerry { on }
+                ExecutableKind::BradleyTerry { on }
             }
         },
-        FormulaKind::Live(wide::Live::SquaredError { part, dimensions: None, .. })
+        FormulaKind::Live(checked::Live::SquaredError { part, dimensions: None, .. })
             if let Some(on) = read_of(part) =>
         {
-            Kind::SquaredError { on }
+            ExecutableKind::SquaredError { on }
         }
-        FormulaKind::Live(wide::Live::Part(part)) if let Some(on) = read_of(part) => {
-            Kind::Score { of: None, on }
+        FormulaKind::Live(checked::Live::Part(part)) if let Some(on) = read_of(part) => {
+            ExecutableKind::Score { of: None, on }
         }
-        FormulaKind::Live(wide::Live::Part(wide::Part::Confidence)) => Kind::Confidence,
-        FormulaKind::Live(wide::Live::BinaryCrossEntropy { part: wide::Part::Confidence, .. }) => {
-            Kind::CrossEntropy
+        FormulaKind::Live(checked::Live::Part(checked::ModelSignal::Confidence)) => {
+            ExecutableKind::Confidence
         }
+        FormulaKind::Live(checked::Live::BinaryCrossEntropy {
+            part: checked::ModelSignal::Confidence,
+            ..
+        }) => ExecutableKind::CrossEntropy,
         FormulaKind::Live(of) => live(of, at)?,
         FormulaKind::Entry(_) => return Err(refused(at, "a side of a divergence outside of it")),
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
-        FormulaKind::Apply { function, .. } => Kind::Apply(*function),
+        FormulaKind::Apply { function, .. } => ExecutableKind::Apply(*function),
         FormulaKind::Reduce { on: Some(_), .. } => {
             return Err(refused(at, "a reduction over another rollout (`on`)"));
         }
-        FormulaKind::Reduce { reduction, .. } => Kind::Reduce(*reduction),
+        FormulaKind::Reduce { reduction, .. } => ExecutableKind::Reduce(*reduction),
         FormulaKind::Statistic { statistic, over, .. } => {
-            Kind::Statistic { statistic: *statistic, over: *over }
+            ExecutableKind::Statistic { statistic: *statistic, over: *over }
         }
-        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: *over },
-        FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
-        FormulaKind::Across { index, .. } => Kind::Across { index: *index },
+        FormulaKind::Scan { scan, over, .. } => ExecutableKind::Scan { scan: scan.clone(), over: *over },
+        FormulaKind::Memory { memory, .. } => ExecutableKind::Memory(*memory),
+        FormulaKind::Across { index, .. } => ExecutableKind::Across { index: *index },
     })
 }
 
-fn read_on(span: &NamedSpan, at: At) -> Narrowed<Read> {
+fn read_on(span: &NamedSpan, at: At) -> Converted<Read> {
     match span {
         NamedSpan::Tag(tag) => Ok(Read::Span { tag: tag.clone() }),
         NamedSpan::FinalTurn => Err(refused(at, "a score on `span.final_turn`")),
@@ -260,7 +266,7 @@ fn read_on(span: &NamedSpan, at: At) -> Narrowed<Read> {
 }
 
 /// The role whose scalar head is asked.
-fn scored(of: &wide::Role, at: At) -> Narrowed<Role> {
+fn scored(of: &checked::Role, at: At) -> Converted<Role> {
     match role(of, at)? {
         Role::Sampler => Err(refused(at, "the scalar head of the sampler")),
         role => Ok(role),
@@ -268,7 +274,7 @@ fn scored(of: &wide::Role, at: At) -> Narrowed<Role> {
 }
 
 /// Refuses an axis that the runtime's batches do not have.
-pub fn axis(axis: Axis, at: impl Into<Span>) -> Narrowed<Axis> {
+pub fn axis(axis: Axis, at: impl Into<Span>) -> Converted<Axis> {
     match axis {
         Axis::Run | Axis::Batch | Axis::Domain | Axis::Group | Axis::Sequence | Axis::Turn | Axis::Token => {
             Ok(axis)
@@ -277,94 +283,100 @@ pub fn axis(axis: Axis, at: impl Into<Span>) -> Narrowed<Axis> {
     }
 }
 
-fn signal(signal: &wide::Signal, at: At) -> Narrowed<Kind> {
-    use wide::Signal as Wide;
+fn signal(signal: &checked::Signal, at: At) -> Converted<ExecutableKind> {
+    use checked::Signal as Checked;
     let unknown = || Err(refused(at, format!("the signal `{}`", text::signal(signal))));
-    Ok(Kind::Signal(match signal {
-        Wide::Of { role: of, part } => {
+    Ok(ExecutableKind::Signal(match signal {
+        Checked::Of { role: of, part } => {
             let role = role(of, at)?;
             match part {
-                wide::Part::Logp => Signal::Logp { role },
-                wide::Part::Entropy => Signal::Entropy { role },
-                wide::Part::Top1 => Signal::Top1 { role },
-                wide::Part::Rank => Signal::Rank { role },
-                wide::Part::EndLogp => Signal::EndLogp { role },
-                wide::Part::Value => {
-                    return Ok(Kind::Score { of: Some(scored(of, at)?), on: Read::EachToken });
+                checked::ModelSignal::Logp => Signal::Logp { role },
+                checked::ModelSignal::Entropy => Signal::Entropy { role },
+                checked::ModelSignal::Top1 => Signal::Top1 { role },
+                checked::ModelSignal::Rank => Signal::Rank { role },
+                checked::ModelSignal::EndLogp => Signal::EndLogp { role },
+                checked::ModelSignal::Value => {
+                    return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: Read::EachToken });
                 }
-                wide::Part::Score => {
-                    return Ok(Kind::Score { of: Some(scored(of, at)?), on: Read::Completion });
+                checked::ModelSignal::Score => {
+                    return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: Read::Completion });
                 }
-                wide::Part::Confidence if role == Role::Student => Signal::Confidence,
-                wide::Part::Mean | wide::Part::Deviation | wide::Part::Confidence => return unknown(),
-                wide::Part::Correct => Signal::CorrectOf { role },
-                wide::Part::StatedConfidence => Signal::StatedConfidence { role },
+                checked::ModelSignal::Confidence if role == Role::Student => Signal::Confidence,
+                checked::ModelSignal::Mean
+                | checked::ModelSignal::Deviation
+                | checked::ModelSignal::Confidence => {
+                    return unknown();
+                }
+                checked::ModelSignal::Correct => Signal::CorrectOf { role },
+                checked::ModelSignal::StatedConfidence => Signal::StatedConfidence { role },
             }
         }
-        Wide::Divergence(of) => Signal::Divergence(divergence(of, at)?),
-        Wide::Overlap { left, right, k } => {
+        Checked::Divergence(of) => Signal::Divergence(divergence(of, at)?),
+        Checked::Overlap { left, right, k } => {
             Signal::Overlap { left: role(left, at)?, right: role(right, at)?, k: *k }
         }
-        Wide::Mass { role: of, support: on } => {
+        Checked::Mass { role: of, support: on } => {
             let role = role(of, at)?;
             let with = if role == Role::Student { Role::TEACHER } else { role };
             Signal::Mass { role, support: support(on, with, at)? }
         }
-        Wide::InNucleus { role: of, p } => Signal::InNucleus { role: role(of, at)?, p: *p },
-        Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, Role::TEACHER, at)? },
-        Wide::Position => Signal::Position,
-        Wide::Remaining => return Ok(Kind::Remaining),
-        Wide::InSpan(NamedSpan::FinalTurn) => return Ok(Kind::InFinalTurn),
-        Wide::InSpan(NamedSpan::Tag(tag)) => Signal::InSpan { tag: tag.clone() },
-        Wide::Turn => return Ok(Kind::Turn),
-        Wide::Selected => return Ok(Kind::Selected),
-        Wide::Accepted => Signal::Accepted,
-        Wide::Offset => Signal::Offset,
-        Wide::Length => Signal::Length,
-        Wide::Truncated => Signal::Truncated,
-        Wide::Reward => Signal::Reward,
-        Wide::Correct => Signal::Correct,
-        Wide::RewardPart { part } => Signal::RewardPart { part: part.clone() },
-        Wide::Progress => Signal::Progress,
-        Wide::Step => Signal::Step,
+        Checked::InNucleus { role: of, p } => Signal::InNucleus { role: role(of, at)?, p: *p },
+        Checked::SupportSize { support: of } => {
+            Signal::SupportSize { support: support(of, Role::TEACHER, at)? }
+        }
+        Checked::Position => Signal::Position,
+        Checked::Remaining => return Ok(ExecutableKind::Remaining),
+        Checked::InSpan(NamedSpan::FinalTurn) => return Ok(ExecutableKind::InFinalTurn),
+        Checked::InSpan(NamedSpan::Tag(tag)) => Signal::InSpan { tag: tag.clone() },
+        Checked::Turn => return Ok(ExecutableKind::Turn),
+        Checked::Selected => return Ok(ExecutableKind::Selected),
+        Checked::Accepted => Signal::Accepted,
+        Checked::Offset => Signal::Offset,
+        Checked::Length => Signal::Length,
+        Checked::Truncated => Signal::Truncated,
+        Checked::Reward => Signal::Reward,
+        Checked::Correct => Signal::Correct,
+        Checked::RewardPart { part } => Signal::RewardPart { part: part.clone() },
+        Checked::Progress => Signal::Progress,
+        Checked::Step => Signal::Step,
         // A teacher that is a model of the run, and of no panel, answers wherever it has something to read.
-        Wide::Available { role: of } => match role(of, at)? {
+        Checked::Available { role: of } => match role(of, at)? {
             role if at.roles.partial.contains(&role) => Signal::Available { role },
-            _ => return Ok(Kind::PerSequence(1.0)),
+            _ => return Ok(ExecutableKind::PerSequence(1.0)),
         },
-        Wide::Loss => Signal::Loss,
-        Wide::TermLoss { term } => Signal::TermLoss { term: term.clone() },
-        Wide::State { name, axis, .. } => Signal::State { name: name.clone(), axis: *axis },
-        Wide::ValidationLoss => Signal::ValidationLoss,
-        Wide::OfSteps { number, window } => Signal::OfSteps { number: *number, window: *window },
-        Wide::VocabularySize => Signal::VocabularySize,
-        Wide::Data { field } => Signal::Data { field: field.clone() },
-        Wide::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
-        Wide::Agreement { role: of, samples, by: Similarity::Edit } => {
+        Checked::Loss => Signal::Loss,
+        Checked::TermLoss { term } => Signal::TermLoss { term: term.clone() },
+        Checked::State { name, axis, .. } => Signal::State { name: name.clone(), axis: *axis },
+        Checked::ValidationLoss => Signal::ValidationLoss,
+        Checked::OfSteps { number, window } => Signal::OfSteps { number: *number, window: *window },
+        Checked::VocabularySize => Signal::VocabularySize,
+        Checked::Data { field } => Signal::Data { field: field.clone() },
+        Checked::DataIs { field, text } => Signal::DataIs { field: field.clone(), text: text.clone() },
+        Checked::Agreement { role: of, samples, by: Similarity::Edit } => {
             Signal::Agreement { role: role(of, at)?, samples: *samples }
         }
-        Wide::SpanScore { role: of, span } => {
-            return Ok(Kind::Score { of: Some(scored(of, at)?), on: read_on(span, at)? });
+        Checked::SpanScore { role: of, span } => {
+            return Ok(ExecutableKind::Score { of: Some(scored(of, at)?), on: read_on(span, at)? });
         }
-        Wide::Head => Signal::Head,
-        Wide::Agreement { .. } | Wide::Block | Wide::Masked => return unknown(),
+        Checked::Head => Signal::Head,
+        Checked::Agreement { .. } | Checked::Block | Checked::Masked => return unknown(),
     }))
 }
 
-fn live(live: &wide::Live, at: At) -> Narrowed<Kind> {
+fn live(live: &checked::Live, at: At) -> Converted<ExecutableKind> {
     let unknown = |what: &str| Err(refused(at, what));
-    Ok(Kind::Live(match live {
-        wide::Live::Part(wide::Part::Logp) => Live::Logp,
-        wide::Live::Part(wide::Part::EndLogp) => Live::EndLogp,
-        wide::Live::Divergence(of) => Live::Divergence(divergence(of, at)?),
-        wide::Live::Likelihood { of } => Live::Likelihood { of: role(of, at)? },
-        wide::Live::Ranking { order: wide::Support::TopK { role: of, k } } => {
+    Ok(ExecutableKind::Live(match live {
+        checked::Live::Part(checked::ModelSignal::Logp) => Live::Logp,
+        checked::Live::Part(checked::ModelSignal::EndLogp) => Live::EndLogp,
+        checked::Live::Divergence(of) => Live::Divergence(divergence(of, at)?),
+        checked::Live::Likelihood { of } => Live::Likelihood { of: role(of, at)? },
+        checked::Live::Ranking { order: checked::Support::TopK { role: of, k } } => {
             Live::Ranking { role: role(of, at)?, k: *k }
         }
-        wide::Live::Ranking { .. } => return unknown("`live ranking` of anything but `top_k`"),
-        wide::Live::Part(part) => return unknown(&format!("`live student.{}`", part.name())),
-        wide::Live::Preference(_) => return unknown("a preference in this place"),
-        wide::Live::SquaredError { .. } => return unknown("`live mse`"),
-        wide::Live::BinaryCrossEntropy { .. } => return unknown("`live bce`"),
+        checked::Live::Ranking { .. } => return unknown("`live ranking` of anything but `top_k`"),
+        checked::Live::Part(part) => return unknown(&format!("`live student.{}`", part.name())),
+        checked::Live::Preference(_) => return unknown("a preference in this place"),
+        checked::Live::SquaredError { .. } => return unknown("`live mse`"),
+        checked::Live::BinaryCrossEntropy { .. } => return unknown("`live bce`"),
     }))
 }

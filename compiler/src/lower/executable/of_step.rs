@@ -2,13 +2,13 @@
 
 use mopd_lang::formula::{Formula, FormulaKind};
 
-use super::{Narrowed, refused};
+use super::{Converted, refused};
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{self, OfStep, Signal, schedule};
 use crate::refusal::Origins;
 
 /// `what` is the number, a noun phrase.
-pub fn of_step(formula: &Formula, what: &str, origins: Origins) -> Narrowed<OfStep> {
+pub fn of_step(formula: &Formula, what: &str, origins: Origins) -> Converted<OfStep> {
     if let FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Adaptive(_) = formula.0.kind {
         return schedule(formula, what, origins).map(OfStep::Schedule);
     }

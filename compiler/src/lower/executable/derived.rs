@@ -4,7 +4,7 @@ use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::Span;
 
 use super::refused;
-use crate::plan::producers::Text;
+use crate::plan::producers::DerivedText;
 use crate::plan::{Rollout, Scorers, View};
 
 /// Whether some of a rollout's prompts are not the data's.
@@ -32,7 +32,7 @@ pub fn unfit(rollout: &Rollout, scorers: &Scorers, student: Option<&View>, at: S
         let name = &derived.sees.name;
         let what =
             |of: &str| Some(*refused(at, format!("a text in the template `{name}` by a teacher {of}")));
-        let writers = derived.texts.iter().filter_map(Text::writer);
+        let writers = derived.texts.iter().filter_map(DerivedText::writer);
         writers.flat_map(|writer| scorers.choices(writer)).find_map(|choice| {
             let reads = || choice.sees.as_ref().is_some_and(View::of_completions);
             match () {

@@ -1,20 +1,20 @@
 //! The domains' shares of a step's prompts, by numbers that the objective carries from step to step.
 
-use mopd_lang::experiment as wide;
+use mopd_lang::experiment as checked;
 use mopd_lang::formula;
 
-use super::settings::Settings;
-use super::{Narrowed, refused};
+use super::settings::SettingsConverter;
+use super::{Converted, refused};
 use crate::expr::graph::Operation;
 use crate::lower::formula::{Lowering, Supply};
 use crate::plan::{Axis, Formula, Length, Rollout, Signal};
 use crate::refusal::Origins;
 
-impl Settings<'_> {
+impl SettingsConverter<'_> {
     /// None where they are those of the domains, or can't be others.
     pub(super) fn shares<'r>(
         &mut self,
-        train: &wide::Train,
+        train: &checked::Train,
         rollouts: impl IntoIterator<Item = &'r Rollout>,
         in_turns: bool,
         origins: Origins,
@@ -26,7 +26,7 @@ impl Settings<'_> {
         });
         for (unfit, beside) in [
             (in_turns, "in a step of `train`"),
-            (matches!(train.optimizer, wide::Optimizer::Private { .. }), "in a private stage"),
+            (matches!(train.optimizer, checked::Optimizer::Private { .. }), "in a private stage"),
             (matches!(train.length, Length::Epochs(_)), "in a stage that trains in epochs"),
             (written, "where completions are written once, before the first step,"),
         ] {
@@ -40,7 +40,7 @@ impl Settings<'_> {
 }
 
 /// One number for each domain, of what a step begins with.
-fn lowered(shares: &formula::Formula, origins: Origins) -> Narrowed<Formula> {
+fn lowered(shares: &formula::Formula, origins: Origins) -> Converted<Formula> {
     let mut lowering = Lowering::new(Supply::Runtime, origins);
     let value = lowering.lower(shares)?;
     let value = lowering.graph.broadcast(value, Axis::Domain);

@@ -1,0 +1,55 @@
+//! Differences as people read them.
+
+use std::fmt;
+
+use super::{DifferenceKind, Fate, ItemChange, SettingChange};
+
+impl fmt::Display for ItemChange {
+    /// `objective of `student`: clip ±5 -> ±3`
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let ItemChange { kind, name, runs, fate } = self;
+        let named = match kind {
+            DifferenceKind::Experiment => "the experiment".to_owned(),
+            DifferenceKind::Domain => format!("domain `{name}`"),
+            DifferenceKind::Stage => format!("`{name}`"),
+            DifferenceKind::Table => format!("table `{name}`"),
+            DifferenceKind::Run if name.is_empty() => "the run without a sweep".to_owned(),
+            DifferenceKind::Run => format!("run `{name}`"),
+        };
+        match fate {
+            Fate::Added => write!(formatter, "{named} is new")?,
+            Fate::Removed => write!(formatter, "{named} is gone")?,
+            Fate::Renamed { before } if before.is_empty() => {
+                write!(formatter, "{named} was the run without a sweep")?
+            }
+            Fate::Renamed { before } => write!(formatter, "{named} was called `{before}`")?,
+            Fate::Changed { settings, objective } => {
+                if !settings.is_empty() {
+                    write!(formatter, "{named}: {}", joined(settings))?;
+                }
+                if !settings.is_empty() && !objective.is_empty() {
+                    formatter.write_str("; ")?;
+                }
+                if !objective.is_empty() {
+                    write!(formatter, "objective of {named}: {}", joined(objective))?;
+                }
+            }
+        }
+        if runs.is_empty() { Ok(()) } else { write!(formatter, " [{}]", runs.join("; ")) }
+    }
+}
+
+impl fmt::Display for SettingChange {
+    /// `steps 160 -> 200`
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let shown = |side: &Option<String>| side.clone().unwrap_or_else(|| "none".to_owned());
+        match (&self.before, &self.after) {
+            (None, None) => write!(formatter, "{} differs", self.what),
+            (before, after) => write!(formatter, "{} {} -> {}", self.what, shown(before), shown(after)),
+        }
+    }
+}
+
+fn joined(changes: &[SettingChange]) -> String {
+    changes.iter().map(SettingChange::to_string).collect::<Vec<_>>().join(", ")
+}
