@@ -307,7 +307,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let batch = random.batch(layout, 0, Random::wild_number);
     let mut graph = Graph::default();
     let (logp, reward) = (graph.signal(Signal::Logp { role: Role::TEACHER }), graph.signal(Signal::Reward));
-    let mean = graph.reduce(Reduction::Mean, reward, Axis::LoopGroup, None);
+    let mean = graph.reduce(Reduction::Mean, reward, Axis::Group, None);
     let sum = graph.apply(Function::Add, &[logp, reward]);
     let sum = graph.apply(Function::Add, &[sum, mean]);
     let output = graph.apply(Function::Exp, &[sum]);
