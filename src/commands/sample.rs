@@ -14,8 +14,8 @@ use crate::problem::{Problem, Status};
 use crate::worker;
 
 const CHECKPOINTS: &str = "`mopd run` leaves a checkpoint of every model and seed in its results, such as \
-                           runs/quickstart/models/student-seed1;\na model of Hugging Face is a folder of its cache, \
-                           ~/.cache/huggingface/hub/models--OWNER--NAME/snapshots/REVISION";
+                           runs/quickstart/models/student-seed1;\na model of Hugging Face is a folder of its \
+                           cache, ~/.cache/huggingface/hub/models--OWNER--NAME/snapshots/REVISION";
 
 #[derive(Serialize)]
 struct SampledText {

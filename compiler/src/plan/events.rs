@@ -331,7 +331,7 @@ pub enum Event {
         context: u32,
     },
     /// While the completions of a prompt are written, several times a second: their tokens so far, and how
-    /// many they may have. A completion that is alone is told as it comes: `text` follows what was told before.
+    /// many they may have. A single completion is told as it comes: `text` follows what was told before.
     SampleWritten {
         prompt: u32,
         tokens: u32,
