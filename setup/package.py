@@ -2,7 +2,8 @@
 the build backend of pyproject.toml.
 
 The programs have no path of this machine in them, and the wheel's tag is the oldest glibc that they run with; both are
-read from the programs themselves. Nothing but Python and what builds mopd is needed.
+read from the programs themselves. Nothing but Python and what builds mopd is needed; where the package `ziglang` is too,
+the programs run with an older glibc than this machine's (`glibc.py`).
 """
 
 import base64
@@ -15,12 +16,14 @@ import subprocess
 import sys
 import zipfile
 
+import glibc
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 PROGRAMS = ["mopd", "mopd-worker"]
 
-# The libstdc++ (GLIBCXX_3.4.N) that systems with a glibc (2.M) have at least: PEP 600's profiles, (M, N).
-PROFILES = [(17, 19), (24, 22), (28, 24), (31, 28), (34, 29), (35, 30), (39, 33)]
+# The libstdc++ (GLIBCXX_3.4.N, CXXABI_1.3.P) that systems with a glibc (2.M) have at least: PEP 600's profiles, (M, N, P).
+PROFILES = [(17, 19, 7), (24, 22, 10), (28, 24, 11), (31, 28, 12), (34, 29, 13), (35, 30, 13), (39, 33, 15)]
 
 
 def toml(path):
@@ -44,12 +47,14 @@ def environment():
     }
     if not target.is_relative_to(ROOT):
         names[str(target)] = "target"
-    remapped = [f"--remap-path-prefix={path}={name}" for path, name in names.items()]
+    flags = [f"--remap-path-prefix={path}={name}" for path, name in names.items()]
+    if glibc.available():
+        flags += [f"-Clink-arg={argument}" for argument in glibc.libraries(target / "glibc")]
     names[found["LIBTORCH"]] = "libtorch"
     mapped = " ".join(f"-ffile-prefix-map={path}={name}" for path, name in names.items())
     found.update(
         CARGO_TARGET_DIR=str(target),  # Its own: other flags compile everything again.
-        CARGO_ENCODED_RUSTFLAGS="\x1f".join(remapped),
+        CARGO_ENCODED_RUSTFLAGS="\x1f".join(flags),
         CFLAGS=f"{found.get('CFLAGS', '')} {mapped}".strip(),
         CXXFLAGS=f"{found.get('CXXFLAGS', '')} {mapped}".strip(),
         CARGO_INCREMENTAL="0",
@@ -80,11 +85,11 @@ def tag(programs):
         sys.exit("wheel: wheels are built on Linux only")
     everything = b"\0".join(programs.values())
     newest = lambda name: max(map(int, re.findall(rb"\0" + name + rb"(\d+)(?=[.\0])", everything)), default=0)
-    glibc, libstdcxx = newest(rb"GLIBC_2\."), newest(rb"GLIBCXX_3\.4\.")
-    for minor, highest in PROFILES:
-        if glibc <= minor and libstdcxx <= highest:
-            return f"py3-none-manylinux_2_{minor}_{platform.machine()}"
-    sys.exit(f"wheel: no profile has glibc 2.{glibc} with GLIBCXX 3.4.{libstdcxx}")
+    asked = [newest(rb"GLIBC_2\."), newest(rb"GLIBCXX_3\.4\."), newest(rb"CXXABI_1\.3\.")]
+    for profile in PROFILES:
+        if all(version <= highest for version, highest in zip(asked, profile)):
+            return f"py3-none-manylinux_2_{profile[0]}_{platform.machine()}"
+    sys.exit("wheel: no profile has glibc 2.{} with GLIBCXX 3.4.{} and CXXABI 1.3.{}".format(*asked))
 
 
 def metadata(project, version):

@@ -83,6 +83,9 @@ module.exports = grammar({
     global: () => RESERVED,
   },
 
+  // Before a `by` it isn't known yet which of the two a state's value is.
+  conflicts: ($) => [[$.expression, $._state_value]],
+
   supertypes: ($) => [$.item, $.statement, $.expression],
 
   rules: {
@@ -172,11 +175,14 @@ module.exports = grammar({
     _value: ($) => seq(runsOn($, "="), field("value", $.expression), optional(choice($.by_tail, $.where_tail))),
     _inner_value: ($) =>
       seq(runsOn($, "="), field("value", $.expression), optional(choice($.by_tail, alias($.one_where, $.where_tail)))),
+    // `= a by domain then b`: `by` follows the first value, which therefore has no `then` of its own.
     _state_value: ($) =>
       seq(
         runsOn($, "="),
-        field("value", $.expression),
-        optional(choice($.by_tail, $.each_tail, alias($.one_where, $.where_tail))),
+        choice(
+          seq(field("value", $.expression), optional(choice($.by_tail, alias($.one_where, $.where_tail)))),
+          seq(field("value", $._condition), $.each_tail),
+        ),
       ),
     each_tail: ($) =>
       seq("by", field("by", $.identifier), optional(seq(runsOn($, "then"), field("next", $.expression)))),

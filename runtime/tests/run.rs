@@ -656,7 +656,7 @@ fn a_checkpoint_answers_a_prompt() {
     let sample = |checkpoint: &str, max_tokens| {
         let prompt = |text: &str| SamplePrompt::Prompt(text.to_owned());
         let (checkpoint, prompts) = (checkpoint.to_owned(), vec![prompt("copy ab="), prompt("copy ba=")]);
-        finish(start(&Job::Sample(SampleJob {
+        let (mut events, code) = finish(start(&Job::Sample(SampleJob {
             checkpoint,
             prompts,
             chat: false,
@@ -665,7 +665,10 @@ fn a_checkpoint_answers_a_prompt() {
             temperature: 1.0,
             max_tokens,
             seed: 1,
-        })))
+        })));
+        // How far they are is told by the clock.
+        events.retain(|event| !matches!(event, Event::SampleWritten { .. }));
+        (events, code)
     };
     let (events, code) = sample(&checkpoint, Some(5));
     assert_eq!(code, 0);

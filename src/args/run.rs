@@ -403,7 +403,7 @@ pub struct SampleArgs {
     #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub n: u32,
     /// 0 is greedy decoding
-    #[arg(long, default_value_t = 1.0, value_parser = temperature)]
+    #[arg(long, default_value_t = 1.0, value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Longest completion, in tokens [default: what the model's context allows]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

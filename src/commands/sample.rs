@@ -1,5 +1,8 @@
 //! `mopd sample`: completions of prompts from a checkpoint.
 
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
 use mopd_compiler::plan::events::{Event, Failure, Job, SampleJob, SamplePrompt};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -9,6 +12,10 @@ use crate::host;
 use crate::output::{self, Style, counted, hanging, printable};
 use crate::problem::{Problem, Status};
 use crate::worker;
+
+const CHECKPOINTS: &str = "`mopd run` leaves a checkpoint of every model and seed in its results, such as \
+                           runs/quickstart/models/student-seed1;\na model of Hugging Face is a folder of its \
+                           cache, ~/.cache/huggingface/hub/models--OWNER--NAME/snapshots/REVISION";
 
 #[derive(Serialize)]
 struct SampledText {
@@ -22,6 +29,11 @@ struct SampledText {
 
 pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
     let checkpoint = arguments.checkpoint.display();
+    if !arguments.checkpoint.is_dir() {
+        return Err(
+            Problem::usage("no-checkpoint", format!("there is no folder {checkpoint}")).help(CHECKPOINTS)
+        );
+    }
     // One file of weights, or the index of several.
     for files in [&["model.safetensors", "model.safetensors.index.json"][..], &["config.json"]] {
         if !files.iter().any(|file| arguments.checkpoint.join(file).is_file()) {
@@ -29,10 +41,7 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
                 "no-checkpoint",
                 format!("{checkpoint} is no checkpoint: it has no {}", files[0]),
             )
-            .help(
-                "`mopd run` leaves a checkpoint of every model and seed in its results, such as \
-                 runs/quickstart/models/student-seed1",
-            ));
+            .help(CHECKPOINTS));
         }
     }
     let Some(folder) = arguments.checkpoint.to_str() else {
@@ -50,18 +59,27 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
         seed: arguments.seed,
     });
     let style = Style::of_stdout();
+    let mut written = Written::new(arguments);
     let mut completions: Vec<SampledText> = Vec::new();
     let mut finished = false;
     let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
-    let status = worker::ask(&job, failed, |event| match event {
+    let asked = worker::ask(&job, failed, |event| match event {
+        Event::SampleWritten { prompt, tokens, most, text } => {
+            let heading = |prompt| heading(prompt, style);
+            let above = arguments.prompts.as_ref().and_then(|_| prompts.get(prompt as usize)).map(heading);
+            written.look(tokens, most, &text, above, style);
+        }
         Event::Sample { prompt, text, tokens, finished, logp } => {
             let completion = SampledText { text, tokens, finished, logp };
             let (prompt, several) = (prompts.get(prompt as usize), arguments.prompts.is_some());
             if arguments.format == Format::Human {
-                if several && completions.is_empty() {
+                let begun = written.end();
+                if several && completions.is_empty() && begun.is_empty() {
                     output::result(&prompt.map(|prompt| heading(prompt, style)).unwrap_or_default());
                 }
-                output::result(&line(&completion, completions.len() + 1, style));
+                let line = line(&completion, completions.len() + 1, style);
+                // Where the text was shown as it came, what is left of it follows.
+                output::result(line.strip_prefix(&begun).unwrap_or(&format!("\n{line}")));
             }
             completions.push(completion);
             if several && completions.len() == arguments.n as usize {
@@ -73,7 +91,11 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
         }
         Event::Finished { .. } => finished = true,
         _ => {}
-    })?;
+    });
+    if !written.end().is_empty() {
+        output::result("\n");
+    }
+    let status = asked?;
     if !finished {
         return Err(worker::death(status));
     }
@@ -83,6 +105,58 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
         output::result(&(text + "\n"));
     }
     Ok(Status::Good)
+}
+
+/// What is shown of completions before they are whole: a single one's text as it comes, where a person looks
+/// on; else from time to time how many tokens there are.
+struct Written {
+    shows_text: bool,
+    /// What is on the screen of the completion that is being written.
+    shown: String,
+    began: Option<Instant>,
+    said: Instant,
+}
+
+/// How often it is said how many tokens there are.
+const PACE: Duration = Duration::from_secs(10);
+
+impl Written {
+    fn new(arguments: &SampleArgs) -> Written {
+        let person = arguments.format == Format::Human && std::io::stdout().is_terminal();
+        Written {
+            shows_text: person && arguments.n == 1,
+            shown: String::new(),
+            began: None,
+            said: Instant::now(),
+        }
+    }
+
+    /// `above` stands above the first completion of a prompt.
+    fn look(&mut self, tokens: u32, most: u32, text: &str, above: Option<String>, style: Style) {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        if self.shows_text {
+            let mut piece = printable(text).replace('\n', &format!("\n{HANGING}"));
+            if self.shown.is_empty() && !text.is_empty() {
+                output::result(&above.unwrap_or_default());
+                piece = style.dim(&number(1)) + &piece;
+            }
+            output::result(&piece);
+            self.shown += &piece;
+        } else if self.said.elapsed() >= PACE {
+            self.said = Instant::now();
+            let rate = f64::from(tokens) / began.elapsed().as_secs_f64().max(0.1);
+            output::note(&format!(
+                "{} of {most} at most, {rate:.0} a second\n",
+                counted(tokens as usize, "token")
+            ));
+        }
+    }
+
+    /// The completion is whole, or none follows. Gives what is on the screen of it.
+    fn end(&mut self) -> String {
+        self.began = None;
+        std::mem::take(&mut self.shown)
+    }
 }
 
 /// What the checkpoint is asked, in order.
@@ -137,7 +211,6 @@ fn json_line(prompt: Option<&SamplePrompt>, mut said: Value) -> String {
 }
 
 fn line(completion: &SampledText, number: usize, style: Style) -> String {
-    let number = format!("{number:>3}  ");
     let cut = if completion.finished { "" } else { ", cut off" };
     let facts = format!(
         "({}{cut}, log-probability {:.2})",
@@ -145,5 +218,12 @@ fn line(completion: &SampledText, number: usize, style: Style) -> String {
         completion.logp
     );
     let text = format!("{}  {}", printable(&completion.text), style.dim(&facts));
-    hanging(&style.dim(&number), "     ", &text)
+    hanging(&style.dim(&self::number(number)), HANGING, &text)
+}
+
+/// Before the further lines of a completion: as wide as its number.
+const HANGING: &str = "     ";
+
+fn number(number: usize) -> String {
+    format!("{number:>3}  ")
 }

@@ -206,6 +206,7 @@ impl RunProgress {
             | Event::Compared { .. }
             | Event::Differences { .. }
             | Event::Delta { .. }
+            | Event::SampleWritten { .. }
             | Event::Sample { .. }
             | Event::Serving { .. }
             | Event::MeasuredMemory { .. }

@@ -45,8 +45,9 @@ pub fn find() -> Result<PathBuf, Problem> {
 
 fn missing(why: &str) -> Problem {
     Problem::usage("no-worker", format!("{why}: without it nothing can be trained or sampled")).help(
-        "install mopd again, whose package has it, or build it with `./x build` in a checkout of mopd, \
-         which fetches libtorch too,\nor set MOPD_WORKER to a mopd-worker that is built already",
+        "install mopd again, whose package has it (with cargo: the package `mopd-runtime`), or build it with \
+         `./x build` in a checkout of mopd, which fetches libtorch too,\nor set MOPD_WORKER to a mopd-worker \
+         that is built already",
     )
 }
 

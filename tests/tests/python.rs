@@ -57,6 +57,25 @@ fn the_page_runs() {
     }
 }
 
+/// By the versions of symbols that the programs ask for: of glibc, and of two kinds of the C++ library.
+#[test]
+fn the_wheel_is_for_systems_that_have_what_the_programs_ask_for() {
+    let script = "import sys
+sys.path.insert(0, sys.argv[1])
+import package
+def system(*versions):
+    program = b'\\0'.join([b'', *(version.encode() for version in versions), b''])
+    return package.tag({'mopd': program, 'mopd-worker': b''}).split('_')[2]
+asked = ['GLIBC_2.2.5', 'GLIBC_2.27', 'GLIBCXX_3.4.21', 'CXXABI_1.3.9']
+more = [[], ['GLIBC_2.29'], ['GLIBCXX_3.4.26'], ['CXXABI_1.3.13']]
+print(*(system(*asked, *one) for one in more))";
+    let setup = root().join("setup");
+    let output =
+        Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").args(["-c", script]).arg(setup).output();
+    let output = output.expect("python3 starts");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "28 31 31 34\n", "{output:?}");
+}
+
 /// Packed with programs that stand for those that take long to build, installed without a network, in an
 /// environment of its own: the module calls the program of its own package.
 #[test]

@@ -330,6 +330,14 @@ pub enum Event {
         weights: String,
         context: u32,
     },
+    /// While the completions of a prompt are written, several times a second: their tokens so far, and how
+    /// many they may have. A single completion is told as it comes: `text` follows what was told before.
+    SampleWritten {
+        prompt: u32,
+        tokens: u32,
+        most: u32,
+        text: String,
+    },
     /// One completion of a [`SampleJob`].
     Sample {
         /// The place of its prompt.

@@ -14,6 +14,8 @@ const EXCEPTIONS = new Map([
   ["let b = True", "a name like any other to the grammar; the compiler knows the habit"],
   ["let c = None", "a name like any other to the grammar; the compiler knows the habit"],
   ["let d = 1e999", "the number's size is judged by the compiler: its shape is sound"],
+  ["// \u202ereversed", "what a comment holds is judged by the compiler"],
+  ['experiment "a" { seed = 1, out = "runs/\u202ea" }', "what a text holds is judged by the compiler"],
 ]);
 
 /** The programs of a page: `{ place, lines }`. */

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, append, drawer, units};
+use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Watch, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::PagedGenerator;
@@ -115,7 +115,7 @@ impl<'a> Flight<'a> {
     }
 
     /// The completions, those of a prompt adjacent. Asked to stop, it does so at the next token.
-    pub fn run(mut self, control: &Control) -> Result<(Vec<Completion>, FlightStats)> {
+    pub fn run(mut self, control: &Control, watch: Watch) -> Result<(Vec<Completion>, FlightStats)> {
         let (order, units) = units(self.prompts.iter().map(|prompt| prompt.tokens.len()), self.n, ROWS);
         let mut units = units.into_iter();
         loop {
@@ -128,6 +128,7 @@ impl<'a> Flight<'a> {
             self.took.rows = self.took.rows.max(self.flying.len());
             self.make_room();
             self.step()?;
+            watch(&self.completions)?;
         }
     }
 

@@ -3,7 +3,7 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, append, drawer, units};
+use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Watch, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator};
@@ -15,10 +15,10 @@ use crate::zip::zip_equal;
 pub fn rollout<'a>(
     author: impl Into<Author<'a>>,
     prompts: &[Prompt],
-    sampling: &Sampling,
-    key: Key,
+    (sampling, key): (&Sampling, Key),
     budget: MemoryBudget,
     control: &Control,
+    watch: Watch,
 ) -> Result<Vec<Completion>> {
     let (author, n) = (author.into(), sampling.n.max(1) as usize);
     let mut completions = vec![Completion::default(); prompts.len() * n];
@@ -26,7 +26,7 @@ pub fn rollout<'a>(
     let rows = rows_in_step(author, lengths().max().unwrap_or(0), sampling, budget);
     let (order, units) = units(lengths(), n, rows);
     for unit in units {
-        write_unit(author, prompts, &order[unit], (sampling, key), control, &mut completions)?;
+        write_unit(author, prompts, &order[unit], (sampling, key), (control, &mut *watch), &mut completions)?;
     }
     Ok(completions)
 }
@@ -58,7 +58,7 @@ fn write_unit(
     prompts: &[Prompt],
     unit: &[usize],
     (sampling, key): (&Sampling, Key),
-    control: &Control,
+    (control, watch): (&Control, Watch),
     completions: &mut [Completion],
 ) -> Result<()> {
     let n = sampling.n.max(1) as usize;
@@ -108,6 +108,7 @@ fn write_unit(
             alive.push(row);
             alive_places.push(place);
         }
+        watch(completions)?;
         (rows, places) = (alive, alive_places);
         if rows.is_empty() {
             break;

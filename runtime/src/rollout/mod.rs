@@ -71,6 +71,9 @@ impl<'a> From<&'a Decoder> for Author<'a> {
     }
 }
 
+/// What looks at completions while they are written.
+pub type Watch<'a> = &'a mut dyn FnMut(&[Completion]) -> Result<()>;
+
 /// A prompt and the number that its random draws are keyed by.
 #[derive(Clone, Copy, Debug)]
 pub struct Prompt<'a> {
@@ -155,6 +158,20 @@ pub fn rollout<'a>(
     budget: MemoryBudget,
     control: &Control,
 ) -> Result<Vec<Completion>> {
+    rollout_watched(author, prompts, sampling, key, budget, control, &mut |_| Ok(()))
+}
+
+/// The same; `watch` sees all completions, as far as they are written, after every token. Not those of two
+/// heads.
+pub fn rollout_watched<'a>(
+    author: impl Into<Author<'a>>,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    key: Key,
+    budget: Budget,
+    control: &Control,
+    watch: Watch,
+) -> Result<Vec<Completion>> {
     if sampling.max_tokens == 0 {
         return Err(Error::new(
             FailureKind::Runtime,
@@ -167,8 +184,8 @@ pub fn rollout<'a>(
         return paired::rollout(author.model, prompts, (sampling, accept), key, control);
     }
     match continuous::Flight::new(author, prompts, sampling, key, budget) {
-        Some(flight) => flight.run(control).map(|(completions, _)| completions),
-        None => in_step::rollout(author, prompts, sampling, key, budget, control),
+        Some(flight) => flight.run(control, watch).map(|(completions, _)| completions),
+        None => in_step::rollout(author, prompts, (sampling, key), budget, control, watch),
     }
 }
 

@@ -301,7 +301,10 @@ fn fly(
     budget: MemoryBudget,
 ) -> (Vec<Completion>, FlightStats) {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
-    Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
+    Flight::new(decoder, &requests(prompts), sampling, key, budget)
+        .unwrap()
+        .run(&undisturbed(), &mut |_| Ok(()))
+        .unwrap()
 }
 
 fn made_up(length: usize, seed: usize) -> Vec<Token> {
@@ -352,7 +355,10 @@ fn a_guide_reads_what_is_written() {
     ] {
         let by = |guidance| Author { model: &own, guide: Some(Guide { model: &guide, guidance }) };
         let fly = |guidance, budget| {
-            Flight::new(by(guidance), &requests, &sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
+            Flight::new(by(guidance), &requests, &sampling, key, budget)
+                .unwrap()
+                .run(&undisturbed(), &mut |_| Ok(()))
+                .unwrap()
         };
         let (expected, all) = fly(guidance, ENOUGH);
         assert!(expected != alone && fly(nothing, ENOUGH).0 == alone, "{guidance:?}");
@@ -365,7 +371,10 @@ fn a_guide_reads_what_is_written() {
         }
         assert!(preempted > 0, "no budget was too small for what came");
         let in_step =
-            in_step::rollout(by(guidance), &requests, &sampling, key, ENOUGH, &undisturbed()).unwrap();
+            in_step::rollout(by(guidance), &requests, (&sampling, key), ENOUGH, &undisturbed(), &mut |_| {
+                Ok(())
+            })
+            .unwrap();
         for (one, other) in crate::zip::zip_equal(&in_step, &expected) {
             assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
             assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
@@ -433,9 +442,15 @@ fn rows_in_step_write_the_same() {
         for (author, budget) in
             [(&decoder, ENOUGH), (&on_tensors, ENOUGH), (&on_tensors, MemoryBudget(1 << 18))]
         {
-            let in_step =
-                in_step::rollout(author, &requests(&prompts), &settings, key, budget, &undisturbed())
-                    .unwrap();
+            let in_step = in_step::rollout(
+                author,
+                &requests(&prompts),
+                (&settings, key),
+                budget,
+                &undisturbed(),
+                &mut |_| Ok(()),
+            )
+            .unwrap();
             for (one, other) in crate::zip::zip_equal(&in_step, &continuous) {
                 assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
                 assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
@@ -461,9 +476,36 @@ fn whoever_asks_to_stop_is_heard_before_completions_end() {
         let requests = requests(&prompts);
         let outcome = match continuous {
             true => rollout(&decoder, &requests, &settings, key, ENOUGH, &control),
-            false => in_step::rollout(&decoder, &requests, &settings, key, ENOUGH, &control),
+            false => {
+                in_step::rollout(&decoder, &requests, (&settings, key), ENOUGH, &control, &mut |_| Ok(()))
+            }
         };
         assert!(matches!(outcome, Err(Error::Interrupted)));
         asking.join().unwrap();
+    }
+}
+
+/// What looks on sees every completion grow to what it is in the end, on either way to generate.
+#[test]
+fn completions_are_watched_while_they_are_written() {
+    let decoder = decoder();
+    let on_tensors = Decoder::frozen(&decoder_weights(2.5), Place::operators(), Kind::Float);
+    let (prompts, settings) = (prompts(), Sampling::new(2, 1.0, 40));
+    let key = Key::new(1, 2, Purpose::Rollout, 3);
+    for author in [&decoder, &on_tensors] {
+        let mut seen: Vec<Vec<Completion>> = Vec::new();
+        let mut watch = |completions: &[Completion]| {
+            seen.push(completions.to_vec());
+            Ok(())
+        };
+        let requests = requests(&prompts);
+        let whole =
+            rollout_watched(author, &requests, &settings, key, ENOUGH, &undisturbed(), &mut watch).unwrap();
+        assert!(seen.len() > 1 && seen.last() == Some(&whole), "{} of {whole:?}", seen.len());
+        for (before, after) in seen.iter().zip(&seen[1..]) {
+            let grows = |(one, other): (&Completion, &Completion)| other.tokens.starts_with(&one.tokens);
+            assert!(crate::zip::zip_equal(before, after).all(grows));
+            assert_ne!(before, after);
+        }
     }
 }

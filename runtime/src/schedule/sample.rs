@@ -1,6 +1,7 @@
 //! `mopd sample`: try a checkpoint on prompts.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::{Event, FailureKind, SampleJob, SamplePrompt};
@@ -11,12 +12,15 @@ use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Decoder, Weights};
 use crate::random::{Key, Purpose, stream_of};
-use crate::rollout::{Prompt, rollout};
+use crate::rollout::{Completion, Prompt, rollout_watched};
 use crate::schedule::Room;
 use crate::store::Checkpoint;
-use crate::tokenizer::chat::{self, Conversation};
+use crate::tokenizer::chat::{self, ChatError, Conversation};
 use crate::tokenizer::json::Json;
 use crate::tokenizer::{Token, Tokenizer};
+
+/// How often it is told how far completions are.
+const PACE: Duration = Duration::from_millis(100);
 
 /// Emits one event per completion.
 pub fn sample(job: &SampleJob, place: Place, control: &Control) -> Result<()> {
@@ -44,7 +48,11 @@ fn asked(job: &SampleJob, prompt: &SamplePrompt, tokenizer: &Tokenizer) -> Resul
             (conversation, messages.to_string())
         }
     };
-    Ok((chat::prompt(tokenizer, conversation)?, stream_of(&text)))
+    match chat::prompt(tokenizer, conversation) {
+        Err(ChatError::NoTemplate) => Err(Error::new(FailureKind::Data, ChatError::NoTemplate.to_string())
+            .help("leave `--chat` out, or put a `chat_template.jinja` into the model's folder")),
+        prompt => Ok((prompt?, stream_of(&text))),
+    }
 }
 
 fn complete(
@@ -70,14 +78,18 @@ fn complete(
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream, Purpose::Sample, 0);
     let budget = Room::here(1, decoder.place).generation(true);
-    for completion in rollout(
+    let most = job.n.saturating_mul(max_tokens);
+    let mut told = Told { prompt: index as u32, most, at: Instant::now(), text: String::new() };
+    let completions = rollout_watched(
         decoder,
         &[Prompt { tokens: &tokens, id: 0, sample: 0, limit: None }],
         &sampling,
         key,
         budget,
         control,
-    )? {
+        &mut |completions| told.look(completions, &weights.tokenizer, control),
+    )?;
+    for completion in completions {
         control.emit(&Event::Sample {
             prompt: index as u32,
             text: weights.tokenizer.decode(&completion.tokens)?,
@@ -87,4 +99,48 @@ fn complete(
         });
     }
     Ok(())
+}
+
+/// What was told of the completions of a prompt while they were written.
+struct Told {
+    prompt: u32,
+    most: u32,
+    at: Instant,
+    text: String,
+}
+
+impl Told {
+    fn look(&mut self, completions: &[Completion], tokenizer: &Tokenizer, control: &Control) -> Result<()> {
+        if self.at.elapsed() < PACE {
+            return Ok(());
+        }
+        self.at = Instant::now();
+        let mut text = String::new();
+        if let [alone] = completions {
+            text = continued(&self.text, &tokenizer.decode(&alone.tokens)?).to_owned();
+            self.text += &text;
+        }
+        let tokens = completions.iter().map(|completion| completion.tokens.len() as u32).sum();
+        control.emit(&Event::SampleWritten { prompt: self.prompt, tokens, most: self.most, text });
+        Ok(())
+    }
+}
+
+/// What a text adds to what was told of it. Not the beginning of a character of several tokens, and nothing
+/// where the text has changed before its end.
+fn continued<'a>(told: &str, text: &'a str) -> &'a str {
+    text.strip_prefix(told).unwrap_or_default().trim_end_matches(char::REPLACEMENT_CHARACTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::continued;
+
+    #[test]
+    fn a_text_is_told_in_whole_characters() {
+        assert_eq!(continued("", "caf"), "caf");
+        assert_eq!(continued("caf", "caf\u{fffd}"), "");
+        assert_eq!(continued("caf", "caf\u{e9}"), "\u{e9}");
+        assert_eq!(continued("a b", "a  b"), "", "the tokenizer joins words in another way");
+    }
 }

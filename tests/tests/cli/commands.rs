@@ -291,10 +291,39 @@ say("finished", seconds=0.1, peak_memory=1)
     place.mopd(&["sample", "m"]).is(2, &["--prompt"]);
 }
 
+/// On a terminal the text of a single completion is shown as it comes, and once.
+#[test]
+fn a_completion_is_shown_while_it_is_written() {
+    let place = Place::with(&[("m/model.safetensors", ""), ("m/config.json", "{}")]);
+    place.worker(
+        r#"
+ready()
+for text in ["", "one", " two\nth"]:
+    say("sample_written", prompt=0, tokens=1, most=9, text=text)
+say("sample", prompt=0, text="one two\nthree", tokens=3, finished=True, logp=-0.5)
+say("finished", seconds=0.1, peak_memory=1)
+"#,
+    );
+    let inner = place.with_worker(&["--color", "never", "sample", "m", "--prompt", "x", "-n", "1"]);
+    let shown = "  1  one two\n     three  (3 tokens, log-probability -0.50)\n";
+    let mut terminal = std::process::Command::new("python3");
+    terminal.args(["-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"]);
+    terminal.arg(inner.get_program()).args(inner.get_args()).stdin(std::process::Stdio::null());
+    terminal.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    terminal.current_dir(inner.get_current_dir().expect("a folder"));
+    let out = terminal.output().expect("python3 starts").stdout;
+    assert_eq!(String::from_utf8_lossy(&out).replace("\r\n", "\n"), shown);
+    // Elsewhere it comes whole.
+    assert_eq!(place.mopd_with_worker(&["sample", "m", "--prompt", "x", "-n", "1"]).is(0, &[]).out, shown);
+}
+
 #[test]
 fn what_is_no_checkpoint() {
     let place = Place::with(&[("m/model.safetensors", "")]);
-    place.mopd(&["sample", "none", "--prompt", "x"]).is(2, &["error[no-checkpoint]: none is no checkpoint"]);
+    place
+        .mopd(&["sample", "none", "--prompt", "x"])
+        .is(2, &["error[no-checkpoint]: there is no folder none", "models--OWNER--NAME"]);
+    place.mopd(&["sample", "m", "--prompt", "x", "--temperature", "-1"]).is(2, &["0 or more"]);
     place.mopd(&["sample", "m", "--prompt", "x"]).is(2, &["it has no config.json"]);
     place.write("m/config.json", "{}");
     place.mopd(&["sample", "m", "--prompt", "x"]).is(2, &["error[no-worker]", "./x build", "MOPD_WORKER"]);

@@ -1,0 +1,17 @@
+// What mdBook leaves out for people who use a keyboard or a screen reader.
+"use strict";
+
+{
+  // A block of code or a table that is wider than the page scrolls by the keyboard, too.
+  const reachable = () => {
+    for (const block of document.querySelectorAll("pre > code, .table-wrapper")) {
+      if (block.scrollWidth > block.clientWidth) {
+        block.tabIndex = 0;
+      }
+    }
+  };
+  reachable();
+  window.addEventListener("resize", reachable);
+  // A label that acts as a button says so.
+  document.getElementById("mdbook-sidebar-toggle")?.setAttribute("role", "button");
+}

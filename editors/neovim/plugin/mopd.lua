@@ -1,0 +1,2 @@
+vim.filetype.add({ extension = { mopd = "mopd" } })
+vim.lsp.enable("mopd")

@@ -1,0 +1,13 @@
+(experiment_item "experiment" @context name: (string) @name) @item
+(compare_item "compare" @context name: (string) @name) @item
+(eval_item "eval" @context name: (identifier) @name) @item
+(domain_item "domain" @context name: (identifier) @name) @item
+(reward_item "reward" @context name: (identifier) @name) @item
+(model_item "model" @context name: (identifier) @name) @item
+(teacher_item "teacher" @context name: (identifier) @name) @item
+(stage_item "stage" @context name: (identifier) @name) @item
+(objective_item "objective" @context name: (identifier) @name) @item
+(divergence_item "divergence" @context name: (identifier) @name) @item
+(rollout_item "rollout" @context name: (identifier) @name) @item
+(fn_item "fn" @context name: (identifier) @name) @item
+(let_item "let" @context name: (identifier) @name) @item
