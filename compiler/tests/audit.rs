@@ -473,7 +473,8 @@ fn an_audit_reads_the_same_as_json() {
 fn a_temperature_of_the_rollout_is_that_of_the_log_ratios() {
     let drawn = |temperature| Sampler::Student { temperature, top_p: None, top_k: None };
     let on = |objective: &Objective, temperature| {
-        let usage = ObjectiveUse { samplers: vec![drawn(temperature)], steps: 100, ..ObjectiveUse::unknown() };
+        let usage =
+            ObjectiveUse { samplers: vec![drawn(temperature)], steps: 100, ..ObjectiveUse::unknown() };
         audit(objective, &usage).terms[0].findings[0].verdict.text()
     };
     let mopd = term("-(teacher.logp - student.logp) * live student.logp");
