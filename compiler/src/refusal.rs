@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment::{Member, Origin, PanelId, TeacherId};
+use mopd_lang::experiment::{JointMember, Origin, PanelId, TeacherId};
 use mopd_lang::formula::{Formula, Role as CheckedRole};
 use mopd_lang::source::{FileId, Span};
 
@@ -21,7 +21,7 @@ pub struct Origins<'a> {
     /// The ladders by which its rollouts change, in the order in which a plan has them.
     pub ladders: &'a [Formula],
     /// The models that learn in turns in it, and which of them this is about.
-    pub learners: (&'a [Member], usize),
+    pub learners: (&'a [JointMember], usize),
 }
 
 /// What the names of teachers stand for in a stage.

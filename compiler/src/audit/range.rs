@@ -100,7 +100,7 @@ pub(super) fn verdicts<'a>(rewards: impl Iterator<Item = &'a Reward>) -> ValueRa
             | Reward::JsonSchema { .. }
             | Reward::UnitTests { .. } => SHARE,
             Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } => ALL,
-            Reward::Parts(parts) => parts.iter().fold(ValueRange::at(0.0), |sum, part| {
+            Reward::Parts { parts } => parts.iter().fold(ValueRange::at(0.0), |sum, part| {
                 let own = of(&part.reward);
                 add(sum, product(own, ValueRange::at(part.weight)))
             }),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+pub use mopd_lang::experiment::{Normalized, Row};
 use serde::{Deserialize, Serialize};
 
 use super::{DomainId, ModelId, Origin, Sampling};
@@ -50,21 +51,6 @@ pub struct TableColumn {
     /// What its cells show beside the score.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
-}
-
-/// One row. A family puts each member in its own domain's column.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    pub label: String,
-    /// One model per column, in the order of [`Comparison::columns`].
-    pub models: Vec<ModelId>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Normalized {
-    /// One model per column.
-    pub zero: Vec<ModelId>,
-    pub one: Vec<ModelId>,
 }
 
 /// How a model is judged on held-out prompts.

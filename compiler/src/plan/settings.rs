@@ -2,10 +2,10 @@
 //! rest by name.
 
 pub use mopd_lang::experiment::{
-    AdamW, Adapter, AdapterKind, ChangedElements, Checkpointing, Device, DomainId, Dtype, Execution, Family,
-    FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Pretrained,
-    Projection, PromptFormat, Schedule, ScheduleLength, SettingMark, Sgd, TokenizerSpec, Trainable,
-    WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, DomainId, Dtype,
+    Execution, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId,
+    Origin, Pretrained, Projection, PromptFormat, Recipe, Schedule, ScheduleLength, SettingMark, Sgd, Share,
+    TokenizerSpec, Trainable, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 
@@ -75,27 +75,6 @@ pub struct Model<O> {
     pub name: String,
     pub stage: Stage<O>,
     pub origin: Origin,
-}
-
-/// A decoder: RMSNorm, rotary positions, grouped heads, a gated feed-forward part.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Architecture {
-    pub family: Family,
-    pub layers: u32,
-    pub width: u32,
-    pub heads: u32,
-    pub key_value_heads: u32,
-    /// Inner width of the feed-forward part.
-    pub hidden: u32,
-    /// Longest sequence, in tokens, prompt and completion together.
-    pub context: u32,
-    pub tokenizer: TokenizerSpec,
-    /// One matrix for embedding and output.
-    pub tied: bool,
-    pub rope_theta: f64,
-    pub norm_epsilon: f64,
-    /// Standard deviation of the initial weights.
-    pub initial_deviation: f64,
 }
 
 /// One training loop. SFT, GRPO and distillation differ in where prefixes come from and in the objective.
@@ -274,36 +253,6 @@ impl<O> Train<O> {
     pub fn conditions(&self, domain: DomainId) -> Vec<DataFormula> {
         self.arms(domain).map_while(|choice| choice.when.clone()).collect()
     }
-}
-
-/// The constructor's name, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Recipe {
-    Sft,
-    Grpo,
-    Distill,
-    Dpo,
-    /// A step of `train`.
-    Step,
-}
-
-impl Recipe {
-    pub fn name(self) -> &'static str {
-        match self {
-            Recipe::Sft => "sft",
-            Recipe::Grpo => "grpo",
-            Recipe::Distill => "distill",
-            Recipe::Dpo => "dpo",
-            Recipe::Step => "train",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Share {
-    pub domain: DomainId,
-    pub share: f64,
 }
 
 /// One arm of a total route, after evaluation: of a domain's arms, the first that holds for a prompt decides.

@@ -11,6 +11,7 @@ mod guards;
 mod objectives;
 mod optimizers;
 mod parts;
+mod rewards;
 mod rollouts;
 mod schedules;
 mod stages;
@@ -24,6 +25,7 @@ pub use data::*;
 pub use guards::*;
 pub use objectives::*;
 pub use optimizers::*;
+pub use rewards::*;
 pub use rollouts::*;
 pub use schedules::*;
 pub use stages::*;
@@ -224,110 +226,4 @@ impl Domain {
         let others = others.filter_map(|(name, source)| Some((name, source.as_ref()?)));
         std::iter::once(("prompts", &self.prompts)).chain(others)
     }
-}
-
-/// What the rewards of an author's program may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RewardRange {
-    /// From 0 to 1.
-    #[default]
-    Unit,
-    /// Any finite number.
-    Any,
-}
-
-/// How a completion is judged.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reward {
-    /// 1 where the completion equals the data field.
-    ExactMatch { field: String },
-    /// 1 where both parse as numbers that differ by at most `tolerance`.
-    Numeric { field: String, tolerance: f64 },
-    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals
-    /// the data field.
-    Regex { pattern: String, field: String },
-    /// A worker process that speaks JSON lines (see the book, "Rewards").
-    Command {
-        command: String,
-        time_limit_seconds: f64,
-        batch: u32,
-        /// Files and folders that it reads besides its own sources.
-        depends: Vec<String>,
-        range: RewardRange,
-    },
-    /// A function of Python that is called with lists of completions.
-    Python {
-        file: String,
-        function: String,
-        time_limit_seconds: f64,
-        batch: u32,
-        /// As for a command.
-        depends: Vec<String>,
-        range: RewardRange,
-    },
-    /// 1 where the completion is JSON that the schema allows.
-    JsonSchema { schema: String },
-    /// 1 where the completion's Python code passes the tests in a data field.
-    UnitTests { field: String, time_limit_seconds: f64 },
-    /// A server that judges, over HTTP.
-    Http {
-        url: Secret,
-        time_limit_seconds: f64,
-        batch: u32,
-        /// Of what it answers, in the author's words.
-        version: Option<String>,
-        range: RewardRange,
-    },
-    /// Named parts and their weights; the verdict is the weighted sum.
-    Parts(Vec<RewardPart>),
-}
-
-impl Reward {
-    /// What it may be.
-    pub fn range(&self) -> RewardRange {
-        match self {
-            Reward::Command { range, .. } | Reward::Python { range, .. } | Reward::Http { range, .. } => {
-                *range
-            }
-            Reward::Parts(parts) if parts.iter().any(|part| part.reward.range() == RewardRange::Any) => {
-                RewardRange::Any
-            }
-            _ => RewardRange::Unit,
-        }
-    }
-
-    /// The programs that judge, each with what it reads beside its own sources.
-    pub fn commands(&self) -> Vec<(&str, &[String])> {
-        match self {
-            Reward::Command { command, depends, .. } => vec![(command, depends)],
-            Reward::Python { file, depends, .. } => vec![(file, depends)],
-            Reward::Parts(parts) => parts.iter().flat_map(|part| part.reward.commands()).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The files that it reads itself.
-    pub fn files(&self) -> Vec<&str> {
-        match self {
-            Reward::JsonSchema { schema } => vec![schema],
-            Reward::Python { file, .. } => vec![file],
-            Reward::Parts(parts) => parts.iter().flat_map(|part| part.reward.files()).collect(),
-            _ => Vec::new(),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct RewardPart {
-    pub name: String,
-    pub weight: f64,
-    pub reward: Reward,
-}
-
-/// A text that is written in the file or read from the environment when the run starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Secret {
-    Text(String),
-    /// `env("TEACHER_URL")`
-    Environment(String),
 }

@@ -58,12 +58,12 @@ pub enum Pretrained {
 /// Several models trained in turns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Joint {
-    pub members: Vec<Member>,
+    pub members: Vec<JointMember>,
     pub steps: Vec<JointStep>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Member {
+pub struct JointMember {
     pub name: String,
     pub start: ModelId,
     pub sees: Option<Rc<Template>>,
@@ -101,15 +101,15 @@ impl Stage {
     }
 }
 
-/// A decoder: RMSNorm, rotary positions, grouped heads, SwiGLU.
-#[derive(Clone, Debug, PartialEq)]
+/// A decoder: RMSNorm, rotary positions, grouped heads, a gated feed-forward part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
     pub family: Family,
     pub layers: u32,
     pub width: u32,
     pub heads: u32,
     pub key_value_heads: u32,
-    /// Inner width of SwiGLU.
+    /// Inner width of the feed-forward part.
     pub hidden: u32,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: u32,
@@ -333,7 +333,8 @@ pub enum BatchSize {
 }
 
 /// The constructor's name, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Recipe {
     Sft,
     Grpo,
@@ -355,7 +356,7 @@ impl Recipe {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     pub domain: DomainId,
     pub share: f64,

@@ -1,5 +1,7 @@
 //! Comparisons and benchmarks.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     BatchSize, BenchmarkId, DomainId, Keep, Length, ModelId, Origin, PromptFormat, Reward, Rollout,
     RolloutSource, Train,
@@ -26,14 +28,14 @@ pub struct Comparison {
 }
 
 /// One row. A family puts each member in its own domain's column.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub label: String,
-    /// One model per column, in the order of [`Comparison::domains`].
+    /// One model per column, in the order of the comparison's.
     pub models: Vec<ModelId>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Normalized {
     /// One model per column.
     pub zero: Vec<ModelId>,

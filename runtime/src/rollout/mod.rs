@@ -168,7 +168,7 @@ pub fn rollout_watched<'a>(
     prompts: &[Prompt],
     sampling: &Sampling,
     key: Key,
-    budget: Budget,
+    budget: MemoryBudget,
     control: &Control,
     watch: Watch,
 ) -> Result<Vec<Completion>> {

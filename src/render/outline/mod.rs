@@ -160,7 +160,7 @@ fn outside(reward: &Reward) -> OutlineRows {
             format!("a server, version {version:?}; results follow what it answers by this version alone")
         }
         Reward::Http { version: None, .. } => "a server; results do not follow what it answers".to_owned(),
-        Reward::Parts(parts) => return parts.iter().flat_map(|part| outside(&part.reward)).collect(),
+        Reward::Parts { parts } => return parts.iter().flat_map(|part| outside(&part.reward)).collect(),
         Reward::ExactMatch { .. }
         | Reward::Numeric { .. }
         | Reward::Regex { .. }
@@ -292,7 +292,7 @@ fn settings(model: &Model, experiment: &Experiment) -> OutlineRows {
 }
 
 fn members(joint: &Joint, experiment: &Experiment) -> OutlineRows {
-    let member = |member: &mopd_lang::experiment::Member| {
+    let member = |member: &mopd_lang::experiment::JointMember| {
         let start = &experiment.model(member.start).name;
         let sees =
             member.sees.as_ref().map(|template| format!(", sees {}", template.name)).unwrap_or_default();

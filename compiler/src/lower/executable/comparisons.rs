@@ -2,9 +2,9 @@
 
 use mopd_lang::experiment as checked;
 
-use super::settings::{SettingsConverter, evaluation, executable_reward};
+use super::settings::{SettingsConverter, evaluation};
 use crate::lower::steps::checked_trains;
-use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Normalized, Origin, Row, TableColumn};
+use crate::plan::{Comparison, DataSource, Domain, DomainId, Metric, Origin, TableColumn};
 
 /// Benchmarks stand behind the domains of a plan, as domains that no stage is trained on.
 pub(super) fn domain_of(experiment: &checked::Experiment, benchmark: checked::BenchmarkId) -> DomainId {
@@ -30,7 +30,7 @@ impl SettingsConverter<'_> {
                 self.refuse::<()>(*origin, construct);
             }
         }
-        let reward = executable_reward(reward);
+        let reward = reward.clone();
         let prompts = DataSource::file(prompts.clone());
         Some(Domain {
             name: name.clone(),
@@ -65,7 +65,7 @@ impl SettingsConverter<'_> {
         let metrics = self.metrics(metrics, *origin);
         let mut columns: Vec<TableColumn> = Vec::new();
         for id in domains {
-            let verdict = is_verdict(&experiment.domain(*id).reward);
+            let verdict = experiment.domain(*id).reward.is_verdict();
             let evaluation = evaluation(of_domains);
             columns.push(TableColumn { domain: *id, metrics: beside(&metrics, verdict), evaluation });
         }
@@ -80,17 +80,14 @@ impl SettingsConverter<'_> {
             columns.push(TableColumn {
                 domain: domain_of(experiment, *id),
                 evaluation: evaluation(&benchmark.evaluation),
-                metrics: beside(&asked, is_verdict(&benchmark.reward)),
+                metrics: beside(&asked, benchmark.reward.is_verdict()),
             });
         }
-        let row = |row: &checked::Row| Row { label: row.label.clone(), models: row.models.clone() };
         Some(Comparison {
             name: name.clone(),
-            rows: rows.iter().map(row).collect(),
+            rows: rows.clone(),
             columns,
-            normalized: normalized
-                .as_ref()
-                .map(|checked::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
+            normalized: normalized.clone(),
             seeds: *seeds,
             origin: *origin,
         })
@@ -132,10 +129,6 @@ impl SettingsConverter<'_> {
             }
         }
     }
-}
-
-fn is_verdict(reward: &checked::Reward) -> bool {
-    executable_reward(reward).is_verdict()
 }
 
 /// What is not the score itself: that is pass@1 where rewards are verdicts.

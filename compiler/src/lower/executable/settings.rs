@@ -10,9 +10,8 @@ use super::{Diagnostic, data, derived, feedback, filter, refused, roles, teacher
 use crate::plan::producers;
 use crate::plan::template::view;
 use crate::plan::{
-    Architecture, Axis, DataSource, Domain, Evaluation, Joint, Learner, Model, Origin, OwnData, Recipe,
-    Reward, RewardPart, RewardRange, Rollout, Sampling, Scorers, Secret, Share, Stage, Train, Trainable,
-    Validation,
+    Axis, DataSource, Domain, Evaluation, Joint, Learner, Model, Origin, OwnData, Rollout, Sampling, Scorers,
+    Stage, Train, Trainable, Validation,
 };
 use crate::refusal::Origins;
 
@@ -61,7 +60,7 @@ impl<'a> SettingsConverter<'a> {
         let prompts = self.source(prompts, columns);
         let tests = tests.as_ref().map(|tests| self.source(tests, columns));
         let validation = validation.as_ref().map(|validation| self.source(validation, columns));
-        let reward = executable_reward(reward);
+        let reward = reward.clone();
         let tests = match tests {
             Some(tests) => Some(tests?),
             None => None,
@@ -114,7 +113,7 @@ impl<'a> SettingsConverter<'a> {
     pub fn model(&mut self, model: &'a checked::Model) -> Option<Model<&'a checked::Train>> {
         let checked::Model { name, stage, origin } = model;
         let stage = match stage {
-            checked::Stage::Initialise(of) => Stage::Initialise(architecture(of)),
+            checked::Stage::Initialise(of) => Stage::Initialise(of.clone()),
             checked::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin, (&[], 0))?)),
             checked::Stage::Merge(merge) => Stage::Merge(merge.clone()),
             checked::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
@@ -161,7 +160,7 @@ impl<'a> SettingsConverter<'a> {
         &mut self,
         train: &'a checked::Train,
         origin: Origin,
-        learners: (&'a [checked::Member], usize),
+        learners: (&'a [checked::JointMember], usize),
     ) -> Option<Train<&'a checked::Train>> {
         let checked::Train {
             recipe,
@@ -190,13 +189,6 @@ impl<'a> SettingsConverter<'a> {
             ema,
             guards: _,
         } = train;
-        let recipe = match recipe {
-            checked::Recipe::Sft => Recipe::Sft,
-            checked::Recipe::Grpo => Recipe::Grpo,
-            checked::Recipe::Distill => Recipe::Distill,
-            checked::Recipe::Dpo => Recipe::Dpo,
-            checked::Recipe::Step => Recipe::Step,
-        };
         let sees = sees.as_deref().map(|template| {
             let at = self.origins.span(origin);
             let view = view(template, at, self.origins)?;
@@ -300,11 +292,10 @@ impl<'a> SettingsConverter<'a> {
         let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
             .map_err(|refusal| self.note([*refusal]))
             .ok();
-        let share = |share: &checked::Share| Share { domain: share.domain, share: share.share };
         Some(Train {
-            recipe,
+            recipe: *recipe,
             start: *start,
-            mixture: mixture.iter().map(share).collect(),
+            mixture: mixture.clone(),
             sees: sees?,
             scorers: scorers?,
             panels: found.stage_panels(self.experiment),
@@ -360,60 +351,6 @@ impl<'a> SettingsConverter<'a> {
     }
 }
 
-fn reward_range(range: checked::RewardRange) -> RewardRange {
-    match range {
-        checked::RewardRange::Unit => RewardRange::Unit,
-        checked::RewardRange::Any => RewardRange::Any,
-    }
-}
-
-pub(super) fn executable_reward(reward: &checked::Reward) -> Reward {
-    match reward {
-        checked::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
-        checked::Reward::Numeric { field, tolerance } => {
-            Reward::Numeric { field: field.clone(), tolerance: *tolerance }
-        }
-        checked::Reward::Regex { pattern, field } => {
-            Reward::Regex { pattern: pattern.clone(), field: field.clone() }
-        }
-        checked::Reward::Command { command, time_limit_seconds, batch, depends, range } => Reward::Command {
-            command: command.clone(),
-            time_limit_seconds: *time_limit_seconds,
-            batch: *batch,
-            depends: depends.clone(),
-            range: reward_range(*range),
-        },
-        checked::Reward::Python { file, function, time_limit_seconds, batch, depends, range } => {
-            Reward::Python {
-                file: file.clone(),
-                function: function.clone(),
-                time_limit_seconds: *time_limit_seconds,
-                batch: *batch,
-                depends: depends.clone(),
-                range: reward_range(*range),
-            }
-        }
-        checked::Reward::JsonSchema { schema } => Reward::JsonSchema { schema: schema.clone() },
-        checked::Reward::UnitTests { field, time_limit_seconds } => {
-            Reward::UnitTests { field: field.clone(), time_limit_seconds: *time_limit_seconds }
-        }
-        checked::Reward::Http { url, time_limit_seconds, batch, version, range } => Reward::Http {
-            url: secret(url),
-            time_limit_seconds: *time_limit_seconds,
-            batch: *batch,
-            version: version.clone(),
-            range: reward_range(*range),
-        },
-        checked::Reward::Parts(parts) => {
-            let part = |checked::RewardPart { name, weight, reward }: &checked::RewardPart| {
-                let (name, weight) = (name.clone(), *weight);
-                RewardPart { name, weight, reward: executable_reward(reward) }
-            };
-            Reward::Parts { parts: parts.iter().map(part).collect() }
-        }
-    }
-}
-
 pub(super) fn evaluation(evaluation: &checked::Evaluation) -> Evaluation {
     let checked::Evaluation { samples, temperature, max_tokens, top_p, top_k, stop, prompts } = evaluation;
     let sampling = Sampling {
@@ -423,28 +360,4 @@ pub(super) fn evaluation(evaluation: &checked::Evaluation) -> Evaluation {
         ..Sampling::new(*samples, *temperature, *max_tokens)
     };
     Evaluation { sampling, prompts: *prompts }
-}
-
-fn architecture(architecture: &checked::Architecture) -> Architecture {
-    Architecture {
-        family: architecture.family,
-        layers: architecture.layers,
-        width: architecture.width,
-        heads: architecture.heads,
-        key_value_heads: architecture.key_value_heads,
-        hidden: architecture.hidden,
-        context: architecture.context,
-        tokenizer: architecture.tokenizer.clone(),
-        tied: architecture.tied,
-        rope_theta: architecture.rope_theta,
-        norm_epsilon: architecture.norm_epsilon,
-        initial_deviation: architecture.initial_deviation,
-    }
-}
-
-pub fn secret(secret: &checked::Secret) -> Secret {
-    match secret {
-        checked::Secret::Text(text) => Secret::Text(text.clone()),
-        checked::Secret::Environment(name) => Secret::Environment(name.clone()),
-    }
 }

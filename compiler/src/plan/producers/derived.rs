@@ -187,6 +187,10 @@ impl ProducerKind for Derived {
         self.of.kind_mut().settle(holds);
     }
 
+    fn draws_inside(&self) -> bool {
+        true
+    }
+
     /// The student writes attempts and completions in the same way.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         self.of.kind().policy()

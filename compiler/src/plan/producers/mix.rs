@@ -42,6 +42,10 @@ impl ProducerKind for Mix {
         true
     }
 
+    fn draws_inside(&self) -> bool {
+        true
+    }
+
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         let (first, second) = (self.first.kind().policy()?, self.second.kind().policy()?);
         if first == second { Ok(first) } else { Err("a mix has two") }

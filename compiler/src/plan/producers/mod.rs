@@ -207,6 +207,11 @@ pub trait ProducerKind {
         None
     }
 
+    /// Whether its sequences are those that are drawn inside, where these are drawn at this step.
+    fn draws_inside(&self) -> bool {
+        false
+    }
+
     /// What is read in place of the prompts where it is written.
     fn view(&self) -> Option<&View> {
         None
@@ -426,17 +431,9 @@ impl Producer {
 
     /// Whether a step draws all of them itself: none is data, an earlier step's, or one of a pair.
     pub fn drawn_anew(&self) -> bool {
-        let inner = self.kind().inner();
-        let of_others = matches!(
-            self,
-            Producer::Mix(_)
-                | Producer::Through(_)
-                | Producer::Rewrite(_)
-                | Producer::Retry(_)
-                | Producer::Derived(_)
-        );
-        let drawn = self.kind().drawn().is_some() || of_others;
-        drawn && self.fresh() && inner.into_iter().all(Producer::drawn_anew)
+        let kind = self.kind();
+        let drawn = kind.drawn().is_some() || kind.draws_inside();
+        drawn && self.fresh() && kind.inner().into_iter().all(Producer::drawn_anew)
     }
 }
 

@@ -55,6 +55,10 @@ impl ProducerKind for Retry {
         self.of.kind_mut().settle(holds);
     }
 
+    fn draws_inside(&self) -> bool {
+        true
+    }
+
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         self.of.kind().policy()
     }

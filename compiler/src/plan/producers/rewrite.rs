@@ -64,6 +64,10 @@ impl ProducerKind for Rewrite {
         Some(&self.of)
     }
 
+    fn draws_inside(&self) -> bool {
+        true
+    }
+
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         Err("`rewrite` changes the text after it was drawn")
     }

@@ -97,6 +97,10 @@ impl ProducerKind for Through {
         self.of.fresh()
     }
 
+    fn draws_inside(&self) -> bool {
+        true
+    }
+
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         Err("a program may have changed the text")
     }

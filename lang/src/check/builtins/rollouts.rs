@@ -237,10 +237,10 @@ impl Checker {
         let n = self.read(given.n, env);
         let temperature = self.read(given.temperature, env);
         let max_tokens = self.read(given.max_tokens, env);
-        let (top_p, top_k) = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env)?;
+        let shape = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
+        let sampling = self.sampling((n, temperature, max_tokens), shape, given.stop.map(Arg::expr), env);
         let repetition_penalty = self.read(given.repetition_penalty, env)?;
         let heads = self.heads(&given, env)?;
-        let stop = self.read(given.stop, env)?.unwrap_or_default();
         if temperature == Some(0.0) {
             self.report(
                 Diagnostic::error(
@@ -252,16 +252,7 @@ impl Checker {
             );
             return None;
         }
-        Some(Sampling {
-            n: n?,
-            temperature: temperature?,
-            max_tokens: max_tokens?,
-            top_p,
-            top_k,
-            repetition_penalty,
-            heads,
-            stop,
-        })
+        Some(Sampling { repetition_penalty, heads, ..sampling? })
     }
 
     /// `from(teacher, sequences: 9600, ...)`: made once; `from(teacher, n: 1, ...)`: fresh every step.
@@ -291,22 +282,12 @@ impl Checker {
         }
         let (temperature, max_tokens) = (given.temperature?, given.max_tokens?);
         let sequences = self.read(given.sequences, env)?;
-        let n = self.read(given.n, env);
+        let n = self.read(given.n, env).map(|n| n.unwrap_or(1));
         let temperature = self.read(temperature, env);
         let max_tokens = self.read(max_tokens, env);
-        let (top_p, top_k) = self.truncation(given.top_p.map(Arg::expr), given.top_k.map(Arg::expr), env)?;
+        let shape = (given.top_p.map(Arg::expr), given.top_k.map(Arg::expr));
+        let sampling = self.sampling((n, temperature, max_tokens), shape, given.stop.map(Arg::expr), env);
         let sees = self.read(given.sees, env)?;
-        let stop = self.read(given.stop, env)?.unwrap_or_default();
-        let sampling = Sampling {
-            n: n?.unwrap_or(1),
-            temperature: temperature?,
-            max_tokens: max_tokens?,
-            top_p,
-            top_k,
-            repetition_penalty: None,
-            heads: None,
-            stop,
-        };
-        Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling })
+        Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling: sampling? })
     }
 }

@@ -213,7 +213,7 @@ impl Checker {
                 "takes the whole completion for the answer: one that states its confidence is never right",
                 "find the answer beside the confidence, such as `reward = regex(\"answer: (?<answer>\\\\S+)\")`",
             ),
-            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } | Reward::Parts(_) => (
+            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } | Reward::Parts { .. } => (
                 "may be between 0 and 1: `calibration` compares a confidence with right and wrong",
                 "judge by `regex`, `json_schema` or `unit_tests`, or leave `calibration` out",
             ),

@@ -223,13 +223,13 @@ fn as_checks_see_it(domain: &Domain) -> Domain {
         format: format.as_ref().map(|_| PromptFormat::Text),
         // Objectives name the parts of a reward.
         reward: match reward {
-            Reward::Parts(parts) => {
+            Reward::Parts { parts } => {
                 let named = |part: &RewardPart| RewardPart {
                     name: part.name.clone(),
                     weight: 0.0,
                     reward: nothing(),
                 };
-                Reward::Parts(parts.iter().map(named).collect())
+                Reward::Parts { parts: parts.iter().map(named).collect() }
             }
             _ => nothing(),
         },

@@ -265,16 +265,7 @@ impl Checker {
                     false,
                     origin,
                 );
-                let sampling = Sampling {
-                    n: 2,
-                    temperature: 1.0,
-                    max_tokens,
-                    top_p: None,
-                    top_k: None,
-                    repetition_penalty: None,
-                    heads: None,
-                    stop: Vec::new(),
-                };
+                let sampling = Sampling::new(2, 1.0, max_tokens);
                 let source = RolloutSource::Parameter { name: name.text.clone(), sampling };
                 Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }))
             }

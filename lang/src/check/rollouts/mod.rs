@@ -6,7 +6,7 @@ pub mod rewards;
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{self, Edit, Rollout, RolloutSource};
+use crate::experiment::{self, Edit, Rollout, RolloutSource, Sampling};
 use crate::formula::{Axis, Formula, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -133,6 +133,20 @@ impl Checker {
             None => None,
         };
         Some((top_p, top_k))
+    }
+
+    /// What `sample`, `from` and `grpo` say alike of how completions are drawn.
+    pub(in crate::check) fn sampling(
+        &mut self,
+        (n, temperature, max_tokens): (Option<u32>, Option<f64>, Option<Formula>),
+        (top_p, top_k): (Option<&Expr>, Option<&Expr>),
+        stop: Option<&Expr>,
+        env: &Env,
+    ) -> Option<Sampling> {
+        let truncation = self.truncation(top_p, top_k, env);
+        let stop = self.stop_texts(stop, env);
+        let (top_p, top_k) = truncation?;
+        Some(Sampling { top_p, top_k, stop: stop?, ..Sampling::new(n?, temperature?, max_tokens?) })
     }
 
     /// Who writes: the routed `teacher`, a declared one, or a model.

@@ -191,7 +191,7 @@ impl Checker {
             .zip(weights)
             .map(|((name, _, reward), weight)| Some(RewardPart { name, weight, reward: reward? }))
             .collect();
-        parts.map(Reward::Parts)
+        parts.map(|parts| Reward::Parts { parts })
     }
 
     /// One number for each of `count` things, or the word `equal`.

@@ -1,7 +1,7 @@
 //! `train`: several models trained together, in turns.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Joint, JointStep, Member, ModelId, Recipe, Stage, Teacher, TeacherWeights};
+use crate::experiment::{Joint, JointMember, JointStep, ModelId, Recipe, Stage, Teacher, TeacherWeights};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name, Statement};
 
@@ -14,7 +14,7 @@ use crate::check::values::evaluate::Env;
 struct Trained {
     name: String,
     place: Span,
-    member: Option<Member>,
+    member: Option<JointMember>,
 }
 
 impl Checker {
@@ -109,7 +109,7 @@ impl Checker {
     /// The stage's own value is its first model; the others are models beside it.
     fn declare_joint(
         &mut self,
-        members: Vec<Member>,
+        members: Vec<JointMember>,
         steps: Vec<JointStep>,
         span: Span,
         env: &Env,
@@ -124,7 +124,7 @@ impl Checker {
     }
 
     /// `trains guide = start { sees = feedback_shown }`
-    fn member(&mut self, name: &Name, value: &Expr, before: &[Trained], env: &Env) -> Option<Member> {
+    fn member(&mut self, name: &Name, value: &Expr, before: &[Trained], env: &Env) -> Option<JointMember> {
         if let Some(Trained { place: first, .. }) = before.iter().find(|known| known.name == name.text) {
             let text = format!("two models are called `{}`", name.text);
             self.report(Diagnostic::error(Code::DuplicateName, name.span, text).note(*first, "first here"));
@@ -140,7 +140,12 @@ impl Checker {
         );
         let sees = self.optional_template(settings.get("sees"), env);
         let start = self.model_value(&start, &env.named(format!("{}.{}.start", env.model_name, name.text)));
-        Some(Member { name: name.text.clone(), start: start?, sees: sees?, origin: self.origin(name.span) })
+        Some(JointMember {
+            name: name.text.clone(),
+            start: start?,
+            sees: sees?,
+            origin: self.origin(name.span),
+        })
     }
 
     fn joint_step(

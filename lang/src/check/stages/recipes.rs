@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, Edit, Keep, ModelId, Objective, Recipe, Reduce, ReduceStep, Rollout, RolloutSource, Sampling,
-    Share, Term,
+    BatchSize, Edit, Keep, ModelId, Objective, Recipe, Reduce, ReduceStep, Rollout, RolloutSource, Share,
+    Term,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
 
@@ -180,19 +180,8 @@ impl Checker {
             Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
             None => Some(1.0),
         };
-        let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
-        let stop = self.stop_texts(settings.get("stop"), env);
-        let ((top_p, top_k), stop) = (truncation?, stop);
-        let sampling = Sampling {
-            n: n?,
-            temperature: temperature?,
-            max_tokens: max_tokens?,
-            top_p,
-            top_k,
-            repetition_penalty: None,
-            heads: None,
-            stop: stop?,
-        };
+        let shape = (settings.get("top_p"), settings.get("top_k"));
+        let sampling = self.sampling((n, temperature, max_tokens), shape, settings.get("stop"), env)?;
         let origin = self.origin(settings.place(&["samples"]));
         Some(Rollout { source: RolloutSource::Sample(sampling), edits: Vec::new(), origin })
     }

@@ -267,7 +267,7 @@ impl Checker {
             for share in &train.mixture {
                 let domain = self.domain(share.domain);
                 let parts: Vec<&str> = match &domain.reward {
-                    Reward::Parts(parts) => parts.iter().map(|part| part.name.as_str()).collect(),
+                    Reward::Parts { parts } => parts.iter().map(|part| part.name.as_str()).collect(),
                     _ => Vec::new(),
                 };
                 if parts.contains(&name.as_str()) {

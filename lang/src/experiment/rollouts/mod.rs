@@ -231,6 +231,20 @@ pub struct Heads {
 }
 
 impl Sampling {
+    /// From all that the model says, up to the end of the completion.
+    pub fn new(n: u32, temperature: f64, max_tokens: Formula) -> Sampling {
+        Sampling {
+            n,
+            temperature,
+            max_tokens,
+            top_p: None,
+            top_k: None,
+            repetition_penalty: None,
+            heads: None,
+            stop: Vec::new(),
+        }
+    }
+
     /// Completions are drawn from all that the model says: its own log-probability is the sampler's.
     pub fn is_plain(&self) -> bool {
         self.whole() && self.repetition_penalty.is_none_or(|penalty| penalty == 1.0)

@@ -1,0 +1,165 @@
+//! How completions are judged.
+
+use serde::{Deserialize, Serialize};
+
+/// What the rewards of an author's program may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardRange {
+    /// From 0 to 1.
+    #[default]
+    Unit,
+    /// Any finite number.
+    Any,
+}
+
+impl RewardRange {
+    pub fn is_unit(&self) -> bool {
+        *self == RewardRange::Unit
+    }
+
+    pub fn has(self, reward: f64) -> bool {
+        match self {
+            RewardRange::Unit => (0.0..=1.0).contains(&reward),
+            RewardRange::Any => reward.is_finite(),
+        }
+    }
+}
+
+/// How a completion is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reward {
+    /// 1 where the completion equals the data field.
+    ExactMatch { field: String },
+    /// 1 where both parse as numbers that differ by at most `tolerance`.
+    Numeric { field: String, tolerance: f64 },
+    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals
+    /// the data field.
+    Regex { pattern: String, field: String },
+    /// A worker process that speaks JSON lines (see the book, "Rewards").
+    Command {
+        command: String,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// Files and folders that it reads besides its own sources, relative to the source file.
+        #[serde(default)]
+        depends: Vec<String>,
+        #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
+        range: RewardRange,
+    },
+    /// A function of Python that is called with lists of completions: a worker process of ours speaks for it.
+    Python {
+        /// Relative to the source file.
+        file: String,
+        function: String,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// As for a command.
+        #[serde(default)]
+        depends: Vec<String>,
+        #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
+        range: RewardRange,
+    },
+    /// 1 where the completion is JSON that the schema accepts, a file relative to the source file.
+    JsonSchema { schema: String },
+    /// 1 where the completion's Python code passes the tests in the data field.
+    UnitTests { field: String, time_limit_seconds: f64 },
+    /// A server (see the book, "Rewards").
+    Http {
+        url: Secret,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// Of what it answers: a part of keys, and nothing else.
+        version: Option<String>,
+        #[serde(default, skip_serializing_if = "RewardRange::is_unit")]
+        range: RewardRange,
+    },
+    /// The weighted sum of what others say of the completion. The weights add up to 1.
+    Parts { parts: Vec<RewardPart> },
+}
+
+/// A text that is written in the file or read from the environment when the run starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Secret {
+    Text(String),
+    /// The name of a variable.
+    Environment(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RewardPart {
+    /// Unlike those of the other parts.
+    pub name: String,
+    pub weight: f64,
+    pub reward: Reward,
+}
+
+impl Reward {
+    /// The same without paths that only say where something lies.
+    pub fn without_paths(&self) -> Reward {
+        let mut reward = self.clone();
+        match &mut reward {
+            Reward::Command { depends, .. } | Reward::Python { depends, .. } => depends.clear(),
+            Reward::Parts { parts } => {
+                parts.iter_mut().for_each(|part| part.reward = part.reward.without_paths());
+            }
+            Reward::JsonSchema { schema } => schema.clear(),
+            Reward::ExactMatch { .. }
+            | Reward::Numeric { .. }
+            | Reward::Regex { .. }
+            | Reward::UnitTests { .. }
+            | Reward::Http { .. } => {}
+        }
+        reward
+    }
+
+    /// Whether it is 0 or 1 whatever the completion: then its mean is a share, pass@1.
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Reward::ExactMatch { .. }
+            | Reward::Numeric { .. }
+            | Reward::Regex { .. }
+            | Reward::JsonSchema { .. }
+            | Reward::UnitTests { .. } => true,
+            Reward::Command { .. } | Reward::Python { .. } | Reward::Http { .. } | Reward::Parts { .. } => {
+                false
+            }
+        }
+    }
+
+    /// What it may be.
+    pub fn range(&self) -> RewardRange {
+        match self {
+            Reward::Command { range, .. } | Reward::Python { range, .. } | Reward::Http { range, .. } => {
+                *range
+            }
+            Reward::Parts { parts } if parts.iter().any(|part| !part.reward.range().is_unit()) => {
+                RewardRange::Any
+            }
+            _ => RewardRange::Unit,
+        }
+    }
+
+    /// The programs that judge, each with what it reads beside its own sources.
+    pub fn commands(&self) -> Vec<(&str, &[String])> {
+        match self {
+            Reward::Command { command, depends, .. } => vec![(command, depends)],
+            // Its file is found as the script of a command is.
+            Reward::Python { file, depends, .. } => vec![(file, depends)],
+            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.commands()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The files that it reads itself.
+    pub fn files(&self) -> Vec<&str> {
+        match self {
+            Reward::JsonSchema { schema } => vec![schema],
+            Reward::Python { file, .. } => vec![file],
+            Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.files()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
