@@ -100,9 +100,9 @@ fn distance(one: &[f32], other: &[f32], start: &[f32]) -> f64 {
 fn two_and_four_processes_are_one_but_for_rounding() {
     let plan = chain().plan;
     let one = folder();
-    let (events, code) = run(&with(1, &plan, one.path()));
-    assert_eq!(code, 0, "{:?}", events.last());
-    let expected = losses(&events, "start");
+    let (one_s, code) = run(&with(1, &plan, one.path()));
+    assert_eq!(code, 0, "{:?}", one_s.last());
+    let expected = losses(&one_s, "start");
     for processes in [2, 4] {
         let several = folder();
         let (events, code) = run(&with(processes, &plan, several.path()));
@@ -115,16 +115,20 @@ fn two_and_four_processes_are_one_but_for_rounding() {
             let of = |folder: &Path| weights(folder, model);
             distance(&of(several.path()), &of(one.path()), &weights(one.path(), "base"))
         };
+        let (drawn, known) = (losses(&events, "student"), losses(&one_s, "student"));
+        let alike = drawn.iter().zip(&known).take_while(|(found, known)| (*found - *known).abs() < 1e-3);
         println!(
             "{processes} processes: losses of `start` within {off:.1e}, weights of `start` within {:.1e} of their \
-             change, of `student` within {:.1e}",
+             change, of `student` within {:.1e}; its losses are alike for {} of {STUDENT} steps",
             apart("start"),
-            apart("student")
+            apart("student"),
+            alike.count()
         );
+        assert!((drawn[0] - known[0]).abs() < 1e-3, "{} {}", drawn[0], known[0]);
         assert!(off < 1e-4, "{processes}: {off:e}");
         assert!(apart("start") < 1e-2, "{processes}: {:e}", apart("start"));
-        // The completions of later stages are drawn: one that is another by rounding is another one.
-        assert_eq!(losses(&events, "student").len(), STUDENT as usize);
+        // The completions of later stages are drawn: a token that is another by rounding leads elsewhere.
+        assert_eq!(drawn.len(), STUDENT as usize);
         // The same again has the same bits, and is another result than that of one process.
         let again = folder();
         assert_eq!(run(&with(processes, &plan, again.path())).1, 0);
@@ -272,7 +276,7 @@ fn what_several_processes_cannot_train_is_refused_by_name() {
     unsupported(&|train| train.private = Some(Private { clip: 1.0, epsilon: 8.0, delta: 1e-5 }), "a private stage");
     unsupported(
         &|train| train.alignment = Some(GradientAlignment { between: Between::Domains, every: 2 }),
-        "a comparison of gradients (`alignment`)",
+        "`gradient_alignment`",
     );
     assert_eq!(
         refused(&changed(&|train| train.rollout.groups = 3), 4),

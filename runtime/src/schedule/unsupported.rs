@@ -24,7 +24,8 @@ pub(super) fn check(
     }
     let processes = job.processes;
     if !(2..=MOST).contains(&processes) {
-        return Err(failed(&format!("a run has 1 to {MOST} processes, not {processes}")));
+        let help = "each process has all weights: as many as there are cores, at most";
+        return Err(failed(&format!("a run has 1 to {MOST} processes, not {processes}")).help(help));
     }
     if matches!(place.device, tch::Device::Cuda(_)) {
         return Err(unsupported("several processes on a GPU, which need NCCL,"));
@@ -73,11 +74,10 @@ fn of_stage(train: &Train<Objective>) -> Option<String> {
     let settings = [
         (train.private.is_some(), "a private stage"),
         (train.extrapolation.is_some(), "`extrapolate`"),
-        (train.alignment.is_some(), "a comparison of gradients (`alignment`)"),
-        (train.curriculum.is_some(), "a choice of prompts (`curriculum`)"),
+        (train.alignment.is_some(), "`gradient_alignment`"),
+        (train.curriculum.is_some(), "a choice of prompts (`priority`, `refresh`)"),
         (!train.panels.is_empty(), "a panel"),
         (!train.feedback.is_empty(), "feedback that models write"),
-        (!train.own_data.is_empty(), "a term with completions of its own"),
         (train.trains_scalar_head(), "a student that learns values (`student.value`)"),
         (train.trains_second_head(), "a student with a second head"),
         (train.served().next().is_some(), "a teacher on a server"),
@@ -104,21 +104,30 @@ fn of_stage(train: &Train<Objective>) -> Option<String> {
 /// Whose groups each process can draw for itself.
 fn of_producer(producer: &Producer) -> Option<String> {
     let what = match producer {
-        Producer::Data(_) => return None,
-        Producer::Student(student) if student.sampling.accept.is_none() => return None,
-        Producer::Pairs(_) | Producer::Mix(_) => {
+        Producer::Chosen(chosen) if puts_prompts_together(&chosen.choice.formula().graph) => {
+            "a choice among completions that compares the prompts of a step"
+        }
+        Producer::Retry(retry) if puts_prompts_together(&retry.until.graph) => {
+            "a `retry` that compares the prompts of a step"
+        }
+        Producer::Student(student) if student.sampling.accept.is_some() => "sampling with a second head",
+        Producer::Data(_)
+        | Producer::Student(_)
+        | Producer::Teacher(_)
+        | Producer::Model(_)
+        | Producer::Pairs(_)
+        | Producer::Mix(_)
+        | Producer::Guided(_)
+        | Producer::Refine(_)
+        | Producer::Chosen(_)
+        | Producer::Retry(_)
+        | Producer::FirstOf(_) => {
             return producer.kind().inner().into_iter().find_map(of_producer);
         }
-        Producer::Student(_) => "sampling with a second head",
-        Producer::Teacher(_) => "a rollout that teachers write",
-        Producer::Model(_) => "a rollout that another model writes",
         Producer::Replay(_) => "a rollout with `replay`",
         Producer::Turns(_) => "a rollout with an environment",
-        Producer::Guided(_) => "a rollout that a teacher guides",
-        Producer::Refine(_) => "a rollout that is refined",
-        Producer::Chosen(_) => "a rollout of chosen completions",
-        Producer::Through(_) | Producer::Rewrite(_) | Producer::Retry(_) => "a rollout that is edited",
-        Producer::FirstOf(_) => "a rollout with `first_of`",
+        Producer::Through(_) => "a rollout that a program edits",
+        Producer::Rewrite(_) => "a rollout with `rewrite`",
         Producer::Speculative(_) => "a speculative rollout",
         Producer::Derived(_) => "a rollout of derived prompts",
         Producer::EachTurn(_) => "a rollout that begins at every turn of the data",

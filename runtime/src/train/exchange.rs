@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Axis, Signal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
@@ -36,12 +38,15 @@ pub fn first_wants(stage: &Stage, own: bool) -> Result<bool> {
     Ok(peers.broadcast(0, &[u8::from(own)])? == [1])
 }
 
-/// A number as the first process has it.
-pub fn of_first(stage: &Stage, own: Result<f64>) -> Result<f64> {
-    let Some(peers) = stage.peers else { return own };
-    let all = peers.agreed(stage.control, own.map(|own| own.to_le_bytes().to_vec()))?;
-    let bytes = all[0].as_slice().try_into().map_err(|_| unreadable(0, &"no number"))?;
-    Ok(f64::from_le_bytes(bytes))
+/// What the first process makes, or fails to make.
+pub fn of_first<T: Serialize + DeserializeOwned>(stage: &Stage, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(peers) = stage.peers else { return make() };
+    let own = match peers.is_first() {
+        true => make().map(|made| serde_json::to_vec(&made).expect("what is made is plain data")),
+        false => Ok(Vec::new()),
+    };
+    let all = peers.agreed(stage.control, own)?;
+    serde_json::from_slice(&all[0]).map_err(|error| unreadable(0, &error))
 }
 
 /// The groups of all draws, of which each process draws its part.
@@ -281,6 +286,19 @@ mod tests {
         assert_eq!(bits(&batch.signals[0].1), bits(&[1.0, f32::NAN, f32::NEG_INFINITY]));
         assert_eq!(batch.signals[1], (Signal::Loss, vec![0.5]));
         assert_eq!(bits(&batch.live[0][2..]), bits(&[f32::INFINITY]));
+    }
+
+    /// Also of a process that had no tokens.
+    #[test]
+    fn loads_of_experts_add_up() {
+        let load = |peers: &Peers| match peers.rank() {
+            1 => None,
+            rank => Some(ExpertLoad { counts: vec![vec![rank as i64, 2], vec![5, 1]] }),
+        };
+        let expected = ExpertLoad { counts: vec![vec![2, 4], vec![10, 2]] };
+        for sum in crate::peers::tests::among(3, |peers| expert_load(peers, load(peers)).unwrap()) {
+            assert_eq!(sum.as_ref(), Some(&expected));
+        }
     }
 
     #[test]

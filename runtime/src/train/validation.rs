@@ -92,9 +92,9 @@ impl Trainer<'_> {
     pub(super) fn validate(&mut self, step: u32) -> Result<()> {
         let Trainer { model, models, validator: Some(validator), losses, .. } = self else { return Ok(()) };
         if validator.is_due(losses.validated, step) {
-            // Where several processes train together, each computes all of it, and the first one's counts.
-            let loss = validator.loss(model, &models.compared(model));
-            let loss = exchange::of_first(self.stage, loss)?;
+            // As bits: JSON has no infinity.
+            let loss = || validator.loss(model, &models.compared(model)).map(f64::to_bits);
+            let loss = f64::from_bits(exchange::of_first(self.stage, loss)?);
             losses.validated = Some(Validated { step, loss });
         }
         Ok(())

@@ -125,9 +125,9 @@ fn statistics_over_the_batch_are_of_the_whole_batch() {
             assert_eq!(*own, selected, "{processes} processes select the same tokens");
             assert!((own_loss - loss).abs() < 1e-5 * loss.abs(), "{processes}: {own_loss} {loss}");
         }
-        // Were it computed by each of its own tokens, each had its 30% of them.
+        // Were it computed by each of its own tokens, each had its 30% of them, as near as whole tokens come.
         let shares: Vec<f32> = all.iter().filter_map(|(_, _, share)| *share).collect();
-        assert!(shares.iter().any(|share| (share - 0.3).abs() > 0.05), "{shares:?}");
+        assert!(shares.iter().any(|share| (share - 0.3).abs() > 0.03), "{shares:?}");
     }
 }
 
@@ -169,4 +169,78 @@ fn what_stops_one_process_stops_all() {
         matches!(stopped.error, Error::Interrupted)
     });
     assert_eq!(interrupted, [true, true]);
+}
+
+/// By numbers of its own, so that parts of a step are drawn as the whole is; and what is written once is
+/// written by one.
+#[test]
+fn several_processes_draw_what_one_draws() {
+    let student = |n| Producer::student(Sampling::new(n, 1.0, 6));
+    let teacher = || Producer::teacher(Sampling::new(2, 1.0, 6));
+    let constant = |value| Schedule::Constant { value };
+    let snapshot = |once| plan::producers::Model { once, model: ModelId(1), sampling: Sampling::new(2, 1.0, 6) };
+    let producers: Vec<(&str, Producer)> = vec![
+        ("the student", student(3)),
+        ("a teacher", teacher()),
+        ("a teacher, once", Producer::teacher_once(9, Keep::All, Sampling::new(1, 1.0, 6))),
+        ("a model, once", snapshot(true).into()),
+        ("a model", snapshot(false).into()),
+        ("a mix", Producer::mix(constant(0.5), student(2), teacher())),
+        ("guided", guided::token_mix(constant(0.5), 2)),
+        ("refined", refine::refined(2)),
+        ("retried", retry::retry(3, student(2))),
+        ("the first of several", chosen::tiers()),
+    ];
+    for (name, producer) in producers {
+        let drawn = |peers: Option<&Peers>| {
+            let (fixture, weights) = (Fixture::new(), models(true));
+            let mut train = train(mopd(1.0), 1);
+            train.rollout = Rollout::new(5, producer.clone());
+            let stage = Stage { peers, ..fixture.stage(&train, ROUTED, &weights) };
+            let models = Models::new(&stage).unwrap();
+            let mut batches = Batches::new(&stage, &models, None).unwrap();
+            let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
+            let mut list = |step| {
+                let sequences = batches.next(&stage, &student, &models, step).unwrap();
+                batches.commit();
+                (sequences.list, sequences.dropped, sequences.draws)
+            };
+            let steps: Vec<_> = (0..3).map(&mut list).collect();
+            (steps, batches.position())
+        };
+        let (expected, position) = drawn(None);
+        assert!(expected.iter().all(|(list, _, _)| !list.is_empty()), "{name}");
+        for processes in [2, 4] {
+            for (steps, own) in among(processes, |peers| drawn(Some(peers))) {
+                assert_eq!(own, position, "{name}");
+                for ((list, dropped, draws), (known, left_out, drawn)) in zip_equal(steps, &expected) {
+                    assert_eq!((&dropped, &draws), (left_out, drawn), "{name}");
+                    for (one, other) in zip_equal(list, known) {
+                        let of = |one: &crate::rollout::Sequence| {
+                            (one.source, one.record, one.completion.clone(), one.truncated, one.reward)
+                        };
+                        assert_eq!(of(&one), of(other), "{name}, {processes} processes");
+                        let logps = one.logps.unwrap_or_default();
+                        for (one, other) in zip_equal(logps, other.logps.as_deref().unwrap_or_default()) {
+                            assert!((one - other).abs() < 1e-4, "{name}: {one} {other}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Terms on completions of their own, with states that all parts read, a filter, and a loss on other rows.
+#[test]
+fn several_processes_train_parts_as_one() {
+    agrees(
+        "terms with completions of their own",
+        |train| {
+            let read = given::trained(states::SHARED);
+            let rollout = Rollout::new(6, Producer::student(Sampling::new(2, 1.0, 6)));
+            Train { rollout, objective: read.objective, own_data: read.own_data, ..train }
+        },
+        || mopd(1.0),
+    );
 }
