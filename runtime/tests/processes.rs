@@ -118,8 +118,8 @@ fn two_and_four_processes_are_one_but_for_rounding() {
         let (drawn, known) = (losses(&events, "student"), losses(&one_s, "student"));
         let alike = drawn.iter().zip(&known).take_while(|(found, known)| (*found - *known).abs() < 1e-3);
         println!(
-            "{processes} processes: losses of `start` within {off:.1e}, weights of `start` within {:.1e} of their \
-             change, of `student` within {:.1e}; its losses are alike for {} of {STUDENT} steps",
+            "{processes} processes: losses of `start` within {off:.1e}, weights of `start` within {:.1e} of \
+             their change, of `student` within {:.1e}; its losses are alike for {} of {STUDENT} steps",
             apart("start"),
             apart("student"),
             alike.count()
@@ -156,7 +156,12 @@ fn children(parent: u32) -> Vec<u32> {
 }
 
 /// Runs until `enough`, and sends a signal then: to the process with this number.
-fn cut(job: &RunJob, signal: &str, rank: usize, enough: impl Fn(&Event) -> bool) -> (Vec<Event>, Option<i32>) {
+fn cut(
+    job: &RunJob,
+    signal: &str,
+    rank: usize,
+    enough: impl Fn(&Event) -> bool,
+) -> (Vec<Event>, Option<i32>) {
     let mut child = start(&Job::Run(Box::new(job.clone())));
     let (mut events, mut sent, mut others) = (Vec::new(), false, Vec::new());
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
@@ -238,7 +243,9 @@ fn processes_that_are_asked_to_stop_keep_the_step_they_are_at() {
         let (events, code) = cut(&job, "-TERM", rank, at(step));
         assert_eq!(code, Some(130), "{:?}", events.last());
         assert!(matches!(events.last(), Some(Event::Interrupted { .. })));
-        assert!(events.iter().any(|event| matches!(event, Event::Checkpoint { stage, .. } if stage == "student")));
+        assert!(
+            events.iter().any(|event| matches!(event, Event::Checkpoint { stage, .. } if stage == "student"))
+        );
     }
     let (events, code) = run(&job);
     assert_eq!(code, 0, "{:?}", events.last());
@@ -273,7 +280,10 @@ fn what_several_processes_cannot_train_is_refused_by_name() {
             format!("`student`: {what} is not supported yet with `--processes`")
         );
     };
-    unsupported(&|train| train.private = Some(Private { clip: 1.0, epsilon: 8.0, delta: 1e-5 }), "a private stage");
+    unsupported(
+        &|train| train.private = Some(Private { clip: 1.0, epsilon: 8.0, delta: 1e-5 }),
+        "a private stage",
+    );
     unsupported(
         &|train| train.alignment = Some(GradientAlignment { between: Between::Domains, every: 2 }),
         "`gradient_alignment`",

@@ -51,8 +51,8 @@ pub struct RunArgs {
     /// for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
-    /// Processes that train each stage together, on this machine: they divide its prompts, its processor cores
-    /// and the optimizer's state. One stage runs at a time
+    /// Processes that train each stage together, on this machine: they divide its prompts, the cores and the
+    /// optimizer's state. One stage runs at a time
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workers",
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub processes: u32,

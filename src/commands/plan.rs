@@ -138,7 +138,8 @@ fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Resu
         {
             let took = figures::duration(seconds);
             let memory = figures::bytes(memory);
-            let of = if processes > 1 { format!(" of {processes} processes together") } else { String::new() };
+            let of =
+                if processes > 1 { format!(" of {processes} processes together") } else { String::new() };
             output::result(&format!("predicted {stage}: {took}, peak memory {memory}{of}\n"));
         }
         Event::PredictionEnded { seconds, short, late } => {

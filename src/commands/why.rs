@@ -18,10 +18,8 @@ use crate::worker;
 
 /// Says of each stage of a file's plan whether a run keeps it or trains it.
 pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
-    let job = RunJob {
-        processes: arguments.processes,
-        ..job_of(plan, &arguments.file, &out_folder(None, plan))?
-    };
+    let job =
+        RunJob { processes: arguments.processes, ..job_of(plan, &arguments.file, &out_folder(None, plan))? };
     let job = Job::Why(Box::new(job));
     let mut fates: Vec<StageFate> = Vec::new();
     let failed = |failure: &Failure| Problem::run("not-explained", failure.message.clone());

@@ -1,7 +1,7 @@
 //! How the processes of a run find each other. The first one listens on a free port of the loopback device;
 //! the others are started by it and are told the port and a secret, neither of which is in an argument or a
-//! variable that other users of the machine could read. Each says who it is and shows the secret; whoever does
-//! not is turned away, and the meeting goes on without it.
+//! variable that other users of the machine could read. Each says who it is and shows the secret; whoever
+//! does not is turned away, and the meeting goes on without it.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -237,8 +237,10 @@ fn connected(rank: usize, others: Vec<(Hello, TcpStream)>) -> Result<Peers> {
 }
 
 fn other_version(theirs: u32) -> Error {
-    failed(&format!("a process speaks version {theirs} of the protocol between processes, this one {VERSION}"))
-        .help("all processes of a run are of one build of mopd")
+    failed(&format!(
+        "a process speaks version {theirs} of the protocol between processes, this one {VERSION}"
+    ))
+    .help("all processes of a run are of one build of mopd")
 }
 
 fn failed(message: &str) -> Error {

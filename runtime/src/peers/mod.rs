@@ -2,12 +2,13 @@
 //!
 //! They are connected over TCP on the loopback device, each with every other. A *collective* is called by all
 //! of them, in the same order; whoever is at another one than its peers is found by the number that each
-//! message begins with. Sums are made in the order of the processes: a vector is divided among them, everybody
-//! sends each part to its owner, and the owner adds. So a sum depends on how many processes there are, and
-//! neither on which of them was first nor on how numbers travelled.
+//! message begins with. Sums are made in the order of the processes: a vector is divided among them,
+//! everybody sends each part to its owner, and the owner adds. So a sum depends on how many processes there
+//! are, and neither on which of them was first nor on how numbers travelled.
 //!
-//! A process that dies closes its connections, which the others see at once, wherever they are. Waiting for a
-//! message has no limit: another process may well be at work for an hour. A message that has begun must go on.
+//! A process that dies closes its connections, which the others see at once, wherever they are. Waiting for
+//! a message has no limit: another process may well be at work for an hour. A message that has begun must go
+//! on.
 
 mod agree;
 mod join;
@@ -212,7 +213,7 @@ impl Peers {
                     }
                     Ok((head, _)) => {
                         let why = format!(
-                            "it is at collective {} of kind {}, where this process is at {number} of kind {what}",
+                            "it is at collective {} of kind {}, and this process at {number} of kind {what}",
                             head.number, head.what
                         );
                         failed = Some((rank, why));

@@ -127,7 +127,9 @@ fn strangers_are_turned_away() {
             let knock = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
             drop(knock());
             let mut browser = knock();
-            browser.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\nConnection: close\r\n\r\n").unwrap();
+            browser
+                .write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\nConnection: close\r\n\r\n")
+                .unwrap();
             let mut answer = Vec::new();
             // Whatever comes, it is nothing.
             let _ = browser.read_to_end(&mut answer);

@@ -4,8 +4,8 @@ use mopd_compiler::plan::events::{FailureKind, RunJob};
 use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
 
 use super::predicted::Predicted;
-use super::room::Room;
 use super::prepared::Prepared;
+use super::room::Room;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};

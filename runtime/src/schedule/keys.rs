@@ -184,8 +184,8 @@ struct Maker<'a> {
 }
 
 impl Keys {
-    /// `environments` are hashes of each stage's programs, `widths` the cores of each task and `processes` those
-    /// that train together: others may round differently.
+    /// `environments` are hashes of each stage's programs, `widths` the cores of each task and `processes`
+    /// those that train together: others may round differently.
     pub fn new(
         plan: &Plan,
         tasks: &[Task],

@@ -207,12 +207,7 @@ fn trains(plan: &Plan, task: &Task) -> bool {
 /// The cores of each task. It depends on the models alone, not on what else is running: sums over several
 /// cores are taken in another order, and a result must not depend on who ran what when. Processes that train
 /// together divide them.
-pub fn threads(
-    plan: &Plan,
-    tasks: &[Task],
-    forms: &[Form],
-    (cores, processes): (usize, u32),
-) -> Vec<usize> {
+pub fn threads(plan: &Plan, tasks: &[Task], forms: &[Form], (cores, processes): (usize, u32)) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
         let large = Weights::parameters(&forms[model.0 as usize].config) >= LARGE;

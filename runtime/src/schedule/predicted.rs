@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::room::Room;
 use super::prepared::Prepared;
+use super::room::Room;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::evaluate;

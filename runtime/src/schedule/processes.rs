@@ -1,10 +1,11 @@
-//! The processes that train the stages of a run together. The first one is the worker that `mopd` has started:
-//! it starts the others, which read the same plan, models and data, and asks them to join in one stage after
-//! the other. It alone writes results, checkpoints and events, and evaluates.
+//! The processes that train the stages of a run together. The first one is the worker that `mopd` has
+//! started: it starts the others, which read the same plan, models and data, and asks them to join in one
+//! stage after the other. It alone writes results, checkpoints and events, and evaluates.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,10 +14,10 @@ use mopd_compiler::plan::events::{FailureKind, RunJob, Versions};
 use mopd_compiler::plan::{ModelId, Stage};
 use serde::{Deserialize, Serialize};
 
+use super::Work;
 use super::prepared::{Prepared, keys_of, prepared};
 use super::room::Room;
 use super::run::{Scheduler, lock};
-use super::Work;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::Arithmetic;
@@ -196,14 +197,12 @@ fn gone(children: &mut [Child]) -> Option<(usize, ExitStatus)> {
     ended.min_by_key(|(rank, status)| (status.code().is_some(), *rank))
 }
 
-const AGAIN: &str = "run the same command again: stages that are finished are kept, and the one at work goes on from \
-                     its last checkpoint";
+const AGAIN: &str = "run the same command again: stages that are finished are kept, and the one at work goes \
+                     on from its last checkpoint";
 
 fn died(rank: usize, size: usize, status: ExitStatus) -> Error {
     let (how, why) = match signal(status) {
-        Some(9) => {
-            ("was killed (signal 9)".to_owned(), "; where memory had run out, take fewer processes")
-        }
+        Some(9) => ("was killed (signal 9)".to_owned(), "; where memory had run out, take fewer processes"),
         Some(signal) => (format!("died of signal {signal}"), ""),
         None => (format!("ended ({status})"), ""),
     };
@@ -243,7 +242,15 @@ pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Contro
         let command = processes.peers.broadcast(0, &[])?;
         match serde_json::from_slice(&command).map_err(|error| unreadable(0, &error))? {
             Command::End => return Ok(()),
-            Command::Train { task, key, from } => scheduler.join_in(&prepared, task, &key, from)?,
+            Command::Train { task, key, from } => {
+                let join = AssertUnwindSafe(|| scheduler.join_in(&prepared, task, &key, from));
+                catch_unwind(join).unwrap_or_else(|panic| {
+                    let error = Error::from_panic(panic.as_ref());
+                    // The first process sees that this one is gone, and not why.
+                    eprintln!("process {} of {}: {error}", job.rank, run.processes);
+                    Err(error)
+                })?;
+            }
         }
     }
 }
@@ -254,8 +261,8 @@ impl Scheduler<'_> {
         let processes = self.processes.expect("there is a first one");
         let read = || {
             if self.keys.of(task) != key {
-                let message = "a process has read other models or data than the first one: files have changed \
-                               meanwhile, or the day";
+                let message = "a process has read other models or data than the first one: files have \
+                               changed meanwhile, or the day";
                 return Err(failed(message).help("run the same command again"));
             }
             let state = match from {

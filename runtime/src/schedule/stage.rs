@@ -243,7 +243,9 @@ impl Scheduler<'_> {
     ) -> Result<StageOutput, Stopped> {
         let from = self.from(job.index, job.name)?;
         let Some(processes) = self.processes else {
-            return self.train_from(job, learners, steps, from).map_err(|stopped| self.stopped(job, *stopped));
+            return self
+                .train_from(job, learners, steps, from)
+                .map_err(|stopped| self.stopped(job, *stopped));
         };
         let step = from.as_ref().map(|(state, _)| state.position.step);
         let together = processes.train(self.control, job.index, job.key, step);

@@ -4,8 +4,8 @@ use mopd_compiler::expr::graph::{Graph, Operation};
 use mopd_compiler::plan::events::{FailureKind, RunJob};
 use mopd_compiler::plan::{Axis, Objective, Parameter, Producer, Stage, Train, producers};
 
-use super::prepared::Prepared;
 use super::Work;
+use super::prepared::Prepared;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 

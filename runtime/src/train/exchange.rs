@@ -39,7 +39,10 @@ pub fn first_wants(stage: &Stage, own: bool) -> Result<bool> {
 }
 
 /// What the first process makes, or fails to make.
-pub fn of_first<T: Serialize + DeserializeOwned>(stage: &Stage, make: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn of_first<T: Serialize + DeserializeOwned>(
+    stage: &Stage,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let Some(peers) = stage.peers else { return make() };
     let own = match peers.is_first() {
         true => make().map(|made| serde_json::to_vec(&made).expect("what is made is plain data")),
@@ -134,8 +137,7 @@ impl Numbers {
 /// Numbers of parts end to end. Those that are of the whole batch every process has, and the same.
 fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
     let Some(first) = parts.first() else { return Ok(whole) };
-    let signals: Vec<Signal> =
-        serde_json::from_slice(&first.named).map_err(|error| unreadable(0, &error))?;
+    let signals: Vec<Signal> = serde_json::from_slice(&first.named).map_err(|error| unreadable(0, &error))?;
     if parts.iter().any(|part| (&part.named, part.values.len()) != (&first.named, first.values.len())) {
         return Err(apart("they know other signals"));
     }
@@ -159,9 +161,7 @@ fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
                 }
                 first.values[place].clone()
             }
-            Axis::Group | Axis::Sequence | Axis::Token => {
-                end_to_end(place, axis, &|| format!("{signal:?}"))?
-            }
+            Axis::Group | Axis::Sequence | Axis::Token => end_to_end(place, axis, &|| format!("{signal:?}"))?,
             Axis::Turn | Axis::Block | Axis::Vocab => {
                 return Err(apart(&format!("{signal:?} is of no part of a batch")));
             }

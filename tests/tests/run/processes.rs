@@ -23,7 +23,10 @@ fn several_processes_are_asked_for_on_the_command_line() {
     assert_says(&why(&bench, &[]), &["0 of 6 stages rerun"]);
     // What begins at random is the same with any number of processes.
     let said = why(&bench, &["--processes", "2"]);
-    assert_says(&said, &["base kept", "start trained: the number of processes changed", "4 of 6 stages rerun"]);
+    assert_says(
+        &said,
+        &["base kept", "start trained: the number of processes changed", "4 of 6 stages rerun"],
+    );
     let output = bench.run(&["--out", "two", "--processes", "2"]);
     assert!(output.status.success(), "{}", text(&output));
     assert_says(&text(&output), &["2 processes train each stage together", "tiny table"]);
@@ -66,7 +69,11 @@ fn what_they_cannot_train_together_is_said_before_anything_runs() {
     let said = bench.fails(&["--processes", "5"]);
     assert_says(&said, &["`expert[copy]`: 5 processes can't share what a step trains on, `prompts = 4`"]);
     assert_says(&said, &["no stage was finished", "fewer processes, or more prompts a step"]);
-    bench.edit("tiny.mopd", "  prompts   = 8\n", "  prompts   = 8\n  gradient_alignment = gradient_alignment(every: 2 steps, between: domains)\n");
+    bench.edit(
+        "tiny.mopd",
+        "  prompts   = 8\n",
+        "  prompts   = 8\n  gradient_alignment = gradient_alignment(every: 2 steps, between: domains)\n",
+    );
     let said = bench.fails(&["--processes", "2"]);
     assert_says(&said, &["`student`: `gradient_alignment` is not supported yet with `--processes`"]);
 }

@@ -4,7 +4,6 @@
 
 mod accountant;
 
-
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Length, Objective, Train};
 use tch::{Kind, Tensor, no_grad_guard};

@@ -12,12 +12,17 @@ struct After {
 }
 
 /// A stage on as many processes, each with files, models and judges of its own.
-fn after(processes: usize, make: fn(Train<Objective>) -> Train<Objective>, objective: fn() -> Objective) -> Vec<After> {
+fn after(
+    processes: usize,
+    make: fn(Train<Objective>) -> Train<Objective>,
+    objective: fn() -> Objective,
+) -> Vec<After> {
     let run = |peers: Option<&Peers>| {
         let (fixture, models) = (Fixture::new(), models(true));
         let train = make(train(objective(), 1));
         let stage = Stage { peers, ..fixture.stage(&train, ROUTED, &models) };
-        let finished = super::super::train(&stage, None).unwrap_or_else(|stopped| panic!("{}", stopped.error));
+        let finished =
+            super::super::train(&stage, None).unwrap_or_else(|stopped| panic!("{}", stopped.error));
         let weights = finished.weights.values().into_owned();
         let start = models[0].values();
         let updates = weights.iter().zip(start.iter()).filter(|(now, before)| now != before).count();
@@ -45,7 +50,8 @@ fn agrees(what: &str, make: fn(Train<Objective>) -> Train<Objective>, objective:
     for processes in [2, 3, 8] {
         let together = after(processes, make, objective);
         for other in &together {
-            let bits = |after: &After| after.weights.iter().map(|weight| weight.to_bits()).collect::<Vec<_>>();
+            let bits =
+                |after: &After| after.weights.iter().map(|weight| weight.to_bits()).collect::<Vec<_>>();
             assert!(bits(other) == bits(&together[0]), "{what}: {processes} processes have the same weights");
         }
         let distance = apart(alone, &together[0]);
@@ -59,7 +65,10 @@ fn agrees(what: &str, make: fn(Train<Objective>) -> Train<Objective>, objective:
                 (row.token_share, expected.token_share),
                 (row.length.unwrap_or(0.0), expected.length.unwrap_or(0.0)),
             ] {
-                assert!((found - expected).abs() <= 1e-3 * expected.abs() + 1e-6, "{what}: {found} {expected}");
+                assert!(
+                    (found - expected).abs() <= 1e-3 * expected.abs() + 1e-6,
+                    "{what}: {found} {expected}"
+                );
             }
         }
         assert_eq!(together[0].rows.len(), alone.rows.len());
@@ -178,7 +187,8 @@ fn several_processes_draw_what_one_draws() {
     let student = |n| Producer::student(Sampling::new(n, 1.0, 6));
     let teacher = || Producer::teacher(Sampling::new(2, 1.0, 6));
     let constant = |value| Schedule::Constant { value };
-    let snapshot = |once| plan::producers::Model { once, model: ModelId(1), sampling: Sampling::new(2, 1.0, 6) };
+    let snapshot =
+        |once| plan::producers::Model { once, model: ModelId(1), sampling: Sampling::new(2, 1.0, 6) };
     let producers: Vec<(&str, Producer)> = vec![
         ("the student", student(3)),
         ("a teacher", teacher()),
