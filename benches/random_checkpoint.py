@@ -6,7 +6,7 @@ depend on what the numbers are.
 
 TOKENIZER is a folder with a tokenizer.json; it is copied, with the other files of a tokenizer that lie beside it. The embedding may have
 more rows than it has ids. Several folders get different weights of one shape: the first that of `--seed`, the next that of the number
-behind it. Needs numpy and safetensors. The defaults are the shape of SmolLM2-135M.
+behind it. Needs numpy. The defaults are the shape of SmolLM2-135M.
 """
 import argparse
 import json
@@ -14,7 +14,6 @@ import pathlib
 import shutil
 
 import numpy
-from safetensors.numpy import save_file
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
 
@@ -54,6 +53,20 @@ def special_ids(tokenizer):
     return {"bos_token_id": end if begin is None else begin, "eos_token_id": end}
 
 
+def save(tensors, file):
+    """In the format of safetensors, which machines that measure may not have: a length, a header in JSON, the numbers."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, tensor in tensors.items():
+        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [end, end + tensor.nbytes]}
+        end += tensor.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(file, "wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            out.write(tensor.tobytes())
+
+
 def write(folder, sizes, seed):
     folder.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
@@ -70,7 +83,7 @@ def write(folder, sizes, seed):
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "generation_config.json").write_text(json.dumps(ids) + "\n")
-    save_file(tensors(sizes, numpy.random.default_rng(seed)), folder / "model.safetensors", metadata={"format": "pt"})
+    save(tensors(sizes, numpy.random.default_rng(seed)), folder / "model.safetensors")
 
 
 def parser():

@@ -219,7 +219,7 @@ mod tests {
 
     use mopd_compiler::plan::events::{Prediction, Versions};
     use mopd_compiler::plan::results::Intervals;
-    use mopd_compiler::plan::{Dtype, Experiment, SCHEMA};
+    use mopd_compiler::plan::{Dtype, Experiment, GpuArithmetic, SCHEMA};
 
     use super::*;
 
@@ -233,6 +233,7 @@ mod tests {
                 out: None,
                 device: None,
                 dtype: Dtype::Float32,
+                gpu: GpuArithmetic::default(),
                 domains: Vec::new(),
                 models: Vec::new(),
                 comparisons: Vec::new(),

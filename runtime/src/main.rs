@@ -10,6 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versions};
 use mopd_kernels::os::disable_trim;
 use mopd_runtime::control::Control;
@@ -151,7 +152,8 @@ fn peer(current: &Current, handled: Result<()>) -> ExitCode {
     std::thread::spawn(move || listen(None, &stopping));
     finish(current, |control, _| {
         let job = job?;
-        let place = device::open_cuda().wanted(job.run().plan.experiment.device)?;
+        let experiment = &job.run().plan.experiment;
+        let place = device::open_cuda().wanted(experiment.device, experiment.gpu)?;
         tch::set_num_threads(1);
         schedule::follow(&job, &versions(), place, control).map(|()| false)
     })
@@ -241,9 +243,10 @@ fn work(
 ) -> Result<bool> {
     // It may have been stopped before it began.
     control.check()?;
+    let wanted = |plan: &Plan| cuda.wanted(plan.experiment.device, plan.experiment.gpu);
     let place = match job {
-        Job::Run(job) | Job::Predict(job) | Job::Why(job) => cuda.wanted(job.plan.experiment.device)?,
-        Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
+        Job::Run(job) | Job::Predict(job) | Job::Why(job) => wanted(&job.plan)?,
+        Job::Floor(job) => wanted(&job.run.plan)?,
         Job::Files(_)
         | Job::Probe
         | Job::Sample(_)

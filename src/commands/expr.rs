@@ -48,7 +48,11 @@ pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
             let nodes: Vec<String> = listing.nodes.iter().map(|node| format!("%{}", node.0)).collect();
             let code = if arguments.emit == Emit::Clif { listing.clif } else { listing.assembly };
             text +=
-                &format!("; for each {}: {}\n{}\n\n", listing.axis.name(), nodes.join(" "), code.trim_end());
+                &format!("; for each {}: {}\n{}\n", listing.axis.name(), nodes.join(" "), code.trim_end());
+            for (node, function) in listing.ahead {
+                text += &format!("; then %{} by code that is compiled ahead: {}\n", node.0, function.name());
+            }
+            text += "\n";
         }
     }
     for (name, id) in names.iter().zip(&ids) {

@@ -94,6 +94,7 @@ impl<'a> Executable<'a> {
             out: checked.out.clone(),
             device: checked.device.map(|(device, _)| device),
             dtype: checked.dtype.map(|(dtype, _)| dtype).unwrap_or_default(),
+            gpu: checked.gpu,
             domains,
             models: lowered,
             comparisons,

@@ -54,10 +54,10 @@ pub(crate) use served::ServedMeaning;
 pub use served::{Answers, Engine, Served};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, Changed, Checkpointing, Column, Device, Domain, DomainId,
-    Dtype, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId,
-    Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe, Sampling,
-    Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable,
-    WeightFilter, WeightGroup,
+    Dtype, Execution, Experiment, Family, GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod,
+    Model, ModelId, Optimizer, Origin, Over, OwnData, Pretrained, Private, Projection, PromptFormat, Recipe,
+    Sampling, Schedule, SettingMark, Sgd, Share, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
+    Trainable, WeightFilter, WeightGroup,
 };
 pub use stages::{Joint, Learner, Stage};
 pub use validation::Validation;

@@ -3,8 +3,8 @@
 
 pub use mopd_lang::experiment::{
     AdamW, Adapter, AdapterKind, Changed, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family,
-    Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained, Projection,
-    PromptFormat, Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
+    GpuArithmetic, Keep, Length, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Pretrained,
+    Projection, PromptFormat, Schedule, SettingMark, Sgd, Tokenizer, Trainable, WeightFilter, WeightGroup,
 };
 use std::borrow::Cow;
 
@@ -28,6 +28,8 @@ pub struct Experiment<O> {
     /// The best there is where absent.
     pub device: Option<Device>,
     pub dtype: Dtype,
+    #[serde(default, skip_serializing_if = "GpuArithmetic::is_default")]
+    pub gpu: GpuArithmetic,
     pub domains: Vec<Domain>,
     pub models: Vec<Model<O>>,
     pub comparisons: Vec<Comparison>,

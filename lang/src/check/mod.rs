@@ -395,6 +395,7 @@ impl Checker {
             out: header.out,
             device: header.device,
             dtype: header.dtype,
+            gpu: header.gpu,
             domains: self.parts.domains.take(),
             teachers: self.parts.teachers.take(),
             panels: self.parts.panels.take(),

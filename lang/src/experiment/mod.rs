@@ -66,6 +66,7 @@ pub struct Experiment {
     pub out: Option<String>,
     pub device: Option<(Device, Origin)>,
     pub dtype: Option<(Dtype, Origin)>,
+    pub gpu: GpuArithmetic,
     pub domains: Vec<Domain>,
     pub teachers: Vec<Teacher>,
     pub panels: Vec<Panel>,
@@ -145,6 +146,27 @@ impl Dtype {
             Dtype::Float32 => "float32",
             Dtype::Bfloat16 => "bfloat16",
         }
+    }
+}
+
+/// How a GPU computes. The CPU knows no such choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuArithmetic {
+    /// The same bits each time, where libtorch has an operator that gives them.
+    pub deterministic: bool,
+    /// Factors of products of float32 matrices may be rounded to TF32, which has 10 bits of mantissa.
+    pub tf32: bool,
+}
+
+impl GpuArithmetic {
+    pub fn is_default(&self) -> bool {
+        *self == GpuArithmetic::default()
+    }
+}
+
+impl Default for GpuArithmetic {
+    fn default() -> GpuArithmetic {
+        GpuArithmetic { deterministic: true, tf32: false }
     }
 }
 

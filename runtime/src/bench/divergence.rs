@@ -181,7 +181,8 @@ impl BenchInputs<'_> {
                 vec![hidden]
             }
             Some(matrix) => {
-                let (grad_hidden, grad_lm_head) = vocabulary.projected_gradient(&live, &hidden, matrix);
+                let (grad_hidden, grad_lm_head) = vocabulary.projected_gradient(&live, &hidden, matrix, true);
+                let grad_lm_head = grad_lm_head.expect("it is asked for");
                 vec![grad_hidden, grad_lm_head.rows(0..matrix.size()[0])]
             }
         };

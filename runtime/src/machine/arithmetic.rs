@@ -7,6 +7,7 @@ use std::fs;
 
 use mopd_compiler::expr::jit;
 use mopd_compiler::keys;
+use mopd_compiler::plan::GpuArithmetic;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -162,8 +163,9 @@ pub struct Numeric<'a> {
     pub device: String,
 }
 
-/// As a key has it: a GPU with its model, which others compute otherwise than.
-pub fn device_of_key(place: Place) -> String {
+/// As a key has it: a GPU with its model, which others compute otherwise than, and with what an experiment
+/// lets it do.
+pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let name = place.name();
     if place.device == Device::Cpu {
         return name;
@@ -173,7 +175,9 @@ pub fn device_of_key(place: Place) -> String {
     let mut models: Vec<String> = texts.filter_map(|text| model(&text)).collect();
     models.sort();
     models.dedup();
-    std::iter::once(name).chain(models).collect::<Vec<_>>().join(", ")
+    let allowed = [(!gpu.deterministic, "nondeterministic"), (gpu.tf32, "tf32")];
+    let allowed = allowed.into_iter().filter(|(allowed, _)| *allowed).map(|(_, what)| what.to_owned());
+    std::iter::once(name).chain(models).chain(allowed).collect::<Vec<_>>().join(", ")
 }
 
 /// `Model: NVIDIA H100 80GB HBM3`
@@ -231,6 +235,20 @@ pub mod tests {
                 r#""libtorch":{"version":"2.11.0","bytes":1234},"#,
                 r#""variables":{"MKL_CBWR":"COMPATIBLE"}},"dtype":"float32","device":"cpu"}"#,
             )
+        );
+    }
+
+    /// What a GPU may do is in the key of its results, and in no key of the CPU's.
+    #[test]
+    fn a_gpu_is_keyed_with_what_it_may_do() {
+        let usual = GpuArithmetic::default();
+        let fast = GpuArithmetic { deterministic: false, tf32: true };
+        let gpu = Place::gpu(0, 80 << 30);
+        assert_eq!(device_of_key(Place::cpu(), fast), "cpu");
+        assert!(!device_of_key(gpu, usual).contains("tf32"));
+        assert_eq!(
+            device_of_key(gpu, fast),
+            format!("{}, nondeterministic, tf32", device_of_key(gpu, usual))
         );
     }
 

@@ -4,10 +4,10 @@
 use std::ffi::CStr;
 use std::path::Path;
 
-use mopd_compiler::plan;
 use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{self, GpuArithmetic};
 use mopd_kernels::{accelerator, os};
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::place::Place;
 use crate::failure::{Error, Result};
@@ -27,8 +27,7 @@ pub enum Cuda {
 const LIBRARY: &CStr = c"libtorch_cuda.so";
 
 /// Opens libtorch's CUDA half. To be called before the first tensor is made: the library registers its
-/// kernels as it loads. A GPU then computes the same bits each time, where its operators can, and in f32 what
-/// is in f32.
+/// kernels as it loads.
 pub fn open_cuda() -> Cuda {
     if let Err(reason) = os::load_library(LIBRARY) {
         return failed(&reason);
@@ -36,7 +35,7 @@ pub fn open_cuda() -> Cuda {
     if !tch::Cuda::is_available() || tch::Cuda::device_count() == 0 {
         return Cuda::NoDevice;
     }
-    accelerator::set_arithmetic(true, false);
+    arithmetic(GpuArithmetic::default());
     Cuda::Ready
 }
 
@@ -56,11 +55,20 @@ impl Cuda {
         if *self == Cuda::Ready { gpu() } else { on_cpu() }
     }
 
-    /// Where an experiment runs that asks for `device`, or does not say.
+    /// Where an experiment runs that asks for `device`, or does not say. A GPU computes from here on as the
+    /// experiment says.
     ///
     /// # Errors
     /// If it asks for a GPU and there is none: it is not run elsewhere in silence.
-    pub fn wanted(&self, device: Option<plan::Device>) -> Result<Place> {
+    pub fn wanted(&self, device: Option<plan::Device>, gpu: GpuArithmetic) -> Result<Place> {
+        let place = self.place_of(device)?;
+        if matches!(place.device, Device::Cuda(_)) {
+            arithmetic(gpu);
+        }
+        Ok(place)
+    }
+
+    fn place_of(&self, device: Option<plan::Device>) -> Result<Place> {
         match (device, self) {
             (Some(plan::Device::Cpu), _) => Ok(on_cpu()),
             (None, _) | (Some(plan::Device::Cuda), Cuda::Ready) => Ok(self.place()),
@@ -107,6 +115,10 @@ fn on_cpu() -> Place {
     }
 }
 
+fn arithmetic(GpuArithmetic { deterministic, tf32 }: GpuArithmetic) {
+    accelerator::set_arithmetic(deterministic, tf32);
+}
+
 /// The first one. Libraries that do not tell how much memory it has leave the least that one of these has.
 fn gpu() -> Place {
     Place::gpu(0, accelerator::memory(0).map_or(LEAST, |memory| memory.total))
@@ -124,8 +136,6 @@ pub fn kind(dtype: plan::Dtype) -> Kind {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
 
     #[test]
@@ -138,12 +148,16 @@ mod tests {
         assert!(broken.warning().unwrap().contains("libcudnn.so.9"));
         assert_eq!(broken.place().device, Device::Cpu);
         assert_eq!(Cuda::Ready.place().device, Device::Cuda(0));
-        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cpu)).unwrap().device, Device::Cpu);
-        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cuda)).unwrap().device, Device::Cuda(0));
-        assert_eq!(Cuda::Absent.wanted(None).unwrap().device, Device::Cpu);
+        assert_eq!(Cuda::Ready.place_of(Some(plan::Device::Cpu)).unwrap().device, Device::Cpu);
+        assert_eq!(Cuda::Ready.place_of(Some(plan::Device::Cuda)).unwrap().device, Device::Cuda(0));
+        assert_eq!(Cuda::Absent.place_of(None).unwrap().device, Device::Cpu);
         for missing in [Cuda::Absent, Cuda::NoDevice, Cuda::Unusable("libcudnn.so.9".into())] {
             assert!(
-                missing.wanted(Some(plan::Device::Cuda)).unwrap_err().to_string().contains("`device = cuda`")
+                missing
+                    .place_of(Some(plan::Device::Cuda))
+                    .unwrap_err()
+                    .to_string()
+                    .contains("`device = cuda`")
             );
         }
         assert!(Cuda::NoDevice.warning().unwrap().contains("no GPU"));

@@ -31,15 +31,22 @@ pub(super) struct Unit<'a> {
 /// What the backward pass reads: gate and up, `[tokens, 2 * inner]`.
 pub(super) struct SavedForBackward(Tensor);
 
+/// The matrices whose gradient is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub gate_up: bool,
+    pub down: bool,
+}
+
 /// d loss / d what a unit read.
 pub(super) struct UnitGradients {
     /// `[tokens, width]`
     pub stream: Tensor,
     /// `[width]`
     pub norm: Tensor,
-    /// Of the matrices, in their shapes.
-    pub gate_up: Tensor,
-    pub down: Tensor,
+    /// Of the matrices, in their shapes, where it is asked for.
+    pub gate_up: Option<Tensor>,
+    pub down: Option<Tensor>,
 }
 
 impl<'a> Unit<'a> {
@@ -100,6 +107,7 @@ impl<'a> Unit<'a> {
         SavedForBackward(saved): SavedForBackward,
         before: &Normalised,
         grad_answer: &Tensor,
+        wanted: Wanted,
     ) -> UnitGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
@@ -112,8 +120,8 @@ impl<'a> Unit<'a> {
         };
         run(self, &saved, &grad_product, &mut product, &mut grad_gate_up);
         drop((saved, grad_product));
-        let down = multiply(self.cpu, &grad_narrow.tr(), &product);
-        let gate_up = multiply(self.cpu, &grad_gate_up.tr(), before.normed);
+        let down = wanted.down.then(|| multiply(self.cpu, &grad_narrow.tr(), &product));
+        let gate_up = wanted.gate_up.then(|| multiply(self.cpu, &grad_gate_up.tr(), before.normed));
         // What the stream carries past the unit is the beginning of what it is told.
         let mut grad_stream = grad_answer.to_kind(Kind::Float).copy();
         let norm = before.backward(multiply(self.cpu, &grad_gate_up, self.gate_up), &mut grad_stream);

@@ -15,6 +15,8 @@ pub struct Gradient {
     pub place: Place,
     /// What is written is added to what is there.
     adds: bool,
+    /// Where parameters are whose gradient is asked for; all where absent.
+    only: Option<Vec<Range<usize>>>,
     /// Numbers of a piece; of the last one fewer.
     piece: usize,
     pieces: Vec<Option<Tensor>>,
@@ -28,6 +30,7 @@ impl Gradient {
             kind,
             place,
             adds: false,
+            only: None,
             piece: place.sizes.piece,
             pieces: (0..length.div_ceil(place.sizes.piece)).map(|_| None).collect(),
         }
@@ -42,7 +45,26 @@ impl Gradient {
     /// One that is there already, as a vector.
     pub fn whole(vector: Tensor, place: Place) -> Gradient {
         let (length, kind) = (vector.numel(), vector.kind());
-        Gradient { length, kind, place, adds: false, piece: length.max(1), pieces: vec![Some(vector)] }
+        Gradient {
+            length,
+            kind,
+            place,
+            adds: false,
+            only: None,
+            piece: length.max(1),
+            pieces: vec![Some(vector)],
+        }
+    }
+
+    /// Of parameters in some ranges alone: what is not written is not made either.
+    pub fn only(self, ranges: Option<Vec<Range<usize>>>) -> Gradient {
+        Gradient { only: ranges, ..self }
+    }
+
+    /// Whether the gradient of some of these parameters is asked for.
+    pub fn wants(&self, range: Range<usize>) -> bool {
+        let overlaps = |only: &Range<usize>| only.start < range.end && range.start < only.end;
+        self.only.as_ref().is_none_or(|only| only.iter().any(overlaps))
     }
 
     /// The sum with another of the same parameters.

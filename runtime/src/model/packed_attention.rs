@@ -75,9 +75,16 @@ pub(super) struct AttentionGradients {
     pub output: LinearGradient,
 }
 
-/// Of a matrix and its bias, in their shapes.
+/// The matrices whose gradient is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub query_key_value: bool,
+    pub output: bool,
+}
+
+/// Of a matrix, where it is asked for, and its bias, in their shapes.
 pub(super) struct LinearGradient {
-    pub weight: Tensor,
+    pub weight: Option<Tensor>,
     pub bias: Option<Tensor>,
 }
 
@@ -176,12 +183,15 @@ impl<'a> PackedAttention<'a> {
         places: &BatchPlaces,
         before: &Normalised,
         grad_answer: &Tensor,
+        wanted: Wanted,
     ) -> AttentionGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
         let grad_narrow = grad_answer.to_kind(kind);
         let output = LinearGradient {
-            weight: multiply(self.cpu, &grad_narrow.tr(), &Self::answered(&saved.attended, places)),
+            weight: wanted
+                .output
+                .then(|| multiply(self.cpu, &grad_narrow.tr(), &Self::answered(&saved.attended, places))),
             bias: self.output.bias.as_ref().map(|_| column_sums(grad_answer)),
         };
         let grad_answered = multiply(self.cpu, &grad_narrow, &self.output.weight);
@@ -204,7 +214,7 @@ impl<'a> PackedAttention<'a> {
         };
         let (grad_single, grad_projected, head_norm) = run(self, saved, places, &grad_attended);
         let query_key_value = LinearGradient {
-            weight: multiply(self.cpu, &grad_projected.tr(), before.normed),
+            weight: (wanted.query_key_value).then(|| multiply(self.cpu, &grad_projected.tr(), before.normed)),
             bias: self.query_key_value.bias.as_ref().map(|_| column_sums(&grad_single)),
         };
         drop(grad_single);

@@ -97,13 +97,38 @@ impl WrittenGradient<'_> {
         found.expect("what is asked for is a parameter")
     }
 
+    fn wants(&self, leaf: usize) -> bool {
+        let Leaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
+        self.gradient.wants(*offset..offset + tensor.numel())
+    }
+
+    fn wants_of(&self, parameter: &Tensor) -> bool {
+        self.wants(self.leaf_of(parameter))
+    }
+
+    /// Whether some parameter that is read before a layer, or by it, has a gradient.
+    fn wants_below(&self, layer: usize) -> bool {
+        let below = |reader: Block| match reader {
+            Block::Outside => false,
+            Block::Attention(index) | Block::FeedForward(index) => index <= layer,
+        };
+        let mut leaves = self.decoder.leaves.iter().enumerate();
+        self.wants_of(&self.decoder.embedding)
+            || leaves.any(|(leaf, Leaf { reader, .. })| below(*reader) && self.wants(leaf))
+    }
+
     fn write(&mut self, leaf: usize, gradient: &Tensor) {
-        self.gradient.write(self.decoder.leaves[leaf].offset, gradient);
-        self.written[leaf] = true;
+        if self.wants(leaf) {
+            self.gradient.write(self.decoder.leaves[leaf].offset, gradient);
+            self.written[leaf] = true;
+        }
     }
 
     /// Of a leaf of rows `[count, width]`, some of them at a time.
     fn write_rows(&mut self, leaf: usize, rows: impl Fn(Range<i64>) -> Tensor) {
+        if !self.wants(leaf) {
+            return;
+        }
         let Leaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
         let [count, width] = tensor.size()[..] else { unreachable!("it is a matrix") };
         let step = (self.decoder.place.sizes.matrix_rows / width.max(1)).max(1);
@@ -117,8 +142,9 @@ impl WrittenGradient<'_> {
     /// From d loss / d the graph's output: d loss / d its input, and of the leaves that `of` names and that
     /// have none yet.
     fn through(&mut self, graph: &Graph, grad_output: &Tensor, of: impl Fn(usize) -> bool) -> Tensor {
-        let leaves: Vec<usize> =
-            (0..self.written.len()).filter(|leaf| of(*leaf) && !self.written[*leaf]).collect();
+        let leaves: Vec<usize> = (0..self.written.len())
+            .filter(|leaf| of(*leaf) && self.wants(*leaf) && !self.written[*leaf])
+            .collect();
         let wanted: Vec<&Tensor> =
             leaves.iter().map(|leaf| &self.decoder.leaves[*leaf].tensor).chain([&graph.input]).collect();
         // The bindings start a backward pass from a number: this one has the gradient that is asked for.
@@ -169,15 +195,25 @@ impl Decoder {
         (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
-    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `grad_hidden` is
-    /// d loss / d hidden; `heads` d loss / d the heads beside what hidden states say of them.
+    /// d loss / d all parameters, as [`Decoder::write_gradient`] has it.
+    #[cfg(test)]
     pub fn gradient_of(&self, trace: SavedActivations, grad_hidden: &Tensor, heads: HeadGrads) -> Gradient {
         let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.place);
         self.write_gradient(trace, grad_hidden, heads, &mut gradient);
         gradient
     }
 
-    /// The same written to a vector of as many numbers, or added to a sum.
+    /// Whether a gradient is asked for that the LM head is a part of.
+    pub fn lm_head_is_in(&self, gradient: &Gradient) -> bool {
+        let of_lm_head = |leaf: &&Leaf| leaf.tensor.data_ptr() == self.lm_head.data_ptr();
+        let Leaf { offset, tensor, .. } = self.leaves.iter().find(of_lm_head).expect("it is a parameter");
+        gradient.wants(*offset..offset + tensor.numel())
+    }
+
+    /// d loss / d parameters, to the bit, however many layers are run again; written to a vector of as many
+    /// numbers, or added to a sum. `grad_hidden` is d loss / d hidden; `heads` d loss / d the heads beside
+    /// what hidden states say of them. Nothing is made for parameters whose gradient is not asked for: no
+    /// product of their own, and no layer below the lowest that trains.
     pub fn write_gradient(
         &self,
         trace: SavedActivations,
@@ -193,6 +229,9 @@ impl Decoder {
         let mut grad_stream = gradient.through(&last, grad_hidden, |leaf| leaf == norm);
         drop(last);
         for (index, layer) in layers.into_iter().enumerate().rev() {
+            if !gradient.wants_below(index) {
+                break;
+            }
             let Whole { stream, attention, middle, feed_forward } = match layer {
                 SavedLayer::Kept(whole) => whole,
                 SavedLayer::Recomputed(stream) => self.again(index, &stream, &context),
@@ -233,7 +272,7 @@ impl Decoder {
         }
         self.read_and_projected(&read.0, &read.1, heads.lm_head, &mut gradient);
         assert!(
-            gradient.written.iter().all(|written| *written),
+            (0..self.leaves.len()).all(|leaf| gradient.written[leaf] || !gradient.wants(leaf)),
             "every parameter is read by a layer or by the loss"
         );
     }
@@ -255,19 +294,27 @@ impl Decoder {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let attention = self.packed_attention(index).expect("it kept something");
-        let by = self.normalised(attention.cpu, stream, &layer.norm_attention, |before| {
-            attention.backward(kept, &self.places(index, context), before, grad_answer)
-        });
         let (query_key, value) = (&layer.query_key, &layer.value);
+        let wanted = packed_attention::Wanted {
+            query_key_value: gradient.wants_of(&query_key.weight) || gradient.wants_of(&value.weight),
+            output: gradient.wants_of(&layer.output.weight),
+        };
+        let by = self.normalised(attention.cpu, stream, &layer.norm_attention, |before| {
+            attention.backward(kept, &self.places(index, context), before, grad_answer, wanted)
+        });
         let rotated = query_key.weight.size()[0];
         let parts = |whole: &Tensor| {
             [whole.narrow(0, 0, rotated), whole.narrow(0, rotated, whole.size()[0] - rotated)]
         };
         let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
-        let [grad_query_key, grad_value] = parts(&by.query_key_value.weight);
-        write(&query_key.weight, &grad_query_key);
-        write(&value.weight, &grad_value);
-        write(&layer.output.weight, &by.output.weight);
+        if let Some(by) = &by.query_key_value.weight {
+            let [grad_query_key, grad_value] = parts(by);
+            write(&query_key.weight, &grad_query_key);
+            write(&value.weight, &grad_value);
+        }
+        if let Some(by) = &by.output.weight {
+            write(&layer.output.weight, by);
+        }
         write(&layer.norm_attention, &by.norm);
         if let (Some(query_key), Some(value), Some(by)) =
             (&query_key.bias, &value.bias, &by.query_key_value.bias)
@@ -296,15 +343,24 @@ impl Decoder {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let unit = self.unit(index).expect("it kept something");
-        let by = self.normalised(unit.cpu, middle, &layer.norm_feed_forward, |before| {
-            unit.backward(kept, before, grad_answer)
-        });
         let [gate, up, down] = layer.feed_forward.matrices().expect("a unit has them");
-        let inner = gate.size()[0];
-        let parts = [by.gate_up.narrow(0, 0, inner), by.gate_up.narrow(0, inner, inner), by.down, by.norm];
-        for (parameter, part) in [gate, up, down, &layer.norm_feed_forward].into_iter().zip(parts) {
-            gradient.write(gradient.leaf_of(parameter), &part);
+        let wanted = gated::Wanted {
+            gate_up: gradient.wants_of(gate) || gradient.wants_of(up),
+            down: gradient.wants_of(down),
+        };
+        let by = self.normalised(unit.cpu, middle, &layer.norm_feed_forward, |before| {
+            unit.backward(kept, before, grad_answer, wanted)
+        });
+        let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
+        if let Some(by) = by.gate_up {
+            let inner = gate.size()[0];
+            write(gate, &by.narrow(0, 0, inner));
+            write(up, &by.narrow(0, inner, inner));
         }
+        if let Some(by) = by.down {
+            write(down, &by);
+        }
+        write(&layer.norm_feed_forward, &by.norm);
         by.stream
     }
 

@@ -33,7 +33,8 @@ pub(super) struct Prepared {
 pub(super) fn keys_of(job: &RunJob, prepared: &Prepared, arithmetic: &Arithmetic, place: Place) -> Keys {
     let Prepared { tasks, forms, widths, domains, environments, servers } = prepared;
     let dtype = job.plan.experiment.dtype.name();
-    let numeric = Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place) };
+    let numeric =
+        Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place, job.plan.experiment.gpu) };
     let how = (widths.as_slice(), job.processes);
     Keys::new(&job.plan, tasks, forms, (domains, environments, servers), &numeric, how, &job.forks)
 }

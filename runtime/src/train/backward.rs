@@ -11,12 +11,13 @@ use super::scores::{ScoringPass, failed};
 use super::views::Shown;
 use super::vocabulary::{Parameters, Primitive};
 use crate::failure::Result;
+use crate::machine::place::Place;
 use crate::machine::transfer::upload;
 use crate::model::{Gradient, HeadGrads};
 use crate::zip::zip_equal;
 
 impl ScoringPass {
-    /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive,
+    /// d loss / d the parameters that train, in single precision or in the model's own. `adjoints` are d loss / d primitive,
     /// per token, in the objective's order; `batch` is what [`super::scores::score`]
     /// answered.
     pub fn gradient(
@@ -26,8 +27,11 @@ impl ScoringPass {
         batch: &Batch,
         adjoints: &[&[f32]],
     ) -> Result<Gradient> {
-        let Scoring { stage, model, .. } = *scoring;
+        let Scoring { stage, model, trained, .. } = *scoring;
         let objective = &stage.train.objective;
+        let gradient = |make: fn(usize, Kind, Place) -> Gradient| {
+            make(model.flat().numel(), model.kind(), stage.place).only(trained.ranges())
+        };
         let followed = self.adjoint_of_rest(objective, adjoints);
         let ScoringPass { hidden, second, trace, micro_batches, vocabulary, .. } = self;
         let device = hidden.device();
@@ -51,8 +55,9 @@ impl ScoringPass {
         let mut heads = HeadGrads::default();
         let mut grad_hidden = None;
         if !live.is_empty() {
-            let (of_logits, lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared);
-            (grad_hidden, heads.lm_head) = (Some(of_logits), Some(lm_head));
+            let of_lm_head = model.lm_head_is_in(&gradient(Gradient::zero));
+            let (of_logits, lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared, of_lm_head);
+            (grad_hidden, heads.lm_head) = (Some(of_logits), lm_head);
         }
         if let Some(adjoint) = of_head {
             let head = model.scalar_head().expect("what is live in the loss has a value");
@@ -71,10 +76,12 @@ impl ScoringPass {
             (grad_hidden, heads.second) = (of_layers, Some(grad));
         }
         if let Some(trace) = trace {
-            return Ok(model.gradient_of(trace, &grad_hidden, heads));
+            let mut gradient = gradient(Gradient::zero);
+            model.write_gradient(trace, &grad_hidden, heads, &mut gradient);
+            return Ok(gradient);
         }
         drop(hidden);
-        let mut sum = Gradient::sum(model.flat().numel(), model.kind(), stage.place);
+        let mut sum = gradient(Gradient::sum);
         for members in &micro_batches {
             let tokens: Vec<i64> = members
                 .iter()

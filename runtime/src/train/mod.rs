@@ -347,7 +347,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn scoring(&self, part: usize) -> Scoring<'_> {
-        self.parts[part].scoring(&self.model, &self.models, &self.losses)
+        self.parts[part].scoring((&self.model, &self.trained), &self.models, &self.losses)
     }
 
     /// A part's terms on its batch and their gradient, with the weights as they are. An error says whether

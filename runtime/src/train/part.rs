@@ -25,6 +25,7 @@ use super::scores::{ScoringPass, score};
 use super::sequences::Sequences;
 use super::states::States;
 use super::tags::Tags;
+use super::trained::Trained;
 use super::views::Now;
 use super::vocabulary::Logits;
 use super::{Stage, adjoints, exchange, noise};
@@ -105,6 +106,8 @@ pub struct Scoring<'a> {
     pub stage: &'a Stage<'a>,
     /// The student.
     pub model: &'a Decoder,
+    /// What of it trains.
+    pub trained: &'a Trained,
     pub models: &'a Models,
     pub roles: &'a [Role],
     pub batches: &'a Batches,
@@ -144,10 +147,15 @@ impl<'a> Part<'a> {
         Ok(Part { stage, roles, program, tags, agreements, batches, kept, recorded, rollouts, carried })
     }
 
-    pub fn scoring<'t>(&'t self, model: &'t Decoder, models: &'t Models, losses: &'t Losses) -> Scoring<'t> {
+    pub fn scoring<'t>(
+        &'t self,
+        (model, trained): (&'t Decoder, &'t Trained),
+        models: &'t Models,
+        losses: &'t Losses,
+    ) -> Scoring<'t> {
         let Part { stage, roles, tags, batches, kept, recorded, .. } = self;
         let (tags, kept) = (tags.as_ref(), kept.as_ref());
-        Scoring { stage, model, models, roles, tags, batches, kept, recorded, losses }
+        Scoring { stage, model, trained, models, roles, tags, batches, kept, recorded, losses }
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
@@ -251,10 +259,13 @@ fn own_gradient(
     own: Option<(Batch, ScoringPass)>,
     adjoints: &[&[f32]],
 ) -> Result<Gradient> {
-    let Scoring { stage, model, .. } = *scoring;
+    let Scoring { stage, model, trained, .. } = *scoring;
     let part = rollouts.own.as_ref().expect("a part was scored");
     let gradient = match own {
-        None => Ok(Gradient::zero(model.flat().numel(), model.kind(), stage.place)),
+        None => {
+            let nothing = Gradient::zero(model.flat().numel(), model.kind(), stage.place);
+            Ok(nothing.only(trained.ranges()))
+        }
         Some((batch, forward)) => {
             let adjoints: Vec<&[f32]> = adjoints.iter().map(|all| &all[part.tokens.clone()]).collect();
             forward.gradient(scoring, &part.rollouts, &batch, &adjoints)

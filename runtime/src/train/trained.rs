@@ -169,6 +169,19 @@ impl Trained {
         }
     }
 
+    /// Where the numbers are, in the model's flat vector, that have a gradient; all where absent.
+    pub fn ranges(&self) -> Option<Vec<Range<usize>>> {
+        match &self.what {
+            What::All(_) => None,
+            What::Parts { pieces, .. } => Some(pieces.iter().map(|piece| piece.range.clone()).collect()),
+            What::Adapter(adapted) => {
+                let of =
+                    |matrix: &AdaptedMatrix| matrix.entry.offset..matrix.entry.offset + matrix.entry.len();
+                Some(adapted.matrices.iter().map(of).collect())
+            }
+        }
+    }
+
     /// d loss / d what trains, from d loss / d the model's flat vector.
     pub fn gradient(&self, by_weights: Gradient) -> Gradient {
         let _guard = no_grad_guard();

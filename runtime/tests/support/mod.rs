@@ -53,6 +53,7 @@ impl Builder {
             out: None,
             device: None,
             dtype: Dtype::Float32,
+            gpu: GpuArithmetic::default(),
             domains: vec![],
             models: vec![],
             comparisons: vec![],

@@ -16,6 +16,7 @@ use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, ModuleError, default_libcall_names};
 
 use super::groups::Group;
+use super::precompiled::{self, Precompiled};
 use super::vector::{INTEGERS, LANES, Lanes, NUMBERS, PARTS, Vector, WIDTH};
 use super::{Code, CompileError, Constants, Listing, Loop, Repeated};
 use crate::expr::graph::{Graph, NodeId, Operation};
@@ -25,9 +26,23 @@ use crate::expr::graph::{Graph, NodeId, Operation};
 pub(super) enum Target {
     /// This machine, with all that it has.
     Host,
+    /// This machine, with nothing that is compiled ahead.
+    #[cfg(test)]
+    Generated,
     /// The least that any machine of this kind has.
     #[cfg(test)]
     Baseline,
+}
+
+impl Target {
+    /// A function that is compiled ahead for this target.
+    pub(super) fn precompiled(self, function: Function, fused: bool) -> Option<Precompiled> {
+        match self {
+            Target::Host => precompiled::find(function, fused),
+            #[cfg(test)]
+            Target::Generated | Target::Baseline => None,
+        }
+    }
 }
 
 /// Bytes of a vector.
@@ -97,6 +112,8 @@ pub(super) fn isa(target: Target) -> Result<OwnedTargetIsa, CompileError> {
     }
     let builder = match target {
         Target::Host => cranelift_native::builder(),
+        #[cfg(test)]
+        Target::Generated => cranelift_native::builder(),
         #[cfg(test)]
         Target::Baseline => cranelift_native::builder_with_options(false),
     };
@@ -168,7 +185,8 @@ fn define(
     module.define_function(function, &mut context)?;
     if let (Some(listings), Some(clif)) = (listings, clif) {
         let assembly = context.compiled_code().and_then(|code| code.vcode.clone()).unwrap_or_default();
-        listings.push(Listing { axis: group.axis, nodes: group.nodes.clone(), clif, assembly });
+        let nodes = group.nodes.clone();
+        listings.push(Listing { axis: group.axis, nodes, clif, assembly, ahead: vec![] });
     }
     Ok((function, constants.into_iter().map(|bits| Repeated([bits; LANES as usize])).collect()))
 }

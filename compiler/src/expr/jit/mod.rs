@@ -2,13 +2,17 @@
 //!
 //! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's
 //! elements, four at a time, and keeps everything but its results in registers ([`groups`], [`emit`],
-//! [`vector`]). What a function computes is said in [`mopd_ops::f32_ops`]. Reductions, statistics and scans
+//! [`vector`]). Where the processor has wider vectors than Cranelift, elementary functions are not part of it:
+//! they are compiled ahead ([`precompiled`]), and the loop is divided at them ([`parts`]). What a function
+//! computes is said in [`mopd_ops::f32_ops`]. Reductions, statistics and scans
 //! run in between, in Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the
 //! loop through the array that says which coarse element each element lies in, which the batch has anyway:
 //! gathering it first would cost a pass over memory and a copy per fine element.
 
 mod emit;
 mod groups;
+mod parts;
+mod precompiled;
 #[cfg(test)]
 mod tests;
 mod vector;
@@ -18,11 +22,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
-use crate::expr::signals::Axis;
+use crate::expr::signals::{Axis, Function};
 use cranelift_jit::JITModule;
 
 use self::emit::Target;
 use self::groups::{Group, LoopSchedule, Step};
+use self::parts::{Division, Location, Part, TILE};
+use self::precompiled::Precompiled;
 use self::vector::{LANES, WIDTH};
 pub use self::workspace::Workspace;
 use super::aggregate;
@@ -49,9 +55,24 @@ pub struct Program {
     outputs: Vec<NodeId>,
     schedule: LoopSchedule,
     /// One per fused step of the schedule, in order. Points into `code`.
-    loops: Vec<(Loop, Constants)>,
+    fused: Vec<Fused>,
     /// Kept for its memory.
     _code: Code,
+}
+
+/// What computes a group.
+struct Fused {
+    parts: Vec<CompiledPart>,
+    /// How many arrays lie between the parts.
+    between: usize,
+}
+
+struct CompiledPart {
+    generated: Option<(Loop, Constants)>,
+    inputs: Vec<Location>,
+    stored: Vec<Location>,
+    /// With operand and result.
+    calls: Vec<(Precompiled, Location, Location)>,
 }
 
 /// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`,
@@ -74,7 +95,7 @@ struct Repeated([u32; LANES as usize]);
 /// What a generated function reads besides its arguments.
 type Constants = Vec<Repeated>;
 
-/// What became of one group of nodes.
+/// What became of some nodes: a generated loop, and what it is followed by for the same elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
     /// What the loop goes over.
@@ -84,6 +105,14 @@ pub struct Listing {
     pub clif: String,
     /// The machine's instructions.
     pub assembly: String,
+    /// Functions that are compiled ahead, for the widest vectors of this processor.
+    pub ahead: Vec<(NodeId, Function)>,
+}
+
+impl Listing {
+    fn of_no_loop(axis: Axis) -> Listing {
+        Listing { axis, nodes: vec![], clif: String::new(), assembly: String::new(), ahead: vec![] }
+    }
 }
 
 /// Elements below which a further thread costs more than it saves.
@@ -131,15 +160,46 @@ impl Program {
         target: Target,
         graph: &Graph,
         outputs: &[NodeId],
-        listings: Option<&mut Vec<Listing>>,
+        mut listings: Option<&mut Vec<Listing>>,
     ) -> Result<Program, CompileError> {
         graph.check()?;
         if !graph.has(outputs) {
             return Err(CompileError::MissingNode);
         }
         let schedule = groups::schedule(graph, outputs);
-        let (code, loops) = emit::compile(graph, schedule.groups(), target, listings)?;
-        Ok(Program { graph: graph.clone(), outputs: outputs.to_vec(), schedule, loops, _code: code })
+        let ahead = |function| target.precompiled(function, graph.fused());
+        let divisions: Vec<Division> = (schedule.groups())
+            .map(|group| parts::divide(graph, group, |function| ahead(function).is_some()))
+            .collect();
+        let generated = divisions.iter().flat_map(|division| &division.parts);
+        let generated = generated.filter_map(|part| part.generated.as_ref());
+        let (code, loops) = emit::compile(graph, generated, target, listings.as_deref_mut())?;
+        if let Some(listings) = listings {
+            let mut loops = std::mem::take(listings).into_iter();
+            for (group, division) in schedule.groups().zip(&divisions) {
+                listings.extend(division.parts.iter().map(|part| {
+                    let generated = part.generated.as_ref().and_then(|_| loops.next());
+                    let ahead = part.calls.iter().map(|call| (call.node, call.function)).collect();
+                    Listing { ahead, ..generated.unwrap_or_else(|| Listing::of_no_loop(group.axis)) }
+                }));
+            }
+        }
+        let mut loops = loops.into_iter();
+        let mut compiled = |part: Part| {
+            let Part { generated, inputs, stored, calls } = part;
+            let calls = calls.into_iter().map(|call| {
+                let function = ahead(call.function).expect("it is called because it is there");
+                (function, call.operand, call.result)
+            });
+            let generated = generated.map(|_| loops.next().expect("one function for each loop"));
+            CompiledPart { generated, inputs, stored, calls: calls.collect() }
+        };
+        let fused = divisions.into_iter().map(|Division { parts, between }| Fused {
+            parts: parts.into_iter().map(&mut compiled).collect(),
+            between,
+        });
+        let fused = fused.collect();
+        Ok(Program { graph: graph.clone(), outputs: outputs.to_vec(), schedule, fused, _code: code })
     }
 
     /// The values of the outputs on `batch`. Fails where the batch lacks something that they read.
@@ -175,12 +235,12 @@ impl Program {
             }
         }
         let parents = Parents::of(batch, &self.schedule, &self.graph);
-        let mut loops = self.loops.iter();
+        let mut fused = self.fused.iter();
         for step in &self.schedule.steps {
             match step {
                 Step::Fused(group) => {
-                    let generated: &(Loop, Constants) = loops.next().expect("one function per fused step");
-                    self.run_loop(group, generated, batch, &parents, &given, workspace);
+                    let compiled = fused.next().expect("one for each fused step");
+                    self.run_loop(group, compiled, batch, &parents, &given, workspace);
                 }
                 Step::Aggregate(id) => {
                     let values = self.aggregate(*id, batch, &given, workspace);
@@ -199,7 +259,7 @@ impl Program {
     fn run_loop(
         &self,
         group: &Group,
-        generated: &(Loop, Constants),
+        fused: &Fused,
         batch: &Batch,
         parents: &Parents,
         given: &[Option<&[f32]>],
@@ -211,10 +271,10 @@ impl Program {
         let inputs: Vec<&[f32]> = group.inputs.iter().map(|id| workspace.value(*id, given)).collect();
         let parents = parents.for_elements_of(group.axis);
         if count < WIDTH {
-            self.run_few(group, generated, count, &inputs, parents, &mut results);
+            self.run_few(group, fused, count, &inputs, parents, &mut results);
         } else {
             let arguments = CallArguments {
-                generated,
+                fused,
                 inputs: inputs.iter().map(|input| input.as_ptr()).collect(),
                 parents: parents.map(|parents| parents.as_ptr()),
                 outputs: results.iter_mut().map(|result| result.as_mut_ptr()).collect(),
@@ -224,7 +284,7 @@ impl Program {
             let border = |thread: usize| {
                 if thread == threads { count } else { count / WIDTH * thread / threads * WIDTH }
             };
-            // SAFETY: `generated` was made for `group` of this graph, which passed `Graph::check`. It reads
+            // SAFETY: `fused` was made for `group` of this graph, which passed `Graph::check`. It reads
             // `inputs[k]` at element indices below `count` where the input has the group's axis,
             // at parent indices where it is coarser, at 0 where it is a single number; every
             // input was computed before this group and has one value per element of its
@@ -257,7 +317,7 @@ impl Program {
     fn run_few(
         &self,
         group: &Group,
-        generated: &(Loop, Constants),
+        fused: &Fused,
         count: usize,
         inputs: &[&[f32]],
         parents: [&[u32]; AXES],
@@ -285,7 +345,7 @@ impl Program {
         });
         let mut computed = vec![[0.0f32; FULL]; results.len()];
         let arguments = CallArguments {
-            generated,
+            fused,
             inputs: pointers,
             parents: parents.each_ref().map(|parents| parents.as_ptr()),
             outputs: computed.iter_mut().map(|result| result.as_mut_ptr()).collect(),
@@ -338,9 +398,9 @@ impl Parents<'_> {
 
 const AXES: usize = Axis::ALL.len();
 
-/// What a generated function is called with.
+/// What a group is computed from and to.
 struct CallArguments<'a> {
-    generated: &'a (Loop, Constants),
+    fused: &'a Fused,
     inputs: Vec<*const f32>,
     parents: [*const u32; AXES],
     outputs: Vec<*mut f32>,
@@ -351,20 +411,46 @@ unsafe impl Sync for CallArguments<'_> {}
 
 impl CallArguments<'_> {
     /// # Safety
-    /// There are at least [`WIDTH`] elements in `start..end`. All that the function reads and writes for them
+    /// There are at least [`WIDTH`] elements in `start..end`. All that the loops read and write for them
     /// exists, and nothing else reads or writes the same elements of the outputs meanwhile.
     unsafe fn run(&self, start: usize, end: usize) {
-        let (generated, constants) = self.generated;
-        // SAFETY: the caller's promise.
-        unsafe {
-            generated(
-                self.inputs.as_ptr(),
-                self.parents.as_ptr(),
-                constants.as_ptr(),
-                self.outputs.as_ptr(),
-                start,
-                end,
-            )
+        // A tile that would leave less than the width takes the rest too.
+        const ROOM: usize = TILE + WIDTH;
+        let Fused { parts, between } = self.fused;
+        let tile = if *between == 0 { end - start } else { TILE };
+        let mut room = vec![0.0f32; between * ROOM];
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        let mut first = start;
+        while first < end {
+            let last = if end - first < tile + WIDTH { end } else { first + tile };
+            let room = room.as_mut_ptr();
+            // Where element 0 of an array is, or would be: of those between, the tile alone exists.
+            let address = |location: &Location| match *location {
+                Location::Input(index) => self.inputs[index].cast_mut(),
+                Location::Stored(index) => self.outputs[index],
+                Location::Between(index) => room.wrapping_add(index * ROOM).wrapping_sub(first),
+            };
+            for CompiledPart { generated, inputs: read, stored, calls } in parts {
+                if let Some((generated, constants)) = generated {
+                    inputs.clear();
+                    inputs.extend(read.iter().map(|location| address(location).cast_const()));
+                    outputs.clear();
+                    outputs.extend(stored.iter().map(address));
+                    let (inputs, outputs) = (inputs.as_ptr(), outputs.as_ptr());
+                    // SAFETY: the caller's promise; the arrays between have room for a tile, which has at
+                    // least the width.
+                    unsafe {
+                        generated(inputs, self.parents.as_ptr(), constants.as_ptr(), outputs, first, last);
+                    }
+                }
+                for (function, operand, result) in calls {
+                    let [operand, result] = [operand, result].map(|at| address(at).wrapping_add(first));
+                    // SAFETY: as above. Operand and result are two arrays of the group's axis, and
+                    // `precompiled::find` has looked for the instructions.
+                    unsafe { function(operand.cast_const(), result, last - first) };
+                }
+            }
+            first = last;
         }
     }
 }

@@ -14,7 +14,9 @@ use mopd_ops::f32_ops::Scalar;
 
 /// Whether the program computes, bit for bit, what the definition in single precision says.
 fn assert_same(graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
-    assert_same_on(Target::Host, graph, outputs, batch, case);
+    for target in [Target::Host, Target::Generated] {
+        assert_same_on(target, graph, outputs, batch, &format!("{case}, {target:?}"));
+    }
 }
 
 fn assert_same_on(target: Target, graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
@@ -135,7 +137,7 @@ fn every_function_agrees_on_special_numbers() {
             graph.set_fused(fused);
             let operands = roles.map(|role| graph.signal(Signal::Logp { role }));
             let output = graph.apply(function, &operands[..function.operands()]);
-            for target in [Target::Host, Target::Baseline] {
+            for target in [Target::Host, Target::Generated, Target::Baseline] {
                 assert_same_on(
                     target,
                     &graph,

@@ -332,6 +332,7 @@ pub fn experiment() -> Experiment {
         out: None,
         device: None,
         dtype: None,
+        gpu: GpuArithmetic::default(),
         domains: vec![domain("add", 0.5), domain("sort", 0.5)],
         teachers: vec![
             teacher("specialist[add]", TeacherWeights::Model(ModelId(2))),

@@ -339,6 +339,8 @@ fn experiment(plan: &Plan) -> Value {
         "seed": experiment.seed,
         "dtype": experiment.dtype,
         "device": experiment.device,
+        "deterministic": experiment.gpu.deterministic,
+        "tf32": experiment.gpu.tf32,
     })
 }
 

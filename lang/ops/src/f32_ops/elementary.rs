@@ -3,6 +3,8 @@
 //! The polynomials are minimax fits with coefficients that are f32 numbers, lowest power first. All functions
 //! are free of branches, so that several elements can go through them at once; special values come out right
 //! because they take the same way, or by a selection at the end.
+//!
+//! What is always inlined here becomes part of loops that are compiled for the widest vectors of a processor.
 
 use super::{Comparison, FloatOps};
 use crate::Function;
@@ -64,6 +66,7 @@ const COS_GREATEST: f32 = 1024.0;
 
 /// One power after the other (Horner): in pairs (Estrin) is not faster, since the processor has other
 /// elements to go on with.
+#[inline(always)]
 fn polynomial<F: FloatOps>(ops: &mut F, coefficients: &[f32], x: F::Number) -> F::Number {
     let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
     let mut sum = ops.number(*last);
@@ -75,6 +78,7 @@ fn polynomial<F: FloatOps>(ops: &mut F, coefficients: &[f32], x: F::Number) -> F
 }
 
 /// x - n log(2)
+#[inline(always)]
 fn less_multiples_of_ln_2<F: FloatOps>(ops: &mut F, x: F::Number, n: F::Number) -> F::Number {
     let mut rest = x;
     for part in LN_2 {
@@ -85,6 +89,7 @@ fn less_multiples_of_ln_2<F: FloatOps>(ops: &mut F, x: F::Number, n: F::Number) 
 }
 
 /// 1 + r (1 + r P(r))
+#[inline(always)]
 fn exp_near_0<F: FloatOps>(ops: &mut F, r: F::Number) -> F::Number {
     let sum = polynomial(ops, &EXP, r);
     let one = ops.number(1.0);
@@ -93,6 +98,7 @@ fn exp_near_0<F: FloatOps>(ops: &mut F, r: F::Number) -> F::Number {
 }
 
 /// n and exp(x - n log(2)), n being a whole number with `bias` added to it in the lowest bits.
+#[inline(always)]
 fn exp_parts<F: FloatOps>(
     ops: &mut F,
     x: F::Number,
@@ -128,6 +134,7 @@ fn exp_anywhere<F: FloatOps>(ops: &mut F, x: F::Number, correction: Option<F::Nu
 }
 
 /// exp(x) where that is a normal number; anything where x is NaN.
+#[inline(always)]
 fn exp_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let (exponent, near) = exp_parts(ops, x, 0.0, None);
     // What rounding added to n is shifted out.
@@ -137,7 +144,8 @@ fn exp_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     ops.number_of_bits(bits)
 }
 
-pub(super) fn exp<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
+#[inline(always)]
+pub fn exp<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);
     let (bits, limit) = (ops.bits(size), ops.integer(EXP_INSIDE.to_bits().cast_signed()));
     // Compared as integers, numbers are in order, and NaN is beyond all of them.
@@ -147,6 +155,7 @@ pub(super) fn exp<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
 }
 
 /// The exponent k of 2^k (1 + m) with m about in [-1/3, 1/3], as the bits that an exponent takes in a number.
+#[inline(always)]
 fn exponent_of<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Integer {
     let bits = ops.bits(x);
     let (two_thirds, exponent) = (ops.integer(TWO_THIRDS), ops.integer(EXPONENT));
@@ -163,6 +172,7 @@ const SIGN: i32 = i32::MIN;
 const EXPONENT_STEP: f32 = 8_388_608.0;
 
 /// k log(2) + log(1 + m), `k` as [`exponent_of`] gives it.
+#[inline(always)]
 fn log_of_parts<F: FloatOps>(ops: &mut F, k: F::Integer, m: F::Number) -> F::Number {
     let square = ops.multiply(m, m);
     let sum = polynomial(ops, &LOG, m);
@@ -184,11 +194,12 @@ fn special_logs<F: FloatOps>(ops: &mut F, argument: F::Number, log: F::Number) -
 }
 
 /// Whether a number is not positive and normal, or is larger than `greatest`.
+#[inline(always)]
 fn is_outside<F: FloatOps>(ops: &mut F, x: F::Number, greatest: f32) -> F::Truth {
     // Compared as integers, numbers are in order; what is negative is below 0, NaN is beyond infinity.
     let bits = ops.bits(x);
-    let [least, greatest] =
-        [f32::MIN_POSITIVE, greatest].map(|bound| ops.integer(bound.to_bits().cast_signed()));
+    let least = ops.integer(f32::MIN_POSITIVE.to_bits().cast_signed());
+    let greatest = ops.integer(greatest.to_bits().cast_signed());
     let below = ops.integer_greater(least, bits);
     let above = ops.integer_greater(bits, greatest);
     ops.or(below, above)
@@ -213,6 +224,7 @@ fn split<F: FloatOps>(ops: &mut F, x: F::Number) -> (F::Integer, F::Number) {
 }
 
 /// The logarithm of a positive, normal, finite number.
+#[inline(always)]
 fn log_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let k = exponent_of(ops, x);
     let bits = ops.bits(x);
@@ -223,7 +235,8 @@ fn log_inside<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     log_of_parts(ops, k, m)
 }
 
-pub(super) fn log<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
+#[inline(always)]
+pub fn log<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let special = is_outside(ops, x, f32::MAX);
     let usual = log_inside(ops, x);
     ops.except(special, usual, |ops| {
@@ -235,7 +248,8 @@ pub(super) fn log<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     })
 }
 
-pub(super) fn log1p<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
+#[inline(always)]
+pub fn log1p<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let one = ops.number(1.0);
     let sum = ops.add(x, one);
     let k = exponent_of(ops, sum);
@@ -258,6 +272,7 @@ pub(super) fn log1p<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
 }
 
 /// `x` with the sign of `sign`; `x` is not negative.
+#[inline(always)]
 fn with_sign<F: FloatOps>(ops: &mut F, x: F::Number, sign: F::Number) -> F::Number {
     let (x, sign, bit) = (ops.bits(x), ops.bits(sign), ops.integer(SIGN));
     let sign = ops.integer_and(sign, bit);
@@ -266,7 +281,8 @@ fn with_sign<F: FloatOps>(ops: &mut F, x: F::Number, sign: F::Number) -> F::Numb
 }
 
 /// |x| + |x|^3 P(x^2) near 0, else 1 - 2 / (exp(2 |x|) + 1); with the sign of x.
-pub(super) fn tanh<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
+#[inline(always)]
+pub fn tanh<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);
     let square = ops.multiply(size, size);
     let sum = polynomial(ops, &TANH, square);
@@ -289,7 +305,8 @@ pub(super) fn tanh<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
 }
 
 /// 1 / (1 + e) or, below 0, e / (1 + e), where e = exp(-|x|): so small results keep their digits.
-pub(super) fn sigmoid<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
+#[inline(always)]
+pub fn sigmoid<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
     let size = ops.absolute(x);
     let opposite = ops.negate(size);
     let exponential = exp(ops, opposite);

@@ -1,7 +1,7 @@
 //! `experiment` and `domain`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, Origin, Reward};
+use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, GpuArithmetic, Origin, Reward};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
 
@@ -18,6 +18,7 @@ pub struct Header {
     pub out: Option<String>,
     pub device: Option<(Device, Origin)>,
     pub dtype: Option<(Dtype, Origin)>,
+    pub gpu: GpuArithmetic,
 }
 
 impl Checker {
@@ -59,6 +60,15 @@ impl Checker {
             let dtype = self.word(expr, "a kind of number", &words)?;
             Some((dtype, self.origin(expr.span)))
         });
+        let mut choice = |key: &str, default: bool| match settings.get(key) {
+            Some(expr) => self.truth_setting(expr, key, &env).unwrap_or(default),
+            None => default,
+        };
+        let usual = GpuArithmetic::default();
+        let gpu = GpuArithmetic {
+            deterministic: choice("deterministic", usual.deterministic),
+            tf32: choice("tf32", usual.tf32),
+        };
         let seed = self.required(&settings, "seed").and_then(|expr| {
             let value = self.evaluate(expr, &env);
             self.whole(&value, expr.span, "`seed`", 0)
@@ -73,6 +83,7 @@ impl Checker {
             out,
             device: device.flatten(),
             dtype: dtype.flatten(),
+            gpu,
         })
     }
 

@@ -2,8 +2,8 @@
 //! way.
 
 use mopd_compiler::plan::{
-    Architecture, DataSource, Domain, Dtype, Evaluation, Family, Model, Normalized, Origin, PromptFormat,
-    Reward, RewardRange, Row, Sampling, Stage, TableColumn, Tokenizer,
+    Architecture, DataSource, Domain, Dtype, Evaluation, Family, GpuArithmetic, Model, Normalized, Origin,
+    PromptFormat, Reward, RewardRange, Row, Sampling, Stage, TableColumn, Tokenizer,
 };
 
 use super::*;
@@ -48,6 +48,7 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment
         out: None,
         device: None,
         dtype: Dtype::Float32,
+        gpu: GpuArithmetic::default(),
         domains: (0..domains).map(domain).collect(),
         models: (0..models).map(model).collect(),
         comparisons: Vec::new(),

@@ -58,6 +58,13 @@ fn adapters_have_the_references_gradient() {
             let rollouts = trainer.rollouts_of(3).unwrap().remove(0);
             let Evaluated { gradient, .. } =
                 trainer.evaluate(0, &rollouts, 3).map_err(|(error, _)| error).unwrap();
+            // For what no adapter changes nothing is made.
+            for entry in layout(&models[0].config) {
+                let range = entry.offset..entry.offset + entry.len();
+                let made = to_vec(&gradient.part(range)).iter().any(|number| *number != 0.0);
+                let outside = entry.layer.is_none() || entry.name.contains("norm");
+                assert!(!(outside && made), "{}", entry.name);
+            }
             let gradient = trainer.trained.gradient(gradient);
             let got = to_vec(&gradient.part(0..gradient.parameters()));
             let adapted = trainer.trained.adapter().unwrap();

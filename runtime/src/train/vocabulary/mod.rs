@@ -288,16 +288,17 @@ impl Vocabulary {
     }
 
     /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, in single precision where
-    /// they are in half, and to the LM head, `[vocabulary, width]`.
+    /// they are in half, and to the LM head, `[vocabulary, width]`, where its gradient is asked for.
     pub fn projected_gradient(
         self,
         live: &[(Primitive, Tensor)],
         hidden: &Tensor,
         matrix: &Tensor,
-    ) -> (Tensor, LmHeadGrad) {
+        of_lm_head: bool,
+    ) -> (Tensor, Option<LmHeadGrad>) {
         let _guard = no_grad_guard();
         let mut grad_hidden = Vec::new();
-        let mut grad_lm_head = LmHeadGrad::zero(matrix, self.place);
+        let mut grad_lm_head = of_lm_head.then(|| LmHeadGrad::zero(matrix, self.place));
         let (half, place) = (hidden.kind() == Kind::BFloat16, self.place);
         self.gradient(live, |ByLogits { first, grad, scale }| {
             let rows = hidden.narrow(0, first, grad.size()[0]);
@@ -307,11 +308,15 @@ impl Vocabulary {
                 // A row of the gradients is scaled where it is smaller: in the product.
                 Some(scale) => {
                     grad_hidden.push(product * &scale);
-                    grad_lm_head.keep(grad, (rows * scale).to_kind(hidden.kind()));
+                    if let Some(sum) = &mut grad_lm_head {
+                        sum.keep(grad, (rows * scale).to_kind(hidden.kind()));
+                    }
                 }
                 None => {
                     grad_hidden.push(product);
-                    grad_lm_head.add(&grad, &rows);
+                    if let Some(sum) = &mut grad_lm_head {
+                        sum.add(&grad, &rows);
+                    }
                 }
             }
         });

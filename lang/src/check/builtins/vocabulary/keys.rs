@@ -22,6 +22,16 @@ pub static EXPERIMENT: &[Key] = &[
         "The device; the default is a GPU if there is one, otherwise the CPU.",
     ),
     may("dtype", Takes::Words(DTYPES), "The compute dtype; `float32` by default."),
+    may(
+        "deterministic",
+        Takes::Truth,
+        "Whether a GPU computes the same bits each time; `true` by default. The CPU always does.",
+    ),
+    may(
+        "tf32",
+        Takes::Truth,
+        "Whether a GPU may round the factors of float32 matrix products to TF32; `false` by default.",
+    ),
 ];
 
 pub static DOMAIN: &[Key] = &[

@@ -115,8 +115,8 @@ fn ids_without_a_token_have_no_probability() {
             let [signals, values] =
                 pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Role::TEACHER)], &live());
             let live: Vec<_> = live().into_iter().map(|live| (live, adjoint.shallow_clone())).collect();
-            let (grad_hidden, grad_lm_head) = pass.projected_gradient(&live, &hidden, matrix);
-            let grad_lm_head = grad_lm_head.rows(0..matrix.size()[0]);
+            let (grad_hidden, grad_lm_head) = pass.projected_gradient(&live, &hidden, matrix, true);
+            let grad_lm_head = grad_lm_head.unwrap().rows(0..matrix.size()[0]);
             (signals.into_iter().chain(values).chain([grad_hidden]).collect::<Vec<Tensor>>(), grad_lm_head)
         };
         let (got, grad_lm_head) = read(&matrix, &absent, there[5]);

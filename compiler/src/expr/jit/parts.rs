@@ -1,0 +1,131 @@
+//! A group divided where a function is compiled ahead: generated loops, and between them functions that have
+//! the widest vectors of the processor. What one part hands to the next stays in the cache: the parts go over
+//! a few hundred elements in turn.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::expr::signals::Function;
+
+use super::groups::Group;
+
+/// Elements that all parts of a group go over before the next ones: what lies between the parts, and what
+/// they read and write, fits in the first cache.
+pub(super) const TILE: usize = 512;
+
+/// A group as it is computed.
+pub(super) struct Division {
+    pub parts: Vec<Part>,
+    /// How many arrays of a tile lie between the parts.
+    pub between: usize,
+}
+
+/// A generated loop, then functions that are compiled ahead.
+pub(super) struct Part {
+    /// Nodes that the loop computes; none where there is nothing to do for it. Its inputs and what it stores
+    /// are at `inputs` and `stored`.
+    pub generated: Option<Group>,
+    pub inputs: Vec<Location>,
+    pub stored: Vec<Location>,
+    pub calls: Vec<Call>,
+}
+
+/// One function of one array.
+pub(super) struct Call {
+    pub node: NodeId,
+    pub function: Function,
+    pub operand: Location,
+    pub result: Location,
+}
+
+/// Where the values of a node lie while a group is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Location {
+    /// Of the group, by position.
+    Input(usize),
+    /// Of the group, by position.
+    Stored(usize),
+    /// Between the parts.
+    Between(usize),
+}
+
+/// Divides a group at the functions that `ahead` says are compiled ahead.
+///
+/// The part of a node is the number of such functions on the longest way to it. Where nothing hinders, other
+/// nodes are computed in the part of the first that reads them: less lies between the parts.
+pub(super) fn divide(graph: &Graph, group: &Group, ahead: impl Fn(Function) -> bool) -> Division {
+    let called = |id: NodeId| match &graph.node(id).operation {
+        Operation::Apply { function, operands } => match operands[..] {
+            [operand] if ahead(*function) && graph.constant_value(operand).is_none() => {
+                Some((*function, operand))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let operands =
+        |id: NodeId| graph.operands(id).into_iter().filter(|id| graph.constant_value(*id).is_none());
+    let mut part: HashMap<NodeId, usize> = HashMap::new();
+    for id in &group.nodes {
+        let least = operands(*id).filter_map(|operand| part.get(&operand)).max().copied().unwrap_or(0);
+        part.insert(*id, least + usize::from(called(*id).is_some()));
+    }
+    let mut first_read: HashMap<NodeId, usize> = HashMap::new();
+    for id in group.nodes.iter().rev() {
+        let call = called(*id).is_some();
+        if let (false, Some(latest)) = (call, first_read.get(id)) {
+            part.insert(*id, *latest);
+        }
+        // A function that is compiled ahead reads what the part before it has made.
+        let here = part[id] - usize::from(call);
+        for operand in operands(*id).filter(|operand| part.contains_key(operand)) {
+            let read = first_read.entry(operand).or_insert(here);
+            *read = here.min(*read);
+        }
+    }
+
+    let mut locations: HashMap<NodeId, Location> = HashMap::new();
+    locations.extend(group.inputs.iter().enumerate().map(|(index, id)| (*id, Location::Input(index))));
+    locations.extend(group.stored.iter().enumerate().map(|(index, id)| (*id, Location::Stored(index))));
+    let mut crosses: HashSet<NodeId> = HashSet::new();
+    for id in &group.nodes {
+        let call = called(*id).is_some();
+        if call {
+            crosses.insert(*id);
+        }
+        let elsewhere = |operand: &NodeId| call || part.get(operand) != Some(&part[id]);
+        crosses.extend(operands(*id).filter(elsewhere));
+    }
+    let mut between = 0;
+    for id in &group.nodes {
+        if !locations.contains_key(id) && crosses.contains(id) {
+            locations.insert(*id, Location::Between(between));
+            between += 1;
+        }
+    }
+
+    let last = part.values().copied().max().unwrap_or(0);
+    let parts = (0..=last).map(|index| {
+        let here = |id: &NodeId| part.get(id) == Some(&index) && called(*id).is_none();
+        let nodes: Vec<NodeId> = group.nodes.iter().copied().filter(|id| here(id)).collect();
+        let mut inputs = Vec::new();
+        for operand in nodes.iter().flat_map(|id| operands(*id)) {
+            if !here(&operand) && !inputs.contains(&operand) {
+                inputs.push(operand);
+            }
+        }
+        let stored: Vec<NodeId> = nodes.iter().copied().filter(|id| locations.contains_key(id)).collect();
+        let calls = group.nodes.iter().filter(|id| part[id] == index + 1).filter_map(|id| {
+            let (function, operand) = called(*id)?;
+            Some(Call { node: *id, function, operand: locations[&operand], result: locations[id] })
+        });
+        let at = |ids: &[NodeId]| ids.iter().map(|id| locations[id]).collect();
+        Part {
+            inputs: at(&inputs),
+            stored: at(&stored),
+            calls: calls.collect(),
+            generated: (!nodes.is_empty()).then_some(Group { axis: group.axis, nodes, inputs, stored }),
+        }
+    });
+    Division { parts: parts.collect(), between }
+}

@@ -1,0 +1,117 @@
+//! Elementary functions compiled ahead for the widest vectors of a processor. The code generator has 128 bits
+//! on every machine; these have 512 or 256. They are the same programs ([`mopd_ops::f32_ops`]), so they
+//! compute the same bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use crate::expr::signals::Function;
+use mopd_ops::f32_ops::{self, FloatOps};
+
+/// Computes one function of the numbers at the first address into the numbers at the second.
+///
+/// # Safety
+/// So many numbers are at both addresses, nothing else writes to them meanwhile, and the processor has the
+/// instructions that [`find`] asked for.
+pub(super) type Precompiled = unsafe fn(from: *const f32, to: *mut f32, count: usize);
+
+/// A function of one operand as a program that is inlined into a loop.
+trait Program {
+    fn of<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number;
+}
+
+macro_rules! programs {
+    ($($name:ident = $program:ident),*) => {
+        $(struct $name;
+
+        impl Program for $name {
+            #[inline(always)]
+            fn of<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
+                f32_ops::$program(ops, x)
+            }
+        })*
+
+        /// The function for this processor, where it is compiled ahead. `fused`: multiplication and addition
+        /// are rounded once.
+        pub(super) fn find(function: Function, fused: bool) -> Option<Precompiled> {
+            match function {
+                $(Function::$name => compiled::<$name>(fused),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+programs!(Exp = exp, Log = log, Log1p = log1p, Tanh = tanh, Sigmoid = sigmoid);
+
+#[cfg(target_arch = "x86_64")]
+fn compiled<P: Program>(fused: bool) -> Option<Precompiled> {
+    let chosen: [Precompiled; 2] = if is_x86_feature_detected!("avx512f") {
+        [avx512::run::<P, false>, avx512::run::<P, true>]
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        [avx2::run::<P, false>, avx2::run::<P, true>]
+    } else {
+        return None;
+    };
+    Some(chosen[usize::from(fused)])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn compiled<P: Program>(_: bool) -> Option<Precompiled> {
+    None
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use mopd_ops::f32_ops::Scalar;
+
+    /// Numbers of every size and the special ones, in lengths that vectors do not divide.
+    fn numbers() -> Vec<f32> {
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1.0, -1.0, 1e-41, 88.7, -104.5];
+        (0..(1 << 15) + 3).map(|index: u32| f32::from_bits(index * 131_071)).chain(special).collect()
+    }
+
+    fn agree<P: Program>(function: Function) {
+        let numbers = numbers();
+        let (wide, narrow): (&[Precompiled; 2], &[Precompiled; 2]) = (
+            &[avx512::run::<P, false>, avx512::run::<P, true>],
+            &[avx2::run::<P, false>, avx2::run::<P, true>],
+        );
+        let there = [
+            (is_x86_feature_detected!("avx512f"), wide, "AVX-512"),
+            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"), narrow, "AVX2"),
+        ];
+        for (_, compiled, name) in there.into_iter().filter(|(there, ..)| *there) {
+            for (compiled, fused) in compiled.iter().zip([false, true]) {
+                for from in [&numbers[..], &numbers[1..8], &numbers[..1], &[]] {
+                    // What lies behind stays as it is.
+                    let mut to = vec![7.5f32; from.len() + 1];
+                    // SAFETY: both have so many numbers, and the instructions were asked for.
+                    unsafe { compiled(from.as_ptr(), to.as_mut_ptr(), from.len()) };
+                    assert_eq!(to.pop(), Some(7.5));
+                    for (x, found) in from.iter().zip(to) {
+                        let expected = Scalar { fused }.apply(function, &[*x]);
+                        let same =
+                            found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                        assert!(
+                            same,
+                            "{function:?}({x:e}) with {name}, fused {fused}: {found:e}, not {expected:e}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_computes_the_bits_of_its_program() {
+        agree::<Exp>(Function::Exp);
+        agree::<Log>(Function::Log);
+        agree::<Log1p>(Function::Log1p);
+        agree::<Tanh>(Function::Tanh);
+        agree::<Sigmoid>(Function::Sigmoid);
+    }
+}
