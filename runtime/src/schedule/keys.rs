@@ -328,6 +328,8 @@ impl<'a> Maker<'a> {
                     let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");
                     before[*need].result.as_str()
                 };
+                // Frozen models are asked by one process.
+                let computed = ComputeKey { processes: None, ..computed };
                 rollouts = self
                     .rollouts(train, form, (computed, stream), (&key.data, key.environments), &result_of)
                     .map(|key| hashed("mopd rollouts", &key));

@@ -15,7 +15,7 @@ use mopd_compiler::plan::{ModelId, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::Work;
-use super::prepared::{Prepared, keys_of, prepared};
+use super::prepared::{Prepared, cores, keys_of, prepared};
 use super::room::Room;
 use super::run::{Scheduler, lock};
 use crate::control::Control;
@@ -84,6 +84,10 @@ impl Processes {
     /// Starts the others, and waits until they have read what they need.
     pub fn start(job: &RunJob, control: &Control) -> Result<Processes> {
         let (size, secret) = (job.processes as usize, Secret::new());
+        if size > cores() {
+            control
+                .warn(format!("{size} processes share {} cores, so that they wait for each other", cores()));
+        }
         let meeting = Meeting::new(size, secret)?;
         let mut started = Started(Vec::with_capacity(size));
         for rank in 1..size {

@@ -173,10 +173,11 @@ pub fn run(
             scope.spawn(|| shared.work(&state, &changed));
         }
     });
-    if let Some(processes) = &processes {
+    let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // After a failure they are not waited for.
+    if let (Some(processes), None, Ok(())) = (&processes, &state.failure, control.check()) {
         processes.end();
     }
-    let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     progress.finished = state.finished_stages;
 
     // The folder of results may be another run's by now.

@@ -28,7 +28,7 @@ pub(super) fn check(
         return Err(failed(&format!("a run has 1 to {MOST} processes, not {processes}")).help(help));
     }
     if matches!(place.device, tch::Device::Cuda(_)) {
-        return Err(unsupported("several processes on a GPU, which need NCCL,"));
+        return Err(unsupported("a GPU, which processes share by NCCL,"));
     }
     if !job.forks.is_empty() {
         return Err(unsupported("a stage that goes on from the checkpoint of another"));
