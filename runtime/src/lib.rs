@@ -4,7 +4,7 @@
 //! (`tests/tests/rooms.rs`):
 //!
 //! - `zip`, `quote`, [`failure`], [`control`], [`random`]: small things that many need; [`machine`]: devices,
-//!   memory, arithmetic; `program`: processes of the author's;
+//!   memory, arithmetic; [`peers`]: processes that work together; `program`: processes of the author's;
 //! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: tensors in files; [`model`]: decoders and
 //!   their weights; [`formats`]: models of others;
 //! - [`data`]: rows of a domain; [`reward`]: what judges completions; `environment`: what answers
@@ -32,6 +32,7 @@ pub mod mapped;
 pub mod model;
 #[cfg(test)]
 mod mutations;
+pub mod peers;
 pub mod predict;
 pub mod prepare;
 mod program;

@@ -20,8 +20,7 @@ use mopd_runtime::machine::device::Cuda;
 use mopd_runtime::machine::memory::{peak_memory, release_free};
 use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
-use mopd_runtime::schedule::JobProgress;
-use mopd_runtime::schedule::sample;
+use mopd_runtime::schedule::{JobProgress, PEER, PeerJob, sample};
 use mopd_runtime::{bench, schedule, serve};
 use mopd_store::signals::on_termination;
 
@@ -41,6 +40,7 @@ fn main() -> ExitCode {
     match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => once(&current, handled),
         (Some(SERVE), None) => serve(&current, handled),
+        (Some(PEER), None) => peer(&current, handled),
         _ => {
             eprintln!("mopd-worker is started by mopd; alone it knows no argument but `{SERVE}`");
             ExitCode::from(2)
@@ -145,6 +145,20 @@ fn once(current: &Current, handled: Result<()>) -> ExitCode {
     finish(current, |control, progress| work(&job?, &device::open_cuda(), None, control, progress))
 }
 
+/// Joins in what the process that started this one trains. Nobody reads its events.
+fn peer(current: &Current, handled: Result<()>) -> ExitCode {
+    let job = handled.and_then(|()| PeerJob::read(&mut std::io::stdin().lock()));
+    let stopping = current.clone();
+    std::thread::spawn(move || listen(None, &stopping));
+    finish(current, |control, _| {
+        let job = job?;
+        let experiment = &job.run().plan.experiment;
+        let place = device::open_cuda().wanted(experiment.device, experiment.gpu)?;
+        tch::set_num_threads(1);
+        schedule::follow(&job, &versions(), place, control).map(|()| false)
+    })
+}
+
 /// Jobs, until standard input ends.
 fn serve(current: &Current, handled: Result<()>) -> ExitCode {
     let (sender, requests) = channel();
@@ -244,10 +258,7 @@ fn work(
         | Job::Bench(_) => cuda.place(),
     };
     tch::set_num_threads(1);
-    let versions = Versions {
-        mopd: env!("CARGO_PKG_VERSION").to_owned(),
-        libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned(),
-    };
+    let versions = versions();
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     control.emit(&Event::Ready { versions: versions.clone(), device: place.name(), threads });
     if let Some(warning) = cuda.warning() {
@@ -269,4 +280,11 @@ fn work(
         Job::Run(job) => schedule::run(job, &versions, place, cache, control, progress)?,
     }
     Ok(true)
+}
+
+fn versions() -> Versions {
+    Versions {
+        mopd: env!("CARGO_PKG_VERSION").to_owned(),
+        libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned(),
+    }
 }

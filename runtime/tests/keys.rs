@@ -38,6 +38,11 @@ fn plan() -> Plan {
 }
 
 fn keys(plan: &Plan, version: u32) -> Vec<String> {
+    keys_among(plan, version, 1)
+}
+
+/// Of stages that so many processes train together.
+fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     write_data(folder.path());
     let tasks = tasks(plan);
@@ -57,7 +62,7 @@ fn keys(plan: &Plan, version: u32) -> Vec<String> {
     let numeric = Numeric { arithmetic: &arithmetic, dtype: "float32", device: "cpu".to_owned() };
     let environments = vec![Vec::new(); plan.experiment.models.len()];
     let asked = (&domains[..], &environments[..], &NO_SERVERS);
-    let keys = Keys::new(plan, &tasks, &specs, asked, &numeric, &vec![1; tasks.len()], &[]);
+    let keys = Keys::new(plan, &tasks, &specs, asked, &numeric, (&vec![1; tasks.len()], processes), &[]);
     let all = (0..tasks.len()).flat_map(|task| [Some(keys.of(task)), keys.of_rollouts(task)]);
     all.flatten().map(str::to_owned).collect()
 }
@@ -97,4 +102,16 @@ fn another_numeric_version_and_another_setting_are_other_keys() {
     let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
     // Two seeds: of the imitator only its rollouts here, as its settings are not what the plan says.
     assert_eq!(same.iter().filter(|same| !**same).count(), 2);
+}
+
+/// What is trained, and what is made of it; neither what begins at random nor what a teacher writes.
+#[test]
+fn several_processes_have_keys_of_their_own_for_what_they_train() {
+    let plan = plan();
+    let (one, two, three) = (keys(&plan, 3), keys_among(&plan, 3, 2), keys_among(&plan, 3, 3));
+    let same: Vec<bool> = one.iter().zip(&two).map(|(one, two)| one == two).collect();
+    // Of each seed the start, the imitator, what it imitates, and the student; then evaluations.
+    let of_seed = [true, false, true, false];
+    assert_eq!(same, [&of_seed[..], &of_seed[..], &[false; 4][..]].concat());
+    assert!(two.iter().zip(&three).zip(same).all(|((two, three), same)| (two == three) == same));
 }

@@ -13,6 +13,7 @@ Examples:
   mopd run a.mopd
   mopd run --set seed=2 --out runs/a-2 a.mopd
   mopd run --from student a.mopd        rerun a stage and what depends on it
+  mopd run --processes 4 a.mopd         four processes train each stage together
   mopd run --format json a.mopd > events.jsonl
 
 The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), \
@@ -50,6 +51,11 @@ pub struct RunArgs {
     /// for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
+    /// Processes that train each stage together, on this machine: they divide its prompts, the cores and the
+    /// optimizer's state. One stage runs at a time
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workers",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub processes: u32,
     /// How long to measure, before the first stage, what time and memory stages will take: `never`; `quick`,
     /// for half a minute at most, and not stages that are over as soon as their trial; `full`, all of them
     #[arg(long, value_enum, value_name = "HOW", default_value_t = PredictMode::Quick)]

@@ -127,7 +127,8 @@ fn predict(plan: &plan::Plan, arguments: &PlanArgs) -> Result<(), Problem> {
 }
 
 fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Result<(), Problem> {
-    let job = RunJob { predict: mode.into(), ..job_of(plan, &arguments.file, Path::new("."))? };
+    let processes = arguments.processes;
+    let job = RunJob { predict: mode.into(), processes, ..job_of(plan, &arguments.file, Path::new("."))? };
     output::note("measuring what the stages take on this machine\n");
     let mut said: BTreeSet<String> = BTreeSet::new();
     let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
@@ -137,7 +138,9 @@ fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Resu
         {
             let took = figures::duration(seconds);
             let memory = figures::bytes(memory);
-            output::result(&format!("predicted {stage}: {took}, peak memory {memory}\n"));
+            let of =
+                if processes > 1 { format!(" of {processes} processes together") } else { String::new() };
+            output::result(&format!("predicted {stage}: {took}, peak memory {memory}{of}\n"));
         }
         Event::PredictionEnded { seconds, short, late } => {
             if let Some(left_out) = figures::left_out(seconds, short, late) {

@@ -5,11 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::{
-    DifferenceKind, Fate, PlanDifference, SettingChange, difference, reruns,
-};
-use mopd_compiler::plan::events::{Event, Failure, Job};
-use mopd_compiler::plan::fates::{EarlierRun, KeyPart, StageFate};
+use mopd_compiler::plan::difference::{Change, Difference, Fate, ItemKind, difference, reruns};
+use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
+use mopd_compiler::plan::fates::{Before, KeyPart, StageFate};
 
 use super::run::job_of;
 use crate::args::{PlanArgs, PlanFormat};
@@ -20,7 +18,9 @@ use crate::worker;
 
 /// Says of each stage of a file's plan whether a run keeps it or trains it.
 pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
-    let job = Job::Why(Box::new(job_of(plan, &arguments.file, &out_folder(None, plan))?));
+    let job =
+        RunJob { processes: arguments.processes, ..job_of(plan, &arguments.file, &out_folder(None, plan))? };
+    let job = Job::Why(Box::new(job));
     let mut fates: Vec<StageFate> = Vec::new();
     let failed = |failure: &Failure| Problem::run("not-explained", failure.message.clone());
     let status = worker::ask(&job, failed, |event| {

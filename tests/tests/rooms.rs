@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the runtime, from the bottom to the top.
-const RUNTIME: [&str; 27] = [
+const RUNTIME: [&str; 28] = [
     "zip",
     "quote",
     "http",
@@ -14,6 +14,7 @@ const RUNTIME: [&str; 27] = [
     "failure",
     "control",
     "random",
+    "peers",
     "machine",
     "program",
     "tokenizer",

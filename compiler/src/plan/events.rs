@@ -86,8 +86,20 @@ pub struct RunJob {
     pub forks: Vec<Fork>,
     /// Stages that run side by side at most; one core each.
     pub workers: Option<u32>,
+    /// Processes that train each stage together.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub processes: u32,
     #[serde(default)]
     pub predict: Predict,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// What may be spent on finding out what stages will take, before the first one.

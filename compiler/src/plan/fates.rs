@@ -53,6 +53,8 @@ pub enum KeyPart {
     },
     /// How the machine, mopd and libtorch compute, or on how many cores.
     Arithmetic,
+    /// How many processes train it together.
+    Processes,
     Fork,
 }
 
@@ -67,6 +69,7 @@ impl fmt::Display for KeyPart {
             KeyPart::Served => formatter.write_str("a teacher on a server"),
             KeyPart::RolloutPrograms => formatter.write_str("a program of its rollouts"),
             KeyPart::Input { model } => write!(formatter, "`{model}`"),
+            KeyPart::Processes => formatter.write_str("the number of processes"),
             KeyPart::Arithmetic => formatter.write_str("the arithmetic"),
             KeyPart::Fork => formatter.write_str("the checkpoint that it goes on from"),
         }

@@ -63,6 +63,10 @@ pub struct Shapes {
 }
 
 impl Shapes {
+    pub fn parameters(&self, model: ModelId) -> u64 {
+        Weights::parameters(&self.configs[model.0 as usize]) as u64
+    }
+
     pub fn new(plan: &Plan, specs: &[ModelSpec]) -> Shapes {
         let mut weights: Vec<Option<Weights>> = Vec::new();
         for (model, spec) in plan.experiment.models.iter().zip(specs) {

@@ -494,6 +494,7 @@ impl StageTrial<'_> {
             kind: self.kind,
             environments: Environments::Untouched,
             servers: &crate::served::NO_SERVERS,
+            peers: None,
             control,
         })
     }

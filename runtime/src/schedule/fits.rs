@@ -1,11 +1,11 @@
 //! Stages that can't fit in memory are refused before anything of them is made.
 
-use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::events::{FailureKind, RunJob};
 use mopd_compiler::plan::{Dtype, Model, ModelId, Objective, Plan, Stage, Train, Trainable};
 
 use super::predicted::Predicted;
+use super::prepared::PreparedPlan;
 use super::room::Room;
-use super::run::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -18,17 +18,18 @@ const TIGHT: f64 = 0.9;
 /// Refuses a stage that is waited for whose weights alone, with the gradients and moments of those that all
 /// train, are more than there is memory for. Nothing is made to know that.
 pub(super) fn weights(
-    plan: &Plan,
+    job: &RunJob,
     prepared: &PreparedPlan,
     room: &Room,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<()> {
     let Some(bytes) = room.bytes() else { return Ok(()) };
+    let plan = &job.plan;
     for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
         let config = |id: ModelId| &*prepared.specs[id.0 as usize].config;
-        let needed = least(&model.stage, id, config, plan.experiment.dtype);
+        let needed = least(&model.stage, id, config, (plan.experiment.dtype, job.processes));
         if needed > bytes {
             let (needed, bytes) = (gib(needed), gib(bytes));
             let what = if model.stage.trains().is_empty() {
@@ -53,7 +54,7 @@ fn least<'c>(
     stage: &Stage<Objective>,
     id: ModelId,
     config: impl Fn(ModelId) -> &'c Config,
-    dtype: Dtype,
+    (dtype, processes): (Dtype, u32),
 ) -> u64 {
     let parameters = |id: ModelId| Weights::parameters(config(id)) as u64;
     match stage {
@@ -62,19 +63,20 @@ fn least<'c>(
         Stage::Initialise(_) | Stage::Merge(_) => 4 * parameters(id),
         Stage::Train(_) | Stage::Joint(_) => {
             let trains = stage.trains();
-            trains.into_iter().map(|train| each(train, dtype) * parameters(train.start)).sum()
+            trains.into_iter().map(|train| each(train, dtype, processes) * parameters(train.start)).sum()
         }
     }
 }
 
-/// Bytes of a parameter of a model that learns, at least.
-fn each(train: &Train<Objective>, dtype: Dtype) -> u64 {
+/// Bytes of a parameter of a model that learns, at least. Of processes that train together each has it, but
+/// for the moments, which they divide.
+fn each(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
     let computed = if dtype == Dtype::Bfloat16 { 2 } else { 4 };
     match &train.trainable {
         Trainable::Weights { only: None, except } if except.is_empty() => {
-            4 + computed + 4 * train.optimizer.moments()
+            u64::from(processes) * (4 + computed) + 4 * train.optimizer.moments()
         }
-        Trainable::Weights { .. } | Trainable::Adapter(_) => computed,
+        Trainable::Weights { .. } | Trainable::Adapter(_) => u64::from(processes) * computed,
     }
 }
 

@@ -62,6 +62,9 @@ struct ComputeKey<'a> {
     seed: u64,
     /// Several round otherwise than one.
     cores: usize,
+    /// That train together, where there are several: a sum depends on how many add to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -177,21 +180,22 @@ struct Maker<'a> {
     servers: &'a Servers,
     numeric: &'a Numeric<'a>,
     forks: &'a [Fork],
+    processes: u32,
 }
 
 impl Keys {
-    /// `environments` are hashes of each stage's programs, `widths` the cores of each task: others may round
-    /// differently.
+    /// `environments` are hashes of each stage's programs, `widths` the cores of each task and `processes`
+    /// those that train together: others may round differently.
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
         specs: &[ModelSpec],
         (domains, environments, servers): (&[DomainData], &[Vec<String>], &Servers),
         numeric: &Numeric,
-        widths: &[usize],
+        (widths, processes): (&[usize], u32),
         forks: &[Fork],
     ) -> Keys {
-        let maker = Maker { plan, tasks, specs, domains, environments, servers, numeric, forks };
+        let maker = Maker { plan, tasks, specs, domains, environments, servers, numeric, forks, processes };
         let mut made: Vec<TaskKeys> = Vec::with_capacity(tasks.len());
         for (task, width) in zip_equal(tasks, widths) {
             made.push(maker.task(task, *width, &made));
@@ -237,7 +241,9 @@ impl Keys {
 impl<'a> Maker<'a> {
     /// `before` are the keys of the tasks before it, among which its inputs are.
     fn task(&self, task: &Task, cores: usize, before: &[TaskKeys]) -> TaskKeys {
-        let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores };
+        let several = self.processes > 1 && super::trains(self.plan, task);
+        let processes = several.then_some(self.processes);
+        let computed = ComputeKey { numeric: self.numeric, seed: task.seed, cores, processes };
         match &task.work {
             Work::Stage(model) => match &self.specs[model.0 as usize].loaded {
                 // Neither its name nor the seed changes what it is.
@@ -323,6 +329,8 @@ impl<'a> Maker<'a> {
                     let need = task.needs.iter().find(made).expect("a stage's inputs are among its needs");
                     before[*need].result.as_str()
                 };
+                // Frozen models are asked by one process.
+                let computed = ComputeKey { processes: None, ..computed };
                 rollouts = self
                     .rollouts(train, spec, (computed, stream), (&key.data, key.environments), &result_of)
                     .map(|key| hashed("mopd rollouts", &key));

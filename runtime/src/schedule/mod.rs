@@ -7,12 +7,15 @@ mod keys;
 mod locking;
 mod predicted;
 mod preflight;
+mod prepared;
+mod processes;
 mod resume;
 mod room;
 mod run;
 pub mod sample;
 mod scores;
 mod stage;
+mod unsupported;
 mod why;
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,8 +26,10 @@ use mopd_compiler::plan::{
 
 pub use keys::{Keys, fork_of};
 pub use preflight::files;
+pub use prepared::predict;
+pub use processes::{PEER, PeerJob, follow};
 pub use room::Room;
-pub use run::{JobProgress, predict, run};
+pub use run::{JobProgress, run};
 pub use why::why;
 
 use crate::failure::Result;
@@ -194,12 +199,28 @@ pub fn forced(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
 /// Parameters from which on a model's products keep several cores busy.
 const LARGE: usize = 10_000_000;
 
+/// Whether it is a stage that trains.
+fn trains(plan: &Plan, task: &Task) -> bool {
+    matches!(task.work, Work::Stage(id) if !plan.experiment.model(id).stage.trains().is_empty())
+}
+
 /// The cores of each task. It depends on the models alone, not on what else is running: sums over several
-/// cores are taken in another order, and a result must not depend on who ran what when.
-pub fn threads(tasks: &[Task], specs: &[ModelSpec], cores: usize) -> Vec<usize> {
+/// cores are taken in another order, and a result must not depend on who ran what when. Processes that train
+/// together divide them.
+pub fn threads(
+    plan: &Plan,
+    tasks: &[Task],
+    specs: &[ModelSpec],
+    (cores, processes): (usize, u32),
+) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
-        if Weights::parameters(&specs[model.0 as usize].config) >= LARGE { cores } else { 1 }
+        let large = Weights::parameters(&specs[model.0 as usize].config) >= LARGE;
+        match large {
+            true if trains(plan, task) => (cores / processes.max(1) as usize).max(1),
+            true => cores,
+            false => 1,
+        }
     };
     tasks.iter().map(width).collect()
 }

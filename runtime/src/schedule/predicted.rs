@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::prepared::PreparedPlan;
 use super::room::Room;
-use super::run::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::evaluate;
@@ -15,8 +15,8 @@ use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
 use crate::predict::{MachineSpeed, Shapes, predict};
-use mopd_compiler::plan::events::{Event, Predict, Prediction};
-use mopd_compiler::plan::{ModelId, Plan};
+use mopd_compiler::plan::events::{Event, Predict, Prediction, RunJob};
+use mopd_compiler::plan::{ModelId, Objective, Plan, Stage, Train, Trainable};
 
 /// After so long, [`Predict::Quick`] tries no further stage.
 const QUICK: Duration = Duration::from_secs(30);
@@ -35,15 +35,15 @@ impl Predicted {
     /// Of the tasks that are waited for; stages, each model once, however many its seeds, as far as `mode`
     /// has it. Said as soon as it is known.
     pub fn of(
-        plan: &Plan,
+        job: &RunJob,
         prepared: &PreparedPlan,
         store: &Path,
         (place, room): (Place, &Room),
-        mode: Predict,
         control: &Control,
         waiting: impl Fn(usize) -> bool,
     ) -> Result<Predicted> {
         let PreparedPlan { tasks, specs, widths, domains, .. } = prepared;
+        let (mode, plan) = (job.predict, &of_a_process(job));
         let kind = kind(plan.experiment.dtype);
         let shapes = Shapes::new(plan, specs);
         let mut machine = None;
@@ -90,7 +90,7 @@ impl Predicted {
                 });
                 match measured {
                     Ok(Some(prediction)) => {
-                        stages.insert(id, prediction);
+                        stages.insert(id, of_all(prediction, job, id, &shapes));
                     }
                     Ok(None) => short += 1,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -126,6 +126,32 @@ impl Predicted {
         });
         Some(resting + added.sum::<u64>())
     }
+}
+
+/// The plan as one of the processes does it that train together: with its part of each batch.
+fn of_a_process(job: &RunJob) -> Plan {
+    let mut plan = job.plan.clone();
+    for model in &mut plan.experiment.models {
+        if let Stage::Train(train) = &mut model.stage {
+            train.each_rollout(|rollout| rollout.groups = rollout.groups.div_ceil(job.processes.max(1)));
+        }
+    }
+    plan
+}
+
+/// What all processes take, by what one of them took that keeps all moments: of these, each has a part.
+fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes) -> Prediction {
+    let processes = u64::from(job.processes.max(1));
+    let moments = |train: &Train<Objective>| match &train.trainable {
+        Trainable::Weights { only: None, except } if except.is_empty() => {
+            4 * train.optimizer.moments() * shapes.parameters(train.start)
+        }
+        // Of adapters and parts they are few.
+        Trainable::Weights { .. } | Trainable::Adapter(_) => 0,
+    };
+    let once: u64 = job.plan.experiment.model(id).stage.trains().into_iter().map(moments).sum();
+    let memory = (processes * one.memory).saturating_sub((processes - 1) * once).max(one.memory);
+    Prediction { memory, resting: processes * one.resting, ..one }
 }
 
 #[cfg(test)]

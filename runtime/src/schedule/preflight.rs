@@ -6,7 +6,7 @@ use std::path::Path;
 use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
 use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA};
 
-use super::run::PreparedPlan;
+use super::prepared::PreparedPlan;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};

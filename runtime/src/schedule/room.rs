@@ -19,12 +19,19 @@ pub struct Room {
     bytes: Option<u64>,
     /// Tasks that may run side by side.
     workers: usize,
+    /// Processes that do what one task asks for.
+    processes: u32,
 }
 
 impl Room {
     /// What is free now, and what the process holds already.
     pub fn here(workers: usize, place: Place) -> Room {
-        Room { bytes: memory::capacity_of(place), workers: workers.max(1) }
+        Room { bytes: memory::capacity_of(place), workers: workers.max(1), processes: 1 }
+    }
+
+    /// The same divided among processes that train together.
+    pub fn among(self, processes: u32) -> Room {
+        Room { processes: processes.max(1), ..self }
     }
 
     /// What all tasks together may hold; none where that is not known.
@@ -38,7 +45,7 @@ impl Room {
     pub fn generation(&self, exclusive: bool) -> MemoryBudget {
         let Some(bytes) = self.bytes else { return MemoryBudget(UNKNOWN) };
         let tasks = if exclusive { 1 } else { self.workers };
-        MemoryBudget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks)
+        MemoryBudget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks / self.processes as usize)
     }
 
     /// Whether tasks that are predicted to take so much together may run side by side. What is not known is
@@ -55,10 +62,11 @@ mod tests {
 
     #[test]
     fn generation_gets_its_share_and_tasks_come_while_there_is_room() {
-        let room = Room { bytes: Some(1000), workers: 4 };
+        let room = Room { bytes: Some(1000), workers: 4, processes: 1 };
         assert_eq!((room.generation(true), room.generation(false)), (MemoryBudget(500), MemoryBudget(125)));
+        assert_eq!(room.among(2).generation(true), MemoryBudget(250));
         assert!(room.admits(Some(900)) && !room.admits(Some(901)) && room.admits(None));
-        let unknown = Room { bytes: None, workers: 4 };
+        let unknown = Room { bytes: None, workers: 4, processes: 1 };
         assert!(unknown.admits(Some(u64::MAX)));
         assert_eq!(unknown.generation(false), MemoryBudget(UNKNOWN));
         let here = Room::here(2, Place::cpu());

@@ -17,16 +17,18 @@ use tch::Kind;
 use super::exclusive::Tasks;
 use super::locking::{self, Access, SaidOnce};
 use super::predicted::Predicted;
+use super::prepared::{PreparedPlan, keys_of, prepared, workers};
+use super::processes::Processes;
 use super::room::Room;
-use super::{Keys, Task, Work, fits, preflight, why};
+use super::{Keys, Task, Work, fits, preflight, unsupported, why};
 use crate::control::Control;
 use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
-use crate::machine::arithmetic::{self, Arithmetic, Numeric};
+use crate::machine::arithmetic::Arithmetic;
 use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, ModelSpec, Places, model_specs, prepare, programs};
+use crate::prepare::{DomainData, ModelSpec};
 use crate::report::Record;
 use crate::report::answers::PromptAnswers;
 use crate::report::results::{RunCost, assemble, write_results};
@@ -34,8 +36,7 @@ use crate::report::rewards::write_rewards;
 use crate::report::statistics::TableScores;
 use crate::served::Servers;
 use crate::store::Store;
-use crate::tokenizer::chat;
-use crate::train::Pace;
+use crate::train::CheckpointPace;
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,10 +62,12 @@ pub(super) struct Scheduler<'a> {
     pub(super) forced: Vec<bool>,
     pub(super) forks: &'a [Fork],
     pub(super) servers: &'a Servers,
-    pub(super) pace: Pace,
+    pub(super) pace: CheckpointPace,
     pub(super) predicted: Predicted,
     pub(super) room: Room,
     running: Tasks,
+    /// Those that train each stage together, where there are several.
+    pub(super) processes: Option<&'a Processes>,
     /// What stages took that this run computed.
     pub(super) records: Mutex<Vec<StageRecord>>,
     /// What guards did.
@@ -117,75 +120,6 @@ impl From<Error> for TaskStopped {
     }
 }
 
-/// A plan with its data.
-pub(super) struct PreparedPlan {
-    pub(super) tasks: Vec<Task>,
-    pub(super) specs: Vec<ModelSpec>,
-    /// Cores of each task.
-    pub(super) widths: Vec<usize>,
-    pub(super) domains: Vec<DomainData>,
-    /// Of each model's stage, hashes of the programs that its rollouts start.
-    pub(super) environments: Vec<Vec<String>>,
-    pub(super) servers: Servers,
-}
-
-/// The keys of everything that a run computes.
-pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithmetic, place: Place) -> Keys {
-    let PreparedPlan { tasks, specs, widths, domains, environments, servers } = prepared;
-    let dtype = job.plan.experiment.dtype.name();
-    let numeric =
-        Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place, job.plan.experiment.gpu) };
-    Keys::new(&job.plan, tasks, specs, (domains, environments, servers), &numeric, widths, &job.forks)
-}
-
-pub(super) fn prepared(
-    job: &RunJob,
-    cache: Option<&DataCache>,
-    store: Option<&Store>,
-    control: &Control,
-) -> Result<PreparedPlan> {
-    let plan = &job.plan;
-    preflight::check_schema(plan)?;
-    chat::look_at_the_clock();
-    let base = Path::new(&job.base);
-    let tasks = super::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), cache, store };
-    let specs = model_specs(plan, places)?;
-    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &specs, places)?;
-    for warning in warnings {
-        control.warn(warning);
-    }
-    super::check_privacy(plan, &tasks, &domains)?;
-    let widths = super::threads(&tasks, &specs, cores());
-    let environments = plan.experiment.models.iter().map(|model| {
-        let trains = model.stage.trains();
-        let each = trains.into_iter().map(|train| programs(train, base));
-        let all = each.collect::<Result<Vec<_>>>().map_err(|error| error.at(model.origin))?;
-        Ok(all.into_iter().flatten().collect())
-    });
-    let environments = environments.collect::<Result<_>>()?;
-    Ok(PreparedPlan { servers: Servers::open(plan, control)?, tasks, specs, widths, domains, environments })
-}
-
-/// Says what each stage of a plan will take, and runs none.
-pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
-    let folder = Path::new(&job.store);
-    // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
-    let store = Store::open(folder).ok();
-    let prepared = prepared(job, None, store.as_ref(), control)?;
-    let room = Room::here(workers(job, &prepared.tasks), place);
-    Predicted::of(&job.plan, &prepared, folder, (place, &room), job.predict, control, |_| true).map(|_| ())
-}
-
-/// Tasks that may run side by side.
-fn workers(job: &RunJob, tasks: &[Task]) -> usize {
-    job.workers.map_or(cores(), |workers| workers as usize).clamp(1, tasks.len().max(1))
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the
 /// metrics so far are on disk in any case.
 pub fn run(
@@ -202,12 +136,13 @@ pub fn run(
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, cache, Some(&store), control)?;
-    let PreparedPlan { tasks, specs, widths, domains, .. } = &prepared;
+    let tasks = prepared.tasks.as_slice();
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let keys = keys_of(job, &prepared, &arithmetic, place);
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
+    unsupported::check(job, &prepared, place, waiting)?;
     preflight::ask_all(plan, &prepared, Path::new(&job.base), waiting, control)?;
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
@@ -219,41 +154,17 @@ pub fn run(
         control.warn(warning);
     }
     let workers = workers(job, tasks);
-    let room = Room::here(workers, place);
-    fits::weights(plan, &prepared, &room, waiting)?;
-    let on = (place, &room);
-    let predicted = Predicted::of(plan, &prepared, Path::new(&job.store), on, job.predict, control, waiting)?;
+    let room = Room::here(workers, place).among(job.processes);
+    fits::weights(job, &prepared, &room, waiting)?;
+    let predicted = Predicted::of(job, &prepared, Path::new(&job.store), (place, &room), control, waiting)?;
     fits::predicted(plan, tasks, &predicted, &room, control)?;
     let before_stages = started.elapsed().as_secs_f64();
 
-    let shared = Scheduler {
-        predicted,
-        room,
-        running: Tasks::at(place),
-        records: Mutex::default(),
-        plan,
-        tasks,
-        widths,
-        keys,
-        specs,
-        domains,
-        store,
-        out,
-        base: PathBuf::from(&job.base),
-        forced,
-        forks: &job.forks,
-        servers: &prepared.servers,
-        pace: match job.checkpoint_every {
-            // Negative numbers and what is none are as often as possible.
-            Some(seconds) => Pace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
-            None => Pace::Sparing,
-        },
-        guards: Mutex::default(),
-        made: Mutex::default(),
-        said: SaidOnce::default(),
-        place,
-        control,
-    };
+    let trains = |index: usize| waiting(index) && super::trains(plan, &tasks[index]);
+    let several = job.processes > 1 && (0..tasks.len()).any(trains);
+    let processes = several.then(|| Processes::start(job, control)).transpose()?;
+    let made = (keys, store, room, processes.as_ref());
+    let shared = Scheduler { predicted, forced, ..Scheduler::new(job, &prepared, made, place, control) };
     let state = Mutex::new(shared.initial_state());
     control.begin_work();
     let changed = Condvar::new();
@@ -263,6 +174,10 @@ pub fn run(
         }
     });
     let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // After a failure they are not waited for.
+    if let (Some(processes), None, Ok(())) = (&processes, &state.failure, control.check()) {
+        processes.end();
+    }
     progress.finished = state.finished_stages;
 
     // The folder of results may be another run's by now.
@@ -285,7 +200,10 @@ pub fn run(
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
         predicted_memory: state.predicted_memory,
-        device: Some(shared.place.name()),
+        device: Some(match job.processes {
+            1 => shared.place.name(),
+            processes => format!("{}, {processes} processes", shared.place.name()),
+        }),
         data: shared.domains.iter().flat_map(DomainData::hashes).collect(),
     };
     let (results, warnings) = assemble(plan, &scores, took, versions.clone())
@@ -296,6 +214,50 @@ pub fn run(
     shared.publish_what_is_gone()?;
     write_results(&results, &shared.out)?;
     Ok(())
+}
+
+impl<'a> Scheduler<'a> {
+    /// Nothing is predicted or forced.
+    pub(super) fn new(
+        job: &'a RunJob,
+        prepared: &'a PreparedPlan,
+        (keys, store, room, processes): (Keys, Store, Room, Option<&'a Processes>),
+        place: Place,
+        control: &'a Control,
+    ) -> Scheduler<'a> {
+        let PreparedPlan { tasks, specs, widths, domains, servers, environments: _ } = prepared;
+        Scheduler {
+            predicted: Predicted::default(),
+            room,
+            running: Tasks::at(place),
+            processes,
+            records: Mutex::default(),
+            plan: &job.plan,
+            tasks,
+            widths,
+            keys,
+            specs,
+            domains,
+            store,
+            out: PathBuf::from(&job.out),
+            base: PathBuf::from(&job.base),
+            forced: vec![false; tasks.len()],
+            forks: &job.forks,
+            servers,
+            pace: match job.checkpoint_every {
+                // Negative numbers and what is none are as often as possible.
+                Some(seconds) => {
+                    CheckpointPace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+                }
+                None => CheckpointPace::Sparing,
+            },
+            guards: Mutex::default(),
+            made: Mutex::default(),
+            said: SaidOnce::default(),
+            place,
+            control,
+        }
+    }
 }
 
 impl Scheduler<'_> {

@@ -18,19 +18,21 @@ use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::model::Weights;
 use crate::model::merge::merge;
+use crate::peers::Peers;
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, ModelSpec, trained, validated};
 use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
 use crate::store::{Ancestor, CheckpointProvenance, Lookup, adapter};
+use crate::train::state::RestoreMode;
 use crate::train::{
     self, Checkpoints, LearnerTurn, RolloutCache, ScoreCache, Source, SourceTeachers, TrainedModel, Written,
 };
 use crate::zip::zip_equal;
 
 /// A stage at work.
-struct StageJob<'a> {
+pub(super) struct StageJob<'a> {
     index: usize,
     id: ModelId,
     name: &'a str,
@@ -40,7 +42,7 @@ struct StageJob<'a> {
 }
 
 /// What a stage computed.
-struct StageOutput {
+pub(super) struct StageOutput {
     weights: Weights,
     record: Record,
     adapter: adapter::AdapterFiles,
@@ -50,6 +52,8 @@ struct StageOutput {
     scores_found: Option<ScoresFound>,
     /// That runs before this one took.
     seconds_before: f64,
+    /// Most memory of the other processes that trained it.
+    memory_beside: u64,
 }
 
 impl StageOutput {
@@ -62,6 +66,7 @@ impl StageOutput {
             others: Vec::new(),
             scores_found: None,
             seconds_before: 0.0,
+            memory_beside: 0,
         }
     }
 }
@@ -75,8 +80,8 @@ impl Scheduler<'_> {
         running: &Running,
         guard: &mut Option<Lock>,
     ) -> Result<TaskOutput, TaskStopped> {
-        let (name, seed) = (self.plan.experiment.model(id).name.as_str(), self.tasks[index].seed);
-        let job = StageJob { index, id, name, seed, key: self.keys.of(index), inputs };
+        let job = self.job(index, id, inputs);
+        let StageJob { name, seed, .. } = job;
         if let Some(found) = self.find(&job, guard)? {
             return Ok(found);
         }
@@ -89,6 +94,16 @@ impl Scheduler<'_> {
         let computed = self.compute(&job, steps)?;
         self.store_result(&job, &computed)?;
         Ok(self.publish(&job, computed, started, running)?)
+    }
+
+    pub(super) fn job<'j>(
+        &'j self,
+        index: usize,
+        id: ModelId,
+        inputs: &'j HashMap<usize, Arc<Weights>>,
+    ) -> StageJob<'j> {
+        let (name, seed) = (self.plan.experiment.model(id).name.as_str(), self.tasks[index].seed);
+        StageJob { index, id, name, seed, key: self.keys.of(index), inputs }
     }
 
     /// A stage whose result is in the store, published.
@@ -228,7 +243,36 @@ impl Scheduler<'_> {
         learners: &[(&Train<Objective>, LearnerTurn)],
         steps: u32,
     ) -> Result<StageOutput, TaskStopped> {
+        let from = self.from(job.index, job.name)?;
+        let Some(processes) = self.processes else {
+            return self
+                .train_from(job, learners, steps, from)
+                .map_err(|stopped| self.stopped(job, *stopped));
+        };
+        let step = from.as_ref().map(|(state, _)| state.position.step);
+        let together = processes.train(self.control, job.index, job.key, step);
+        together.map_err(|error| processes.explained(error))?;
+        match self.train_from(job, learners, steps, from) {
+            Ok(output) => Ok(StageOutput { memory_beside: processes.memory_beside(None), ..output }),
+            Err(stopped) => {
+                let error = processes.explained(stopped.error);
+                Err(self.stopped(job, train::Stopped { error, ..*stopped }))
+            }
+        }
+    }
+
+    /// The same from a state on, in this process.
+    pub(super) fn train_from(
+        &self,
+        job: &StageJob,
+        learners: &[(&Train<Objective>, LearnerTurn)],
+        steps: u32,
+        from: Option<(TrainState, RestoreMode)>,
+    ) -> Result<StageOutput, Box<train::Stopped>> {
+        let failed =
+            |error: Error| Box::new(train::Stopped { error, last_good: None, record: Record::default() });
         let StageJob { index, id, name, seed, .. } = *job;
+        let peers = self.processes.map(|processes| &processes.peers);
         let stream = super::stream(self.plan, id, self.domains);
         let mut stages = Vec::with_capacity(learners.len());
         for (place, (settings, turn)) in learners.iter().copied().enumerate() {
@@ -243,7 +287,7 @@ impl Scheduler<'_> {
                 turn,
                 steps,
                 guards_from: self.guards_from(index),
-                sources: self.sources(settings, |data| trained(data, settings))?,
+                sources: self.sources(settings, |data| trained(data, settings)).map_err(failed)?,
                 start: train::beginning(settings, &self.input(job, settings.start), (seed, stream)),
                 start_place: self.found_at(job, settings.start),
                 models: inputs.map(|id| (id, self.input(job, id))).collect(),
@@ -253,18 +297,21 @@ impl Scheduler<'_> {
                 recomputed: settings.execution.checkpointing.layers(),
                 judge: settings.extrapolation.as_ref().map(|of| &self.domains[of.judged_by.0 as usize]),
                 validation: match settings.validation {
-                    Some(_) => self.sources(settings, validated)?,
+                    Some(_) => self.sources(settings, validated).map_err(failed)?,
                     None => Vec::new(),
                 },
                 place: self.place,
                 kind: self.kind(),
                 environments: Environments::In(&self.base),
                 servers: self.servers,
+                peers,
                 control: self.control,
             });
         }
         let began = Instant::now();
-        let keep = |state: &TrainState| self.keep(index, name, state);
+        // The first process writes.
+        let writes = peers.is_none_or(Peers::is_first);
+        let keep = |state: &TrainState| if writes { self.keep(index, name, state) } else { Ok(()) };
         let writing = RefCell::new(None);
         let find = || self.rollouts(index, &mut writing.borrow_mut());
         let keep_written = |written: &Written| {
@@ -283,23 +330,23 @@ impl Scheduler<'_> {
             keep: &|scored, bytes| self.keep_scores(index, &known, scored, bytes),
         };
         let checkpoints = Checkpoints {
-            from: self.from(index, name)?,
+            from,
             rollouts: Some(RolloutCache { find: &find, keep: &keep_written }),
-            scores: Some(scores),
+            // Each process scores its part of a batch, which is no batch of the cache.
+            scores: peers.is_none().then_some(scores),
             pace: self.pace,
             keep: &keep,
         };
-        match train::train_in_turns(&stages, Some(checkpoints)) {
-            Ok(finished) => Ok(StageOutput {
-                weights: finished.weights,
-                record: finished.record,
-                adapter: finished.adapter,
-                others: finished.others,
-                scores_found: finished.found,
-                seconds_before: finished.seconds - began.elapsed().as_secs_f64(),
-            }),
-            Err(stopped) => Err(self.stopped(job, *stopped)),
-        }
+        let finished = train::train_in_turns(&stages, Some(checkpoints))?;
+        Ok(StageOutput {
+            weights: finished.weights,
+            record: finished.record,
+            adapter: finished.adapter,
+            others: finished.others,
+            scores_found: finished.found,
+            seconds_before: finished.seconds - began.elapsed().as_secs_f64(),
+            memory_beside: 0,
+        })
     }
 
     fn provenance(&self, job: &StageJob, weights: &Weights) -> CheckpointProvenance {
@@ -335,12 +382,12 @@ impl Scheduler<'_> {
         running: &Running,
     ) -> Result<TaskOutput> {
         let (stage, seed) = (job.name.to_owned(), job.seed);
-        let StageOutput { record, scores_found, seconds_before, .. } = computed;
+        let StageOutput { record, scores_found, seconds_before, memory_beside, .. } = computed;
         self.store.publish(job.key, &self.out, job.name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.
         let weights = self.store.weights(job.key)?;
         let seconds = seconds_before.max(0.0) + started.elapsed().as_secs_f64();
-        let peak_memory = running.peak_memory();
+        let peak_memory = running.peak_memory().map(|own| own + memory_beside);
         if let Some(ScoresFound { found, of }) = scores_found {
             self.control.emit(&Event::ScoresFound { stage: stage.clone(), seed, found, of });
         }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::run::{PreparedPlan, keys_of, prepared};
+use super::prepared::{PreparedPlan, keys_of, prepared};
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::failure::Result;
@@ -155,7 +155,10 @@ fn changed(plan: &Plan, prepared: &PreparedPlan, index: usize, old: &Value, new:
             add(KeyPart::Input { model: plan.experiment.model(id).name.clone() });
         }
     }
-    if differ("computed") {
+    let processes = |key: &Value| key.get("computed").and_then(|computed| computed.get("processes")).cloned();
+    if processes(old) != processes(new) {
+        add(KeyPart::Processes);
+    } else if differ("computed") {
         add(KeyPart::Arithmetic);
     }
     if differ("fork") {

@@ -17,8 +17,8 @@ use crate::model::{Gradient, HeadGrads};
 use crate::zip::zip_equal;
 
 impl ScoringPass {
-    /// d loss / d the parameters that train, in single precision or in the model's own. `adjoints` are d loss / d primitive,
-    /// per token, in the objective's order; `batch` is what [`super::scores::score`]
+    /// d loss / d the parameters that train, in single precision or in the model's own. `adjoints` are d
+    /// loss / d primitive, per token, in the objective's order; `batch` is what [`super::scores::score`]
     /// answered.
     pub fn gradient(
         self,

@@ -15,7 +15,8 @@ use super::non_finite::check_learning_rate;
 use super::state::RestoreMode;
 use super::trained::Trained;
 use super::{
-    Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, TrainedModel, Trainer, peft, student,
+    Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, TrainedModel, Trainer, exchange, peft,
+    student,
 };
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
@@ -48,7 +49,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
     let (cache, scores) =
         checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.rollouts, checkpoints.scores));
     let new = || Learners::new(&parts, cache, scores);
-    let mut learners = new().map_err(stopped)?;
+    let mut learners = exchange::all_or_none(stage, new()).map_err(stopped)?;
     let (mut first, mut before, mut record) = (LearnersPosition::default(), 0.0, Record::default());
     if let Some((state, mode)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
         match (learners.restore(&state, mode), mode) {
@@ -76,12 +77,14 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
     let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
     let mut keep = |learners: &Learners, place: LearnersPosition, record: &mut Record, now: bool| {
         let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
-        if place == kept || !(now || pace.due(last.elapsed(), took)) {
+        let wanted = place != kept && (now || pace.due(last.elapsed(), took));
+        // Whose peers are gone has nothing whole to keep: the next thing that it does says so.
+        if !exchange::first_wants(stage, wanted).unwrap_or(false) {
             return;
         }
         let begun = Instant::now();
-        let state = learners.state(place, seconds(), std::mem::take(record));
-        let outcome = keep(&state);
+        let mut state = learners.state(place, seconds(), std::mem::take(record));
+        let outcome = learners.make_whole(&mut state).and_then(|()| keep(&state));
         *record = state.record;
         match outcome {
             Ok(()) => (kept, failed) = (place, false),
@@ -117,7 +120,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
             if (step, turn) < (first.step, first.turn) || !learners.0[learner].stage.turn.comes(step) {
                 continue;
             }
-            if let Err(error) = stage.control.check() {
+            if let Err(error) = exchange::all_or_none(stage, stage.control.check()) {
                 keep(&learners, place, &mut record, true);
                 return Err(Box::new(Stopped { error, last_good: None, record }));
             }
@@ -128,7 +131,9 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
                 Err((error, finite)) => {
                     // Rollouts that are stopped, or whose judges were stopped along with the run, have
                     // changed nothing but the place in the data. Later passes have lost their rollouts.
-                    let stopped = stage.control.interrupted() || matches!(error, Error::Interrupted);
+                    // Of several processes that go on together, all have heard the same.
+                    let interrupted = stage.peers.is_none() && stage.control.interrupted();
+                    let stopped = interrupted || matches!(error, Error::Interrupted);
                     let first_pass = step.is_multiple_of(trainer.stage.train.passes.max(1));
                     if stopped && finite && first_pass && trainer.restore_positions(&data).is_ok() {
                         keep(&learners, place, &mut record, true);
@@ -221,6 +226,14 @@ impl<'a> Learners<'a> {
         self.0.iter().position(its).expect("each turn is one model's")
     }
 
+    /// A state with what other processes keep of it.
+    fn make_whole(&self, state: &mut TrainState) -> Result<()> {
+        let trainer = &self.0[0];
+        let Some(peers) = trainer.stage.peers else { return Ok(()) };
+        let parameters = trainer.trained.parameters(&trainer.model).0.len();
+        exchange::whole_moments(peers, &mut state.tensors, parameters)
+    }
+
     /// What comes after so many steps.
     fn extrapolate(&mut self, steps: u32, record: &mut Record) -> Result<()> {
         self.0.iter_mut().try_for_each(|trainer| trainer.extrapolate(steps, record))
@@ -260,7 +273,15 @@ impl<'a> Learners<'a> {
             return Err(format!("it is of {has} models, where the stage trains {trains}"));
         }
         let (first, others) = self.0.split_first_mut().expect("a stage trains a model");
-        first.restore(state, mode)?;
+        match first.stage.peers {
+            None => first.restore(state, mode)?,
+            Some(peers) => {
+                let parameters = first.trained.parameters(&first.model).0.len();
+                let tensors = exchange::own_moments(peers, &state.tensors, parameters)?;
+                let (position, record) = (state.position.clone(), Record::default());
+                first.restore(&TrainState { position, tensors, record }, mode)?;
+            }
+        }
         zip_equal(others, &state.position.others).enumerate().try_for_each(|(place, (trainer, position))| {
             let prefix = prefix(place + 1);
             let own = state.tensors.0.iter().filter_map(|(name, tensor)| {

@@ -14,6 +14,7 @@ mod cached_scores;
 mod compose;
 mod diagnostics;
 mod elements;
+mod exchange;
 mod extrapolate;
 mod first_epoch;
 mod given;
@@ -49,6 +50,7 @@ mod tests;
 mod tokens;
 pub mod trained;
 mod turn;
+mod update;
 mod validation;
 mod views;
 pub mod vocabulary;
@@ -62,7 +64,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::{Event, Seconds};
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
-use tch::{Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor};
 
 pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
@@ -76,7 +78,7 @@ pub use self::models::fits_in_memory;
 use self::monitor::Monitor;
 use self::non_finite::Classified;
 use self::objective::Outputs;
-use self::optimizer::{OptimizerState, gradient_norm};
+use self::optimizer::OptimizerState;
 use self::part::{Evaluated, Rollouts, Scoring, StagePart};
 use self::privacy::Privacy;
 pub use self::route::{RoutedTeacher, SourceTeachers};
@@ -91,6 +93,7 @@ use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::model::{Decoder, Gradient, Weights};
+use crate::peers::Peers;
 use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
 use crate::report::Record;
@@ -142,6 +145,8 @@ pub struct Stage<'a> {
     pub environments: Environments<'a>,
     /// Where its served teachers are.
     pub servers: &'a Servers,
+    /// The processes that train it together, where there are several.
+    pub peers: Option<&'a Peers>,
     pub control: &'a Control,
 }
 
@@ -291,10 +296,7 @@ impl<'a> Trainer<'a> {
         let trained = Trained::new(stage, &model, key)?;
         let average = stage.train.ema.map(|rate| (rate, trained.to_f32(&model).copy()));
         let models = Models::new(stage)?.beside(learners);
-        let optimizer = {
-            let (parameters, decayed) = trained.parameters(&model);
-            OptimizerState::new(&stage.train.optimizer, &parameters, decayed)
-        };
+        let optimizer = update::optimizer(stage, &trained, &model);
         let privacy = Privacy::of_stage(stage)?;
         let extrapolator = Extrapolator::new(stage.train, stage.judge, (&trained, &model))?;
         let validator = Validator::new(stage)?;
@@ -416,11 +418,13 @@ impl<'a> Trainer<'a> {
         let objectives = self.parts.iter().map(|part| &part.stage.train.objective);
         let loss = self.losses.learn(zip_equal(objectives, evaluated.iter().map(Option::as_ref)));
 
-        let norm = gradient.as_ref().map_or(0.0, gradient_norm);
+        let plain = |error: Error| (error, true);
+        let (gradient, norm) = self.reduced(gradient).map_err(plain)?;
         if !norm.is_finite() {
             return Err((non_finite::gradient(self, &rollouts, &evaluated, step), false));
         }
-        let learning_rate = self.apply(gradient, norm, step);
+        let learning_rate = self.apply(gradient, norm, step).map_err(plain)?;
+        let experts = self.expert_load().map_err(plain)?;
         let (trains, sequences) = (self.trained.parameters(&self.model).0, &rollouts[0].sequences);
         self.monitor.look(self.stage, sequences, &trains, (norm, learning_rate), step);
 
@@ -442,7 +446,7 @@ impl<'a> Trainer<'a> {
             gradient_norm: norm,
             alignment: alignment::columns(of_parts),
             seconds,
-            experts: self.model.take_expert_load(),
+            experts,
             trained_share: self.trained.share(),
         };
         let several = self.parts.len() > 1;
@@ -461,22 +465,6 @@ impl<'a> Trainer<'a> {
         self.guards.look(step, &rows[0].iter().collect::<Vec<_>>());
         record.rows.extend(rows.into_iter().flatten());
         Ok(event)
-    }
-
-    /// Moves the weights and what follows them by a gradient of that norm; answers the learning rate. Without
-    /// a gradient neither the weights nor the optimizer's moments change.
-    fn apply(&mut self, gradient: Option<Gradient>, norm: f64, step: u32) -> f64 {
-        let learning_rate = self.stage.train.learning_rate.at(step, self.stage.steps) * self.guards.factor;
-        if let Some(gradient) = gradient {
-            self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
-            self.trained.apply(&self.model);
-        }
-        if let Some((rate, average)) = &mut self.average {
-            let _guard = no_grad_guard();
-            let _ = average.lerp_(&self.trained.to_f32(&self.model), 1.0 - *rate);
-        }
-        self.models.follow(&self.model, || self.trained.to_f32(&self.model), step + 1);
-        learning_rate
     }
 }
 

@@ -8,6 +8,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Axis, Role, Signal};
 
 use super::objective::Outputs;
+use super::optimizer::gradient_norm;
 use super::part::{Rollouts, Scoring};
 use super::scores::score;
 use super::sequences::Sequences;
@@ -127,7 +128,7 @@ fn overflowing<'a>(
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
         let (batch, forward) = score(scoring, rollouts, step).ok()?;
         let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints).ok()?;
-        (!super::gradient_norm(&gradient).is_finite()).then_some(source.name)
+        (!gradient_norm(&gradient).is_finite()).then_some(source.name)
     })
 }
 

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use mopd_compiler::expr::batch::{Batch, Runs};
@@ -20,14 +21,14 @@ use super::models::Models;
 use super::non_finite::{self, Classified};
 use super::objective::{ObjectiveProgram, Outputs};
 use super::recorded::Recorded;
-use super::scores::score;
+use super::scores::{ScoringPass, score};
 use super::sequences::Sequences;
 use super::states::States;
 use super::tags::Tags;
 use super::trained::Trained;
 use super::views::Now;
 use super::vocabulary::Logits;
-use super::{Stage, adjoints, noise};
+use super::{Stage, adjoints, exchange, noise};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient};
 
@@ -51,10 +52,41 @@ pub struct StagePart<'a> {
 /// A batch, and what stays true of it while the student learns from it.
 pub struct Rollouts {
     pub sequences: Sequences,
+    /// What this process scores of it, where several train together.
+    pub(super) own: Option<OwnPart>,
     /// Logits of frozen models, where there are several passes.
     pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
     /// Those of the student as it was when it sampled, where several passes read them.
     pub policy: RefCell<Option<Logits>>,
+}
+
+/// A part of a batch, with its tokens among those of the batch.
+pub(super) struct OwnPart {
+    rollouts: Box<Rollouts>,
+    pub(super) tokens: Range<usize>,
+}
+
+impl Rollouts {
+    pub fn new(stage: &Stage, sequences: Sequences) -> Rollouts {
+        let own = stage.peers.map(|peers| {
+            let (sequences, tokens) = exchange::own_part(peers, &sequences, stage.sources.len());
+            OwnPart { rollouts: Box::new(Rollouts::alone(sequences)), tokens }
+        });
+        Rollouts { own, ..Rollouts::alone(sequences) }
+    }
+
+    /// Of one process, whoever else trains.
+    fn alone(sequences: Sequences) -> Rollouts {
+        Rollouts { sequences, own: None, known: RefCell::default(), policy: RefCell::default() }
+    }
+}
+
+/// The student's pass over a batch, from which the gradient is made.
+enum Pass {
+    /// Over all of it.
+    Whole(ScoringPass),
+    /// Over the part of this process, where it has one, with what its objective reads.
+    Own(Option<(Batch, ScoringPass)>),
 }
 
 /// A batch with everything that the objective read and answered, and d loss / d parameters.
@@ -140,7 +172,7 @@ impl<'a> StagePart<'a> {
             _ => {
                 self.batches.keep_to(self.stage, states, step)?;
                 let sequences = self.batches.next(self.stage, model, models, step)?;
-                Ok(Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() })
+                Ok(Rollouts::new(self.stage, sequences))
             }
         }
     }
@@ -156,7 +188,7 @@ impl<'a> StagePart<'a> {
     ) -> Result<Evaluated, Classified> {
         let plain = |error: Error| (error, true);
         let objective = &self.stage.train.objective;
-        let (mut batch, forward) = score(scoring, rollouts, step).map_err(plain)?;
+        let (mut batch, pass) = self.scored(scoring, rollouts, step).map_err(plain)?;
         let scored = Instant::now();
         non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
         noise::add(self.stage, objective, step, &mut batch);
@@ -174,11 +206,37 @@ impl<'a> StagePart<'a> {
         }
         let outputs = self.program.run(&batch).map_err(plain)?;
         non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
+        let adjoints = adjoints(objective, &outputs);
+        let forward = match pass {
+            Pass::Whole(forward) => forward,
+            Pass::Own(own) => {
+                let gradient = own_gradient(scoring, rollouts, own, &adjoints).map_err(plain)?;
+                return Ok(Evaluated { batch, outputs, gradient, of_parts: Vec::new(), scored });
+            }
+        };
         let of_parts = alignment::prepared(scoring, &forward, rollouts, &outputs, step);
-        let gradient =
-            forward.gradient(scoring, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
+        let gradient = forward.gradient(scoring, rollouts, &batch, &adjoints).map_err(plain)?;
         let of_parts = alignment::gradients(of_parts, scoring, rollouts, &batch, trained).map_err(plain)?;
         Ok(Evaluated { batch, outputs, gradient, of_parts, scored })
+    }
+
+    /// What the objective reads of the whole batch. Where several processes train together, each finds it out
+    /// for its part, and all get what all have found.
+    fn scored(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch, Pass)> {
+        let (Some(peers), Some(OwnPart { rollouts: own, .. })) = (self.stage.peers, &rollouts.own) else {
+            let (batch, forward) = score(scoring, rollouts, step)?;
+            return Ok((batch, Pass::Whole(forward)));
+        };
+        let some = !own.sequences.list.is_empty();
+        let own = some.then(|| score(scoring, own, step)).transpose();
+        let (own, known) = match own {
+            Ok(own) => (own, None),
+            Err(error) => (None, Some(error)),
+        };
+        let known = known.map_or_else(|| Ok(own.as_ref().map(|(batch, _)| batch)), Err);
+        let (layout, steps) = (rollouts.sequences.layout.clone(), self.stage.steps);
+        let whole = Batch { layout, step, steps, ..Batch::default() };
+        Ok((exchange::signals(self.stage, peers, known, whole)?, Pass::Own(own)))
     }
 
     /// Keeps what the next step reads of this one.
@@ -192,4 +250,26 @@ impl<'a> StagePart<'a> {
             self.batches.learn(f64::from(outputs.get(learned.gain)[0]));
         }
     }
+}
+
+/// Of the gradient of the whole batch, what comes from the tokens of this process.
+fn own_gradient(
+    scoring: &Scoring,
+    rollouts: &Rollouts,
+    own: Option<(Batch, ScoringPass)>,
+    adjoints: &[&[f32]],
+) -> Result<Gradient> {
+    let Scoring { stage, model, trained, .. } = *scoring;
+    let part = rollouts.own.as_ref().expect("a part was scored");
+    let gradient = match own {
+        None => {
+            let nothing = Gradient::zero(model.flat().numel(), model.kind(), stage.place);
+            Ok(nothing.only(trained.ranges()))
+        }
+        Some((batch, forward)) => {
+            let adjoints: Vec<&[f32]> = adjoints.iter().map(|all| &all[part.tokens.clone()]).collect();
+            forward.gradient(scoring, &part.rollouts, &batch, &adjoints)
+        }
+    };
+    exchange::all_or_none(stage, gradient)
 }

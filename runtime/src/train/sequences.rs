@@ -67,6 +67,17 @@ impl Sequences {
         Sequences { draws, ..self }
     }
 
+    /// Some groups as a batch of their own, and their tokens among those of this one.
+    pub fn part(&self, groups: Range<usize>, domains: usize) -> (Sequences, Range<usize>) {
+        let of_group =
+            |group: usize| self.layout.group_of_sequence.partition_point(|of| (*of as usize) < group);
+        let members = of_group(groups.start)..of_group(groups.end);
+        let draws = self.draws.get(groups.clone()).unwrap_or_default().to_vec();
+        let own = self.groups().skip(groups.start).take(groups.len()).map(<[_]>::to_vec).collect();
+        let part = Sequences { debates: self.debates.clone(), ..Sequences::of_groups(own, domains) };
+        (part.drawn(draws), self.starts[members.start]..self.starts[members.end])
+    }
+
     /// The same, where `keep` left out so many of each section.
     pub fn without(self, dropped: Option<Vec<u32>>) -> Sequences {
         Sequences { dropped, ..self }

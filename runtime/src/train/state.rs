@@ -220,6 +220,6 @@ impl StagePart<'_> {
             .drawn(draws.clone())
             .without(dropped.clone())
             .debated(debates.as_slice().into());
-        Ok(Rollouts { sequences, known: Default::default(), policy: std::cell::RefCell::new(policy) })
+        Ok(Rollouts { policy: std::cell::RefCell::new(policy), ..Rollouts::new(self.stage, sequences) })
     }
 }

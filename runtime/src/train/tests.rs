@@ -50,6 +50,7 @@ mod mixes;
 mod other_tokenizer;
 mod own_data;
 mod padded;
+mod peers;
 mod places;
 mod privacy;
 mod producers;
@@ -170,6 +171,7 @@ impl Fixture {
             kind: Kind::Float,
             environments: Environments::In(self.folder.path()),
             servers: &crate::served::NO_SERVERS,
+            peers: None,
             control: &self.control,
         }
     }

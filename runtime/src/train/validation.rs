@@ -8,7 +8,7 @@ use super::losses::Validated;
 use super::sequences::Sequences;
 use super::views::Shown;
 use super::vocabulary::{LmHead, Logits, Quantity, Vocabulary};
-use super::{Stage, Trainer};
+use super::{Stage, Trainer, exchange};
 use crate::failure::Result;
 use crate::machine::transfer::upload;
 use crate::model::Decoder;
@@ -92,7 +92,9 @@ impl Trainer<'_> {
     pub(super) fn validate(&mut self, step: u32) -> Result<()> {
         let Trainer { model, models, validator: Some(validator), losses, .. } = self else { return Ok(()) };
         if validator.is_due(losses.validated, step) {
-            let loss = validator.loss(model, &models.compared(model))?;
+            // As bits: JSON has no infinity.
+            let loss = || validator.loss(model, &models.compared(model)).map(f64::to_bits);
+            let loss = f64::from_bits(exchange::of_first(self.stage, loss)?);
             losses.validated = Some(Validated { step, loss });
         }
         Ok(())

@@ -197,6 +197,7 @@ pub fn job(plan: &Plan, folder: &Path, out: &str) -> RunJob {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: Some(2),
+        processes: 1,
         predict: Predict::Full,
     }
 }

@@ -62,10 +62,14 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
         from,
         checkpoint_every: arguments.checkpoint_every,
         workers: arguments.workers,
+        processes: arguments.processes,
         predict: arguments.predict.into(),
         ..job_of(&compiled.plan, &arguments.file, out)?
     }));
 
+    if arguments.processes > 1 {
+        output::note(&format!("{} processes train each stage together\n", arguments.processes));
+    }
     let mut progress = {
         let seeds = compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1);
         RunProgress::new(seeds, arguments.resume, arguments.log_every.unwrap_or(LOG_EVERY))
@@ -135,6 +139,7 @@ pub fn job_of(plan: &Plan, file: &Path, out: &Path) -> Result<RunJob, Problem> {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: None,
+        processes: 1,
         predict: Predict::default(),
     })
 }

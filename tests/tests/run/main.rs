@@ -10,6 +10,7 @@ mod leftovers;
 mod methods;
 mod preflight;
 mod private;
+mod processes;
 mod rewards;
 mod rollouts;
 mod served;

@@ -49,7 +49,7 @@ impl Batches {
             let uniforms = shuffle(stage, Purpose::Shuffle);
             let draws: Vec<Draw> =
                 missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
-            fresh = self.producer.draw(batch, &numbered(&draws, drawn), Purpose::Rollout)?;
+            fresh = self.produced(batch, &numbered(&draws, drawn))?;
         }
         if kept.is_empty() {
             let message =

@@ -51,7 +51,7 @@ use super::models::Models;
 use super::sequences::Sequences;
 use super::states::States;
 use super::views::{Now, Shown};
-use super::{Source, Stage, privacy};
+use super::{Source, Stage, exchange, privacy};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, MixturePosition};
 use crate::failure::{Error, Result};
@@ -389,12 +389,17 @@ impl Batches {
             return Err(Error::new(FailureKind::Runtime, message)
                 .help("give the stage more epochs, or `steps` as a number"));
         }
-        let groups = self.producer.draw(batch, &numbered(&draws, 0), Purpose::Rollout)?;
+        let groups = self.produced(batch, &numbered(&draws, 0))?;
         let drawn = match &stage.train.filter {
             Some(filter) => (self.filtered(batch, groups, filter)?, Vec::new()),
             None => (groups, draws),
         };
         Ok(drawn)
+    }
+
+    /// What the producer makes of draws: each process of its part of them, where there are several.
+    fn produced(&self, batch: &Batch, draws: &[Numbered]) -> Result<Vec<Group>> {
+        exchange::draw(batch.stage, draws, |draws| self.producer.draw(batch, draws, Purpose::Rollout))
     }
 
     /// What was drawn last is kept for later steps.

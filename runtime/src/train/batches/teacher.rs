@@ -19,7 +19,7 @@ use crate::rollout::Sequence;
 use crate::train::models::{ModelScorer, Models, ScorerRef};
 use crate::train::route::Section;
 use crate::train::views::{Now, Shown};
-use crate::train::{Source, Stage};
+use crate::train::{Source, Stage, exchange};
 use crate::zip::zip_equal;
 
 /// Rollouts that frozen models write before the first step, by source.
@@ -47,21 +47,26 @@ pub(super) fn make(teacher: &Teacher, making: &Making) -> Result<Box<dyn Draws>>
     let Some(once) = teacher.once else {
         return Ok(Box::new(OfTeacher { teacher: teacher.clone(), judged }));
     };
-    let written = cached_or_written(cache, || teacher_rollouts(stage, models, (teacher, editor), once))?;
+    let written =
+        cached_or_written(stage, cache, || teacher_rollouts(stage, models, (teacher, editor), once))?;
     Ok(Box::new(WrittenOnce(Fixed(written))))
 }
 
-/// What is written before the first step, where the cache does not have it.
+/// What is written before the first step, where the cache does not have it: where several processes train
+/// together, by the first of them.
 pub(super) fn cached_or_written(
+    stage: &Stage,
     cache: Option<&RolloutCache>,
     write: impl FnOnce() -> Result<Written>,
 ) -> Result<Written> {
-    if let Some(kept) = cache.map_or(Ok(None), |cache| (cache.find)())? {
-        return Ok(kept);
-    }
-    let written = write()?;
-    cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
-    Ok(written)
+    exchange::of_first(stage, || {
+        if let Some(kept) = cache.map_or(Ok(None), |cache| (cache.find)())? {
+            return Ok(kept);
+        }
+        let written = write()?;
+        cache.map_or(Ok(()), |cache| (cache.keep)(&written))?;
+        Ok(written)
+    })
 }
 
 impl Draws for OfTeacher {

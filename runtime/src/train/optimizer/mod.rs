@@ -5,7 +5,7 @@ mod sgd;
 
 use mopd_compiler::plan;
 use mopd_kernels::Cpu;
-use mopd_kernels::adamw::sum_of_squares;
+use mopd_kernels::adamw::sum_of_squares as of_piece;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use self::adamw::AdamWState;
@@ -92,13 +92,23 @@ fn zeros(parameters: &Master) -> Tensor {
     Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()))
 }
 
-/// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
+/// Whether it is the name of what an optimizer keeps.
+pub fn is_state(name: &str) -> bool {
+    name.starts_with("optimizer.")
+}
+
+/// The square root of the sum of squares.
 pub fn gradient_norm(gradient: &Gradient) -> f64 {
+    sum_of_squares(gradient).sqrt()
+}
+
+/// In f64. Not finite where some part of the gradient is not.
+pub fn sum_of_squares(gradient: &Gradient) -> f64 {
     let sums = gradient.written().map(|piece| match gradient.place.loops().zip(gradient_here(piece)) {
-        Some((cpu, piece)) => sum_of_squares(cpu, piece.gradient()),
+        Some((cpu, piece)) => of_piece(cpu, piece.gradient()),
         None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
     });
-    sums.sum::<f64>().sqrt()
+    sums.sum()
 }
 
 #[cfg(test)]

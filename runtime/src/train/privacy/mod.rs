@@ -4,8 +4,6 @@
 
 mod accountant;
 
-use std::cell::RefCell;
-
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Length, Objective, Train};
 use tch::{Kind, Tensor, no_grad_guard};
@@ -159,6 +157,6 @@ fn records<'a>(stage: &'a Stage, sequences: &'a Sequences) -> impl Iterator<Item
         let draws = sequences.draws.get(index).copied().into_iter().collect();
         let alone = Sequences::of_groups(vec![group.to_vec()], stage.sources.len()).drawn(draws);
         let alone = alone.debated(sequences.debates.clone());
-        Rollouts { sequences: alone, known: RefCell::default(), policy: RefCell::default() }
+        Rollouts::new(stage, alone)
     })
 }

@@ -2,6 +2,7 @@
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Evaluation, Extrapolation};
+use tch::no_grad_guard;
 
 use super::super::state::RestoreMode;
 use super::*;

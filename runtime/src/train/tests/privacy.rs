@@ -54,11 +54,7 @@ fn noise_and_draws_are_as_the_accountant_has_them() {
     let stage = fixture.stage(&train, ROUTED, &models);
     let trainer = Trainer::new(&stage).unwrap();
     let privacy = Privacy::of_stage(&stage).unwrap().unwrap();
-    let nobody = Rollouts {
-        sequences: Sequences::new(Vec::new(), 1, 2),
-        known: Default::default(),
-        policy: Default::default(),
-    };
+    let nobody = Rollouts::new(&stage, Sequences::new(Vec::new(), 1, 2));
     let noise = |step: u32| {
         let gradient = privacy.gradient(&trainer, &nobody, step).map_err(|(error, _)| error).unwrap();
         to_vec(&gradient.part(0..gradient.parameters()))

@@ -49,11 +49,11 @@ impl Fixtures {
         compiled::train(&self.plan, model)
     }
 
-    fn rollouts(&self, kind: &str) -> Rollouts {
+    fn rollouts(&self, stage: &Stage, kind: &str) -> Rollouts {
         let batch = &self.batches[kind];
         let list = batch["sequences"].as_array().unwrap().iter().map(sequence).collect();
         let sequences = Sequences::new(list, batch["group"].as_u64().unwrap() as usize, 2);
-        Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() }
+        Rollouts::new(stage, sequences)
     }
 
     /// In the order of the runtime's own layout.
@@ -184,7 +184,7 @@ fn steps_equal_the_reference() {
 fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bounds: &Bounds) -> Vec<String> {
     let mut faults = Vec::new();
     let mut trainer = Trainer::new(stage).unwrap();
-    let rollouts = fixtures.rollouts(kind);
+    let rollouts = fixtures.rollouts(stage, kind);
     let Evaluated { outputs, gradient, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
@@ -213,7 +213,7 @@ fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bound
     }
     let Some(_) = fixtures.reference.get(&format!("{case}.after")) else { return faults };
     for step in 0..2 {
-        let rollouts = fixtures.rollouts(kind);
+        let rollouts = fixtures.rollouts(stage, kind);
         trainer
             .update(vec![rollouts], Instant::now(), step, &mut Record::default())
             .map_err(|(error, _)| error)

@@ -76,7 +76,7 @@ fn source<'a>(
 fn evaluated(stage: &Stage, list: Vec<Sequence>) -> (f64, Vec<f32>) {
     let trainer = Trainer::new(stage).unwrap();
     let sequences = Sequences::new(list, 1, stage.sources.len());
-    let rollouts = Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() };
+    let rollouts = Rollouts::new(stage, sequences);
     let Evaluated { outputs, gradient, .. } =
         trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
     let gradient = to_vec(&gradient.part(0..gradient.parameters()));

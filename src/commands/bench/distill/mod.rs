@@ -57,6 +57,7 @@ pub fn distill(arguments: &BenchDistillArgs) -> Result<Status, Problem> {
         checkpoint_every: None,
         forks: Vec::new(),
         workers: Some(1),
+        processes: 1,
         predict: Predict::Full,
     };
     match measure(arguments, &run, &compiled)? {

@@ -1,0 +1,73 @@
+//! What may fail in one process alone is agreed on before anything waits for it: all go on, or all stop for
+//! the same reason.
+
+use mopd_compiler::plan::events::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
+
+use super::Peers;
+use crate::control::Control;
+use crate::failure::{Error, Result};
+
+/// How a process fared that did not do what it was to do.
+#[derive(Serialize, Deserialize)]
+enum Stopped {
+    Interrupted,
+    Failed(Box<Failure>),
+}
+
+/// The first byte of a message.
+const DONE: u8 = 0;
+const STOPPED: u8 = 1;
+
+impl Peers {
+    /// What every process has, in their order; where some have stopped, all hear of the first of them, and
+    /// where one was interrupted, of that.
+    pub fn agreed(&self, control: &Control, own: Result<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        let message = match own {
+            Ok(bytes) => [vec![DONE], bytes].concat(),
+            Err(error) => {
+                let stopped = match error {
+                    Error::Failed(failure) if !control.interrupted() => Stopped::Failed(failure),
+                    // Programs that judge were stopped along with the run.
+                    Error::Failed(_) | Error::Interrupted => Stopped::Interrupted,
+                };
+                [vec![STOPPED], serde_json::to_vec(&stopped).expect("a failure is plain data")].concat()
+            }
+        };
+        let (mut all, mut failed) = (Vec::with_capacity(self.size()), None);
+        for (rank, bytes) in self.all_gather(&message)?.into_iter().enumerate() {
+            match bytes.split_first() {
+                Some((&DONE, bytes)) => all.push(bytes.to_vec()),
+                Some((_, bytes)) => {
+                    match serde_json::from_slice(bytes).map_err(|error| unreadable(rank, &error))? {
+                        Stopped::Interrupted => return Err(Error::Interrupted),
+                        Stopped::Failed(failure) => drop(failed.get_or_insert(failure)),
+                    }
+                }
+                None => return Err(unreadable(rank, &"nothing")),
+            }
+        }
+        failed.map_or(Ok(all), |failure| Err(Error::Failed(failure)))
+    }
+
+    /// What this process has done, where all have done theirs.
+    pub fn all_or_none<T>(&self, control: &Control, own: Result<T>) -> Result<T> {
+        let (own, status) = match own {
+            Ok(own) => (Some(own), Ok(Vec::new())),
+            Err(error) => (None, Err(error)),
+        };
+        self.agreed(control, status)?;
+        Ok(own.expect("whoever failed has stopped"))
+    }
+}
+
+/// What a process sent is no message.
+pub fn unreadable(rank: usize, what: &dyn std::fmt::Display) -> Error {
+    apart(&format!("process {rank} sent what can't be read ({what})"))
+}
+
+/// Processes do not do the same.
+pub fn apart(what: &str) -> Error {
+    Error::new(FailureKind::Runtime, format!("the processes are not at one: {what}"))
+        .help("this is a mistake in mopd: run without `--processes`, and report it")
+}

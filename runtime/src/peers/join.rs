@@ -1,0 +1,263 @@
+//! How the processes of a run find each other. The first one listens on a free port of the loopback device;
+//! the others are started by it and are told the port and a secret, neither of which is in an argument or a
+//! variable that other users of the machine could read. Each says who it is and shows the secret; whoever
+//! does not is turned away, and the meeting goes on without it.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::events::FailureKind;
+use serde::{Deserialize, Serialize};
+
+use super::Peers;
+use super::link::Link;
+use crate::failure::{Error, Result};
+
+const MAGIC: [u8; 8] = *b"mopdpeer";
+
+/// Raised whenever messages are others.
+const VERSION: u32 = 1;
+
+/// Whoever connects has so long to say who it is.
+const HELLO: Duration = Duration::from_secs(2);
+
+/// Everybody has so long to come.
+const ALL: Duration = Duration::from_secs(60);
+
+/// Known to the processes of one run.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret([u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret")
+    }
+}
+
+impl Secret {
+    /// From what the system seeds the hash tables of each process with.
+    pub fn new() -> Secret {
+        let mut bytes = [0; 32];
+        for (place, bytes) in bytes.chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&RandomState::new().hash_one(place).to_le_bytes());
+        }
+        Secret(bytes)
+    }
+
+    /// Takes as long whether they differ early or late.
+    fn is(&self, other: &Secret) -> bool {
+        self.0.iter().zip(other.0).fold(0, |apart, (one, other)| apart | (one ^ other)) == 0
+    }
+}
+
+impl Default for Secret {
+    fn default() -> Secret {
+        Secret::new()
+    }
+}
+
+/// What a process says when it connects.
+#[derive(Clone, Copy)]
+struct Hello {
+    version: u32,
+    rank: u32,
+    size: u32,
+    /// Where it listens itself.
+    port: u16,
+    secret: Secret,
+}
+
+impl Hello {
+    const BYTES: usize = 8 + 4 + 4 + 4 + 2 + 32;
+
+    fn to_bytes(self) -> [u8; Hello::BYTES] {
+        let mut bytes = [0; Hello::BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.rank.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.size.to_le_bytes());
+        bytes[20..22].copy_from_slice(&self.port.to_le_bytes());
+        bytes[22..].copy_from_slice(&self.secret.0);
+        bytes
+    }
+
+    /// None where the bytes are of something else.
+    fn from_bytes(bytes: [u8; Hello::BYTES]) -> Option<Hello> {
+        let number = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().expect("four bytes"));
+        let port = u16::from_le_bytes(bytes[20..22].try_into().expect("two bytes"));
+        let secret = Secret(bytes[22..].try_into().expect("the rest is the secret"));
+        (bytes[..8] == MAGIC).then(|| Hello {
+            version: number(8),
+            rank: number(12),
+            size: number(16),
+            port,
+            secret,
+        })
+    }
+}
+
+/// Where the processes of a run come together.
+pub struct Meeting {
+    listener: TcpListener,
+    port: u16,
+    size: usize,
+    secret: Secret,
+}
+
+impl Meeting {
+    /// Of so many processes, on a free port.
+    pub fn new(size: usize, secret: Secret) -> Result<Meeting> {
+        let listen = || {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            listener.set_nonblocking(true)?;
+            Ok((listener.local_addr()?.port(), listener))
+        };
+        let (port, listener) = listen().map_err(|error: io::Error| {
+            failed(&format!("the processes of a run can't be connected on this machine: {error}"))
+        })?;
+        Ok(Meeting { listener, port, size, secret })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The first process waits for the others. `check` is asked meanwhile whether it is worth it.
+    pub fn first(self, check: impl Fn() -> Result<()>) -> Result<Peers> {
+        let mut come = self.accept(1..self.size, &check)?;
+        // Each is told where those are that it connects with itself.
+        let ports: Vec<u8> = come.iter().flat_map(|(hello, _)| hello.port.to_le_bytes()).collect();
+        for (_, stream) in &mut come {
+            stream.write_all(&ports).map_err(|error| failed(&format!("a process left at once: {error}")))?;
+        }
+        connected(0, come)
+    }
+
+    /// The process `rank` comes to where the first one listens.
+    pub fn join(port: u16, rank: usize, size: usize, secret: Secret) -> Result<Peers> {
+        let own = Meeting::new(size, secret)?;
+        let lost = |error: io::Error| failed(&format!("process {rank} of {size} can't join: {error}"));
+        let hello = Hello { version: VERSION, rank: rank as u32, size: size as u32, port: own.port, secret };
+        let connect = |port: u16| {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+            stream.set_read_timeout(Some(ALL))?;
+            stream.write_all(&hello.to_bytes())?;
+            let mut version = [0; 4];
+            stream.read_exact(&mut version)?;
+            Ok((u32::from_le_bytes(version), stream))
+        };
+        let connect = |port: u16| match connect(port) {
+            Ok((VERSION, stream)) => Ok(stream),
+            Ok((theirs, _)) => Err(other_version(theirs)),
+            Err(error) => Err(lost(error)),
+        };
+        let mut first = connect(port)?;
+        let mut ports = vec![0; 2 * (size - 1)];
+        first.read_exact(&mut ports).map_err(lost)?;
+        let mut links = vec![(Hello { rank: 0, ..hello }, first)];
+        for (place, port) in ports.chunks_exact(2).take(rank - 1).enumerate() {
+            let port = u16::from_le_bytes([port[0], port[1]]);
+            links.push((Hello { rank: place as u32 + 1, ..hello }, connect(port)?));
+        }
+        links.extend(own.accept(rank + 1..size, &|| Ok(()))?);
+        connected(rank, links)
+    }
+
+    /// Those with these numbers, in their order.
+    fn accept(
+        &self,
+        wanted: std::ops::Range<usize>,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<Vec<(Hello, TcpStream)>> {
+        let began = Instant::now();
+        let mut come: Vec<(Hello, TcpStream)> = Vec::new();
+        while come.len() < wanted.len() {
+            check()?;
+            if began.elapsed() > ALL {
+                let missing: Vec<String> = wanted
+                    .clone()
+                    .filter(|rank| !come.iter().any(|(hello, _)| hello.rank as usize == *rank))
+                    .map(|rank| rank.to_string())
+                    .collect();
+                return Err(failed(&format!(
+                    "of {} processes, {} did not come within {} s",
+                    self.size,
+                    missing.join(", "),
+                    ALL.as_secs()
+                )));
+            }
+            let Ok((mut stream, _)) = self.listener.accept() else {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            // Whoever says nothing, or something else, is a stranger.
+            let Ok(Some(hello)) = heard(&mut stream) else { continue };
+            if !hello.secret.is(&self.secret) {
+                continue;
+            }
+            // It is told which version this is before it is turned away for another.
+            let answered = stream.write_all(&VERSION.to_le_bytes());
+            if hello.version != VERSION {
+                return Err(other_version(hello.version));
+            }
+            let rank = hello.rank as usize;
+            let known = come.iter().any(|(known, _)| known.rank == hello.rank);
+            if hello.size as usize != self.size || !wanted.contains(&rank) || known {
+                return Err(failed(&format!(
+                    "a process came as number {rank} of {}, which is not among those that are waited for",
+                    hello.size
+                )));
+            }
+            answered.map_err(|error| failed(&format!("process {rank} left at once: {error}")))?;
+            come.push((hello, stream));
+        }
+        come.sort_by_key(|(hello, _)| hello.rank);
+        Ok(come)
+    }
+}
+
+fn heard(stream: &mut TcpStream) -> io::Result<Option<Hello>> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(HELLO))?;
+    let mut bytes = [0; Hello::BYTES];
+    stream.read_exact(&mut bytes)?;
+    Ok(Hello::from_bytes(bytes))
+}
+
+fn connected(rank: usize, others: Vec<(Hello, TcpStream)>) -> Result<Peers> {
+    let mut links: Vec<Option<Link>> = (0..others.len() + 1).map(|_| None).collect();
+    for (hello, stream) in others {
+        let link = Link::new(stream).map_err(|error| failed(&format!("a connection was lost: {error}")))?;
+        links[hello.rank as usize] = Some(link);
+    }
+    Ok(Peers::new(rank, links))
+}
+
+fn other_version(theirs: u32) -> Error {
+    failed(&format!(
+        "a process speaks version {theirs} of the protocol between processes, this one {VERSION}"
+    ))
+    .help("all processes of a run are of one build of mopd")
+}
+
+fn failed(message: &str) -> Error {
+    Error::new(FailureKind::Runtime, message)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Says hello in another version; answers the version that it is told.
+    pub fn join_with_version(port: u16, secret: Secret, version: u32) -> u32 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let hello = Hello { version, rank: 1, size: 2, port: 1, secret };
+        stream.write_all(&hello.to_bytes()).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        u32::from_le_bytes(answer)
+    }
+}

@@ -1,0 +1,82 @@
+//! A connection with one process, and the messages on it.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A message that has begun and does not go on for so long is given up.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// What a message begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub what: u8,
+    /// Of the collective that it belongs to.
+    pub number: u64,
+    /// Bytes behind the head.
+    pub length: u64,
+}
+
+impl Head {
+    const BYTES: usize = 17;
+
+    fn to_bytes(self) -> [u8; Head::BYTES] {
+        let mut bytes = [0; Head::BYTES];
+        bytes[0] = self.what;
+        bytes[1..9].copy_from_slice(&self.number.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.length.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Head::BYTES]) -> Head {
+        let number = |from: usize| {
+            u64::from_le_bytes(bytes[from..from + 8].try_into().expect("eight bytes of a head"))
+        };
+        Head { what: bytes[0], number: number(1), length: number(9) }
+    }
+}
+
+#[derive(Clone)]
+pub struct Link(Arc<TcpStream>);
+
+impl Link {
+    pub fn new(stream: TcpStream) -> io::Result<Link> {
+        // Small messages do not wait for more.
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(None)?;
+        Ok(Link(Arc::new(stream)))
+    }
+
+    pub fn send(&self, head: Head, bytes: &[u8]) -> io::Result<()> {
+        let mut stream = &*self.0;
+        stream.write_all(&head.to_bytes())?;
+        stream.write_all(bytes)
+    }
+
+    /// Waits for the next message.
+    pub fn receive(&self) -> io::Result<(Head, Vec<u8>)> {
+        let mut stream = &*self.0;
+        let mut head = [0; Head::BYTES];
+        stream.read_exact(&mut head)?;
+        let head = Head::from_bytes(head);
+        if head.length == 0 {
+            return Ok((head, Vec::new()));
+        }
+        stream.set_read_timeout(Some(STALLED))?;
+        // Room is made as bytes come: a length says little about whether they will.
+        let mut bytes = Vec::new();
+        stream.take(head.length).read_to_end(&mut bytes)?;
+        stream.set_read_timeout(None)?;
+        if bytes.len() as u64 != head.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok((head, bytes))
+    }
+
+    /// Whoever reads or writes here, on either side, is told at once.
+    pub fn close(&self) {
+        // It may be closed already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}

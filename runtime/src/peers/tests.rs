@@ -1,0 +1,165 @@
+//! Processes played by threads: they are connected as processes are.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
+use super::*;
+
+/// What each of so many says of its peers.
+pub fn among<T: Send>(size: usize, work: impl Fn(&Peers) -> T + Sync) -> Vec<T> {
+    let secret = Secret::new();
+    let meeting = Meeting::new(size, secret).unwrap();
+    let port = meeting.port();
+    std::thread::scope(|scope| {
+        let (work, mut threads) = (&work, Vec::new());
+        for rank in 1..size {
+            threads.push(scope.spawn(move || work(&Meeting::join(port, rank, size, secret).unwrap())));
+        }
+        let first = work(&meeting.first(|| Ok(())).unwrap());
+        std::iter::once(first).chain(threads.into_iter().map(|thread| thread.join().unwrap())).collect()
+    })
+}
+
+/// Numbers whose sum depends on the order.
+fn number(rank: usize, place: usize) -> f32 {
+    [1e8, 1.0, -1e8, 3.0e-3][(rank + place) % 4] + place as f32
+}
+
+/// Also of parts of unequal length, of fewer numbers than processes, and of none.
+#[test]
+fn sums_are_made_in_the_order_of_the_processes() {
+    for size in 2..5 {
+        for length in [0, 1, 3, 10, 1001] {
+            let sums = among(size, |peers| {
+                let own: Vec<f32> = (0..length).map(|place| number(peers.rank(), place)).collect();
+                let part = peers.reduce_scatter(length, |range| own[range].to_vec()).unwrap();
+                assert_eq!(part.len(), peers.shard(length).len());
+                let (mut whole, start) = (vec![f32::NAN; length], peers.shard(length).start);
+                let own = |range: Range<usize>| part[range.start - start..range.end - start].to_vec();
+                let put = |range: Range<usize>, numbers: &[f32]| whole[range].copy_from_slice(numbers);
+                peers.all_gather_parts(length, own, put).unwrap();
+                let doubles: Vec<f64> = (0..length).map(|place| number(peers.rank(), place).into()).collect();
+                (whole, peers.all_reduce(&doubles).unwrap())
+            });
+            let in_order = |place| (1..size).fold(number(0, place), |sum, rank| sum + number(rank, place));
+            let expected: Vec<f32> = (0..length).map(in_order).collect();
+            let wide = |place| (0..size).fold(0.0, |sum, rank| sum + f64::from(number(rank, place)));
+            for (sum, double) in sums {
+                assert_eq!(sum, expected, "{size} {length}");
+                assert_eq!(double, (0..length).map(wide).collect::<Vec<f64>>());
+            }
+        }
+    }
+}
+
+/// Of more than one piece, so that a sum is made in rounds.
+#[test]
+fn long_vectors_are_summed_piece_by_piece() {
+    let length = 2 * PIECE + 2 * 7 + 1;
+    let own = |rank: usize, range: Range<usize>| range.map(|at| (at % 1000 + rank) as f32).collect();
+    let parts =
+        among(2, |peers| peers.reduce_scatter(length, |range| own(peers.rank(), range)).unwrap()).concat();
+    assert_eq!(parts.len(), length);
+    assert!(parts.iter().enumerate().all(|(at, sum)| *sum == (2 * (at % 1000) + 1) as f32));
+}
+
+#[test]
+fn everybody_gets_what_everybody_has() {
+    let all = among(3, |peers| {
+        let own = vec![peers.rank() as u8; 2 * peers.rank()];
+        peers.barrier().unwrap();
+        let said = peers.broadcast(1, format!("{}", peers.rank()).as_bytes()).unwrap();
+        (peers.all_gather(&own).unwrap(), said, peers.is_first(), peers.lost())
+    });
+    for (rank, (gathered, said, first, lost)) in all.into_iter().enumerate() {
+        assert_eq!(gathered, [vec![], vec![1, 1], vec![2, 2, 2, 2]]);
+        assert_eq!((said.as_slice(), first, lost), (b"1".as_slice(), rank == 0, None));
+    }
+}
+
+/// Larger than what the system holds for a connection: nobody may wait until the other reads.
+#[test]
+fn large_messages_cross() {
+    let bytes = vec![7; 30 << 20];
+    let all = among(2, |peers| peers.all_gather(&bytes).unwrap().iter().map(Vec::len).sum::<usize>());
+    assert_eq!(all, [60 << 20, 60 << 20]);
+}
+
+#[test]
+fn a_process_that_goes_is_seen_by_all() {
+    let said = among(3, |peers| {
+        peers.barrier().unwrap();
+        if peers.rank() == 2 {
+            return String::new();
+        }
+        let error = peers.all_gather(&vec![1; 10 << 20]).unwrap_err();
+        assert!(peers.lost().is_some());
+        assert!(peers.barrier().is_err(), "and it does not come back");
+        error.to_string()
+    });
+    // Whichever is read first: the one that went, or the one that has seen it before.
+    assert!(said[0].contains("of 3 is not heard of any more"), "{}", said[0]);
+    assert!(said[1].contains("of 3 is not heard of any more"), "{}", said[1]);
+}
+
+#[test]
+fn processes_at_different_places_are_told_apart() {
+    let said = among(2, |peers| match peers.rank() {
+        0 => peers.barrier().unwrap_err().to_string(),
+        _ => peers.all_gather(b"x").unwrap_err().to_string(),
+    });
+    assert!(said.iter().any(|said| said.contains("it is at collective 1 of kind")), "{said:?}");
+    let said = among(2, |peers| {
+        let count = 3 + peers.rank();
+        peers.all_reduce(&vec![1.0; count]).unwrap_err().to_string()
+    });
+    assert!(said[0].contains("4 numbers to add to 3"), "{said:?}");
+}
+
+/// A port scanner, a browser, a process without the secret: the meeting goes on.
+#[test]
+fn strangers_are_turned_away() {
+    let secret = Secret::new();
+    let meeting = Meeting::new(2, secret).unwrap();
+    let port = meeting.port();
+    std::thread::scope(|scope| {
+        let joined = scope.spawn(move || {
+            let knock = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            drop(knock());
+            let mut browser = knock();
+            browser
+                .write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            let mut answer = Vec::new();
+            // Whatever comes, it is nothing.
+            let _ = browser.read_to_end(&mut answer);
+            assert_eq!(answer, b"");
+            let Err(refused) = Meeting::join(port, 1, 2, Secret::new()) else { panic!("without the secret") };
+            assert!(refused.to_string().contains("process 1 of 2 can't join"), "{refused}");
+            Meeting::join(port, 1, 2, secret).unwrap().all_gather(b"b").unwrap()
+        });
+        let peers = meeting.first(|| Ok(())).unwrap();
+        assert_eq!(peers.all_gather(b"a").unwrap(), [b"a", b"b"]);
+        assert_eq!(joined.join().unwrap(), [b"a", b"b"]);
+    });
+}
+
+#[test]
+fn another_version_is_refused_on_both_sides() {
+    let secret = Secret::new();
+    let meeting = Meeting::new(2, secret).unwrap();
+    let port = meeting.port();
+    std::thread::scope(|scope| {
+        let came = scope.spawn(move || super::join::tests::join_with_version(port, secret, 99));
+        let Err(refused) = meeting.first(|| Ok(())) else { panic!("it is of another version") };
+        assert!(refused.to_string().contains("version 99"), "{refused}");
+        assert_eq!(came.join().unwrap(), 1, "it is told which one this is");
+    });
+}
+
+/// Whoever waits gives up where there is a reason to.
+#[test]
+fn a_meeting_ends_where_nobody_will_come() {
+    let meeting = Meeting::new(2, Secret::new()).unwrap();
+    assert!(matches!(meeting.first(|| Err(Error::Interrupted)), Err(Error::Interrupted)));
+}

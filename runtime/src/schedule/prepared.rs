@@ -1,0 +1,91 @@
+//! A plan with its models and data, before anything of it runs.
+
+use std::path::Path;
+
+use mopd_compiler::plan::events::RunJob;
+
+use super::predicted::Predicted;
+use super::room::Room;
+use super::{Keys, Task, preflight, unsupported};
+use crate::control::Control;
+use crate::failure::Result;
+use crate::machine::arithmetic::{self, Arithmetic, Numeric};
+use crate::machine::place::Place;
+use crate::prepare::cache::DataCache;
+use crate::prepare::{DomainData, ModelSpec, Places, model_specs, prepare, programs};
+use crate::served::Servers;
+use crate::store::Store;
+use crate::tokenizer::chat;
+
+/// A plan with its data.
+pub(super) struct PreparedPlan {
+    pub(super) tasks: Vec<Task>,
+    pub(super) specs: Vec<ModelSpec>,
+    /// Cores of each task.
+    pub(super) widths: Vec<usize>,
+    pub(super) domains: Vec<DomainData>,
+    /// Of each model's stage, hashes of the programs that its rollouts start.
+    pub(super) environments: Vec<Vec<String>>,
+    pub(super) servers: Servers,
+}
+
+/// The keys of everything that a run computes.
+pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithmetic, place: Place) -> Keys {
+    let PreparedPlan { tasks, specs, widths, domains, environments, servers } = prepared;
+    let dtype = job.plan.experiment.dtype.name();
+    let numeric =
+        Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place, job.plan.experiment.gpu) };
+    let how = (widths.as_slice(), job.processes);
+    Keys::new(&job.plan, tasks, specs, (domains, environments, servers), &numeric, how, &job.forks)
+}
+
+/// Reads models and data of a plan, and checks them.
+pub(super) fn prepared(
+    job: &RunJob,
+    cache: Option<&DataCache>,
+    store: Option<&Store>,
+    control: &Control,
+) -> Result<PreparedPlan> {
+    let plan = &job.plan;
+    preflight::check_schema(plan)?;
+    chat::look_at_the_clock();
+    let base = Path::new(&job.base);
+    let tasks = super::tasks(plan);
+    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), cache, store };
+    let specs = model_specs(plan, places)?;
+    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &specs, places)?;
+    for warning in warnings {
+        control.warn(warning);
+    }
+    super::check_privacy(plan, &tasks, &domains)?;
+    let widths = super::threads(plan, &tasks, &specs, (cores(), job.processes));
+    let environments = plan.experiment.models.iter().map(|model| {
+        let trains = model.stage.trains();
+        let each = trains.into_iter().map(|train| programs(train, base));
+        let all = each.collect::<Result<Vec<_>>>().map_err(|error| error.at(model.origin))?;
+        Ok(all.into_iter().flatten().collect())
+    });
+    let environments = environments.collect::<Result<_>>()?;
+    Ok(PreparedPlan { servers: Servers::open(plan, control)?, tasks, specs, widths, domains, environments })
+}
+
+/// Says what each stage of a plan will take, and runs none.
+pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
+    let folder = Path::new(&job.store);
+    // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
+    let store = Store::open(folder).ok();
+    let prepared = prepared(job, None, store.as_ref(), control)?;
+    unsupported::check(job, &prepared, place, |_| true)?;
+    let room = Room::here(workers(job, &prepared.tasks), place).among(job.processes);
+    Predicted::of(job, &prepared, folder, (place, &room), control, |_| true).map(|_| ())
+}
+
+/// Tasks that may run side by side: where processes train together, one.
+pub(super) fn workers(job: &RunJob, tasks: &[Task]) -> usize {
+    let most = if job.processes > 1 { 1 } else { tasks.len().max(1) };
+    job.workers.map_or(cores(), |workers| workers as usize).clamp(1, most)
+}
+
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,315 @@
+//! The processes that train the stages of a run together. The first one is the worker that `mopd` has
+//! started: it starts the others, which read the same plan, models and data, and asks them to join in one
+//! stage after the other. It alone writes results, checkpoints and events, and evaluates.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Child, Command as Program, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::events::{FailureKind, RunJob, Versions};
+use mopd_compiler::plan::{ModelId, Stage};
+use serde::{Deserialize, Serialize};
+
+use super::Work;
+use super::prepared::{PreparedPlan, cores, keys_of, prepared};
+use super::room::Room;
+use super::run::{Scheduler, lock};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::machine::arithmetic::Arithmetic;
+use crate::machine::memory::{peak_of, reset_peak_of};
+use crate::machine::place::Place;
+use crate::model::Weights;
+use crate::peers::{Meeting, Peers, Secret, unreadable};
+use crate::store::{Lookup, Store};
+use crate::train::LearnerTurn;
+use crate::train::state::RestoreMode;
+
+/// The argument that makes a worker one of the others.
+pub const PEER: &str = "peer";
+
+/// A process that has nothing left to do is given so long to end.
+const LEAVES: Duration = Duration::from_secs(5);
+
+/// What another process is told, on its standard input.
+#[derive(Serialize, Deserialize)]
+pub struct PeerJob {
+    run: RunJob,
+    /// Its number.
+    rank: usize,
+    /// Where the first one listens.
+    port: u16,
+    secret: Secret,
+}
+
+impl PeerJob {
+    /// A line.
+    pub fn read(input: &mut impl BufRead) -> Result<PeerJob> {
+        let mut text = String::new();
+        let read = input.read_line(&mut text).map_err(|error| error.to_string());
+        read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()))
+            .map_err(|error| failed(format!("standard input holds no job of a process: {error}")))
+    }
+
+    pub fn run(&self) -> &RunJob {
+        &self.run
+    }
+}
+
+/// What the first process asks of the others.
+#[derive(Serialize, Deserialize)]
+enum Command {
+    Train {
+        task: usize,
+        /// Of the result: whoever has another would train something else.
+        key: String,
+        /// The steps of the checkpoint to go on from.
+        from: Option<u32>,
+    },
+    End,
+}
+
+/// A process among those of a run.
+pub(super) struct Processes {
+    pub peers: Peers,
+    /// Those that this one has started, from number 1 on.
+    children: Mutex<Vec<Child>>,
+}
+
+impl Processes {
+    /// Starts the others, and waits until they have read what they need.
+    pub fn start(job: &RunJob, control: &Control) -> Result<Processes> {
+        let (size, secret) = (job.processes as usize, Secret::new());
+        if size > cores() {
+            control
+                .warn(format!("{size} processes share {} cores, so that they wait for each other", cores()));
+        }
+        let meeting = Meeting::new(size, secret)?;
+        let mut started = Started(Vec::with_capacity(size));
+        for rank in 1..size {
+            let job = PeerJob { run: job.clone(), rank, port: meeting.port(), secret };
+            started.0.push(start(&job)?);
+        }
+        let children = RefCell::new(&mut started.0);
+        let peers = meeting.first(|| {
+            control.check()?;
+            match gone(&mut children.borrow_mut()) {
+                Some((rank, status)) => Err(died(rank, size, status)),
+                None => Ok(()),
+            }
+        })?;
+        let processes = Processes { peers, children: Mutex::new(std::mem::take(&mut started.0)) };
+        let ready = processes.peers.all_or_none(control, Ok(()));
+        ready.map_err(|error| processes.explained(error))?;
+        Ok(processes)
+    }
+
+    /// Has the others join in a stage.
+    pub fn train(&self, control: &Control, task: usize, key: &str, from: Option<u32>) -> Result<()> {
+        self.tell(&Command::Train { task, key: key.to_owned(), from })?;
+        self.peers.all_or_none(control, Ok(()))
+    }
+
+    /// Lets the others go.
+    pub fn end(&self) {
+        // Who is gone need not be told.
+        let _ = self.tell(&Command::End);
+    }
+
+    fn tell(&self, command: &Command) -> Result<()> {
+        let command = serde_json::to_vec(command).expect("a command is plain data");
+        self.peers.broadcast(0, &command).map(|_| ())
+    }
+
+    /// Most memory that the other processes held in a stage that is finished, all together; called by all.
+    pub fn memory_beside(&self, own: Option<u64>) -> u64 {
+        let own = if self.peers.is_first() { 0 } else { own.unwrap_or(0) };
+        // The stage is finished: one that goes now is missed by the next.
+        self.peers.all_reduce(&[own as f64]).map_or(0, |all| all[0] as u64)
+    }
+
+    /// An error, or what was behind it, where a process is gone.
+    pub fn explained(&self, error: Error) -> Error {
+        if self.peers.lost().is_none() || matches!(error, Error::Interrupted) {
+            return error;
+        }
+        let began = Instant::now();
+        let mut children = lock(&self.children);
+        // Its connections are closed before the system says how it ended.
+        while began.elapsed() < Duration::from_secs(2) {
+            if let Some((rank, status)) = gone(&mut children) {
+                return died(rank, self.peers.size(), status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        error.help(AGAIN)
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.peers.close();
+        drop(Started(std::mem::take(&mut lock(&self.children))));
+    }
+}
+
+/// Processes that are ended where they do not end themselves.
+struct Started(Vec<Child>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let began = Instant::now();
+        for child in &mut self.0 {
+            drop(child.stdin.take());
+            while began.elapsed() < LEAVES && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            // It is gone already, as a rule.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn start(job: &PeerJob) -> Result<Child> {
+    let failed = |error: std::io::Error| {
+        failed(format!("process {} of {} can't be started: {error}", job.rank, job.run.processes))
+    };
+    let mut child = Program::new(std::env::current_exe().map_err(failed)?)
+        .arg(PEER)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut text = serde_json::to_vec(job).expect("a job is plain data");
+    text.push(b'\n');
+    // Its end means that this process is gone.
+    child.stdin.as_mut().expect("it is piped").write_all(&text).map_err(failed)?;
+    Ok(child)
+}
+
+/// The first process that ended, with how: one that was killed before one that left since another was gone.
+fn gone(children: &mut [Child]) -> Option<(usize, ExitStatus)> {
+    let ended = children.iter_mut().enumerate().filter_map(|(place, child)| {
+        let status = child.try_wait().ok().flatten()?;
+        Some((place + 1, status))
+    });
+    ended.min_by_key(|(rank, status)| (status.code().is_some(), *rank))
+}
+
+const AGAIN: &str = "run the same command again: stages that are finished are kept, and the one at work goes \
+                     on from its last checkpoint";
+
+fn died(rank: usize, size: usize, status: ExitStatus) -> Error {
+    let (how, why) = match signal(status) {
+        Some(9) => ("was killed (signal 9)".to_owned(), "; where memory had run out, take fewer processes"),
+        Some(signal) => (format!("died of signal {signal}"), ""),
+        None => (format!("ended ({status})"), ""),
+    };
+    failed(format!("process {rank} of {size} {how}")).help(format!("{AGAIN}{why}"))
+}
+
+#[cfg(unix)]
+fn signal(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal(_: ExitStatus) -> Option<i32> {
+    None
+}
+
+fn failed(message: impl Into<String>) -> Error {
+    Error::new(FailureKind::Runtime, message)
+}
+
+/// What another process than the first does: it reads what the run reads, and joins in its stages.
+pub fn follow(job: &PeerJob, versions: &Versions, place: Place, control: &Control) -> Result<()> {
+    let run = &job.run;
+    let peers = Meeting::join(job.port, job.rank, run.processes as usize, job.secret)?;
+    control.begin_work();
+    let read = || {
+        let store = Store::open(std::path::Path::new(&run.store))?;
+        Ok((prepared(run, None, Some(&store), control)?, store))
+    };
+    let (prepared, store) = peers.all_or_none(control, read())?;
+    let keys = keys_of(run, &prepared, &Arithmetic::of_this_machine(&versions.libtorch), place);
+    let room = Room::here(1, place).among(run.processes);
+    let processes = Processes { peers, children: Mutex::default() };
+    let made = (keys, store, room, Some(&processes));
+    let scheduler = Scheduler::new(run, &prepared, made, place, control);
+    loop {
+        let command = processes.peers.broadcast(0, &[])?;
+        match serde_json::from_slice(&command).map_err(|error| unreadable(0, &error))? {
+            Command::End => return Ok(()),
+            Command::Train { task, key, from } => {
+                let join = AssertUnwindSafe(|| scheduler.join_in(&prepared, task, &key, from));
+                catch_unwind(join).unwrap_or_else(|panic| {
+                    let error = Error::from_panic(panic.as_ref());
+                    // The first process sees that this one is gone, and not why.
+                    eprintln!("process {} of {}: {error}", job.rank, run.processes);
+                    Err(error)
+                })?;
+            }
+        }
+    }
+}
+
+impl Scheduler<'_> {
+    /// Trains a stage beside the first process, which keeps what comes of it.
+    fn join_in(&self, prepared: &PreparedPlan, task: usize, key: &str, from: Option<u32>) -> Result<()> {
+        let processes = self.processes.expect("there is a first one");
+        let read = || {
+            if self.keys.of(task) != key {
+                let message = "a process has read other models or data than the first one: files have \
+                               changed meanwhile, or the day";
+                return Err(failed(message).help("run the same command again"));
+            }
+            let state = match from {
+                None => None,
+                Some(step) => match self.store.state(key, step) {
+                    Lookup::Found(state) => Some((state, RestoreMode::Resume)),
+                    Lookup::Absent | Lookup::Damaged(_) => {
+                        let message = format!("a process can't read the checkpoint of step {step}");
+                        return Err(failed(message).help("run the same command again"));
+                    }
+                },
+            };
+            let mut inputs: HashMap<usize, Arc<Weights>> = HashMap::new();
+            for need in &prepared.tasks[task].needs {
+                inputs.insert(*need, Arc::new(self.made_by(prepared, *need)?));
+            }
+            Ok((state, inputs))
+        };
+        let (state, inputs) = processes.peers.all_or_none(self.control, read())?;
+        let Work::Stage(id) = prepared.tasks[task].work else {
+            unreachable!("the keys are the same, so that the tasks are");
+        };
+        let Stage::Train(settings) = &self.plan.experiment.model(id).stage else {
+            unreachable!("other stages are not trained by several processes");
+        };
+        tch::set_num_threads(self.widths[task] as i32);
+        let _ = reset_peak_of(self.place);
+        let steps = super::steps(&self.plan.experiment.model(id).stage, self.domains);
+        let job = self.job(task, id, &inputs);
+        let trained = self.train_from(&job, &[(settings, LearnerTurn::ALONE)], steps, state);
+        trained.map_err(|stopped| stopped.error)?;
+        processes.memory_beside(peak_of(self.place));
+        Ok(())
+    }
+
+    /// The weights that a task before has made.
+    fn made_by(&self, prepared: &PreparedPlan, task: usize) -> Result<Weights> {
+        let Work::Stage(ModelId(id)) = prepared.tasks[task].work else {
+            unreachable!("only stages are needed by others");
+        };
+        match &prepared.specs[id as usize].loaded {
+            Some(loaded) => Ok(loaded.weights.clone()),
+            None => self.store.weights(self.keys.of(task)),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What several processes can't train together yet: it is refused by name before anything runs.
+
+use mopd_compiler::expr::graph::{Graph, Operation};
+use mopd_compiler::plan::events::{FailureKind, RunJob};
+use mopd_compiler::plan::{Axis, Objective, Parameter, Producer, Stage, Train, producers};
+
+use super::Work;
+use super::prepared::PreparedPlan;
+use crate::failure::{Error, Result};
+use crate::machine::place::Place;
+
+/// Processes at most: each is connected with every other.
+const MOST: u32 = 64;
+
+/// Refuses what of the stages that are waited for the processes of a job can't train together.
+pub(super) fn check(
+    job: &RunJob,
+    prepared: &PreparedPlan,
+    place: Place,
+    waiting: impl Fn(usize) -> bool,
+) -> Result<()> {
+    if job.processes == 1 {
+        return Ok(());
+    }
+    let processes = job.processes;
+    if !(2..=MOST).contains(&processes) {
+        let help = "each process has all weights: as many as there are cores, at most";
+        return Err(failed(&format!("a run has 1 to {MOST} processes, not {processes}")).help(help));
+    }
+    if matches!(place.device, tch::Device::Cuda(_)) {
+        return Err(unsupported("a GPU, which processes share by NCCL,"));
+    }
+    if !job.forks.is_empty() {
+        return Err(unsupported("a stage that goes on from the checkpoint of another"));
+    }
+    for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
+        let Work::Stage(id) = task.work else { continue };
+        let model = job.plan.experiment.model(id);
+        let named = |what: &str| unsupported(&format!("`{}`: {what}", model.name)).at(model.origin);
+        match &model.stage {
+            Stage::Joint(_) => return Err(named("a stage of several models that learn")),
+            Stage::Train(train) => {
+                if let Some(what) = of_stage(train) {
+                    return Err(named(&what));
+                }
+                if let Some(rollout) = train.rollouts().find(|rollout| rollout.groups < processes) {
+                    let asked = rollout.producer.kind().asked(rollout.groups);
+                    let message = format!(
+                        "`{}`: {processes} processes can't share what a step trains on, {asked}",
+                        model.name
+                    );
+                    return Err(failed(&message)
+                        .help("give each process a prompt at least: fewer processes, or more prompts a step")
+                        .at(model.origin));
+                }
+            }
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) | Stage::Learner { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn failed(message: &str) -> Error {
+    Error::new(FailureKind::Runtime, message)
+}
+
+fn unsupported(what: &str) -> Error {
+    failed(&format!("{what} is not supported yet with `--processes`"))
+        .help("run it with one process: leave out `--processes`")
+}
+
+/// Of a stage that trains one model.
+fn of_stage(train: &Train<Objective>) -> Option<String> {
+    let settings = [
+        (train.private.is_some(), "a private stage"),
+        (train.extrapolation.is_some(), "`extrapolate`"),
+        (train.alignment.is_some(), "`gradient_alignment`"),
+        (train.curriculum.is_some(), "a choice of prompts (`priority`, `refresh`)"),
+        (!train.panels.is_empty(), "a panel"),
+        (!train.feedback.is_empty(), "feedback that models write"),
+        (train.trains_scalar_head(), "a student that learns values (`student.value`)"),
+        (train.trains_second_head(), "a student with a second head"),
+        (train.served().next().is_some(), "a teacher on a server"),
+        (train.trajectory().is_some(), "a rollout that begins at every turn of the data"),
+    ];
+    let choices = || train.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+    let scorers = [
+        (choices().any(|choice| choice.own_tokens), "a teacher with another tokenizer"),
+        (
+            choices()
+                .filter_map(|choice| choice.teacher.composition())
+                .flat_map(|composition| &composition.members)
+                .any(|member| whole_batch(&member.weight)),
+            "a composed teacher whose weights compare the prompts of a step",
+        ),
+    ];
+    let found = settings.into_iter().chain(scorers).find(|(there, _)| *there);
+    let found = found.map(|(_, what)| what.to_owned());
+    found
+        .or_else(|| train.producers().find_map(of_producer))
+        .or_else(|| train.objectives().find_map(|(_, objective)| of_objective(objective, train)))
+}
+
+/// Whose groups each process can draw for itself.
+fn of_producer(producer: &Producer) -> Option<String> {
+    let what = match producer {
+        Producer::Chosen(chosen) if puts_prompts_together(&chosen.choice.formula().graph) => {
+            "a choice among completions that compares the prompts of a step"
+        }
+        Producer::Retry(retry) if puts_prompts_together(&retry.until.graph) => {
+            "a `retry` that compares the prompts of a step"
+        }
+        Producer::Student(student) if student.sampling.accept.is_some() => "sampling with a second head",
+        Producer::Data(_)
+        | Producer::Student(_)
+        | Producer::Teacher(_)
+        | Producer::Model(_)
+        | Producer::Pairs(_)
+        | Producer::Mix(_)
+        | Producer::Guided(_)
+        | Producer::Refine(_)
+        | Producer::Chosen(_)
+        | Producer::Retry(_)
+        | Producer::FirstOf(_) => {
+            return producer.kind().inner().into_iter().find_map(of_producer);
+        }
+        Producer::Replay(_) => "a rollout with `replay`",
+        Producer::Turns(_) => "a rollout with an environment",
+        Producer::Through(_) => "a rollout that a program edits",
+        Producer::Rewrite(_) => "a rollout with `rewrite`",
+        Producer::Speculative(_) => "a speculative rollout",
+        Producer::Derived(_) => "a rollout of derived prompts",
+        Producer::EachTurn(_) => "a rollout that begins at every turn of the data",
+    };
+    Some(what.to_owned())
+}
+
+fn of_objective(objective: &Objective, train: &Train<Objective>) -> Option<String> {
+    let sampler = producers::sampler(objective, &train.rollout);
+    let parts = [
+        (objective.chosen.is_some() || !objective.agreements().is_empty(), "a term over blocks"),
+        (!objective.recorded().is_empty(), "what the student thinks of recorded text"),
+        (!objective.attempts().is_empty(), "`correct` of a teacher"),
+        (objective.learned.is_some(), "`learned(...)`"),
+        (
+            objective.divergences().iter().flat_map(|of| of.parameters()).any(whole_batch),
+            "a divergence whose weights compare the prompts of a step",
+        ),
+        (
+            train.passes > 1 && !matches!(sampler, Ok(None)),
+            "the sampler's distribution in several passes over the same rollouts",
+        ),
+    ];
+    let found = parts.into_iter().find(|(there, _)| *there);
+    found.map(|(_, what)| format!("the objective `{}` with {what}", objective.name))
+}
+
+/// Whether a number puts prompts of a step together. A process computes it of its own prompts.
+fn whole_batch(parameter: &Parameter) -> bool {
+    let Parameter::Formula(formula) = parameter else { return false };
+    puts_prompts_together(&formula.graph)
+}
+
+fn puts_prompts_together(graph: &Graph) -> bool {
+    graph.nodes().any(|(_, node)| match &node.operation {
+        Operation::Reduce { .. } => node.axis <= Axis::Domain,
+        Operation::Statistic { over, .. } | Operation::Scan { over, .. } => *over <= Axis::Domain,
+        _ => false,
+    })
+}

@@ -1,0 +1,316 @@
+//! A step of a stage that several processes train together. Each draws and judges the completions of its part
+//! of the prompts, scores them, and goes back through its student with the part of the derivatives that is of
+//! its tokens. In between all have the whole batch: its sequences, and the numbers that its objective reads,
+//! so that a statistic over the batch is the one that a single process would have. What is as large as a
+//! vocabulary never leaves a process. The gradient is summed where the optimiser's moments of a part of the
+//! weights are; the weights go back to all.
+
+use std::ops::Range;
+
+use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::{Axis, Signal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::Stage;
+use super::batches::Group;
+use super::master::Master;
+use super::optimizer;
+use super::sequences::Sequences;
+use crate::failure::Result;
+use crate::machine::transfer::{to_vec, upload};
+use crate::model::{ExpertLoad, Gradient};
+use crate::peers::{Peers, apart, from_bytes, shard, to_bytes, unreadable};
+use crate::store::state::StateTensors;
+
+/// What this process has done, where all have done theirs; nothing is exchanged where there is one.
+pub fn all_or_none<T>(stage: &Stage, own: Result<T>) -> Result<T> {
+    match stage.peers {
+        None => own,
+        Some(peers) => peers.all_or_none(stage.control, own),
+    }
+}
+
+/// Whether the first process wants something.
+pub fn first_wants(stage: &Stage, own: bool) -> Result<bool> {
+    let Some(peers) = stage.peers else { return Ok(own) };
+    Ok(peers.broadcast(0, &[u8::from(own)])? == [1])
+}
+
+/// What the first process makes, or fails to make.
+pub fn of_first<T: Serialize + DeserializeOwned>(
+    stage: &Stage,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let Some(peers) = stage.peers else { return make() };
+    let own = match peers.is_first() {
+        true => make().map(|made| serde_json::to_vec(&made).expect("what is made is plain data")),
+        false => Ok(Vec::new()),
+    };
+    let all = peers.agreed(stage.control, own)?;
+    serde_json::from_slice(&all[0]).map_err(|error| unreadable(0, &error))
+}
+
+/// The groups of all draws, of which each process draws its part.
+pub fn draw<D>(stage: &Stage, draws: &[D], draw: impl Fn(&[D]) -> Result<Vec<Group>>) -> Result<Vec<Group>> {
+    let Some(peers) = stage.peers else { return draw(draws) };
+    let own = &draws[peers.shard(draws.len())];
+    let own = if own.is_empty() { Ok(Vec::new()) } else { draw(own) };
+    let own = own.map(|groups| serde_json::to_vec(&groups).expect("sequences are plain data"));
+    let mut groups: Vec<Group> = Vec::with_capacity(draws.len());
+    for (rank, bytes) in peers.agreed(stage.control, own)?.into_iter().enumerate() {
+        let own: Vec<Group> = serde_json::from_slice(&bytes).map_err(|error| unreadable(rank, &error))?;
+        let expected = shard(draws.len(), rank, peers.size()).len();
+        if own.len() != expected {
+            return Err(apart(&format!("process {rank} has {} of {expected} groups", own.len())));
+        }
+        groups.extend(own);
+    }
+    Ok(groups)
+}
+
+/// The sequences of a batch that this process scores, and their tokens among those of the batch.
+pub fn own_part(peers: &Peers, sequences: &Sequences, domains: usize) -> (Sequences, Range<usize>) {
+    sequences.part(peers.shard(sequences.layout.groups as usize), domains)
+}
+
+/// What processes know of their parts of a batch, put together. A process that has no part knows nothing
+/// (`Ok(None)`); `whole` is the batch without its numbers.
+pub fn signals(stage: &Stage, peers: &Peers, own: Result<Option<&Batch>>, whole: Batch) -> Result<Batch> {
+    let own = own.map(|own| own.map_or_else(Vec::new, |batch| Numbers::of(batch).to_bytes()));
+    let all = peers.agreed(stage.control, own)?;
+    let mut known = Vec::new();
+    for (rank, bytes) in all.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
+        known.push(Numbers::from_bytes(bytes).ok_or_else(|| unreadable(rank, &"numbers of a batch"))?);
+    }
+    joined(known, whole)
+}
+
+/// The numbers of a batch, without its layout.
+#[derive(Debug, PartialEq)]
+struct Numbers {
+    /// The signals in their order, as JSON.
+    named: Vec<u8>,
+    /// Of each signal, then of each live primitive.
+    values: Vec<Vec<f32>>,
+}
+
+impl Numbers {
+    fn of(batch: &Batch) -> Numbers {
+        let named: Vec<&Signal> = batch.signals.iter().map(|(signal, _)| signal).collect();
+        let named = serde_json::to_vec(&named).expect("signals are plain data");
+        let values = batch.signals.iter().map(|(_, values)| values).chain(&batch.live).cloned().collect();
+        Numbers { named, values }
+    }
+
+    /// The length of the names, the names, and each list behind its length.
+    fn to_bytes(&self) -> Vec<u8> {
+        let length = |length: usize| (length as u64).to_le_bytes();
+        let mut bytes = length(self.named.len()).to_vec();
+        bytes.extend(&self.named);
+        for values in &self.values {
+            bytes.extend(length(values.len()));
+            bytes.extend(to_bytes(values));
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Numbers> {
+        fn take<'b>(bytes: &mut &'b [u8], each: usize) -> Option<&'b [u8]> {
+            let (length, rest) = bytes.split_at_checked(8)?;
+            let length = u64::from_le_bytes(length.try_into().ok()?);
+            let (taken, rest) = rest.split_at_checked(usize::try_from(length).ok()?.checked_mul(each)?)?;
+            *bytes = rest;
+            Some(taken)
+        }
+        let mut rest = bytes;
+        let named = take(&mut rest, 1)?.to_vec();
+        let mut values = Vec::new();
+        while !rest.is_empty() {
+            values.push(from_bytes(take(&mut rest, size_of::<f32>())?));
+        }
+        Some(Numbers { named, values })
+    }
+}
+
+/// Numbers of parts end to end. Those that are of the whole batch every process has, and the same.
+fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
+    let Some(first) = parts.first() else { return Ok(whole) };
+    let signals: Vec<Signal> = serde_json::from_slice(&first.named).map_err(|error| unreadable(0, &error))?;
+    if parts.iter().any(|part| (&part.named, part.values.len()) != (&first.named, first.values.len())) {
+        return Err(apart("they know other signals"));
+    }
+    let lists = |place: usize| parts.iter().map(move |part| &part.values[place]);
+    let end_to_end = |place: usize, axis: Axis, what: &dyn Fn() -> String| {
+        let list: Vec<f32> = lists(place).flatten().copied().collect();
+        let expected = whole.layout.len(axis);
+        match list.len() == expected {
+            true => Ok(list),
+            false => Err(apart(&format!("{} values of {} where {expected} belong", list.len(), what()))),
+        }
+    };
+    let mut of_signals = Vec::with_capacity(signals.len());
+    for (place, signal) in signals.into_iter().enumerate() {
+        let axis = signal.axis();
+        let values = match axis {
+            Axis::Run | Axis::Batch | Axis::Domain => {
+                let bits = |list: &Vec<f32>| list.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                if lists(place).any(|list| bits(list) != bits(&first.values[place])) {
+                    return Err(apart(&format!("{signal:?} is not the same")));
+                }
+                first.values[place].clone()
+            }
+            Axis::Group | Axis::Sequence | Axis::Token => end_to_end(place, axis, &|| format!("{signal:?}"))?,
+            Axis::LearnerTurn | Axis::Block | Axis::Vocab => {
+                return Err(apart(&format!("{signal:?} is of no part of a batch")));
+            }
+        };
+        of_signals.push((signal, values));
+    }
+    let live = of_signals.len()..first.values.len();
+    let live = live.map(|place| end_to_end(place, Axis::Token, &|| "a live primitive".to_owned()));
+    let live = live.collect::<Result<_>>()?;
+    Ok(Batch { signals: of_signals, live, ..whole })
+}
+
+/// Of the sum of all gradients, the part that this process moves.
+pub fn reduced(peers: &Peers, gradient: &Gradient) -> Result<Gradient> {
+    let part = |range| to_vec(&gradient.part(range));
+    let sum = peers.reduce_scatter(gradient.parameters(), part)?;
+    Ok(Gradient::whole(upload(&sum, gradient.place.device), gradient.place))
+}
+
+/// The norm of a gradient of which each process has a part, with the sum of the squares of its own.
+pub fn norm(peers: &Peers, squares: f64) -> Result<f64> {
+    Ok(peers.all_reduce(&[squares])?[0].sqrt())
+}
+
+/// Each process has moved its part of the parameters: all get all of them.
+pub fn weights(peers: &Peers, parameters: &Master) -> Result<()> {
+    let put = |range: Range<usize>, numbers: &[f32]| {
+        if !range.is_empty() {
+            parameters.part(range).set(&upload(numbers, parameters.device()));
+        }
+    };
+    peers.all_gather_parts(parameters.len(), |range| parameters.part(range).numbers(), put)
+}
+
+/// What an optimiser keeps for a part of `length` parameters, made that of all.
+pub fn whole_moments(peers: &Peers, tensors: &mut StateTensors, length: usize) -> Result<()> {
+    let _guard = no_grad_guard();
+    let start = peers.shard(length).start;
+    for (_, tensor) in tensors.0.iter_mut().filter(|(name, _)| optimizer::is_state(name)) {
+        let whole = Tensor::zeros([length as i64], (Kind::Float, Device::Cpu));
+        let part =
+            |range: Range<usize>| to_vec(&tensor.narrow(0, (range.start - start) as i64, range.len() as i64));
+        peers.all_gather_parts(length, part, |range, numbers| {
+            let mut place = whole.narrow(0, range.start as i64, range.len() as i64);
+            place.copy_(&Tensor::from_slice(numbers));
+        })?;
+        *tensor = whole;
+    }
+    Ok(())
+}
+
+/// The part of a state that is this process's own: of moments, those of its parameters.
+pub fn own_moments(peers: &Peers, tensors: &StateTensors, length: usize) -> Result<StateTensors, String> {
+    let owned = peers.shard(length);
+    let own = tensors.0.iter().map(|(name, tensor)| {
+        let tensor = match optimizer::is_state(name) {
+            false => tensor.shallow_clone(),
+            true if tensor.numel() != length => {
+                return Err(format!("`{name}` has {} numbers where {length} belong", tensor.numel()));
+            }
+            true => tensor.narrow(0, owned.start as i64, owned.len() as i64),
+        };
+        Ok((name.clone(), tensor))
+    });
+    Ok(StateTensors(own.collect::<Result<_, String>>()?))
+}
+
+/// How the tokens of all were spread over experts.
+pub fn expert_load(peers: &Peers, own: Option<ExpertLoad>) -> Result<Option<ExpertLoad>> {
+    let own = own.map(|load| load.counts);
+    let bytes = serde_json::to_vec(&own).expect("counts are plain data");
+    let mut sum: Option<Vec<Vec<i64>>> = None;
+    for (rank, bytes) in peers.all_gather(&bytes)?.into_iter().enumerate() {
+        let counts: Option<Vec<Vec<i64>>> =
+            serde_json::from_slice(&bytes).map_err(|error| unreadable(rank, &error))?;
+        sum = match (sum, counts) {
+            (None, counts) => counts,
+            (sum, None) => sum,
+            (Some(mut sum), Some(counts)) => {
+                let places = sum.iter_mut().flatten().zip(counts.iter().flatten());
+                places.for_each(|(sum, count)| *sum += count);
+                Some(sum)
+            }
+        };
+    }
+    Ok(sum.map(|counts| ExpertLoad { counts }))
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::expr::batch::Layout;
+    use mopd_compiler::plan::Role;
+
+    use super::*;
+
+    fn part(tokens: &[f32], loss: f32) -> Batch {
+        let logp = Signal::Logp { role: Role::Student };
+        let signals = vec![(logp, tokens.to_vec()), (Signal::Loss, vec![loss])];
+        Batch { signals, live: vec![tokens.iter().map(|value| -value).collect()], ..Batch::default() }
+    }
+
+    fn whole(tokens: usize) -> Batch {
+        let layout = Layout {
+            sequence_of_token: vec![0; tokens],
+            group_of_sequence: vec![0],
+            groups: 1,
+            ..Layout::default()
+        };
+        Batch { layout, ..Batch::default() }
+    }
+
+    fn join(parts: &[Batch], tokens: usize) -> Result<Batch> {
+        let parts = parts.iter().map(|part| Numbers::from_bytes(&Numbers::of(part).to_bytes()).unwrap());
+        joined(parts.collect(), whole(tokens))
+    }
+
+    /// Also of numbers that JSON does not have.
+    #[test]
+    fn parts_of_a_batch_are_put_end_to_end() {
+        let batch = join(&[part(&[1.0, f32::NAN], 0.5), part(&[f32::NEG_INFINITY], 0.5)], 3).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&batch.signals[0].1), bits(&[1.0, f32::NAN, f32::NEG_INFINITY]));
+        assert_eq!(batch.signals[1], (Signal::Loss, vec![0.5]));
+        assert_eq!(bits(&batch.live[0][2..]), bits(&[f32::INFINITY]));
+    }
+
+    /// Also of a process that had no tokens.
+    #[test]
+    fn loads_of_experts_add_up() {
+        let load = |peers: &Peers| match peers.rank() {
+            1 => None,
+            rank => Some(ExpertLoad { counts: vec![vec![rank as i64, 2], vec![5, 1]] }),
+        };
+        let expected = ExpertLoad { counts: vec![vec![2, 4], vec![10, 2]] };
+        for sum in crate::peers::tests::among(3, |peers| expert_load(peers, load(peers)).unwrap()) {
+            assert_eq!(sum.as_ref(), Some(&expected));
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_no_batch() {
+        let said = |parts: &[Batch], tokens| join(parts, tokens).unwrap_err().to_string();
+        let (one, other) = (part(&[1.0, 2.0], 0.5), part(&[3.0], 0.5));
+        assert!(said(&[one.clone(), other.clone()], 4).contains("3 values of"), "too few tokens");
+        assert!(said(&[one.clone(), part(&[3.0], 0.25)], 3).contains("is not the same"), "another loss");
+        let mut unlike = other;
+        unlike.signals.pop();
+        assert!(said(&[one, unlike], 3).contains("other signals"));
+        let bytes = Numbers::of(&part(&[1.0], 0.0)).to_bytes();
+        assert_eq!(Numbers::from_bytes(&bytes[..bytes.len() - 1]), None, "a message that was cut off");
+    }
+}

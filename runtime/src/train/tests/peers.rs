@@ -1,0 +1,256 @@
+//! Processes that train together, played by threads, against one.
+
+use super::*;
+use crate::peers::Peers;
+use crate::peers::tests::among;
+
+/// What a process has after a stage.
+struct After {
+    weights: Vec<f32>,
+    rows: Vec<StepMetrics>,
+    updates: usize,
+}
+
+/// A stage on as many processes, each with files, models and judges of its own.
+fn after(
+    processes: usize,
+    make: fn(Train<Objective>) -> Train<Objective>,
+    objective: fn() -> Objective,
+) -> Vec<After> {
+    let run = |peers: Option<&Peers>| {
+        let (fixture, models) = (Fixture::new(), models(true));
+        let train = make(train(objective(), 1));
+        let stage = Stage { peers, ..fixture.stage(&train, ROUTED, &models) };
+        let finished =
+            super::super::train(&stage, None).unwrap_or_else(|stopped| panic!("{}", stopped.error));
+        let weights = finished.weights.values().into_owned();
+        let start = models[0].values();
+        let updates = weights.iter().zip(start.iter()).filter(|(now, before)| now != before).count();
+        After { weights, rows: finished.record.rows, updates }
+    };
+    if processes == 1 { vec![run(None)] } else { among(processes, |peers| run(Some(peers))) }
+}
+
+/// The largest distance between weights, by how far the stage moved them.
+fn apart(one: &After, other: &After) -> f64 {
+    let models = models(true);
+    let pairs = one.weights.iter().zip(&other.weights).zip(models[0].values().into_owned());
+    let (mut apart, mut moved) = (0.0f64, 0.0f64);
+    for ((one, other), start) in pairs {
+        apart = apart.max(f64::from((one - other).abs()));
+        moved = moved.max(f64::from((one - start).abs()));
+    }
+    apart / moved
+}
+
+/// Several processes have the same bits, and those of one but for rounding.
+fn agrees(what: &str, make: fn(Train<Objective>) -> Train<Objective>, objective: fn() -> Objective) {
+    let alone = &after(1, make, objective)[0];
+    assert!(alone.updates > 100, "{what}: it learns");
+    for processes in [2, 3, 8] {
+        let together = after(processes, make, objective);
+        for other in &together {
+            let bits =
+                |after: &After| after.weights.iter().map(|weight| weight.to_bits()).collect::<Vec<_>>();
+            assert!(bits(other) == bits(&together[0]), "{what}: {processes} processes have the same weights");
+        }
+        let distance = apart(alone, &together[0]);
+        println!("{what}, {processes} processes: weights within {distance:.1e} of their change");
+        assert!(distance < 2e-3, "{what}, {processes} processes: {distance:e}");
+        for (row, expected) in together[0].rows.iter().zip(&alone.rows) {
+            assert_eq!((row.step, &row.domain), (expected.step, &expected.domain));
+            for (found, expected) in [
+                (row.loss, expected.loss),
+                (row.gradient_norm, expected.gradient_norm),
+                (row.token_share, expected.token_share),
+                (row.length.unwrap_or(0.0), expected.length.unwrap_or(0.0)),
+            ] {
+                assert!(
+                    (found - expected).abs() <= 1e-3 * expected.abs() + 1e-6,
+                    "{what}: {found} {expected}"
+                );
+            }
+        }
+        assert_eq!(together[0].rows.len(), alone.rows.len());
+    }
+}
+
+#[test]
+fn several_processes_train_as_one() {
+    let as_is = |train| train;
+    agrees("sft on the data", as_is, || direct(Support::Full, Mass::Raw));
+    agrees("the signal of a teacher", as_is, || mopd(1.0));
+    agrees(
+        "on-policy, in micro-batches, in two passes",
+        |train| Train {
+            rollout: Rollout::new(5, Producer::student(Sampling::new(3, 1.0, 6))),
+            passes: 2,
+            execution: Execution { micro_batch: Some(2), ..Execution::default() },
+            ..train
+        },
+        || mopd(1.0),
+    );
+    agrees(
+        "an adapter, momentum and averages",
+        |train| Train {
+            trainable: Trainable::Adapter(adapter(AdapterKind::Dora)),
+            optimizer: plan::Optimizer::Sgd(plan::Sgd { momentum: 0.9, clip_norm: 0.5 }),
+            learning_rate: Schedule::Constant { value: 1.0 }.into(),
+            ema: Some(0.5),
+            ..train
+        },
+        || direct(Support::Full, Mass::Raw),
+    );
+}
+
+/// What a batch's tokens are compared with is of the whole batch: which of them are selected, bit for bit.
+#[test]
+fn statistics_over_the_batch_are_of_the_whole_batch() {
+    const COMPARED: &str = "\
+        state pace = 1 then 0.5 * pace + mean(student.entropy, over: batch)\n\
+        let gap = zscore(teacher.logp - student.logp, over: batch, deviation: sample)\n\
+        select = student.entropy >= quantile(student.entropy, 0.7, over: batch)\n\
+        term a = -gap * live student.logp { weight = pace }";
+    let run = |peers: Option<&Peers>| {
+        let (fixture, models) = (Fixture::new(), models(true));
+        let train = train(given::trained(COMPARED).objective, 1);
+        let stage = Stage { peers, ..fixture.stage(&train, ROUTED, &models) };
+        let mut trainer = Trainer::new(&stage).unwrap();
+        let rollouts = trainer.rollouts_of(0).unwrap().remove(0);
+        let evaluated = trainer.evaluate(0, &rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let selected = evaluated.outputs.get(train.objective.selected.unwrap()).to_vec();
+        let share = |tokens: std::ops::Range<usize>| {
+            let count = tokens.len() as f32;
+            selected[tokens].iter().sum::<f32>() / count
+        };
+        let own = rollouts.own.as_ref().map(|own| share(own.tokens.clone()));
+        (f64::from(evaluated.outputs.get(train.objective.loss)[0]), selected, own)
+    };
+    let (loss, selected, _) = run(None);
+    assert!(selected.contains(&0.0) && selected.contains(&1.0));
+    for processes in [2, 4] {
+        let all = among(processes, |peers| run(Some(peers)));
+        for (own_loss, own, _) in &all {
+            assert_eq!(*own, selected, "{processes} processes select the same tokens");
+            assert!((own_loss - loss).abs() < 1e-5 * loss.abs(), "{processes}: {own_loss} {loss}");
+        }
+        // Were it computed by each of its own tokens, each had its 30% of them, as near as whole tokens come.
+        let shares: Vec<f32> = all.iter().filter_map(|(_, _, share)| *share).collect();
+        assert!(shares.iter().any(|share| (share - 0.3).abs() > 0.03), "{shares:?}");
+    }
+}
+
+/// What one process says all say: a judge that fails in one of them stops all.
+#[test]
+fn what_stops_one_process_stops_all() {
+    let said = among(3, |peers| {
+        let (fixture, models) = (Fixture::new(), models(true));
+        let train = Train {
+            rollout: Rollout::new(6, Producer::student(Sampling::new(1, 1.0, 4))),
+            ..train(mopd(1.0), 1)
+        };
+        let command = Reward::Command {
+            command: "exit 3".to_owned(),
+            time_limit_seconds: 10.0,
+            batch: 8,
+            depends: Vec::new(),
+            range: Default::default(),
+        };
+        let broken = Verifier::new(&command, Path::new("."));
+        let mut stage = Stage { peers: Some(peers), ..fixture.stage(&train, ROUTED, &models) };
+        let broken = broken.unwrap();
+        if peers.rank() == 1 {
+            stage.sources.iter_mut().for_each(|source| source.verifier = &broken);
+        }
+        let Err(stopped) = super::super::train(&stage, None) else { panic!("a judge fails") };
+        (stopped.error.to_string(), peers.lost())
+    });
+    assert!(said.iter().all(|one| *one == said[0]), "{said:?}");
+    assert_eq!(said[0].1, None, "nobody is gone");
+    let interrupted = among(2, |peers| {
+        let (fixture, models) = (Fixture::new(), models(true));
+        let train = train(mopd(1.0), 1);
+        if peers.rank() == 1 {
+            fixture.control.interrupt();
+        }
+        let stage = Stage { peers: Some(peers), ..fixture.stage(&train, ROUTED, &models) };
+        let Err(stopped) = super::super::train(&stage, None) else { panic!("one was asked to stop") };
+        matches!(stopped.error, Error::Interrupted)
+    });
+    assert_eq!(interrupted, [true, true]);
+}
+
+/// By numbers of its own, so that parts of a step are drawn as the whole is; and what is written once is
+/// written by one.
+#[test]
+fn several_processes_draw_what_one_draws() {
+    let student = |n| Producer::student(Sampling::new(n, 1.0, 6));
+    let teacher = || Producer::teacher(Sampling::new(2, 1.0, 6));
+    let constant = |value| Schedule::Constant { value };
+    let snapshot =
+        |once| plan::producers::Model { once, model: ModelId(1), sampling: Sampling::new(2, 1.0, 6) };
+    let producers: Vec<(&str, Producer)> = vec![
+        ("the student", student(3)),
+        ("a teacher", teacher()),
+        ("a teacher, once", Producer::teacher_once(9, Keep::All, Sampling::new(1, 1.0, 6))),
+        ("a model, once", snapshot(true).into()),
+        ("a model", snapshot(false).into()),
+        ("a mix", Producer::mix(constant(0.5), student(2), teacher())),
+        ("guided", guided::token_mix(constant(0.5), 2)),
+        ("refined", refine::refined(2)),
+        ("retried", retry::retry(3, student(2))),
+        ("the first of several", chosen::tiers()),
+    ];
+    for (name, producer) in producers {
+        let drawn = |peers: Option<&Peers>| {
+            let (fixture, weights) = (Fixture::new(), models(true));
+            let mut train = train(mopd(1.0), 1);
+            train.rollout = Rollout::new(5, producer.clone());
+            let stage = Stage { peers, ..fixture.stage(&train, ROUTED, &weights) };
+            let models = Models::new(&stage).unwrap();
+            let mut batches = Batches::new(&stage, &models, None).unwrap();
+            let student = Decoder::trainable(&stage.start, stage.place, stage.kind);
+            let mut list = |step| {
+                let sequences = batches.next(&stage, &student, &models, step).unwrap();
+                batches.commit();
+                (sequences.list, sequences.dropped, sequences.draws)
+            };
+            let steps: Vec<_> = (0..3).map(&mut list).collect();
+            (steps, batches.position())
+        };
+        let (expected, position) = drawn(None);
+        assert!(expected.iter().all(|(list, _, _)| !list.is_empty()), "{name}");
+        for processes in [2, 4] {
+            for (steps, own) in among(processes, |peers| drawn(Some(peers))) {
+                assert_eq!(own, position, "{name}");
+                for ((list, dropped, draws), (known, left_out, drawn)) in zip_equal(steps, &expected) {
+                    assert_eq!((&dropped, &draws), (left_out, drawn), "{name}");
+                    for (one, other) in zip_equal(list, known) {
+                        let of = |one: &crate::rollout::Sequence| {
+                            (one.source, one.record, one.completion.clone(), one.truncated, one.reward)
+                        };
+                        assert_eq!(of(&one), of(other), "{name}, {processes} processes");
+                        let logps = one.logps.unwrap_or_default();
+                        for (one, other) in zip_equal(logps, other.logps.as_deref().unwrap_or_default()) {
+                            assert!((one - other).abs() < 1e-4, "{name}: {one} {other}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Terms on completions of their own, with states that all parts read, a filter, and a loss on other rows.
+#[test]
+fn several_processes_train_parts_as_one() {
+    agrees(
+        "terms with completions of their own",
+        |train| {
+            let read = given::trained(states::SHARED);
+            let rollout = Rollout::new(6, Producer::student(Sampling::new(2, 1.0, 6)));
+            Train { rollout, objective: read.objective, own_data: read.own_data, ..train }
+        },
+        || mopd(1.0),
+    );
+}
