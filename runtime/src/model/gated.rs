@@ -33,7 +33,7 @@ pub(super) struct SavedForBackward(Tensor);
 
 /// The matrices whose gradient is asked for.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct UnitMatrices {
     pub gate_up: bool,
     pub down: bool,
 }
@@ -107,7 +107,7 @@ impl<'a> GatedUnit<'a> {
         SavedForBackward(saved): SavedForBackward,
         before: &Normalised,
         grad_answer: &Tensor,
-        wanted: Wanted,
+        wanted: UnitMatrices,
     ) -> UnitGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();

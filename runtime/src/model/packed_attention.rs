@@ -77,7 +77,7 @@ pub(super) struct AttentionGradients {
 
 /// The matrices whose gradient is asked for.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct AttentionMatrices {
     pub query_key_value: bool,
     pub output: bool,
 }
@@ -183,7 +183,7 @@ impl<'a> PackedAttention<'a> {
         places: &BatchPlaces,
         before: &Normalised,
         grad_answer: &Tensor,
-        wanted: Wanted,
+        wanted: AttentionMatrices,
     ) -> AttentionGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();

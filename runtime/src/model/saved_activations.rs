@@ -296,7 +296,7 @@ impl Decoder {
         let layer = &self.layers[index];
         let attention = self.packed_attention(index).expect("it kept something");
         let (query_key, value) = (&layer.query_key, &layer.value);
-        let wanted = packed_attention::Wanted {
+        let wanted = packed_attention::AttentionMatrices {
             query_key_value: gradient.wants_of(&query_key.weight) || gradient.wants_of(&value.weight),
             output: gradient.wants_of(&layer.output.weight),
         };
@@ -345,7 +345,7 @@ impl Decoder {
         let layer = &self.layers[index];
         let unit = self.unit(index).expect("it kept something");
         let [gate, up, down] = layer.feed_forward.matrices().expect("a unit has them");
-        let wanted = gated::Wanted {
+        let wanted = gated::UnitMatrices {
             gate_up: gradient.wants_of(gate) || gradient.wants_of(up),
             down: gradient.wants_of(down),
         };

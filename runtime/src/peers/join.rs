@@ -29,33 +29,33 @@ const ALL: Duration = Duration::from_secs(60);
 
 /// Known to the processes of one run.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secret([u8; 32]);
+pub struct RunSecret([u8; 32]);
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for RunSecret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret")
+        formatter.write_str("RunSecret")
     }
 }
 
-impl Secret {
+impl RunSecret {
     /// From what the system seeds the hash tables of each process with.
-    pub fn new() -> Secret {
+    pub fn new() -> RunSecret {
         let mut bytes = [0; 32];
         for (place, bytes) in bytes.chunks_exact_mut(8).enumerate() {
             bytes.copy_from_slice(&RandomState::new().hash_one(place).to_le_bytes());
         }
-        Secret(bytes)
+        RunSecret(bytes)
     }
 
     /// Takes as long whether they differ early or late.
-    fn is(&self, other: &Secret) -> bool {
+    fn is(&self, other: &RunSecret) -> bool {
         self.0.iter().zip(other.0).fold(0, |apart, (one, other)| apart | (one ^ other)) == 0
     }
 }
 
-impl Default for Secret {
-    fn default() -> Secret {
-        Secret::new()
+impl Default for RunSecret {
+    fn default() -> RunSecret {
+        RunSecret::new()
     }
 }
 
@@ -67,7 +67,7 @@ struct Hello {
     size: u32,
     /// Where it listens itself.
     port: u16,
-    secret: Secret,
+    secret: RunSecret,
 }
 
 impl Hello {
@@ -88,7 +88,7 @@ impl Hello {
     fn from_bytes(bytes: [u8; Hello::BYTES]) -> Option<Hello> {
         let number = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().expect("four bytes"));
         let port = u16::from_le_bytes(bytes[20..22].try_into().expect("two bytes"));
-        let secret = Secret(bytes[22..].try_into().expect("the rest is the secret"));
+        let secret = RunSecret(bytes[22..].try_into().expect("the rest is the secret"));
         (bytes[..8] == MAGIC).then(|| Hello {
             version: number(8),
             rank: number(12),
@@ -104,12 +104,12 @@ pub struct Meeting {
     listener: TcpListener,
     port: u16,
     size: usize,
-    secret: Secret,
+    secret: RunSecret,
 }
 
 impl Meeting {
     /// Of so many processes, on a free port.
-    pub fn new(size: usize, secret: Secret) -> Result<Meeting> {
+    pub fn new(size: usize, secret: RunSecret) -> Result<Meeting> {
         let listen = || {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             listener.set_nonblocking(true)?;
@@ -137,7 +137,7 @@ impl Meeting {
     }
 
     /// The process `rank` comes to where the first one listens.
-    pub fn join(port: u16, rank: usize, size: usize, secret: Secret) -> Result<Peers> {
+    pub fn join(port: u16, rank: usize, size: usize, secret: RunSecret) -> Result<Peers> {
         let own = Meeting::new(size, secret)?;
         let lost = |error: io::Error| failed(&format!("process {rank} of {size} can't join: {error}"));
         let hello = Hello { version: VERSION, rank: rank as u32, size: size as u32, port: own.port, secret };
@@ -252,7 +252,7 @@ pub mod tests {
     use super::*;
 
     /// Says hello in another version; answers the version that it is told.
-    pub fn join_with_version(port: u16, secret: Secret, version: u32) -> u32 {
+    pub fn join_with_version(port: u16, secret: RunSecret, version: u32) -> u32 {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let hello = Hello { version, rank: 1, size: 2, port: 1, secret };
         stream.write_all(&hello.to_bytes()).unwrap();

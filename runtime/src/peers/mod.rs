@@ -22,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mopd_compiler::plan::events::FailureKind;
 
 pub use self::agree::{apart, unreadable};
-pub use self::join::{Meeting, Secret};
+pub use self::join::{Meeting, RunSecret};
 use self::link::{Head, Link};
 use crate::failure::{Error, Result};
 

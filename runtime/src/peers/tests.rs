@@ -7,7 +7,7 @@ use super::*;
 
 /// What each of so many says of its peers.
 pub fn among<T: Send>(size: usize, work: impl Fn(&Peers) -> T + Sync) -> Vec<T> {
-    let secret = Secret::new();
+    let secret = RunSecret::new();
     let meeting = Meeting::new(size, secret).unwrap();
     let port = meeting.port();
     std::thread::scope(|scope| {
@@ -119,7 +119,7 @@ fn processes_at_different_places_are_told_apart() {
 /// A port scanner, a browser, a process without the secret: the meeting goes on.
 #[test]
 fn strangers_are_turned_away() {
-    let secret = Secret::new();
+    let secret = RunSecret::new();
     let meeting = Meeting::new(2, secret).unwrap();
     let port = meeting.port();
     std::thread::scope(|scope| {
@@ -134,7 +134,9 @@ fn strangers_are_turned_away() {
             // Whatever comes, it is nothing.
             let _ = browser.read_to_end(&mut answer);
             assert_eq!(answer, b"");
-            let Err(refused) = Meeting::join(port, 1, 2, Secret::new()) else { panic!("without the secret") };
+            let Err(refused) = Meeting::join(port, 1, 2, RunSecret::new()) else {
+                panic!("without the secret")
+            };
             assert!(refused.to_string().contains("process 1 of 2 can't join"), "{refused}");
             Meeting::join(port, 1, 2, secret).unwrap().all_gather(b"b").unwrap()
         });
@@ -146,7 +148,7 @@ fn strangers_are_turned_away() {
 
 #[test]
 fn another_version_is_refused_on_both_sides() {
-    let secret = Secret::new();
+    let secret = RunSecret::new();
     let meeting = Meeting::new(2, secret).unwrap();
     let port = meeting.port();
     std::thread::scope(|scope| {
@@ -160,6 +162,6 @@ fn another_version_is_refused_on_both_sides() {
 /// Whoever waits gives up where there is a reason to.
 #[test]
 fn a_meeting_ends_where_nobody_will_come() {
-    let meeting = Meeting::new(2, Secret::new()).unwrap();
+    let meeting = Meeting::new(2, RunSecret::new()).unwrap();
     assert!(matches!(meeting.first(|| Err(Error::Interrupted)), Err(Error::Interrupted)));
 }

@@ -24,7 +24,7 @@ use crate::machine::arithmetic::Arithmetic;
 use crate::machine::memory::{peak_of, reset_peak_of};
 use crate::machine::place::Place;
 use crate::model::Weights;
-use crate::peers::{Meeting, Peers, Secret, unreadable};
+use crate::peers::{Meeting, Peers, RunSecret, unreadable};
 use crate::store::{Lookup, Store};
 use crate::train::LearnerTurn;
 use crate::train::state::RestoreMode;
@@ -43,7 +43,7 @@ pub struct PeerJob {
     rank: usize,
     /// Where the first one listens.
     port: u16,
-    secret: Secret,
+    secret: RunSecret,
 }
 
 impl PeerJob {
@@ -83,7 +83,7 @@ pub(super) struct Processes {
 impl Processes {
     /// Starts the others, and waits until they have read what they need.
     pub fn start(job: &RunJob, control: &Control) -> Result<Processes> {
-        let (size, secret) = (job.processes as usize, Secret::new());
+        let (size, secret) = (job.processes as usize, RunSecret::new());
         if size > cores() {
             control
                 .warn(format!("{size} processes share {} cores, so that they wait for each other", cores()));

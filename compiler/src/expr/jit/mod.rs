@@ -27,7 +27,7 @@ use cranelift_jit::JITModule;
 
 use self::emit::CodeTarget;
 use self::groups::{LoopGroup, LoopSchedule, LoopStep};
-use self::parts::{Division, Location, Part, TILE};
+use self::parts::{Division, Location, LoopPart, TILE};
 use self::precompiled::Precompiled;
 use self::vector::{LANES, WIDTH};
 pub use self::workspace::Workspace;
@@ -190,8 +190,8 @@ impl Program {
             }
         }
         let mut loops = loops.into_iter();
-        let mut compiled = |part: Part| {
-            let Part { generated, inputs, stored, calls } = part;
+        let mut compiled = |part: LoopPart| {
+            let LoopPart { generated, inputs, stored, calls } = part;
             let calls = calls.into_iter().map(|call| {
                 let function = ahead(call.function).expect("it is called because it is there");
                 (function, call.operand, call.result)

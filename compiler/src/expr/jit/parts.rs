@@ -15,13 +15,13 @@ pub(super) const TILE: usize = 512;
 
 /// A group as it is computed.
 pub(super) struct Division {
-    pub parts: Vec<Part>,
+    pub parts: Vec<LoopPart>,
     /// How many arrays of a tile lie between the parts.
     pub between: usize,
 }
 
 /// A generated loop, then functions that are compiled ahead.
-pub(super) struct Part {
+pub(super) struct LoopPart {
     /// Nodes that the loop computes; none where there is nothing to do for it. Its inputs and what it stores
     /// are at `inputs` and `stored`.
     pub generated: Option<LoopGroup>,
@@ -120,7 +120,7 @@ pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) 
             Some(Call { node: *id, function, operand: locations[&operand], result: locations[id] })
         });
         let at = |ids: &[NodeId]| ids.iter().map(|id| locations[id]).collect();
-        Part {
+        LoopPart {
             inputs: at(&inputs),
             stored: at(&stored),
             calls: calls.collect(),
