@@ -90,7 +90,10 @@ mod tests {
     /// Numbers of every size and the special ones, in lengths that vectors do not divide.
     fn numbers() -> Vec<f32> {
         let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1.0, -1.0, 1e-41, 88.7, -104.5];
-        (0..(1 << 15) + 3).map(|index: u32| f32::from_bits(index * 131_071)).chain(special).collect()
+        (0..(1 << 15) + 3)
+            .map(|index: u32| f32::from_bits(index.wrapping_mul(131_071)))
+            .chain(special)
+            .collect()
     }
 
     fn agree<P: Program>(function: Function) {
