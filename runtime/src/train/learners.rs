@@ -84,8 +84,10 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
         }
         let begun = Instant::now();
         let mut state = learners.state(place, seconds(), std::mem::take(record));
-        let outcome = learners.make_whole(&mut state).and_then(|()| keep(&state));
+        // The same, where they go meanwhile.
+        let outcome = learners.make_whole(&mut state).ok().map(|()| keep(&state));
         *record = state.record;
+        let Some(outcome) = outcome else { return };
         match outcome {
             Ok(()) => (kept, failed) = (place, false),
             // A disk that stays full is said once, and again where it costs something.
