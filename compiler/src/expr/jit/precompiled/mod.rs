@@ -7,8 +7,6 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use std::ops::Range;
-
 use crate::expr::signals::Function;
 use mopd_ops::f32_ops::{self, FloatOps};
 
@@ -59,23 +57,6 @@ fn compiled<P: Program>(fused: bool) -> Option<Precompiled> {
     };
     Some(chosen[usize::from(fused)])
 }
-
-/// Asks for some elements of an array before they are read: while a tile is computed in the cache, memory
-/// would have nothing to do. No address is too wrong to ask for.
-pub(super) fn prefetch(array: *const f32, elements: Range<usize>) {
-    #[cfg(target_arch = "x86_64")]
-    for line in elements.step_by(LINE) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is on every x86-64, and a hint reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(array.wrapping_add(line).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (array, elements);
-}
-
-/// Numbers of a line of the cache.
-#[cfg(target_arch = "x86_64")]
-const LINE: usize = 16;
 
 #[cfg(not(target_arch = "x86_64"))]
 fn compiled<P: Program>(_: bool) -> Option<Precompiled> {
