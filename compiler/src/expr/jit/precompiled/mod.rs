@@ -3,9 +3,7 @@
 //! compute the same bits.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
+mod vectors;
 
 use crate::expr::signals::Function;
 use mopd_ops::f32_ops::{self, FloatOps};
@@ -18,7 +16,7 @@ use mopd_ops::f32_ops::{self, FloatOps};
 pub(super) type Precompiled = unsafe fn(from: *const f32, to: *mut f32, count: usize);
 
 /// A function of one operand as a program that is inlined into a loop.
-trait Program {
+trait Elementary {
     fn of<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number;
 }
 
@@ -26,7 +24,7 @@ macro_rules! programs {
     ($($name:ident = $program:ident),*) => {
         $(struct $name;
 
-        impl Program for $name {
+        impl Elementary for $name {
             #[inline(always)]
             fn of<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
                 f32_ops::$program(ops, x)
@@ -47,11 +45,11 @@ macro_rules! programs {
 programs!(Exp = exp, Log = log, Log1p = log1p, Tanh = tanh, Sigmoid = sigmoid);
 
 #[cfg(target_arch = "x86_64")]
-fn compiled<P: Program>(fused: bool) -> Option<Precompiled> {
+fn compiled<P: Elementary>(fused: bool) -> Option<Precompiled> {
     let chosen: [Precompiled; 2] = if is_x86_feature_detected!("avx512f") {
-        [avx512::run::<P, false>, avx512::run::<P, true>]
+        [vectors::run_512::<P, false>, vectors::run_512::<P, true>]
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        [avx2::run::<P, false>, avx2::run::<P, true>]
+        [vectors::run_256::<P, false>, vectors::run_256::<P, true>]
     } else {
         return None;
     };
@@ -59,7 +57,7 @@ fn compiled<P: Program>(fused: bool) -> Option<Precompiled> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn compiled<P: Program>(_: bool) -> Option<Precompiled> {
+fn compiled<P: Elementary>(_: bool) -> Option<Precompiled> {
     None
 }
 
@@ -77,11 +75,11 @@ mod tests {
             .collect()
     }
 
-    fn agree<P: Program>(function: Function) {
+    fn agree<P: Elementary>(function: Function) {
         let numbers = numbers();
         let (wide, narrow): (&[Precompiled; 2], &[Precompiled; 2]) = (
-            &[avx512::run::<P, false>, avx512::run::<P, true>],
-            &[avx2::run::<P, false>, avx2::run::<P, true>],
+            &[vectors::run_512::<P, false>, vectors::run_512::<P, true>],
+            &[vectors::run_256::<P, false>, vectors::run_256::<P, true>],
         );
         let there = [
             (is_x86_feature_detected!("avx512f"), wide, "AVX-512"),
