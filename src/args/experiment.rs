@@ -90,7 +90,7 @@ pub struct PlanArgs {
     /// depends on is another than in the run before
     #[arg(long, conflicts_with = "predict")]
     pub why: bool,
-    /// With `--predict` and `--why`: of a run with so many processes, as `mopd run --processes` has it
+    /// With `--predict` and `--why`: of a run with so many processes, as `mopd run` has them
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "cluster",
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub processes: u32,

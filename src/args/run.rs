@@ -53,7 +53,7 @@ pub struct RunArgs {
     pub workers: Option<u32>,
     /// Processes that train each stage together, on this machine: they divide its prompts, the cores and the
     /// optimizer's state. One stage runs at a time
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workers",
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workers", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub processes: u32,
     /// How long to measure, before the first stage, what time and memory stages will take: `never`; `quick`,

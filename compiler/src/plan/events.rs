@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
+pub use super::bench::{BenchDivergence, BenchJob, Measure};
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
 use super::fates::StageFate;
@@ -171,38 +172,6 @@ pub struct CompareJob {
 pub struct DifferencesJob {
     /// The run's folder.
     pub run: String,
-}
-
-/// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BenchJob {
-    pub vocabulary: u32,
-    pub tokens: u32,
-    /// The logits of both models are the product of hidden states of this width and a matrix, made and
-    /// differentiated inside the measured part; where absent, logits are given.
-    pub width: Option<u32>,
-    pub divergence: BenchDivergence,
-    pub measure: Measure,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BenchDivergence {
-    /// kl(student || teacher)
-    Kl,
-    /// jsd(student, teacher, beta: 0.5)
-    Jsd,
-    /// kl(student || teacher, support: top_k(teacher, 64), mass: generalized)
-    TopK,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "measure", rename_all = "snake_case")]
-pub enum Measure {
-    /// Of a single run, in a process that does nothing else.
-    Memory { plain: bool },
-    /// Of both, in turn, and how far they are apart.
-    Time { runs: u32 },
 }
 
 /// Measure what this machine can do, and count what a step of the plan's distillation asks of it.

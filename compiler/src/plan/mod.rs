@@ -3,6 +3,7 @@
 
 mod agreement;
 mod alignment;
+mod bench;
 mod comparisons;
 mod curriculum;
 mod data;

@@ -13,7 +13,7 @@ use mopd_compiler::plan::events::FailureKind;
 use serde::{Deserialize, Serialize};
 
 use super::Peers;
-use super::link::Link;
+use super::link::PeerLink;
 use crate::failure::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"mopdpeer";
@@ -228,9 +228,10 @@ fn heard(stream: &mut TcpStream) -> io::Result<Option<Hello>> {
 }
 
 fn connected(rank: usize, others: Vec<(Hello, TcpStream)>) -> Result<Peers> {
-    let mut links: Vec<Option<Link>> = (0..others.len() + 1).map(|_| None).collect();
+    let mut links: Vec<Option<PeerLink>> = (0..others.len() + 1).map(|_| None).collect();
     for (hello, stream) in others {
-        let link = Link::new(stream).map_err(|error| failed(&format!("a connection was lost: {error}")))?;
+        let link =
+            PeerLink::new(stream).map_err(|error| failed(&format!("a connection was lost: {error}")))?;
         links[hello.rank as usize] = Some(link);
     }
     Ok(Peers::new(rank, links))

@@ -38,14 +38,14 @@ impl Head {
 }
 
 #[derive(Clone)]
-pub struct Link(Arc<TcpStream>);
+pub struct PeerLink(Arc<TcpStream>);
 
-impl Link {
-    pub fn new(stream: TcpStream) -> io::Result<Link> {
+impl PeerLink {
+    pub fn new(stream: TcpStream) -> io::Result<PeerLink> {
         // Small messages do not wait for more.
         stream.set_nodelay(true)?;
         stream.set_read_timeout(None)?;
-        Ok(Link(Arc::new(stream)))
+        Ok(PeerLink(Arc::new(stream)))
     }
 
     pub fn send(&self, head: Head, bytes: &[u8]) -> io::Result<()> {

@@ -23,7 +23,7 @@ use mopd_compiler::plan::events::FailureKind;
 
 pub use self::agree::{apart, unreadable};
 pub use self::join::{Meeting, RunSecret};
-use self::link::{Head, Link};
+use self::link::{Head, PeerLink};
 use crate::failure::{Error, Result};
 
 /// Numbers of a part that travel at a time: what is on its way stays small.
@@ -47,7 +47,7 @@ pub struct Peers {
 
 struct State {
     /// With every process but this one.
-    links: Vec<Option<Link>>,
+    links: Vec<Option<PeerLink>>,
     /// Collectives so far.
     done: u64,
     /// With whom the connection was lost.
@@ -61,7 +61,7 @@ pub fn shard(length: usize, rank: usize, size: usize) -> Range<usize> {
 }
 
 impl Peers {
-    fn new(rank: usize, links: Vec<Option<Link>>) -> Peers {
+    fn new(rank: usize, links: Vec<Option<PeerLink>>) -> Peers {
         let state = State { done: 0, lost: None, links };
         Peers { rank, size: state.links.len(), state: Mutex::new(state) }
     }
@@ -88,7 +88,7 @@ impl Peers {
 
     /// Whoever waits for this process is told that it does nothing any more.
     pub fn close(&self) {
-        self.lock().links.iter().flatten().for_each(Link::close);
+        self.lock().links.iter().flatten().for_each(PeerLink::close);
     }
 
     /// The part of a vector that this process owns.
@@ -197,7 +197,7 @@ impl Peers {
         let links = || state.links.iter().enumerate().filter_map(|(rank, link)| Some((rank, link.as_ref()?)));
         // Everybody sends and receives at the same time: two that only sent would wait for each other.
         let received = std::thread::scope(|scope| {
-            let send = |(rank, link): (usize, &'_ Link)| {
+            let send = |(rank, link): (usize, &'_ PeerLink)| {
                 let (head, link) = (head(own[rank]), link.clone());
                 let bytes = own[rank];
                 (rank, scope.spawn(move || link.send(head, bytes)))

@@ -293,16 +293,15 @@ impl StageTrial<'_> {
         let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
         let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
         // What disturbs a step only makes it longer, and layers multiply it.
-        let least =
-            |of: fn(&StepMetrics) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min).unwrap_or(0.0);
+        let least = |of: fn(&StepMetrics) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min);
         // Only the first of a rollout's steps has drawn it.
         let drawn = warm.iter().filter(|row| row.step.is_multiple_of(passes)).map(|row| row.rollout_seconds);
         let drawn = drawn.reduce(f64::min).unwrap_or(0.0);
         Ok(Taken {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
             rollout: drawn / f64::from(passes),
-            scoring: least(|row| row.scoring_seconds),
-            update: least(|row| row.update_seconds),
+            scoring: least(|row| row.scoring_seconds).unwrap_or(0.0),
+            update: least(|row| row.update_seconds).unwrap_or(0.0),
             memory,
             resting: resting as f64,
         })

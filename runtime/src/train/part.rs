@@ -84,9 +84,9 @@ impl Rollouts {
 /// The student's pass over a batch, from which the gradient is made.
 enum Pass {
     /// Over all of it.
-    Whole(ScoringPass),
+    Whole(Box<ScoringPass>),
     /// Over the part of this process, where it has one, with what its objective reads.
-    Own(Option<(Batch, ScoringPass)>),
+    Own(Option<Box<(Batch, ScoringPass)>>),
 }
 
 /// A batch with everything that the objective read and answered, and d loss / d parameters.
@@ -225,7 +225,7 @@ impl<'a> StagePart<'a> {
     fn scored(&self, scoring: &Scoring, rollouts: &Rollouts, step: u32) -> Result<(Batch, Pass)> {
         let (Some(peers), Some(OwnPart { rollouts: own, .. })) = (self.stage.peers, &rollouts.own) else {
             let (batch, forward) = score(scoring, rollouts, step)?;
-            return Ok((batch, Pass::Whole(forward)));
+            return Ok((batch, Pass::Whole(Box::new(forward))));
         };
         let some = !own.sequences.list.is_empty();
         let own = some.then(|| score(scoring, own, step)).transpose();
@@ -236,7 +236,7 @@ impl<'a> StagePart<'a> {
         let known = known.map_or_else(|| Ok(own.as_ref().map(|(batch, _)| batch)), Err);
         let (layout, steps) = (rollouts.sequences.layout.clone(), self.stage.steps);
         let whole = Batch { layout, step, steps, ..Batch::default() };
-        Ok((exchange::signals(self.stage, peers, known, whole)?, Pass::Own(own)))
+        Ok((exchange::signals(self.stage, peers, known, whole)?, Pass::Own(own.map(Box::new))))
     }
 
     /// Keeps what the next step reads of this one.
@@ -256,7 +256,7 @@ impl<'a> StagePart<'a> {
 fn own_gradient(
     scoring: &Scoring,
     rollouts: &Rollouts,
-    own: Option<(Batch, ScoringPass)>,
+    own: Option<Box<(Batch, ScoringPass)>>,
     adjoints: &[&[f32]],
 ) -> Result<Gradient> {
     let Scoring { stage, model, trained, .. } = *scoring;
@@ -266,7 +266,8 @@ fn own_gradient(
             let nothing = Gradient::zero(model.flat().numel(), model.kind(), stage.place);
             Ok(nothing.only(trained.ranges()))
         }
-        Some((batch, forward)) => {
+        Some(own) => {
+            let (batch, forward) = *own;
             let adjoints: Vec<&[f32]> = adjoints.iter().map(|all| &all[part.tokens.clone()]).collect();
             forward.gradient(scoring, &part.rollouts, &batch, &adjoints)
         }

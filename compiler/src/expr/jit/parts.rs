@@ -27,11 +27,11 @@ pub(super) struct LoopPart {
     pub generated: Option<LoopGroup>,
     pub inputs: Vec<Location>,
     pub stored: Vec<Location>,
-    pub calls: Vec<Call>,
+    pub calls: Vec<PrecompiledCall>,
 }
 
 /// One function of one array.
-pub(super) struct Call {
+pub(super) struct PrecompiledCall {
     pub node: NodeId,
     pub function: Function,
     pub operand: Location,
@@ -117,7 +117,7 @@ pub(super) fn divide(graph: &Graph, group: &LoopGroup, ahead: impl Fn(Function) 
         let stored: Vec<NodeId> = nodes.iter().copied().filter(|id| locations.contains_key(id)).collect();
         let calls = group.nodes.iter().filter(|id| part[id] == index + 1).filter_map(|id| {
             let (function, operand) = called(*id)?;
-            Some(Call { node: *id, function, operand: locations[&operand], result: locations[id] })
+            Some(PrecompiledCall { node: *id, function, operand: locations[&operand], result: locations[id] })
         });
         let at = |ids: &[NodeId]| ids.iter().map(|id| locations[id]).collect();
         LoopPart {

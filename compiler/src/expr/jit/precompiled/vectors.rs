@@ -27,7 +27,10 @@ macro_rules! vectors {
         /// Made only in loops whose caller says that the processor has the instructions.
         struct $name<const FUSED: bool>;
 
-        // SAFETY of every block: a value of this type exists only where the processor has the instructions.
+        #[expect(
+            clippy::undocumented_unsafe_blocks,
+            reason = "of each the same: a value exists only where the processor has the instructions"
+        )]
         impl<const FUSED: bool> FloatOps for $name<FUSED> {
             type Number = $number;
             type Integer = $integer;

@@ -1,0 +1,35 @@
+//! What `mopd bench` asks of a worker.
+
+use serde::{Deserialize, Serialize};
+
+/// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchJob {
+    pub vocabulary: u32,
+    pub tokens: u32,
+    /// The logits of both models are the product of hidden states of this width and a matrix, made and
+    /// differentiated inside the measured part; where absent, logits are given.
+    pub width: Option<u32>,
+    pub divergence: BenchDivergence,
+    pub measure: Measure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BenchDivergence {
+    /// kl(student || teacher)
+    Kl,
+    /// jsd(student, teacher, beta: 0.5)
+    Jsd,
+    /// kl(student || teacher, support: top_k(teacher, 64), mass: generalized)
+    TopK,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "measure", rename_all = "snake_case")]
+pub enum Measure {
+    /// Of a single run, in a process that does nothing else.
+    Memory { plain: bool },
+    /// Of both, in turn, and how far they are apart.
+    Time { runs: u32 },
+}
