@@ -13,6 +13,7 @@ mod extrapolation;
 mod failures;
 pub mod fates;
 mod feedback;
+mod floor;
 mod guards;
 mod moving;
 mod panels;
