@@ -5,9 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::{Change, Difference, Fate, ItemKind, difference, reruns};
+use mopd_compiler::plan::difference::{
+    DifferenceKind, Fate, PlanDifference, SettingChange, difference, reruns,
+};
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
-use mopd_compiler::plan::fates::{Before, KeyPart, StageFate};
+use mopd_compiler::plan::fates::{EarlierRun, KeyPart, StageFate};
 
 use super::run::job_of;
 use crate::args::{PlanArgs, PlanFormat};

@@ -36,7 +36,7 @@ use crate::report::rewards::write_rewards;
 use crate::report::statistics::TableScores;
 use crate::served::Servers;
 use crate::store::Store;
-use crate::train::CheckpointPace;
+use crate::train::Pace;
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(super) struct Scheduler<'a> {
     pub(super) forced: Vec<bool>,
     pub(super) forks: &'a [Fork],
     pub(super) servers: &'a Servers,
-    pub(super) pace: CheckpointPace,
+    pub(super) pace: Pace,
     pub(super) predicted: Predicted,
     pub(super) room: Room,
     running: Tasks,
@@ -246,10 +246,8 @@ impl<'a> Scheduler<'a> {
             servers,
             pace: match job.checkpoint_every {
                 // Negative numbers and what is none are as often as possible.
-                Some(seconds) => {
-                    CheckpointPace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default())
-                }
-                None => CheckpointPace::Sparing,
+                Some(seconds) => Pace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+                None => Pace::Sparing,
             },
             guards: Mutex::default(),
             made: Mutex::default(),

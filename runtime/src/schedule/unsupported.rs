@@ -2,7 +2,7 @@
 
 use mopd_compiler::expr::graph::{Graph, Operation};
 use mopd_compiler::plan::events::{FailureKind, RunJob};
-use mopd_compiler::plan::{Axis, Objective, Parameter, Producer, Stage, Train, producers};
+use mopd_compiler::plan::{Axis, DivergenceParameter, Objective, Producer, Stage, Train, producers};
 
 use super::Work;
 use super::prepared::PreparedPlan;
@@ -156,8 +156,8 @@ fn of_objective(objective: &Objective, train: &Train<Objective>) -> Option<Strin
 }
 
 /// Whether a number puts prompts of a step together. A process computes it of its own prompts.
-fn whole_batch(parameter: &Parameter) -> bool {
-    let Parameter::Formula(formula) = parameter else { return false };
+fn whole_batch(parameter: &DivergenceParameter) -> bool {
+    let DivergenceParameter::Formula(formula) = parameter else { return false };
     puts_prompts_together(&formula.graph)
 }
 

@@ -162,7 +162,7 @@ fn joined(parts: Vec<Numbers>, whole: Batch) -> Result<Batch> {
                 first.values[place].clone()
             }
             Axis::Group | Axis::Sequence | Axis::Token => end_to_end(place, axis, &|| format!("{signal:?}"))?,
-            Axis::LearnerTurn | Axis::Block | Axis::Vocab => {
+            Axis::Turn | Axis::Block | Axis::Vocab => {
                 return Err(apart(&format!("{signal:?} is of no part of a batch")));
             }
         };

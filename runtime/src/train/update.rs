@@ -59,9 +59,9 @@ impl Trainer<'_> {
         }
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();
-            let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
+            let _ = average.lerp_(&self.trained.to_f32(&self.model), 1.0 - *rate);
         }
-        self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
+        self.models.follow(&self.model, || self.trained.to_f32(&self.model), step + 1);
         Ok(learning_rate)
     }
 }

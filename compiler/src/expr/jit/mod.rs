@@ -65,8 +65,6 @@ struct Fused {
     parts: Vec<CompiledPart>,
     /// How many arrays lie between the parts.
     between: usize,
-    /// The inputs on the group's own axis.
-    streams: Vec<usize>,
 }
 
 struct CompiledPart {
@@ -199,10 +197,9 @@ impl Program {
             let generated = generated.map(|_| loops.next().expect("one function for each loop"));
             CompiledPart { generated, inputs, stored, calls: calls.collect() }
         };
-        let fused = schedule.groups().zip(divisions).map(|(group, Division { parts, between })| {
-            let here = |index: &usize| graph.axis(group.inputs[*index]) == group.axis;
-            let streams = (0..group.inputs.len()).filter(here).collect();
-            Fused { parts: parts.into_iter().map(&mut compiled).collect(), between, streams }
+        let fused = divisions.into_iter().map(|Division { parts, between }| Fused {
+            parts: parts.into_iter().map(&mut compiled).collect(),
+            between,
         });
         let fused = fused.collect();
         Ok(Program { graph: graph.clone(), outputs: outputs.to_vec(), schedule, fused, _code: code })
@@ -422,7 +419,7 @@ impl CallArguments<'_> {
     unsafe fn run(&self, start: usize, end: usize) {
         // A tile that would leave less than the width takes the rest too.
         const ROOM: usize = TILE + WIDTH;
-        let Fused { parts, between, streams } = self.fused;
+        let Fused { parts, between } = self.fused;
         let tile = if *between == 0 { end - start } else { TILE };
         let mut room = vec![0.0f32; between * ROOM];
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
@@ -430,12 +427,6 @@ impl CallArguments<'_> {
         while first < end {
             let last = if end - first < tile + WIDTH { end } else { first + tile };
             let room = room.as_mut_ptr();
-            if *between > 0 {
-                let arrays = streams.iter().map(|stream| self.inputs[*stream]);
-                let arrays = arrays.chain(self.outputs.iter().map(|output| output.cast_const()));
-                let next = last..(last + tile).min(end);
-                arrays.for_each(|array| precompiled::prefetch(array, next.clone()));
-            }
             // Where element 0 of an array is, or would be: of those between, the tile alone exists.
             let address = |location: &Location| match *location {
                 Location::Input(index) => self.inputs[index].cast_mut(),

@@ -3,11 +3,7 @@
 //! compute the same bits.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-
-use std::ops::Range;
+mod vectors;
 
 use crate::expr::signals::Function;
 use mopd_ops::f32_ops::{self, FloatOps};
@@ -20,7 +16,7 @@ use mopd_ops::f32_ops::{self, FloatOps};
 pub(super) type Precompiled = unsafe fn(from: *const f32, to: *mut f32, count: usize);
 
 /// A function of one operand as a program that is inlined into a loop.
-trait Program {
+trait Elementary {
     fn of<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number;
 }
 
@@ -28,7 +24,7 @@ macro_rules! programs {
     ($($name:ident = $program:ident),*) => {
         $(struct $name;
 
-        impl Program for $name {
+        impl Elementary for $name {
             #[inline(always)]
             fn of<F: FloatOps>(ops: &mut F, x: F::Number) -> F::Number {
                 f32_ops::$program(ops, x)
@@ -49,36 +45,19 @@ macro_rules! programs {
 programs!(Exp = exp, Log = log, Log1p = log1p, Tanh = tanh, Sigmoid = sigmoid);
 
 #[cfg(target_arch = "x86_64")]
-fn compiled<P: Program>(fused: bool) -> Option<Precompiled> {
+fn compiled<P: Elementary>(fused: bool) -> Option<Precompiled> {
     let chosen: [Precompiled; 2] = if is_x86_feature_detected!("avx512f") {
-        [avx512::run::<P, false>, avx512::run::<P, true>]
+        [vectors::run_512::<P, false>, vectors::run_512::<P, true>]
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        [avx2::run::<P, false>, avx2::run::<P, true>]
+        [vectors::run_256::<P, false>, vectors::run_256::<P, true>]
     } else {
         return None;
     };
     Some(chosen[usize::from(fused)])
 }
 
-/// Asks for some elements of an array before they are read: while a tile is computed in the cache, memory
-/// would have nothing to do. No address is too wrong to ask for.
-pub(super) fn prefetch(array: *const f32, elements: Range<usize>) {
-    #[cfg(target_arch = "x86_64")]
-    for line in elements.step_by(LINE) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is on every x86-64, and a hint reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(array.wrapping_add(line).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (array, elements);
-}
-
-/// Numbers of a line of the cache.
-#[cfg(target_arch = "x86_64")]
-const LINE: usize = 16;
-
 #[cfg(not(target_arch = "x86_64"))]
-fn compiled<P: Program>(_: bool) -> Option<Precompiled> {
+fn compiled<P: Elementary>(_: bool) -> Option<Precompiled> {
     None
 }
 
@@ -96,11 +75,11 @@ mod tests {
             .collect()
     }
 
-    fn agree<P: Program>(function: Function) {
+    fn agree<P: Elementary>(function: Function) {
         let numbers = numbers();
         let (wide, narrow): (&[Precompiled; 2], &[Precompiled; 2]) = (
-            &[avx512::run::<P, false>, avx512::run::<P, true>],
-            &[avx2::run::<P, false>, avx2::run::<P, true>],
+            &[vectors::run_512::<P, false>, vectors::run_512::<P, true>],
+            &[vectors::run_256::<P, false>, vectors::run_256::<P, true>],
         );
         let there = [
             (is_x86_feature_detected!("avx512f"), wide, "AVX-512"),
