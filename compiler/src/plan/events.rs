@@ -11,6 +11,7 @@ pub use super::bench::{BenchDivergence, BenchJob, Measure};
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
 use super::fates::StageFate;
+pub use super::floor::{Phase, Rates, StepPart};
 use super::results::{ComparedTable, RowDifferences};
 pub use super::served::ServeJob;
 
@@ -386,39 +387,6 @@ impl Seconds {
     pub fn sum(&self) -> f64 {
         self.rollout + self.scoring + self.update
     }
-}
-
-/// The most that a machine was seen to do.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rates {
-    /// Floating-point operations a second in large products, a multiplication and an addition counted as
-    /// two.
-    pub float32: f64,
-    pub bfloat16: f64,
-    /// Bytes a second, read from memory one after the other.
-    pub memory: f64,
-}
-
-/// A part of a step, as [`Seconds`] divides it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepPart {
-    Rollout,
-    Scoring,
-    Update,
-}
-
-/// Work that can't begin before the work in front of it is done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Phase {
-    pub part: StepPart,
-    pub name: String,
-    /// How often it is done in a step.
-    pub times: f64,
-    /// Each time: floating-point operations of products, in the numbers that the model computes with.
-    pub flops: f64,
-    /// Each time: bytes that come from memory or go there.
-    pub bytes: f64,
 }
 
 /// What a step did to one domain. Numbers that the stage does not have are absent.

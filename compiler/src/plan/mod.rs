@@ -14,6 +14,7 @@ mod extrapolation;
 mod failures;
 pub mod fates;
 mod feedback;
+mod floor;
 mod guards;
 mod moving;
 mod panels;

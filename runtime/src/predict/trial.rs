@@ -248,8 +248,7 @@ impl StageTrial<'_> {
     }
 
     /// Steps of the stage with `batch` sequences and else as they will be, of several not the first.
-    /// `written` is how many sequences teachers write before the first step, where they do that; a batch
-    /// where absent.
+    /// `written` is how many sequences teachers write before the first step; a batch where absent.
     pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<Taken> {
         self.run(Size::Whole { batch, written }, steps)
     }

@@ -4,9 +4,10 @@
 //! elements, four at a time, and keeps everything but its results in registers ([`groups`], [`emit`],
 //! [`vector`]). Where the processor has wider vectors than Cranelift, elementary functions are not part of
 //! it: they are compiled ahead ([`precompiled`]), and the loop is divided at them ([`parts`]). What a
-//! function computes is said in [`mopd_ops::f32_ops`]. Reductions, statistics and scans run in between, in Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the
-//! loop through the array that says which coarse element each element lies in, which the batch has anyway:
-//! gathering it first would cost a pass over memory and a copy per fine element.
+//! function computes is said in [`mopd_ops::f32_ops`]. Reductions, statistics and scans run in between, in
+//! Rust and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the loop through the
+//! array that says which coarse element each element lies in, which the batch has anyway: gathering it first
+//! would cost a pass over memory and a copy per fine element.
 
 mod emit;
 mod groups;

@@ -1,8 +1,8 @@
 //! The programs that compute elementwise functions in f32.
 //!
-//! A program is written down once, as operations of [`FloatOps`]. [`ScalarOps`] carries them out on one number
-//! at a time, which is what the program computes; the compiler's code generator writes them down as vector
-//! instructions, and has some compiled already for the widest vectors of a processor. All do the same
+//! A program is written down once, as operations of [`FloatOps`]. [`ScalarOps`] carries them out on one
+//! number at a time, which is what the program computes; the compiler's code generator writes them down as
+//! vector instructions, and has some compiled already for the widest vectors of a processor. All do the same
 //! operations in the same order, so they agree to the last bit. In terms of the exact functions
 //! ([`Function::value`]) the results are within the bounds of [`crate::Accuracy`]. A function with a body
 //! ([`Function::body`]) is the programs of its parts.
