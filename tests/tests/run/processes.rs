@@ -25,7 +25,7 @@ fn several_processes_are_asked_for_on_the_command_line() {
     let said = why(&bench, &["--processes", "2"]);
     assert_says(
         &said,
-        &["base kept", "start trained: the number of processes changed", "4 of 6 stages rerun"],
+        &["base kept", "start trained: the number of processes changed", "5 of 6 stages rerun"],
     );
     let output = bench.run(&["--out", "two", "--processes", "2"]);
     assert!(output.status.success(), "{}", text(&output));
