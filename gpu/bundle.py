@@ -49,11 +49,7 @@ def tokenizer(folder):
 
 def record(folder, out):
     """What the CPU gives."""
-    class Arguments:
-        bundle, cpu = folder, True
-
-    Arguments.out = out
-    checks = check.Checks(Arguments)
+    checks = check.Checks(folder, out, "cpu")
     parity = {}
     for dtype in check.TOLERANCES:
         events, _ = checks.run(folder / "parity.mopd", f"recorded-{dtype}", dtype)

@@ -36,10 +36,8 @@ def libtorch():
 
 
 class Checks:
-    def __init__(self, arguments):
-        self.bundle = arguments.bundle.resolve()
-        self.out = arguments.out.resolve()
-        self.device = "cpu" if arguments.cpu else "cuda"
+    def __init__(self, bundle, out, device):
+        self.bundle, self.out, self.device = bundle.resolve(), out.resolve(), device
         self.environment = {**os.environ, "LIBTORCH": libtorch()}
         self.found = {}
         self.out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +142,7 @@ def main():
     parser.add_argument("--cpu", action="store_true", help="on the CPU, small")
     parser.add_argument("--skip", action="append", default=[], choices=["quickstart", "step"])
     arguments = parser.parse_args()
-    checks = Checks(arguments)
+    checks = Checks(arguments.bundle, arguments.out, "cpu" if arguments.cpu else "cuda")
     print(checks.mopd("doctor"))
     checks.parity()
     if "quickstart" not in arguments.skip:
