@@ -98,6 +98,12 @@ class Check(Played):
 
 
 class Run(Played):
+    def setUp(self):
+        super().setUp()
+        # Shells start what runs in the background with interrupts ignored, and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+
     def test_a_run_is_loaded_where_the_program_says(self):
         self.left("work/runs/tiny", results=RESULTS)
         self.play("say('step', loss=2.5)\nsay('results', out='runs/tiny')\nprint('all is well', file=sys.stderr)")
