@@ -3,7 +3,8 @@
 
     check.py BUNDLE [--out FOLDER] [--cpu] [--skip quickstart] [--skip step]
 
-Nothing is fetched. A torch 2.11 with CUDA must be here: that of this Python, or the libtorch that LIBTORCH names. Checks, in turn:
+Nothing is fetched. A torch 2.11 with CUDA must be here: that of this Python, or the libtorch that LIBTORCH names; and numpy, for the
+last check. Checks, in turn:
 
   parity       the losses of gpu/parity.mopd step by step against those recorded on a CPU, in float32 and in bfloat16
   determinism  the same run twice: the same losses and the same weights, bit for bit
@@ -15,6 +16,7 @@ that is how the bundle itself is tested.
 """
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -142,6 +144,8 @@ def main():
     parser.add_argument("--cpu", action="store_true", help="on the CPU, small")
     parser.add_argument("--skip", action="append", default=[], choices=["quickstart", "step"])
     arguments = parser.parse_args()
+    if "step" not in arguments.skip and importlib.util.find_spec("numpy") is None:
+        sys.exit("check.py: the step of 0.6B makes its models with numpy, which this Python lacks: `pip install numpy`, or `--skip step`")
     checks = Checks(arguments.bundle, arguments.out, "cpu" if arguments.cpu else "cuda")
     print(checks.mopd("doctor"))
     checks.parity()
