@@ -35,7 +35,7 @@ def tokenizer(folder):
     for byte in range(256):
         letters[byte] = chr(byte) if byte in seen else chr(next_letter)
         next_letter += byte not in seen
-    special = {"id": 256, "content": "<|end|>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    special = {"id": 256, "content": "<|endoftext|>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None,
@@ -44,7 +44,7 @@ def tokenizer(folder):
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
                   "fuse_unk": False, "byte_fallback": False, "vocab": {letter: byte for byte, letter in letters.items()}, "merges": []},
     }))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "pad_token": "<|end|>"}) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}) + "\n")
 
 
 def record(folder, out):

