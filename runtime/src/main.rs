@@ -18,11 +18,13 @@ use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::machine::device;
 use mopd_runtime::machine::device::Cuda;
 use mopd_runtime::machine::memory::{peak_memory, release_free};
+use mopd_runtime::machine::place::Place;
 use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::{JobProgress, PEER, PeerJob, sample};
 use mopd_runtime::{bench, schedule, serve};
 use mopd_store::signals::on_termination;
+use tch::Device;
 
 /// The exit status of a job that was stopped.
 const INTERRUPTED: u8 = 130;
@@ -243,7 +245,13 @@ fn work(
 ) -> Result<bool> {
     // It may have been stopped before it began.
     control.check()?;
-    let wanted = |plan: &Plan| cuda.wanted(plan.experiment.device, plan.experiment.gpu);
+    let wanted = |plan: &Plan| -> Result<Place> {
+        let place = cuda.wanted(plan.experiment.device, plan.experiment.gpu)?;
+        if place.device == Device::Cpu && !plan.experiment.gpu.is_default() {
+            control.warn("`deterministic` and `tf32` are settings of a GPU: on the CPU they change nothing");
+        }
+        Ok(place)
+    };
     let place = match job {
         Job::Run(job) | Job::Predict(job) | Job::Why(job) => wanted(&job.plan)?,
         Job::Floor(job) => wanted(&job.run.plan)?,

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,13 +9,6 @@ use std::path::Path;
 use mopd_compiler::plan::events::{Event, FailureKind, Job, RunJob};
 use mopd_compiler::plan::*;
 use support::*;
-use tempfile::TempDir;
-
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    write_data(folder.path());
-    folder
-}
 
 const STUDENT: u32 = 40;
 
@@ -49,35 +41,12 @@ fn with(processes: u32, plan: &Plan, folder: &Path) -> RunJob {
     RunJob { processes, workers: None, predict: events::Predict::Never, ..job(plan, folder, "out") }
 }
 
-/// Everything of a run that must not depend on how often it was cut: weights, and tables.
-fn outcome(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut outcome = BTreeMap::new();
-    for model in fs::read_dir(folder.join("out/models")).unwrap() {
-        let model = model.unwrap().path();
-        let name = model.file_name().unwrap().to_str().unwrap().to_owned();
-        outcome.insert(name, fs::read(model.join("model.safetensors")).unwrap());
-    }
-    let results: results::Results =
-        serde_json::from_slice(&fs::read(folder.join("out/results.json")).unwrap()).unwrap();
-    outcome.insert("tables".to_owned(), serde_json::to_vec(&results.tables).unwrap());
-    outcome
-}
-
 /// The numbers of a model's file.
 fn weights(folder: &Path, model: &str) -> Vec<f32> {
     let bytes = fs::read(folder.join(format!("out/models/{model}-seed1/model.safetensors"))).unwrap();
     let head = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let numbers = bytes[8 + head..].chunks_exact(4);
     numbers.map(|number| f32::from_le_bytes(number.try_into().unwrap())).collect()
-}
-
-fn warnings(events: &[Event]) -> Vec<&str> {
-    events
-        .iter()
-        .filter_map(
-            |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None },
-        )
-        .collect()
 }
 
 fn losses(events: &[Event], wanted: &str) -> Vec<f64> {
@@ -132,11 +101,14 @@ fn two_and_four_processes_are_one_but_for_rounding() {
         // The same again has the same bits, and is another result than that of one process.
         let again = folder();
         assert_eq!(run(&with(processes, &plan, again.path())).1, 0);
-        assert!(outcome(again.path()) == outcome(several.path()), "{processes} processes twice");
+        assert!(
+            outcome(again.path(), "out") == outcome(several.path(), "out"),
+            "{processes} processes twice"
+        );
         let (events, code) = run(&with(1, &plan, several.path()));
         assert_eq!(code, 0, "{:?}", events.last());
         assert_eq!(losses(&events, "start"), expected, "one process finds no result of several");
-        assert!(outcome(several.path()) == outcome(one.path()));
+        assert!(outcome(several.path(), "out") == outcome(one.path(), "out"));
         let (events, _) = run(&with(processes, &plan, several.path()));
         assert!(losses(&events, "start").is_empty(), "each finds its own");
         assert_eq!(warnings(&events), Vec::<&str>::new());
@@ -207,7 +179,7 @@ fn a_process_that_is_killed_stops_the_run_and_the_next_one_ends_the_same() {
     let whole = folder();
     let (events, code) = run(&with(3, &plan, whole.path()));
     assert_eq!(code, 0, "{:?}", events.last());
-    let expected = outcome(whole.path());
+    let expected = outcome(whole.path(), "out");
     let folder = folder();
     let job = RunJob { checkpoint_every: Some(0.0), ..with(3, &plan, folder.path()) };
     for (step, rank) in [(5, 2), (11, 1), (17, 0)] {
@@ -227,7 +199,7 @@ fn a_process_that_is_killed_stops_the_run_and_the_next_one_ends_the_same() {
     assert_eq!(code, 0, "{:?}", events.last());
     let resumed = resumed(&events);
     assert!(matches!(&resumed[..], [(stage, 17..)] if stage == "student"), "{resumed:?}");
-    assert!(outcome(folder.path()) == expected);
+    assert!(outcome(folder.path(), "out") == expected);
 }
 
 /// Asked to stop, all stop at one place, whoever was asked.
@@ -250,7 +222,7 @@ fn processes_that_are_asked_to_stop_keep_the_step_they_are_at() {
     let (events, code) = run(&job);
     assert_eq!(code, 0, "{:?}", events.last());
     assert_eq!(resumed(&events).len(), 1);
-    assert!(outcome(folder.path()) == outcome(whole.path()));
+    assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));
 }
 
 fn refused(plan: &Plan, processes: u32) -> String {

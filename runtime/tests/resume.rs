@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -12,13 +11,6 @@ use mopd_compiler::plan::events::{Event, FailureKind, Fork, Job, RunJob};
 use mopd_compiler::plan::views::{Piece, Slot};
 use mopd_compiler::plan::*;
 use support::*;
-use tempfile::TempDir;
-
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    write_data(folder.path());
-    folder
-}
 
 /// Steps of the student: enough that a signal comes before the last.
 const STUDENT: u32 = 80;
@@ -51,20 +43,6 @@ fn chain() -> Builder {
     );
     b.compare(&domains, &[("start", start), ("student", student)], 1, 2);
     b
-}
-
-/// Everything of a run that must not depend on how often it was cut: weights, and tables.
-fn outcome(folder: &Path, out: &str) -> BTreeMap<String, Vec<u8>> {
-    let mut outcome = BTreeMap::new();
-    for model in fs::read_dir(folder.join(out).join("models")).unwrap() {
-        let model = model.unwrap().path();
-        let name = model.file_name().unwrap().to_str().unwrap().to_owned();
-        outcome.insert(name, fs::read(model.join("model.safetensors")).unwrap());
-    }
-    let results: results::Results =
-        serde_json::from_slice(&fs::read(folder.join(out).join("results.json")).unwrap()).unwrap();
-    outcome.insert("tables".to_owned(), serde_json::to_vec(&results.tables).unwrap());
-    outcome
 }
 
 /// After every step.
@@ -107,15 +85,6 @@ fn checkpoints<'a>(events: &'a [Event], wanted: &'a str) -> impl Iterator<Item =
         Event::Checkpoint { stage, key, step, .. } if stage == wanted => Some((key.clone(), *step)),
         _ => None,
     })
-}
-
-fn warnings(events: &[Event]) -> Vec<&str> {
-    events
-        .iter()
-        .filter_map(
-            |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None },
-        )
-        .collect()
 }
 
 /// SIGKILL at moments that nothing chose: each run is given a little longer than it takes to come anywhere

@@ -12,13 +12,6 @@ use mopd_compiler::plan::events::{
 use mopd_compiler::plan::*;
 use mopd_runtime::report::read::columns;
 use support::*;
-use tempfile::TempDir;
-
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    write_data(folder.path());
-    folder
-}
 
 /// Every kind of stage: fine-tuning, two experts, distillation in three forms, imitation, merges; one table,
 /// two seeds.
@@ -109,15 +102,6 @@ fn everything() -> Builder {
 
 fn weights(folder: &Path, out: &str, model: &str) -> Vec<u8> {
     fs::read(folder.join(out).join("models").join(model).join("model.safetensors")).unwrap()
-}
-
-fn warnings(events: &[Event]) -> Vec<&str> {
-    events
-        .iter()
-        .filter_map(
-            |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None },
-        )
-        .collect()
 }
 
 #[track_caller]

@@ -11,13 +11,6 @@ use std::path::{Path, PathBuf};
 use mopd_compiler::plan::events::{Event, Job, RunJob};
 use mopd_compiler::plan::*;
 use support::*;
-use tempfile::TempDir;
-
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    write_data(folder.path());
-    folder
-}
 
 /// Of the data.
 const ROWS: u64 = 54;
@@ -61,15 +54,6 @@ fn found(events: &[Event]) -> Vec<(u64, u64)> {
         if let Event::ScoresFound { found, of, .. } = event { Some((*found, *of)) } else { None }
     };
     events.iter().filter_map(of).collect()
-}
-
-fn warnings(events: &[Event]) -> Vec<&str> {
-    events
-        .iter()
-        .filter_map(
-            |event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None },
-        )
-        .collect()
 }
 
 /// Folders of scores in the store.

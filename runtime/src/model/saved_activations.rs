@@ -106,15 +106,18 @@ impl WrittenGradient<'_> {
         self.wants(self.leaf_of(parameter))
     }
 
-    /// Whether some parameter that is read before a layer, or by it, has a gradient.
-    fn wants_below(&self, layer: usize) -> bool {
-        let below = |reader: LayerBlock| match reader {
-            LayerBlock::Outside => false,
-            LayerBlock::Attention(index) | LayerBlock::FeedForward(index) => index <= layer,
-        };
-        let mut leaves = self.decoder.leaves.iter().enumerate();
-        self.wants_of(&self.decoder.embedding)
-            || leaves.any(|(leaf, ParameterLeaf { reader, .. })| below(*reader) && self.wants(leaf))
+    /// The lowest layer that a gradient is needed in: the first with parameters that have one, or the first
+    /// of all where the embedding has. None where no layer is.
+    fn lowest_layer(&self) -> Option<usize> {
+        if self.wants_of(&self.decoder.embedding) {
+            return Some(0);
+        }
+        let leaves = self.decoder.leaves.iter().enumerate().filter(|(leaf, _)| self.wants(*leaf));
+        let layers = leaves.filter_map(|(_, ParameterLeaf { reader, .. })| match reader {
+            LayerBlock::Outside => None,
+            LayerBlock::Attention(index) | LayerBlock::FeedForward(index) => Some(*index),
+        });
+        layers.min()
     }
 
     fn write(&mut self, leaf: usize, gradient: &Tensor) {
@@ -229,8 +232,9 @@ impl Decoder {
         let norm = gradient.leaf_of(&self.norm);
         let mut grad_stream = gradient.through(&last, grad_hidden, |leaf| leaf == norm);
         drop(last);
+        let lowest = gradient.lowest_layer();
         for (index, layer) in layers.into_iter().enumerate().rev() {
-            if !gradient.wants_below(index) {
+            if lowest.is_none_or(|lowest| index < lowest) {
                 break;
             }
             let Whole { stream, attention, middle, feed_forward } = match layer {

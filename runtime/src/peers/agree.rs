@@ -68,6 +68,6 @@ pub fn unreadable(rank: usize, what: &dyn std::fmt::Display) -> Error {
 
 /// Processes do not do the same.
 pub fn apart(what: &str) -> Error {
-    Error::new(FailureKind::Runtime, format!("the processes are not at one: {what}"))
+    Error::new(FailureKind::Runtime, format!("the processes disagree: {what}"))
         .help("this is a mistake in mopd: run without `--processes`, and report it")
 }

@@ -240,7 +240,7 @@ impl Peers {
         };
         links().for_each(|(_, link)| link.close());
         state.lost.get_or_insert(rank);
-        let message = format!("process {rank} of {} is not heard of any more: {why}", self.size);
+        let message = format!("the connection to process {rank} of {} was lost: {why}", self.size);
         Err(Error::new(FailureKind::Runtime, message))
     }
 

@@ -98,8 +98,8 @@ fn a_process_that_goes_is_seen_by_all() {
         error.to_string()
     });
     // Whichever is read first: the one that went, or the one that has seen it before.
-    assert!(said[0].contains("of 3 is not heard of any more"), "{}", said[0]);
-    assert!(said[1].contains("of 3 is not heard of any more"), "{}", said[1]);
+    assert!(said[0].contains("of 3 was lost"), "{}", said[0]);
+    assert!(said[1].contains("of 3 was lost"), "{}", said[1]);
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn of_stage(train: &Train<Objective>) -> Option<String> {
         .or_else(|| train.objectives().find_map(|(_, objective)| of_objective(objective, train)))
 }
 
-/// Whose groups each process can draw for itself.
+/// Of producers, those whose groups a process cannot draw for its own prompts alone.
 fn of_producer(producer: &Producer) -> Option<String> {
     let what = match producer {
         Producer::Chosen(chosen) if puts_prompts_together(&chosen.choice.formula().graph) => {

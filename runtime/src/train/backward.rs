@@ -11,7 +11,6 @@ use super::scores::{ScoringPass, failed};
 use super::views::Shown;
 use super::vocabulary::{Parameters, Primitive};
 use crate::failure::Result;
-use crate::machine::place::Place;
 use crate::machine::transfer::upload;
 use crate::model::{Gradient, HeadGrads};
 use crate::zip::zip_equal;
@@ -27,13 +26,12 @@ impl ScoringPass {
         batch: &Batch,
         adjoints: &[&[f32]],
     ) -> Result<Gradient> {
-        let Scoring { stage, model, trained, .. } = *scoring;
+        let Scoring { stage, model, .. } = *scoring;
         let objective = &stage.train.objective;
-        let gradient = |make: fn(usize, Kind, Place) -> Gradient| {
-            make(model.flat().numel(), model.kind(), stage.place).only(trained.ranges())
-        };
         let followed = self.adjoint_of_rest(objective, adjoints);
         let ScoringPass { hidden, second, trace, micro_batches, vocabulary, .. } = self;
+        // Of several micro-batches, gradients add up.
+        let mut gradient = scoring.no_gradient(if trace.is_some() { Gradient::zero } else { Gradient::sum });
         let device = hidden.device();
         let parameters = Parameters { batch, device };
         let (mut live, mut of_head, mut of_confidence) = (Vec::new(), None, None);
@@ -55,7 +53,7 @@ impl ScoringPass {
         let mut heads = HeadGrads::default();
         let mut grad_hidden = None;
         if !live.is_empty() {
-            let of_lm_head = model.lm_head_is_in(&gradient(Gradient::zero));
+            let of_lm_head = model.lm_head_is_in(&gradient);
             let (of_logits, lm_head) = vocabulary.projected_gradient(&live, &hidden, &compared, of_lm_head);
             (grad_hidden, heads.lm_head) = (Some(of_logits), lm_head);
         }
@@ -76,12 +74,10 @@ impl ScoringPass {
             (grad_hidden, heads.second) = (of_layers, Some(grad));
         }
         if let Some(trace) = trace {
-            let mut gradient = gradient(Gradient::zero);
             model.write_gradient(trace, &grad_hidden, heads, &mut gradient);
             return Ok(gradient);
         }
         drop(hidden);
-        let mut sum = gradient(Gradient::sum);
         for members in &micro_batches {
             let tokens: Vec<i64> = members
                 .iter()
@@ -92,9 +88,9 @@ impl ScoringPass {
             let trace =
                 model.trace(&rollouts.sequences.packed(stage, members, &Shown::Own), stage.recomputed);
             // The heads have their share of all tokens already.
-            model.write_gradient(trace, &grad_hidden, std::mem::take(&mut heads), &mut sum);
+            model.write_gradient(trace, &grad_hidden, std::mem::take(&mut heads), &mut gradient);
         }
-        Ok(sum)
+        Ok(gradient)
     }
 }
 

@@ -78,13 +78,13 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
     let mut keep = |learners: &Learners, place: LearnersPosition, record: &mut Record, now: bool| {
         let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
         let wanted = place != kept && (now || pace.due(last.elapsed(), took));
-        // Whose peers are gone has nothing whole to keep: the next thing that it does says so.
+        // Without its peers this process has only a part of the state. The next exchange reports the loss.
         if !exchange::first_wants(stage, wanted).unwrap_or(false) {
             return;
         }
         let begun = Instant::now();
         let mut state = learners.state(place, seconds(), std::mem::take(record));
-        // The same, where they go meanwhile.
+        // The same where a peer is lost during the exchange.
         let outcome = learners.make_whole(&mut state).ok().map(|()| keep(&state));
         *record = state.record;
         let Some(outcome) = outcome else { return };

@@ -10,6 +10,10 @@ use mopd_compiler::plan::*;
 #[allow(dead_code, reason = "each test uses some of them")]
 mod objectives;
 pub use objectives::*;
+#[allow(dead_code, reason = "each test uses some of them")]
+mod outcomes;
+#[allow(unused_imports, reason = "each test uses some of them")]
+pub use outcomes::*;
 
 pub fn tiny() -> Architecture {
     Architecture {

@@ -420,7 +420,8 @@ impl CallArguments<'_> {
         // A tile that would leave less than the width takes the rest too.
         const ROOM: usize = TILE + WIDTH;
         let Fused { parts, between } = self.fused;
-        let tile = if *between == 0 { end - start } else { TILE };
+        let calls = parts.iter().any(|part| !part.calls.is_empty());
+        let tile = if calls { TILE } else { end - start };
         let mut room = vec![0.0f32; between * ROOM];
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         let mut first = start;

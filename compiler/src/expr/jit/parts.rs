@@ -41,11 +41,11 @@ pub(super) struct PrecompiledCall {
 /// Where the values of a node lie while a group is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Location {
-    /// Of the group, by position.
+    /// Among the group's inputs.
     Input(usize),
-    /// Of the group, by position.
+    /// Among what the group stores.
     Stored(usize),
-    /// Between the parts.
+    /// Among the arrays between the parts.
     Between(usize),
 }
 

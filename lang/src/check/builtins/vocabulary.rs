@@ -104,25 +104,3 @@ pub fn names(keys: &[SettingKey]) -> Vec<&'static str> {
 pub fn signal(name: &str) -> Option<&'static SignalName> {
     SIGNALS.iter().find(|signal| signal.name == name)
 }
-
-/// What a parameter of a declared type takes.
-pub fn takes_type(annotation: &str) -> Takes {
-    match annotation {
-        "model" => Takes::Model,
-        "models" => Takes::Models,
-        "teacher" => Takes::Teacher,
-        "objective" => Takes::Objective,
-        "rollout" => Takes::Rollout,
-        "eval" => Takes::Benchmark,
-        "counts" => Takes::Numbers,
-        "template" => Takes::Template,
-        "reward" => Takes::Reward,
-        "domain" | "domains" => Takes::Domains,
-        "text" => Takes::Text,
-        "bool" => Takes::Truth,
-        "count" => Takes::Count,
-        "schedule" => Takes::Schedule,
-        "fraction" | "real" | "number" => Takes::Number,
-        _ => Takes::Formula,
-    }
-}

@@ -96,13 +96,7 @@ impl Checker {
             };
             if let Some(signal) = known {
                 let known_for_run = env.context == EvaluationContext::Schedule && signal.axis() == Axis::Run;
-                let before = matches!(
-                    env.context,
-                    EvaluationContext::Constant
-                        | EvaluationContext::Schedule
-                        | EvaluationContext::Guard
-                        | EvaluationContext::Entry
-                );
+                let before = !env.context.has_tokens();
                 if before && !known_for_run {
                     let text = format!(
                         "`{name}.{}` differs from prompt to prompt: it can be read in an objective only",
@@ -127,13 +121,7 @@ impl Checker {
             Value::Student(SelfCopy::Current) => return self.student_copy(field, &[], span, env),
             Value::Model(model) => return self.joint_member(model, field),
             value @ (Value::Role(_) | Value::Teacher(_)) => {
-                if matches!(
-                    env.context,
-                    EvaluationContext::Constant
-                        | EvaluationContext::Schedule
-                        | EvaluationContext::Guard
-                        | EvaluationContext::Entry
-                ) {
+                if !env.context.has_tokens() {
                     let text = "what a teacher says of a token is known inside an objective only";
                     self.report(Diagnostic::error(Code::TypeMismatch, span, text));
                     return Value::Error;
@@ -286,13 +274,7 @@ impl Checker {
     /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
     pub(in crate::check) fn measure_call(&mut self, call: MeasureCall, env: &Env) -> Option<Value> {
         let span = call.written().span;
-        if matches!(
-            env.context,
-            EvaluationContext::Constant
-                | EvaluationContext::Schedule
-                | EvaluationContext::Guard
-                | EvaluationContext::Entry
-        ) {
+        if !env.context.has_tokens() {
             let text = "this is a signal of the run: it can be read inside an objective only";
             self.report(Diagnostic::error(Code::TypeMismatch, span, text));
             return None;

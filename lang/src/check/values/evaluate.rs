@@ -42,6 +42,13 @@ pub enum EvaluationContext {
     Term,
 }
 
+impl EvaluationContext {
+    /// Whether signals of tokens are known there.
+    pub fn has_tokens(self) -> bool {
+        matches!(self, EvaluationContext::Objective | EvaluationContext::Term)
+    }
+}
+
 impl Env {
     pub fn constant(module: ModuleId) -> Env {
         Env { module, locals: Rc::default(), context: EvaluationContext::Constant, model_name: String::new() }
