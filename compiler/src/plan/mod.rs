@@ -53,7 +53,7 @@ pub use scorers::{Composition, Member, Pool, Scorer, Scorers};
 pub use second_heads::second_heads;
 use serde::{Deserialize, Serialize};
 pub(crate) use served::ServedMeaning;
-pub use served::{Answers, Engine, Served};
+pub use served::{Answers, Engine, RolloutServer, Served};
 pub use settings::{
     AdamW, Adapter, AdapterKind, Architecture, ChangedElements, Checkpointing, Device, Domain, DomainId,
     Dtype, Execution, Experiment, Family, FieldColumn, GpuArithmetic, Keep, Length, MarkedSetting, Merge,

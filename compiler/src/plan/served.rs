@@ -1,4 +1,4 @@
-//! Teachers behind servers: token ids go there, numbers come back.
+//! Models behind servers: token ids go there, numbers come back; or completions of the student.
 
 use std::fmt;
 
@@ -14,6 +14,20 @@ pub struct Served {
     /// As the server calls it.
     pub model: String,
     pub answers: Answers,
+    /// The environment variable that holds the token which the server asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// A server that samples the student's rollouts. Before it does, it gets the weights that the student has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutServer {
+    pub engine: Engine,
+    pub url: Secret,
+    /// As the server calls it.
+    pub model: String,
+    /// The folder that weights go there by, as this machine sees it.
+    pub push: String,
     /// The environment variable that holds the token which the server asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,

@@ -15,7 +15,7 @@ use super::data::{DataFormula, DataSource};
 use super::stages::Stage;
 use super::{
     Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, GradientAlignment, Guard, Moving,
-    OfStep, Panel, Producer, Reward, Rollout, Scorers, Served, Validation, View,
+    OfStep, Panel, Producer, Reward, Rollout, RolloutServer, Scorers, Served, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -201,6 +201,12 @@ impl<O> Train<O> {
     pub fn served(&self) -> impl Iterator<Item = &Served> {
         let choices = self.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
         choices.filter_map(|choice| choice.teacher.served())
+    }
+
+    /// The servers that sample its rollouts, with repetition.
+    pub fn sampled_by(&self) -> impl Iterator<Item = &RolloutServer> {
+        let all = self.producers().chain(self.measured()).flat_map(Producer::all);
+        all.filter_map(|producer| producer.kind().server())
     }
 
     /// The stage's rollout, then those of terms with completions of their own.

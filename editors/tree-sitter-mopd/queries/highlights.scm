@@ -79,7 +79,7 @@
     ; rewards
     "exact_match" "numeric" "regex" "command" "python" "json_schema" "unit_tests" "http" "parts"
     ; rollouts and their edits
-    "sample" "from" "data" "mix" "token_mix" "interleave" "refine" "snapshot" "replay" "speculative" "turns" "denoise" "derived" "first_of" "each_turn"
+    "sample" "from" "data" "mix" "token_mix" "interleave" "refine" "snapshot" "replay" "speculative" "sampled_by" "turns" "denoise" "derived" "first_of" "each_turn"
     "rewrite" "keep" "retry" "best" "first_turns" "expert_turns" "through"
     ; teachers and panels
     "served" "logits" "mixture" "geometric" "debate" "integer" "env"

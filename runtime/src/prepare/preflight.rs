@@ -16,6 +16,7 @@ use crate::environment::{Environment, Episode, Start};
 use crate::failure::{Error, Result};
 use crate::reward::RewardInput;
 use crate::served::Server;
+use crate::served::sampling::SamplingServer;
 use crate::tokenizer::PretrainedTokenizer;
 
 /// The field whose text a record is answered with, where it has one.
@@ -135,6 +136,13 @@ pub fn look(
                 }
                 servers.push(served);
                 match Server::open(served, control) {
+                    Ok(_) => {}
+                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    Err(error) => found(error.at(model.origin)),
+                }
+            }
+            for asked in train.sampled_by() {
+                match SamplingServer::new(asked, places.base).and_then(|server| server.identify(control)) {
                     Ok(_) => {}
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
                     Err(error) => found(error.at(model.origin)),

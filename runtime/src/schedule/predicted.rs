@@ -66,7 +66,10 @@ impl Predicted {
             };
             let model = plan.experiment.model(id);
             // What a server takes, a trial here can't know.
-            if model.stage.trains().iter().any(|train| train.served().next().is_some()) {
+            let serves = |train: &&Train<Objective>| {
+                train.served().next().is_some() || train.sampled_by().next().is_some()
+            };
+            if model.stage.trains().iter().any(serves) {
                 continue;
             }
             let trains = !model.stage.trains().is_empty();

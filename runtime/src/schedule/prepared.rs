@@ -66,7 +66,14 @@ pub(super) fn prepared(
         Ok(all.into_iter().flatten().collect())
     });
     let environments = environments.collect::<Result<_>>()?;
-    Ok(PreparedPlan { servers: Servers::open(plan, control)?, tasks, specs, widths, domains, environments })
+    Ok(PreparedPlan {
+        servers: Servers::open(plan, base, control)?,
+        tasks,
+        specs,
+        widths,
+        domains,
+        environments,
+    })
 }
 
 /// Says what each stage of a plan will take, and runs none.

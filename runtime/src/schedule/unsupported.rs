@@ -130,6 +130,7 @@ fn of_producer(producer: &Producer) -> Option<String> {
         Producer::Rewrite(_) => "a rollout with `rewrite`",
         Producer::Speculative(_) => "a speculative rollout",
         Producer::Derived(_) => "a rollout of derived prompts",
+        Producer::SampledBy(_) => "a rollout that a server samples",
         Producer::EachTurn(_) => "a rollout that begins at every turn of the data",
     };
     Some(what.to_owned())

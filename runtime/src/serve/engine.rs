@@ -12,6 +12,7 @@ use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch, Weights, logits};
 use crate::rollout::Completion;
 use crate::served::own;
+use crate::served::sampling::{RolloutBatch, SentRollouts};
 use crate::tokenizer::Token;
 use crate::train::vocabulary::largest;
 
@@ -51,9 +52,21 @@ impl RequestRefusal {
 /// What the model is asked.
 pub enum EngineRequest {
     LmHead,
-    Hidden { batch: own::SentBatch, body: Vec<u8> },
+    Hidden {
+        batch: own::SentBatch,
+        body: Vec<u8>,
+    },
     Score(ScoreRequest),
-    Generate { prompts: Vec<Vec<Token>>, sampling: Sampling, seed: Option<u64> },
+    /// The student's, for a run that has given its weights.
+    Rollouts {
+        batch: RolloutBatch,
+        body: Vec<u8>,
+    },
+    Generate {
+        prompts: Vec<Vec<Token>>,
+        sampling: Sampling,
+        seed: Option<u64>,
+    },
     Update(WeightsUpdate),
 }
 
@@ -159,6 +172,20 @@ impl ServingEngine {
                 let written = generate::generate(&self.decoder, &prompts, &sampling, seed, control)?;
                 count("written", written.iter().map(|of| of.tokens.len()).sum());
                 Ok(Told::Generated(written))
+            }
+            EngineRequest::Rollouts { batch, body } => {
+                let has = shared.about().content;
+                if batch.weights != has {
+                    let message = format!("it has the weights {has}, not {}", batch.weights);
+                    return Err(RequestRefusal::new(409, message));
+                }
+                let entries = self.weights.tokenizer.vocabulary();
+                generate::check(&batch, entries)?;
+                let lengths = batch.lengths();
+                self.fits(&lengths)?;
+                let written = generate::rollouts(&self.decoder, &batch, control)?;
+                count("written", written.iter().map(|of| of.tokens.len()).sum());
+                Ok(Told::Bytes(SentRollouts::of(written, has, &body).bytes()))
             }
             EngineRequest::Update(update) => {
                 let weights = update.load(&self.weights)?;

@@ -11,6 +11,7 @@ use crate::model::Decoder;
 use crate::random::{Key, Purpose, stream_of};
 use crate::rollout::{Completion, Prompt, rollout};
 use crate::schedule::Room;
+use crate::served::sampling::{RolloutBatch, SentPrompt};
 use crate::tokenizer::Token;
 
 /// `sampling.n` completions of each prompt.
@@ -28,6 +29,42 @@ pub fn generate(
     let budget = Room::here(1, decoder.place).generation(true);
     rollout(decoder, &asked, sampling, key, budget, control)
         .map_err(|error| RequestRefusal::internal(error.to_string()))
+}
+
+/// The completions that the run would sample itself, with its random numbers.
+pub fn rollouts(
+    decoder: &Decoder,
+    RolloutBatch { prompts, sampling, key, .. }: &RolloutBatch,
+    control: &Control,
+) -> Result<Vec<Completion>, RequestRefusal> {
+    let prompts: Vec<Prompt> = prompts.iter().map(SentPrompt::read).collect();
+    let budget = Room::here(1, decoder.place).generation(true);
+    rollout(decoder, &prompts, sampling, *key, budget, control)
+        .map_err(|error| RequestRefusal::internal(error.to_string()))
+}
+
+/// Looks at what a run asks for before the model does.
+pub fn check(
+    RolloutBatch { prompts, sampling, .. }: &RolloutBatch,
+    entries: usize,
+) -> Result<(), RequestRefusal> {
+    let of_prompts = |prompt: &SentPrompt| {
+        !prompt.tokens.is_empty() && prompt.tokens.iter().all(|id| (0..entries as Token).contains(id))
+    };
+    if !prompts.iter().all(of_prompts) {
+        return Err(RequestRefusal::bad(format!("a prompt has a token at least, each below {entries}")));
+    }
+    let sound = (1..=1024).contains(&sampling.n)
+        && sampling.max_tokens > 0
+        && sampling.temperature.is_finite()
+        && sampling.temperature >= 0.0
+        && sampling.top_p.is_none_or(|p| p > 0.0 && p <= 1.0)
+        && sampling.top_k.is_none_or(|k| k > 0)
+        && sampling.repetition_penalty.is_none_or(|penalty| penalty > 0.0 && penalty.is_finite());
+    if !sound || sampling.accept.is_some() {
+        return Err(RequestRefusal::bad("these settings of sampling can't be used"));
+    }
+    Ok(())
 }
 
 /// Settings that would change nothing.

@@ -20,6 +20,7 @@ use super::engine::{EngineRequest, Limits, RequestRefusal, Told};
 use super::metrics::Metrics;
 use super::update::{self, Updates};
 use super::{About, sglang, vllm};
+use crate::served::sampling::RolloutBatch;
 use crate::served::{ServerIdentity, own};
 use crate::tokenizer::{Token, Tokenizer};
 
@@ -97,7 +98,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// The paths that there are: others are not counted by their names.
-const PATHS: [&str; 15] = [
+const PATHS: [&str; 16] = [
     "/health",
     "/metrics",
     "/v1/models",
@@ -113,6 +114,7 @@ const PATHS: [&str; 15] = [
     own::MODEL,
     own::HIDDEN,
     own::LM_HEAD,
+    own::ROLLOUTS,
 ];
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -176,6 +178,11 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
                 RequestRefusal::bad(format!("the body is no batch of sequences: {error}"))
             })?;
             shared.ask(EngineRequest::Hidden { batch, body: body.to_vec() }).await.map(Told::bytes)
+        }
+        own::ROLLOUTS => {
+            let batch: RolloutBatch = serde_json::from_value(posted()?)
+                .map_err(|error| RequestRefusal::bad(format!("the body is no batch of prompts: {error}")))?;
+            shared.ask(EngineRequest::Rollouts { batch, body: body.to_vec() }).await.map(Told::bytes)
         }
         "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Json),
         "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Json),

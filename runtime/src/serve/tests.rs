@@ -2,6 +2,7 @@
 
 mod faults;
 mod recorded;
+mod sampling;
 mod security;
 
 use std::io::Write;

@@ -33,13 +33,13 @@ impl Address {
             let read = std::env::var(name).ok().filter(|value| !value.trim().is_empty());
             read.ok_or_else(|| {
                 let message = format!(
-                    "the environment variable {name}, which a teacher's {what} is read from, is not set"
+                    "the environment variable {name}, which a server's {what} is read from, is not set"
                 );
                 failed(message, "set it where the run is started")
             })
         };
         let (text, from) = match url {
-            Secret::Text(text) => (text.clone(), "the `url` of a served teacher".to_owned()),
+            Secret::Text(text) => (text.clone(), "the `url` of a server".to_owned()),
             Secret::Environment(name) => {
                 (variable(name, "address")?, format!("the environment variable {name}"))
             }
@@ -111,6 +111,7 @@ impl Address {
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => ReplyProblem::Gone(what),
+            StatusCode::CONFLICT => ReplyProblem::Stale(what),
             _ if status.is_server_error() => ReplyProblem::Faulty(what),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ReplyProblem::lasting(
                 what,
@@ -134,7 +135,7 @@ impl Address {
             ),
             HttpError::Protocol(error) => ReplyProblem::Faulty(format!("does not speak HTTP: {error}")),
             HttpError::BadUri(_) | HttpError::Http(_) => {
-                ReplyProblem::lasting("can't be asked", "look at the `url` of the teacher")
+                ReplyProblem::lasting("can't be asked", "look at its `url`")
             }
             other => ReplyProblem::Gone(format!("could not be reached: {other}")),
         }

@@ -9,11 +9,9 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::Served;
 use mopd_compiler::plan::events::FailureKind;
 
 use super::address::Address;
-use super::identity::{self, ServerIdentity};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
@@ -35,6 +33,8 @@ pub enum ReplyProblem {
     Gone(String),
     /// What came can't be used. It is asked for again a few times.
     Faulty(String),
+    /// It has other weights than those that are asked: whoever may give it these does.
+    Stale(String),
     /// Asking again would not help.
     Lasting { what: String, help: String },
 }
@@ -52,6 +52,10 @@ impl ReplyProblem {
             ReplyProblem::Faulty(what) => {
                 (what, "look at the server's log: nothing was trained on that answer".to_owned())
             }
+            ReplyProblem::Stale(what) => (
+                what,
+                "nobody else may give it weights while this run does: let each have its own".to_owned(),
+            ),
             ReplyProblem::Lasting { what, help } => (what, help),
         }
     }
@@ -71,10 +75,13 @@ pub struct ServerRequest<T> {
 /// Who is asked.
 pub struct Recipient {
     pub address: Address,
-    pub served: Served,
-    /// As it was when the run began.
-    pub identity: ServerIdentity,
+    /// As people are told: `the teacher's server`.
+    pub called: &'static str,
+    /// Looks at who is there, where nobody was or somebody with other weights: whether it can be asked now.
+    pub look: LookAgain,
 }
+
+pub type LookAgain = Box<dyn Fn() -> Result<(), ReplyProblem> + Send + Sync>;
 
 enum Said<T> {
     /// Of a request: it is waited for.
@@ -83,9 +90,9 @@ enum Said<T> {
     Answer(usize, Result<T, ReplyProblem>),
 }
 
-fn failed(address: &Address, trouble: ReplyProblem) -> Error {
+fn failed(called: &str, address: &Address, trouble: ReplyProblem) -> Error {
     let (what, help) = trouble.what();
-    Error::new(FailureKind::Model, format!("the teacher's server {} {what}", address.shown())).help(help)
+    Error::new(FailureKind::Model, format!("{called} {} {what}", address.shown())).help(help)
 }
 
 /// What ends waiting: the job, or another teacher of the step that can't answer.
@@ -143,15 +150,16 @@ pub fn all<T: Send + 'static>(
                 // One line, however many requests wait.
                 if since.is_none() {
                     since = Some(Instant::now());
-                    let place = server.address.shown();
-                    control.warn(format!("the teacher's server {place} {what}; the run waits for it"));
+                    let (called, place) = (server.called, server.address.shown());
+                    control.warn(format!("{called} {place} {what}; the run waits for it"));
                 }
             }
             Ok(Said::Back) => {
                 if let Some(since) = since.take() {
-                    let (place, seconds) = (server.address.shown(), since.elapsed().as_secs_f64());
+                    let (called, place) = (server.called, server.address.shown());
+                    let seconds = since.elapsed().as_secs_f64();
                     control.warn(format!(
-                        "the teacher's server {place} answers again after {seconds:.1} s; the run goes on"
+                        "{called} {place} answers again after {seconds:.1} s; the run goes on"
                     ));
                 }
             }
@@ -159,7 +167,7 @@ pub fn all<T: Send + 'static>(
                 answers[place] = Some(answer);
                 open -= 1;
             }
-            Ok(Said::Answer(_, Err(trouble))) => break Err(failed(&server.address, trouble)),
+            Ok(Said::Answer(_, Err(trouble))) => break Err(failed(server.called, &server.address, trouble)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     };
@@ -196,7 +204,11 @@ impl Recipient {
                     let _ = said.send(Said::Waiting(what));
                     pause(gone, stop);
                     gone += 1;
-                    self.wait_until_back(&mut gone, stop)?;
+                    self.wait_until_back(&mut gone, said, stop)?;
+                }
+                Err(ReplyProblem::Stale(_)) if faults < RETRIES => {
+                    faults += 1;
+                    self.wait_until_back(&mut gone, said, stop)?;
                 }
                 Err(trouble) => return Err(trouble),
             }
@@ -207,12 +219,17 @@ impl Recipient {
     }
 
     /// Whoever comes back may be another one.
-    fn wait_until_back(&self, gone: &mut u32, stop: &AtomicBool) -> Result<(), ReplyProblem> {
+    fn wait_until_back<T>(
+        &self,
+        gone: &mut u32,
+        said: &Sender<Said<T>>,
+        stop: &AtomicBool,
+    ) -> Result<(), ReplyProblem> {
         while !stop.load(Ordering::Relaxed) {
-            match identity::identify(&self.address, &self.served) {
-                Ok(identity) if identity == self.identity => return Ok(()),
-                Ok(other) => return Err(self.identity.changed(&other)),
-                Err(ReplyProblem::Gone(_) | ReplyProblem::Faulty(_)) => {
+            match (self.look)() {
+                Ok(()) => return Ok(()),
+                Err(ReplyProblem::Gone(what) | ReplyProblem::Faulty(what)) => {
+                    let _ = said.send(Said::Waiting(what));
                     pause(*gone, stop);
                     *gone = gone.saturating_add(1);
                 }
@@ -225,6 +242,7 @@ impl Recipient {
 
 /// Before anything runs nobody waits for a server that was never there.
 pub fn a_few_times<T>(
+    called: &str,
     address: &Address,
     control: &Control,
     ask: impl Fn() -> Result<T, ReplyProblem>,
@@ -238,7 +256,7 @@ pub fn a_few_times<T>(
                 pause(attempt, &AtomicBool::new(false));
                 attempt += 1;
             }
-            Err(trouble) => return Err(failed(address, trouble)),
+            Err(trouble) => return Err(failed(called, address, trouble)),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Teachers behind servers: token ids go there, numbers come back.
+//! Models behind servers: token ids go there, numbers come back; or, of the student itself, completions
+//! ([`sampling`]).
 //!
 //! Every answer is checked before it is used. The ids that were asked about are echoed and compared, every
 //! token has its number, numbers are finite and are log-probabilities, and only the first position may have
@@ -10,15 +11,17 @@ mod ask;
 mod identity;
 mod listed;
 pub mod own;
+pub mod sampling;
 mod sglang;
 mod vllm;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Answers, Engine, Plan, Served, Train};
+use mopd_compiler::plan::{Answers, Dtype, Engine, Plan, RolloutServer, Served, Train};
 use tch::Tensor;
 
 use self::address::Address;
@@ -27,12 +30,15 @@ use self::ask::ServerRequest;
 pub use self::identity::ServerIdentity;
 pub use self::listed::ListedTokens;
 use self::own::SentTensor;
+use self::sampling::SamplingServer;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::tokenizer::{Token, Tokenizer};
 
 /// Of one request; a large batch of long sequences may take minutes.
 const TIME_LIMIT: Duration = Duration::from_secs(600);
+
+const TEACHER: &str = "the teacher's server";
 
 /// A server that a teacher of the run is behind.
 pub struct Server {
@@ -85,7 +91,7 @@ impl Server {
 
     pub fn with_time_limit(served: &Served, limit: Duration, control: &Control) -> Result<Server> {
         let address = Address::new(&served.url, served.key.as_deref(), limit)?;
-        let identity = ask::a_few_times(&address, control, || identity::identify(&address, served))?;
+        let identity = ask::a_few_times(TEACHER, &address, control, || identity::identify(&address, served))?;
         let served = served.clone();
         Ok(Server { served, address, identity, lm_head: Mutex::default() })
     }
@@ -115,7 +121,7 @@ impl Server {
     /// If an id of the student's is another text there.
     pub fn compare_tokenizer(&self, student: &Tokenizer, control: &Control) -> Result<()> {
         let compare = || identity::compare(&self.address, &self.served, &self.identity, student);
-        ask::a_few_times(&self.address, control, compare)
+        ask::a_few_times(TEACHER, &self.address, control, compare)
     }
 
     /// Asks for one token as a stage will: whether the server answers so much is known before the first step.
@@ -172,11 +178,13 @@ impl Server {
     }
 
     fn ask<T: Send + 'static>(&self, requests: Vec<ServerRequest<T>>, patience: Patience) -> Result<Vec<T>> {
-        let server = ask::Recipient {
-            address: self.address.clone(),
-            served: self.served.clone(),
-            identity: self.identity.clone(),
+        let (address, served, known) = (self.address.clone(), self.served.clone(), self.identity.clone());
+        let look = move || match identity::identify(&address, &served)? {
+            identity if identity == known => Ok(()),
+            other => Err(known.changed(&other)),
         };
+        let (address, look) = (self.address.clone(), Box::new(look));
+        let server = ask::Recipient { address, called: TEACHER, look };
         ask::all(&Arc::new(server), requests, patience)
     }
 
@@ -202,21 +210,33 @@ impl Server {
 
 /// The servers of a run, each once.
 #[derive(Default)]
-pub struct Servers(Vec<(Served, Server)>);
+pub struct Servers {
+    teachers: Vec<(Served, Server)>,
+    /// Of rollouts.
+    sampling: Vec<(RolloutServer, SamplingServer)>,
+}
 
-/// Of runs whose teachers are all at hand.
-pub static NO_SERVERS: Servers = Servers(Vec::new());
+/// Of runs whose teachers are all at hand, and that sample themselves.
+pub static NO_SERVERS: Servers = Servers { teachers: Vec::new(), sampling: Vec::new() };
 
 impl Servers {
-    /// Opens those that a plan names, one after the other.
-    pub fn open(plan: &Plan, control: &Control) -> Result<Servers> {
+    /// Opens those that a plan names, one after the other; `base` is the folder that paths are relative to.
+    /// What samples rollouts is not asked yet: it enters no key.
+    pub fn open(plan: &Plan, base: &Path, control: &Control) -> Result<Servers> {
         let mut servers = Servers::default();
         for model in &plan.experiment.models {
             for train in model.stage.trains() {
                 for served in train.served() {
                     if servers.find(served).is_none() {
                         let server = Server::open(served, control).map_err(|error| error.at(model.origin))?;
-                        servers.0.push((served.clone(), server));
+                        servers.teachers.push((served.clone(), server));
+                    }
+                }
+                for asked in train.sampled_by() {
+                    if servers.sampling.iter().all(|(known, _)| known != asked) {
+                        let server =
+                            SamplingServer::new(asked, base).map_err(|error| error.at(model.origin))?;
+                        servers.sampling.push((asked.clone(), server));
                     }
                 }
             }
@@ -225,13 +245,30 @@ impl Servers {
     }
 
     fn find(&self, served: &Served) -> Option<&Server> {
-        self.0.iter().find(|(known, _)| known == served).map(|(_, server)| server)
+        self.teachers.iter().find(|(known, _)| known == served).map(|(_, server)| server)
     }
 
     /// # Panics
     /// If it was not opened: a plan's servers are, before its stages begin.
     pub fn get(&self, served: &Served) -> &Server {
         self.find(served).expect("the servers of a plan are opened before its stages begin")
+    }
+
+    /// # Panics
+    /// The same.
+    pub fn sampling(&self, server: &RolloutServer) -> &SamplingServer {
+        let found = self.sampling.iter().find(|(known, _)| known == server);
+        &found.expect("the servers of a plan are opened before its stages begin").1
+    }
+
+    /// Whether those that sample the rollouts of a stage are there, with the model that it trains.
+    pub fn look_at_sampling<O>(
+        &self,
+        train: &Train<O>,
+        (student, context, dtype): (&Tokenizer, usize, Dtype),
+        control: &Control,
+    ) -> Result<()> {
+        train.sampled_by().try_for_each(|asked| self.sampling(asked).look((student, context, dtype), control))
     }
 
     /// What enters the key of a stage: who answers, in the order in which its teachers stand.
@@ -249,7 +286,7 @@ impl Servers {
         compared: &mut BTreeSet<(usize, String)>,
         control: &Control,
     ) -> Result<()> {
-        for (place, (served, server)) in self.0.iter().enumerate() {
+        for (place, (served, server)) in self.teachers.iter().enumerate() {
             if !train.served().any(|asked| asked == served) {
                 continue;
             }

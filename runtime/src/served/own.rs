@@ -19,6 +19,7 @@ use crate::tokenizer::Token;
 pub const MODEL: &str = "/mopd/model";
 pub const HIDDEN: &str = "/mopd/hidden";
 pub const LM_HEAD: &str = "/mopd/lm_head";
+pub const ROLLOUTS: &str = "/mopd/rollouts";
 
 const WEIGHTS: &str = "weights";
 const ASKED: &str = "asked";
@@ -101,7 +102,7 @@ impl SentTensor {
     }
 }
 
-fn hash(asked: &[u8]) -> String {
+pub fn hash(asked: &[u8]) -> String {
     blake3::hash(asked).to_hex().to_string()
 }
 

@@ -128,7 +128,7 @@ fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
 }
 
 /// Writes a model's folder. Answers the files, and of each the Blake3 hash of its content in hexadecimal.
-pub(super) fn save(
+pub fn save(
     folder: &Path,
     provenance: &CheckpointProvenance,
     weights: &Weights,

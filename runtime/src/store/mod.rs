@@ -24,7 +24,7 @@ use crate::model::Weights;
 use crate::report::Record;
 use crate::report::tokens::TokenLog;
 
-pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked};
+pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked, save};
 pub use mopd_store::Lookup;
 pub use scores::ScoreEntry;
 

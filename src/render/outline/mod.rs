@@ -6,7 +6,7 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::{Cost, Plan};
+use mopd_compiler::plan::{Cost, Plan, RolloutServer};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
     Metric, Model, ModelId, Pretrained, PromptFormat, Reward, SettingMark, Stage, TokenizerSpec, Train,
@@ -91,6 +91,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
             }
         }
         if let Some(facts) = plan.and_then(|plan| plan.stages.get(index)) {
+            rows.extend(plan.and_then(|plan| sampled_by(plan, index)).map(|text| ("served", text)));
             rows.push(("cost", cost(&facts.cost)));
             rows.push(("key", style.dim(prefix(&facts.key))));
         }
@@ -314,6 +315,20 @@ fn joined<T>(parts: &[T], text: impl Fn(&T) -> String) -> String {
 /// A formula as it would be written, cut where it is long.
 fn formula(formula: &Formula) -> String {
     text::formula(formula, QUOTED)
+}
+
+/// What goes to the server that samples a stage's rollouts.
+fn sampled_by(plan: &Plan, index: usize) -> Option<String> {
+    let trains = plan.experiment.models.get(index)?.stage.trains();
+    let RolloutServer { engine, model, push, .. } =
+        trains.into_iter().find_map(|train| train.sampled_by().next())?;
+    // In single precision.
+    let size = plan.stages.get(index)?.cost.parameters;
+    let size = size.map_or("its".to_owned(), |parameters| format!("{} of", bytes(4 * parameters)));
+    Some(format!(
+        "rollouts by {model:?} ({}): {size} weights go there through `{push}` each time that prompts are drawn",
+        engine.name()
+    ))
 }
 
 fn cost(cost: &Cost) -> String {

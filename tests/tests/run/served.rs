@@ -1,5 +1,5 @@
 //! Teachers behind `mopd serve`, each a process of its own: the student that comes of them is the one that
-//! comes of teachers at hand.
+//! comes of teachers at hand. The same of a student whose rollouts are sampled there.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -320,4 +320,123 @@ fn a_server_that_lists_less_than_is_asked_for_is_found_out_before_the_first_stag
     assert_eq!(output.status.code(), Some(1));
     assert_says(&text(&output), &["status 400", "at most 3 entries of a token"]);
     assert!(!text(&output).contains("stage_started"), "{}", text(&output));
+}
+
+/// What the student is before its first step, and where its weights go.
+fn sampler(folder: &Path, port: &str, dtype: &str) -> Server {
+    fs::create_dir_all(folder.join("pushed")).expect("a folder");
+    // Other weights than the student's: those of its steps replace them.
+    Server::start(folder, &model("a"), port, &["--allow-updates", "pushed", "--dtype", dtype])
+}
+
+/// A student of teachers at hand, whose loss reads the sampler's log-probabilities; `by` wraps its rollout.
+fn sampled(steps: u32, by: &str, settings: &str) -> String {
+    let sample = "sample(n: 2, temperature: 1.0, max_tokens: 6)";
+    let by = by.replace("SAMPLE", sample);
+    let program = at_hand("-clip(teacher.logp - sampler.logp, -5, 5) * live ratio", steps);
+    assert!(program.contains(sample));
+    let program = program.replace(sample, &by);
+    program.replace(
+        "experiment \"student\" { seed = 1 }",
+        &format!("experiment \"student\" {{ seed = 1{settings} }}"),
+    )
+}
+
+const BY_SERVER: &str =
+    "sampled_by(\"mopd\", url: env(\"TEACHER_a\"), model: \"big\", push: \"pushed\", SAMPLE)";
+
+fn samples_of(bench: &Bench, out: &str) -> Vec<u8> {
+    fs::read(bench.path(out).join("samples.parquet")).expect("samples")
+}
+
+/// A server that began with other weights samples what the student samples, in both precisions.
+#[test]
+fn rollouts_of_a_server_make_the_student_that_its_own_make() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    for (dtype, settings) in [("float32", ""), ("bfloat16", ", dtype = bfloat16")] {
+        let server = [sampler(&folder, "0", dtype)];
+        let (local, served) = (format!("local-{dtype}"), format!("served-{dtype}"));
+        bench.write("tiny.mopd", &sampled(8, "SAMPLE", settings));
+        run(&bench, &local, &server);
+        bench.write("tiny.mopd", &sampled(8, BY_SERVER, settings));
+        run(&bench, &served, &server);
+        assert!(bench.student(&local) == bench.student(&served), "{dtype}: other bits than of its own");
+        assert!(samples_of(&bench, &local) == samples_of(&bench, &served), "{dtype}");
+        let left = fs::read_dir(folder.join("pushed")).expect("a folder").count();
+        assert!(left <= 2, "{left} folders of weights");
+    }
+    let mut plan = Command::new(mopd_tests::mopd());
+    let plan = plan.current_dir(&folder).args(["plan", "tiny.mopd"]).output().expect("mopd starts");
+    assert_says(&text(&plan), &["rollouts by \"big\" (mopd)", "weights go there through `pushed`"]);
+}
+
+/// The server and the run are killed, in the middle of it: the student is the same.
+#[test]
+fn a_killed_server_and_a_killed_run_change_no_rollout() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let mut server = vec![sampler(&folder, "0", "float32")];
+    bench.write("tiny.mopd", &sampled(250, "SAMPLE", ""));
+    run(&bench, "local", &server);
+    bench.write("tiny.mopd", &sampled(250, BY_SERVER, ""));
+    let mut first = command(&bench, "served", &server);
+    let mut child = first.args(["--checkpoint-every", "0s"]).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"step\":7,")), "it ended early");
+    child.kill().expect("it runs");
+    let _ = child.wait();
+    lines.for_each(drop);
+    let mut child = command(&bench, "served", &server).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"event\":\"step\"")), "it ended early");
+    let port = server[0].port();
+    server.clear();
+    let said = |line: &str, what: &str| line.contains("\"warning\"") && line.contains(what);
+    let mut before = lines.by_ref().take_while(|line| !said(line, "the run waits for it"));
+    assert!(before.all(|line| !line.contains("\"finished\"")), "it did not wait");
+    let place = format!("127.0.0.1:{port}");
+    until("free port", || std::net::TcpListener::bind(&place).is_ok());
+    server.push(sampler(&folder, &port, "float32"));
+    let after: Vec<String> = lines.collect();
+    assert!(child.wait().expect("it ends").success(), "{after:?}");
+    assert!(after.iter().any(|line| said(line, "the run goes on")), "{after:?}");
+    assert!(bench.student("local") == bench.student("served"), "a pause changed the student");
+}
+
+#[test]
+fn what_a_server_can_not_sample_is_said_before_anything_runs() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let refused = |from: &str, to: &str, parts: &[&str]| {
+        let by =
+            BY_SERVER.replace("SAMPLE", "sample(n: 2, temperature: 1.0, max_tokens: 6)").replace(from, to);
+        bench.write("tiny.mopd", &sampled(3, &by, ""));
+        let mut command = Command::new(mopd_tests::mopd());
+        let output = command.current_dir(&folder).args(["plan", "tiny.mopd"]).output().expect("mopd starts");
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert_says(&text(&output), parts);
+    };
+    refused("\"mopd\"", "\"vllm\"", &["`sampled_by(\"vllm\")` is not supported yet", "mopd serve"]);
+    refused("\"mopd\"", "\"vlm\"", &["unknown engine `vlm`", "did you mean `vllm`?"]);
+    let heads = "max_tokens: 6, heads: 2, accept: 0.9)";
+    refused("max_tokens: 6)", heads, &["several output heads in this place"]);
+    // It is there, but computes otherwise, or may not be given weights.
+    bench.write("tiny.mopd", &sampled(3, BY_SERVER, ""));
+    let said = |server: Server| {
+        let output = command(&bench, "out", &[server]).output().expect("mopd starts");
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(!text(&output).contains("\"event\":\"step\""), "{}", text(&output));
+        text(&output)
+    };
+    assert_says(&said(sampler(&folder, "0", "bfloat16")), &["computes in bfloat16", "--dtype float32"]);
+    let kept = Server::start(&folder, &model("a"), "0", &[]);
+    assert_says(&said(kept), &["updates are not allowed", "start it with `--allow-updates FOLDER`"]);
+    let elsewhere = folder.join("elsewhere");
+    fs::create_dir_all(&elsewhere).expect("a folder");
+    let elsewhere = Server::start(&folder, &model("a"), "0", &["--allow-updates", "elsewhere"]);
+    assert_says(
+        &said(elsewhere),
+        &["weights are not taken from there", "start it with `--allow-updates FOLDER`"],
+    );
 }

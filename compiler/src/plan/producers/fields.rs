@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 
 use super::{DerivedText, Keeps, ModelId, PatternPiece, Sampling};
 use crate::plan::views::Piece;
-use crate::plan::{Formula, Keep, Moving, Role, View};
+use crate::plan::{Formula, Keep, Moving, Role, RolloutServer, View};
 
 /// Names and values, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +30,7 @@ pub enum FieldValue {
     Pieces(Vec<Piece>),
     Pattern(Vec<PatternPiece>),
     Made(Vec<DerivedText>),
+    Server(RolloutServer),
     Fields(Fields),
     Each(Vec<Fields>),
 }

@@ -18,6 +18,7 @@ mod refine;
 mod replay;
 mod retry;
 mod rewrite;
+mod sampled_by;
 mod sampler;
 mod speculative;
 mod student;
@@ -44,6 +45,7 @@ pub use refine::Refine;
 pub use replay::Replay;
 pub use retry::Retry;
 pub use rewrite::{PatternPiece, Rewrite};
+pub use sampled_by::SampledBy;
 pub use sampler::sampler;
 pub use speculative::Speculative;
 pub use student::Student;
@@ -54,7 +56,7 @@ pub use turns::{ExpertTurns, Turns};
 use self::executable::{OfCompletions, edit_name, editable, other_edits, sampling_once};
 pub(crate) use self::executable::{producer, rollout, sampling};
 use super::views::Piece;
-use super::{Keep, ModelId, Moving, Role, Sampling, View};
+use super::{Keep, ModelId, Moving, Role, RolloutServer, Sampling, View};
 use crate::refusal::{Converted, Origins, refused};
 
 /// What a stage trains on: the trajectories of all terms of its objective.
@@ -107,7 +109,7 @@ macro_rules! kinds {
 
 kinds! {
     Data, Student, Teacher, Model, Pairs, Mix, Replay, Turns, Guided, Refine, Chosen, Through, Rewrite, Retry,
-    FirstOf, Speculative, Derived, EachTurn,
+    FirstOf, Speculative, Derived, EachTurn, SampledBy,
 }
 
 /// The source of a rollout, as the runtime executes it.
@@ -122,6 +124,7 @@ fn source(
     match source {
         RolloutSource::Data { field } => Ok(Producer::data(field)),
         RolloutSource::Sample(of) => student::executable(of, rollout.origin, origins),
+        RolloutSource::SampledBy { server, of } => sampled_by::executable(server, of, rollout, origins),
         RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
         RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
         RolloutSource::Mix { .. } => mix::executable(rollout, origins, of_completions),
@@ -204,6 +207,11 @@ pub trait ProducerKind {
     }
 
     fn sampling_mut(&mut self) -> Option<&mut Sampling> {
+        None
+    }
+
+    /// The server that draws for it.
+    fn server(&self) -> Option<&RolloutServer> {
         None
     }
 

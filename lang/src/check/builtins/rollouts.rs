@@ -4,13 +4,13 @@
 use super::declare::{Arg, builtins};
 use super::types::{
     Author, Condition, Count, Dependencies, Drawn, Field, Formula, Fraction, Kept, NotNegative, Positive,
-    Program, Rollout, Schedule, Seconds, Share, StartWeights, Stop, Template, Whole,
+    Program, Rollout, Schedule, Seconds, Secret, Share, StartWeights, Stop, Template, Text, Whole,
 };
 
 use crate::check::Checker;
 use crate::check::values::evaluate::Env;
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Heads, Keeps, RolloutSource, Sampling};
+use crate::experiment::{Heads, Keeps, RolloutEngine, RolloutSource, Sampling};
 use crate::formula::Axis;
 
 builtins! { Rollout: RolloutName, RolloutCall {
@@ -28,6 +28,18 @@ builtins! { Rollout: RolloutName, RolloutCall {
         heads: Option<Count<2>>,
         accept: Option<Fraction>,
         stop: Option<Stop>,
+    },
+
+    /// The student's own completions, sampled by a server. Before every step that draws, the weights go there
+    /// as files: `push` is a folder that both see. `key` is the token that the server asks for.
+    #[usage = "sampled_by(\"mopd\", url: \"http://gpu:8000\", model: \"m\", push: \"w\", sample(...))"]
+    sampled_by => SampledBy {
+        engine: Text,
+        url: Secret,
+        model: Text,
+        push: Text,
+        of: Drawn,
+        key: Option<Secret>,
     },
 
     /// A teacher's completions: `n` of each prompt at every step, or `sequences` in total, generated once
@@ -125,6 +137,7 @@ impl Checker {
     pub(in crate::check) fn rollout_call(&mut self, call: RolloutCall, env: &Env) -> Option<RolloutSource> {
         Some(match call {
             RolloutCall::Sample(given) => RolloutSource::Sample(self.sample(given, env)?),
+            RolloutCall::SampledBy(given) => self.sampled_by(given, env)?,
             RolloutCall::From(given) => self.written_by(given, env)?,
             RolloutCall::Data(given) => RolloutSource::Data { field: self.read(given.field, env)? },
             RolloutCall::Mix(given) => {
@@ -190,6 +203,18 @@ impl Checker {
                 RolloutSource::Derived { template: template?, of: of? }
             }
         })
+    }
+
+    fn sampled_by(&mut self, given: SampledBy, env: &Env) -> Option<RolloutSource> {
+        let (engine, url) = (self.engine(given.engine, env), self.read(given.url, env));
+        let (model, push) = (self.read(given.model, env), self.read(given.push, env));
+        let of = self.read(given.of, env);
+        let key = match given.key.map(|key| self.server_key(key, env)) {
+            Some(key) => Some(key?),
+            None => None,
+        };
+        let server = RolloutEngine { engine: engine?, url: url?, model: model?, push: push?, key };
+        Some(RolloutSource::SampledBy { server: server.into(), of: of? })
     }
 
     /// `replay(sample(...), capacity: 10_000, share: 0.25, keeps: prompts, while: ..., order: ...)`

@@ -277,25 +277,13 @@ impl Checker {
 
     /// `served("vllm", url: env("TEACHER_URL"), model: "Qwen/Qwen3-32B", answers: top_k(20))`
     fn served(&mut self, given: Served, env: &Env) -> Option<Value> {
-        const ENGINES: &[&str] = &["vllm", "sglang", "mopd"];
-        let (engine, url) = (self.read(given.engine, env), self.read(given.url, env));
+        let (engine, url) = (self.engine(given.engine, env), self.read(given.url, env));
         let (model, answers) = (self.read(given.model, env), self.read(given.answers, env));
         let key = match given.key.map(|key| self.server_key(key, env)) {
             Some(key) => Some(key?),
             None => None,
         };
         let (engine, url, model, answers) = (engine?, url?, model?, answers?);
-        if !ENGINES.contains(&engine.as_str()) {
-            let text = format!("unknown engine `{engine}`");
-            let diagnostic = Diagnostic::error(Code::UnknownValue, given.engine.expr.span, text);
-            self.report(match nearest(&engine, ENGINES.iter().copied()) {
-                Some(near) => diagnostic
-                    .help(format!("did you mean `{near}`?"))
-                    .replace_with(format!("change to `{near}`"), format!("\"{near}\"")),
-                None => diagnostic.help(format!("engines: {}", ENGINES.join(", "))),
-            });
-            return None;
-        }
         let name = if env.model_name.is_empty() { "served" } else { &env.model_name };
         let weights = TeacherWeights::Served { engine, url, model, key };
         let mut teacher = self.plain_teacher(name, weights, given.call.span);
@@ -303,8 +291,26 @@ impl Checker {
         Some(self.declare_once(teacher))
     }
 
+    /// What a server speaks.
+    pub(in crate::check) fn engine(&mut self, given: Arg<types::Text>, env: &Env) -> Option<String> {
+        const ENGINES: &[&str] = &["vllm", "sglang", "mopd"];
+        let engine = self.read(given, env)?;
+        if ENGINES.contains(&engine.as_str()) {
+            return Some(engine);
+        }
+        let text = format!("unknown engine `{engine}`");
+        let diagnostic = Diagnostic::error(Code::UnknownValue, given.expr.span, text);
+        self.report(match nearest(&engine, ENGINES.iter().copied()) {
+            Some(near) => diagnostic
+                .help(format!("did you mean `{near}`?"))
+                .replace_with(format!("change to `{near}`"), format!("\"{near}\"")),
+            None => diagnostic.help(format!("engines: {}", ENGINES.join(", "))),
+        });
+        None
+    }
+
     /// `env("TEACHER_KEY")`: the name of the variable. What is secret is not written into a file.
-    fn server_key(&mut self, given: Arg<types::Secret>, env: &Env) -> Option<String> {
+    pub(in crate::check) fn server_key(&mut self, given: Arg<types::Secret>, env: &Env) -> Option<String> {
         match self.read(given, env)? {
             Secret::Environment(name) => Some(name),
             Secret::Text(_) => {

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::{Keeps, Rollout, Sampling};
+use super::{Keeps, Rollout, RolloutEngine, Sampling};
 use crate::experiment::formula::{Formula, Role, text};
 use crate::experiment::{Capability, ModelId, Template};
 
@@ -13,6 +13,8 @@ use crate::experiment::{Capability, ModelId, Template};
 pub enum RolloutSource {
     /// The student's own, fresh every step.
     Sample(Sampling),
+    /// The student's own, fresh every step, by a server that has its weights of that step.
+    SampledBy { server: Rc<RolloutEngine>, of: Rc<Rollout> },
     /// A parameter of an objective that has not been given a value: any rollout.
     Parameter { name: String, sampling: Sampling },
     /// A teacher's, made once before the first step where `sequences` is given.
@@ -179,6 +181,7 @@ impl RolloutSource {
                 moving: longest(sampling),
                 ..SourceFacts::new("sample", &[], TokensOf::Student(sampling))
             },
+            Source::SampledBy { of, .. } => SourceFacts::new("sampled_by", &[of], TokensOf::Inside),
             Source::Parameter { sampling, .. } => {
                 SourceFacts { sampling: Some(sampling), ..SourceFacts::new("sample", &[], TokensOf::Open) }
             }
@@ -274,6 +277,9 @@ impl RolloutSource {
             Source::Sample(sampling) | Source::Parameter { sampling, .. } => {
                 vec![("", Of::Sampling(sampling))]
             }
+            Source::SampledBy { server, of } => {
+                vec![("", Of::Rollout(of)), ("engine", Of::Text(&server.engine))]
+            }
             Source::From { teacher, sees, sequences, sampling } => {
                 let mut arguments = vec![("", Of::Word(teacher.name()))];
                 arguments.extend(sees.as_deref().map(template));
@@ -336,6 +342,10 @@ impl RolloutSource {
             RolloutSource::Parameter { name, .. } => format!("whatever `{name}` is"),
             RolloutSource::Sample(sampling) => {
                 format!("student rollouts ({} per prompt, {})", sampling.n, shape(sampling))
+            }
+            RolloutSource::SampledBy { server, of } => {
+                let (of, RolloutEngine { engine, model, .. }) = (of.source.described(exact), &**server);
+                format!("{of}, sampled by the server of {model:?} ({engine}) with the weights of each step")
             }
             RolloutSource::From { teacher, sequences, sampling, .. } => {
                 let fresh = if sequences.is_some() { "made once" } else { "fresh every step" };

@@ -4,7 +4,7 @@ mod kinds;
 
 use std::rc::Rc;
 
-use super::{ModelId, Origin, Template};
+use super::{ModelId, Origin, Secret, Template};
 use crate::experiment::formula::{Formula, Role};
 pub use kinds::{MovingNumber, MovingRange, RolloutArgument, RolloutSource, SourceFacts, TokensOf};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,19 @@ pub struct Rollout {
     /// What is done to the completions, in order.
     pub edits: Vec<Edit>,
     pub origin: Origin,
+}
+
+/// A server that samples the student's rollouts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RolloutEngine {
+    pub engine: String,
+    pub url: Secret,
+    /// As the server calls it.
+    pub model: String,
+    /// The folder that weights go there by.
+    pub push: String,
+    /// The environment variable that holds the token which the server asks for.
+    pub key: Option<String>,
 }
 
 /// What a buffer holds.

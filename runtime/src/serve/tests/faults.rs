@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::Event;
-use mopd_compiler::plan::{Answers, Engine};
+use mopd_compiler::plan::events::{Event, ServeJob};
+use mopd_compiler::plan::{Answers, Engine, Sampling};
 use serde_json::{Value, json};
 
-use super::{control, job, readings, saved, served, start};
+use super::{control, job, readings, sampling, saved, served, start};
 use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
 use crate::served::{Patience, ServedScores, Server};
@@ -81,7 +81,12 @@ impl Proxy {
                 let (done, kinds) = (counted.clone(), counted_kinds.clone());
                 std::thread::spawn(move || {
                     let fault = |request: &[u8]| {
-                        let scoring = [b"POST /v1/comp".as_slice(), b"POST /generate", b"POST /mopd/hid"];
+                        let scoring = [
+                            b"POST /v1/comp".as_slice(),
+                            b"POST /generate",
+                            b"POST /mopd/hid",
+                            b"POST /mopd/rol",
+                        ];
                         scoring.iter().any(|path| request.starts_with(path)).then_some(())?;
                         let mut seen = seen.lock().unwrap();
                         let times = seen.entry(request.to_vec()).or_default();
@@ -144,6 +149,8 @@ fn pass(mut client: TcpStream, target: &str, fault: impl Fn(&[u8]) -> Option<Fau
     server.write_all(&body)?;
     let (head, answer) = message(&mut server)?;
     let status = head.lines().next().unwrap_or_default();
+    // What is refused says nothing that could be damaged.
+    let fault = fault.filter(|fault| status.contains(" 200") || *fault == Fault::CutOff);
     let answer = fault.map_or(answer.clone(), |fault| damaged(answer, fault));
     let length = answer.len() + if fault == Some(Fault::CutOff) { 100 } else { 0 };
     client
@@ -164,6 +171,8 @@ fn damaged(answer: Vec<u8>, fault: Fault) -> Vec<u8> {
     }
     if said["choices"].is_array() {
         of_vllm(&mut said, fault);
+    } else if said["completions"].is_array() {
+        of_rollouts(&mut said, fault);
     } else {
         of_sglang(&mut said["meta_info"], fault);
     }
@@ -211,6 +220,23 @@ fn of_sglang(meta: &mut Value, fault: Fault) {
             let top = meta["input_top_logprobs"][last].as_array_mut().unwrap();
             (0..3).for_each(|id| top.push(json!([-30.0, id, null])));
         }
+        _ => unreachable!("{fault:?}"),
+    }
+}
+
+fn of_rollouts(said: &mut Value, fault: Fault) {
+    match fault {
+        Fault::OtherIds => said["asked"] = json!("another"),
+        Fault::OtherModel => said["weights"] = json!("others"),
+        Fault::TooFewPositions => drop(said["completions"].as_array_mut().unwrap().pop()),
+        Fault::TooManyPositions => {
+            let list = said["completions"].as_array_mut().unwrap();
+            list.push(list[0].clone());
+        }
+        Fault::NullInTheWrongPlace => said["completions"][0]["logps"][0] = Value::Null,
+        Fault::NotANumber => said["completions"][0]["logps"][0] = json!("nan"),
+        Fault::Positive => said["completions"][0]["logps"][0] = json!(0.5),
+        Fault::MoreEntries => said["completions"][0]["tokens"].as_array_mut().unwrap().push(json!(97)),
         _ => unreachable!("{fault:?}"),
     }
 }
@@ -281,4 +307,28 @@ fn no_answer_that_is_damaged_becomes_a_number() {
     let (done, kinds) = (proxy.done.load(Ordering::Relaxed), proxy.kinds.lock().unwrap());
     assert!(done >= 200, "{done} faults");
     assert!(ALL.iter().all(|fault| kinds.get(fault).is_some_and(|times| *times >= 10)), "{kinds:?}");
+}
+
+/// The same of rollouts: the completions are those that the run would have sampled.
+#[test]
+fn no_rollout_that_is_damaged_is_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = saved(&random_model(&tiny(), 9), folder.path(), "first");
+    let models = first.parent().unwrap().to_owned();
+    let updates = Some(models.to_str().unwrap().to_owned());
+    let server = start(ServeJob { updates, ..job(&first) });
+    let proxy = Proxy::before(&server.url);
+    let client = sampling::client(&proxy.url, &models, LIMIT);
+    let (control, _events) = control();
+    let (prompts, how) = (sampling::prompts(), Sampling::new(2, 1.0, 6));
+    // Each step: the rollouts and the canary, damaged several times.
+    for step in 0..8 {
+        let weights = random_model(&tiny(), u64::from(step));
+        let (asked, key) = (sampling::asked(&prompts), sampling::key(u64::from(step)));
+        let (pushed, tokenizer) = (sampling::pushed(&weights, &models, step), &weights.tokenizer);
+        let found = client.sample(pushed, &asked, (&how, key), (tokenizer, 1e-3), &control);
+        assert_eq!(found.unwrap(), sampling::at_hand(&weights, &asked, &how, key), "step {step}");
+    }
+    let kinds = proxy.kinds.lock().unwrap();
+    assert!(ALL.iter().all(|fault| kinds.contains_key(fault)), "{kinds:?}");
 }

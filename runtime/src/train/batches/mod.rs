@@ -22,6 +22,7 @@ mod replay;
 mod retry;
 mod rewrite;
 mod sample;
+mod sampled_by;
 mod shares;
 mod speculative;
 mod student;
@@ -138,6 +139,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
         Producer::Speculative(kind) => Box::new(speculative::make(kind, making)),
         Producer::Derived(kind) => Box::new(derived::make_derived(kind, making)?),
         Producer::EachTurn(kind) => Box::new(each_turn::make(kind)),
+        Producer::SampledBy(kind) => Box::new(sampled_by::make(kind, making)),
     })
 }
 

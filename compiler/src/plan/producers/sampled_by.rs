@@ -1,0 +1,91 @@
+//! `sampled_by("mopd", url: ..., model: ..., push: ..., sample(...))`: the student's own rollouts, fresh
+//! every step, by a server that has the weights of that step.
+
+use mopd_lang::experiment::{self as checked, RolloutSource};
+use serde::Deserialize;
+
+use super::{
+    FieldValue, Fields, ModelId, Producer, ProducerKind, RolloutServer, Sampling, Writer, edit_name, sampling,
+};
+use crate::plan::Engine;
+use crate::refusal::{Converted, Origins, refused};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct SampledBy {
+    pub server: RolloutServer,
+    pub sampling: Sampling,
+}
+
+impl ProducerKind for SampledBy {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        Fields::of("sampled_by")
+            .with("server", FieldValue::Server(self.server.clone()))
+            .with_groups("prompts", groups)
+            .with("sampling", FieldValue::Sampling(self.sampling.clone()))
+    }
+
+    /// Where the server is and what it calls the model change no result: it has the student's weights.
+    fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        Fields::of("sampled_by")
+            .with("engine", FieldValue::Text(self.server.engine.name().to_owned()))
+            .with_groups("prompts", groups)
+            .with("sampling", FieldValue::Sampling(self.sampling.clone()))
+    }
+
+    fn group(&self) -> u32 {
+        self.sampling.n
+    }
+
+    fn drawn(&self) -> Option<(Writer, &Sampling)> {
+        Some((Writer::Student, &self.sampling))
+    }
+
+    fn sampling_mut(&mut self) -> Option<&mut Sampling> {
+        Some(&mut self.sampling)
+    }
+
+    fn server(&self) -> Option<&RolloutServer> {
+        Some(&self.server)
+    }
+
+    /// The weights there are the student's of the step, and so is what they say.
+    fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
+        Ok((Writer::Student, &self.sampling))
+    }
+
+    /// Of those that are computed here.
+    fn parameters(&self, _: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
+        Some(0.0)
+    }
+
+    fn asked(&self, groups: u32) -> String {
+        format!("`prompts = {groups}`")
+    }
+}
+
+pub(super) fn executable(
+    server: &checked::RolloutEngine,
+    of: &checked::Rollout,
+    rollout: &checked::Rollout,
+    origins: Origins,
+) -> Converted<Producer> {
+    let (at, inside) = (origins.span(rollout.origin), origins.span(of.origin));
+    if let Some(edit) = of.edits.first() {
+        return Err(refused(inside, edit_name(edit)));
+    }
+    let checked::RolloutEngine { engine, url, model, push, key } = server;
+    let engine = Engine::named(engine).expect("the checker knows the engines");
+    if engine != Engine::Mopd {
+        let refusal = *refused(at, format!("`sampled_by({:?})`", engine.name()));
+        return Err(Box::new(refusal.help(
+            "sample by `mopd serve`, which takes the weights of every step: `sampled_by(\"mopd\", ...)`",
+        )));
+    }
+    let RolloutSource::Sample(drawn) = &of.source else {
+        let refusal = *refused(inside, format!("`sampled_by` of the rollout `{}`", of.source.name()));
+        return Err(Box::new(refusal.help("a server samples the student's own completions: `sample(...)`")));
+    };
+    let (url, model, push, key) = (url.clone(), model.clone(), push.clone(), key.clone());
+    let server = RolloutServer { engine, url, model, push, key };
+    Ok(SampledBy { server, sampling: sampling(drawn, origins, of.origin)? }.into())
+}

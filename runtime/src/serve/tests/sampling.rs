@@ -1,0 +1,168 @@
+//! A server that samples for a run: the completions are those that the run would have sampled, whatever
+//! weights the server began with, and whatever becomes of its answers on the way.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mopd_compiler::plan::events::ServeJob;
+use mopd_compiler::plan::{Dtype, Engine, Pretrained, RolloutServer, Sampling, Secret};
+use serde_json::json;
+use tch::{Kind, no_grad_guard};
+
+use super::security::post;
+use super::{Running, control, job, packed, saved, start};
+use crate::machine::place::Place;
+use crate::machine::transfer::to_vec;
+use crate::model::tests::{random_model, tiny};
+use crate::model::{Decoder, Weights};
+use crate::prepare::load::load;
+use crate::random::{Key, Purpose};
+use crate::rollout::{Completion, MemoryBudget, Prompt, rollout};
+use crate::served::sampling::{PushedWeights, SamplingServer, canary};
+use crate::tokenizer::Token;
+
+const CLOSE: f64 = 1e-3;
+
+/// A server that began with other weights than those that it will be given, and the folder for these.
+fn serving(folder: &Path) -> (Running, PathBuf) {
+    let first = saved(&random_model(&tiny(), 9), folder, "first");
+    let models = first.parent().unwrap().to_owned();
+    let updates = Some(models.to_str().unwrap().to_owned());
+    (start(ServeJob { updates, ..job(&first) }), models)
+}
+
+pub fn client(url: &str, folder: &Path, limit: Duration) -> SamplingServer {
+    let (url, push) = (Secret::Text(url.to_owned()), folder.to_str().unwrap().to_owned());
+    let server = RolloutServer { engine: Engine::Mopd, url, model: "teacher".to_owned(), push, key: None };
+    SamplingServer::with_time_limit(&server, Path::new("/"), limit).unwrap()
+}
+
+/// Weights in the folder that both see.
+pub fn pushed(weights: &Weights, folder: &Path, step: u32) -> PushedWeights {
+    let model = saved(weights, folder.parent().unwrap(), &format!("step{step}"));
+    let named = Pretrained::Checkpoint { folder: model.to_str().unwrap().to_owned() };
+    let content = load(&named, Path::new("/"), &PathBuf::new()).unwrap().content;
+    let _guard = no_grad_guard();
+    let reading = canary(&weights.tokenizer).unwrap();
+    let decoder = Decoder::frozen(weights, Place::cpu(), Kind::Float);
+    let entries = weights.tokenizer.vocabulary() as i64;
+    let logps = decoder.logits(&packed(std::slice::from_ref(&reading))).narrow(1, 0, entries);
+    let targets = tch::Tensor::from_slice(&reading.completion).unsqueeze(1);
+    let canary = to_vec(&logps.log_softmax(-1, Kind::Float).gather(1, &targets, false));
+    PushedWeights { folder: model, content, of: format!("step {step}"), canary }
+}
+
+pub fn prompts() -> Vec<Vec<Token>> {
+    (0..5).map(|index| (0..2 + index % 3).map(|place| (97 + index + place) as Token).collect()).collect()
+}
+
+pub fn asked(prompts: &[Vec<Token>]) -> Vec<Prompt<'_>> {
+    let limit = |index: usize| (index == 3).then_some(4);
+    let prompt = |(index, tokens)| Prompt { tokens, id: 7 * index as u32, sample: 0, limit: limit(index) };
+    prompts.iter().map(Vec::as_slice).enumerate().map(prompt).collect()
+}
+
+pub fn key(step: u64) -> Key {
+    Key::new(3, 5, Purpose::Rollout, step)
+}
+
+/// What a run samples itself.
+pub fn at_hand(weights: &Weights, prompts: &[Prompt], sampling: &Sampling, key: Key) -> Vec<Completion> {
+    let (control, _events) = control();
+    let decoder = Decoder::frozen(weights, Place::cpu(), Kind::Float);
+    rollout(&decoder, prompts, sampling, key, MemoryBudget(1 << 24), &control).unwrap()
+}
+
+#[test]
+fn a_server_samples_to_the_bit_what_the_run_would_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, models) = serving(folder.path());
+    let (control, _events) = control();
+    let client = client(&server.url, &models, Duration::from_secs(60));
+    let prompts = prompts();
+    let sampled = |seed: u64, step: u32, sampling: &Sampling| {
+        let weights = random_model(&tiny(), seed);
+        let (prompts, key) = (asked(&prompts), key(u64::from(step)));
+        let tokenizer = &weights.tokenizer;
+        let there = client
+            .sample(pushed(&weights, &models, step), &prompts, (sampling, key), (tokenizer, CLOSE), &control)
+            .unwrap();
+        assert_eq!(there, at_hand(&weights, &prompts, sampling, key), "step {step}");
+    };
+    let plain = Sampling::new(3, 1.0, 9);
+    client.look((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Float32), &control).unwrap();
+    sampled(1, 0, &plain);
+    sampled(2, 1, &Sampling { top_k: Some(20), top_p: Some(0.9), ..Sampling::new(2, 0.7, 6) });
+    let stop = vec!["e".to_owned()];
+    sampled(3, 2, &Sampling { repetition_penalty: Some(1.3), stop, ..plain });
+    let left: Vec<_> = std::fs::read_dir(&models).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left.len(), 2, "the server's own and the newest: {left:?}");
+    // In half precision it would sample otherwise.
+    let said = client.look((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control);
+    let said = said.unwrap_err().to_string();
+    assert!(said.contains("computes in float32, the run in bfloat16"), "{said}");
+}
+
+/// The hash says that the weights are there, the numbers that they are not.
+#[test]
+fn a_canary_that_sings_otherwise_ends_the_run_and_names_the_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, models) = serving(folder.path());
+    let (control, _events) = control();
+    let client = client(&server.url, &models, Duration::from_secs(60));
+    let [one, two] = [1, 2].map(|seed| random_model(&tiny(), seed));
+    let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
+    let sample = |pushed: PushedWeights| {
+        let how = ((&sampling, key(0)), (&*one.tokenizer, CLOSE));
+        client.sample(pushed, &asked(&prompts), how.0, how.1, &control).map(drop)
+    };
+    let first = pushed(&one, &models, 0);
+    sample(first.clone()).unwrap();
+    // What the trainer has is what it calls step 1; what the server was given is something else.
+    let other = pushed(&two, &models, 1);
+    let third = pushed(&random_model(&tiny(), 3), &models, 2);
+    let said =
+        sample(PushedWeights { canary: third.canary.clone(), ..other.clone() }).unwrap_err().to_string();
+    assert!(said.contains("no weights that this run gave it have these"), "{said}");
+    assert!(said.contains("says that it has the weights of step 1"), "{said}");
+    // `first` was deleted as soon as others were given: it is there again, under the name of the third.
+    let again = pushed(&one, &models, 3);
+    let said = sample(PushedWeights { canary: third.canary, ..again }).unwrap_err().to_string();
+    assert!(said.contains("they are those of step 0"), "{said}");
+}
+
+/// Whoever asks by name is never answered by other weights.
+#[test]
+fn weights_that_are_not_there_sample_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, _models) = serving(folder.path());
+    let sampling = serde_json::to_value(Sampling::new(1, 1.0, 4)).unwrap();
+    let body = |weights: &str, sampling: &serde_json::Value, id: i64| {
+        let prompt = json!({ "tokens": [id], "id": 0, "sample": 0, "limit": null });
+        json!({ "weights": weights, "prompts": [prompt], "sampling": sampling, "key": [1, 2, 3, 4] })
+    };
+    let ask = |body: serde_json::Value| post(&server.url, "/mopd/rollouts", None, &body.to_string());
+    let (status, said) = ask(body("others", &sampling, 97));
+    assert_eq!(status, 409, "{said}");
+    assert!(said.contains("it has the weights "), "{said}");
+    let has = said.split("the weights ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().to_owned();
+    assert_eq!(ask(body(&has, &sampling, 97)).0, 200);
+    assert_eq!(ask(body(&has, &sampling, 1 << 20)).0, 400);
+    let mut endless = sampling.clone();
+    endless["max_tokens"] = json!(0);
+    assert_eq!(ask(body(&has, &endless, 97)).0, 400);
+    let mut long = sampling.clone();
+    long["n"] = json!(1024);
+    assert_eq!(ask(body(&has, &long, 97)).0, 413);
+    // A run that may not give weights says so.
+    let (control, _events) = control();
+    let kept = start(job(&saved(&random_model(&tiny(), 4), folder.path(), "kept")));
+    let client = client(&kept.url, folder.path(), Duration::from_secs(60));
+    let weights = random_model(&tiny(), 5);
+    let models = folder.path().join("models");
+    let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
+    let how = ((&sampling, key(0)), (&*weights.tokenizer, CLOSE));
+    let said = client.sample(pushed(&weights, &models, 9), &asked(&prompts), how.0, how.1, &control);
+    let said = said.unwrap_err().to_string();
+    assert!(said.contains("status 403"), "{said}");
+}

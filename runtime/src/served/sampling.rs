@@ -1,0 +1,384 @@
+//! Rollouts that a server samples. The student's weights go there as files before each step; every request
+//! names the weights that it is for, and a server that has others answers nothing but that. Whoever samples
+//! uses the run's own random numbers, so that the completions are those that the run would have sampled.
+//!
+//! After weights were given, the server scores a short text, the canary, which the trainer has scored too.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Answers, Dtype, RolloutServer, Sampling, Served};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::address::Address;
+use super::ask::{self, Patience, Recipient, ReplyProblem, ServerRequest};
+use super::identity::{self, ServerIdentity};
+use super::{ScoredSequence, own, sglang};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::quote::quote;
+use crate::random::Key;
+use crate::rollout::{Completion, Prompt};
+use crate::tokenizer::{Token, Tokenizer};
+
+const CALLED: &str = "the server of rollouts";
+/// Of one request: all completions of a step.
+const TIME_LIMIT: Duration = Duration::from_secs(3600);
+/// Weights given before, whose canaries are remembered.
+const REMEMBERED: usize = 8;
+/// What rounding in single precision may add to a probability of 1.
+const SLACK: f64 = 1e-5;
+
+const CANARY: &str = "The canary sings what it was taught: 0123456789.";
+
+/// What a run asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RolloutBatch {
+    /// A hash: the weights that are to sample.
+    pub weights: String,
+    pub prompts: Vec<SentPrompt>,
+    pub sampling: Sampling,
+    pub key: Key,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SentPrompt {
+    pub tokens: Vec<Token>,
+    pub id: u32,
+    pub sample: u32,
+    pub limit: Option<u32>,
+}
+
+impl SentPrompt {
+    fn of(prompt: &Prompt) -> SentPrompt {
+        let Prompt { tokens, id, sample, limit } = *prompt;
+        SentPrompt { tokens: tokens.to_vec(), id, sample, limit }
+    }
+
+    pub fn read(&self) -> Prompt<'_> {
+        let SentPrompt { tokens, id, sample, limit } = self;
+        Prompt { tokens, id: *id, sample: *sample, limit: *limit }
+    }
+}
+
+impl RolloutBatch {
+    /// Of each completion with its prompt, at most.
+    pub fn lengths(&self) -> Vec<usize> {
+        let longest =
+            |prompt: &SentPrompt| prompt.tokens.len() + self.sampling.max_tokens(prompt.limit) as usize;
+        let each = |prompt: &SentPrompt| std::iter::repeat_n(longest(prompt), self.sampling.n as usize);
+        self.prompts.iter().flat_map(each).collect()
+    }
+}
+
+/// What the server answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SentRollouts {
+    weights: String,
+    /// A hash of what was asked.
+    asked: String,
+    completions: Vec<SentCompletion>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct SentCompletion {
+    tokens: Vec<Token>,
+    /// In double precision, whose digits give the single precision back to the bit.
+    logps: Vec<f64>,
+    truncated: bool,
+}
+
+impl SentRollouts {
+    pub fn of(written: Vec<Completion>, weights: String, asked: &[u8]) -> SentRollouts {
+        let completion = |Completion { tokens, logps, truncated, .. }: Completion| SentCompletion {
+            tokens,
+            logps: logps.into_iter().map(f64::from).collect(),
+            truncated,
+        };
+        let completions = written.into_iter().map(completion).collect();
+        SentRollouts { weights, asked: own::hash(asked), completions }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("completions are plain data")
+    }
+
+    /// Looks at everything before any of it is used.
+    fn read(
+        said: &[u8],
+        batch: &RolloutBatch,
+        asked: &str,
+        entries: usize,
+    ) -> Result<Vec<Completion>, ReplyProblem> {
+        let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+        let SentRollouts { weights, asked: of, completions } =
+            serde_json::from_slice(said).map_err(|error| wrong(error.to_string()))?;
+        if of != asked {
+            return Err(wrong("it is of another request".to_owned()));
+        }
+        if weights != batch.weights {
+            return Err(ReplyProblem::Stale(format!("sampled with the weights {weights}")));
+        }
+        let n = batch.sampling.n as usize;
+        if completions.len() != n * batch.prompts.len() {
+            let wanted = n * batch.prompts.len();
+            return Err(wrong(format!("{} completions of {wanted}", completions.len())));
+        }
+        let each = |(place, SentCompletion { tokens, logps, truncated }): (usize, SentCompletion)| {
+            let most = batch.sampling.max_tokens(batch.prompts[place / n].limit) as usize;
+            let known = |id: &Token| (0..entries as Token).contains(id);
+            if tokens.is_empty() || tokens.len() > most || !tokens.iter().all(known) {
+                return Err(wrong(format!("completion {place} is no list of 1 to {most} tokens")));
+            }
+            if truncated != (truncated && tokens.len() == most) {
+                return Err(wrong(format!("completion {place} is cut off before its end")));
+            }
+            let sound = |logp: &f64| logp.is_finite() && *logp <= SLACK;
+            if logps.len() != tokens.len() || !logps.iter().all(sound) {
+                return Err(wrong(format!("completion {place} lacks log-probabilities of its tokens")));
+            }
+            let logps = logps.into_iter().map(|logp| logp as f32).collect();
+            Ok(Completion { tokens, logps, truncated, ..Completion::default() })
+        };
+        completions.into_iter().enumerate().map(each).collect()
+    }
+}
+
+/// Weights in a folder that the server sees, and what the trainer says of the canary with them.
+#[derive(Clone, Debug)]
+pub struct PushedWeights {
+    pub folder: PathBuf,
+    /// A hash of them.
+    pub content: String,
+    /// `step 12 of \`student\``
+    pub of: String,
+    pub canary: Vec<f32>,
+}
+
+/// What was given to a server before.
+#[derive(Default)]
+struct Given {
+    folder: Option<PathBuf>,
+    /// The newest last; the first of all stays.
+    canaries: Vec<(String, Vec<f32>)>,
+}
+
+/// A server that samples the student's rollouts.
+pub struct SamplingServer {
+    served: Served,
+    address: Address,
+    folder: PathBuf,
+    /// Held while weights are there and sample: of several stages, one at a time.
+    given: Mutex<Given>,
+}
+
+impl SamplingServer {
+    /// Asks nobody yet; `base` is the folder that paths are relative to.
+    ///
+    /// # Errors
+    /// If an environment variable is not set, or holds no address.
+    pub fn new(server: &RolloutServer, base: &Path) -> Result<SamplingServer> {
+        SamplingServer::with_time_limit(server, base, TIME_LIMIT)
+    }
+
+    pub fn with_time_limit(server: &RolloutServer, base: &Path, limit: Duration) -> Result<SamplingServer> {
+        let RolloutServer { engine, url, model, push, key } = server;
+        let address = Address::new(url, key.as_deref(), limit)?;
+        let (url, model, key) = (url.clone(), model.clone(), key.clone());
+        let served = Served { engine: *engine, url, model, answers: Answers::Sampled, key };
+        let folder = std::path::absolute(base.join(push)).map_err(|error| no_folder(push, &error))?;
+        Ok(SamplingServer { served, address, folder, given: Mutex::default() })
+    }
+
+    /// Where weights are put for it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn identify(&self, control: &Control) -> Result<ServerIdentity> {
+        ask::a_few_times(CALLED, &self.address, control, || identity::identify(&self.address, &self.served))
+    }
+
+    /// Whether it is there, and can have the weights of a stage's student.
+    pub fn look(
+        &self,
+        (student, context, dtype): (&Tokenizer, usize, Dtype),
+        control: &Control,
+    ) -> Result<()> {
+        let there = self.identify(control)?;
+        let other = |what: &str, help: &str| {
+            let message = format!("{CALLED} {} {what}", self.address.shown());
+            Err(Error::new(FailureKind::Model, message).help(help.to_owned()))
+        };
+        if there.tokenizer.as_deref() != Some(student.hash().as_str()) {
+            return other(
+                "has another tokenizer than the student",
+                "start it with the model that the student begins as: its weights are replaced",
+            );
+        }
+        if there.context.is_some_and(|own| own < context) {
+            return other(
+                "has a smaller context than the student",
+                "start it with the model that the student begins as",
+            );
+        }
+        if there.dtype.as_deref() != Some(dtype.name()) {
+            return other(
+                &format!("computes in {}, the run in {}", there.dtype.unwrap_or_default(), dtype.name()),
+                &format!("start it with `--dtype {}`", dtype.name()),
+            );
+        }
+        fs::create_dir_all(&self.folder).map_err(|error| no_folder(&self.folder.display(), &error))
+    }
+
+    /// Completions of prompts with these weights, in the order of the prompts.
+    pub fn sample(
+        &self,
+        pushed: PushedWeights,
+        prompts: &[Prompt],
+        (sampling, key): (&Sampling, Key),
+        (tokenizer, tolerance): (&Tokenizer, f64),
+        control: &Control,
+    ) -> Result<Vec<Completion>> {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = RolloutBatch {
+            weights: pushed.content.clone(),
+            prompts: prompts.iter().map(SentPrompt::of).collect(),
+            sampling: sampling.clone(),
+            key,
+        };
+        let body = serde_json::to_vec(&batch).expect("prompts are plain data");
+        let (asked, entries) = (own::hash(&body), tokenizer.vocabulary());
+        let request = ServerRequest {
+            body: Some(body),
+            path: own::ROLLOUTS,
+            read: Box::new(move |said| SentRollouts::read(said, &batch, &asked, entries)),
+        };
+        let push = Push {
+            served: self.served.clone(),
+            address: self.address.clone(),
+            canary: canary(tokenizer)?,
+            entries,
+            tolerance,
+            earlier: given.canaries.clone(),
+            pushed: pushed.clone(),
+        };
+        let look = Box::new(move || push.give());
+        let server = Recipient { address: self.address.clone(), called: CALLED, look };
+        let answers = ask::all(&Arc::new(server), vec![request], Patience::of(control))?;
+        given.note(pushed);
+        Ok(answers.into_iter().next().expect("one request has one answer"))
+    }
+}
+
+impl Given {
+    /// What was there before is needed no more.
+    fn note(&mut self, PushedWeights { folder, of, canary, .. }: PushedWeights) {
+        if let Some(before) = self.folder.replace(folder.clone()).filter(|before| *before != folder) {
+            // Whoever can't delete it leaves it to its owner.
+            let _ = fs::remove_dir_all(before);
+        }
+        self.canaries.push((of, canary));
+        if self.canaries.len() > REMEMBERED {
+            self.canaries.remove(1);
+        }
+    }
+}
+
+fn no_folder(folder: &dyn std::fmt::Display, error: &std::io::Error) -> Error {
+    let message = format!("weights can't be put into {folder} for the server of rollouts: {error}");
+    Error::new(FailureKind::Runtime, message).help("`push` is a folder that this machine and the server see")
+}
+
+/// A text whose scores tell weights apart: the first token is given.
+pub fn canary(tokenizer: &Tokenizer) -> Result<ScoredSequence> {
+    let mut ids = tokenizer.encode(CANARY)?;
+    // Short enough for any context.
+    ids.truncate(16);
+    if ids.len() < 2 {
+        let message = "the student's tokenizer makes no two tokens of a sentence";
+        return Err(Error::new(FailureKind::Model, message));
+    }
+    let completion = ids.split_off(1);
+    Ok(ScoredSequence { prompt: ids, completion, scored: None })
+}
+
+/// How a server gets weights, and proves that it has them.
+struct Push {
+    served: Served,
+    address: Address,
+    pushed: PushedWeights,
+    canary: ScoredSequence,
+    entries: usize,
+    /// Between log-probabilities of the canary, on average.
+    tolerance: f64,
+    /// What the canary was with weights that were given before.
+    earlier: Vec<(String, Vec<f32>)>,
+}
+
+impl Push {
+    fn give(&self) -> Result<(), ReplyProblem> {
+        let PushedWeights { folder, content, of, .. } = &self.pushed;
+        let has = || -> Result<Option<String>, ReplyProblem> {
+            Ok(identity::identify(&self.address, &self.served)?.weights)
+        };
+        if has()?.as_ref() != Some(content) {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let update = json!({ "model_path": name, "weight_version": content });
+            let given = self.address.post("/update_weights_from_disk", update.to_string().as_bytes());
+            given.map_err(not_taken)?;
+            if has()?.as_ref() != Some(content) {
+                return Err(ReplyProblem::lasting(
+                    format!("has other weights than those of {of} after it was given them"),
+                    "nobody else may give it weights; and `push` is the folder of its `--allow-updates`",
+                ));
+            }
+        }
+        self.compare()
+    }
+
+    /// The canary there and here.
+    fn compare(&self) -> Result<(), ReplyProblem> {
+        let body = sglang::body(&self.served, &self.canary).to_string();
+        let said = self.address.post(sglang::PATH, body.as_bytes())?;
+        let said = sglang::read(&self.served, &self.canary, self.entries, &said)?;
+        let there: Vec<f32> = said.tokens.iter().map(|entries| entries[0].1).collect();
+        let apart = apart(&there, &self.pushed.canary);
+        if apart <= self.tolerance {
+            return Ok(());
+        }
+        let near =
+            self.earlier.iter().rev().find(|(_, canary)| self::apart(&there, canary) <= self.tolerance);
+        let seems = match near {
+            Some((of, _)) => format!("they are those of {of}"),
+            None => "no weights that this run gave it have these".to_owned(),
+        };
+        let what = format!(
+            "says that it has the weights of {}, and gives {} other log-probabilities than the trainer, \
+             {apart:.4} apart on average, more than {}: {seems}",
+            self.pushed.of,
+            quote(CANARY),
+            self.tolerance
+        );
+        Err(ReplyProblem::lasting(what, "start the server anew: nothing was sampled with these weights"))
+    }
+}
+
+fn not_taken(problem: ReplyProblem) -> ReplyProblem {
+    const HELP: &str = "start it with `--allow-updates FOLDER`, the folder that `push` names";
+    match problem {
+        ReplyProblem::Lasting { what, .. } => ReplyProblem::lasting(what, HELP),
+        other => other,
+    }
+}
+
+/// On average; infinity where a number is none.
+fn apart(one: &[f32], other: &[f32]) -> f64 {
+    let pairs = one.iter().zip(other).map(|(one, other)| f64::from((one - other).abs()));
+    let mean = pairs.sum::<f64>() / one.len().max(1) as f64;
+    if one.len() == other.len() && mean.is_finite() { mean } else { f64::INFINITY }
+}
