@@ -27,6 +27,7 @@ const SAMPLING: &[&str] = &[
     "top_k",
     "n",
     "sampling_seed",
+    "stop_token_ids",
     "skip_special_tokens",
     "spaces_between_special_tokens",
 ];
@@ -38,6 +39,12 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     let none = Map::new();
     let settings = asked.get("sampling_params").and_then(Value::as_object).unwrap_or(&none);
     only(settings, SAMPLING, NEUTRAL)?;
+    let ends = |list: &&Value| !list.is_null();
+    if let Some(list) = settings.get("stop_token_ids").filter(ends)
+        && !ids(shared, list)?.iter().all(|id| shared.tokenizer.is_end(*id))
+    {
+        return Err(RequestRefusal::bad("`stop_token_ids` are the model's own end tokens here"));
+    }
     let (prompts, several) = inputs(shared, asked)?;
     let n = u32::try_from(count(settings, "n")?.unwrap_or(1)).ok().filter(|n| *n == 1);
     n.ok_or_else(|| RequestRefusal::bad("`n` is 1 here: send the input once for each completion"))?;

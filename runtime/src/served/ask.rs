@@ -15,8 +15,6 @@ use super::address::Address;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
-/// Requests of a batch that wait for their answers.
-const IN_FLIGHT: usize = 16;
 /// After an answer that can't be used.
 const RETRIES: u32 = 5;
 /// Before the first of them; each waits twice as long as the one before.
@@ -77,6 +75,8 @@ pub struct Recipient {
     pub address: Address,
     /// As people are told: `the teacher's server`.
     pub called: &'static str,
+    /// Requests of a batch that wait for their answers.
+    pub at_once: usize,
     /// Looks at who is there, where nobody was or somebody with other weights: whether it can be asked now.
     pub look: LookAgain,
 }
@@ -128,7 +128,7 @@ pub fn all<T: Send + 'static>(
     let mut requests = requests.into_iter().enumerate();
     let (mut open, mut since): (usize, Option<Instant>) = (0, None);
     let outcome = loop {
-        while open < IN_FLIGHT
+        while open < server.at_once
             && let Some((place, request)) = requests.next()
         {
             let (server, sender, stop) = (server.clone(), sender.clone(), stop.clone());

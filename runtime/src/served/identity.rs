@@ -117,7 +117,7 @@ pub fn compare(
 ) -> Result<(), ReplyProblem> {
     let other = |what: String| {
         let what = format!("has another tokenizer than the student: {what}");
-        ReplyProblem::lasting(what, "train a student of the teacher's family, or take another teacher")
+        ReplyProblem::lasting(what, "it has to be a model of the student's family: with the same ids")
     };
     if served.engine == Engine::Mopd {
         let same = identity.tokenizer.as_deref() == Some(student.hash().as_str());

@@ -39,6 +39,8 @@ use crate::tokenizer::{Token, Tokenizer};
 const TIME_LIMIT: Duration = Duration::from_secs(600);
 
 const TEACHER: &str = "the teacher's server";
+/// Requests of a batch that wait for their answers.
+const AT_ONCE: usize = 16;
 
 /// A server that a teacher of the run is behind.
 pub struct Server {
@@ -184,7 +186,7 @@ impl Server {
             other => Err(known.changed(&other)),
         };
         let (address, look) = (self.address.clone(), Box::new(look));
-        let server = ask::Recipient { address, called: TEACHER, look };
+        let server = ask::Recipient { address, called: TEACHER, at_once: AT_ONCE, look };
         ask::all(&Arc::new(server), requests, patience)
     }
 
@@ -330,6 +332,10 @@ pub mod conformance {
             Engine::Vllm => vllm::body(served, reading),
             _ => sglang::body(served, reading),
         }
+    }
+
+    pub fn rollout(prompt: &[Token], ends: &[Token]) -> Value {
+        sglang::rollout_body(prompt, 8, 1, ends)
     }
 
     pub fn detokenize(served: &Served, ids: &[Token]) -> Value {

@@ -1,6 +1,7 @@
 //! Rollouts that a server samples. The student's weights go there as files before each step; every request
-//! names the weights that it is for, and a server that has others answers nothing but that. Whoever samples
-//! uses the run's own random numbers, so that the completions are those that the run would have sampled.
+//! names the weights that it is for, and a server that has others answers nothing but that. `mopd serve` uses
+//! the run's own random numbers, so that the completions are those that the run would have sampled. SGLang
+//! gets a seed for each completion, and says by which weights it was sampled.
 //!
 //! After weights were given, the server scores a short text, the canary, which the trainer has scored too.
 
@@ -10,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Answers, Dtype, RolloutServer, Sampling, Served};
+use mopd_compiler::plan::{Answers, Dtype, Engine, RolloutServer, Sampling, Served};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::address::Address;
 use super::ask::{self, Patience, Recipient, ReplyProblem, ServerRequest};
-use super::identity::{self, ServerIdentity};
+use super::identity::{self, ServerIdentity, parse};
 use super::{ScoredSequence, own, sglang};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -28,6 +29,10 @@ use crate::tokenizer::{Token, Tokenizer};
 const CALLED: &str = "the server of rollouts";
 /// Of one request: all completions of a step.
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
+/// Requests to SGLang that wait: it puts them into batches.
+const AT_ONCE: usize = 64;
+/// Seeds that both kinds of servers take.
+const SEEDS: usize = 1 << 29;
 /// Weights given before, whose canaries are remembered.
 const REMEMBERED: usize = 8;
 /// What rounding in single precision may add to a probability of 1.
@@ -128,23 +133,32 @@ impl SentRollouts {
             let wanted = n * batch.prompts.len();
             return Err(wrong(format!("{} completions of {wanted}", completions.len())));
         }
-        let each = |(place, SentCompletion { tokens, logps, truncated }): (usize, SentCompletion)| {
-            let most = batch.sampling.max_tokens(batch.prompts[place / n].limit) as usize;
-            let known = |id: &Token| (0..entries as Token).contains(id);
-            if tokens.is_empty() || tokens.len() > most || !tokens.iter().all(known) {
-                return Err(wrong(format!("completion {place} is no list of 1 to {most} tokens")));
-            }
-            if truncated != (truncated && tokens.len() == most) {
-                return Err(wrong(format!("completion {place} is cut off before its end")));
-            }
-            let sound = |logp: &f64| logp.is_finite() && *logp <= SLACK;
-            if logps.len() != tokens.len() || !logps.iter().all(sound) {
-                return Err(wrong(format!("completion {place} lacks log-probabilities of its tokens")));
-            }
-            let logps = logps.into_iter().map(|logp| logp as f32).collect();
-            Ok(Completion { tokens, logps, truncated, ..Completion::default() })
+        let each = |(place, completion): (usize, SentCompletion)| {
+            let most = batch.sampling.max_tokens(batch.prompts[place / n].limit);
+            completion.checked(most, entries)
         };
         completions.into_iter().enumerate().map(each).collect()
+    }
+}
+
+impl SentCompletion {
+    /// Of `most` tokens, in a vocabulary of so many entries.
+    fn checked(self, most: u32, entries: usize) -> Result<Completion, ReplyProblem> {
+        let SentCompletion { tokens, logps, truncated } = self;
+        let wrong = |what: String| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+        let (most, known) = (most as usize, |id: &Token| (0..entries as Token).contains(id));
+        if tokens.is_empty() || tokens.len() > most || !tokens.iter().all(known) {
+            return Err(wrong(format!("a completion that is no list of 1 to {most} tokens")));
+        }
+        if truncated && tokens.len() != most {
+            return Err(wrong("a completion that is cut off before its end".to_owned()));
+        }
+        let sound = |logp: &f64| logp.is_finite() && *logp <= SLACK;
+        if logps.len() != tokens.len() || !logps.iter().all(sound) {
+            return Err(wrong("a completion without log-probabilities of its tokens".to_owned()));
+        }
+        let logps = logps.into_iter().map(|logp| logp as f32).collect();
+        Ok(Completion { tokens, logps, truncated, ..Completion::default() })
     }
 }
 
@@ -200,7 +214,7 @@ impl SamplingServer {
     }
 
     pub fn identify(&self, control: &Control) -> Result<ServerIdentity> {
-        ask::a_few_times(CALLED, &self.address, control, || identity::identify(&self.address, &self.served))
+        ask::a_few_times(CALLED, &self.address, control, || there(&self.address, &self.served))
     }
 
     /// Whether it is there, and can have the weights of a stage's student.
@@ -214,7 +228,11 @@ impl SamplingServer {
             let message = format!("{CALLED} {} {what}", self.address.shown());
             Err(Error::new(FailureKind::Model, message).help(help.to_owned()))
         };
-        if there.tokenizer.as_deref() != Some(student.hash().as_str()) {
+        let mopd = self.served.engine == Engine::Mopd;
+        if !mopd {
+            let compare = || identity::compare(&self.address, &self.served, &there, student);
+            ask::a_few_times(CALLED, &self.address, control, compare)?;
+        } else if there.tokenizer.as_deref() != Some(student.hash().as_str()) {
             return other(
                 "has another tokenizer than the student",
                 "start it with the model that the student begins as: its weights are replaced",
@@ -226,7 +244,7 @@ impl SamplingServer {
                 "start it with the model that the student begins as",
             );
         }
-        if there.dtype.as_deref() != Some(dtype.name()) {
+        if mopd && there.dtype.as_deref() != Some(dtype.name()) {
             return other(
                 &format!("computes in {}, the run in {}", there.dtype.unwrap_or_default(), dtype.name()),
                 &format!("start it with `--dtype {}`", dtype.name()),
@@ -245,34 +263,106 @@ impl SamplingServer {
         control: &Control,
     ) -> Result<Vec<Completion>> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = RolloutBatch {
-            weights: pushed.content.clone(),
-            prompts: prompts.iter().map(SentPrompt::of).collect(),
-            sampling: sampling.clone(),
-            key,
-        };
-        let body = serde_json::to_vec(&batch).expect("prompts are plain data");
-        let (asked, entries) = (own::hash(&body), tokenizer.vocabulary());
-        let request = ServerRequest {
-            body: Some(body),
-            path: own::ROLLOUTS,
-            read: Box::new(move |said| SentRollouts::read(said, &batch, &asked, entries)),
-        };
         let push = Push {
             served: self.served.clone(),
             address: self.address.clone(),
             canary: canary(tokenizer)?,
-            entries,
+            entries: tokenizer.vocabulary(),
             tolerance,
+            one: Mutex::default(),
             earlier: given.canaries.clone(),
             pushed: pushed.clone(),
         };
-        let look = Box::new(move || push.give());
-        let server = Recipient { address: self.address.clone(), called: CALLED, look };
-        let answers = ask::all(&Arc::new(server), vec![request], Patience::of(control))?;
+        let (address, look) = (self.address.clone(), Box::new(move || push.give()));
+        let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look });
+        let (weights, patience) = (pushed.content.clone(), Patience::of(control));
+        let completions = match self.served.engine {
+            Engine::Mopd => {
+                let request = request(weights, prompts, (sampling, key), tokenizer.vocabulary());
+                ask::all(&server, vec![request], patience)?.swap_remove(0)
+            }
+            Engine::Vllm | Engine::Sglang => {
+                // Before anything is sampled in vain.
+                ask::all(&server, vec![request_version(&weights)], patience)?;
+                ask::all(&server, of_sglang(&weights, prompts, (sampling, key), tokenizer), patience)?
+            }
+        };
         given.note(pushed);
-        Ok(answers.into_iter().next().expect("one request has one answer"))
+        Ok(completions)
     }
+}
+
+/// Who is there. SGLang calls its model by the folder of the newest weights: it is not asked for by a name.
+fn there(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
+    if served.engine == Engine::Mopd {
+        return identity::identify(address, served);
+    }
+    let (info, listed) = (parse(&address.get("/model_info")?)?, parse(&address.get("/v1/models")?)?);
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let context = listed["data"][0]["max_model_len"].as_u64().map(|context| context as usize);
+    let (root, weights) = (text(&info["model_path"]), text(&info["weight_version"]));
+    Ok(ServerIdentity { model: served.model.clone(), root, weights, context, ..ServerIdentity::default() })
+}
+
+/// All completions of `mopd serve`.
+fn request(
+    weights: String,
+    prompts: &[Prompt],
+    (sampling, key): (&Sampling, Key),
+    entries: usize,
+) -> ServerRequest<Vec<Completion>> {
+    let (prompts, sampling) = (prompts.iter().map(SentPrompt::of).collect(), sampling.clone());
+    let batch = RolloutBatch { weights, prompts, sampling, key };
+    let body = serde_json::to_vec(&batch).expect("prompts are plain data");
+    let asked = own::hash(&body);
+    ServerRequest {
+        body: Some(body),
+        path: own::ROLLOUTS,
+        read: Box::new(move |said| SentRollouts::read(said, &batch, &asked, entries)),
+    }
+}
+
+/// Whether SGLang has these weights.
+fn request_version(weights: &str) -> ServerRequest<()> {
+    let weights = weights.to_owned();
+    ServerRequest {
+        body: None,
+        path: "/model_info",
+        read: Box::new(move |said| match parse(said)?["weight_version"].as_str() {
+            Some(there) if there == weights => Ok(()),
+            there => Err(ReplyProblem::Stale(format!("has the weights {}", there.unwrap_or("unknown")))),
+        }),
+    }
+}
+
+/// A request for each completion of SGLang.
+fn of_sglang(
+    weights: &str,
+    prompts: &[Prompt],
+    (sampling, key): (&Sampling, Key),
+    tokenizer: &Tokenizer,
+) -> Vec<ServerRequest<Completion>> {
+    let entries = tokenizer.vocabulary();
+    let one = |prompt: &Prompt, sample: u32| {
+        let most = sampling.max_tokens(prompt.limit);
+        let seed = key.row(prompt.id, prompt.sample + sample).below(SEEDS) as u64;
+        let body = sglang::rollout_body(prompt.tokens, most, seed, tokenizer.ends());
+        let (weights, prompt, ends) = (weights.to_owned(), prompt.tokens.to_vec(), tokenizer.ends().to_vec());
+        let read = move |said: &[u8]| {
+            let (by, tokens, logps) = sglang::read_rollout(&prompt, said)?;
+            if by != weights {
+                return Err(ReplyProblem::Stale(format!("sampled with the weights {by}")));
+            }
+            let ended = tokens.iter().position(|id| ends.contains(id)).map(|place| place + 1);
+            if ended.is_some_and(|length| length != tokens.len()) {
+                let what = "gave an answer that can't be used: a completion goes on behind its end";
+                return Err(ReplyProblem::Faulty(what.to_owned()));
+            }
+            SentCompletion { tokens, logps, truncated: ended.is_none() }.checked(most, entries)
+        };
+        ServerRequest { body: Some(body.to_string().into_bytes()), path: sglang::PATH, read: Box::new(read) }
+    };
+    prompts.iter().flat_map(|prompt| (0..sampling.n).map(move |sample| one(prompt, sample))).collect()
 }
 
 impl Given {
@@ -314,6 +404,8 @@ struct Push {
     pushed: PushedWeights,
     canary: ScoredSequence,
     entries: usize,
+    /// Of requests that find other weights, one gives them.
+    one: Mutex<()>,
     /// Between log-probabilities of the canary, on average.
     tolerance: f64,
     /// What the canary was with weights that were given before.
@@ -322,19 +414,22 @@ struct Push {
 
 impl Push {
     fn give(&self) -> Result<(), ReplyProblem> {
+        let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
         let PushedWeights { folder, content, of, .. } = &self.pushed;
-        let has = || -> Result<Option<String>, ReplyProblem> {
-            Ok(identity::identify(&self.address, &self.served)?.weights)
-        };
+        let has = || Ok::<_, ReplyProblem>(there(&self.address, &self.served)?.weights);
         if has()?.as_ref() != Some(content) {
-            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let update = json!({ "model_path": name, "weight_version": content });
+            // `mopd serve` looks into its own folder, wherever that lies.
+            let path = match self.served.engine {
+                Engine::Mopd => folder.file_name().map(Path::new).unwrap_or(folder),
+                Engine::Vllm | Engine::Sglang => folder,
+            };
+            let update = json!({ "model_path": path.to_string_lossy(), "weight_version": content });
             let given = self.address.post("/update_weights_from_disk", update.to_string().as_bytes());
             given.map_err(not_taken)?;
             if has()?.as_ref() != Some(content) {
                 return Err(ReplyProblem::lasting(
                     format!("has other weights than those of {of} after it was given them"),
-                    "nobody else may give it weights; and `push` is the folder of its `--allow-updates`",
+                    "nobody else may give it weights while this run does",
                 ));
             }
         }
@@ -369,7 +464,7 @@ impl Push {
 }
 
 fn not_taken(problem: ReplyProblem) -> ReplyProblem {
-    const HELP: &str = "start it with `--allow-updates FOLDER`, the folder that `push` names";
+    const HELP: &str = "it has to see the folder that `push` names: `mopd serve --allow-updates FOLDER`";
     match problem {
         ReplyProblem::Lasting { what, .. } => ReplyProblem::lasting(what, HELP),
         other => other,

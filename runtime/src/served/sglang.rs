@@ -1,5 +1,5 @@
-//! SGLang: `/generate` with `return_logprob`. Numbers begin at `logprob_start_len`, with nothing for
-//! the token there.
+//! SGLang: `/generate` with `return_logprob`, of what is sent or of what is written. Numbers of what is sent
+//! begin at `logprob_start_len`, with nothing for the token there.
 
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
@@ -21,6 +21,51 @@ pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
         "top_logprobs_num": wanted(served).unwrap_or(0),
         "return_text_in_logprobs": false,
     })
+}
+
+/// A completion from the whole distribution, of `most` tokens. Everything is said that a model's own settings
+/// would change.
+pub fn rollout_body(prompt: &[Token], most: u32, seed: u64, ends: &[Token]) -> Value {
+    json!({
+        "input_ids": prompt,
+        "sampling_params": {
+            "max_new_tokens": most,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "frequency_penalty": 0.0,
+            "presence_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "sampling_seed": seed,
+            "stop_token_ids": ends,
+        },
+        "return_logprob": true,
+        "logprob_start_len": -1,
+        "return_text_in_logprobs": false,
+    })
+}
+
+/// The tokens that were written and their log-probabilities, and the weights by which.
+pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
+    let said = parse(said)?;
+    let wrong = |what: &str| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    let meta = &said["meta_info"];
+    if meta["prompt_tokens"].as_u64() != Some(prompt.len() as u64) {
+        return Err(wrong("it read other tokens than those that were sent"));
+    }
+    if !matches!(meta["finish_reason"]["type"].as_str(), Some("stop" | "length")) {
+        return Err(wrong("the completion was not written to its end"));
+    }
+    let weights = meta["weight_version"].as_str().ok_or_else(|| wrong("no `weight_version`"))?;
+    let written = meta["output_token_logprobs"].as_array().and_then(|list| list.iter().map(entry).collect());
+    let written: Vec<(Option<f64>, Token)> = written.ok_or_else(|| wrong("no `output_token_logprobs`"))?;
+    if meta["completion_tokens"].as_u64().is_some_and(|count| count != written.len() as u64) {
+        return Err(wrong("not a number for every token"));
+    }
+    let tokens = written.iter().map(|(_, id)| *id).collect();
+    let logps: Option<Vec<f64>> = written.iter().map(|(logp, _)| *logp).collect();
+    Ok((weights.to_owned(), tokens, logps.ok_or_else(|| wrong("a token without its log-probability"))?))
 }
 
 /// A log-probability, its token, and the text, which nobody asks for.

@@ -222,7 +222,7 @@ fn a_server_that_comes_back_with_other_weights_ends_the_run() {
     let folder = bench.folder.path().to_owned();
     let mut servers: Vec<Server> =
         DOMAINS.map(|domain| Server::start(&folder, &model(domain), "0", &[])).into();
-    bench.write("tiny.mopd", &served("vllm", "sampled", SAMPLED, 200));
+    bench.write("tiny.mopd", &served("vllm", "sampled", SAMPLED, 1000));
     let mut child = command(&bench, "served", &servers).spawn().expect("mopd starts");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("\"step\":3,")), "it ended early");
@@ -333,7 +333,7 @@ fn sampler(folder: &Path, port: &str, dtype: &str) -> Server {
 fn sampled(steps: u32, by: &str, settings: &str) -> String {
     let sample = "sample(n: 2, temperature: 1.0, max_tokens: 6)";
     let by = by.replace("SAMPLE", sample);
-    let program = at_hand("-clip(teacher.logp - sampler.logp, -5, 5) * live ratio", steps);
+    let program = at_hand(WEIGHED, steps);
     assert!(program.contains(sample));
     let program = program.replace(sample, &by);
     program.replace(
@@ -342,6 +342,7 @@ fn sampled(steps: u32, by: &str, settings: &str) -> String {
     )
 }
 
+const WEIGHED: &str = "-clip(teacher.logp - sampler.logp, -5, 5) * live ratio";
 const BY_SERVER: &str =
     "sampled_by(\"mopd\", url: env(\"TEACHER_a\"), model: \"big\", push: \"pushed\", SAMPLE)";
 
@@ -369,6 +370,22 @@ fn rollouts_of_a_server_make_the_student_that_its_own_make() {
     let mut plan = Command::new(mopd_tests::mopd());
     let plan = plan.current_dir(&folder).args(["plan", "tiny.mopd"]).output().expect("mopd starts");
     assert_says(&text(&plan), &["rollouts by \"big\" (mopd)", "weights go there through `pushed`"]);
+}
+
+/// By SGLang's words, on the same server: another student, and the same one again.
+#[test]
+fn rollouts_by_the_words_of_sglang_are_the_same_each_time() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let by = BY_SERVER.replace("\"mopd\"", "\"sglang\"");
+    bench.write("tiny.mopd", &sampled(8, &by, ""));
+    let made = ["one", "two"].map(|out| {
+        let server = [sampler(&folder, "0", "float32")];
+        let output = command(&bench, out, &server).args(["--fresh"]).output().expect("mopd starts");
+        assert!(output.status.success(), "{}", text(&output));
+        bench.student(out)
+    });
+    assert!(made[0] == made[1], "equal seeds, another student");
 }
 
 /// The server and the run are killed, in the middle of it: the student is the same.
@@ -418,6 +435,20 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
         assert_says(&text(&output), parts);
     };
     refused("\"mopd\"", "\"vllm\"", &["`sampled_by(\"vllm\")` is not supported yet", "mopd serve"]);
+    let sglang = |from: &str, to: &str, parts: &[&str]| {
+        let by = BY_SERVER.replace("\"mopd\"", "\"sglang\"");
+        let by = by.replace("SAMPLE", "sample(n: 2, temperature: 1.0, max_tokens: 6)").replace(from, to);
+        let program = sampled(3, &by, "");
+        // Whose tokens are weighed by nothing that the settings change.
+        bench.write("tiny.mopd", &program.replace(WEIGHED, KL));
+        let mut command = Command::new(mopd_tests::mopd());
+        let output = command.current_dir(&folder).args(["plan", "tiny.mopd"]).output().expect("mopd starts");
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert_says(&text(&output), parts);
+    };
+    sglang("temperature: 1.0", "temperature: 0.7", &["at temperature 0.7", "sample at temperature 1"]);
+    sglang("max_tokens: 6)", "max_tokens: 6, top_k: 5)", &["with `top_k`, `top_p`", "leave them out"]);
+    sglang("max_tokens: 6)", "max_tokens: 6, stop: \"a\")", &["with `stop`", "mopd serve"]);
     refused("\"mopd\"", "\"vlm\"", &["unknown engine `vlm`", "did you mean `vllm`?"]);
     let heads = "max_tokens: 6, heads: 2, accept: 0.9)";
     refused("max_tokens: 6)", heads, &["several output heads in this place"]);
@@ -431,12 +462,12 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
     };
     assert_says(&said(sampler(&folder, "0", "bfloat16")), &["computes in bfloat16", "--dtype float32"]);
     let kept = Server::start(&folder, &model("a"), "0", &[]);
-    assert_says(&said(kept), &["updates are not allowed", "start it with `--allow-updates FOLDER`"]);
+    assert_says(&said(kept), &["updates are not allowed", "`mopd serve --allow-updates FOLDER`"]);
     let elsewhere = folder.join("elsewhere");
     fs::create_dir_all(&elsewhere).expect("a folder");
     let elsewhere = Server::start(&folder, &model("a"), "0", &["--allow-updates", "elsewhere"]);
     assert_says(
         &said(elsewhere),
-        &["weights are not taken from there", "start it with `--allow-updates FOLDER`"],
+        &["weights are not taken from there", "`mopd serve --allow-updates FOLDER`"],
     );
 }

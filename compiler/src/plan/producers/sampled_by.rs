@@ -48,9 +48,12 @@ impl ProducerKind for SampledBy {
         Some(&self.server)
     }
 
-    /// The weights there are the student's of the step, and so is what they say.
+    /// The weights there are the student's of the step; so is what they say, where it is computed alike.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
-        Ok((Writer::Student, &self.sampling))
+        match self.server.engine {
+            Engine::Mopd => Ok((Writer::Student, &self.sampling)),
+            Engine::Vllm | Engine::Sglang => Err("a server sampled them by arithmetic of its own"),
+        }
     }
 
     /// Of those that are computed here.
@@ -75,17 +78,33 @@ pub(super) fn executable(
     }
     let checked::RolloutEngine { engine, url, model, push, key } = server;
     let engine = Engine::named(engine).expect("the checker knows the engines");
-    if engine != Engine::Mopd {
-        let refusal = *refused(at, format!("`sampled_by({:?})`", engine.name()));
-        return Err(Box::new(refusal.help(
-            "sample by `mopd serve`, which takes the weights of every step: `sampled_by(\"mopd\", ...)`",
-        )));
+    let refuse = |what: &str, help: &str| {
+        let refusal = *refused(at, format!("`sampled_by({:?})`{what}", engine.name()));
+        Err(Box::new(refusal.help(help.to_owned())))
+    };
+    if engine == Engine::Vllm {
+        return refuse("", "sample by SGLang or by `mopd serve`: they say whose weights they sampled with");
     }
     let RolloutSource::Sample(drawn) = &of.source else {
         let refusal = *refused(inside, format!("`sampled_by` of the rollout `{}`", of.source.name()));
         return Err(Box::new(refusal.help("a server samples the student's own completions: `sample(...)`")));
     };
+    let sampling = sampling(drawn, origins, of.origin)?;
+    if engine == Engine::Sglang {
+        // What its log-probabilities are of depends on how it was started, but for the whole distribution.
+        if sampling.temperature != 1.0 {
+            let what = format!(" at temperature {}", sampling.temperature);
+            return refuse(&what, "sample at temperature 1, or by `mopd serve`");
+        }
+        if !sampling.is_plain() {
+            let what = " with `top_k`, `top_p` or `repetition_penalty`";
+            return refuse(what, "leave them out, or sample by `mopd serve`");
+        }
+        if !sampling.stop.is_empty() {
+            return refuse(" with `stop`", "end completions by `max_tokens`, or sample by `mopd serve`");
+        }
+    }
     let (url, model, push, key) = (url.clone(), model.clone(), push.clone(), key.clone());
     let server = RolloutServer { engine, url, model, push, key };
-    Ok(SampledBy { server, sampling: sampling(drawn, origins, of.origin)? }.into())
+    Ok(SampledBy { server, sampling }.into())
 }

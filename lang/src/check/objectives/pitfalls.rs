@@ -153,7 +153,8 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
             }
             RolloutSource::Turns { of, .. }
             | RolloutSource::Derived { of, .. }
-            | RolloutSource::EachTurn { of, .. } => is_on_policy(objective, of),
+            | RolloutSource::EachTurn { of, .. }
+            | RolloutSource::SampledBy { of, .. } => is_on_policy(objective, of),
             _ => false,
         }
 }

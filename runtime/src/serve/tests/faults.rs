@@ -173,8 +173,10 @@ fn damaged(answer: Vec<u8>, fault: Fault) -> Vec<u8> {
         of_vllm(&mut said, fault);
     } else if said["completions"].is_array() {
         of_rollouts(&mut said, fault);
-    } else {
+    } else if said["meta_info"]["input_token_logprobs"].is_array() {
         of_sglang(&mut said["meta_info"], fault);
+    } else {
+        of_written(&mut said["meta_info"], fault);
     }
     let text = said.to_string();
     // What some programs write for a number that is none.
@@ -220,6 +222,21 @@ fn of_sglang(meta: &mut Value, fault: Fault) {
             let top = meta["input_top_logprobs"][last].as_array_mut().unwrap();
             (0..3).for_each(|id| top.push(json!([-30.0, id, null])));
         }
+        _ => unreachable!("{fault:?}"),
+    }
+}
+
+/// A completion.
+fn of_written(meta: &mut Value, fault: Fault) {
+    let list = meta["output_token_logprobs"].as_array_mut().unwrap();
+    match fault {
+        Fault::OtherIds => meta["prompt_tokens"] = json!(99),
+        Fault::OtherModel => meta["weight_version"] = json!("others"),
+        Fault::TooFewPositions => drop(list.pop()),
+        Fault::TooManyPositions | Fault::MoreEntries => list.push(json!([-1.0, 97, null])),
+        Fault::NullInTheWrongPlace => list[0][0] = Value::Null,
+        Fault::NotANumber => list[0][0] = json!("nan"),
+        Fault::Positive => list[0][0] = json!(0.5),
         _ => unreachable!("{fault:?}"),
     }
 }
@@ -331,4 +348,14 @@ fn no_rollout_that_is_damaged_is_trained_on() {
     }
     let kinds = proxy.kinds.lock().unwrap();
     assert!(ALL.iter().all(|fault| kinds.contains_key(fault)), "{kinds:?}");
+    drop(kinds);
+    // By the other dialect, a request for each completion.
+    let weights = random_model(&tiny(), 1);
+    let (asked, pushed) = (sampling::asked(&prompts), sampling::pushed(&weights, &models, 8));
+    let [straight, through] = [&server.url, &proxy.url].map(|url| {
+        let client = sampling::speaking(Engine::Sglang, url, &models, LIMIT);
+        let how = ((&how, sampling::key(8)), (&*weights.tokenizer, 1e-3));
+        client.sample(pushed.clone(), &asked, how.0, how.1, &control).unwrap()
+    });
+    assert_eq!(straight, through);
 }

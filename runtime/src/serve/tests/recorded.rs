@@ -38,6 +38,11 @@ fn requests_have_only_fields_that_the_engines_declare() {
         assert_known(&body, "sglang", "GenerateReqInput");
         assert_known(&body["sampling_params"], "sglang", "SamplingParams");
     }
+    let body = conformance::rollout(&[97, 98], &[2]);
+    assert_known(&body, "sglang", "GenerateReqInput");
+    assert_known(&body["sampling_params"], "sglang", "SamplingParams");
+    let update = json!({ "model_path": "/pushed/one", "weight_version": "one" });
+    assert_known(&update, "sglang", "UpdateWeightFromDiskReqInput");
     for (engine, name) in [(Engine::Vllm, "vllm"), (Engine::Sglang, "sglang")] {
         let body = conformance::detokenize(&served(engine, "http://x", Answers::Sampled), &[1, 2]);
         assert_known(&body, name, "DetokenizeRequest");

@@ -10,7 +10,7 @@ use serde_json::json;
 use tch::{Kind, no_grad_guard};
 
 use super::security::post;
-use super::{Running, control, job, packed, saved, start};
+use super::{Running, at_hand as at_hand_logps, control, job, packed, saved, start};
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::model::tests::{random_model, tiny};
@@ -18,6 +18,7 @@ use crate::model::{Decoder, Weights};
 use crate::prepare::load::load;
 use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, MemoryBudget, Prompt, rollout};
+use crate::served::ScoredSequence;
 use crate::served::sampling::{PushedWeights, SamplingServer, canary};
 use crate::tokenizer::Token;
 
@@ -32,8 +33,12 @@ fn serving(folder: &Path) -> (Running, PathBuf) {
 }
 
 pub fn client(url: &str, folder: &Path, limit: Duration) -> SamplingServer {
+    speaking(Engine::Mopd, url, folder, limit)
+}
+
+pub fn speaking(engine: Engine, url: &str, folder: &Path, limit: Duration) -> SamplingServer {
     let (url, push) = (Secret::Text(url.to_owned()), folder.to_str().unwrap().to_owned());
-    let server = RolloutServer { engine: Engine::Mopd, url, model: "teacher".to_owned(), push, key: None };
+    let server = RolloutServer { engine, url, model: "teacher".to_owned(), push, key: None };
     SamplingServer::with_time_limit(&server, Path::new("/"), limit).unwrap()
 }
 
@@ -101,6 +106,42 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
     let said = client.look((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control);
     let said = said.unwrap_err().to_string();
     assert!(said.contains("computes in float32, the run in bfloat16"), "{said}");
+}
+
+/// By SGLang's dialect: other draws, and of each the log-probability that the trainer gives it.
+#[test]
+fn another_dialect_samples_by_the_weights_that_it_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, models) = serving(folder.path());
+    let (control, _events) = control();
+    let client = speaking(Engine::Sglang, &server.url, &models, Duration::from_secs(60));
+    let (prompts, sampling) = (prompts(), Sampling::new(3, 1.0, 7));
+    client.look((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control).unwrap();
+    let mut known = Vec::new();
+    for step in 0..3 {
+        let weights = random_model(&tiny(), u64::from(step) + 1);
+        let pushed = pushed(&weights, &models, step);
+        let sample = || {
+            let (asked, key) = (asked(&prompts), key(u64::from(step)));
+            let tokenizer = &weights.tokenizer;
+            client.sample(pushed.clone(), &asked, (&sampling, key), (tokenizer, CLOSE), &control).unwrap()
+        };
+        let written = sample();
+        assert_eq!(written, sample(), "the same seeds");
+        assert_eq!(written.len(), 15);
+        for (place, completion) in written.iter().enumerate() {
+            assert!(completion.tokens.len() <= if place / 3 == 3 { 4 } else { 7 });
+            let prompt = prompts[place / 3].clone();
+            let reading = ScoredSequence { prompt, completion: completion.tokens.clone(), scored: None };
+            let (logps, tokens) = at_hand_logps(&weights, std::slice::from_ref(&reading));
+            for (row, (logp, token)) in completion.logps.iter().zip(tokens).enumerate() {
+                let own = logps.double_value(&[row as i64, token]);
+                assert!((own - f64::from(*logp)).abs() < 1e-4, "{own} {logp}");
+            }
+        }
+        assert_ne!(known, written);
+        known = written;
+    }
 }
 
 /// The hash says that the weights are there, the numbers that they are not.
