@@ -253,16 +253,18 @@ impl SamplingServer {
         fs::create_dir_all(&self.folder).map_err(|error| no_folder(&self.folder.display(), &error))
     }
 
-    /// Completions of prompts with these weights, in the order of the prompts.
+    /// Completions in the order of the prompts, with the weights that `written` puts into the folder.
     pub fn sample(
         &self,
-        pushed: PushedWeights,
+        written: impl FnOnce() -> Result<PushedWeights>,
         prompts: &[Prompt],
         (sampling, key): (&Sampling, Key),
         (tokenizer, tolerance): (&Tokenizer, f64),
         control: &Control,
     ) -> Result<Vec<Completion>> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not before: whoever was here last deletes what it was given earlier.
+        let pushed = written()?;
         let push = Push {
             served: self.served.clone(),
             address: self.address.clone(),

@@ -343,7 +343,7 @@ fn no_rollout_that_is_damaged_is_trained_on() {
         let weights = random_model(&tiny(), u64::from(step));
         let (asked, key) = (sampling::asked(&prompts), sampling::key(u64::from(step)));
         let (pushed, tokenizer) = (sampling::pushed(&weights, &models, step), &weights.tokenizer);
-        let found = client.sample(pushed, &asked, (&how, key), (tokenizer, 1e-3), &control);
+        let found = client.sample(|| Ok(pushed), &asked, (&how, key), (tokenizer, 1e-3), &control);
         assert_eq!(found.unwrap(), sampling::at_hand(&weights, &asked, &how, key), "step {step}");
     }
     let kinds = proxy.kinds.lock().unwrap();
@@ -355,7 +355,7 @@ fn no_rollout_that_is_damaged_is_trained_on() {
     let [straight, through] = [&server.url, &proxy.url].map(|url| {
         let client = sampling::speaking(Engine::Sglang, url, &models, LIMIT);
         let how = ((&how, sampling::key(8)), (&*weights.tokenizer, 1e-3));
-        client.sample(pushed.clone(), &asked, how.0, how.1, &control).unwrap()
+        client.sample(|| Ok(pushed.clone()), &asked, how.0, how.1, &control).unwrap()
     });
     assert_eq!(straight, through);
 }

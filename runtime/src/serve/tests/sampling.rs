@@ -90,7 +90,13 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
         let (prompts, key) = (asked(&prompts), key(u64::from(step)));
         let tokenizer = &weights.tokenizer;
         let there = client
-            .sample(pushed(&weights, &models, step), &prompts, (sampling, key), (tokenizer, CLOSE), &control)
+            .sample(
+                || Ok(pushed(&weights, &models, step)),
+                &prompts,
+                (sampling, key),
+                (tokenizer, CLOSE),
+                &control,
+            )
             .unwrap();
         assert_eq!(there, at_hand(&weights, &prompts, sampling, key), "step {step}");
     };
@@ -124,7 +130,9 @@ fn another_dialect_samples_by_the_weights_that_it_was_given() {
         let sample = || {
             let (asked, key) = (asked(&prompts), key(u64::from(step)));
             let tokenizer = &weights.tokenizer;
-            client.sample(pushed.clone(), &asked, (&sampling, key), (tokenizer, CLOSE), &control).unwrap()
+            client
+                .sample(|| Ok(pushed.clone()), &asked, (&sampling, key), (tokenizer, CLOSE), &control)
+                .unwrap()
         };
         let written = sample();
         assert_eq!(written, sample(), "the same seeds");
@@ -155,7 +163,7 @@ fn a_canary_that_sings_otherwise_ends_the_run_and_names_the_weights() {
     let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
     let sample = |pushed: PushedWeights| {
         let how = ((&sampling, key(0)), (&*one.tokenizer, CLOSE));
-        client.sample(pushed, &asked(&prompts), how.0, how.1, &control).map(drop)
+        client.sample(|| Ok(pushed), &asked(&prompts), how.0, how.1, &control).map(drop)
     };
     let first = pushed(&one, &models, 0);
     sample(first.clone()).unwrap();
@@ -203,7 +211,7 @@ fn weights_that_are_not_there_sample_nothing() {
     let models = folder.path().join("models");
     let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
     let how = ((&sampling, key(0)), (&*weights.tokenizer, CLOSE));
-    let said = client.sample(pushed(&weights, &models, 9), &asked(&prompts), how.0, how.1, &control);
+    let said = client.sample(|| Ok(pushed(&weights, &models, 9)), &asked(&prompts), how.0, how.1, &control);
     let said = said.unwrap_err().to_string();
     assert!(said.contains("status 403"), "{said}");
 }

@@ -44,11 +44,10 @@ impl Draws for OfServer {
         let sampling = self.sampling.at(step, stage.steps, climbed);
         let n = sampling.n.max(1) as usize;
         let server = stage.servers.sampling(&self.server);
-        let pushed = written(stage, student, step, server)?;
         let alike = stage.kind == Kind::Float && self.server.engine == Engine::Mopd;
         let tolerance = if alike { CLOSE } else { CLOSE_IN_HALF };
         let completions = server.sample(
-            pushed,
+            || written(stage, student, step, server),
             &prompts(stage, &Shown::Own, draws),
             (&sampling, batch.key(purpose)),
             (&stage.start.tokenizer, tolerance),
