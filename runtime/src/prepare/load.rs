@@ -1,6 +1,7 @@
 //! Models that exist already: found, opened and hashed before anything runs. Their numbers stay in their
 //! files.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,13 +43,25 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
             Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display()))
         })
     };
-    let content = ModelContent {
-        config: &weights.config,
-        tokenizer: weights.tokenizer.hash(),
-        weights: files.iter().map(hash).collect::<Result<Vec<String>>>()?,
-    };
-    let content = keys::hash("mopd model", keys::VERSION, &content).to_hex().to_string();
+    let content = content_hash(&weights, files.iter().map(hash).collect::<Result<Vec<String>>>()?);
     Ok(LoadedModel { weights, content })
+}
+
+/// [`LoadedModel::content`] of a folder that these weights were just saved into. `written` has the Blake3 hash
+/// of each file, so that none is read again.
+pub fn saved_content(weights: &Weights, folder: &Path, written: &BTreeMap<String, String>) -> Result<String> {
+    let hash = |file: &PathBuf| {
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        written[&name].clone()
+    };
+    Ok(content_hash(weights, safetensors::files(folder)?.iter().map(hash).collect()))
+}
+
+/// `files` are the Blake3 hashes of the files that hold the weights, in their order.
+fn content_hash(weights: &Weights, files: Vec<String>) -> String {
+    let (config, tokenizer) = (&*weights.config, weights.tokenizer.hash());
+    let content = ModelContent { config, tokenizer, weights: files };
+    keys::hash("mopd model", keys::VERSION, &content).to_hex().to_string()
 }
 
 /// What a model is.
@@ -125,6 +138,12 @@ mod tests {
         let checkpoint = |folder: &str| content(&Pretrained::Checkpoint { folder: folder.to_owned() });
         assert_eq!(checkpoint(&first), checkpoint("copy"));
         assert_ne!(checkpoint(&first), checkpoint(&other));
+        // So it is where it is computed from what was hashed while the files were written.
+        let (written, weights) = (folder.path().join("written"), random_model(&tiny(), 1));
+        fs::create_dir(&written).unwrap();
+        let provenance = CheckpointProvenance::new(&weights, "written", 1, "", Vec::new());
+        let hashes = crate::store::save(&written, &provenance, &weights).unwrap();
+        assert_eq!(saved_content(&weights, &written, &hashes).unwrap(), checkpoint(&first));
         // The same folder by the other constructor is the same model.
         assert_eq!(
             content(&Pretrained::HuggingFace { name: first.clone(), revision: None }),

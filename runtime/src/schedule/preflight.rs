@@ -68,7 +68,7 @@ fn ask_servers(
                 prepared.servers.compare_tokenizers(train, student, context, &mut compared, control);
             outcome.map_err(|error| error.at(model.origin))?;
             let dtype = plan.experiment.dtype;
-            let outcome = prepared.servers.look_at_sampling(train, (student, context, dtype), control);
+            let outcome = prepared.servers.check_sampling(train, (student, context, dtype), control);
             outcome.map_err(|error| error.at(model.origin))?;
         }
     }

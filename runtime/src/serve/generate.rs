@@ -26,9 +26,7 @@ pub fn generate(
     let key = Key::new(seed, stream_of("serve"), Purpose::Sample, 0);
     let asked: Vec<Prompt> =
         prompts.iter().zip(0..).map(|(tokens, id)| Prompt { tokens, id, sample: 0, limit: None }).collect();
-    let budget = Room::here(1, decoder.place).generation(true);
-    rollout(decoder, &asked, sampling, key, budget, control)
-        .map_err(|error| RequestRefusal::internal(error.to_string()))
+    sample(decoder, &asked, sampling, key, control)
 }
 
 /// The completions that the run would sample itself, with its random numbers.
@@ -38,12 +36,22 @@ pub fn rollouts(
     control: &Control,
 ) -> Result<Vec<Completion>, RequestRefusal> {
     let prompts: Vec<Prompt> = prompts.iter().map(SentPrompt::read).collect();
+    sample(decoder, &prompts, sampling, *key, control)
+}
+
+fn sample(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    key: Key,
+    control: &Control,
+) -> Result<Vec<Completion>, RequestRefusal> {
     let budget = Room::here(1, decoder.place).generation(true);
-    rollout(decoder, &prompts, sampling, *key, budget, control)
+    rollout(decoder, prompts, sampling, key, budget, control)
         .map_err(|error| RequestRefusal::internal(error.to_string()))
 }
 
-/// Looks at what a run asks for before the model does.
+/// Refuses a batch that can't be sampled, before the model reads any of it.
 pub fn check(
     RolloutBatch { prompts, sampling, .. }: &RolloutBatch,
     entries: usize,

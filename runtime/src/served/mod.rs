@@ -263,14 +263,16 @@ impl Servers {
         &found.expect("the servers of a plan are opened before its stages begin").1
     }
 
-    /// Whether those that sample the rollouts of a stage are there, with the model that it trains.
-    pub fn look_at_sampling<O>(
+    /// Whether the servers that sample the rollouts of a stage answer, and can take its student's weights.
+    pub fn check_sampling<O>(
         &self,
         train: &Train<O>,
         (student, context, dtype): (&Tokenizer, usize, Dtype),
         control: &Control,
     ) -> Result<()> {
-        train.sampled_by().try_for_each(|asked| self.sampling(asked).look((student, context, dtype), control))
+        train
+            .sampled_by()
+            .try_for_each(|asked| self.sampling(asked).check_student((student, context, dtype), control))
     }
 
     /// What enters the key of a stage: who answers, in the order in which its teachers stand.

@@ -27,7 +27,7 @@ use crate::rollout::{Completion, Prompt};
 use crate::tokenizer::{Token, Tokenizer};
 
 const CALLED: &str = "the server of rollouts";
-/// Of one request: all completions of a step.
+/// Time limit of a request, which may be all completions of a step.
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
 /// Requests to SGLang that wait: it puts them into batches.
 const AT_ONCE: usize = 64;
@@ -40,7 +40,7 @@ const SLACK: f64 = 1e-5;
 
 const CANARY: &str = "The canary sings what it was taught: 0123456789.";
 
-/// What a run asks for.
+/// The prompts that a run has sampled, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutBatch {
     /// A hash: the weights that are to sample.
@@ -71,7 +71,7 @@ impl SentPrompt {
 }
 
 impl RolloutBatch {
-    /// Of each completion with its prompt, at most.
+    /// Largest length of each completion with its prompt, in tokens.
     pub fn lengths(&self) -> Vec<usize> {
         let longest =
             |prompt: &SentPrompt| prompt.tokens.len() + self.sampling.max_tokens(prompt.limit) as usize;
@@ -80,7 +80,7 @@ impl RolloutBatch {
     }
 }
 
-/// What the server answers.
+/// The completions of a [`RolloutBatch`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SentRollouts {
     weights: String,
@@ -112,7 +112,7 @@ impl SentRollouts {
         serde_json::to_vec(self).expect("completions are plain data")
     }
 
-    /// Looks at everything before any of it is used.
+    /// Checks everything before any of it is used.
     fn read(
         said: &[u8],
         batch: &RolloutBatch,
@@ -173,9 +173,9 @@ pub struct PushedWeights {
     pub canary: Vec<f32>,
 }
 
-/// What was given to a server before.
+/// The weights that a server was given before.
 #[derive(Default)]
-struct Given {
+struct PushHistory {
     folder: Option<PathBuf>,
     /// The newest last; the first of all stays.
     canaries: Vec<(String, Vec<f32>)>,
@@ -187,7 +187,7 @@ pub struct SamplingServer {
     address: Address,
     folder: PathBuf,
     /// Held while weights are there and sample: of several stages, one at a time.
-    given: Mutex<Given>,
+    given: Mutex<PushHistory>,
 }
 
 impl SamplingServer {
@@ -214,11 +214,11 @@ impl SamplingServer {
     }
 
     pub fn identify(&self, control: &Control) -> Result<ServerIdentity> {
-        ask::a_few_times(CALLED, &self.address, control, || there(&self.address, &self.served))
+        ask::a_few_times(CALLED, &self.address, control, || identify(&self.address, &self.served))
     }
 
-    /// Whether it is there, and can have the weights of a stage's student.
-    pub fn look(
+    /// Whether it answers, and can take the weights of a stage's student.
+    pub fn check_student(
         &self,
         (student, context, dtype): (&Tokenizer, usize, Dtype),
         control: &Control,
@@ -275,7 +275,7 @@ impl SamplingServer {
             earlier: given.canaries.clone(),
             pushed: pushed.clone(),
         };
-        let (address, look) = (self.address.clone(), Box::new(move || push.give()));
+        let (address, look) = (self.address.clone(), Box::new(move || push.run()));
         let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look });
         let (weights, patience) = (pushed.content.clone(), Patience::of(control));
         let completions = match self.served.engine {
@@ -289,13 +289,13 @@ impl SamplingServer {
                 ask::all(&server, of_sglang(&weights, prompts, (sampling, key), tokenizer), patience)?
             }
         };
-        given.note(pushed);
+        given.record(pushed);
         Ok(completions)
     }
 }
 
-/// Who is there. SGLang calls its model by the folder of the newest weights: it is not asked for by a name.
-fn there(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
+/// Asks a server what it has. SGLang calls its model by the folder of the newest weights: it is not asked for by a name.
+fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
     if served.engine == Engine::Mopd {
         return identity::identify(address, served);
     }
@@ -367,9 +367,9 @@ fn of_sglang(
     prompts.iter().flat_map(|prompt| (0..sampling.n).map(move |sample| one(prompt, sample))).collect()
 }
 
-impl Given {
-    /// What was there before is needed no more.
-    fn note(&mut self, PushedWeights { folder, of, canary, .. }: PushedWeights) {
+impl PushHistory {
+    /// Remembers the canary, and deletes the folder before: it is needed no more.
+    fn record(&mut self, PushedWeights { folder, of, canary, .. }: PushedWeights) {
         if let Some(before) = self.folder.replace(folder.clone()).filter(|before| *before != folder) {
             // Whoever can't delete it leaves it to its owner.
             let _ = fs::remove_dir_all(before);
@@ -406,19 +406,19 @@ struct Push {
     pushed: PushedWeights,
     canary: ScoredSequence,
     entries: usize,
-    /// Of requests that find other weights, one gives them.
+    /// Held by the request that pushes: others that find old weights wait for it.
     one: Mutex<()>,
-    /// Between log-probabilities of the canary, on average.
+    /// Largest mean difference between log-probabilities of the canary.
     tolerance: f64,
-    /// What the canary was with weights that were given before.
+    /// The trainer's canaries of weights that were pushed before.
     earlier: Vec<(String, Vec<f32>)>,
 }
 
 impl Push {
-    fn give(&self) -> Result<(), ReplyProblem> {
+    fn run(&self) -> Result<(), ReplyProblem> {
         let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
         let PushedWeights { folder, content, of, .. } = &self.pushed;
-        let has = || Ok::<_, ReplyProblem>(there(&self.address, &self.served)?.weights);
+        let has = || Ok::<_, ReplyProblem>(identify(&self.address, &self.served)?.weights);
         if has()?.as_ref() != Some(content) {
             // `mopd serve` looks into its own folder, wherever that lies.
             let path = match self.served.engine {
@@ -438,25 +438,25 @@ impl Push {
         self.compare()
     }
 
-    /// The canary there and here.
+    /// Compares the server's log-probabilities of the canary with the trainer's.
     fn compare(&self) -> Result<(), ReplyProblem> {
         let body = sglang::body(&self.served, &self.canary).to_string();
         let said = self.address.post(sglang::PATH, body.as_bytes())?;
         let said = sglang::read(&self.served, &self.canary, self.entries, &said)?;
         let there: Vec<f32> = said.tokens.iter().map(|entries| entries[0].1).collect();
-        let apart = apart(&there, &self.pushed.canary);
-        if apart <= self.tolerance {
+        let difference = mean_difference(&there, &self.pushed.canary);
+        if difference <= self.tolerance {
             return Ok(());
         }
         let near =
-            self.earlier.iter().rev().find(|(_, canary)| self::apart(&there, canary) <= self.tolerance);
+            self.earlier.iter().rev().find(|(_, canary)| mean_difference(&there, canary) <= self.tolerance);
         let seems = match near {
             Some((of, _)) => format!("they are those of {of}"),
             None => "no weights that this run gave it have these".to_owned(),
         };
         let what = format!(
             "says that it has the weights of {}, and gives {} other log-probabilities than the trainer, \
-             {apart:.4} apart on average, more than {}: {seems}",
+             {difference:.4} apart on average, more than {}: {seems}",
             self.pushed.of,
             quote(CANARY),
             self.tolerance
@@ -473,8 +473,8 @@ fn not_taken(problem: ReplyProblem) -> ReplyProblem {
     }
 }
 
-/// On average; infinity where a number is none.
-fn apart(one: &[f32], other: &[f32]) -> f64 {
+/// Mean absolute difference; infinity where lengths differ or a number is not finite.
+fn mean_difference(one: &[f32], other: &[f32]) -> f64 {
     let pairs = one.iter().zip(other).map(|(one, other)| f64::from((one - other).abs()));
     let mean = pairs.sum::<f64>() / one.len().max(1) as f64;
     if one.len() == other.len() && mean.is_finite() { mean } else { f64::INFINITY }

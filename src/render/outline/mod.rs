@@ -91,7 +91,9 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
             }
         }
         if let Some(facts) = plan.and_then(|plan| plan.stages.get(index)) {
-            rows.extend(plan.and_then(|plan| sampled_by(plan, index)).map(|text| ("served", text)));
+            rows.extend(
+                plan.into_iter().flat_map(|plan| sampled_by(plan, index)).map(|text| ("served", text)),
+            );
             rows.push(("cost", cost(&facts.cost)));
             rows.push(("key", style.dim(prefix(&facts.key))));
         }
@@ -317,18 +319,26 @@ fn formula(formula: &Formula) -> String {
     text::formula(formula, QUOTED)
 }
 
-/// What goes to the server that samples a stage's rollouts.
-fn sampled_by(plan: &Plan, index: usize) -> Option<String> {
-    let trains = plan.experiment.models.get(index)?.stage.trains();
-    let RolloutServer { engine, model, push, .. } =
-        trains.into_iter().find_map(|train| train.sampled_by().next())?;
+/// What goes to each server that samples a stage's rollouts.
+fn sampled_by(plan: &Plan, index: usize) -> Vec<String> {
+    let trains = plan.experiment.models[index].stage.trains();
+    let mut servers: Vec<&RolloutServer> = Vec::new();
+    for server in trains.into_iter().flat_map(|train| train.sampled_by()) {
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
     // In single precision.
-    let size = plan.stages.get(index)?.cost.parameters;
+    let size = plan.stages[index].cost.parameters;
     let size = size.map_or("its".to_owned(), |parameters| format!("{} of", bytes(4 * parameters)));
-    Some(format!(
-        "rollouts by {model:?} ({}): {size} weights go there through `{push}` each time that prompts are drawn",
-        engine.name()
-    ))
+    let row = |RolloutServer { engine, model, push, .. }: &RolloutServer| {
+        format!(
+            "rollouts by {model:?} ({}): {size} weights go there through `{push}` each time that prompts are \
+             drawn",
+            engine.name()
+        )
+    };
+    servers.into_iter().map(row).collect()
 }
 
 fn cost(cost: &Cost) -> String {

@@ -188,6 +188,26 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+fn is_warning(line: &str, what: &str) -> bool {
+    line.contains("\"warning\"") && line.contains(what)
+}
+
+/// Reads a run's events until it waits for a killed server, then waits until the server's port is free: the
+/// worker of a killed `mopd` ends by itself.
+fn waits(lines: &mut impl Iterator<Item = String>, port: &str) {
+    let mut before = lines.take_while(|line| !is_warning(line, "the run waits for it"));
+    assert!(before.all(|line| !line.contains("\"finished\"")), "it did not wait");
+    let place = format!("127.0.0.1:{port}");
+    until("free port", || std::net::TcpListener::bind(&place).is_ok());
+}
+
+/// Reads the rest of a run's events: the server is back, and the run ends well.
+fn goes_on(lines: impl Iterator<Item = String>, mut child: Child) {
+    let after: Vec<String> = lines.collect();
+    assert!(child.wait().expect("it ends").success(), "{after:?}");
+    assert!(after.iter().any(|line| is_warning(line, "the run goes on")), "{after:?}");
+}
+
 #[test]
 fn a_server_that_is_killed_and_comes_back_changes_nothing() {
     let bench = with_teachers();
@@ -202,16 +222,9 @@ fn a_server_that_is_killed_and_comes_back_changes_nothing() {
     assert!(lines.any(|line| line.contains("\"step\":5,")), "it ended early");
     let port = servers[1].port();
     drop(servers.remove(1));
-    // The worker of a killed `mopd` ends by itself: until then it holds the port.
-    let said = |line: &str, what: &str| line.contains("\"warning\"") && line.contains(what);
-    let mut before = lines.by_ref().take_while(|line| !said(line, "the run waits for it"));
-    assert!(before.all(|line| !line.contains("\"finished\"")), "it did not wait");
-    let place = format!("127.0.0.1:{port}");
-    until("free port", || std::net::TcpListener::bind(&place).is_ok());
+    waits(&mut lines, &port);
     servers.insert(1, Server::start(&folder, &model("b"), &port, &[]));
-    let after: Vec<String> = lines.collect();
-    assert!(child.wait().expect("it ends").success(), "{after:?}");
-    assert!(after.iter().any(|line| said(line, "the run goes on")), "{after:?}");
+    goes_on(lines, child);
     assert!(bench.student("local") == bench.student("served"), "a pause changed the student");
 }
 
@@ -409,15 +422,9 @@ fn a_killed_server_and_a_killed_run_change_no_rollout() {
     assert!(lines.any(|line| line.contains("\"event\":\"step\"")), "it ended early");
     let port = server[0].port();
     server.clear();
-    let said = |line: &str, what: &str| line.contains("\"warning\"") && line.contains(what);
-    let mut before = lines.by_ref().take_while(|line| !said(line, "the run waits for it"));
-    assert!(before.all(|line| !line.contains("\"finished\"")), "it did not wait");
-    let place = format!("127.0.0.1:{port}");
-    until("free port", || std::net::TcpListener::bind(&place).is_ok());
+    waits(&mut lines, &port);
     server.push(sampler(&folder, &port, "float32"));
-    let after: Vec<String> = lines.collect();
-    assert!(child.wait().expect("it ends").success(), "{after:?}");
-    assert!(after.iter().any(|line| said(line, "the run goes on")), "{after:?}");
+    goes_on(lines, child);
     assert!(bench.student("local") == bench.student("served"), "a pause changed the student");
 }
 
@@ -439,7 +446,7 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
         let by = BY_SERVER.replace("\"mopd\"", "\"sglang\"");
         let by = by.replace("SAMPLE", "sample(n: 2, temperature: 1.0, max_tokens: 6)").replace(from, to);
         let program = sampled(3, &by, "");
-        // Whose tokens are weighed by nothing that the settings change.
+        // The settings change no weight of a token.
         bench.write("tiny.mopd", &program.replace(WEIGHED, KL));
         let mut command = Command::new(mopd_tests::mopd());
         let output = command.current_dir(&folder).args(["plan", "tiny.mopd"]).output().expect("mopd starts");

@@ -16,20 +16,23 @@ pub struct SampledBy {
     pub sampling: Sampling,
 }
 
-impl ProducerKind for SampledBy {
-    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+impl SampledBy {
+    fn with_server(&self, name: &'static str, server: FieldValue, groups: Option<u32>) -> Fields {
         Fields::of("sampled_by")
-            .with("server", FieldValue::Server(self.server.clone()))
+            .with(name, server)
             .with_groups("prompts", groups)
             .with("sampling", FieldValue::Sampling(self.sampling.clone()))
+    }
+}
+
+impl ProducerKind for SampledBy {
+    fn fields(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
+        self.with_server("server", FieldValue::Server(self.server.clone()), groups)
     }
 
     /// Where the server is and what it calls the model change no result: it has the student's weights.
     fn key(&self, groups: Option<u32>, _: &dyn Fn(ModelId) -> FieldValue) -> Fields {
-        Fields::of("sampled_by")
-            .with("engine", FieldValue::Text(self.server.engine.name().to_owned()))
-            .with_groups("prompts", groups)
-            .with("sampling", FieldValue::Sampling(self.sampling.clone()))
+        self.with_server("engine", FieldValue::Text(self.server.engine.name().to_owned()), groups)
     }
 
     fn group(&self) -> u32 {
@@ -48,7 +51,7 @@ impl ProducerKind for SampledBy {
         Some(&self.server)
     }
 
-    /// The weights there are the student's of the step; so is what they say, where it is computed alike.
+    /// The server has the student's weights of the step, and `mopd serve` computes as the run does.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         match self.server.engine {
             Engine::Mopd => Ok((Writer::Student, &self.sampling)),
@@ -56,7 +59,7 @@ impl ProducerKind for SampledBy {
         }
     }
 
-    /// Of those that are computed here.
+    /// No model of this process writes.
     fn parameters(&self, _: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(0.0)
     }

@@ -101,7 +101,7 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
         assert_eq!(there, at_hand(&weights, &prompts, sampling, key), "step {step}");
     };
     let plain = Sampling::new(3, 1.0, 9);
-    client.look((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Float32), &control).unwrap();
+    client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Float32), &control).unwrap();
     sampled(1, 0, &plain);
     sampled(2, 1, &Sampling { top_k: Some(20), top_p: Some(0.9), ..Sampling::new(2, 0.7, 6) });
     let stop = vec!["e".to_owned()];
@@ -109,7 +109,7 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
     let left: Vec<_> = std::fs::read_dir(&models).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left.len(), 2, "the server's own and the newest: {left:?}");
     // In half precision it would sample otherwise.
-    let said = client.look((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control);
+    let said = client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control);
     let said = said.unwrap_err().to_string();
     assert!(said.contains("computes in float32, the run in bfloat16"), "{said}");
 }
@@ -122,7 +122,7 @@ fn another_dialect_samples_by_the_weights_that_it_was_given() {
     let (control, _events) = control();
     let client = speaking(Engine::Sglang, &server.url, &models, Duration::from_secs(60));
     let (prompts, sampling) = (prompts(), Sampling::new(3, 1.0, 7));
-    client.look((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control).unwrap();
+    client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control).unwrap();
     let mut known = Vec::new();
     for step in 0..3 {
         let weights = random_model(&tiny(), u64::from(step) + 1);
@@ -154,7 +154,7 @@ fn another_dialect_samples_by_the_weights_that_it_was_given() {
 
 /// The hash says that the weights are there, the numbers that they are not.
 #[test]
-fn a_canary_that_sings_otherwise_ends_the_run_and_names_the_weights() {
+fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
     let folder = tempfile::tempdir().unwrap();
     let (server, models) = serving(folder.path());
     let (control, _events) = control();

@@ -1,10 +1,9 @@
 //! `sampled_by(...)`: the student's own rollouts, fresh every step, by a server that gets its weights before.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::producers::SampledBy;
-use mopd_compiler::plan::{Engine, Pretrained, RolloutServer, Sampling};
+use mopd_compiler::plan::{Engine, RolloutServer, Sampling};
 use tch::{Kind, no_grad_guard};
 
 use super::sample::{Numbered, in_groups, judge, prompts, sequence};
@@ -12,17 +11,18 @@ use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch};
-use crate::prepare::load::load;
+use crate::prepare::load::saved_content;
 use crate::random::Purpose;
 use crate::served::sampling::{self, PushedWeights, SamplingServer};
 use crate::store::{self, CheckpointProvenance};
 use crate::train::Stage;
 use crate::train::views::Shown;
 
-/// Between log-probabilities of the canary there and here, on average: both sum in another order.
-const CLOSE: f64 = 1e-3;
-/// The same in half precision, or by arithmetic that the run does not know.
-const CLOSE_IN_HALF: f64 = 5e-2;
+/// Largest mean difference between the server's and the trainer's log-probabilities of the canary, in
+/// float32: both sum in another order.
+const CANARY_TOLERANCE: f64 = 1e-3;
+/// The same in bfloat16, or by another engine's arithmetic.
+const CANARY_TOLERANCE_BF16: f64 = 5e-2;
 
 pub(super) struct OfServer {
     server: RolloutServer,
@@ -44,10 +44,10 @@ impl Draws for OfServer {
         let sampling = self.sampling.at(step, stage.steps, climbed);
         let n = sampling.n.max(1) as usize;
         let server = stage.servers.sampling(&self.server);
-        let alike = stage.kind == Kind::Float && self.server.engine == Engine::Mopd;
-        let tolerance = if alike { CLOSE } else { CLOSE_IN_HALF };
+        let exact = stage.kind == Kind::Float && self.server.engine == Engine::Mopd;
+        let tolerance = if exact { CANARY_TOLERANCE } else { CANARY_TOLERANCE_BF16 };
         let completions = server.sample(
-            || written(stage, student, step, server),
+            || save_weights(stage, student, step, server),
             &prompts(stage, &Shown::Own, draws),
             (&sampling, batch.key(purpose)),
             (&stage.start.tokenizer, tolerance),
@@ -63,22 +63,27 @@ impl Draws for OfServer {
     }
 }
 
-/// The student as it is now, in a folder that has its hash as its name: the same weights are never two.
-fn written(stage: &Stage, student: &Decoder, step: u32, server: &SamplingServer) -> Result<PushedWeights> {
+/// Saves the student's present weights in a folder that is named by the hash of its content. Equal weights
+/// have one folder.
+fn save_weights(
+    stage: &Stage,
+    student: &Decoder,
+    step: u32,
+    server: &SamplingServer,
+) -> Result<PushedWeights> {
     let _guard = no_grad_guard();
     let writing = format!(".writing-{}-{:x}-{}", std::process::id(), stage.stream, stage.seed);
     let writing = server.folder().join(writing);
     let failed = |error: std::io::Error| Error::storage(&writing, error);
-    // Of a run that was killed.
+    // A killed run left it.
     if writing.exists() {
         fs::remove_dir_all(&writing).map_err(failed)?;
     }
     fs::create_dir_all(&writing).map_err(failed)?;
     let weights = stage.start.with_values(to_vec(&student.flat().to_kind(Kind::Float)));
     let provenance = CheckpointProvenance::new(&weights, stage.name, stage.seed, "", Vec::new());
-    store::save(&writing, &provenance, &weights)?;
-    let named = Pretrained::Checkpoint { folder: writing.to_string_lossy().into_owned() };
-    let content = load(&named, Path::new("/"), &PathBuf::new())?.content;
+    let hashes = store::save(&writing, &provenance, &weights)?;
+    let content = saved_content(&weights, &writing, &hashes)?;
     let folder = server.folder().join(&content);
     if folder.exists() {
         fs::remove_dir_all(&writing).map_err(failed)?;
@@ -89,7 +94,7 @@ fn written(stage: &Stage, student: &Decoder, step: u32, server: &SamplingServer)
     Ok(PushedWeights { folder, content, of, canary: canary(stage, student)? })
 }
 
-/// What the trainer says of the canary.
+/// The trainer's log-probabilities of the canary.
 fn canary(stage: &Stage, student: &Decoder) -> Result<Vec<f32>> {
     let (reading, tokenizer, device) =
         (sampling::canary(&stage.start.tokenizer)?, &stage.start.tokenizer, stage.place.device);
