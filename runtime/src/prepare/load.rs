@@ -47,8 +47,8 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
     Ok(LoadedModel { weights, content })
 }
 
-/// [`LoadedModel::content`] of a folder that these weights were just saved into. `written` has the Blake3 hash
-/// of each file, so that none is read again.
+/// [`LoadedModel::content`] of a folder that these weights were just saved into. `written` has the Blake3
+/// hash of each file, so that none is read again.
 pub fn saved_content(weights: &Weights, folder: &Path, written: &BTreeMap<String, String>) -> Result<String> {
     let hash = |file: &PathBuf| {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -294,7 +294,8 @@ impl SamplingServer {
     }
 }
 
-/// Asks a server what it has. SGLang calls its model by the folder of the newest weights: it is not asked for by a name.
+/// Asks a server what it has. SGLang calls its model by the folder of the newest weights, so it is not asked
+/// for by a name.
 fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
     if served.engine == Engine::Mopd {
         return identity::identify(address, served);
