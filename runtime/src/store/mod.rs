@@ -79,23 +79,26 @@ impl Store {
     /// by another one: nobody finds those.
     pub fn note_arithmetic(&self, here: &Arithmetic) -> Result<Option<String>> {
         let folder = self.path(ARITHMETIC);
-        let text = serde_json::to_vec(here).expect("arithmetic is plain data");
-        let own = folder.join(format!("{}.json", blake3::hash(&text).to_hex()));
-        if own.exists() {
-            return Ok(None);
-        }
+        // Asked first: whoever makes results notes before by what arithmetic.
+        let results = self.folder.has_results();
         let files = fs::read_dir(&folder).into_iter().flatten().flatten();
-        let mut others: Vec<_> = files
+        let mut noted: Vec<_> = files
             .filter_map(|file| {
                 Some((file.metadata().ok()?.modified().ok()?, read_json::<Arithmetic>(&file.path()).ok()?))
             })
             .collect();
-        others.sort_by_key(|(noted, _)| *noted);
-        let how = match others.last() {
+        // In the same listing as the others: another run may note the same at any moment.
+        if noted.iter().any(|(_, arithmetic)| arithmetic == here) {
+            return Ok(None);
+        }
+        noted.sort_by_key(|(at, _)| *at);
+        let how = match noted.last() {
             Some((_, last)) => Some(here.difference(last)),
-            None if self.folder.has_results() => Some("an earlier version of mopd made them".to_owned()),
+            None if results => Some("an earlier version of mopd made them".to_owned()),
             None => None,
         };
+        let text = serde_json::to_vec(here).expect("arithmetic is plain data");
+        let own = folder.join(format!("{}.json", blake3::hash(&text).to_hex()));
         write_whole(&own, &text)?;
         Ok(how.map(|how| {
             format!(
@@ -309,6 +312,27 @@ mod tests {
                 .unwrap()
                 .is_some_and(|said| said.contains("an earlier version of mopd"))
         );
+    }
+
+    /// Runs that start together note the same arithmetic: none takes another's note for another arithmetic.
+    #[test]
+    fn the_same_arithmetic_is_noted_by_many_at_once() {
+        let here = crate::machine::arithmetic::tests::some();
+        for _ in 0..100 {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&folder.path().join("store")).unwrap();
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                let note = || {
+                    start.wait();
+                    store.note_arithmetic(&here).unwrap()
+                };
+                let notes: Vec<_> = (0..4).map(|_| scope.spawn(note)).collect();
+                for note in notes {
+                    assert_eq!(note.join().unwrap(), None);
+                }
+            });
+        }
     }
 
     #[test]
