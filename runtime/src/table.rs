@@ -100,17 +100,25 @@ macro_rules! table {
 }
 pub(crate) use table;
 
-/// A file of row groups, all of which have the same columns.
-pub fn encode(groups: &[Vec<Column>]) -> Result<Vec<u8>> {
-    let columns = groups.first().map_or(&[][..], Vec::as_slice);
-    let declared: Vec<String> = columns.iter().map(Column::declared).collect();
-    let schema = parse_message_type(&format!("message table {{ {} }}", declared.join(" ")))?;
-    let compression = Compression::ZSTD(ZstdLevel::default());
-    let properties = WriterProperties::builder().set_compression(compression).build();
-    let mut bytes = Vec::new();
-    let mut file = SerializedFileWriter::new(&mut bytes, Arc::new(schema), Arc::new(properties))?;
-    for group in groups.iter().filter(|group| group.iter().any(|column| !column.levels.is_empty())) {
-        let mut rows = file.next_row_group()?;
+/// A file in memory, to which row groups are added.
+pub struct TableWriter(SerializedFileWriter<Vec<u8>>);
+
+impl TableWriter {
+    /// Of groups with the names and types of these columns; what is in them does not count.
+    pub fn new(columns: &[Column]) -> Result<TableWriter> {
+        let declared: Vec<String> = columns.iter().map(Column::declared).collect();
+        let schema = parse_message_type(&format!("message table {{ {} }}", declared.join(" ")))?;
+        let compression = Compression::ZSTD(ZstdLevel::default());
+        let properties = WriterProperties::builder().set_compression(compression).build();
+        Ok(TableWriter(SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties))?))
+    }
+
+    /// Adds a group, unless it has no rows.
+    pub fn push(&mut self, group: &[Column]) -> Result<()> {
+        if group.iter().all(|column| column.levels.is_empty()) {
+            return Ok(());
+        }
+        let mut rows = self.0.next_row_group()?;
         for Column { levels, cells, .. } in group {
             let mut column = rows.next_column()?.expect("a column for each of the schema");
             let levels = Some(levels.as_slice());
@@ -133,12 +141,22 @@ pub fn encode(groups: &[Vec<Column>]) -> Result<Vec<u8>> {
                 (ColumnWriter::ByteArrayColumnWriter(writer), Cells::Text(values)) => {
                     writer.write_batch(values, levels, None)?
                 }
-                _ => unreachable!("the schema is made of the first group's columns, which all groups have"),
+                _ => unreachable!("all groups have the columns of the schema"),
             };
             column.close()?;
         }
         rows.close()?;
+        Ok(())
     }
-    file.close()?;
-    Ok(bytes)
+
+    pub fn finish(self) -> Result<Vec<u8>> {
+        self.0.into_inner()
+    }
+}
+
+/// A file of row groups, all of which have the same columns.
+pub fn encode(groups: &[Vec<Column>]) -> Result<Vec<u8>> {
+    let mut file = TableWriter::new(groups.first().map_or(&[][..], Vec::as_slice))?;
+    groups.iter().try_for_each(|group| file.push(group))?;
+    file.finish()
 }

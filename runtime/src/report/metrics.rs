@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::parquet;
-use crate::files::WriteError;
-use crate::table::{Column, table};
+use crate::failure::Result;
+use crate::table::{Column, TableWriter, table};
 
 /// What one training step did to the prompts of one domain, of those that one teacher judged where the data
 /// routes. Numbers that a stage does not have (a reward without a verifier call, a divergence without a
@@ -172,73 +172,111 @@ impl StepMetrics {
     }
 }
 
-/// Writes the rows as Parquet: a column per field of [`StepMetrics`], with its name; absent numbers are null.
-pub fn write_parquet(rows: &[StepMetrics], path: &Path) -> Result<(), WriteError> {
-    let mut table = table!(rows;
-        seed,
-        stage,
-        step,
-        domain,
-        teacher,
-        terms,
-        prompt_share,
-        token_share,
-        divergence,
-        divergence_floor,
-        signal_share,
-        signal_mean,
-        entropy,
-        length,
-        tokens,
-        truncated,
-        clipped_fraction,
-        domain_weight,
-        reward,
-        dropped,
-        unavailable,
-        unstated,
-        accepted,
-        accepted_length,
-        tokens_per_step,
-        agreement,
-        correct_of_others,
-        derived,
-        replayed,
-        chosen_prompts,
-        priority,
-        expert_entropy,
-        expert_largest_share,
-        extrapolated,
-        judged,
-        loss,
-        validation_loss,
-        learning_rate,
-        learned,
-        gradient_norm,
-        trained_share,
-        seconds,
-        rollout_seconds,
-        scoring_seconds,
-        update_seconds,
-        time,
-        memory,
-    );
-    for (of, values) in [
-        ("reward", (|row| &row.reward_parts) as fn(&StepMetrics) -> &BTreeMap<String, f64>),
-        ("state", |row| &row.states),
-    ] {
-        let names: BTreeSet<&String> = rows.iter().flat_map(|row| values(row).keys()).collect();
-        table.extend(names.into_iter().map(|name| {
-            Column::new(format!("{of}.{name}"), rows.iter().map(|row| values(row).get(name).copied()))
-        }));
+/// The columns that rows have beside their fields: each row may have others.
+#[derive(Default)]
+pub struct NamedColumns {
+    reward_parts: BTreeSet<String>,
+    states: BTreeSet<String>,
+    alignment: BTreeSet<String>,
+}
+
+impl NamedColumns {
+    pub fn add(&mut self, rows: &[StepMetrics]) {
+        for row in rows {
+            self.reward_parts.extend(row.reward_parts.keys().cloned());
+            self.states.extend(row.states.keys().cloned());
+            self.alignment.extend(row.alignment.keys().cloned());
+        }
     }
-    let aligned: BTreeSet<&String> = rows.iter().flat_map(|row| row.alignment.keys()).collect();
-    table.extend(
-        aligned
-            .into_iter()
-            .map(|name| Column::new(name.clone(), rows.iter().map(|row| row.alignment.get(name).copied()))),
-    );
-    parquet::write(table, path)
+
+    /// A column per field of [`StepMetrics`], with its name, and one per name; absent numbers are null.
+    fn table(&self, rows: &[StepMetrics]) -> Vec<Column> {
+        let mut table = table!(rows;
+            seed,
+            stage,
+            step,
+            domain,
+            teacher,
+            terms,
+            prompt_share,
+            token_share,
+            divergence,
+            divergence_floor,
+            signal_share,
+            signal_mean,
+            entropy,
+            length,
+            tokens,
+            truncated,
+            clipped_fraction,
+            domain_weight,
+            reward,
+            dropped,
+            unavailable,
+            unstated,
+            accepted,
+            accepted_length,
+            tokens_per_step,
+            agreement,
+            correct_of_others,
+            derived,
+            replayed,
+            chosen_prompts,
+            priority,
+            expert_entropy,
+            expert_largest_share,
+            extrapolated,
+            judged,
+            loss,
+            validation_loss,
+            learning_rate,
+            learned,
+            gradient_norm,
+            trained_share,
+            seconds,
+            rollout_seconds,
+            scoring_seconds,
+            update_seconds,
+            time,
+            memory,
+        );
+        let named: [(&str, &BTreeSet<String>, fn(&StepMetrics) -> &BTreeMap<String, f64>); 3] = [
+            ("reward.", &self.reward_parts, |row| &row.reward_parts),
+            ("state.", &self.states, |row| &row.states),
+            ("", &self.alignment, |row| &row.alignment),
+        ];
+        for (prefix, names, values) in named {
+            table.extend(names.iter().map(|name| {
+                let cells = rows.iter().map(|row| values(row).get(name).copied());
+                Column::new(format!("{prefix}{name}"), cells)
+            }));
+        }
+        table
+    }
+}
+
+/// Rows that are encoded together, and one stage's more.
+const GROUP: usize = 16 * 1024;
+
+/// Writes the rows of stages, one stage after the other, as Parquet.
+pub fn write_parquet(
+    columns: &NamedColumns,
+    stages: impl Iterator<Item = Result<Vec<StepMetrics>>>,
+    path: &Path,
+) -> Result<()> {
+    let failed = |error| parquet::failed(path, error);
+    let mut file = TableWriter::new(&columns.table(&[])).map_err(failed)?;
+    let mut waiting = Vec::new();
+    for rows in stages {
+        waiting.extend(rows?);
+        if waiting.len() >= GROUP {
+            file.push(&columns.table(&waiting)).map_err(failed)?;
+            waiting.clear();
+        }
+    }
+    file.push(&columns.table(&waiting)).map_err(failed)?;
+    parquet::write_encoded(&file.finish().map_err(failed)?, path)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -313,7 +351,10 @@ mod tests {
         let teacher = Some("specialist[sort]".to_owned());
         let routed =
             StepMetrics { teacher, divergence: Some(-0.04), reward_parts, states, alignment, ..row(1) };
-        write_parquet(&[row(0), routed], &path).unwrap();
+        let stages = [vec![row(0)], vec![routed]];
+        let mut named = NamedColumns::default();
+        stages.iter().for_each(|rows| named.add(rows));
+        write_parquet(&named, stages.into_iter().map(Ok), &path).unwrap();
 
         let mut table = columns(&path).unwrap();
         let cosine = table.pop().unwrap();
@@ -359,12 +400,22 @@ mod tests {
     fn a_run_without_training_still_gets_its_columns() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.parquet");
-        write_parquet(&[], &path).unwrap();
+        write_parquet(&NamedColumns::default(), std::iter::empty(), &path).unwrap();
         let table = columns(&path).unwrap();
         let column = |name: &str| table.iter().find(|column| column.name == name).unwrap().values.clone();
         assert_eq!(column("teacher"), ColumnValues::Texts(Vec::new()));
         assert_eq!(column("divergence"), ColumnValues::Numbers(Vec::new()));
         assert_eq!(column("step"), ColumnValues::Wholes(Vec::new()));
+    }
+
+    #[test]
+    fn many_rows_are_in_groups_and_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.parquet");
+        let stages = (0..5).map(|stage| Ok((0..5000).map(|step| row(5000 * stage + step)).collect()));
+        write_parquet(&NamedColumns::default(), stages, &path).unwrap();
+        let steps = columns(&path).unwrap().into_iter().find(|column| column.name == "step").unwrap();
+        assert_eq!(steps.values, ColumnValues::Wholes((0..25_000).map(Some).collect()));
     }
 
     #[test]

@@ -15,9 +15,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use self::metrics::StepMetrics;
+use self::metrics::{NamedColumns, StepMetrics};
 use self::tokens::TokenLog;
-use crate::files::WriteError;
+use crate::failure::Result;
 
 /// What training leaves to look at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,17 +28,6 @@ pub struct Record {
 }
 
 impl Record {
-    /// One after the other.
-    pub fn joined(records: impl IntoIterator<Item = Record>) -> Record {
-        let mut all = Record::default();
-        for Record { rows, tokens } in records {
-            all.rows.extend(rows);
-            all.tokens.samples.extend(tokens.samples);
-            all.tokens.histograms.extend(tokens.histograms);
-        }
-        all
-    }
-
     /// The same of a stage with another name: what is computed once may be called differently in two
     /// experiments.
     pub fn of_stage(mut self, name: &str) -> Record {
@@ -49,11 +38,22 @@ impl Record {
         }
         self
     }
+}
 
-    /// Writes `metrics.parquet`, `samples.parquet` and `weights.parquet` into a folder.
-    pub fn write(&self, folder: &Path) -> Result<(), WriteError> {
-        metrics::write_parquet(&self.rows, &folder.join("metrics.parquet"))?;
-        tokens::write_samples(&self.tokens.samples, &folder.join("samples.parquet"))?;
-        tokens::write_histograms(&self.tokens.histograms, &folder.join("weights.parquet"))
+/// Writes `metrics.parquet`, `samples.parquet` and `weights.parquet` into a folder. `read` reads the records
+/// of a run's stages, one after the other. It is called twice, first for the names of the columns: a long run
+/// has more rows than should be in memory at once.
+pub fn write_records<I: Iterator<Item = Result<Record>>>(read: impl Fn() -> I, folder: &Path) -> Result<()> {
+    let (mut columns, mut samples, mut histograms) = (NamedColumns::default(), Vec::new(), Vec::new());
+    for record in read() {
+        let Record { rows, tokens } = record?;
+        columns.add(&rows);
+        samples.extend(tokens.samples);
+        histograms.extend(tokens.histograms);
     }
+    let rows = read().map(|record| Ok(record?.rows));
+    metrics::write_parquet(&columns, rows, &folder.join("metrics.parquet"))?;
+    tokens::write_samples(&samples, &folder.join("samples.parquet"))?;
+    tokens::write_histograms(&histograms, &folder.join("weights.parquet"))?;
+    Ok(())
 }

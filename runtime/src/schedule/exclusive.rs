@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mopd_kernels::os::trim_heap;
+
 use crate::machine::memory::{peak_of, reset_peak_of};
 use crate::machine::place::Place;
 
@@ -27,6 +29,9 @@ impl Tasks {
     pub fn begin(&self) -> Running<'_> {
         let others = self.running.fetch_add(1, Ordering::SeqCst);
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
+        // What the task before left free lies between small blocks that are still held: large ones of this task
+        // would come on top of it.
+        trim_heap();
         let exclusive = (others == 0 && reset_peak_of(self.place).is_some()).then_some(number);
         Running { tasks: self, exclusive }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
 use mopd_compiler::plan::results::{GuardActed, StageRecord};
-use mopd_compiler::plan::{DomainId, Plan};
+use mopd_compiler::plan::{DomainId, Plan, Stage};
 use mopd_store::Lock;
 use tch::Kind;
 
@@ -29,11 +29,11 @@ use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
 use crate::prepare::{DomainData, ModelSpec};
-use crate::report::Record;
 use crate::report::answers::PromptAnswers;
 use crate::report::results::{RunCost, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::TableScores;
+use crate::report::{Record, write_records};
 use crate::served::Servers;
 use crate::store::Store;
 use crate::train::Pace;
@@ -89,8 +89,8 @@ struct RunState {
     weights: HashMap<usize, Arc<Weights>>,
     /// How many unfinished tasks need each task's weights.
     users: Vec<usize>,
-    /// What training left to look at, by task.
-    records: Vec<Record>,
+    /// What training that ended early left to look at, by task; of stages that are done, the store has it.
+    stopped: HashMap<usize, Record>,
     /// By evaluation task.
     answers: HashMap<usize, Vec<PromptAnswers>>,
     failure: Option<Error>,
@@ -104,7 +104,7 @@ type ReadyTask = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
 
 /// What a task leaves behind.
 pub(super) enum TaskOutput {
-    Weights(Arc<Weights>, Record),
+    Weights(Arc<Weights>),
     Answers(Vec<PromptAnswers>),
 }
 
@@ -181,7 +181,8 @@ pub fn run(
     progress.finished = state.finished_stages;
 
     // The folder of results may be another run's by now.
-    let written = if control.abandoned() { Ok(()) } else { Record::joined(state.records).write(&shared.out) };
+    let read = || (0..tasks.len()).filter_map(|index| shared.record(&state, index).transpose());
+    let written = if control.abandoned() { Ok(()) } else { write_records(read, &shared.out) };
     if let Some(failure) = state.failure {
         return Err(failure);
     }
@@ -270,7 +271,7 @@ impl Scheduler<'_> {
             running: Vec::new(),
             weights: HashMap::new(),
             users,
-            records: vec![Record::default(); self.tasks.len()],
+            stopped: HashMap::new(),
             answers: HashMap::new(),
             failure: None,
             finished_stages: 0,
@@ -367,9 +368,8 @@ impl Scheduler<'_> {
                     }
                 }
                 match outcome {
-                    TaskOutput::Weights(weights, record) => {
+                    TaskOutput::Weights(weights) => {
                         state.finished_stages += 1;
-                        state.records[index] = record;
                         if state.users[index] > 0 {
                             state.weights.insert(index, weights);
                         }
@@ -380,7 +380,7 @@ impl Scheduler<'_> {
                 }
             }
             Err(TaskStopped { error, record }) => {
-                state.records[index] = record;
+                state.stopped.insert(index, record);
                 self.control.stop();
                 // After a failure, the other threads leave their work; that is no failure of theirs.
                 if state.failure.is_none() && matches!(error, Error::Failed(_)) {
@@ -388,6 +388,20 @@ impl Scheduler<'_> {
                 }
             }
         }
+    }
+
+    /// What a task's training left to look at; none where it did not train or did not begin.
+    fn record(&self, state: &RunState, index: usize) -> Result<Option<Record>> {
+        if let Some(record) = state.stopped.get(&index) {
+            return Ok(Some(record.clone()));
+        }
+        let Work::Stage(id) = self.tasks[index].work else { return Ok(None) };
+        let model = self.plan.experiment.model(id);
+        if !state.done[index] || matches!(model.stage, Stage::Load(_)) {
+            return Ok(None);
+        }
+        // Another experiment may have made it under another name.
+        Ok(Some(self.store.record(self.keys.of(index))?.of_stage(&model.name)))
     }
 
     pub(super) fn kind(&self) -> Kind {

@@ -132,8 +132,7 @@ impl Scheduler<'_> {
             self.control.emit(&Event::StageKept { stage: name.to_owned(), seed });
         }
         self.store.publish(key, &self.out, name, seed)?;
-        // Another experiment may have made it under another name.
-        Ok(Some(TaskOutput::Weights(Arc::new(entry.weights), entry.record.of_stage(name))))
+        Ok(Some(TaskOutput::Weights(Arc::new(entry.weights))))
     }
 
     /// A model that is read from files. Nothing is computed, so that there is nothing to keep or to publish:
@@ -142,7 +141,7 @@ impl Scheduler<'_> {
         let loaded = self.specs[job.id.0 as usize].loaded.as_ref()?;
         let (stage, seed) = (job.name.to_owned(), job.seed);
         self.control.emit(&Event::StageFinished { stage, seed, seconds: 0.0, peak_memory: None });
-        Some(TaskOutput::Weights(Arc::new(loaded.weights.clone()), Record::default()))
+        Some(TaskOutput::Weights(Arc::new(loaded.weights.clone())))
     }
 
     fn compute(&self, job: &StageJob, steps: u32) -> Result<StageOutput, TaskStopped> {
@@ -402,7 +401,7 @@ impl Scheduler<'_> {
             scores_found,
         });
         self.control.emit(&Event::StageFinished { stage, seed, seconds, peak_memory });
-        Ok(TaskOutput::Weights(Arc::new(weights), record))
+        Ok(TaskOutput::Weights(Arc::new(weights)))
     }
 
     /// Somebody may have deleted models while others were trained.

@@ -12,6 +12,7 @@ mod tokens;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mopd_compiler::plan::events::FailureKind;
 use mopd_store::files::folder_of_model;
 use mopd_store::{Folder, Lock, StoredRun, read_json, write_whole};
 use serde::Serialize;
@@ -111,14 +112,16 @@ impl Store {
     pub fn find(&self, key: &str) -> Lookup<StoredStage> {
         self.folder.read(key, |folder| {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
-            let rows = read_json(&folder.join(METRICS))?;
-            // Earlier versions kept none.
-            let tokens = if folder.join(TOKENS).exists() {
-                read_json(&folder.join(TOKENS))?
-            } else {
-                TokenLog::default()
-            };
-            Ok(StoredStage { weights: checkpoint.weights, record: Record { rows, tokens } })
+            Ok(StoredStage { weights: checkpoint.weights, record: read_record(folder)? })
+        })
+    }
+
+    /// What a stage that is there left to look at. Unlike [`Store::find`], it trusts the files.
+    pub fn record(&self, key: &str) -> Result<Record> {
+        let folder = self.path(key);
+        read_record(&folder).map_err(|reason| {
+            Error::new(FailureKind::Storage, format!("cannot read the metrics of a finished stage: {reason}"))
+                .help("run again: what is damaged is computed anew")
         })
     }
 
@@ -225,6 +228,14 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn read_record(folder: &Path) -> Result<Record, String> {
+    let rows = read_json(&folder.join(METRICS))?;
+    // Earlier versions kept none.
+    let tokens =
+        if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { TokenLog::default() };
+    Ok(Record { rows, tokens })
 }
 
 /// Whether a file of an entry belongs to the model, as a folder of results has it.
