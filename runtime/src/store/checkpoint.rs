@@ -2,8 +2,8 @@
 //! transformers library, and `mopd.json`, which says where the model comes from.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use mopd_compiler::plan::events::FailureKind;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::hashed::write_hashed;
 use crate::failure::{Error, Result};
-use crate::files::write_atomically;
 use crate::formats::config_json::{self, TokenIds};
 use crate::formats::huggingface;
 use crate::formats::safetensors::{self, TensorHeader};
@@ -150,12 +150,7 @@ fn save_in_files_of(
     }
     let mut sums = BTreeMap::new();
     let mut put = |name: &str, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>| -> Result<()> {
-        let mut hash = None;
-        write_atomically(&folder.join(name), |file| {
-            hash = Some(Hashing::of(file, |file| write(file))?);
-            Ok(())
-        })?;
-        sums.insert(name.to_owned(), hash.expect("a file that was written was hashed"));
+        sums.insert(name.to_owned(), write_hashed(&folder.join(name), |file| write(file))?);
         Ok(())
     };
     let entries = layout(&weights.config);
@@ -208,34 +203,6 @@ fn pretty(value: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(value).expect("plain data with text keys");
     text.push(b'\n');
     text
-}
-
-/// Hashes what it writes.
-pub(super) struct Hashing<'a> {
-    file: BufWriter<&'a mut File>,
-    hasher: blake3::Hasher,
-}
-
-impl Hashing<'_> {
-    /// Writes a file; answers the Blake3 hash of what was written, in hexadecimal.
-    pub fn of(file: &mut File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<String> {
-        let mut file = Hashing { file: BufWriter::new(file), hasher: blake3::Hasher::new() };
-        write(&mut file)?;
-        file.flush()?;
-        Ok(file.hasher.finalize().to_hex().to_string())
-    }
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::checkpoint::Hashing;
+use super::hashed::{write_hashed, write_json};
 use super::state::{StateTensors, TrainPosition, TrainState};
 use super::{METRICS, Store, TOKENS};
-use crate::failure::{Error, Result};
-use crate::files::write_atomically;
+use crate::failure::Result;
 use crate::formats::safetensors;
 use crate::report::Record;
-use mopd_store::{Lookup, read_json, write_whole};
+use mopd_store::{Lookup, read_json};
 
 const TENSORS: &str = "state.safetensors";
 const POSITION: &str = "position.json";
@@ -47,24 +46,16 @@ impl Store {
             self.drop_state(key, *step)?;
         }
         let name = of_step(key, position.step);
-        let unwritten = |error| Error::storage(&self.path(&name), error);
-        let texts = [
-            (POSITION, serde_json::to_vec(position)),
-            (METRICS, serde_json::to_vec(&record.rows)),
-            (TOKENS, serde_json::to_vec(&record.tokens)),
-        ];
         self.folder.write(&name, about, |folder| {
-            let mut sums = std::collections::BTreeMap::new();
-            let mut hash = None;
-            write_atomically(&folder.join(TENSORS), |file| {
-                hash = Some(Hashing::of(file, |file| safetensors::write_tensors(&tensors.0, file))?);
-                Ok(())
-            })?;
-            sums.insert(TENSORS.to_owned(), hash.expect("a file that was written was hashed"));
-            for (name, text) in texts {
-                sums.insert(name.to_owned(), write_whole(&folder.join(name), &text.map_err(unwritten)?)?);
-            }
-            Ok(sums)
+            let tensors =
+                write_hashed(&folder.join(TENSORS), |file| safetensors::write_tensors(&tensors.0, file))?;
+            let sums = [
+                (TENSORS, tensors),
+                (POSITION, write_json(&folder.join(POSITION), position)?),
+                (METRICS, write_json(&folder.join(METRICS), &record.rows)?),
+                (TOKENS, write_json(&folder.join(TOKENS), &record.tokens)?),
+            ];
+            Ok(sums.into_iter().map(|(name, sum)| (name.to_owned(), sum)).collect())
         })
     }
 

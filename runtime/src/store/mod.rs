@@ -5,6 +5,7 @@
 pub mod adapter;
 mod checkpoint;
 mod checkpoints;
+mod hashed;
 mod scores;
 pub mod state;
 mod tokens;
@@ -18,6 +19,7 @@ use mopd_store::{Folder, Lock, StoredRun, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::hashed::write_json;
 use crate::failure::{Error, Result};
 use crate::formats::safetensors;
 use crate::machine::arithmetic::Arithmetic;
@@ -149,13 +151,10 @@ impl Store {
         record: &Record,
         adapter: &adapter::AdapterFiles,
     ) -> Result<()> {
-        let failed = |error| Error::storage(&self.path(key), error);
-        let rows = serde_json::to_vec(&record.rows).map_err(failed)?;
-        let tokens = serde_json::to_vec(&record.tokens).map_err(failed)?;
         self.folder.write(key, &format!("{}, seed {}", provenance.model, provenance.seed), |folder| {
             let mut sums = checkpoint::save(folder, provenance, weights)?;
-            sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
-            sums.insert(TOKENS.to_owned(), write_whole(&folder.join(TOKENS), &tokens)?);
+            sums.insert(METRICS.to_owned(), write_json(&folder.join(METRICS), &record.rows)?);
+            sums.insert(TOKENS.to_owned(), write_json(&folder.join(TOKENS), &record.tokens)?);
             for (name, bytes) in adapter {
                 let name = format!("{}/{name}", adapter::FOLDER);
                 let sum = write_whole(&folder.join(&name), bytes)?;
@@ -167,9 +166,8 @@ impl Store {
 
     /// `about` says what it is, in words.
     pub fn insert_value<T: Serialize>(&self, key: &str, about: &str, value: &T) -> Result<()> {
-        let bytes = serde_json::to_vec(value).map_err(|error| Error::storage(&self.path(key), error))?;
         self.folder.write(key, about, |folder| {
-            let sum = write_whole(&folder.join(VALUE), &bytes)?;
+            let sum = write_json(&folder.join(VALUE), value)?;
             Ok([(VALUE.to_owned(), sum)].into())
         })
     }

@@ -3,10 +3,10 @@
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
-use mopd_store::{Lookup, write_atomically};
+use mopd_store::Lookup;
 
 use super::Store;
-use super::checkpoint::Hashing;
+use super::hashed::write_hashed;
 use crate::data::{Builder, Lists};
 use crate::failure::Result;
 use crate::tokenizer::Token;
@@ -27,12 +27,8 @@ impl Store {
     /// `about` says what they are, in words.
     pub fn insert_tokens(&self, key: &str, about: &str, lists: &Lists<Token>) -> Result<()> {
         self.folder.write(key, about, |folder| {
-            let mut sum = None;
-            write_atomically(&folder.join(TOKENS), |file| {
-                sum = Some(Hashing::of(file, |file| write(lists, file))?);
-                Ok(())
-            })?;
-            Ok([(TOKENS.to_owned(), sum.expect("a file that was written was hashed"))].into())
+            let sum = write_hashed(&folder.join(TOKENS), |file| write(lists, file))?;
+            Ok([(TOKENS.to_owned(), sum)].into())
         })
     }
 }
