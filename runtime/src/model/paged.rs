@@ -23,6 +23,8 @@ pub fn page_layout(config: &Config, kind: Kind) -> PageLayout {
 /// bits.
 pub struct PagedGenerator<'a> {
     decoder: &'a Decoder,
+    /// Tokens of a sequence at most.
+    longest: usize,
     pages: Pages,
     stepper: decode::StepDecoder,
     logits: Vec<f32>,
@@ -32,12 +34,17 @@ impl<'a> PagedGenerator<'a> {
     /// For sequences of so many tokens at most. None where the decoder is elsewhere, or of numbers that steps
     /// are not written for.
     pub fn new(decoder: &'a Decoder, longest: usize) -> Option<PagedGenerator<'a>> {
-        let cpu = decoder.place.loops()?;
-        let _guard = no_grad_guard();
-        let rotary = Rotaries::new(&decoder.config, longest, decoder.kind(), decoder.device());
-        let stepper = super::step::stepper(decoder, &rotary, cpu)?;
+        let stepper = stepper(decoder, longest)?;
         let pages = Pages::new(page_layout(&decoder.config, decoder.kind()));
-        Some(PagedGenerator { decoder, pages, stepper, logits: Vec::new() })
+        Some(PagedGenerator { decoder, longest, pages, stepper, logits: Vec::new() })
+    }
+
+    /// Sequences may have so many tokens from now on; it changes no number.
+    pub fn reserve(&mut self, longest: usize) {
+        if longest > self.longest {
+            self.stepper = stepper(self.decoder, longest).expect("there was one for shorter sequences");
+            self.longest = longest;
+        }
     }
 
     /// Its memory.
@@ -98,4 +105,11 @@ impl<'a> PagedGenerator<'a> {
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.logits
     }
+}
+
+fn stepper(decoder: &Decoder, longest: usize) -> Option<decode::StepDecoder> {
+    let cpu = decoder.place.loops()?;
+    let _guard = no_grad_guard();
+    let rotary = Rotaries::new(&decoder.config, longest, decoder.kind(), decoder.device());
+    super::step::stepper(decoder, &rotary, cpu)
 }

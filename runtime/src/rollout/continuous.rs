@@ -1,21 +1,21 @@
-//! Continuous batching: rows come when there is memory for them and leave when their completion ends.
+//! Continuous batching: rows come when there is memory for them and leave when their completion ends. Requests
+//! come and go, too: their rows go on together.
 //!
 //! How many rows are in flight follows from the budget, and nothing of a row follows from how many there are:
 //! its draws are keyed, its numbers do not depend on the rows beside it, and which prompts are read together
-//! is fixed beforehand. Memory is taken page by page as tokens come. Where more rows came than have room in
-//! the end, the newest gives its pages back; when there is room again, it reads what it had written, token by
-//! token as it wrote it.
+//! is fixed by its request alone. Memory is taken page by page as tokens come. Where more rows came than have
+//! room in the end, the newest gives its pages back; when there is room again, it reads what it had written,
+//! token by token as it wrote it.
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Watch, append, drawer, units};
+use super::request::OpenRequest;
+use super::{Author, Completion, Drawer, MemoryBudget, ROWS, RolloutRequest, Stop, Watch, append, drawer};
 use crate::control::Control;
-use crate::failure::Result;
+use crate::failure::{Error, Result};
 use crate::model::PagedGenerator;
-use crate::random::{Key, Uniforms};
+use crate::random::Uniforms;
 use crate::zip::zip_equal;
-use mopd_compiler::plan::Sampling;
 use mopd_kernels::pages::{PAGE, PagedSequence, pages_of};
 
 /// What a rollout took.
@@ -29,8 +29,16 @@ pub struct FlightStats {
     pub preempted: usize,
 }
 
+/// The requests of a flight, the oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(u64);
+
+/// The completions of a request, those of a prompt adjacent.
+pub type FinishedRequest = (RequestId, Result<Vec<Completion>>);
+
 struct FlyingRow {
-    /// Index into the completions.
+    request: RequestId,
+    /// Index into the request's completions.
     index: usize,
     uniforms: Uniforms,
     /// Its prompt, and what follows; the same where a guide reads it.
@@ -57,79 +65,117 @@ impl FlyingRow {
 }
 
 pub struct Flight<'a> {
+    author: Author<'a>,
     generator: PagedGenerator<'a>,
     /// Has as many pages: it reads the same tokens.
     guide: Option<PagedGenerator<'a>>,
     drawer: Drawer<'a>,
-    prompts: &'a [Prompt<'a>],
-    n: usize,
-    sampling: &'a Sampling,
-    key: Key,
     budget: MemoryBudget,
-    completions: Vec<Completion>,
+    /// Those that have completions to come.
+    open: BTreeMap<RequestId, OpenRequest>,
+    asked: u64,
+    /// Units of prompts that were read.
+    turns: u64,
     /// Rows that wait, the oldest first; their prompts are read.
     ready: VecDeque<FlyingRow>,
     /// The oldest first.
     flying: Vec<FlyingRow>,
-    /// Completions that ended, and their tokens.
-    ended: (usize, usize),
     /// A row gave its pages back, and none has ended since.
     full: bool,
     took: FlightStats,
 }
 
 impl<'a> Flight<'a> {
-    /// None where rows can't come and go.
-    pub fn new(
-        author: impl Into<Author<'a>>,
-        prompts: &'a [Prompt<'a>],
-        sampling: &'a Sampling,
-        key: Key,
-        budget: MemoryBudget,
-    ) -> Option<Flight<'a>> {
-        let (author, n) = (author.into(), sampling.n.max(1) as usize);
-        let longest = prompts
-            .iter()
-            .map(|prompt| prompt.tokens.len() + sampling.max_tokens(prompt.limit) as usize)
-            .max();
-        let generator = |model| PagedGenerator::new(model, longest.unwrap_or(1));
+    /// For sequences of so many tokens at first; more may come. None where rows can't come and go.
+    pub fn new(author: impl Into<Author<'a>>, longest: usize, budget: MemoryBudget) -> Option<Flight<'a>> {
+        let author = author.into();
+        let generator = |model| PagedGenerator::new(model, longest);
         Some(Flight {
+            author,
             generator: generator(author.model)?,
             guide: match author.guide {
                 None => None,
                 Some(guide) => Some(generator(guide.model)?),
             },
-            drawer: Drawer::new(author, sampling),
-            prompts,
-            n,
-            sampling,
-            key,
+            drawer: Drawer::new(author),
             budget,
-            completions: vec![Completion::default(); prompts.len() * n],
+            open: BTreeMap::new(),
+            asked: 0,
+            turns: 0,
             ready: VecDeque::new(),
             flying: Vec::new(),
-            ended: (0, 0),
             full: false,
             took: FlightStats::default(),
         })
     }
 
-    /// The completions, those of a prompt adjacent. Asked to stop, it does so at the next token.
-    pub fn run(mut self, control: &Control, watch: Watch) -> Result<(Vec<Completion>, FlightStats)> {
-        let (order, units) = units(self.prompts.iter().map(|prompt| prompt.tokens.len()), self.n, ROWS);
-        let mut units = units.into_iter();
+    /// The completions of one request, those of a prompt adjacent. Asked to stop, it does so at the next
+    /// token.
+    pub fn run(
+        mut self,
+        request: RolloutRequest,
+        control: &Control,
+        watch: Watch,
+    ) -> Result<(Vec<Completion>, FlightStats)> {
+        let request = self.add(request);
         loop {
             control.check()?;
-            while self.admit() || (self.reads_on() && self.read(&order, &mut units)?) {}
-            if self.flying.is_empty() {
+            if let Some((_, completions)) = self.advance().pop() {
+                let completions = completions?;
+                watch(&completions)?;
                 self.took.pages = self.bytes();
-                return Ok((self.completions, self.took));
+                return Ok((completions, self.took));
             }
+            watch(&self.open[&request].completions)?;
+        }
+    }
+
+    /// Adds a request, of one prompt at least.
+    pub fn add(&mut self, request: RolloutRequest) -> RequestId {
+        let longest = request.lengths().max().unwrap_or(1);
+        for generator in [Some(&mut self.generator), self.guide.as_mut()].into_iter().flatten() {
+            generator.reserve(longest);
+        }
+        let id = RequestId(self.asked);
+        self.asked += 1;
+        self.open.insert(id, OpenRequest::new(request));
+        id
+    }
+
+    /// Forgets a request and gives back what its rows take.
+    pub fn cancel(&mut self, id: RequestId) {
+        self.open.remove(&id);
+        let own = |row: &FlyingRow| row.request == id;
+        let ready = std::mem::take(&mut self.ready).into_iter();
+        let (mut gone, waiting): (Vec<FlyingRow>, Vec<FlyingRow>) = ready.partition(own);
+        self.ready = waiting.into();
+        gone.extend(self.flying.extract_if(.., |row| own(row)));
+        gone.into_iter().for_each(|row| self.end_sequences(row.sequence, row.guide));
+        self.full = false;
+    }
+
+    /// Pages that rows have.
+    #[cfg(test)]
+    pub fn held(&mut self) -> usize {
+        self.generator.pages().held()
+    }
+
+    /// Whether no completion is to come.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Reads prompts where there is room, and writes one more token of every row in flight. Returns the
+    /// requests that are done with it.
+    pub fn advance(&mut self) -> Vec<FinishedRequest> {
+        let mut done = Vec::new();
+        while self.admit() || (self.reads_on() && self.read(&mut done)) {}
+        if !self.flying.is_empty() {
             self.took.rows = self.took.rows.max(self.flying.len());
             self.make_room();
-            self.step()?;
-            watch(&self.completions)?;
+            self.step(&mut done);
         }
+        done
     }
 
     /// Pages that there may be while so many rows are in flight. What logits took once, they keep.
@@ -144,23 +190,20 @@ impl<'a> Flight<'a> {
         self.generator.pages().bytes() + self.guide.as_mut().map_or(0, |guide| guide.pages().bytes())
     }
 
-    /// Tokens of a completion, as far as can be known: what others had, and half as many again.
-    fn expected(&self) -> usize {
-        match self.ended {
-            (0, _) => self.sampling.max_tokens as usize / 4,
-            (rows, tokens) => (tokens + tokens / 2).div_ceil(rows),
-        }
+    /// Pages that a row takes to its end, as far as can be known. What it has, or had before it gave way, it
+    /// takes in any case.
+    fn expected_pages(&self, row: &FlyingRow) -> usize {
+        let open = &self.open[&row.request];
+        row.pages(open.expected().max(open.completions[row.index].tokens.len() + 1))
     }
 
     /// Takes the oldest row that waits, if it is expected to have room to its end. One row is always in
     /// flight.
     fn admit(&mut self) -> bool {
-        let (Some(row), expected) = (self.ready.front(), self.expected()) else { return false };
+        let Some(row) = self.ready.front() else { return false };
         if !self.flying.is_empty() {
-            // What a row has, or had before it gave way, it takes in any case.
-            let own = |row: &FlyingRow| row.pages(expected.max(self.completions[row.index].tokens.len() + 1));
-            let to_come: usize = self.flying.iter().map(|row| own(row).saturating_sub(row.pages_now())).sum();
-            let wanted = to_come + own(row).saturating_sub(row.pages_now());
+            let left = |row: &FlyingRow| self.expected_pages(row).saturating_sub(row.pages_now());
+            let wanted = self.flying.iter().chain([row]).map(left).sum::<usize>();
             let rows = self.flying.len() + 1;
             if self.full || rows > ROWS || self.generator.pages().held() + wanted > self.room(rows) {
                 return false;
@@ -180,27 +223,42 @@ impl<'a> Flight<'a> {
         self.ready.is_empty() && !self.full && self.flying.len() <= ROWS / 4 * 3
     }
 
+    /// The request whose prompts are read next: they take turns, so that a short one does not wait for a long
+    /// one.
+    fn next_request(&self) -> Option<RequestId> {
+        let unread = self.open.iter().filter(|(_, open)| open.next_unit().is_some());
+        unread.min_by_key(|(_, open)| open.turn).map(|(id, _)| *id)
+    }
+
     /// Reads a unit of prompts and draws the first tokens of their completions. False where there is none
     /// left, or none has room.
-    fn read(&mut self, order: &[usize], units: &mut std::vec::IntoIter<Range<usize>>) -> Result<bool> {
-        let Some(unit) = units.as_slice().first().map(|unit| &order[unit.clone()]) else { return Ok(false) };
-        let pages: usize = unit.iter().map(|&prompt| pages_of(self.prompts[prompt].tokens.len())).sum();
+    fn read(&mut self, done: &mut Vec<FinishedRequest>) -> bool {
+        let Some(id) = self.next_request() else { return false };
+        let open = &self.open[&id];
+        let Some(unit) = open.next_unit().map(<[usize]>::to_vec) else { return false };
+        let prompts = &open.request.prompts;
+        let pages: usize = unit.iter().map(|&prompt| pages_of(prompts[prompt].tokens.len())).sum();
         let rows = self.flying.len();
         if rows > 0 && self.generator.pages().held() + pages > self.room(rows) {
-            return Ok(false);
+            return false;
         }
-        units.next();
-        let tokens: Vec<&[_]> = unit.iter().map(|&prompt| self.prompts[prompt].tokens).collect();
+        let open = self.open.get_mut(&id).expect("it has prompts");
+        self.turns += 1;
+        open.unit_is_read(self.turns);
+        let RolloutRequest { prompts, sampling, key } = &open.request;
+        let n = open.request.n();
+        let tokens: Vec<&[_]> = unit.iter().map(|&prompt| prompts[prompt].tokens.as_slice()).collect();
         let sequences = self.generator.read(&tokens);
         let of_guide = self.guide.as_mut().map(|guide| guide.read(&tokens));
         // Every prompt is read once; its samples start from the same logits.
         let rows: Vec<(usize, usize)> =
-            (0..unit.len()).flat_map(|place| (0..self.n).map(move |sample| (place, sample))).collect();
+            (0..unit.len()).flat_map(|place| (0..n).map(move |sample| (place, sample))).collect();
         let mut uniforms: Vec<Uniforms> = rows
             .iter()
-            .map(|&(place, sample)| self.prompts[unit[place]].uniforms(self.key, sample))
+            .map(|&(place, sample)| prompts[unit[place]].borrowed().uniforms(*key, sample))
             .collect();
         let drawn = |((place, _), uniforms)| drawer::DrawRow {
+            sampling,
             uniforms,
             place,
             seen: [tokens[place], &[]],
@@ -213,30 +271,49 @@ impl<'a> Flight<'a> {
             self.generator.logits(),
             self.guide.as_mut().map(PagedGenerator::logits),
         );
+        let stop = Stop::new(&sampling.stop, &self.author.model.tokenizer);
+        let (mut ended, mut failed) = (Vec::new(), None);
         for (((place, sample), uniforms), draw) in zip_equal(zip_equal(rows, uniforms), draws) {
-            let prompt = self.prompts[unit[place]];
-            let (index, most) =
-                (unit[place] * self.n + sample, self.sampling.max_tokens(prompt.limit) as usize);
-            if append(&mut self.completions[index], draw, most, &self.drawer)? {
-                let sequence = self.generator.pages().share(&sequences[place]);
-                let guide = self.guide.as_mut().zip(of_guide.as_ref());
-                let guide = guide.map(|(guide, sequences)| guide.pages().share(&sequences[place]));
-                self.ready.push_back(FlyingRow {
-                    index,
-                    uniforms,
-                    sequence,
-                    guide,
-                    prompt: prompt.tokens.len(),
-                    most,
-                    fed: 0,
-                });
-            } else {
-                self.end(index);
+            let prompt = &prompts[unit[place]];
+            let (index, most) = (unit[place] * n + sample, sampling.max_tokens(prompt.limit) as usize);
+            match append(&mut open.completions[index], draw, most, &stop) {
+                Ok(true) => {
+                    let sequence = self.generator.pages().share(&sequences[place]);
+                    let guide = self.guide.as_mut().zip(of_guide.as_ref());
+                    let guide = guide.map(|(guide, sequences)| guide.pages().share(&sequences[place]));
+                    let prompt = prompt.tokens.len();
+                    let request = id;
+                    self.ready.push_back(FlyingRow {
+                        request,
+                        index,
+                        uniforms,
+                        sequence,
+                        guide,
+                        prompt,
+                        most,
+                        fed: 0,
+                    });
+                }
+                Ok(false) => ended.push(index),
+                Err(error) => failed = Some(error),
             }
         }
+        ended.into_iter().for_each(|index| open.end(index));
         let mut of_guide = of_guide.into_iter().flatten();
         sequences.into_iter().for_each(|sequence| self.end_sequences(sequence, of_guide.next()));
-        Ok(true)
+        self.close(id, failed, done);
+        true
+    }
+
+    /// Takes a request out that failed, or whose completions have all ended.
+    fn close(&mut self, id: RequestId, failed: Option<Error>, done: &mut Vec<FinishedRequest>) {
+        if let Some(error) = failed {
+            self.cancel(id);
+            done.push((id, Err(error)));
+        } else if self.open[&id].is_done() {
+            let open = self.open.remove(&id).expect("it is open");
+            done.push((id, Ok(open.completions)));
+        }
     }
 
     /// Every row in flight has a page for its next token: where there are too few, the newest rows give
@@ -277,15 +354,10 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn end(&mut self, index: usize) {
-        self.ended = (self.ended.0 + 1, self.ended.1 + self.completions[index].tokens.len());
-        self.full = false;
-    }
-
     /// One more token for every row in flight.
-    fn step(&mut self) -> Result<()> {
-        let tokens: Vec<_> =
-            self.flying.iter().map(|row| self.completions[row.index].tokens[row.fed]).collect();
+    fn step(&mut self, done: &mut Vec<FinishedRequest>) {
+        let fed = |row: &FlyingRow| self.open[&row.request].completions[row.index].tokens[row.fed];
+        let tokens: Vec<_> = self.flying.iter().map(fed).collect();
         self.generator.step(self.flying.iter_mut().map(|row| &mut row.sequence), &tokens);
         if let Some(guide) = &mut self.guide {
             guide.step(self.flying.iter_mut().filter_map(|row| row.guide.as_mut()), &tokens);
@@ -293,29 +365,44 @@ impl<'a> Flight<'a> {
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         for (place, row) in self.flying.iter_mut().enumerate() {
             row.fed += 1;
+            let OpenRequest { request, completions, .. } = &self.open[&row.request];
             // Where a row reads again what it had written, nothing is drawn.
-            let Completion { tokens: completion, verdicts, .. } = &self.completions[row.index];
+            let Completion { tokens: completion, verdicts, .. } = &completions[row.index];
             if row.fed == completion.len() {
-                let seen = [self.prompts[row.index / self.n].tokens, completion];
+                let RolloutRequest { prompts, sampling, .. } = request;
+                let seen = [prompts[row.index / request.n()].tokens.as_slice(), completion];
+                let uniforms = &mut row.uniforms;
                 places.push(place);
-                rows.push(drawer::DrawRow { uniforms: &mut row.uniforms, place, seen, verdicts });
+                rows.push(drawer::DrawRow { sampling, uniforms, place, seen, verdicts });
             }
         }
         let guide = self.guide.as_mut().map(PagedGenerator::logits);
         let draws = self.drawer.draw(&mut rows, self.generator.logits(), guide);
-        let mut over = vec![false; self.flying.len()];
+        let (mut over, mut failed) = (vec![false; self.flying.len()], BTreeMap::new());
         for (place, draw) in zip_equal(places, draws) {
-            let FlyingRow { index, most, .. } = self.flying[place];
-            over[place] = !append(&mut self.completions[index], draw, most, &self.drawer)?;
+            let FlyingRow { request, index, most, .. } = self.flying[place];
+            let OpenRequest { request: of, completions, .. } =
+                self.open.get_mut(&request).expect("a row in flight is of an open request");
+            let stop = Stop::new(&of.sampling.stop, &self.author.model.tokenizer);
+            match append(&mut completions[index], draw, most, &stop) {
+                Ok(goes_on) => over[place] = !goes_on,
+                Err(error) => {
+                    failed.insert(request, error);
+                }
+            }
         }
+        let mut ended = BTreeSet::new();
         for (row, over) in zip_equal(std::mem::take(&mut self.flying), over) {
             if over {
-                self.end(row.index);
+                self.open.get_mut(&row.request).expect("as above").end(row.index);
+                self.full = false;
                 self.end_sequences(row.sequence, row.guide);
+                ended.insert(row.request);
             } else {
                 self.flying.push(row);
             }
         }
-        Ok(())
+        ended.extend(failed.keys());
+        ended.into_iter().for_each(|id| self.close(id, failed.remove(&id), done));
     }
 }

@@ -7,7 +7,6 @@ use super::Author;
 use super::guided::{self, GuidanceStep, GuidedScratch};
 use super::sampler::{SampledToken, draw};
 use super::speculative::DraftVerdict;
-use super::stop::Stop;
 use super::tensor_sampler;
 use crate::machine::place;
 use crate::model::{ABSENT, Decoder, Generator};
@@ -53,6 +52,7 @@ impl VocabularyMask<'_> {
 
 /// A row that a token is drawn for.
 pub(super) struct DrawRow<'a> {
+    pub(super) sampling: &'a Sampling,
     pub(super) uniforms: &'a mut Uniforms,
     /// Where its logits stand; rows may have the same.
     pub(super) place: usize,
@@ -62,15 +62,12 @@ pub(super) struct DrawRow<'a> {
     pub(super) verdicts: &'a [DraftVerdict],
 }
 
-/// Draws next tokens, and knows what ends a completion.
+/// Draws next tokens.
 pub(super) struct Drawer<'a> {
-    pub(super) decoder: &'a Decoder,
-    sampling: &'a Sampling,
     tokens: VocabularyMask<'a>,
     /// Another model that has a say in each token.
     guide: Option<(VocabularyMask<'a>, GuidanceStep)>,
-    pub(super) stop: Stop<'a>,
-    /// Tokens are drawn by operators where the model is, and only they come from there.
+    /// Where the model is, operators draw, and only tokens come from there.
     on_device: bool,
     /// The other draws are on the processor wherever the model is.
     cpu: Cpu,
@@ -79,18 +76,13 @@ pub(super) struct Drawer<'a> {
 }
 
 impl<'a> Drawer<'a> {
-    pub(super) fn new(author: Author<'a>, sampling: &'a Sampling) -> Drawer<'a> {
+    pub(super) fn new(author: Author<'a>) -> Drawer<'a> {
         let (cpu, decoder) = (place::host(), author.model);
         Drawer {
-            on_device: decoder.place.loops().is_none()
-                && author.guide.is_none()
-                && tensor_sampler::draws(sampling),
+            on_device: decoder.place.loops().is_none() && author.guide.is_none(),
             cpu,
-            decoder,
-            sampling,
             tokens: VocabularyMask::of(decoder),
             guide: author.guide.map(|guide| (VocabularyMask::of(guide.model), guide.guidance)),
-            stop: Stop::new(&sampling.stop, &decoder.tokenizer),
             scratch: vec![GuidedScratch::default(); cpu.threads()],
         }
     }
@@ -101,20 +93,21 @@ impl<'a> Drawer<'a> {
         (self.tokens.rows + guide) * size_of::<f32>()
     }
 
-    /// The next token of every row, whose logits a generator has at its place; none where they are not
-    /// finite.
+    /// The next token of every row, all drawn alike, whose logits a generator has at its place; none where
+    /// they are not finite.
     pub(super) fn draw_of(
         &mut self,
+        sampling: &Sampling,
         rows: &mut [DrawRow],
         generator: &mut Generator,
         guide: Option<&mut Generator>,
     ) -> Vec<Option<SampledToken>> {
-        if !self.on_device {
+        if !self.on_device || !tensor_sampler::draws(sampling) {
             return self.draw(rows, generator.logits(), guide.map(Generator::logits));
         }
         let rows = rows.iter_mut().map(|row| (row.place, row.uniforms.uniform()));
         let entries = (self.tokens.count, self.tokens.absent);
-        tensor_sampler::draw(generator.logits_on_device(), entries, self.sampling.temperature, rows)
+        tensor_sampler::draw(generator.logits_on_device(), entries, sampling.temperature, rows)
     }
 
     /// The same of logits on the host, and those of a guide.
@@ -124,7 +117,7 @@ impl<'a> Drawer<'a> {
         logits: &mut [f32],
         guide: Option<&mut [f32]>,
     ) -> Vec<Option<SampledToken>> {
-        let Drawer { sampling, tokens, cpu, ref mut scratch, .. } = *self;
+        let Drawer { tokens, cpu, ref mut scratch, .. } = *self;
         tokens.mask(logits);
         let guide = self.guide.map(|(tokens, guidance)| {
             let logits = guide.expect("a guide reads what is written");
@@ -137,11 +130,11 @@ impl<'a> Drawer<'a> {
         cpu.for_each(&mut rows, scratch, |_, (row, drawn), scratch| {
             let own = tokens.of_row(logits, row.place);
             **drawn = match guide {
-                None => draw(own, sampling, row.seen, row.uniforms, &mut scratch.own),
+                None => draw(own, row.sampling, row.seen, row.uniforms, &mut scratch.own),
                 Some((tokens, guidance, logits)) => {
                     let logits = [own, tokens.of_row(logits, row.place)];
                     let before = (row.seen, row.verdicts);
-                    guided::draw(logits, guidance, sampling, before, row.uniforms, scratch)
+                    guided::draw(logits, guidance, row.sampling, before, row.uniforms, scratch)
                 }
             };
         });

@@ -3,7 +3,7 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Watch, append, drawer, units};
+use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Stop, Watch, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator};
@@ -62,7 +62,7 @@ fn write_unit(
     completions: &mut [Completion],
 ) -> Result<()> {
     let n = sampling.n.max(1) as usize;
-    let mut drawer = Drawer::new(author, sampling);
+    let (mut drawer, stop) = (Drawer::new(author), Stop::new(&sampling.stop, &author.model.tokenizer));
     let row = |row: usize| {
         let (prompt, sample) = (unit[row / n], row % n);
         let most = sampling.max_tokens(prompts[prompt].limit) as usize;
@@ -92,14 +92,14 @@ fn write_unit(
         for (StepRow { index, uniforms, .. }, &place) in zip_equal(&mut rows, &places) {
             let Completion { tokens, verdicts, .. } = &completions[*index];
             let seen = [prompts[*index / n].tokens, tokens.as_slice()];
-            drawn.push(drawer::DrawRow { uniforms, place, seen, verdicts });
+            drawn.push(drawer::DrawRow { sampling, uniforms, place, seen, verdicts });
         }
-        let draws = drawer.draw_of(&mut drawn, &mut generator, guide.as_mut());
+        let draws = drawer.draw_of(sampling, &mut drawn, &mut generator, guide.as_mut());
         let mut inputs = vec![author.model.tokenizer.padding(); width];
         let (mut alive, mut alive_places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for (number, ((row, place), draw)) in zip_equal(zip_equal(rows, places), draws).enumerate() {
             let completion = &mut completions[row.index];
-            if !append(completion, draw, row.most, &drawer)? {
+            if !append(completion, draw, row.most, &stop)? {
                 continue;
             }
             // After the first step, rows have places of their own.

@@ -9,6 +9,7 @@ mod in_step;
 mod paired;
 #[cfg(test)]
 mod precision;
+mod request;
 mod sampler;
 mod sequence;
 mod speculative;
@@ -28,13 +29,16 @@ use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
 
+pub use continuous::{Flight, RequestId};
 pub use debate::{Debate, Stance};
 pub use guided::GuidanceStep;
+pub use request::{OwnedPrompt, RolloutRequest};
 pub use sequence::{Sequence, Speculation};
 pub use speculative::{DraftCounts, DraftVerdict, Rejected, Verification, speculative};
 
 use drawer::Drawer;
 use sampler::SampledToken;
+use stop::Stop;
 
 /// What a model wrote after a prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -178,13 +182,17 @@ pub fn rollout_watched<'a>(
             "a completion needs at least one token: `max_tokens` is 0",
         ));
     }
+    if prompts.is_empty() {
+        return Ok(Vec::new());
+    }
     let author = author.into();
     if let Some(accept) = sampling.accept {
         assert!(author.guide.is_none(), "nobody has a say in what two heads draw");
         return paired::rollout(author.model, prompts, (sampling, accept), key, control);
     }
-    match continuous::Flight::new(author, prompts, sampling, key, budget) {
-        Some(flight) => flight.run(control, watch).map(|(completions, _)| completions),
+    let request = RolloutRequest::new(prompts, sampling, key);
+    match Flight::new(author, request.lengths().max().unwrap_or(1), budget) {
+        Some(flight) => flight.run(request, control, watch).map(|(completions, _)| completions),
         None => in_step::rollout(author, prompts, (sampling, key), budget, control, watch),
     }
 }
@@ -214,20 +222,14 @@ fn units(lengths: impl Iterator<Item = usize>, n: usize, rows: usize) -> (Vec<us
 }
 
 /// Adds a token to a completion of `most` at most; whether it goes on.
-fn append(
-    completion: &mut Completion,
-    draw: Option<SampledToken>,
-    most: usize,
-    drawer: &Drawer,
-) -> Result<bool> {
+fn append(completion: &mut Completion, draw: Option<SampledToken>, most: usize, stop: &Stop) -> Result<bool> {
     let draw = draw.ok_or_else(|| {
         Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling")
     })?;
     completion.tokens.push(draw.token);
     completion.logps.push(draw.logp as f32);
     completion.verdicts.extend(draw.verdict);
-    completion.truncated =
-        !(drawer.decoder.tokenizer.is_end(draw.token) || drawer.stop.ends(&completion.tokens)?);
+    completion.truncated = !stop.ends(&completion.tokens)?;
     Ok(completion.truncated && completion.tokens.len() < most)
 }
 

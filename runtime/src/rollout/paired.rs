@@ -4,7 +4,7 @@
 use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor};
 
-use super::{Completion, Drawer, Prompt, ROWS, append, drawer, units};
+use super::{Completion, Drawer, Prompt, ROWS, Stop, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
@@ -63,7 +63,7 @@ impl Unit<'_> {
     fn write(&self, key: Key, control: &Control, completions: &mut [Completion]) -> Result<()> {
         let Unit { decoder, prompts, unit, sampling, .. } = *self;
         let n = sampling.n.max(1) as usize;
-        let mut drawer = Drawer::new(decoder.into(), sampling);
+        let mut drawer = Drawer::new(decoder.into());
         let row = |row: usize| {
             let (prompt, sample) = (unit[row / n], row % n);
             let most = sampling.max_tokens(prompts[prompt].limit) as usize;
@@ -159,13 +159,15 @@ impl Unit<'_> {
         for (row, &place) in zip_equal(&mut rows, places) {
             let Completion { tokens, verdicts, .. } = &completions[row.index];
             let seen = [self.prompts[row.index / n].tokens, tokens.as_slice()];
-            drawing.push(drawer::DrawRow { uniforms: &mut row.uniforms, place, seen, verdicts });
+            let uniforms = &mut row.uniforms;
+            drawing.push(drawer::DrawRow { sampling: self.sampling, uniforms, place, seen, verdicts });
         }
         let draws = drawer.draw(&mut drawing, logits, None);
+        let stop = Stop::new(&self.sampling.stop, &self.decoder.tokenizer);
         let mut goes_on = Vec::with_capacity(rows.len());
         for (row, draw) in zip_equal(rows, draws) {
             let completion = &mut completions[row.index];
-            goes_on.push(append(completion, draw, row.most, drawer)?);
+            goes_on.push(append(completion, draw, row.most, &stop)?);
             completion.heads.push(head);
         }
         Ok(goes_on)

@@ -1,4 +1,4 @@
-//! Texts that end a completion.
+//! What ends a completion: an end token, and texts.
 
 use crate::failure::Result;
 use crate::tokenizer::Token;
@@ -16,9 +16,12 @@ impl Stop<'_> {
         Stop { texts, tokenizer, longest: texts.iter().map(String::len).max().unwrap_or(0) }
     }
 
-    /// Whether the last token completes one of the texts; asked after every token. It may carry more than the
-    /// text: a token is drawn as a whole, and its log-probability is that of the whole.
+    /// Whether the last token is an end token or completes one of the texts; asked after every token. It may
+    /// carry more than the text: a token is drawn as a whole, and its log-probability is that of the whole.
     pub fn ends(&self, tokens: &[Token]) -> Result<bool> {
+        if tokens.last().is_some_and(|last| self.tokenizer.is_end(*last)) {
+            return Ok(true);
+        }
         if self.texts.is_empty() {
             return Ok(false);
         }

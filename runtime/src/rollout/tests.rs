@@ -1,5 +1,6 @@
 //! Completions do not depend on what they are sampled beside.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tch::Device;
@@ -301,10 +302,8 @@ fn fly(
     budget: MemoryBudget,
 ) -> (Vec<Completion>, FlightStats) {
     let key = Key::new(1, 2, Purpose::Rollout, 3);
-    Flight::new(decoder, &requests(prompts), sampling, key, budget)
-        .unwrap()
-        .run(&undisturbed(), &mut |_| Ok(()))
-        .unwrap()
+    let request = RolloutRequest::new(&requests(prompts), sampling, key);
+    Flight::new(decoder, 1, budget).unwrap().run(request, &undisturbed(), &mut |_| Ok(())).unwrap()
 }
 
 fn made_up(length: usize, seed: usize) -> Vec<Token> {
@@ -337,6 +336,83 @@ fn completions_do_not_depend_on_the_budget() {
     }
 }
 
+/// Requests that come while others are written: each has the bits that it has alone, whatever the budget, and
+/// what is cancelled leaves nothing behind.
+#[test]
+fn requests_do_not_depend_on_each_other() {
+    let weights = decoder_weights(1.5);
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let decoder = Decoder::frozen(&weights, Place::cpu(), kind);
+        let asked: Vec<RolloutRequest> = (0..6)
+            .map(|number| {
+                let prompts: Vec<Vec<Token>> =
+                    (0..3 + 5 * number).map(|i| made_up(1 + (i * 7 + number) % 50, i)).collect();
+                let sampling = match number % 3 {
+                    0 => Sampling::new(2, 1.0, 40),
+                    1 => Sampling { top_p: Some(0.9), ..Sampling::new(1, 0.7, 70) },
+                    _ => Sampling::new(1, 0.0, 5),
+                };
+                RolloutRequest::new(
+                    &requests(&prompts),
+                    &sampling,
+                    Key::new(number as u64, 2, Purpose::Rollout, 3),
+                )
+            })
+            .collect();
+        let alone = asked.iter().map(|request| {
+            let flight = Flight::new(&decoder, 1, ENOUGH).unwrap();
+            flight.run(request.clone(), &undisturbed(), &mut |_| Ok(())).unwrap().0
+        });
+        let alone: Vec<Vec<Completion>> = alone.collect();
+        let page = page_layout(&decoder.config, kind).bytes();
+        for pages in [usize::MAX / page, 60, 0] {
+            let mut flight = Flight::new(&decoder, 1, MemoryBudget(pages * page)).unwrap();
+            let mut waiting: VecDeque<RolloutRequest> = asked.iter().cloned().collect();
+            let (mut ids, mut found) = (Vec::new(), BTreeMap::new());
+            let unwanted = flight.add(asked[5].clone());
+            for step in 0.. {
+                if step % 3 == 0 {
+                    ids.extend(waiting.pop_front().map(|request| flight.add(request)));
+                }
+                if step == 7 {
+                    flight.cancel(unwanted);
+                }
+                for (id, completions) in flight.advance() {
+                    found.insert(id, completions.unwrap());
+                }
+                if waiting.is_empty() && flight.is_idle() {
+                    break;
+                }
+            }
+            assert_eq!(flight.held(), 0, "pages are given back");
+            for (id, alone) in ids.iter().zip(&alone) {
+                assert!(found[id] == *alone, "{kind:?}, {pages} pages, {id:?}");
+            }
+            assert!(pages < 100 || found[&ids[2]].len() == 13);
+        }
+    }
+}
+
+/// A short request comes while a long one is written, which has prompts left to read.
+#[test]
+fn a_short_request_does_not_wait_for_a_long_one() {
+    let decoder = Decoder::frozen(&decoder_weights(0.0), Place::cpu(), Kind::Float);
+    let request = |count: usize, most: u32| {
+        let prompts: Vec<Vec<Token>> = (0..count).map(|i| made_up(9, i)).collect();
+        RolloutRequest::new(
+            &requests(&prompts),
+            &Sampling::new(1, 0.0, most),
+            Key::new(1, 2, Purpose::Rollout, 3),
+        )
+    };
+    let mut flight = Flight::new(&decoder, 1, ENOUGH).unwrap();
+    flight.add(request(1000, 40));
+    flight.advance();
+    let short = flight.add(request(1, 4));
+    let steps = (1..).find(|_| flight.advance().iter().any(|(id, _)| *id == short)).unwrap();
+    assert!(steps < 50, "{steps} steps");
+}
+
 /// Another model that reads along is shaped otherwise; by loops, with little memory, and by tensors.
 #[test]
 fn a_guide_reads_what_is_written() {
@@ -355,9 +431,9 @@ fn a_guide_reads_what_is_written() {
     ] {
         let by = |guidance| Author { model: &own, guide: Some(Guide { model: &guide, guidance }) };
         let fly = |guidance, budget| {
-            Flight::new(by(guidance), &requests, &sampling, key, budget)
+            Flight::new(by(guidance), 1, budget)
                 .unwrap()
-                .run(&undisturbed(), &mut |_| Ok(()))
+                .run(RolloutRequest::new(&requests, &sampling, key), &undisturbed(), &mut |_| Ok(()))
                 .unwrap()
         };
         let (expected, all) = fly(guidance, ENOUGH);

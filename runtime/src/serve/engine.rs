@@ -1,18 +1,15 @@
 //! The thread that holds the model: what is asked of it, and what it says.
 
-use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::generate;
 use super::http::{ResponseBody, Shared};
 use super::update::WeightsUpdate;
-use crate::control::Control;
+use super::write::WriteRequest;
 use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch, Weights, logits};
 use crate::rollout::Completion;
 use crate::served::own;
-use crate::served::sampling::{RolloutBatch, SentRollouts};
 use crate::tokenizer::Token;
 use crate::train::vocabulary::largest;
 
@@ -51,23 +48,16 @@ impl RequestRefusal {
 
 /// What the model is asked.
 pub enum EngineRequest {
-    LmHead,
-    Hidden {
-        batch: own::SentBatch,
-        body: Vec<u8>,
-    },
-    Score(ScoreRequest),
-    /// The student's, for a run that has given its weights.
-    Rollouts {
-        batch: RolloutBatch,
-        body: Vec<u8>,
-    },
-    Generate {
-        prompts: Vec<Vec<Token>>,
-        sampling: Sampling,
-        seed: Option<u64>,
-    },
+    Read(ReadRequest),
+    Write(WriteRequest),
     Update(WeightsUpdate),
+}
+
+/// What one pass through the model answers, or none.
+pub enum ReadRequest {
+    LmHead,
+    Hidden { batch: own::SentBatch, body: Vec<u8> },
+    Score(ScoreRequest),
 }
 
 /// What is asked of the tokens of sequences behind the first `start + 1` of each.
@@ -139,63 +129,37 @@ impl ServingEngine {
         ServingEngine { weights, decoder, place, kind, limits }
     }
 
-    pub fn answer(
-        &mut self,
-        asked: EngineRequest,
-        shared: &Shared,
-        control: &Control,
-    ) -> Result<Told, RequestRefusal> {
+    pub fn read(&self, asked: ReadRequest, shared: &Shared) -> Result<Told, RequestRefusal> {
         let _guard = no_grad_guard();
-        let count = |what: &str, tokens: usize| {
-            shared.metrics.tokens.with_label_values(&[what]).inc_by(tokens as u64);
-        };
+        let count =
+            |tokens: usize| shared.metrics.tokens.with_label_values(&["scored"]).inc_by(tokens as u64);
         match asked {
-            EngineRequest::LmHead => Ok(Told::Bytes(own::SentTensor::of(&self.lm_head()).write(
+            ReadRequest::LmHead => Ok(Told::Bytes(own::SentTensor::of(&self.lm_head()).write(
                 "lm_head",
                 &shared.about().content,
                 &[],
             ))),
-            EngineRequest::Hidden { batch, body } => {
+            ReadRequest::Hidden { batch, body } => {
                 let hidden = self.hidden(&batch)?;
-                count("scored", hidden.size()[0] as usize);
+                count(hidden.size()[0] as usize);
                 Ok(Told::Bytes(own::SentTensor::of(&hidden).write("hidden", &shared.about().content, &body)))
             }
-            EngineRequest::Score(score) => {
+            ReadRequest::Score(score) => {
                 let scored = self.score(&score)?;
-                count("scored", scored.iter().map(|of| of.positions.len()).sum());
+                count(scored.iter().map(|of| of.positions.len()).sum());
                 Ok(Told::Scored(scored))
             }
-            EngineRequest::Generate { prompts, sampling, seed } => {
-                let lengths: Vec<usize> =
-                    prompts.iter().map(|prompt| prompt.len() + sampling.max_tokens as usize).collect();
-                self.fits(&lengths)?;
-                let written = generate::generate(&self.decoder, &prompts, &sampling, seed, control)?;
-                count("written", written.iter().map(|of| of.tokens.len()).sum());
-                Ok(Told::Generated(written))
-            }
-            EngineRequest::Rollouts { batch, body } => {
-                let has = shared.about().content;
-                if batch.weights != has {
-                    let message = format!("it has the weights {has}, not {}", batch.weights);
-                    return Err(RequestRefusal::new(409, message));
-                }
-                let entries = self.weights.tokenizer.vocabulary();
-                generate::check(&batch, entries)?;
-                let lengths = batch.lengths();
-                self.fits(&lengths)?;
-                let written = generate::rollouts(&self.decoder, &batch, control)?;
-                count("written", written.iter().map(|of| of.tokens.len()).sum());
-                Ok(Told::Bytes(SentRollouts::of(written, has, &body).bytes()))
-            }
-            EngineRequest::Update(update) => {
-                let weights = update.load(&self.weights)?;
-                // One model at a time: the old one goes before the new one comes.
-                self.decoder = Decoder::frozen(&weights.weights, self.place, self.kind);
-                self.weights = weights.weights;
-                update.note(weights.content, shared);
-                Ok(Told::Updated)
-            }
         }
+    }
+
+    pub fn update(&mut self, update: &WeightsUpdate, shared: &Shared) -> Result<Told, RequestRefusal> {
+        let weights = update.load(&self.weights)?;
+        let _guard = no_grad_guard();
+        // One model at a time: the old one goes before the new one comes.
+        self.decoder = Decoder::frozen(&weights.weights, self.place, self.kind);
+        self.weights = weights.weights;
+        update.note(weights.content, shared);
+        Ok(Told::Updated)
     }
 
     /// The rows that tokens have.
@@ -203,7 +167,7 @@ impl ServingEngine {
         self.decoder.lm_head().detach().narrow(0, 0, self.weights.tokenizer.vocabulary() as i64)
     }
 
-    fn fits(&self, lengths: &[usize]) -> Result<(), RequestRefusal> {
+    pub(super) fn fits(&self, lengths: &[usize]) -> Result<(), RequestRefusal> {
         let Limits { tokens, context, .. } = self.limits;
         if lengths.is_empty() {
             return Err(RequestRefusal::bad("no sequence"));

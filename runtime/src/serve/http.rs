@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::engine::{EngineRequest, Limits, RequestRefusal, Told};
+use super::engine::{EngineRequest, Limits, ReadRequest, RequestRefusal, Told};
 use super::metrics::Metrics;
 use super::update::{self, Updates};
+use super::write::WriteRequest;
 use super::{About, sglang, vllm};
 use crate::served::sampling::RolloutBatch;
 use crate::served::{ServerIdentity, own};
@@ -171,18 +172,20 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         }
         own::LM_HEAD => {
             get()?;
-            shared.ask(EngineRequest::LmHead).await.map(Told::bytes)
+            shared.ask(EngineRequest::Read(ReadRequest::LmHead)).await.map(Told::bytes)
         }
         own::HIDDEN => {
             let batch: own::SentBatch = serde_json::from_value(posted()?).map_err(|error| {
                 RequestRefusal::bad(format!("the body is no batch of sequences: {error}"))
             })?;
-            shared.ask(EngineRequest::Hidden { batch, body: body.to_vec() }).await.map(Told::bytes)
+            let hidden = ReadRequest::Hidden { batch, body: body.to_vec() };
+            shared.ask(EngineRequest::Read(hidden)).await.map(Told::bytes)
         }
         own::ROLLOUTS => {
             let batch: RolloutBatch = serde_json::from_value(posted()?)
                 .map_err(|error| RequestRefusal::bad(format!("the body is no batch of prompts: {error}")))?;
-            shared.ask(EngineRequest::Rollouts { batch, body: body.to_vec() }).await.map(Told::bytes)
+            let rollouts = WriteRequest::Rollouts { batch, body: body.to_vec() };
+            shared.ask(EngineRequest::Write(rollouts)).await.map(Told::bytes)
         }
         "/v1/completions" => vllm::completions(shared, &posted()?).await.map(ResponseBody::Json),
         "/generate" => sglang::generate(shared, &posted()?).await.map(ResponseBody::Json),

@@ -10,6 +10,7 @@ pub struct Metrics {
     pub seconds: HistogramVec,
     pub tokens: IntCounterVec,
     pub waiting: IntGauge,
+    pub running: IntGauge,
 }
 
 impl Metrics {
@@ -29,18 +30,21 @@ impl Metrics {
             &["what"],
         );
         let waiting = IntGauge::new("mopd_requests_waiting", "Requests that wait for the model.");
+        let running = IntGauge::new("mopd_requests_running", "Requests whose completions are written.");
         let known = "names and labels are sound";
         let (requests, seconds) = (requests.expect(known), seconds.expect(known));
         let (tokens, waiting) = (tokens.expect(known), waiting.expect(known));
+        let running = running.expect(known);
         for collector in [
             Box::new(requests.clone()) as Box<dyn prometheus::core::Collector>,
             Box::new(seconds.clone()),
             Box::new(tokens.clone()),
             Box::new(waiting.clone()),
+            Box::new(running.clone()),
         ] {
             registry.register(collector).expect("each has a name of its own");
         }
-        Metrics { registry, requests, seconds, tokens, waiting }
+        Metrics { registry, requests, seconds, tokens, waiting, running }
     }
 
     pub fn text(&self) -> String {

@@ -1,29 +1,32 @@
 //! `mopd serve`: a model behind HTTP, for runs on other machines and for whatever speaks the dialects of vLLM
-//! and SGLang. Some threads read and check requests; one holds the model and answers them in turn. What a
-//! request says is computed alone, so that its numbers do not depend on who else asks.
+//! and SGLang. Some threads read and check requests; one holds the model. Completions of several requests are
+//! written together, a token at a time; what else is asked is answered in turn, between two tokens. No number
+//! of an answer depends on who else asks.
 
 mod engine;
-mod generate;
 mod http;
 mod metrics;
+mod settings;
 mod sglang;
 mod update;
 mod vllm;
+mod write;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use mopd_compiler::plan::Pretrained;
 use mopd_compiler::plan::events::{Event, FailureKind, ServeJob};
 
-use self::engine::{Limits, RequestRefusal, ServingEngine};
+use self::engine::{EngineRequest, Limits, RequestRefusal, ServingEngine, Told};
 use self::http::{QueuedRequest, Shared};
 use self::metrics::Metrics;
-use self::update::Updates;
+use self::update::{Updates, WeightsUpdate};
+use self::write::{Reply, RequestBatcher};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::device::kind;
@@ -31,7 +34,7 @@ use crate::machine::place::Place;
 use crate::prepare::load::{LoadedModel, load};
 use crate::tokenizer::Tokenizer;
 
-/// Requests that wait; others are told to come back.
+/// Requests that wait, and those that are written together; others are told to come back.
 const WAITING: usize = 256;
 /// How often it is looked whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(50);
@@ -76,7 +79,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
         updates,
         limits,
     });
-    let mut engine = ServingEngine::new(weights, place, kind(job.dtype), limits);
+    let engine = ServingEngine::new(weights, place, kind(job.dtype), limits);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_io()
@@ -97,29 +100,72 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
         weights: shared.about().content,
         context: context as u32,
     });
-    let ended = loop {
-        if let Err(stopped) = control.check() {
-            break Err(stopped);
-        }
-        match waiting.recv_timeout(LOOK) {
-            Ok(QueuedRequest { asked, reply }) => {
-                shared.metrics.waiting.dec();
-                // Nobody waits for it any more.
-                if reply.is_closed() {
-                    continue;
-                }
-                let answer = catch_unwind(AssertUnwindSafe(|| engine.answer(asked, &shared, control)));
-                let answer = answer.unwrap_or_else(|panic| {
-                    Err(RequestRefusal::internal(Error::from_panic(panic.as_ref()).to_string()))
-                });
-                let _ = reply.send(answer);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break Ok(()),
-        }
-    };
+    let ended = answer_all(engine, &shared, &waiting, control);
     runtime.shutdown_background();
     ended
+}
+
+/// Answers what waits, with one model after the other, until the job is asked to stop.
+fn answer_all(
+    mut engine: ServingEngine,
+    shared: &Shared,
+    waiting: &Receiver<QueuedRequest>,
+    control: &Control,
+) -> Result<()> {
+    while let Some((update, reply)) = answer_until_update(&engine, shared, waiting, control)? {
+        let _ = reply.send(caught(|| engine.update(&update, shared)));
+    }
+    Ok(())
+}
+
+/// Answers what waits with the weights that there are. Returns what replaces them, once all that was asked
+/// before is answered; none where nobody can ask any more.
+fn answer_until_update(
+    engine: &ServingEngine,
+    shared: &Shared,
+    waiting: &Receiver<QueuedRequest>,
+    control: &Control,
+) -> Result<Option<(WeightsUpdate, Reply)>> {
+    let (mut batcher, mut update) = (RequestBatcher::new(engine, shared), None);
+    loop {
+        control.check()?;
+        while update.is_none() && batcher.requests() < WAITING {
+            let next = if batcher.is_idle() {
+                waiting.recv_timeout(LOOK)
+            } else {
+                waiting.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                })
+            };
+            let QueuedRequest { asked, reply } = match next {
+                Ok(next) => next,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            };
+            shared.metrics.waiting.dec();
+            // Nobody waits for it any more.
+            if reply.is_closed() {
+                continue;
+            }
+            match asked {
+                EngineRequest::Read(asked) => drop(reply.send(caught(|| engine.read(asked, shared)))),
+                EngineRequest::Write(asked) => batcher.add(asked, reply, control),
+                EngineRequest::Update(asked) => update = Some((asked, reply)),
+            }
+        }
+        batcher.advance();
+        shared.metrics.running.set(batcher.requests() as i64);
+        if batcher.is_idle() && update.is_some() {
+            return Ok(update);
+        }
+    }
+}
+
+/// What a tensor operation refuses is this request's failure.
+fn caught(answer: impl FnOnce() -> Result<Told, RequestRefusal>) -> Result<Told, RequestRefusal> {
+    catch_unwind(AssertUnwindSafe(answer))
+        .unwrap_or_else(|panic| Err(RequestRefusal::internal(Error::from_panic(panic.as_ref()).to_string())))
 }
 
 fn read_key(name: &str) -> Result<String> {

@@ -1,62 +1,19 @@
-//! Completions that are asked for.
-
-use std::hash::{BuildHasher, RandomState};
+//! How completions are drawn, as requests say it.
 
 use mopd_compiler::plan::Sampling;
 use serde_json::{Map, Value};
 
 use super::engine::RequestRefusal;
-use crate::control::Control;
-use crate::model::Decoder;
-use crate::random::{Key, Purpose, stream_of};
-use crate::rollout::{Completion, Prompt, rollout};
-use crate::schedule::Room;
-use crate::served::sampling::{RolloutBatch, SentPrompt};
+use crate::rollout::OwnedPrompt;
+use crate::served::sampling::RolloutBatch;
 use crate::tokenizer::Token;
-
-/// `sampling.n` completions of each prompt.
-pub fn generate(
-    decoder: &Decoder,
-    prompts: &[Vec<Token>],
-    sampling: &Sampling,
-    seed: Option<u64>,
-    control: &Control,
-) -> Result<Vec<Completion>, RequestRefusal> {
-    let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(prompts));
-    let key = Key::new(seed, stream_of("serve"), Purpose::Sample, 0);
-    let asked: Vec<Prompt> =
-        prompts.iter().zip(0..).map(|(tokens, id)| Prompt { tokens, id, sample: 0, limit: None }).collect();
-    sample(decoder, &asked, sampling, key, control)
-}
-
-/// The completions that the run would sample itself, with its random numbers.
-pub fn rollouts(
-    decoder: &Decoder,
-    RolloutBatch { prompts, sampling, key, .. }: &RolloutBatch,
-    control: &Control,
-) -> Result<Vec<Completion>, RequestRefusal> {
-    let prompts: Vec<Prompt> = prompts.iter().map(SentPrompt::read).collect();
-    sample(decoder, &prompts, sampling, *key, control)
-}
-
-fn sample(
-    decoder: &Decoder,
-    prompts: &[Prompt],
-    sampling: &Sampling,
-    key: Key,
-    control: &Control,
-) -> Result<Vec<Completion>, RequestRefusal> {
-    let budget = Room::here(1, decoder.place).generation(true);
-    rollout(decoder, prompts, sampling, key, budget, control)
-        .map_err(|error| RequestRefusal::internal(error.to_string()))
-}
 
 /// Refuses a batch that can't be sampled, before the model reads any of it.
 pub fn check(
     RolloutBatch { prompts, sampling, .. }: &RolloutBatch,
     entries: usize,
 ) -> Result<(), RequestRefusal> {
-    let of_prompts = |prompt: &SentPrompt| {
+    let of_prompts = |prompt: &OwnedPrompt| {
         !prompt.tokens.is_empty() && prompt.tokens.iter().all(|id| (0..entries as Token).contains(id))
     };
     if !prompts.iter().all(of_prompts) {

@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::engine::{EngineRequest, RequestRefusal, ScoreRequest, Scored};
-use super::generate::{count, only, sampling};
+use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, Scored};
 use super::http::{Shared, ids};
+use super::settings::{count, only, sampling};
+use super::write::WriteRequest;
 use crate::rollout::Completion;
 use crate::tokenizer::Token;
 
@@ -62,7 +63,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
         Ok(start) if logprobs => {
             let score =
                 ScoreRequest { sequences: prompts.clone(), start, top: Some(top), chosen: chosen.clone() };
-            Some(shared.ask(EngineRequest::Score(score)).await?.scored())
+            Some(shared.ask(EngineRequest::Read(ReadRequest::Score(score))).await?.scored())
         }
         _ => None,
     };
@@ -71,8 +72,8 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     } else {
         let seed = count(settings, "sampling_seed")?.map(|seed| seed as u64);
         let sampling = sampling(settings, 1, max_tokens)?;
-        let generate = EngineRequest::Generate { prompts: prompts.clone(), sampling, seed };
-        shared.ask(generate).await?.generated().into_iter().map(Some).collect()
+        let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
+        shared.ask(EngineRequest::Write(asked_for)).await?.generated().into_iter().map(Some).collect()
     };
     let version = shared.about().version;
     let mut answers = Vec::new();

@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::engine::{EngineRequest, RequestRefusal, ScoreRequest, TokenScores};
-use super::generate::{count, only, sampling};
+use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
+use super::settings::{count, only, sampling};
+use super::write::WriteRequest;
 use crate::tokenizer::Token;
 
 const KNOWN: &[&str] = &[
@@ -54,7 +55,7 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         None => None,
         Some(top) => {
             let score = ScoreRequest { sequences: prompts.clone(), start: 0, top, chosen: Vec::new() };
-            Some(shared.ask(EngineRequest::Score(score)).await?.scored())
+            Some(shared.ask(EngineRequest::Read(ReadRequest::Score(score))).await?.scored())
         }
     };
     // One greedy token is known from the pass over the prompt.
@@ -65,8 +66,8 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
             .collect(),
         _ => {
             let seed = count(asked, "seed")?.map(|seed| seed as u64);
-            let generate = EngineRequest::Generate { prompts: prompts.clone(), sampling, seed };
-            let written = shared.ask(generate).await?.generated();
+            let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
+            let written = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
             written.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
         }
     };

@@ -23,7 +23,7 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::quote::quote;
 use crate::random::Key;
-use crate::rollout::{Completion, Prompt};
+use crate::rollout::{Completion, OwnedPrompt, Prompt};
 use crate::tokenizer::{Token, Tokenizer};
 
 const CALLED: &str = "the server of rollouts";
@@ -45,39 +45,9 @@ const CANARY: &str = "The canary sings what it was taught: 0123456789.";
 pub struct RolloutBatch {
     /// A hash: the weights that are to sample.
     pub weights: String,
-    pub prompts: Vec<SentPrompt>,
+    pub prompts: Vec<OwnedPrompt>,
     pub sampling: Sampling,
     pub key: Key,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SentPrompt {
-    pub tokens: Vec<Token>,
-    pub id: u32,
-    pub sample: u32,
-    pub limit: Option<u32>,
-}
-
-impl SentPrompt {
-    fn of(prompt: &Prompt) -> SentPrompt {
-        let Prompt { tokens, id, sample, limit } = *prompt;
-        SentPrompt { tokens: tokens.to_vec(), id, sample, limit }
-    }
-
-    pub fn read(&self) -> Prompt<'_> {
-        let SentPrompt { tokens, id, sample, limit } = self;
-        Prompt { tokens, id: *id, sample: *sample, limit: *limit }
-    }
-}
-
-impl RolloutBatch {
-    /// Largest length of each completion with its prompt, in tokens.
-    pub fn lengths(&self) -> Vec<usize> {
-        let longest =
-            |prompt: &SentPrompt| prompt.tokens.len() + self.sampling.max_tokens(prompt.limit) as usize;
-        let each = |prompt: &SentPrompt| std::iter::repeat_n(longest(prompt), self.sampling.n as usize);
-        self.prompts.iter().flat_map(each).collect()
-    }
 }
 
 /// The completions of a [`RolloutBatch`].
@@ -314,7 +284,7 @@ fn request(
     (sampling, key): (&Sampling, Key),
     entries: usize,
 ) -> ServerRequest<Vec<Completion>> {
-    let (prompts, sampling) = (prompts.iter().map(SentPrompt::of).collect(), sampling.clone());
+    let (prompts, sampling) = (prompts.iter().map(Into::into).collect(), sampling.clone());
     let batch = RolloutBatch { weights, prompts, sampling, key };
     let body = serde_json::to_vec(&batch).expect("prompts are plain data");
     let asked = own::hash(&body);

@@ -1,0 +1,162 @@
+//! Completions, those of several requests at a time.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mopd_compiler::plan::Sampling;
+use tokio::sync::oneshot::Sender;
+
+use super::engine::{RequestRefusal, ServingEngine, Told};
+use super::http::Shared;
+use super::settings;
+use crate::control::Control;
+use crate::failure::Error;
+use crate::random::{Key, Purpose, stream_of};
+use crate::rollout::{Completion, Flight, OwnedPrompt, RequestId, RolloutRequest, rollout};
+use crate::schedule::Room;
+use crate::served::sampling::{RolloutBatch, SentRollouts};
+use crate::tokenizer::Token;
+
+/// Completions that are asked for.
+pub enum WriteRequest {
+    Completions {
+        prompts: Vec<Vec<Token>>,
+        sampling: Sampling,
+        seed: Option<u64>,
+    },
+    /// The student's, for a run that has given its weights: those that the run would sample itself, with its
+    /// random numbers.
+    Rollouts {
+        batch: RolloutBatch,
+        body: Vec<u8>,
+    },
+}
+
+/// Where completions go.
+pub type Reply = Sender<Result<Told, RequestRefusal>>;
+
+/// As what they go there.
+enum AnswerForm {
+    Completions,
+    Rollouts { weights: String, body: Vec<u8> },
+}
+
+impl AnswerForm {
+    fn answer(self, completions: Vec<Completion>) -> Told {
+        match self {
+            AnswerForm::Completions => Told::Generated(completions),
+            AnswerForm::Rollouts { weights, body } => {
+                Told::Bytes(SentRollouts::of(completions, weights, &body).bytes())
+            }
+        }
+    }
+}
+
+/// Requests whose rows go on together: a request that comes while others are written joins them at the next
+/// token. What is written for one does not depend on the others.
+pub struct RequestBatcher<'a> {
+    engine: &'a ServingEngine,
+    shared: &'a Shared,
+    /// None where nothing is written: its memory is others' then.
+    flight: Option<Flight<'a>>,
+    waiting: BTreeMap<RequestId, (Reply, AnswerForm)>,
+}
+
+impl<'a> RequestBatcher<'a> {
+    pub fn new(engine: &'a ServingEngine, shared: &'a Shared) -> RequestBatcher<'a> {
+        RequestBatcher { engine, shared, flight: None, waiting: BTreeMap::new() }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub fn requests(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes a request; where rows can't come and go, it is answered before the next one is taken.
+    pub fn add(&mut self, asked: WriteRequest, reply: Reply, control: &Control) {
+        let (request, form) = match self.checked(asked) {
+            Ok(checked) => checked,
+            Err(refused) => {
+                let _ = reply.send(Err(refused));
+                return;
+            }
+        };
+        let decoder = &self.engine.decoder;
+        let budget = || Room::here(1, decoder.place).generation(true);
+        if self.flight.is_none() {
+            self.flight = Flight::new(decoder, 1, budget());
+        }
+        if let Some(flight) = &mut self.flight {
+            self.waiting.insert(flight.add(request), (reply, form));
+            return;
+        }
+        let RolloutRequest { prompts, sampling, key } = &request;
+        let prompts: Vec<_> = prompts.iter().map(OwnedPrompt::borrowed).collect();
+        let written = rollout(decoder, &prompts, sampling, *key, budget(), control);
+        let _ = reply.send(self.answer(form, written));
+    }
+
+    /// One more token for what is written. What nobody waits for any more is given up.
+    pub fn advance(&mut self) {
+        let Some(flight) = &mut self.flight else { return };
+        let gone = self.waiting.extract_if(.., |_, (reply, _)| reply.is_closed());
+        gone.for_each(|(id, _)| flight.cancel(id));
+        match catch_unwind(AssertUnwindSafe(|| flight.advance())) {
+            Ok(finished) => {
+                for (id, written) in finished {
+                    let (reply, form) = self.waiting.remove(&id).expect("it was asked for");
+                    let _ = reply.send(self.answer(form, written));
+                }
+            }
+            Err(panic) => {
+                let message = Error::from_panic(panic.as_ref()).to_string();
+                for (reply, _) in std::mem::take(&mut self.waiting).into_values() {
+                    let _ = reply.send(Err(RequestRefusal::internal(message.clone())));
+                }
+            }
+        }
+        if self.is_idle() {
+            self.flight = None;
+        }
+    }
+
+    fn answer(
+        &self,
+        form: AnswerForm,
+        written: Result<Vec<Completion>, Error>,
+    ) -> Result<Told, RequestRefusal> {
+        let written = written.map_err(|error| RequestRefusal::internal(error.to_string()))?;
+        let tokens: usize = written.iter().map(|of| of.tokens.len()).sum();
+        self.shared.metrics.tokens.with_label_values(&["written"]).inc_by(tokens as u64);
+        Ok(form.answer(written))
+    }
+
+    /// Refuses what can't be written, before the model reads any of it.
+    fn checked(&self, asked: WriteRequest) -> Result<(RolloutRequest, AnswerForm), RequestRefusal> {
+        let (request, form) = match asked {
+            WriteRequest::Completions { prompts, sampling, seed } => {
+                let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(&prompts));
+                let key = Key::new(seed, stream_of("serve"), Purpose::Sample, 0);
+                let prompt = |(tokens, id)| OwnedPrompt { tokens, id, sample: 0, limit: None };
+                let prompts = prompts.into_iter().zip(0..).map(prompt).collect();
+                (RolloutRequest { prompts, sampling, key }, AnswerForm::Completions)
+            }
+            WriteRequest::Rollouts { batch, body } => {
+                let has = self.shared.about().content;
+                if batch.weights != has {
+                    let message = format!("it has the weights {has}, not {}", batch.weights);
+                    return Err(RequestRefusal::new(409, message));
+                }
+                settings::check(&batch, self.engine.weights.tokenizer.vocabulary())?;
+                let RolloutBatch { prompts, sampling, key, .. } = batch;
+                (RolloutRequest { prompts, sampling, key }, AnswerForm::Rollouts { weights: has, body })
+            }
+        };
+        self.engine.fits(&request.lengths().collect::<Vec<_>>())?;
+        Ok((request, form))
+    }
+}
