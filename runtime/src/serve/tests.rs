@@ -4,6 +4,7 @@ mod faults;
 mod recorded;
 mod sampling;
 mod security;
+mod together;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
