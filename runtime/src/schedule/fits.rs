@@ -10,6 +10,7 @@ use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
+use crate::prepare::ModelSpec;
 
 /// A stage that is predicted to take more of the memory than this part of it is warned of; predictions miss
 /// by some per cent.
@@ -28,8 +29,7 @@ pub(super) fn weights(
     for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
         let model = plan.experiment.model(id);
-        let config = |id: ModelId| &*prepared.specs[id.0 as usize].config;
-        let needed = least(&model.stage, id, config, (plan.experiment.dtype, job.processes));
+        let needed = least(job, &prepared.specs, id);
         if needed > bytes {
             let (needed, bytes) = (gib(needed), gib(bytes));
             let what = if model.stage.trains().is_empty() {
@@ -50,7 +50,13 @@ pub(super) fn weights(
 }
 
 /// Bytes that a stage holds whatever its batches are.
-fn least<'c>(
+pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
+    let config = |id: ModelId| &*specs[id.0 as usize].config;
+    let experiment = &job.plan.experiment;
+    held(&experiment.model(id).stage, id, config, (experiment.dtype, job.processes))
+}
+
+fn held<'c>(
     stage: &Stage<Objective>,
     id: ModelId,
     config: impl Fn(ModelId) -> &'c Config,

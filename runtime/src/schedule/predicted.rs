@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::prepared::PreparedPlan;
 use super::room::Room;
-use super::{Task, Work};
+use super::{Task, Work, fits};
 use crate::control::Control;
 use crate::evaluate;
 use crate::failure::{Error, Result};
@@ -25,6 +25,8 @@ const QUICK: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Predicted {
     stages: HashMap<ModelId, Prediction>,
+    /// Bytes that a stage holds at least, whether it was tried or not.
+    least: HashMap<ModelId, u64>,
     /// Bytes, by task.
     evaluations: HashMap<usize, u64>,
     /// Bytes that the worker holds before it does anything, where no stage was tried.
@@ -49,10 +51,13 @@ impl Predicted {
         let mut machine = None;
         let (began, mut tried) = (Instant::now(), HashSet::new());
         let (mut short, mut late) = (0, 0);
-        let Predicted { mut stages, mut evaluations, .. } = Predicted::default();
+        let Predicted { mut stages, mut least, mut evaluations, .. } = Predicted::default();
         for (index, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
             control.check()?;
             let budget = room.generation(widths[index] > 1);
+            if let Work::Stage(id) = task.work {
+                least.entry(id).or_insert_with(|| fits::least(job, specs, id));
+            }
             let id = match &task.work {
                 Work::Stage(id) if mode != Predict::Never => *id,
                 Work::Stage(_) => continue,
@@ -111,7 +116,7 @@ impl Predicted {
         if !tried.is_empty() {
             control.emit(&Event::PredictionEnded { seconds: began.elapsed().as_secs_f64(), short, late });
         }
-        Ok(Predicted { stages, evaluations, resting: memory::resident() })
+        Ok(Predicted { stages, least, evaluations, resting: memory::resident() })
     }
 
     /// Of a stage alone.
@@ -119,12 +124,25 @@ impl Predicted {
         self.stages.get(&id).copied()
     }
 
-    /// Bytes that some tasks take together: what the worker holds anyway is held once. None where nothing is
-    /// known of what it holds.
+    /// Whether all that a task takes is known, not only what it takes at least.
+    pub fn is_of(&self, task: &Task) -> bool {
+        match task.work {
+            Work::Stage(id) => {
+                self.stages.contains_key(&id) || self.least.get(&id).is_none_or(|least| *least == 0)
+            }
+            Work::Evaluate { .. } => true,
+        }
+    }
+
+    /// Bytes that some tasks take together, at least: what the worker holds anyway is held once. None where
+    /// nothing is known of what it holds.
     pub fn memory(&self, tasks: &[Task], running: &[usize]) -> Option<u64> {
         let resting = self.stages.values().map(|stage| stage.resting).min().or(self.resting)?;
         let added = running.iter().map(|task| match tasks[*task].work {
-            Work::Stage(id) => self.stage(id).map_or(0, |stage| stage.memory.saturating_sub(stage.resting)),
+            Work::Stage(id) => match self.stage(id) {
+                Some(stage) => stage.memory.saturating_sub(stage.resting),
+                None => self.least.get(&id).copied().unwrap_or(0),
+            },
             Work::Evaluate { .. } => self.evaluations.get(task).copied().unwrap_or(0),
         });
         Some(resting + added.sum::<u64>())
@@ -186,6 +204,7 @@ mod tests {
             .collect();
         let predicted = Predicted {
             stages: [(ModelId(0), stage(150, 100)), (ModelId(1), stage(180, 110))].into(),
+            least: [(ModelId(1), 40), (ModelId(2), 0)].into(),
             evaluations: [(3, 30)].into(),
             resting: None,
         };
@@ -194,8 +213,14 @@ mod tests {
         assert_eq!(memory(&[0, 1]), Some(100 + 50 + 70));
         assert_eq!(memory(&[1, 3]), Some(100 + 70 + 30));
         assert_eq!(memory(&[2]), Some(100), "a merge, or a model that begins at random");
+        assert!(tasks.iter().all(|task| predicted.is_of(task)));
         assert_eq!(Predicted::default().memory(&tasks, &[0, 3]), None);
         let no_trials = Predicted { resting: Some(100), stages: HashMap::new(), ..predicted };
         assert_eq!(no_trials.memory(&tasks, &[0, 3]), Some(130), "evaluations of stages that are kept");
+        assert_eq!(no_trials.memory(&tasks, &[1, 3]), Some(170), "what it takes at least");
+        assert_eq!(
+            tasks.iter().map(|task| no_trials.is_of(task)).collect::<Vec<_>>(),
+            [true, false, true, true]
+        );
     }
 }

@@ -97,6 +97,8 @@ struct RunState {
     finished_stages: u32,
     /// Most memory that tasks running side by side were predicted to take, in bytes.
     predicted_memory: Option<u64>,
+    /// A task ran of which no prediction was made.
+    unpredicted: bool,
 }
 
 /// A task, the weights that it needs, and the right to compute it where its result is not there.
@@ -200,7 +202,7 @@ pub fn run(
         guards: std::mem::take(&mut *lock(&shared.guards)),
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
-        predicted_memory: state.predicted_memory,
+        predicted_memory: state.predicted_memory.filter(|_| !state.unpredicted),
         device: Some(match job.processes {
             1 => shared.place.name(),
             processes => format!("{}, {processes} processes", shared.place.name()),
@@ -276,6 +278,7 @@ impl Scheduler<'_> {
             failure: None,
             finished_stages: 0,
             predicted_memory: None,
+            unpredicted: false,
         }
     }
 
@@ -342,7 +345,10 @@ impl Scheduler<'_> {
                 Access::Read => None,
                 // Another may take less.
                 Access::Compute(_) if !state.running.is_empty() && !self.room.admits(predicted) => continue,
-                Access::Compute(held) => Some(held),
+                Access::Compute(held) => {
+                    state.unpredicted |= !self.predicted.is_of(&self.tasks[task]);
+                    Some(held)
+                }
                 Access::Elsewhere => continue,
             };
             state.waiting.retain(|&waiting| waiting != task);
