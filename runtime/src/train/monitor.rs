@@ -4,7 +4,7 @@
 //! It looks at what a step has anyway and keeps nothing in checkpoints: a stage that is resumed is looked at
 //! from there on.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::Stage;
 use super::master::Master;
@@ -15,6 +15,10 @@ const STEPS: u32 = 20;
 
 /// Of the numbers that train, so many at most are compared, evenly spread.
 const COMPARED: usize = 1 << 16;
+
+/// Weights that change by less of their norm than this in so many steps stand still: about what rounding
+/// once in single precision changes. An update of AdamW at 1e-8 is far more.
+const STILL: f64 = 1e-7;
 
 pub(super) struct Monitor {
     /// Of each source, where somebody learns from rewards.
@@ -159,12 +163,11 @@ impl Weights {
             return None;
         }
         let now = now();
-        let unchanged = self.before.as_ref().is_some_and(|before| {
-            before.len() == now.len() && before.iter().zip(&now).all(|(before, now)| before.equal(now))
-        });
+        let change = self.before.as_ref().map(|before| relative_change(before, &now));
         let (norm, rate) = (self.norm, self.rate);
         *self = Weights { before: Some(now), ..Weights::default() };
-        if !unchanged || (norm == 0.0 && explained) {
+        let change = change.filter(|change| *change < STILL)?;
+        if norm == 0.0 && explained {
             return None;
         }
         self.said = true;
@@ -178,8 +181,24 @@ impl Weights {
                  most there"
             )
         };
-        Some(format!("no weight of the student changed in the last {STEPS} updates: {why}"))
+        let what = if change == 0.0 {
+            "no weight of the student changed".to_owned()
+        } else {
+            format!("the student's weights changed by {change:.0e} of their norm")
+        };
+        Some(format!("{what} in the last {STEPS} updates: {why}"))
     }
+}
+
+/// The norm of the change over the norm of what there was. What a number has in further tensors is added to
+/// it.
+fn relative_change(before: &[Tensor], now: &[Tensor]) -> f64 {
+    let whole =
+        |parts: &[Tensor]| parts.iter().map(|part| part.to_kind(Kind::Double)).reduce(|sum, part| sum + part);
+    let Some((before, now)) = whole(before).zip(whole(now)) else { return 0.0 };
+    let norm = |of: &Tensor| of.norm().double_value(&[]);
+    let change = norm(&(now - &before));
+    if change == 0.0 { 0.0 } else { change / norm(&before) }
 }
 
 #[cfg(test)]
@@ -220,23 +239,26 @@ mod tests {
 
     #[test]
     fn weights_that_do_not_change_are_said_once_with_the_reason() {
-        let said = |numbers: [f64; 2], moves: bool, explained: bool| {
+        let said = |numbers: [f64; 2], moves: f64, explained: bool| {
             let mut weights = Weights::default();
             let look = |update: u32| {
-                let value = if moves { f64::from(update) } else { 1.0 };
+                let value = 1.0 + moves * f64::from(update);
                 let now = || vec![Tensor::from_slice(&[value, 2.0])];
                 Some((update, weights.look(now, numbers[0], numbers[1], explained)?))
             };
             (0..100).filter_map(look).collect::<Vec<_>>()
         };
-        assert_eq!(said([1.0, 1e-3], true, false), []);
+        assert_eq!(said([1.0, 1e-3], 1.0, false), []);
+        assert_eq!(said([1.0, 1e-8], 1e-7, false), []);
+        let found = said([1.0, 1e-12], 1e-10, false);
+        assert!(found.len() == 1 && found[0].1.contains("by 9e-10 of their norm"), "{found:?}");
         for (numbers, why) in
             [([0.0, 1e-3], "gradient is 0"), ([1.0, 0.0], "rate is 0"), ([1.0, 1e-12], "`lr`")]
         {
-            let found = said(numbers, false, false);
+            let found = said(numbers, 0.0, false);
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].0 == STEPS && found[0].1.contains(why), "{found:?}");
         }
-        assert_eq!(said([0.0, 1e-3], false, true), []);
+        assert_eq!(said([0.0, 1e-3], 0.0, true), []);
     }
 }
