@@ -20,6 +20,9 @@ from typing import Any, Callable, Dict, List, NamedTuple
 #: Of a traceback, what is handed on.
 LINES = 8
 
+#: What a function that returned something else is told.
+RETURNS = "the function gets a list of completions and returns a list with a number for each"
+
 
 class Completion(NamedTuple):
     """A completion to judge."""
@@ -75,11 +78,15 @@ def judged(
     """A reply for each of a batch; one where there is something wrong with all of it."""
     completions = [Completion(each["prompt"], each["completion"], each["record"]) for each in batch]
     try:
-        given = list(judge(completions))
+        given = judge(completions)
+        if not hasattr(given, "__iter__"):
+            error = f"it returned {given!r}, which is not a list\n{RETURNS}"
+            return [{"id": batch[0]["id"], "error": error}]
+        given = list(given)
     except BaseException as error:
         return [{"id": batch[0]["id"], "error": explained(error, file)}]
     if len(given) != len(batch):
-        error = f"it returned {len(given)} rewards for {len(batch)} completions"
+        error = f"it returned {len(given)} rewards for {len(batch)} completions\n{RETURNS}"
         return [{"id": batch[0]["id"], "error": error}]
     return [reply(each["id"], reward) for each, reward in zip(batch, given)]
 
@@ -94,7 +101,8 @@ def reply(id: int, given: Any) -> Dict[str, Any]:
     except (TypeError, ValueError):
         reward = None
     if reward is None or not math.isfinite(reward):
-        return {"id": id, "error": f"it returned {given!r}, which is not a number, for a completion"}
+        error = f"it returned {given!r}, which is not a number, for a completion\n{RETURNS}"
+        return {"id": id, "error": error}
     return {"id": id, "reward": reward, **({} if words is None else {"feedback": str(words)})}
 
 

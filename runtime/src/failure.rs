@@ -65,7 +65,8 @@ impl Error {
     }
 
     pub fn help(self, help: impl Into<String>) -> Error {
-        self.change(|failure| failure.help = Some(bounded(help.into())))
+        let help = Some(bounded(help.into())).filter(|help| !help.is_empty());
+        self.change(|failure| failure.help = help)
     }
 
     /// Fills in the origin unless a more exact one is known already.

@@ -22,15 +22,20 @@ use crate::tokenizer::PretrainedTokenizer;
 /// The field whose text a record is answered with, where it has one.
 const ANSWER: &str = "answer";
 
-/// Asks the verifier of a domain about one completion of a record that is read: a test, where there is one.
-/// The completion is the record's answer, or else its prompt: no model is there yet to write one.
+/// Asks the verifier of a domain about a completion of each of two records that are read: tests, where there
+/// are some. One alone would not show a function that answers for one whatever it is asked. The completion
+/// is the record's answer, or else its prompt: no model is there yet to write one.
 pub fn ask(data: &DomainData, control: &Control) -> Result<()> {
     let read = data.tests.iter().chain(&data.train).chain(turns(data)).chain(&data.validation);
     let Some(prompts) = read.into_iter().next() else { return Ok(()) };
     let dataset: &Dataset = &prompts.dataset;
-    let (prompt, record) = (dataset.prompt(0), dataset.object(0));
-    let completion = record.get(ANSWER).and_then(|answer| answer.as_str()).unwrap_or(prompt);
-    let asked = data.verifier.judge(&[RewardInput { prompt, completion, record: &record }], control);
+    let rows = 0..dataset.len().min(2);
+    let records: Vec<_> = rows.map(|row| (dataset.prompt(row), dataset.object(row))).collect();
+    let inputs = records.iter().map(|(prompt, record)| {
+        let completion = record.get(ANSWER).and_then(|answer| answer.as_str()).unwrap_or(prompt);
+        RewardInput { prompt, completion, record }
+    });
+    let asked = data.verifier.judge(&inputs.collect::<Vec<_>>(), control);
     for warning in data.verifier.take_warnings() {
         control.warn(warning);
     }

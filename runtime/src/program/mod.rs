@@ -300,7 +300,7 @@ pub fn refused(reply: &Value, place: usize) -> Result<(), ProcessProblem> {
 /// The message and the help where a program says why it does not answer: the first of its lines, and the
 /// others.
 pub fn refusal(program: &str, prompt: &str, why: &str) -> (String, String) {
-    let (first, others) = why.trim().split_once('\n').unwrap_or((why.trim(), "its reply says no more"));
+    let (first, others) = why.trim().split_once('\n').unwrap_or((why.trim(), ""));
     (format!("{program} failed for the prompt {prompt}: {first}"), others.to_owned())
 }
 

@@ -14,6 +14,15 @@ use crate::quote::quote;
 /// Calls a function for each batch of requests. It is a part of the package for Python, too.
 const CALLS: &str = include_str!("../../../python/mopd/reward.py");
 
+/// What a program writes.
+const COMMAND: &str = "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must \
+                       write one line {\"id\": 0, \"reward\": 0.5} with a reward from 0 to 1, or with any number \
+                       where the experiment says `range: any`, and nothing else; messages belong on standard \
+                       error";
+/// What a function returns.
+const FUNCTION: &str = "the function gets a list of completions and returns a list with a number for each: from 0 \
+                        to 1, or any number where the experiment says `range: any`";
+
 pub(super) struct CommandReward {
     pool: ProcessPool,
     batch: usize,
@@ -105,7 +114,10 @@ impl CommandReward {
             ProgramFailure::TimedOut { stderr } => {
                 RewardError::TimedOut { program, limit, given, asked: batch.len(), prompt, stderr }
             }
-            ProgramFailure::InvalidOutput { why, line } => RewardError::InvalidOutput { program, why, line },
+            ProgramFailure::InvalidOutput { why, line } => {
+                let help = if self.whole { FUNCTION } else { COMMAND };
+                RewardError::InvalidOutput { program, why, line, help }
+            }
             ProgramFailure::Refused { why, .. } => {
                 let prompt = match batch.len() - 1 {
                     1 if self.whole => format!("{} and another", quote(&prompt)),

@@ -49,7 +49,7 @@ pub enum RewardError {
     #[error("{message}")]
     Refused { message: String, help: String },
     #[error("the {program} returned invalid output: {why} in {}", quote(line))]
-    InvalidOutput { program: String, why: String, line: String },
+    InvalidOutput { program: String, why: String, line: String, help: &'static str },
 }
 
 fn kind_name(kind: FieldKind) -> &'static str {
@@ -100,12 +100,7 @@ impl RewardError {
                     program::last_words(stderr)
                 )
             }
-            RewardError::InvalidOutput { .. } => "for every line {\"id\": 0, \"prompt\": ..., \
-                                                  \"completion\": ..., \"record\": {...}} it must write one \
-                                                  line {\"id\": 0, \"reward\": 0.5} with a reward from 0 to \
-                                                  1, or with any number where the experiment says `range: \
-                                                  any`, and nothing else; messages belong on standard error"
-                .to_owned(),
+            RewardError::InvalidOutput { help, .. } => (*help).to_owned(),
         }
     }
 }

@@ -116,14 +116,21 @@ fn what_is_no_function_or_no_number_is_named() {
             "def score(batch): return [float('nan')] * 2",
             "it returned nan, which is not a number, for a completion",
         ),
-        ("def score(batch): return 1", "TypeError: 'int' object is not iterable"),
+        ("def score(batch): return 1", "it returned 1, which is not a list"),
+        (
+            "def score(batch):\n    yield 1\n    yield 1 / 0",
+            "ZeroDivisionError: division by zero (judge/verify.py, line 3, in score)",
+        ),
         ("import sys\ndef score(batch): sys.exit(3)", "SystemExit: 3 (judge/verify.py, line 2, in score)"),
     ] {
         let (message, _) = Function::new(text, 60.0, 4).fails(&["a", "b"]);
         assert!(message.contains(said), "{text}: {message}");
     }
-    let (message, _) = Function::new("def score(batch): return [0, 1.5]", 60.0, 4).fails(&["a", "b"]);
+    let (message, help) = Function::new("def score(batch): return [0, 1.5]", 60.0, 4).fails(&["a", "b"]);
     assert!(message.contains("a `reward` that is not a number from 0 to 1"), "{message}");
+    assert!(help.contains("the function gets a list of completions"), "{help}");
+    let (_, help) = Function::new("def score(batch): return 1", 60.0, 4).fails(&["a", "b"]);
+    assert!(help.contains("returns a list with a number for each"), "{help}");
 }
 
 /// One that dies is started again, once, and one that hangs is killed: as for a command.
