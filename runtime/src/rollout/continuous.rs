@@ -1,5 +1,5 @@
-//! Continuous batching: rows come when there is memory for them and leave when their completion ends. Requests
-//! come and go, too: their rows go on together.
+//! Continuous batching: rows come when there is memory for them and leave when their completion ends.
+//! Requests come and go, too: their rows go on together.
 //!
 //! How many rows are in flight follows from the budget, and nothing of a row follows from how many there are:
 //! its draws are keyed, its numbers do not depend on the rows beside it, and which prompts are read together

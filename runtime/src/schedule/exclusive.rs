@@ -29,8 +29,8 @@ impl Tasks {
     pub fn begin(&self) -> Running<'_> {
         let others = self.running.fetch_add(1, Ordering::SeqCst);
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
-        // What the task before left free lies between small blocks that are still held: large ones of this task
-        // would come on top of it.
+        // What the task before left free lies between small blocks that are still held: large ones of this
+        // task would come on top of it.
         trim_heap();
         let exclusive = (others == 0 && reset_peak_of(self.place).is_some()).then_some(number);
         Running { tasks: self, exclusive }

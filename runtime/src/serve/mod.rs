@@ -26,7 +26,7 @@ use self::engine::{EngineRequest, Limits, RequestRefusal, ServingEngine, Told};
 use self::http::{QueuedRequest, Shared};
 use self::metrics::Metrics;
 use self::update::{Updates, WeightsUpdate};
-use self::write::{Reply, RequestBatcher};
+use self::write::{ReplySender, RequestBatcher};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::device::kind;
@@ -125,7 +125,7 @@ fn answer_until_update(
     shared: &Shared,
     waiting: &Receiver<QueuedRequest>,
     control: &Control,
-) -> Result<Option<(WeightsUpdate, Reply)>> {
+) -> Result<Option<(WeightsUpdate, ReplySender)>> {
     let (mut batcher, mut update) = (RequestBatcher::new(engine, shared), None);
     loop {
         control.check()?;

@@ -34,7 +34,7 @@ pub enum WriteRequest {
 }
 
 /// Where completions go.
-pub type Reply = Sender<Result<Told, RequestRefusal>>;
+pub type ReplySender = Sender<Result<Told, RequestRefusal>>;
 
 /// As what they go there.
 enum AnswerForm {
@@ -60,7 +60,7 @@ pub struct RequestBatcher<'a> {
     shared: &'a Shared,
     /// None where nothing is written: its memory is others' then.
     flight: Option<Flight<'a>>,
-    waiting: BTreeMap<RequestId, (Reply, AnswerForm)>,
+    waiting: BTreeMap<RequestId, (ReplySender, AnswerForm)>,
 }
 
 impl<'a> RequestBatcher<'a> {
@@ -77,7 +77,7 @@ impl<'a> RequestBatcher<'a> {
     }
 
     /// Takes a request; where rows can't come and go, it is answered before the next one is taken.
-    pub fn add(&mut self, asked: WriteRequest, reply: Reply, control: &Control) {
+    pub fn add(&mut self, asked: WriteRequest, reply: ReplySender, control: &Control) {
         let (request, form) = match self.checked(asked) {
             Ok(checked) => checked,
             Err(refused) => {

@@ -102,8 +102,8 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
             }
             Err(_) => {}
         }
-        // Steps leave holes between small blocks that stay, such as the rows of metrics, so that the heap of a
-        // long stage grows; what is in no use goes back now and then.
+        // Steps leave holes between small blocks that stay, such as the rows of metrics, so that the heap of
+        // a long stage grows; what is in no use goes back now and then.
         trim_heap();
         (took, last) = (begun.elapsed(), Instant::now());
     };
