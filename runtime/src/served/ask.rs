@@ -70,6 +70,17 @@ pub struct ServerRequest<T> {
     pub read: ParseReply<T>,
 }
 
+impl<T> ServerRequest<T> {
+    /// Asks without patience.
+    pub fn once(&self, address: &Address) -> Result<T, ReplyProblem> {
+        let said = match &self.body {
+            Some(body) => address.post(self.path, body)?,
+            None => address.get(self.path)?,
+        };
+        (self.read)(&said)
+    }
+}
+
 /// Who is asked.
 pub struct Recipient {
     pub address: Address,
@@ -90,7 +101,7 @@ enum Said<T> {
     Answer(usize, Result<T, ReplyProblem>),
 }
 
-fn failed(called: &str, address: &Address, trouble: ReplyProblem) -> Error {
+pub(super) fn failed(called: &str, address: &Address, trouble: ReplyProblem) -> Error {
     let (what, help) = trouble.what();
     Error::new(FailureKind::Model, format!("{called} {} {what}", address.shown())).help(help)
 }
@@ -185,11 +196,7 @@ impl Recipient {
     ) -> Result<T, ReplyProblem> {
         let (mut faults, mut gone) = (0, 0);
         loop {
-            let answer = match &request.body {
-                Some(body) => self.address.post(request.path, body),
-                None => self.address.get(request.path),
-            };
-            match answer.and_then(|answer| (request.read)(&answer)) {
+            match request.once(&self.address) {
                 Ok(answer) => {
                     if gone > 0 {
                         let _ = said.send(Said::Back);

@@ -11,6 +11,8 @@ mod ask;
 mod identity;
 mod listed;
 pub mod own;
+pub mod probe;
+pub mod push;
 pub mod sampling;
 mod sglang;
 mod vllm;
@@ -131,11 +133,7 @@ impl Server {
     /// # Errors
     /// If it does not.
     pub fn try_out(&self, student: &Tokenizer, control: &Control) -> Result<()> {
-        let (prompt, completion) = (student.prompt("a")?, student.encode("b")?);
-        if prompt.is_empty() || completion.is_empty() {
-            return Ok(());
-        }
-        let reading = ScoredSequence { prompt, completion, scored: None };
+        let Some(reading) = short_sequence(student)? else { return Ok(()) };
         self.score(&[vec![reading]], student.vocabulary(), Patience::of(control)).map(drop)
     }
 
@@ -158,25 +156,8 @@ impl Server {
             }
             return Ok(ServedScores::Hidden { batches, lm_head, softcap });
         }
-        let requests = batches.iter().flatten().map(|reading| self.listed(reading, entries));
+        let requests = batches.iter().flatten().map(|reading| request_listed(&self.served, reading, entries));
         Ok(ServedScores::Listed(self.ask(requests.collect(), patience)?))
-    }
-
-    /// What a sequence is asked of an engine that lists tokens.
-    fn listed(&self, reading: &ScoredSequence, entries: usize) -> ServerRequest<ListedTokens> {
-        let (served, reading) = (self.served.clone(), reading.clone());
-        let (path, body) = match served.engine {
-            Engine::Vllm => (vllm::PATH, vllm::body(&served, &reading)),
-            _ => (sglang::PATH, sglang::body(&served, &reading)),
-        };
-        ServerRequest {
-            body: Some(body.to_string().into_bytes()),
-            path,
-            read: Box::new(move |said| match served.engine {
-                Engine::Vllm => vllm::read(&served, &reading, entries, said),
-                _ => sglang::read(&served, &reading, entries, said),
-            }),
-        }
     }
 
     fn ask<T: Send + 'static>(&self, requests: Vec<ServerRequest<T>>, patience: Patience) -> Result<Vec<T>> {
@@ -208,6 +189,46 @@ impl Server {
         }
         Ok((lm_head, self.identity.softcap))
     }
+}
+
+/// What a sequence is asked of an engine that lists tokens.
+fn request_listed(served: &Served, reading: &ScoredSequence, entries: usize) -> ServerRequest<ListedTokens> {
+    let (served, reading) = (served.clone(), reading.clone());
+    let (path, body) = match served.engine {
+        Engine::Vllm => (vllm::PATH, vllm::body(&served, &reading)),
+        _ => (sglang::PATH, sglang::body(&served, &reading)),
+    };
+    ServerRequest {
+        body: Some(body.to_string().into_bytes()),
+        path,
+        read: Box::new(move |said| match served.engine {
+            Engine::Vllm => vllm::read(&served, &reading, entries, said),
+            _ => sglang::read(&served, &reading, entries, said),
+        }),
+    }
+}
+
+/// What a server is tried out with; none where the tokenizer makes no tokens of letters.
+fn short_sequence(student: &Tokenizer) -> Result<Option<ScoredSequence>> {
+    let (prompt, completion) = (student.prompt("a")?, student.encode("b")?);
+    let tokens = !prompt.is_empty() && !completion.is_empty();
+    Ok(tokens.then_some(ScoredSequence { prompt, completion, scored: None }))
+}
+
+/// A sequence of the student's may be as long as its context.
+fn check_context(
+    served: &Served,
+    address: &Address,
+    identity: &ServerIdentity,
+    context: usize,
+) -> Result<()> {
+    let Some(own) = identity.context.filter(|own| *own < context) else { return Ok(()) };
+    let message = format!(
+        "the teacher `{}` on {} has a context of {own} tokens, less than its student's {context}",
+        served.model,
+        address.shown()
+    );
+    Err(Error::new(FailureKind::Context, message).help("give it at least the student's context"))
 }
 
 /// The servers of a run, each once.
@@ -294,15 +315,7 @@ impl Servers {
             if !train.served().any(|asked| asked == served) {
                 continue;
             }
-            if let Some(own) = server.context().filter(|own| *own < context) {
-                let message = format!(
-                    "the teacher `{}` on {} has a context of {own} tokens, less than its student's {context}",
-                    served.model,
-                    server.place()
-                );
-                let help = "give it at least the student's context";
-                return Err(Error::new(FailureKind::Context, message).help(help));
-            }
+            check_context(served, &server.address, &server.identity, context)?;
             if compared.insert((place, student.hash())) {
                 server.compare_tokenizer(student, control)?;
                 server.try_out(student, control)?;

@@ -335,6 +335,74 @@ fn a_server_that_lists_less_than_is_asked_for_is_found_out_before_the_first_stag
     assert!(!text(&output).contains("stage_started"), "{}", text(&output));
 }
 
+/// `mopd doctor` of the experiment, with the addresses of its servers.
+fn doctor(bench: &Bench, urls: &[&str], more: &[&str]) -> Output {
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(bench.folder.path()).args(["doctor", "tiny.mopd"]).args(more);
+    for (domain, url) in DOMAINS.iter().zip(urls) {
+        command.env(format!("TEACHER_{domain}"), url);
+    }
+    command.env("STUDENT_KEY", KEY).output().expect("mopd starts")
+}
+
+#[test]
+fn a_doctor_says_what_each_server_answers_and_what_is_needed() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let start = |more: &[&str]| Server::start(&folder, &model("a"), "0", more);
+    let (open, short) = (start(&["--key", "SERVER_KEY"]), start(&["--max-logprobs", "3"]));
+    let asks = |engine: &str, answers: &str, term: &str| {
+        let key = format!("answers: {answers}, key: env(\"STUDENT_KEY\")");
+        bench.write(
+            "tiny.mopd",
+            &served(engine, answers, term, 3).replace(&format!("answers: {answers}"), &key),
+        );
+    };
+    let told = |output: &Output, code: i32, parts: &[&str]| {
+        assert_eq!(output.status.code(), Some(code), "{}", text(output));
+        assert_says(&text(output), parts);
+        assert!(!text(output).contains(KEY), "{}", text(output));
+    };
+    asks("mopd", "dist", KL);
+    let all = [open.url.as_str(); 4];
+    let parts =
+        ["of_a, teacher of `student`", "mean what the student's mean", "asked is dist, needed is dist"];
+    told(&doctor(&bench, &all, &[]), 0, &parts);
+    // Not enough, and what would be; a server that is away is one finding among others.
+    asks("vllm", "top_k(5)", TOP);
+    let away = [open.url.as_str(), &short.url, "http://127.0.0.1:9", &open.url];
+    let parts = [
+        "top_k(3) at most; asked is top_k(5), needed is top_k(5)",
+        "start the server with `--max-logprobs 5`; or write `answers: top_k(3)`, and ask for at most 3",
+        "http://127.0.0.1:9 could not be reached",
+        "dist, everything; asked is top_k(5)",
+    ];
+    told(&doctor(&bench, &away, &[]), 1, &parts);
+    asks("vllm", "dist", SAMPLED);
+    let parts = ["asked is dist, needed is sampled", "write `answers: top_k(3)`: no more is needed of it"];
+    told(&doctor(&bench, &[short.url.as_str(); 4], &[]), 1, &parts);
+    // At another temperature only whole distributions do, whatever the divergence reads.
+    let hot = "live kl(teacher || student, support: top_k(teacher, 2), mass: renormalized, temperature: 2)";
+    asks("vllm", "dist", hot);
+    let output = doctor(&bench, &[short.url.as_str(); 4], &["--format", "json"]);
+    told(&output, 1, &["let another server answer it"]);
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let servers = said["servers"].as_array().expect("a list");
+    assert_eq!(servers.len(), 4, "{said}");
+    assert_eq!((&servers[0]["answers"]["top_k"], &servers[0]["needed"]), (&3.into(), &"top_k(2)".into()));
+    // A student whose rollouts are sampled there.
+    bench.write("tiny.mopd", &sampled(3, BY_SERVER, ""));
+    told(
+        &doctor(&bench, &[short.url.as_str()], &[]),
+        0,
+        &["rollouts of `student`", "samples, and says log-probabilities"],
+    );
+    bench.write("tiny.mopd", &at_hand(KL, 3));
+    told(&doctor(&bench, &[], &[]), 0, &["no server is named"]);
+    bench.write("tiny.mopd", "model x = hf(");
+    told(&doctor(&bench, &[], &[]), 1, &["error"]);
+}
+
 /// What the student is before its first step, and where its weights go.
 fn sampler(folder: &Path, port: &str, dtype: &str) -> Server {
     fs::create_dir_all(folder.join("pushed")).expect("a folder");

@@ -13,7 +13,8 @@ use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch};
 use crate::prepare::load::saved_content;
 use crate::random::Purpose;
-use crate::served::sampling::{self, PushedWeights, SamplingServer};
+use crate::served::push::{self, PushedWeights};
+use crate::served::sampling::SamplingServer;
 use crate::store::{self, CheckpointProvenance};
 use crate::train::Stage;
 use crate::train::views::Shown;
@@ -97,7 +98,7 @@ fn save_weights(
 /// The trainer's log-probabilities of the canary.
 fn canary(stage: &Stage, student: &Decoder) -> Result<Vec<f32>> {
     let (reading, tokenizer, device) =
-        (sampling::canary(&stage.start.tokenizer)?, &stage.start.tokenizer, stage.place.device);
+        (push::canary(&stage.start.tokenizer)?, &stage.start.tokenizer, stage.place.device);
     let batch =
         PackedBatch::new([(reading.prompt.as_slice(), reading.completion.as_slice())].into_iter(), device);
     let entries = tokenizer.vocabulary() as i64;
