@@ -8,6 +8,7 @@
 
 mod address;
 mod ask;
+mod hedge;
 mod identity;
 mod listed;
 pub mod own;
@@ -29,6 +30,7 @@ use tch::Tensor;
 use self::address::Address;
 pub use self::ask::Patience;
 use self::ask::ServerRequest;
+use self::hedge::HedgeLog;
 pub use self::identity::ServerIdentity;
 pub use self::listed::ListedTokens;
 use self::own::SentTensor;
@@ -51,6 +53,9 @@ pub struct Server {
     identity: ServerIdentity,
     /// Of one that answers last hidden states: fetched once.
     lm_head: Mutex<Option<SentTensor>>,
+    /// How long it took to answer. `mopd serve` computes one request after the other: a second one of what is
+    /// slow would stand behind it, and take its time from others.
+    hedges: Option<Arc<Mutex<HedgeLog>>>,
 }
 
 /// A sequence as a teacher reads it.
@@ -97,7 +102,8 @@ impl Server {
         let address = Address::new(&served.url, served.key.as_deref(), limit)?;
         let identity = ask::a_few_times(TEACHER, &address, control, || identity::identify(&address, served))?;
         let served = served.clone();
-        Ok(Server { served, address, identity, lm_head: Mutex::default() })
+        let hedges = (served.engine != Engine::Mopd).then(Arc::default);
+        Ok(Server { served, address, identity, lm_head: Mutex::default(), hedges })
     }
 
     pub fn identity(&self) -> &ServerIdentity {
@@ -167,8 +173,15 @@ impl Server {
             other => Err(known.changed(&other)),
         };
         let (address, look) = (self.address.clone(), Box::new(look));
-        let server = ask::Recipient { address, called: TEACHER, at_once: AT_ONCE, look };
+        let hedges = self.hedges.clone();
+        let server = ask::Recipient { address, called: TEACHER, at_once: AT_ONCE, look, hedges };
         ask::all(&Arc::new(server), requests, patience)
+    }
+
+    /// How many requests were sent a second time, where some were since it was said last.
+    pub fn take_hedged(&self) -> Option<String> {
+        let told = self.hedges.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take_told()?;
+        Some(format!("{TEACHER} {}: {told}", self.place()))
     }
 
     fn lm_head(&self, entries: usize, patience: Patience) -> Result<(Tensor, Option<f64>)> {
@@ -294,6 +307,12 @@ impl Servers {
         train
             .sampled_by()
             .try_for_each(|asked| self.sampling(asked).check_student((student, context, dtype), control))
+    }
+
+    /// Says which of a stage's servers were asked for some answers a second time.
+    pub fn tell_hedged<O>(&self, train: &Train<O>, control: &Control) {
+        let servers = train.served().map(|served| self.get(served));
+        servers.filter_map(Server::take_hedged).for_each(|told| control.warn(told));
     }
 
     /// What enters the key of a stage: who answers, in the order in which its teachers stand.

@@ -294,7 +294,7 @@ impl SamplingServer {
             pushed: pushed.clone(),
         };
         let (address, look) = (self.address.clone(), Box::new(move || push.run()));
-        let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look });
+        let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look, hedges: None });
         let (weights, patience) = (pushed.content.clone(), Patience::of(control));
         let completions = match self.served.engine {
             Engine::Mopd => {
