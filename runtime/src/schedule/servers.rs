@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, ServerReport, ServersJob};
+use mopd_compiler::plan::producers::SampledBy;
 use mopd_compiler::plan::{Engine, ModelId, Plan, RolloutServer, Served};
 
 use super::preflight::check_schema;
@@ -16,7 +17,8 @@ use crate::prepare::{Places, model_specs};
 use crate::served::probe::{Findings, ProbingStudent, TIME_LIMIT, probe_sampling, probe_teacher};
 use crate::store::Store;
 
-/// Of everything that servers are asked, side by side: the ids of a large vocabulary take hundreds of requests.
+/// Of everything that servers are asked, side by side: the ids of a large vocabulary take hundreds of
+/// requests.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether the job is to stop.
 const LOOK: Duration = Duration::from_millis(50);
@@ -128,7 +130,7 @@ fn asked(plan: &Plan) -> Vec<Asked> {
                 let of = (model.name.as_str(), Some(choice.name.as_str()));
                 add(AskedServer::Teacher(served.clone()), train.start, of);
             }
-            for server in train.sampled_by() {
+            for SampledBy { server, .. } in train.sampled_by() {
                 add(AskedServer::Rollouts(server.clone()), train.start, (&model.name, None));
             }
         }

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::SampledBy;
 use mopd_compiler::plan::{Answers, Dtype, Engine, Plan, RolloutServer, Served, Train};
 use tch::Tensor;
 
@@ -268,7 +269,7 @@ impl Servers {
                         servers.teachers.push((served.clone(), server));
                     }
                 }
-                for asked in train.sampled_by() {
+                for SampledBy { server: asked, .. } in train.sampled_by() {
                     if servers.sampling.iter().all(|(known, _)| known != asked) {
                         let server =
                             SamplingServer::new(asked, base).map_err(|error| error.at(model.origin))?;
@@ -304,9 +305,9 @@ impl Servers {
         (student, context, dtype): (&Tokenizer, usize, Dtype),
         control: &Control,
     ) -> Result<()> {
-        train
-            .sampled_by()
-            .try_for_each(|asked| self.sampling(asked).check_student((student, context, dtype), control))
+        train.sampled_by().try_for_each(|asked| {
+            self.sampling(&asked.server).check_student((student, context, dtype), control)
+        })
     }
 
     /// Says which of a stage's servers were asked for some answers a second time.

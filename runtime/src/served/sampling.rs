@@ -380,7 +380,10 @@ impl PushHistory {
             // Whoever can't delete it leaves it to its owner.
             let _ = fs::remove_dir_all(before);
         }
-        self.canaries.push((of, canary));
+        // Of several steps it is the same.
+        if self.canaries.last().is_none_or(|(last, _)| *last != of) {
+            self.canaries.push((of, canary));
+        }
         if self.canaries.len() > REMEMBERED {
             self.canaries.remove(1);
         }

@@ -496,6 +496,78 @@ fn a_killed_server_and_a_killed_run_change_no_rollout() {
     assert!(bench.student("local") == bench.student("served"), "a pause changed the student");
 }
 
+/// The column `staleness` of each step.
+fn staleness(output: &Output) -> Vec<f64> {
+    let events = String::from_utf8_lossy(&output.stdout);
+    let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let steps = events.filter(|event| event["event"] == "step");
+    steps.map(|step| step["rows"][0]["staleness"].as_f64().expect("a number")).collect()
+}
+
+/// The server gets weights at the steps 0, 3 and 6; in between they are one and two updates old.
+#[test]
+fn weights_that_are_pushed_every_third_step_are_up_to_two_updates_old() {
+    let bench = with_teachers();
+    let server = [sampler(bench.folder.path(), "0", "float32")];
+    let every = |steps: &str| BY_SERVER.replace("push: \"pushed\"", &format!("push: \"pushed\"{steps}"));
+    bench.write("tiny.mopd", &sampled(8, &every(""), ""));
+    assert_eq!(staleness(&run(&bench, "always", &server)), [0.0; 8]);
+    // The same as each step: it is not trained again.
+    bench.write("tiny.mopd", &sampled(8, &every(", every: 1"), ""));
+    assert_eq!(staleness(&run(&bench, "each", &server)).len(), 0);
+    assert!(bench.student("always") == bench.student("each"));
+    bench.write("tiny.mopd", &sampled(8, &every(", every: 3 steps"), ""));
+    let third = run(&bench, "third", &server);
+    assert_eq!(staleness(&third), [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0]);
+    assert!(bench.student("always") != bench.student("third"), "old weights sampled what new ones do");
+    let plan = |program: &str| {
+        bench.write("tiny.mopd", program);
+        let mut plan = Command::new(mopd_tests::mopd());
+        text(
+            &plan.current_dir(bench.folder.path()).args(["plan", "tiny.mopd"]).output().expect("mopd starts"),
+        )
+    };
+    let said = plan(&sampled(8, &every(", every: 3 steps"), ""));
+    assert_says(&said, &["weights go there through `pushed` every 3 steps", "at most 2 updates old"]);
+    // Two passes over a batch: the second is of weights that are one update older.
+    let passes =
+        sampled(4, &every(", every: 3 steps"), "").replace("  steps = 4", "  passes = 2\n  steps = 4");
+    bench.write("tiny.mopd", &passes);
+    assert_eq!(staleness(&run(&bench, "passes", &server)), [0.0, 1.0, 2.0, 3.0]);
+    // Nobody knows what older weights say of tokens that they did not draw.
+    let whole = "sampler.entropy * live kl(student || teacher)";
+    let reads = sampled(4, &every(", every: 3 steps"), "").replace(WEIGHED, whole);
+    assert_says(&plan(&reads), &["reads the distribution of the sampler", "weights of earlier steps"]);
+}
+
+/// Killed between two pushes, with its server and all that was pushed: it goes on with the old weights.
+#[test]
+fn a_killed_run_goes_on_with_the_weights_that_were_pushed_before() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let by = BY_SERVER.replace("push: \"pushed\"", "push: \"pushed\", every: 50 steps");
+    bench.write("tiny.mopd", &sampled(60, &by, ""));
+    let mut server = vec![sampler(&folder, "0", "float32")];
+    let whole = run(&bench, "whole", &server);
+    assert_eq!(staleness(&whole)[49..], [49.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+    fs::remove_dir_all(folder.join(".mopd")).expect("a store");
+    let mut first = command(&bench, "cut", &server);
+    let mut child = first.args(["--checkpoint-every", "0s"]).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"step\":7,")), "it ended early");
+    child.kill().expect("it runs");
+    let _ = child.wait();
+    lines.for_each(drop);
+    server.clear();
+    fs::remove_dir_all(folder.join("pushed")).expect("a folder");
+    server.push(sampler(&folder, "0", "float32"));
+    let rest = run(&bench, "cut", &server);
+    let ages = staleness(&rest);
+    assert!(text(&rest).contains("stage_resumed") && (11..60).contains(&ages.len()), "{ages:?}");
+    assert!(ages.ends_with(&[48.0, 49.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]), "{ages:?}");
+    assert!(bench.student("whole") == bench.student("cut"), "a kill changed the student");
+}
+
 #[test]
 fn what_a_server_can_not_sample_is_said_before_anything_runs() {
     let bench = with_teachers();
