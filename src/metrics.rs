@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::run_folder::ColumnTable;
 
 /// What each domain has of its own, in the order in which it is shown.
-pub const OF_DOMAIN: [&str; 23] = [
+pub const OF_DOMAIN: [&str; 24] = [
     "reward",
     "dropped",
     "divergence",
@@ -25,6 +25,7 @@ pub const OF_DOMAIN: [&str; 23] = [
     "unstated",
     "derived",
     "replayed",
+    "staleness",
     "chosen_prompts",
     "priority",
     "prompt_share",
@@ -56,7 +57,7 @@ pub const REWARD_PART: &str = "reward.";
 /// What is counted.
 const COUNTS: [&str; 3] = ["dropped", "unavailable", "unstated"];
 /// What is a mean over completions; all else that a row has of its own is one over their tokens.
-const OF_COMPLETIONS: [&str; 5] = ["reward", "length", "truncated", "derived", "replayed"];
+const OF_COMPLETIONS: [&str; 6] = ["reward", "length", "truncated", "derived", "replayed", "staleness"];
 
 /// What a row is of: its domain, with the terms where some have completions of their own.
 pub fn domain(metrics: &ColumnTable, row: usize) -> String {

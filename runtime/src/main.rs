@@ -256,6 +256,7 @@ fn work(
         Job::Run(job) | Job::Predict(job) | Job::Why(job) => wanted(&job.plan)?,
         Job::Floor(job) => wanted(&job.run.plan)?,
         Job::Files(_)
+        | Job::Servers(_)
         | Job::Probe
         | Job::Sample(_)
         | Job::Serve(_)
@@ -281,6 +282,7 @@ fn work(
         Job::Differences(job) => read::differences(job, control)?,
         Job::Delta(job) => delta::delta(job, control)?,
         Job::Files(job) => schedule::files(job, control)?,
+        Job::Servers(job) => schedule::servers(job, control)?,
         Job::Predict(job) => schedule::predict(job, place, control)?,
         Job::Why(job) => schedule::why(job, &versions, place, control)?,
         Job::Bench(job) => bench::divergence::bench(job, place, control)?,

@@ -442,9 +442,13 @@ pub struct SetupArgs {
     pub cuda: bool,
 }
 
-/// Show versions, device and memory of this machine, and what is missing
+/// Show versions, device and memory of this machine, what is missing, and an experiment's servers
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Experiment, or `-` for standard input: its servers are asked who they are and what they answer
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
 }

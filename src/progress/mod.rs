@@ -213,6 +213,7 @@ impl RunProgress {
             | Event::MeasuredTime { .. }
             | Event::MeasuredFloor { .. }
             | Event::Refused(_)
+            | Event::ServerFound { .. }
             | Event::Fate { .. }
             | Event::Failed(_)
             | Event::Interrupted { .. }

@@ -14,6 +14,7 @@ use super::fates::StageFate;
 pub use super::floor::{Phase, Rates, StepPart};
 use super::results::{ComparedTable, RowDifferences};
 pub use super::served::ServeJob;
+pub use super::server_reports::{LONGEST_LIST, ServerReport, ServersJob};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]
@@ -22,6 +23,8 @@ pub enum Job {
     /// Say what of a run's files can't be read and which rewards don't answer, and run none: what `mopd
     /// check --files` asks.
     Files(Box<RunJob>),
+    /// Ask each server that a plan names who it is and what it answers: what `mopd doctor FILE` asks.
+    Servers(Box<ServersJob>),
     /// Say what each stage of a run will take, and run none.
     Predict(Box<RunJob>),
     /// Say what a run would do with each stage, and run none.
@@ -355,8 +358,12 @@ pub enum Event {
     Warning {
         message: String,
     },
-    /// The next thing of a [`Job::Files`] that a run could not use.
+    /// The next thing of a [`Job::Files`] or a [`Job::Servers`] that a run could not use.
     Refused(Failure),
+    /// The next server of a [`Job::Servers`].
+    ServerFound {
+        report: Box<ServerReport>,
+    },
     /// The job ends here, exit status 1; finished stages are kept.
     Failed(Failure),
     /// The job ends here, exit status 130; finished stages are kept, and checkpoints of those that were at

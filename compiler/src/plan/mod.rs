@@ -25,6 +25,7 @@ mod scalar_heads;
 mod scorers;
 mod second_heads;
 mod served;
+mod server_reports;
 mod settings;
 mod stages;
 pub(crate) mod template;

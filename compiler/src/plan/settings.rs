@@ -12,10 +12,11 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::data::{DataFormula, DataSource};
+use super::producers::SampledBy;
 use super::stages::Stage;
 use super::{
     Comparison, Composition, Curriculum, Extrapolation, Feedback, Formula, GradientAlignment, Guard, Moving,
-    OfStep, Panel, Producer, Reward, Rollout, RolloutServer, Scorers, Served, Validation, View,
+    OfStep, Panel, Producer, Reward, Rollout, Scorers, Served, Validation, View,
 };
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -203,10 +204,13 @@ impl<O> Train<O> {
         choices.filter_map(|choice| choice.teacher.served())
     }
 
-    /// The servers that sample its rollouts, with repetition.
-    pub fn sampled_by(&self) -> impl Iterator<Item = &RolloutServer> {
+    /// The rollouts that servers sample.
+    pub fn sampled_by(&self) -> impl Iterator<Item = &SampledBy> {
         let all = self.producers().chain(self.measured()).flat_map(Producer::all);
-        all.filter_map(|producer| producer.kind().server())
+        all.filter_map(|producer| match producer {
+            Producer::SampledBy(kind) => Some(kind.as_ref()),
+            _ => None,
+        })
     }
 
     /// The stage's rollout, then those of terms with completions of their own.

@@ -65,6 +65,7 @@ pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
 pub(crate) use names::modules::{declared_name, import_edit};
 pub use names::{allow, index};
+pub use objectives::capability::{nearest_form, needed_of};
 use teachers::route;
 use values::calls;
 use values::value::Value;

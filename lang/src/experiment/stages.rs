@@ -82,6 +82,19 @@ pub struct JointStep {
 }
 
 impl Stage {
+    /// What is trained in it.
+    pub fn trains(&self) -> Vec<&Train> {
+        match self {
+            Stage::Train(train) => vec![train.as_ref()],
+            Stage::Joint(joint) => joint.steps.iter().map(|step| &step.train).collect(),
+            Stage::Initialise(_)
+            | Stage::Load(_)
+            | Stage::Merge(_)
+            | Stage::Member { .. }
+            | Stage::Parameter => Vec::new(),
+        }
+    }
+
     /// The models that must exist before this stage can run, without repetition. Teachers are looked up in
     /// `teachers`.
     pub fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {

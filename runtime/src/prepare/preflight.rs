@@ -147,7 +147,9 @@ pub fn look(
                 }
             }
             for asked in train.sampled_by() {
-                match SamplingServer::new(asked, places.base).and_then(|server| server.identify(control)) {
+                match SamplingServer::new(&asked.server, places.base)
+                    .and_then(|server| server.identify(control))
+                {
                     Ok(_) => {}
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
                     Err(error) => found(error.at(model.origin)),

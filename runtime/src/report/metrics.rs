@@ -88,6 +88,10 @@ pub struct StepMetrics {
     /// Where rollouts are replayed: the share of the completions that, or whose prompts, come from a buffer.
     #[serde(default)]
     pub replayed: Option<f64>,
+    /// Where a server samples rollouts: how many updates old the weights were that it sampled with, on
+    /// average.
+    #[serde(default)]
+    pub staleness: Option<f64>,
     /// Where the stage chooses its prompts: how many of the domain's, and the mean of their `priority`, as
     /// they were measured last.
     #[serde(default)]
@@ -221,6 +225,7 @@ impl NamedColumns {
             correct_of_others,
             derived,
             replayed,
+            staleness,
             chosen_prompts,
             priority,
             expert_entropy,
@@ -317,6 +322,7 @@ mod tests {
             correct_of_others: Some(0.25),
             derived: Some(0.125),
             replayed: None,
+            staleness: Some(1.5),
             chosen_prompts: Some(12.0),
             priority: Some(-0.25),
             expert_entropy: None,

@@ -57,6 +57,9 @@ pub struct Sequence {
     /// Whether it, or its prompt, comes from a buffer of earlier rollouts.
     #[serde(default, skip_serializing_if = "is_false")]
     pub replayed: bool,
+    /// Of one that a server sampled: the steps after which the student had the weights that it sampled with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled_at: Option<u32>,
 }
 
 fn is_false(of: &bool) -> bool {
@@ -96,6 +99,7 @@ impl Sequence {
             correct_of: Vec::new(),
             derived: false,
             replayed: false,
+            sampled_at: None,
         }
     }
 

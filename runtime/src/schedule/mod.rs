@@ -14,6 +14,7 @@ mod room;
 mod run;
 pub mod sample;
 mod scores;
+mod servers;
 mod stage;
 mod unsupported;
 mod why;
@@ -30,6 +31,7 @@ pub use prepared::predict;
 pub use processes::{PEER, PeerJob, follow};
 pub use room::Room;
 pub use run::{JobProgress, run};
+pub use servers::servers;
 pub use why::why;
 
 use crate::failure::Result;

@@ -390,6 +390,9 @@ impl Scheduler<'_> {
         if let Some(ScoresFound { found, of }) = scores_found {
             self.control.emit(&Event::ScoresFound { stage: stage.clone(), seed, found, of });
         }
+        for train in self.plan.experiment.model(job.id).stage.trains() {
+            self.servers.tell_hedged(train, self.control);
+        }
         self.keep_guards(job.index, job.id, &record);
         let predicted = self.predicted.stage(job.id);
         lock(&self.records).push(StageRecord {

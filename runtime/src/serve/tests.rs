@@ -1,6 +1,8 @@
 //! A real server on loopback, asked by the client of runs, straight and through a proxy that does damage.
 
 mod faults;
+mod hedging;
+mod probe;
 mod recorded;
 mod sampling;
 mod security;

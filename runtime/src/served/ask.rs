@@ -2,16 +2,18 @@
 //! log says so; an answer that can't be used is asked for again a few times; what will not change ends the
 //! run.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::FailureKind;
 
 use super::address::Address;
+use super::hedge::HedgeLog;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 
@@ -60,7 +62,7 @@ impl ReplyProblem {
 }
 
 /// What makes an answer of what a server said.
-type ParseReply<T> = Box<dyn Fn(&[u8]) -> Result<T, ReplyProblem> + Send>;
+type ParseReply<T> = Box<dyn Fn(&[u8]) -> Result<T, ReplyProblem> + Send + Sync>;
 
 /// What is sent, and what makes numbers of the answer or says what is wrong with it.
 pub struct ServerRequest<T> {
@@ -68,6 +70,17 @@ pub struct ServerRequest<T> {
     pub body: Option<Vec<u8>>,
     pub path: &'static str,
     pub read: ParseReply<T>,
+}
+
+impl<T> ServerRequest<T> {
+    /// Asks without patience.
+    pub fn once(&self, address: &Address) -> Result<T, ReplyProblem> {
+        let said = match &self.body {
+            Some(body) => address.post(self.path, body)?,
+            None => address.get(self.path)?,
+        };
+        (self.read)(&said)
+    }
 }
 
 /// Who is asked.
@@ -79,6 +92,8 @@ pub struct Recipient {
     pub at_once: usize,
     /// Looks at who is there, where nobody was or somebody with other weights: whether it can be asked now.
     pub look: LookAgain,
+    /// Of one whose slowest answers are asked for a second time.
+    pub hedges: Option<Arc<Mutex<HedgeLog>>>,
 }
 
 pub type LookAgain = Box<dyn Fn() -> Result<(), ReplyProblem> + Send + Sync>;
@@ -88,9 +103,20 @@ enum Said<T> {
     Waiting(String),
     Back,
     Answer(usize, Result<T, ReplyProblem>),
+    /// A good one to a request that was sent a second time.
+    SecondAnswer(usize, T),
 }
 
-fn failed(called: &str, address: &Address, trouble: ReplyProblem) -> Error {
+/// A request that waits for its answer.
+struct OpenRequest<T> {
+    request: Arc<ServerRequest<T>>,
+    began: Instant,
+    hedged: bool,
+    /// Nobody waits for the first answer any more.
+    stop: Arc<AtomicBool>,
+}
+
+pub(super) fn failed(called: &str, address: &Address, trouble: ReplyProblem) -> Error {
     let (what, help) = trouble.what();
     Error::new(FailureKind::Model, format!("{called} {} {what}", address.shown())).help(help)
 }
@@ -121,62 +147,168 @@ pub fn all<T: Send + 'static>(
     requests: Vec<ServerRequest<T>>,
     patience: Patience,
 ) -> Result<Vec<T>> {
-    let control = patience.control;
-    let mut answers: Vec<Option<T>> = requests.iter().map(|_| None).collect();
-    let (sender, replies) = mpsc::channel();
-    let stop = Arc::new(AtomicBool::new(false));
+    let mut asking = Asking::new(server, requests.len(), patience.control);
     let mut requests = requests.into_iter().enumerate();
-    let (mut open, mut since): (usize, Option<Instant>) = (0, None);
     let outcome = loop {
-        while open < server.at_once
+        while asking.waiting() < server.at_once
             && let Some((place, request)) = requests.next()
         {
-            let (server, sender, stop) = (server.clone(), sender.clone(), stop.clone());
-            // Where the job is to stop, nobody waits for what is under way: it ends by itself.
-            thread::spawn(move || {
-                let answer = server.patiently(&request, &sender, &stop);
-                sender.send(Said::Answer(place, answer))
-            });
-            open += 1;
+            asking.ask(place, request);
         }
-        if open == 0 {
+        if asking.waiting() == 0 {
             break Ok(());
         }
         if let Err(stopped) = patience.check() {
             break Err(stopped);
         }
-        match replies.recv_timeout(LOOK) {
-            Ok(Said::Waiting(what)) => {
-                // One line, however many requests wait.
-                if since.is_none() {
-                    since = Some(Instant::now());
-                    let (called, place) = (server.called, server.address.shown());
-                    control.warn(format!("{called} {place} {what}; the run waits for it"));
+        match asking.replies.recv_timeout(LOOK) {
+            Ok(said) => {
+                if let Err(trouble) = asking.hear(said) {
+                    break Err(failed(server.called, &server.address, trouble));
                 }
             }
-            Ok(Said::Back) => {
-                if let Some(since) = since.take() {
-                    let (called, place) = (server.called, server.address.shown());
-                    let seconds = since.elapsed().as_secs_f64();
-                    control.warn(format!(
-                        "{called} {place} answers again after {seconds:.1} s; the run goes on"
-                    ));
-                }
-            }
-            Ok(Said::Answer(place, Ok(answer))) => {
-                answers[place] = Some(answer);
-                open -= 1;
-            }
-            Ok(Said::Answer(_, Err(trouble))) => break Err(failed(server.called, &server.address, trouble)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
+        asking.hedge();
     };
-    stop.store(true, Ordering::Relaxed);
+    asking.open.values().for_each(|open| open.stop.store(true, Ordering::Relaxed));
     outcome?;
-    Ok(answers.into_iter().map(|answer| answer.expect("every request has its answer")).collect())
+    Ok(asking.answers.into_iter().map(|answer| answer.expect("every request has its answer")).collect())
+}
+
+/// Requests of a batch under way.
+struct Asking<'a, T> {
+    server: &'a Arc<Recipient>,
+    control: &'a Control,
+    answers: Vec<Option<T>>,
+    /// By place.
+    open: BTreeMap<usize, OpenRequest<T>>,
+    sender: Sender<Said<T>>,
+    replies: Receiver<Said<T>>,
+    /// Since when nobody is there.
+    since: Option<Instant>,
+    /// Somebody was there all the time: how long answers took says something.
+    calm: bool,
+    /// After so long a request is sent a second time.
+    hedge_after: Option<Duration>,
+}
+
+impl<'a, T: Send + 'static> Asking<'a, T> {
+    fn new(server: &'a Arc<Recipient>, requests: usize, control: &'a Control) -> Asking<'a, T> {
+        let (sender, replies) = mpsc::channel();
+        let hedge_after = server.hedged(|log| {
+            log.ask(requests);
+            log.patience()
+        });
+        Asking {
+            server,
+            control,
+            answers: (0..requests).map(|_| None).collect(),
+            open: BTreeMap::new(),
+            sender,
+            replies,
+            since: None,
+            calm: true,
+            hedge_after: hedge_after.flatten(),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.open.len()
+    }
+
+    fn ask(&mut self, place: usize, request: ServerRequest<T>) {
+        let (request, stop) = (Arc::new(request), Arc::new(AtomicBool::new(false)));
+        let open = OpenRequest {
+            request: request.clone(),
+            began: Instant::now(),
+            hedged: false,
+            stop: stop.clone(),
+        };
+        self.open.insert(place, open);
+        let (server, sender) = (self.server.clone(), self.sender.clone());
+        // Where the job is to stop, nobody waits for what is under way: it ends by itself.
+        thread::spawn(move || {
+            let answer = server.patiently(&request, &sender, &stop);
+            sender.send(Said::Answer(place, answer))
+        });
+    }
+
+    fn hear(&mut self, said: Said<T>) -> Result<(), ReplyProblem> {
+        match said {
+            // One line, however many requests wait.
+            Said::Waiting(what) if self.since.is_none() => {
+                self.calm = false;
+                self.since = Some(Instant::now());
+                let (called, place) = (self.server.called, self.server.address.shown());
+                self.control.warn(format!("{called} {place} {what}; the run waits for it"));
+            }
+            Said::Waiting(_) => {}
+            Said::Back => self.back(),
+            Said::Answer(place, answer) => {
+                // The second answer may have been first: whoever was slower is not looked at.
+                if let Some(open) = self.open.get(&place) {
+                    let latency = open.began.elapsed();
+                    self.answers[place] = Some(answer?);
+                    self.open.remove(&place);
+                    self.log_latency(latency);
+                }
+            }
+            Said::SecondAnswer(place, answer) => {
+                if let Some(open) = self.open.remove(&place) {
+                    open.stop.store(true, Ordering::Relaxed);
+                    self.answers[place] = Some(answer);
+                    self.back();
+                    self.log_latency(open.began.elapsed());
+                    self.server.hedged(HedgeLog::second_was_first);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn log_latency(&self, latency: Duration) {
+        if self.calm {
+            self.server.hedged(|log| log.answered(latency));
+        }
+    }
+
+    fn back(&mut self) {
+        if let Some(since) = self.since.take() {
+            let (called, place) = (self.server.called, self.server.address.shown());
+            let seconds = since.elapsed().as_secs_f64();
+            self.control
+                .warn(format!("{called} {place} answers again after {seconds:.1} s; the run goes on"));
+        }
+    }
+
+    /// Sends a second time what takes longer than nearly all before. That is asked once: the first goes on
+    /// with patience.
+    fn hedge(&mut self) {
+        let Some(after) = self.hedge_after.filter(|_| self.since.is_none()) else { return };
+        for (place, open) in &mut self.open {
+            let late = !open.hedged && open.began.elapsed() > after;
+            if !late || self.server.hedged(HedgeLog::hedge) != Some(true) {
+                continue;
+            }
+            open.hedged = true;
+            let (place, request) = (*place, open.request.clone());
+            let (server, sender) = (self.server.clone(), self.sender.clone());
+            thread::spawn(move || {
+                // A bad answer is none: the first one says what is wrong.
+                request.once(&server.address).map(|answer| sender.send(Said::SecondAnswer(place, answer)))
+            });
+        }
+    }
 }
 
 impl Recipient {
+    /// What the log of hedges says to this, where there is one.
+    fn hedged<R>(&self, of: impl FnOnce(&mut HedgeLog) -> R) -> Option<R> {
+        let log = self.hedges.as_ref()?;
+        Some(of(&mut log.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
     fn patiently<T>(
         &self,
         request: &ServerRequest<T>,
@@ -185,11 +317,7 @@ impl Recipient {
     ) -> Result<T, ReplyProblem> {
         let (mut faults, mut gone) = (0, 0);
         loop {
-            let answer = match &request.body {
-                Some(body) => self.address.post(request.path, body),
-                None => self.address.get(request.path),
-            };
-            match answer.and_then(|answer| (request.read)(&answer)) {
+            match request.once(&self.address) {
                 Ok(answer) => {
                     if gone > 0 {
                         let _ = said.send(Said::Back);

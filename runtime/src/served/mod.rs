@@ -8,9 +8,12 @@
 
 mod address;
 mod ask;
+mod hedge;
 mod identity;
 mod listed;
 pub mod own;
+pub mod probe;
+pub mod push;
 pub mod sampling;
 mod sglang;
 mod vllm;
@@ -21,12 +24,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::producers::SampledBy;
 use mopd_compiler::plan::{Answers, Dtype, Engine, Plan, RolloutServer, Served, Train};
 use tch::Tensor;
 
 use self::address::Address;
 pub use self::ask::Patience;
 use self::ask::ServerRequest;
+use self::hedge::HedgeLog;
 pub use self::identity::ServerIdentity;
 pub use self::listed::ListedTokens;
 use self::own::SentTensor;
@@ -49,6 +54,9 @@ pub struct Server {
     identity: ServerIdentity,
     /// Of one that answers last hidden states: fetched once.
     lm_head: Mutex<Option<SentTensor>>,
+    /// How long it took to answer. `mopd serve` computes one request after the other: a second one of what is
+    /// slow would stand behind it, and take its time from others.
+    hedges: Option<Arc<Mutex<HedgeLog>>>,
 }
 
 /// A sequence as a teacher reads it.
@@ -95,7 +103,8 @@ impl Server {
         let address = Address::new(&served.url, served.key.as_deref(), limit)?;
         let identity = ask::a_few_times(TEACHER, &address, control, || identity::identify(&address, served))?;
         let served = served.clone();
-        Ok(Server { served, address, identity, lm_head: Mutex::default() })
+        let hedges = (served.engine != Engine::Mopd).then(Arc::default);
+        Ok(Server { served, address, identity, lm_head: Mutex::default(), hedges })
     }
 
     pub fn identity(&self) -> &ServerIdentity {
@@ -131,11 +140,7 @@ impl Server {
     /// # Errors
     /// If it does not.
     pub fn try_out(&self, student: &Tokenizer, control: &Control) -> Result<()> {
-        let (prompt, completion) = (student.prompt("a")?, student.encode("b")?);
-        if prompt.is_empty() || completion.is_empty() {
-            return Ok(());
-        }
-        let reading = ScoredSequence { prompt, completion, scored: None };
+        let Some(reading) = short_sequence(student)? else { return Ok(()) };
         self.score(&[vec![reading]], student.vocabulary(), Patience::of(control)).map(drop)
     }
 
@@ -158,25 +163,8 @@ impl Server {
             }
             return Ok(ServedScores::Hidden { batches, lm_head, softcap });
         }
-        let requests = batches.iter().flatten().map(|reading| self.listed(reading, entries));
+        let requests = batches.iter().flatten().map(|reading| request_listed(&self.served, reading, entries));
         Ok(ServedScores::Listed(self.ask(requests.collect(), patience)?))
-    }
-
-    /// What a sequence is asked of an engine that lists tokens.
-    fn listed(&self, reading: &ScoredSequence, entries: usize) -> ServerRequest<ListedTokens> {
-        let (served, reading) = (self.served.clone(), reading.clone());
-        let (path, body) = match served.engine {
-            Engine::Vllm => (vllm::PATH, vllm::body(&served, &reading)),
-            _ => (sglang::PATH, sglang::body(&served, &reading)),
-        };
-        ServerRequest {
-            body: Some(body.to_string().into_bytes()),
-            path,
-            read: Box::new(move |said| match served.engine {
-                Engine::Vllm => vllm::read(&served, &reading, entries, said),
-                _ => sglang::read(&served, &reading, entries, said),
-            }),
-        }
     }
 
     fn ask<T: Send + 'static>(&self, requests: Vec<ServerRequest<T>>, patience: Patience) -> Result<Vec<T>> {
@@ -186,8 +174,15 @@ impl Server {
             other => Err(known.changed(&other)),
         };
         let (address, look) = (self.address.clone(), Box::new(look));
-        let server = ask::Recipient { address, called: TEACHER, at_once: AT_ONCE, look };
+        let hedges = self.hedges.clone();
+        let server = ask::Recipient { address, called: TEACHER, at_once: AT_ONCE, look, hedges };
         ask::all(&Arc::new(server), requests, patience)
+    }
+
+    /// How many requests were sent a second time, where some were since it was said last.
+    pub fn take_hedged(&self) -> Option<String> {
+        let told = self.hedges.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take_told()?;
+        Some(format!("{TEACHER} {}: {told}", self.place()))
     }
 
     fn lm_head(&self, entries: usize, patience: Patience) -> Result<(Tensor, Option<f64>)> {
@@ -208,6 +203,46 @@ impl Server {
         }
         Ok((lm_head, self.identity.softcap))
     }
+}
+
+/// What a sequence is asked of an engine that lists tokens.
+fn request_listed(served: &Served, reading: &ScoredSequence, entries: usize) -> ServerRequest<ListedTokens> {
+    let (served, reading) = (served.clone(), reading.clone());
+    let (path, body) = match served.engine {
+        Engine::Vllm => (vllm::PATH, vllm::body(&served, &reading)),
+        _ => (sglang::PATH, sglang::body(&served, &reading)),
+    };
+    ServerRequest {
+        body: Some(body.to_string().into_bytes()),
+        path,
+        read: Box::new(move |said| match served.engine {
+            Engine::Vllm => vllm::read(&served, &reading, entries, said),
+            _ => sglang::read(&served, &reading, entries, said),
+        }),
+    }
+}
+
+/// What a server is tried out with; none where the tokenizer makes no tokens of letters.
+fn short_sequence(student: &Tokenizer) -> Result<Option<ScoredSequence>> {
+    let (prompt, completion) = (student.prompt("a")?, student.encode("b")?);
+    let tokens = !prompt.is_empty() && !completion.is_empty();
+    Ok(tokens.then_some(ScoredSequence { prompt, completion, scored: None }))
+}
+
+/// A sequence of the student's may be as long as its context.
+fn check_context(
+    served: &Served,
+    address: &Address,
+    identity: &ServerIdentity,
+    context: usize,
+) -> Result<()> {
+    let Some(own) = identity.context.filter(|own| *own < context) else { return Ok(()) };
+    let message = format!(
+        "the teacher `{}` on {} has a context of {own} tokens, less than its student's {context}",
+        served.model,
+        address.shown()
+    );
+    Err(Error::new(FailureKind::Context, message).help("give it at least the student's context"))
 }
 
 /// The servers of a run, each once.
@@ -234,7 +269,7 @@ impl Servers {
                         servers.teachers.push((served.clone(), server));
                     }
                 }
-                for asked in train.sampled_by() {
+                for SampledBy { server: asked, .. } in train.sampled_by() {
                     if servers.sampling.iter().all(|(known, _)| known != asked) {
                         let server =
                             SamplingServer::new(asked, base).map_err(|error| error.at(model.origin))?;
@@ -270,9 +305,15 @@ impl Servers {
         (student, context, dtype): (&Tokenizer, usize, Dtype),
         control: &Control,
     ) -> Result<()> {
-        train
-            .sampled_by()
-            .try_for_each(|asked| self.sampling(asked).check_student((student, context, dtype), control))
+        train.sampled_by().try_for_each(|asked| {
+            self.sampling(&asked.server).check_student((student, context, dtype), control)
+        })
+    }
+
+    /// Says which of a stage's servers were asked for some answers a second time.
+    pub fn tell_hedged<O>(&self, train: &Train<O>, control: &Control) {
+        let servers = train.served().map(|served| self.get(served));
+        servers.filter_map(Server::take_hedged).for_each(|told| control.warn(told));
     }
 
     /// What enters the key of a stage: who answers, in the order in which its teachers stand.
@@ -294,15 +335,7 @@ impl Servers {
             if !train.served().any(|asked| asked == served) {
                 continue;
             }
-            if let Some(own) = server.context().filter(|own| *own < context) {
-                let message = format!(
-                    "the teacher `{}` on {} has a context of {own} tokens, less than its student's {context}",
-                    served.model,
-                    server.place()
-                );
-                let help = "give it at least the student's context";
-                return Err(Error::new(FailureKind::Context, message).help(help));
-            }
+            check_context(served, &server.address, &server.identity, context)?;
             if compared.insert((place, student.hash())) {
                 server.compare_tokenizer(student, control)?;
                 server.try_out(student, control)?;

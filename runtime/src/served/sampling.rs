@@ -2,8 +2,6 @@
 //! names the weights that it is for, and a server that has others answers nothing but that. `mopd serve` uses
 //! the run's own random numbers, so that the completions are those that the run would have sampled. SGLang
 //! gets a seed for each completion, and says by which weights it was sampled.
-//!
-//! After weights were given, the server scores a short text, the canary, which the trainer has scored too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,20 +11,19 @@ use std::time::Duration;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Answers, Dtype, Engine, RolloutServer, Sampling, Served};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::address::Address;
 use super::ask::{self, Patience, Recipient, ReplyProblem, ServerRequest};
 use super::identity::{self, ServerIdentity, parse};
-use super::{ScoredSequence, own, sglang};
+use super::push::{self, Push, PushedWeights, canary};
+use super::{own, sglang};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::quote::quote;
-use crate::random::Key;
+use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, OwnedPrompt, Prompt};
 use crate::tokenizer::{Token, Tokenizer};
 
-const CALLED: &str = "the server of rollouts";
+pub(super) const CALLED: &str = "the server of rollouts";
 /// Time limit of a request, which may be all completions of a step.
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
 /// Requests to SGLang that wait: it puts them into batches.
@@ -37,8 +34,6 @@ const SEEDS: usize = 1 << 29;
 const REMEMBERED: usize = 8;
 /// What rounding in single precision may add to a probability of 1.
 const SLACK: f64 = 1e-5;
-
-const CANARY: &str = "The canary sings what it was taught: 0123456789.";
 
 /// The prompts that a run has sampled, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,17 +127,6 @@ impl SentCompletion {
     }
 }
 
-/// Weights in a folder that the server sees, and what the trainer says of the canary with them.
-#[derive(Clone, Debug)]
-pub struct PushedWeights {
-    pub folder: PathBuf,
-    /// A hash of them.
-    pub content: String,
-    /// `step 12 of \`student\``
-    pub of: String,
-    pub canary: Vec<f32>,
-}
-
 /// The weights that a server was given before.
 #[derive(Default)]
 struct PushHistory {
@@ -184,24 +168,35 @@ impl SamplingServer {
     }
 
     pub fn identify(&self, control: &Control) -> Result<ServerIdentity> {
-        ask::a_few_times(CALLED, &self.address, control, || identify(&self.address, &self.served))
+        ask::a_few_times(CALLED, &self.address, control, || self.look())
+    }
+
+    pub(super) fn look(&self) -> Result<ServerIdentity, ReplyProblem> {
+        push::identify(&self.address, &self.served)
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Whether it answers, and can take the weights of a stage's student.
-    pub fn check_student(
-        &self,
-        (student, context, dtype): (&Tokenizer, usize, Dtype),
-        control: &Control,
-    ) -> Result<()> {
+    pub fn check_student(&self, student: (&Tokenizer, usize, Dtype), control: &Control) -> Result<()> {
         let there = self.identify(control)?;
-        let other = |what: &str, help: &str| {
-            let message = format!("{CALLED} {} {what}", self.address.shown());
-            Err(Error::new(FailureKind::Model, message).help(help.to_owned()))
-        };
+        let compare = || self.compare_student(&there, student);
+        ask::a_few_times(CALLED, &self.address, control, compare)?;
+        fs::create_dir_all(&self.folder).map_err(|error| no_folder(&self.folder.display(), &error))
+    }
+
+    /// Whether what it says of itself fits a stage's student.
+    pub(super) fn compare_student(
+        &self,
+        there: &ServerIdentity,
+        (student, context, dtype): (&Tokenizer, usize, Dtype),
+    ) -> Result<(), ReplyProblem> {
+        let other = |what: &str, help: &str| Err(ReplyProblem::lasting(what, help));
         let mopd = self.served.engine == Engine::Mopd;
         if !mopd {
-            let compare = || identity::compare(&self.address, &self.served, &there, student);
-            ask::a_few_times(CALLED, &self.address, control, compare)?;
+            identity::compare(&self.address, &self.served, there, student)?;
         } else if there.tokenizer.as_deref() != Some(student.hash().as_str()) {
             return other(
                 "has another tokenizer than the student",
@@ -216,11 +211,34 @@ impl SamplingServer {
         }
         if mopd && there.dtype.as_deref() != Some(dtype.name()) {
             return other(
-                &format!("computes in {}, the run in {}", there.dtype.unwrap_or_default(), dtype.name()),
+                &format!(
+                    "computes in {}, the run in {}",
+                    there.dtype.as_deref().unwrap_or_default(),
+                    dtype.name()
+                ),
                 &format!("start it with `--dtype {}`", dtype.name()),
             );
         }
-        fs::create_dir_all(&self.folder).map_err(|error| no_folder(&self.folder.display(), &error))
+        Ok(())
+    }
+
+    /// Has it sample one token by the weights that it has, whatever these are.
+    pub(super) fn try_out(&self, there: &ServerIdentity, tokenizer: &Tokenizer) -> Result<(), ReplyProblem> {
+        let tokens = tokenizer.prompt("a").map_err(|error| {
+            ReplyProblem::lasting(format!("can't be tried: {error}"), "look at the tokenizer")
+        })?;
+        let prompts = [Prompt { tokens: &tokens, id: 0, sample: 0, limit: None }];
+        let how = (&Sampling::new(1, 1.0, 1), Key::new(0, 0, Purpose::Sample, 0));
+        let weights = there.weights.clone().unwrap_or_default();
+        match self.served.engine {
+            Engine::Mopd => {
+                request(weights, &prompts, how, tokenizer.vocabulary()).once(&self.address).map(drop)
+            }
+            Engine::Vllm | Engine::Sglang => {
+                let requests = of_sglang(&weights, &prompts, how, tokenizer);
+                requests.iter().try_for_each(|request| request.once(&self.address).map(drop))
+            }
+        }
     }
 
     /// Completions in the order of the prompts, with the weights that `written` puts into the folder.
@@ -246,7 +264,7 @@ impl SamplingServer {
             pushed: pushed.clone(),
         };
         let (address, look) = (self.address.clone(), Box::new(move || push.run()));
-        let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look });
+        let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look, hedges: None });
         let (weights, patience) = (pushed.content.clone(), Patience::of(control));
         let completions = match self.served.engine {
             Engine::Mopd => {
@@ -262,19 +280,6 @@ impl SamplingServer {
         given.record(pushed);
         Ok(completions)
     }
-}
-
-/// Asks a server what it has. SGLang calls its model by the folder of the newest weights, so it is not asked
-/// for by a name.
-fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
-    if served.engine == Engine::Mopd {
-        return identity::identify(address, served);
-    }
-    let (info, listed) = (parse(&address.get("/model_info")?)?, parse(&address.get("/v1/models")?)?);
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-    let context = listed["data"][0]["max_model_len"].as_u64().map(|context| context as usize);
-    let (root, weights) = (text(&info["model_path"]), text(&info["weight_version"]));
-    Ok(ServerIdentity { model: served.model.clone(), root, weights, context, ..ServerIdentity::default() })
 }
 
 /// All completions of `mopd serve`.
@@ -345,7 +350,10 @@ impl PushHistory {
             // Whoever can't delete it leaves it to its owner.
             let _ = fs::remove_dir_all(before);
         }
-        self.canaries.push((of, canary));
+        // Of several steps it is the same.
+        if self.canaries.last().is_none_or(|(last, _)| *last != of) {
+            self.canaries.push((of, canary));
+        }
         if self.canaries.len() > REMEMBERED {
             self.canaries.remove(1);
         }
@@ -355,98 +363,4 @@ impl PushHistory {
 fn no_folder(folder: &dyn std::fmt::Display, error: &std::io::Error) -> Error {
     let message = format!("weights can't be put into {folder} for the server of rollouts: {error}");
     Error::new(FailureKind::Runtime, message).help("`push` is a folder that this machine and the server see")
-}
-
-/// A text whose scores tell weights apart: the first token is given.
-pub fn canary(tokenizer: &Tokenizer) -> Result<ScoredSequence> {
-    let mut ids = tokenizer.encode(CANARY)?;
-    // Short enough for any context.
-    ids.truncate(16);
-    if ids.len() < 2 {
-        let message = "the student's tokenizer makes no two tokens of a sentence";
-        return Err(Error::new(FailureKind::Model, message));
-    }
-    let completion = ids.split_off(1);
-    Ok(ScoredSequence { prompt: ids, completion, scored: None })
-}
-
-/// How a server gets weights, and proves that it has them.
-struct Push {
-    served: Served,
-    address: Address,
-    pushed: PushedWeights,
-    canary: ScoredSequence,
-    entries: usize,
-    /// Held by the request that pushes: others that find old weights wait for it.
-    one: Mutex<()>,
-    /// Largest mean difference between log-probabilities of the canary.
-    tolerance: f64,
-    /// The trainer's canaries of weights that were pushed before.
-    earlier: Vec<(String, Vec<f32>)>,
-}
-
-impl Push {
-    fn run(&self) -> Result<(), ReplyProblem> {
-        let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
-        let PushedWeights { folder, content, of, .. } = &self.pushed;
-        let has = || Ok::<_, ReplyProblem>(identify(&self.address, &self.served)?.weights);
-        if has()?.as_ref() != Some(content) {
-            // `mopd serve` looks into its own folder, wherever that lies.
-            let path = match self.served.engine {
-                Engine::Mopd => folder.file_name().map(Path::new).unwrap_or(folder),
-                Engine::Vllm | Engine::Sglang => folder,
-            };
-            let update = json!({ "model_path": path.to_string_lossy(), "weight_version": content });
-            let given = self.address.post("/update_weights_from_disk", update.to_string().as_bytes());
-            given.map_err(not_taken)?;
-            if has()?.as_ref() != Some(content) {
-                return Err(ReplyProblem::lasting(
-                    format!("has other weights than those of {of} after it was given them"),
-                    "nobody else may give it weights while this run does",
-                ));
-            }
-        }
-        self.compare()
-    }
-
-    /// Compares the server's log-probabilities of the canary with the trainer's.
-    fn compare(&self) -> Result<(), ReplyProblem> {
-        let body = sglang::body(&self.served, &self.canary).to_string();
-        let said = self.address.post(sglang::PATH, body.as_bytes())?;
-        let said = sglang::read(&self.served, &self.canary, self.entries, &said)?;
-        let there: Vec<f32> = said.tokens.iter().map(|entries| entries[0].1).collect();
-        let difference = mean_difference(&there, &self.pushed.canary);
-        if difference <= self.tolerance {
-            return Ok(());
-        }
-        let near =
-            self.earlier.iter().rev().find(|(_, canary)| mean_difference(&there, canary) <= self.tolerance);
-        let seems = match near {
-            Some((of, _)) => format!("they are those of {of}"),
-            None => "no weights that this run gave it have these".to_owned(),
-        };
-        let what = format!(
-            "says that it has the weights of {}, and gives {} other log-probabilities than the trainer, \
-             {difference:.4} apart on average, more than {}: {seems}",
-            self.pushed.of,
-            quote(CANARY),
-            self.tolerance
-        );
-        Err(ReplyProblem::lasting(what, "start the server anew: nothing was sampled with these weights"))
-    }
-}
-
-fn not_taken(problem: ReplyProblem) -> ReplyProblem {
-    const HELP: &str = "it has to see the folder that `push` names: `mopd serve --allow-updates FOLDER`";
-    match problem {
-        ReplyProblem::Lasting { what, .. } => ReplyProblem::lasting(what, HELP),
-        other => other,
-    }
-}
-
-/// Mean absolute difference; infinity where lengths differ or a number is not finite.
-fn mean_difference(one: &[f32], other: &[f32]) -> f64 {
-    let pairs = one.iter().zip(other).map(|(one, other)| f64::from((one - other).abs()));
-    let mean = pairs.sum::<f64>() / one.len().max(1) as f64;
-    if one.len() == other.len() && mean.is_finite() { mean } else { f64::INFINITY }
 }

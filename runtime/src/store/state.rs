@@ -104,8 +104,21 @@ pub struct PartPosition {
     /// The groups that are kept for later steps, buffer by buffer, the oldest first.
     #[serde(default)]
     pub kept: Vec<Vec<BufferedGroup>>,
+    /// The weights that servers of rollouts sample with for several steps, server by server; none of one that
+    /// has no weights yet. Their numbers are tensors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pushed: Vec<Option<PushedPosition>>,
     /// What later passes train on.
     pub rollouts: Option<StoredRollouts>,
+}
+
+/// Weights that a server of rollouts has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PushedPosition {
+    /// Steps after which the student had them.
+    pub step: u32,
+    /// What the trainer says of the canary with them, as bits.
+    pub canary: Vec<u32>,
 }
 
 /// A group that may be replayed.

@@ -131,6 +131,7 @@ pub fn diagnose(
             correct_of_others: correct_of_others(own),
             derived: derived(stage, own),
             replayed: replayed(stage, own),
+            staleness: staleness(own, numbers.step),
             ..row(stage, section, &terms, numbers)
         });
     }
@@ -211,6 +212,14 @@ fn replayed(stage: &Stage, own: &[Sequence]) -> Option<f64> {
     stage.train.rollout.producer.replays().then(|| share(own, |sequence| sequence.replayed))
 }
 
+/// Of the completions that a server sampled: how many updates old its weights are in this step; none where
+/// none did.
+fn staleness(own: &[Sequence], step: u32) -> Option<f64> {
+    let ages = completions(own).filter_map(|sequence| sequence.sampled_at);
+    let ages: Vec<f64> = ages.map(|at| f64::from(step.saturating_sub(at))).collect();
+    (!ages.is_empty()).then(|| ages.iter().sum::<f64>() / ages.len() as f64)
+}
+
 fn share(of: &[Sequence], which: impl Fn(&Sequence) -> bool) -> f64 {
     of.iter().filter(|sequence| which(sequence)).count() as f64 / of.len() as f64
 }
@@ -248,6 +257,7 @@ fn row(stage: &Stage, section: &Section, terms: &Option<String>, numbers: &StepT
         correct_of_others: None,
         derived: None,
         replayed: None,
+        staleness: None,
         chosen_prompts: chosen.map(|(prompts, _)| prompts as f64),
         priority: chosen.and_then(|(_, priority)| priority),
         expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),

@@ -152,6 +152,7 @@ impl StagePart<'_> {
             policy: self.batches.policy(),
             measured: self.batches.measured(),
             kept: self.batches.buffered_groups(),
+            pushed: self.batches.pushed(tensors, &|tensor| self.name(tensor)),
             rollouts,
         }
     }
@@ -167,6 +168,7 @@ impl StagePart<'_> {
         self.batches.restore_policy(&position.policy)?;
         self.batches.restore_measured(&position.measured)?;
         self.batches.restore_groups(&position.kept, self.stage)?;
+        self.batches.restore_pushed(&position.pushed, model, (tensors, &|tensor| self.name(tensor)))?;
         self.carried = position
             .carried
             .iter()

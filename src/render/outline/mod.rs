@@ -6,6 +6,7 @@ mod training;
 
 use std::collections::BTreeMap;
 
+use mopd_compiler::plan::producers::SampledBy;
 use mopd_compiler::plan::{Cost, Plan, RolloutServer};
 use mopd_lang::experiment::{
     Benchmark, BudgetUnit, Comparison, DataSource, Domain, Evaluation, Experiment, Joint, MarkedSetting,
@@ -322,21 +323,21 @@ fn formula(formula: &Formula) -> String {
 /// What goes to each server that samples a stage's rollouts.
 fn sampled_by(plan: &Plan, index: usize) -> Vec<String> {
     let trains = plan.experiment.models[index].stage.trains();
-    let mut servers: Vec<&RolloutServer> = Vec::new();
-    for server in trains.into_iter().flat_map(|train| train.sampled_by()) {
-        if !servers.contains(&server) {
-            servers.push(server);
+    let mut servers: Vec<(&RolloutServer, u32)> = Vec::new();
+    for SampledBy { server, every, .. } in trains.into_iter().flat_map(|train| train.sampled_by()) {
+        if !servers.contains(&(server, *every)) {
+            servers.push((server, *every));
         }
     }
     // In single precision.
     let size = plan.stages[index].cost.parameters;
     let size = size.map_or("its".to_owned(), |parameters| format!("{} of", bytes(4 * parameters)));
-    let row = |RolloutServer { engine, model, push, .. }: &RolloutServer| {
-        format!(
-            "rollouts by {model:?} ({}): {size} weights go there through `{push}` each time that prompts are \
-             drawn",
-            engine.name()
-        )
+    let row = |(RolloutServer { engine, model, push, .. }, every): (&RolloutServer, u32)| {
+        let when = match every {
+            0 | 1 => "each time that prompts are drawn".to_owned(),
+            every => format!("every {every} steps"),
+        };
+        format!("rollouts by {model:?} ({}): {size} weights go there through `{push}` {when}", engine.name())
     };
     servers.into_iter().map(row).collect()
 }

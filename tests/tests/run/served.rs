@@ -335,6 +335,74 @@ fn a_server_that_lists_less_than_is_asked_for_is_found_out_before_the_first_stag
     assert!(!text(&output).contains("stage_started"), "{}", text(&output));
 }
 
+/// `mopd doctor` of the experiment, with the addresses of its servers.
+fn doctor(bench: &Bench, urls: &[&str], more: &[&str]) -> Output {
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(bench.folder.path()).args(["doctor", "tiny.mopd"]).args(more);
+    for (domain, url) in DOMAINS.iter().zip(urls) {
+        command.env(format!("TEACHER_{domain}"), url);
+    }
+    command.env("STUDENT_KEY", KEY).output().expect("mopd starts")
+}
+
+#[test]
+fn a_doctor_says_what_each_server_answers_and_what_is_needed() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let start = |more: &[&str]| Server::start(&folder, &model("a"), "0", more);
+    let (open, short) = (start(&["--key", "SERVER_KEY"]), start(&["--max-logprobs", "3"]));
+    let asks = |engine: &str, answers: &str, term: &str| {
+        let key = format!("answers: {answers}, key: env(\"STUDENT_KEY\")");
+        bench.write(
+            "tiny.mopd",
+            &served(engine, answers, term, 3).replace(&format!("answers: {answers}"), &key),
+        );
+    };
+    let told = |output: &Output, code: i32, parts: &[&str]| {
+        assert_eq!(output.status.code(), Some(code), "{}", text(output));
+        assert_says(&text(output), parts);
+        assert!(!text(output).contains(KEY), "{}", text(output));
+    };
+    asks("mopd", "dist", KL);
+    let all = [open.url.as_str(); 4];
+    let parts =
+        ["of_a, teacher of `student`", "mean what the student's mean", "asked is dist, needed is dist"];
+    told(&doctor(&bench, &all, &[]), 0, &parts);
+    // Not enough, and what would be; a server that is away is one finding among others.
+    asks("vllm", "top_k(5)", TOP);
+    let away = [open.url.as_str(), &short.url, "http://127.0.0.1:9", &open.url];
+    let parts = [
+        "top_k(3) at most; asked is top_k(5), needed is top_k(5)",
+        "start the server with `--max-logprobs 5`; or write `answers: top_k(3)`, and ask for at most 3",
+        "http://127.0.0.1:9 could not be reached",
+        "dist, everything; asked is top_k(5)",
+    ];
+    told(&doctor(&bench, &away, &[]), 1, &parts);
+    asks("vllm", "dist", SAMPLED);
+    let parts = ["asked is dist, needed is sampled", "write `answers: top_k(3)`: no more is needed of it"];
+    told(&doctor(&bench, &[short.url.as_str(); 4], &[]), 1, &parts);
+    // At another temperature only whole distributions do, whatever the divergence reads.
+    let hot = "live kl(teacher || student, support: top_k(teacher, 2), mass: renormalized, temperature: 2)";
+    asks("vllm", "dist", hot);
+    let output = doctor(&bench, &[short.url.as_str(); 4], &["--format", "json"]);
+    told(&output, 1, &["let another server answer it"]);
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let servers = said["servers"].as_array().expect("a list");
+    assert_eq!(servers.len(), 4, "{said}");
+    assert_eq!((&servers[0]["answers"]["top_k"], &servers[0]["needed"]), (&3.into(), &"top_k(2)".into()));
+    // A student whose rollouts are sampled there.
+    bench.write("tiny.mopd", &sampled(3, BY_SERVER, ""));
+    told(
+        &doctor(&bench, &[short.url.as_str()], &[]),
+        0,
+        &["rollouts of `student`", "samples, and says log-probabilities"],
+    );
+    bench.write("tiny.mopd", &at_hand(KL, 3));
+    told(&doctor(&bench, &[], &[]), 0, &["no server is named"]);
+    bench.write("tiny.mopd", "model x = hf(");
+    told(&doctor(&bench, &[], &[]), 1, &["error"]);
+}
+
 /// What the student is before its first step, and where its weights go.
 fn sampler(folder: &Path, port: &str, dtype: &str) -> Server {
     fs::create_dir_all(folder.join("pushed")).expect("a folder");
@@ -426,6 +494,78 @@ fn a_killed_server_and_a_killed_run_change_no_rollout() {
     server.push(sampler(&folder, &port, "float32"));
     goes_on(lines, child);
     assert!(bench.student("local") == bench.student("served"), "a pause changed the student");
+}
+
+/// The column `staleness` of each step.
+fn staleness(output: &Output) -> Vec<f64> {
+    let events = String::from_utf8_lossy(&output.stdout);
+    let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let steps = events.filter(|event| event["event"] == "step");
+    steps.map(|step| step["rows"][0]["staleness"].as_f64().expect("a number")).collect()
+}
+
+/// The server gets weights at the steps 0, 3 and 6; in between they are one and two updates old.
+#[test]
+fn weights_that_are_pushed_every_third_step_are_up_to_two_updates_old() {
+    let bench = with_teachers();
+    let server = [sampler(bench.folder.path(), "0", "float32")];
+    let every = |steps: &str| BY_SERVER.replace("push: \"pushed\"", &format!("push: \"pushed\"{steps}"));
+    bench.write("tiny.mopd", &sampled(8, &every(""), ""));
+    assert_eq!(staleness(&run(&bench, "always", &server)), [0.0; 8]);
+    // The same as each step: it is not trained again.
+    bench.write("tiny.mopd", &sampled(8, &every(", every: 1"), ""));
+    assert_eq!(staleness(&run(&bench, "each", &server)).len(), 0);
+    assert!(bench.student("always") == bench.student("each"));
+    bench.write("tiny.mopd", &sampled(8, &every(", every: 3 steps"), ""));
+    let third = run(&bench, "third", &server);
+    assert_eq!(staleness(&third), [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 1.0]);
+    assert!(bench.student("always") != bench.student("third"), "old weights sampled what new ones do");
+    let plan = |program: &str| {
+        bench.write("tiny.mopd", program);
+        let mut plan = Command::new(mopd_tests::mopd());
+        text(
+            &plan.current_dir(bench.folder.path()).args(["plan", "tiny.mopd"]).output().expect("mopd starts"),
+        )
+    };
+    let said = plan(&sampled(8, &every(", every: 3 steps"), ""));
+    assert_says(&said, &["weights go there through `pushed` every 3 steps", "at most 2 updates old"]);
+    // Two passes over a batch: the second is of weights that are one update older.
+    let passes =
+        sampled(4, &every(", every: 3 steps"), "").replace("  steps = 4", "  passes = 2\n  steps = 4");
+    bench.write("tiny.mopd", &passes);
+    assert_eq!(staleness(&run(&bench, "passes", &server)), [0.0, 1.0, 2.0, 3.0]);
+    // Nobody knows what older weights say of tokens that they did not draw.
+    let whole = "sampler.entropy * live kl(student || teacher)";
+    let reads = sampled(4, &every(", every: 3 steps"), "").replace(WEIGHED, whole);
+    assert_says(&plan(&reads), &["reads the distribution of the sampler", "weights of earlier steps"]);
+}
+
+/// Killed between two pushes, with its server and all that was pushed: it goes on with the old weights.
+#[test]
+fn a_killed_run_goes_on_with_the_weights_that_were_pushed_before() {
+    let bench = with_teachers();
+    let folder = bench.folder.path().to_owned();
+    let by = BY_SERVER.replace("push: \"pushed\"", "push: \"pushed\", every: 50 steps");
+    bench.write("tiny.mopd", &sampled(60, &by, ""));
+    let mut server = vec![sampler(&folder, "0", "float32")];
+    let whole = run(&bench, "whole", &server);
+    assert_eq!(staleness(&whole)[49..], [49.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+    fs::remove_dir_all(folder.join(".mopd")).expect("a store");
+    let mut first = command(&bench, "cut", &server);
+    let mut child = first.args(["--checkpoint-every", "0s"]).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"step\":7,")), "it ended early");
+    child.kill().expect("it runs");
+    let _ = child.wait();
+    lines.for_each(drop);
+    server.clear();
+    fs::remove_dir_all(folder.join("pushed")).expect("a folder");
+    server.push(sampler(&folder, "0", "float32"));
+    let rest = run(&bench, "cut", &server);
+    let ages = staleness(&rest);
+    assert!(text(&rest).contains("stage_resumed") && (11..60).contains(&ages.len()), "{ages:?}");
+    assert!(ages.ends_with(&[48.0, 49.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]), "{ages:?}");
+    assert!(bench.student("whole") == bench.student("cut"), "a kill changed the student");
 }
 
 #[test]

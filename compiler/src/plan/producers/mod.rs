@@ -124,7 +124,9 @@ fn source(
     match source {
         RolloutSource::Data { field } => Ok(Producer::data(field)),
         RolloutSource::Sample(of) => student::executable(of, rollout.origin, origins),
-        RolloutSource::SampledBy { server, of } => sampled_by::executable(server, of, rollout, origins),
+        RolloutSource::SampledBy { server, of, every } => {
+            sampled_by::executable((server, *every), of, rollout, origins)
+        }
         RolloutSource::From { .. } => teacher::executable(rollout, keep, origins),
         RolloutSource::Snapshot { model, of } => model::executable(*model, of, true, origins),
         RolloutSource::Mix { .. } => mix::executable(rollout, origins, of_completions),
@@ -207,11 +209,6 @@ pub trait ProducerKind {
     }
 
     fn sampling_mut(&mut self) -> Option<&mut Sampling> {
-        None
-    }
-
-    /// The server that draws for it.
-    fn server(&self) -> Option<&RolloutServer> {
         None
     }
 

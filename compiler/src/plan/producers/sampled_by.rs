@@ -1,5 +1,5 @@
 //! `sampled_by("mopd", url: ..., model: ..., push: ..., sample(...))`: the student's own rollouts, fresh
-//! every step, by a server that has the weights of that step.
+//! every step, by a server that has the weights of that step, or with `every` those of an earlier one.
 
 use mopd_lang::experiment::{self as checked, RolloutSource};
 use serde::Deserialize;
@@ -14,14 +14,23 @@ use crate::refusal::{Converted, Origins, refused};
 pub struct SampledBy {
     pub server: RolloutServer,
     pub sampling: Sampling,
+    /// The server gets weights when those that it has are so many steps old.
+    #[serde(default = "each_step")]
+    pub every: u32,
+}
+
+fn each_step() -> u32 {
+    1
 }
 
 impl SampledBy {
     fn with_server(&self, name: &'static str, server: FieldValue, groups: Option<u32>) -> Fields {
-        Fields::of("sampled_by")
-            .with(name, server)
-            .with_groups("prompts", groups)
-            .with("sampling", FieldValue::Sampling(self.sampling.clone()))
+        let fields = Fields::of("sampled_by").with(name, server);
+        let fields = match self.every {
+            1 => fields,
+            every => fields.with("every", FieldValue::Count(every)),
+        };
+        fields.with_groups("prompts", groups).with("sampling", FieldValue::Sampling(self.sampling.clone()))
     }
 }
 
@@ -47,13 +56,10 @@ impl ProducerKind for SampledBy {
         Some(&mut self.sampling)
     }
 
-    fn server(&self) -> Option<&RolloutServer> {
-        Some(&self.server)
-    }
-
     /// The server has the student's weights of the step, and `mopd serve` computes as the run does.
     fn policy(&self) -> Result<(Writer, &Sampling), &'static str> {
         match self.server.engine {
+            _ if self.every > 1 => Err("a server sampled some of them with weights of earlier steps"),
             Engine::Mopd => Ok((Writer::Student, &self.sampling)),
             Engine::Vllm | Engine::Sglang => Err("a server sampled them by arithmetic of its own"),
         }
@@ -70,7 +76,7 @@ impl ProducerKind for SampledBy {
 }
 
 pub(super) fn executable(
-    server: &checked::RolloutEngine,
+    (server, every): (&checked::RolloutEngine, u32),
     of: &checked::Rollout,
     rollout: &checked::Rollout,
     origins: Origins,
@@ -109,5 +115,5 @@ pub(super) fn executable(
     }
     let (url, model, push, key) = (url.clone(), model.clone(), push.clone(), key.clone());
     let server = RolloutServer { engine, url, model, push, key };
-    Ok(SampledBy { server, sampling }.into())
+    Ok(SampledBy { server, sampling, every }.into())
 }

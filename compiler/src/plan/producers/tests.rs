@@ -4,7 +4,7 @@
 use super::*;
 use crate::expr::graph::Graph;
 use crate::plan::views::{Piece, Slot};
-use crate::plan::{Axis, Formula, Schedule, Signal};
+use crate::plan::{Axis, Engine, Formula, Schedule, Secret, Signal};
 
 const SAMPLING: &str = r#"{"n":2,"temperature":1.0,"max_tokens":8,"stop":[]}"#;
 
@@ -163,6 +163,32 @@ fn an_edit_says_what_it_edits() {
     assert_eq!((programs, rollout.producer.environments().len()), (vec!["python3 edit.py"], 0));
     let once = edited(Producer::teacher_once(64, Keep::All, sampling()));
     assert_eq!((once.fresh(), once.once().map(|once| once.sequences)), (false, Some(64)));
+}
+
+/// How often weights go to a server changes results; where it is does not. Those of each step are not
+/// mentioned.
+#[test]
+fn a_rollout_of_a_server_says_how_old_weights_get() {
+    let of = |every| {
+        let server = RolloutServer {
+            engine: Engine::Mopd,
+            url: Secret::Text("http://gpu:8000".to_owned()),
+            model: "m".to_owned(),
+            push: "w".to_owned(),
+            key: None,
+        };
+        Rollout::new(5, SampledBy { server, sampling: sampling(), every }.into())
+    };
+    for (every, said, on_policy) in [(1, "", true), (3, r#""every":3,"#, false)] {
+        let rollout = of(every);
+        let rest = format!(r#"{said}"prompts":5,"sampling":{SAMPLING}}}"#);
+        let key = format!(r#"{{"from":"sampled_by","engine":"mopd",{rest}"#);
+        assert_eq!(serde_json::to_string(&rollout.key(&|id| FieldValue::Model(id))).unwrap(), key);
+        let text = serde_json::to_string(&rollout).unwrap();
+        assert!(text.ends_with(&rest), "{text}");
+        assert_eq!(serde_json::from_str::<Rollout>(&text).unwrap(), rollout);
+        assert_eq!(rollout.producer.kind().policy().is_ok(), on_policy);
+    }
 }
 
 /// What is looked for and what stands there instead change results.

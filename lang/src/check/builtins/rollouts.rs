@@ -30,8 +30,10 @@ builtins! { Rollout: RolloutName, RolloutCall {
         stop: Option<Stop>,
     },
 
-    /// The student's own completions, sampled by a server. Before every step that draws, the weights go there
-    /// as files: `push` is a folder that both see. `key` is the token that the server asks for.
+    /// The student's own completions, sampled by a server. Before a step that draws, the weights go there as
+    /// files: `push` is a folder that both see. With `every: 4 steps` they go only once those that are there
+    /// are so old, and completions are of weights up to three updates old. `key` is the token that the server
+    /// asks for.
     #[usage = "sampled_by(\"mopd\", url: \"http://gpu:8000\", model: \"m\", push: \"w\", sample(...))"]
     sampled_by => SampledBy {
         engine: Text,
@@ -40,6 +42,7 @@ builtins! { Rollout: RolloutName, RolloutCall {
         push: Text,
         of: Drawn,
         key: Option<Secret>,
+        every: Count = 1,
     },
 
     /// A teacher's completions: `n` of each prompt at every step, or `sequences` in total, generated once
@@ -208,13 +211,13 @@ impl Checker {
     fn sampled_by(&mut self, given: SampledBy, env: &Env) -> Option<RolloutSource> {
         let (engine, url) = (self.engine(given.engine, env), self.read(given.url, env));
         let (model, push) = (self.read(given.model, env), self.read(given.push, env));
-        let of = self.read(given.of, env);
+        let (of, every) = (self.read(given.of, env), self.read(given.every, env));
         let key = match given.key.map(|key| self.server_key(key, env)) {
             Some(key) => Some(key?),
             None => None,
         };
         let server = RolloutEngine { engine: engine?, url: url?, model: model?, push: push?, key };
-        Some(RolloutSource::SampledBy { server: server.into(), of: of? })
+        Some(RolloutSource::SampledBy { server: server.into(), of: of?, every: every? })
     }
 
     /// `replay(sample(...), capacity: 10_000, share: 0.25, keeps: prompts, while: ..., order: ...)`

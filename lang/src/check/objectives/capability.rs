@@ -1,7 +1,7 @@
 //! What an objective asks of its teachers, held against what they answer.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Capability, TeacherId, Train};
+use crate::experiment::{Capability, Experiment, Origin, TeacherId, Train};
 use crate::formula::{
     Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Live, ModelSignal, Role, Signal, Support,
 };
@@ -44,23 +44,11 @@ impl Checker {
 
     fn check_capability(&mut self, teacher: TeacherId, role: &Role, train: &Train) -> bool {
         let answers = self.teacher(teacher).answers;
-        for part in train.objective.formulas().into_iter().flat_map(Formula::parts) {
-            let Some(needed) = asks(&part.0, role) else { continue };
-            if needed > answers {
-                let span = self.span(part.0.origin);
-                self.falls_short(teacher, role, needed, span);
-                return false;
-            }
-        }
-        for rollout in train.rollouts() {
-            let Some(needed) = rollout.source.facts().asks_teacher else { continue };
-            if *role == Role::Teacher && needed > answers {
-                let span = self.span(rollout.origin);
-                self.falls_short(teacher, role, needed, span);
-                return false;
-            }
-        }
-        true
+        let Some((needed, at)) = needs(train, role).into_iter().find(|(needed, _)| *needed > answers) else {
+            return true;
+        };
+        self.falls_short(teacher, role, needed, self.span(at));
+        false
     }
 
     fn falls_short(&mut self, teacher: TeacherId, role: &Role, needed: Capability, span: Span) {
@@ -73,27 +61,59 @@ impl Checker {
             Capability::Sampled => "the log-probability of a token".to_owned(),
             Capability::Text => "a completion".to_owned(),
         };
-        let help = match (needed, answers) {
-            (Capability::Distribution, Capability::TopK(k)) => {
-                format!("compare on what it answers: `support: top_k({}, {k})`, with a `mass`", role.name())
-            }
-            (Capability::TopK(_), Capability::TopK(k)) => {
-                format!("ask for at most {k}, or raise what it answers")
-            }
-            (_, Capability::Sampled) => "use the token taken alone: `teacher.logp`, or `support: sampled`; \
-                                         or a teacher that answers more"
-                .to_owned(),
-            (_, Capability::Text) => "a teacher that only writes can be imitated, `from(teacher, ...)`, and \
-                                      asked nothing else"
-                .to_owned(),
-            _ => "use a teacher that answers more".to_owned(),
-        };
+        let help = nearest_form(needed, answers, role.name());
         self.report(
             Diagnostic::error(Code::TeacherCapability, span, format!("this needs {wanted} of `{name}`"))
                 .label(format!("`{name}` answers `{answers}`"))
                 .note(declared, "declared here")
                 .help(help),
         );
+    }
+}
+
+/// What a stage needs of whoever has a role, and where: of its objective, then of its rollouts.
+fn needs(train: &Train, role: &Role) -> Vec<(Capability, Origin)> {
+    let parts = train.objective.formulas().into_iter().flat_map(Formula::parts);
+    let of_parts = parts.filter_map(|part| Some((asks(&part.0, role)?, part.0.origin)));
+    let rollouts = train.rollouts().into_iter().filter(|_| *role == Role::Teacher);
+    let of_rollouts =
+        rollouts.filter_map(|rollout| Some((rollout.source.facts().asks_teacher?, rollout.origin)));
+    of_parts.chain(of_rollouts).collect()
+}
+
+/// The most that the stages of an experiment need of a teacher, and as what they ask it; none where they read
+/// nothing of it. What temperatures and composed teachers need besides is known once a plan is made.
+pub fn needed_of(experiment: &Experiment, teacher: TeacherId) -> Option<(Capability, String)> {
+    let name = &experiment.teacher(teacher).name;
+    let (named, teacher_role) = (Role::Named { teacher, name: name.as_str().into() }, Role::Teacher);
+    let routed = |train: &Train| train.teachers.iter().any(|choice| choice.teacher == teacher);
+    let of_train = |train: &Train| {
+        let roles = [Some(&named), routed(train).then_some(&teacher_role)];
+        let needs = |role: &Role| {
+            let most = needs(train, role).into_iter().map(|(needed, _)| needed).max();
+            most.map(|needed| (needed, role.name().to_owned()))
+        };
+        roles.into_iter().flatten().filter_map(needs).collect::<Vec<_>>()
+    };
+    experiment.models.iter().flat_map(|model| model.stage.trains()).flat_map(of_train).max()
+}
+
+/// The way out where a teacher answers less than is needed of it; `role` is what the objective calls it.
+pub fn nearest_form(needed: Capability, answers: Capability, role: &str) -> String {
+    match (needed, answers) {
+        (Capability::Distribution, Capability::TopK(k)) => {
+            format!("compare on what it answers: `support: top_k({role}, {k})`, with a `mass`")
+        }
+        (Capability::TopK(_), Capability::TopK(k)) => {
+            format!("ask for at most {k}, or raise what it answers")
+        }
+        (_, Capability::Sampled) => "use the token taken alone: `teacher.logp`, or `support: sampled`; \
+                                     or a teacher that answers more"
+            .to_owned(),
+        (_, Capability::Text) => "a teacher that only writes can be imitated, `from(teacher, ...)`, and \
+                                  asked nothing else"
+            .to_owned(),
+        _ => "use a teacher that answers more".to_owned(),
     }
 }
 

@@ -154,7 +154,7 @@ fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
             RolloutSource::Turns { of, .. }
             | RolloutSource::Derived { of, .. }
             | RolloutSource::EachTurn { of, .. }
-            | RolloutSource::SampledBy { of, .. } => is_on_policy(objective, of),
+            | RolloutSource::SampledBy { of, every: 1, .. } => is_on_policy(objective, of),
             _ => false,
         }
 }

@@ -13,8 +13,9 @@ use crate::experiment::{Capability, ModelId, Template};
 pub enum RolloutSource {
     /// The student's own, fresh every step.
     Sample(Sampling),
-    /// The student's own, fresh every step, by a server that has its weights of that step.
-    SampledBy { server: Rc<RolloutEngine>, of: Rc<Rollout> },
+    /// The student's own, fresh every step, by a server that has its weights of that step, or with `every`
+    /// those of less than so many steps before.
+    SampledBy { server: Rc<RolloutEngine>, of: Rc<Rollout>, every: u32 },
     /// A parameter of an objective that has not been given a value: any rollout.
     Parameter { name: String, sampling: Sampling },
     /// A teacher's, made once before the first step where `sequences` is given.
@@ -108,7 +109,7 @@ pub enum TokensOf<'a> {
     OfModel,
     /// Those of the rollouts inside.
     Inside,
-    /// Those of the rollout inside, in part as it was at earlier steps.
+    /// Those of the rollout inside, some of them as it was at earlier steps.
     Earlier,
     /// From a mixture of the routed teacher and the student; the share is the teacher's.
     Mixture(&'a Formula),
@@ -181,7 +182,10 @@ impl RolloutSource {
                 moving: longest(sampling),
                 ..SourceFacts::new("sample", &[], TokensOf::Student(sampling))
             },
-            Source::SampledBy { of, .. } => SourceFacts::new("sampled_by", &[of], TokensOf::Inside),
+            Source::SampledBy { of, every, .. } => {
+                let tokens = if *every > 1 { TokensOf::Earlier } else { TokensOf::Inside };
+                SourceFacts::new("sampled_by", &[of], tokens)
+            }
             Source::Parameter { sampling, .. } => {
                 SourceFacts { sampling: Some(sampling), ..SourceFacts::new("sample", &[], TokensOf::Open) }
             }
@@ -277,8 +281,10 @@ impl RolloutSource {
             Source::Sample(sampling) | Source::Parameter { sampling, .. } => {
                 vec![("", Of::Sampling(sampling))]
             }
-            Source::SampledBy { server, of } => {
-                vec![("", Of::Rollout(of)), ("engine", Of::Text(&server.engine))]
+            Source::SampledBy { server, of, every } => {
+                let mut arguments = vec![("", Of::Rollout(of)), ("engine", Of::Text(&server.engine))];
+                arguments.extend((*every > 1).then_some(("every", Of::Count(*every))));
+                arguments
             }
             Source::From { teacher, sees, sequences, sampling } => {
                 let mut arguments = vec![("", Of::Word(teacher.name()))];
@@ -343,9 +349,14 @@ impl RolloutSource {
             RolloutSource::Sample(sampling) => {
                 format!("student rollouts ({} per prompt, {})", sampling.n, shape(sampling))
             }
-            RolloutSource::SampledBy { server, of } => {
+            RolloutSource::SampledBy { server, of, every } => {
                 let (of, RolloutEngine { engine, model, .. }) = (of.source.described(exact), &**server);
-                format!("{of}, sampled by the server of {model:?} ({engine}) with the weights of each step")
+                let weights = match every {
+                    0 | 1 => "the weights of each step".to_owned(),
+                    2 => "weights at most 1 update old".to_owned(),
+                    every => format!("weights at most {} updates old", every - 1),
+                };
+                format!("{of}, sampled by the server of {model:?} ({engine}) with {weights}")
             }
             RolloutSource::From { teacher, sequences, sampling, .. } => {
                 let fresh = if sequences.is_some() { "made once" } else { "fresh every step" };

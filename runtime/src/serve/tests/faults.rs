@@ -17,7 +17,7 @@ use crate::model::tests::{random_model, tiny};
 use crate::served::{Patience, ServedScores, Server};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Fault {
+pub(super) enum Fault {
     TimeOut,
     Slow,
     TooMany,
@@ -56,7 +56,7 @@ const ALL: [Fault; 16] = [
 ];
 
 /// For an answer, in these tests.
-const LIMIT: Duration = Duration::from_millis(1500);
+pub(super) const LIMIT: Duration = Duration::from_millis(1500);
 /// Of each request, so many times.
 const DAMAGED: usize = 3;
 
@@ -126,7 +126,11 @@ fn message(stream: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
 }
 
 /// One request of a connection, which ends with it.
-fn pass(mut client: TcpStream, target: &str, fault: impl Fn(&[u8]) -> Option<Fault>) -> std::io::Result<()> {
+pub(super) fn pass(
+    mut client: TcpStream,
+    target: &str,
+    fault: impl Fn(&[u8]) -> Option<Fault>,
+) -> std::io::Result<()> {
     let (head, body) = message(&mut client)?;
     let line = head.lines().next().unwrap_or_default();
     let fault = fault(&[line.as_bytes(), &body].concat());

@@ -19,7 +19,8 @@ use crate::prepare::load::load;
 use crate::random::{Key, Purpose};
 use crate::rollout::{Completion, MemoryBudget, Prompt, rollout};
 use crate::served::ScoredSequence;
-use crate::served::sampling::{PushedWeights, SamplingServer, canary};
+use crate::served::push::{PushedWeights, canary};
+use crate::served::sampling::SamplingServer;
 use crate::tokenizer::Token;
 
 const CLOSE: f64 = 1e-3;

@@ -48,6 +48,11 @@ impl CurriculumState {
         Ok(CurriculumState { settings: settings.clone(), rollouts, measures })
     }
 
+    /// Those that draw what is measured.
+    pub(super) fn rollouts(&self) -> impl Iterator<Item = &dyn Draws> {
+        self.rollouts.iter().map(AsRef::as_ref)
+    }
+
     /// What is kept of prompts, as bits.
     pub(super) fn bits(&self) -> Vec<Vec<Vec<u64>>> {
         let bits = |numbers: &Vec<f64>| numbers.iter().map(|number| number.to_bits()).collect();

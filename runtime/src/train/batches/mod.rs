@@ -43,6 +43,7 @@ pub use self::filter::of_completions;
 pub use self::refine::text_of_at_most;
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
+use self::sampled_by::SentWeights;
 pub use self::teacher::{RolloutCache, Written, no_teacher};
 use self::through::ProgramEditor;
 pub use self::words::number;
@@ -88,6 +89,11 @@ trait Draws {
 
     /// What it keeps from step to step.
     fn buffer(&self) -> Option<&RefCell<Buffer>> {
+        None
+    }
+
+    /// The weights that a server samples with for several steps.
+    fn pushed(&self) -> Option<&RefCell<Option<SentWeights>>> {
         None
     }
 }

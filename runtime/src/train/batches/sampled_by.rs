@@ -1,22 +1,31 @@
 //! `sampled_by(...)`: the student's own rollouts, fresh every step, by a server that gets its weights before.
+//! With `every` it keeps them for some steps, and so does the run: a checkpoint has them, so that a run that
+//! was killed goes on with the same completions.
 
+use std::cell::RefCell;
 use std::fs;
+use std::path::PathBuf;
 
 use mopd_compiler::plan::producers::SampledBy;
 use mopd_compiler::plan::{Engine, RolloutServer, Sampling};
-use tch::{Kind, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
+use super::curriculum::CurriculumState;
 use super::sample::{Numbered, in_groups, judge, prompts, sequence};
-use super::{Batch, Draws, Group, Making};
+use super::{Batch, Batches, Draws, Group, Making};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::{to_vec, upload};
 use crate::model::{ABSENT, Decoder, PackedBatch};
 use crate::prepare::load::saved_content;
 use crate::random::Purpose;
-use crate::served::sampling::{self, PushedWeights, SamplingServer};
+use crate::rollout::Sequence;
+use crate::served::push::{self, PushedWeights};
+use crate::served::sampling::SamplingServer;
+use crate::store::state::{PushedPosition, StateTensors};
 use crate::store::{self, CheckpointProvenance};
 use crate::train::Stage;
 use crate::train::views::Shown;
+use crate::zip::zip_equal;
 
 /// Largest mean difference between the server's and the trainer's log-probabilities of the canary, in
 /// float32: both sum in another order.
@@ -27,12 +36,63 @@ const CANARY_TOLERANCE_BF16: f64 = 5e-2;
 pub(super) struct OfServer {
     server: RolloutServer,
     sampling: Sampling,
+    every: u32,
     judged: bool,
+    weights: RefCell<Option<SentWeights>>,
+}
+
+/// The weights of a step, which a server samples with until others are due.
+pub struct SentWeights {
+    step: u32,
+    /// A copy where they are needed for longer than the step: another stage may have deleted the folder, as a
+    /// kill may, and the student has moved on.
+    numbers: Tensor,
+    /// What the trainer says of the canary with them.
+    canary: Vec<f32>,
+    /// The folder that they were written to last, and their hash.
+    written: Option<(PathBuf, String)>,
+}
+
+impl SentWeights {
+    fn of(stage: &Stage, student: &Decoder, step: u32, every: u32) -> Result<SentWeights> {
+        let _guard = no_grad_guard();
+        let numbers = if every > 1 { student.flat().copy() } else { student.flat().shallow_clone() };
+        Ok(SentWeights { step, numbers, canary: canary(stage, student)?, written: None })
+    }
+
+    /// As files in the server's folder, for whoever holds the server.
+    fn push(&mut self, stage: &Stage, server: &SamplingServer) -> Result<PushedWeights> {
+        let written = self.written.take().filter(|(folder, _)| folder.exists());
+        let (folder, content) = written.map_or_else(|| save_weights(stage, &self.numbers, server), Ok)?;
+        self.written = Some((folder.clone(), content.clone()));
+        let of = format!("step {} of `{}`", self.step, stage.name);
+        Ok(PushedWeights { folder, content, of, canary: self.canary.clone() })
+    }
+
+    pub(super) fn state(&self, name: &str, tensors: &mut StateTensors) -> PushedPosition {
+        tensors.put(name, &self.numbers);
+        let canary = self.canary.iter().map(|logp| logp.to_bits()).collect();
+        PushedPosition { step: self.step, canary }
+    }
+
+    /// As many as the student has.
+    pub(super) fn restored(
+        position: &PushedPosition,
+        student: &Decoder,
+        name: &str,
+        tensors: &StateTensors,
+    ) -> Result<SentWeights, String> {
+        let _guard = no_grad_guard();
+        let numbers = student.flat().copy();
+        tensors.restore(name, &numbers)?;
+        let canary = position.canary.iter().copied().map(f32::from_bits).collect();
+        Ok(SentWeights { step: position.step, numbers, canary, written: None })
+    }
 }
 
 pub(super) fn make(producer: &SampledBy, making: &Making) -> OfServer {
-    let SampledBy { server, sampling } = producer.clone();
-    OfServer { server, sampling, judged: making.judged }
+    let SampledBy { server, sampling, every } = producer.clone();
+    OfServer { server, sampling, every: every.max(1), judged: making.judged, weights: RefCell::default() }
 }
 
 impl Draws for OfServer {
@@ -46,31 +106,91 @@ impl Draws for OfServer {
         let server = stage.servers.sampling(&self.server);
         let exact = stage.kind == Kind::Float && self.server.engine == Engine::Mopd;
         let tolerance = if exact { CANARY_TOLERANCE } else { CANARY_TOLERANCE_BF16 };
+        let mut weights = self.weights.borrow_mut();
+        let fresh = weights.take().filter(|weights| step < weights.step.saturating_add(self.every));
+        let weights = match fresh {
+            Some(fresh) => weights.insert(fresh),
+            None => weights.insert(SentWeights::of(stage, student, step, self.every)?),
+        };
         let completions = server.sample(
-            || save_weights(stage, student, step, server),
+            || weights.push(stage, server),
             &prompts(stage, &Shown::Own, draws),
             (&sampling, batch.key(purpose)),
             (&stage.start.tokenizer, tolerance),
             stage.control,
         )?;
         let sequences = completions.into_iter().enumerate();
-        let sequences = sequences.map(|(index, completion)| sequence(draws[index / n].draw, completion));
+        let sampled_at = Some(weights.step);
+        let sequences = sequences.map(|(index, completion)| Sequence {
+            sampled_at,
+            ..sequence(draws[index / n].draw, completion)
+        });
         let mut list = in_groups(sequences, n);
         if self.judged {
             judge(stage, list.iter_mut().flatten())?;
         }
         Ok(list)
     }
+
+    fn pushed(&self) -> Option<&RefCell<Option<SentWeights>>> {
+        (self.every > 1).then_some(&self.weights)
+    }
 }
 
-/// Saves the student's present weights in a folder that is named by the hash of its content. Equal weights
-/// have one folder.
-fn save_weights(
-    stage: &Stage,
-    student: &Decoder,
-    step: u32,
-    server: &SamplingServer,
-) -> Result<PushedWeights> {
+/// The weights that servers sample with, of a producer and all inside it, from the outside in.
+fn pushed(producer: &dyn Draws) -> Vec<&RefCell<Option<SentWeights>>> {
+    let inside = producer.inside().into_iter().flat_map(pushed);
+    producer.pushed().into_iter().chain(inside).collect()
+}
+
+impl Batches {
+    /// Those by which prompts are chosen draw from servers too.
+    fn pushed_weights(&self) -> impl Iterator<Item = &RefCell<Option<SentWeights>>> {
+        let measured = self.curriculum.iter().flat_map(CurriculumState::rollouts);
+        std::iter::once(&*self.producer).chain(measured).flat_map(pushed)
+    }
+
+    /// The weights that servers sample with for several steps; `name` is that of a tensor of this part.
+    pub fn pushed(
+        &self,
+        tensors: &mut StateTensors,
+        name: &dyn Fn(&str) -> String,
+    ) -> Vec<Option<PushedPosition>> {
+        let weights = self.pushed_weights().enumerate();
+        weights
+            .map(|(index, weights)| {
+                let weights = weights.borrow();
+                weights.as_ref().map(|weights| weights.state(&name(&format!("pushed.{index}")), tensors))
+            })
+            .collect()
+    }
+
+    pub fn restore_pushed(
+        &self,
+        kept: &[Option<PushedPosition>],
+        student: &Decoder,
+        (tensors, name): (&StateTensors, &dyn Fn(&str) -> String),
+    ) -> Result<(), String> {
+        let weights: Vec<_> = self.pushed_weights().collect();
+        if weights.len() != kept.len() {
+            return Err(format!(
+                "{} servers keep their weights, where the stage has {}",
+                kept.len(),
+                weights.len()
+            ));
+        }
+        for (index, (weights, kept)) in zip_equal(weights, kept).enumerate() {
+            let name = name(&format!("pushed.{index}"));
+            let restored = kept.as_ref().map(|kept| SentWeights::restored(kept, student, &name, tensors));
+            *weights.borrow_mut() = restored.transpose()?;
+        }
+        Ok(())
+    }
+}
+
+/// Saves weights in a folder that is named by the hash of its content, which it answers with it. Equal
+/// weights have one folder.
+fn save_weights(stage: &Stage, numbers: &Tensor, server: &SamplingServer) -> Result<(PathBuf, String)> {
     let _guard = no_grad_guard();
     let writing = format!(".writing-{}-{:x}-{}", std::process::id(), stage.stream, stage.seed);
     let writing = server.folder().join(writing);
@@ -80,7 +200,7 @@ fn save_weights(
         fs::remove_dir_all(&writing).map_err(failed)?;
     }
     fs::create_dir_all(&writing).map_err(failed)?;
-    let weights = stage.start.with_values(to_vec(&student.flat().to_kind(Kind::Float)));
+    let weights = stage.start.with_values(to_vec(&numbers.to_kind(Kind::Float)));
     let provenance = CheckpointProvenance::new(&weights, stage.name, stage.seed, "", Vec::new());
     let hashes = store::save(&writing, &provenance, &weights)?;
     let content = saved_content(&weights, &writing, &hashes)?;
@@ -90,14 +210,13 @@ fn save_weights(
     } else {
         fs::rename(&writing, &folder).map_err(failed)?;
     }
-    let of = format!("step {step} of `{}`", stage.name);
-    Ok(PushedWeights { folder, content, of, canary: canary(stage, student)? })
+    Ok((folder, content))
 }
 
 /// The trainer's log-probabilities of the canary.
 fn canary(stage: &Stage, student: &Decoder) -> Result<Vec<f32>> {
     let (reading, tokenizer, device) =
-        (sampling::canary(&stage.start.tokenizer)?, &stage.start.tokenizer, stage.place.device);
+        (push::canary(&stage.start.tokenizer)?, &stage.start.tokenizer, stage.place.device);
     let batch =
         PackedBatch::new([(reading.prompt.as_slice(), reading.completion.as_slice())].into_iter(), device);
     let entries = tokenizer.vocabulary() as i64;

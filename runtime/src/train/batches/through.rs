@@ -63,6 +63,10 @@ impl Draws for Edited {
         }
         Ok(groups)
     }
+
+    fn inside(&self) -> Vec<&dyn Draws> {
+        vec![&*self.of]
+    }
 }
 
 impl ProgramEditor {

@@ -90,6 +90,7 @@ fn sequence(value: &Value) -> Sequence {
     Sequence {
         source: value["domain"].as_u64().unwrap() as usize,
         record: 0,
+        sampled_at: None,
         prompt: Some(tokens("prompt")),
         completion: tokens("completion"),
         written: written.contains(&false).then_some(written),

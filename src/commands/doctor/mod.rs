@@ -1,11 +1,15 @@
-//! `mopd doctor`: versions, device and memory of this machine, and what is missing.
+//! `mopd doctor`: versions, device and memory of this machine, and what is missing; of an experiment, what
+//! its servers are.
+
+mod servers;
 
 use std::path::Path;
 use std::process::Command;
 
-use mopd_compiler::plan::events::{Event, Failure, Job};
+use mopd_compiler::plan::events::{Event, Failure, Job, ServerReport};
 use serde::Serialize;
 
+use self::servers::{FoundServer, ServersFound};
 use super::run::STORE;
 use crate::args::{DoctorArgs, Format};
 use crate::figures::bytes;
@@ -34,6 +38,20 @@ struct SystemReport {
     store_bytes: u64,
     /// What is missing, and how to get it.
     missing: Vec<Missing>,
+    /// Of an experiment that was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers: Option<Vec<NamedServer>>,
+    /// Why its students could not be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused: Vec<Failure>,
+}
+
+#[derive(Serialize)]
+struct NamedServer {
+    #[serde(flatten)]
+    report: ServerReport,
+    /// The most that the stages need of each token: `top_k(5)`.
+    needed: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -53,17 +71,32 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
         }
     };
     // Where a worker needs it and `$LIBTORCH` is wrong, the worker was not started, and that is listed.
-    let found = libtorch::find().unwrap_or_default().libtorch;
-    let folder = found.as_ref().map(|libtorch| libtorch.folder.display().to_string());
+    let libtorch = libtorch::find().unwrap_or_default().libtorch;
+    let folder = libtorch.as_ref().map(|libtorch| libtorch.folder.display().to_string());
     let python = python();
     if python.is_none() {
         let help = "install Python 3; only rewards that are Python programs need it";
         missing.push(Missing { what: "no python3 on the PATH".to_owned(), help: help.to_owned() });
     }
-    let able = ready.is_some();
+    let mut able = ready.is_some();
+    // Without a worker nothing can be asked.
+    let found = match &arguments.file {
+        Some(file) if able => {
+            let found = servers::servers(file)?;
+            able = found.as_ref().is_some_and(ServersFound::are_usable);
+            found
+        }
+        _ => None,
+    };
     let (libtorch, device, threads) = ready.map_or((None, None, None), |(libtorch, device, threads)| {
         (Some(libtorch), Some(device), Some(threads))
     });
+    let text = found.as_ref().map(|found| servers::human(found, Style::of_stdout()));
+    let (servers, refused) = match found {
+        Some(ServersFound { servers, refused }) => (Some(servers), refused),
+        None => (None, Vec::new()),
+    };
+    let servers = servers.map(|servers| servers.into_iter().map(named).collect());
     let system = SystemReport {
         mopd: env!("CARGO_PKG_VERSION"),
         worker: path.ok().map(|path| path.display().to_string()),
@@ -78,9 +111,13 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
         store: STORE,
         store_bytes: size(Path::new(STORE)),
         missing,
+        servers,
+        refused,
     };
     match arguments.format {
-        Format::Human => output::result(&human(&system, Style::of_stdout())),
+        Format::Human => {
+            output::result(&(human(&system, Style::of_stdout()) + &text.unwrap_or_default()));
+        }
         Format::Json => {
             let text = serde_json::to_string_pretty(&system)
                 .expect("strings and whole numbers can always be written");
@@ -88,6 +125,10 @@ pub fn doctor(arguments: &DoctorArgs) -> Result<Status, Problem> {
         }
     }
     Ok(if able { Status::Good } else { Status::Wrong })
+}
+
+fn named(FoundServer { report, needed }: FoundServer) -> NamedServer {
+    NamedServer { report, needed: needed.map(|needed| needed.to_string()) }
 }
 
 /// Starts the worker and asks what it has: libtorch's version, the device, threads.

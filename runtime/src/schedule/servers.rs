@@ -1,0 +1,160 @@
+//! Who the servers of a plan are, and whether a run could use them: what `mopd doctor FILE` asks.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::events::{Event, FailureKind, ServerReport, ServersJob};
+use mopd_compiler::plan::producers::SampledBy;
+use mopd_compiler::plan::{Engine, ModelId, Plan, RolloutServer, Served};
+
+use super::preflight::check_schema;
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::prepare::{Places, model_specs};
+use crate::served::probe::{Findings, ProbingStudent, TIME_LIMIT, probe_sampling, probe_teacher};
+use crate::store::Store;
+
+/// Of everything that servers are asked, side by side: the ids of a large vocabulary take hundreds of
+/// requests.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the job is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Clone, PartialEq)]
+enum AskedServer {
+    Teacher(Served),
+    Rollouts(RolloutServer),
+}
+
+/// A server, the model that its student begins as, and for whom it is asked.
+struct Asked {
+    server: AskedServer,
+    start: ModelId,
+    report: ServerReport,
+}
+
+/// Says of each server of a plan who it is and what it answers.
+pub fn servers(job: &ServersJob, control: &Control) -> Result<()> {
+    let plan = &job.run.plan;
+    check_schema(plan)?;
+    let (base, store) = (Path::new(&job.run.base), Path::new(&job.run.store));
+    let places = Places { base, notes: &Store::notes(store), cache: None, store: None };
+    let specs = match job.read_models.then(|| model_specs(plan, places)).transpose() {
+        Ok(specs) => specs,
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        // Of the servers something can be said nonetheless.
+        Err(Error::Failed(failure)) => {
+            control.emit(&Event::Refused(*failure));
+            None
+        }
+    };
+    let (done, ended) = channel();
+    let asked = asked(plan);
+    let mut findings = Vec::new();
+    for (place, Asked { server, start, report }) in asked.into_iter().enumerate() {
+        let found = Arc::new(Findings::of(report));
+        findings.push((found.clone(), false));
+        let spec = specs.as_ref().map(|specs| &specs[start.0 as usize]);
+        let spec = spec.map(|spec| (spec.tokenizer.clone(), spec.config.context));
+        let (base, done, dtype) = (base.to_owned(), done.clone(), plan.experiment.dtype);
+        // Nobody waits for one that takes too long: the process ends without it.
+        thread::spawn(move || {
+            let student = spec.as_ref();
+            let student =
+                student.map(|(tokenizer, context)| ProbingStudent { tokenizer, context: *context, dtype });
+            match &server {
+                AskedServer::Teacher(served) => probe_teacher(served, student, TIME_LIMIT, &found),
+                AskedServer::Rollouts(server) => {
+                    probe_sampling(server, &base, student, TIME_LIMIT, &found);
+                }
+            }
+            done.send(place)
+        });
+    }
+    drop(done);
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        control.check()?;
+        match ended.recv_timeout(LOOK) {
+            Ok(place) => findings[place].1 = true,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    for (found, ended) in findings {
+        let mut report = found.so_far();
+        if !ended {
+            let message = format!(
+                "what the server {} answers was not known after {} s",
+                report.url.as_deref().unwrap_or_default(),
+                PATIENCE.as_secs()
+            );
+            let slow =
+                Error::new(FailureKind::Model, message).help("look at its log: it may have much to do");
+            if let Error::Failed(slow) = slow {
+                report.problems.push(*slow);
+            }
+        }
+        control.emit(&Event::ServerFound { report: Box::new(report) });
+    }
+    Ok(())
+}
+
+/// The servers of a plan, each once for a teacher and for the model that students begin as.
+fn asked(plan: &Plan) -> Vec<Asked> {
+    let mut all: Vec<Asked> = Vec::new();
+    let mut add = |server: AskedServer, start: ModelId, (stage, teacher): (&str, Option<&str>)| {
+        let same = |known: &&mut Asked| {
+            known.server == server && known.start == start && known.report.teacher.as_deref() == teacher
+        };
+        if let Some(known) = all.iter_mut().find(same) {
+            if !known.report.stages.iter().any(|known| known == stage) {
+                known.report.stages.push(stage.to_owned());
+            }
+            return;
+        }
+        let (engine, model, asked) = match &server {
+            AskedServer::Teacher(served) => (served.engine, served.model.clone(), Some(served.answers)),
+            AskedServer::Rollouts(server) => (server.engine, server.model.clone(), None),
+        };
+        let report = nothing_known((stage, teacher), engine, model);
+        all.push(Asked { server, start, report: ServerReport { asked, ..report } });
+    };
+    for model in &plan.experiment.models {
+        for train in model.stage.trains() {
+            let choices = train.scorers.iter().flat_map(|(_, scorer)| &scorer.choices);
+            for (choice, served) in choices.filter_map(|choice| Some((choice, choice.teacher.served()?))) {
+                let of = (model.name.as_str(), Some(choice.name.as_str()));
+                add(AskedServer::Teacher(served.clone()), train.start, of);
+            }
+            for SampledBy { server, .. } in train.sampled_by() {
+                add(AskedServer::Rollouts(server.clone()), train.start, (&model.name, None));
+            }
+        }
+    }
+    all
+}
+
+fn nothing_known((stage, teacher): (&str, Option<&str>), engine: Engine, model: String) -> ServerReport {
+    ServerReport {
+        stages: vec![stage.to_owned()],
+        teacher: teacher.map(str::to_owned),
+        engine,
+        url: None,
+        model,
+        there: false,
+        root: None,
+        weights: None,
+        context: None,
+        dtype: None,
+        ids_agree: false,
+        asked: None,
+        answers: None,
+        falls_short: None,
+        samples: false,
+        problems: Vec::new(),
+    }
+}

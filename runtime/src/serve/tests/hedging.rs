@@ -1,0 +1,105 @@
+//! A proxy that holds one answer back: the request is sent a second time.
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::{Answers, Engine};
+
+use super::faults::{Fault, LIMIT, pass};
+use super::{control, job, readings, saved, served, start};
+use crate::model::tests::{random_model, tiny};
+use crate::served::{ListedTokens, Patience, ServedScores, Server};
+
+/// What the proxy does to the next scoring request, each time that it comes.
+#[derive(Default)]
+struct Plan {
+    faults: Vec<Option<Fault>>,
+    /// That request.
+    chosen: Option<Vec<u8>>,
+    came: usize,
+    /// Of all scoring requests.
+    all: usize,
+}
+
+impl Plan {
+    fn fault(&mut self, request: &[u8]) -> Option<Fault> {
+        if !request.starts_with(b"POST /v1/comp") {
+            return None;
+        }
+        self.all += 1;
+        if self.faults.is_empty() || self.chosen.get_or_insert_with(|| request.to_vec()) != request {
+            return None;
+        }
+        self.came += 1;
+        self.faults.get(self.came - 1).copied().flatten()
+    }
+}
+
+fn before(target: &str, plan: &Arc<Mutex<Plan>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (target, plan) = (target.strip_prefix("http://").unwrap().to_owned(), plan.clone());
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let (target, plan) = (target.clone(), plan.clone());
+            std::thread::spawn(move || pass(client, &target, |request| plan.lock().unwrap().fault(request)));
+        }
+    });
+    url
+}
+
+#[test]
+fn a_slow_answer_is_asked_for_again_and_no_number_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let server = start(job(&saved(&weights, folder.path(), "one")));
+    let plan = Arc::new(Mutex::new(Plan::default()));
+    let url = before(&server.url, &plan);
+    let (control, _events) = control();
+    let open = |url: &str| {
+        let served = served(Engine::Vllm, url, Answers::Sampled);
+        Server::with_time_limit(&served, Duration::from_secs(60), &control).unwrap()
+    };
+    let entries = weights.tokenizer.vocabulary();
+    let score = |server: &Server, count: usize| -> Vec<ListedTokens> {
+        match server.score(&[readings(count)], entries, Patience::of(&control)).unwrap() {
+            ServedScores::Listed(listed) => listed,
+            ServedScores::Hidden { .. } => panic!("a list"),
+        }
+    };
+    let (straight, through) = (open(&server.url), open(&url));
+    let right = score(&straight, 160);
+    // What is slow is not known yet: nothing is sent twice.
+    assert_eq!(score(&through, 160), right);
+    assert_eq!(through.take_hedged(), None);
+    let held = LIMIT * 2;
+    // The second answer is good, and is not waited long for; it is bad, and the first one counts.
+    for (second, patient) in [(None, false), (Some(Fault::Positive), true), (Some(Fault::Closed), true)] {
+        *plan.lock().unwrap() = Plan { faults: vec![Some(Fault::TimeOut), second], ..Plan::default() };
+        let began = Instant::now();
+        assert_eq!(score(&through, 160), right, "{second:?}");
+        assert_eq!(began.elapsed() >= held, patient, "{second:?}: {:?}", began.elapsed());
+        let Plan { came, all, .. } = *plan.lock().unwrap();
+        assert_eq!(came, 2, "{second:?}");
+        assert!(all - 160 <= 3 * 160 / 20, "{second:?}: {all} requests of 160");
+        let told = through.take_hedged().unwrap();
+        assert!(told.contains("requests were sent a second time"), "{told}");
+    }
+    assert_eq!(straight.take_hedged(), None);
+}
+
+/// Where one thread computes, a second request would stand behind the first.
+#[test]
+fn a_server_of_one_thread_is_asked_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let server = start(job(&saved(&weights, folder.path(), "one")));
+    let (control, _events) = control();
+    let client = Server::open(&served(Engine::Mopd, &server.url, Answers::Distribution), &control).unwrap();
+    let batches: Vec<_> = (0..150).map(|count| readings(1 + count % 3)).collect();
+    for _ in 0..2 {
+        client.score(&batches, weights.tokenizer.vocabulary(), Patience::of(&control)).unwrap();
+    }
+    assert_eq!(client.take_hedged(), None);
+}

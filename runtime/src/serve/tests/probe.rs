@@ -1,0 +1,146 @@
+//! What `mopd doctor FILE` finds out about servers.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::events::{ServeJob, ServerReport};
+use mopd_compiler::plan::{Answers, Dtype, Engine, RolloutServer, Secret, Served};
+
+use super::{job, saved, served, start};
+use crate::model::tests::{random_model, tiny};
+use crate::served::probe::{Findings, ProbingStudent, probe_sampling, probe_teacher};
+use crate::tokenizer::Tokenizer;
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn nothing_known(engine: Engine, asked: Option<Answers>) -> ServerReport {
+    ServerReport {
+        stages: vec!["student".to_owned()],
+        teacher: Some("far".to_owned()),
+        engine,
+        url: None,
+        model: "teacher".to_owned(),
+        there: false,
+        root: None,
+        weights: None,
+        context: None,
+        dtype: None,
+        ids_agree: false,
+        asked,
+        answers: None,
+        falls_short: None,
+        samples: false,
+        problems: Vec::new(),
+    }
+}
+
+fn student(tokenizer: &Tokenizer) -> Option<ProbingStudent<'_>> {
+    Some(ProbingStudent { tokenizer, context: 16, dtype: Dtype::Float32 })
+}
+
+fn probed(served: &Served, student: Option<ProbingStudent>, limit: Duration) -> ServerReport {
+    let findings = Findings::of(nothing_known(served.engine, Some(served.answers)));
+    probe_teacher(served, student, limit, &findings);
+    findings.so_far()
+}
+
+#[test]
+fn a_probe_finds_the_most_that_a_server_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let model = saved(&weights, folder.path(), "one");
+    let (all, three) = (start(job(&model)), start(ServeJob { entries: Some(3), ..job(&model) }));
+    let none = start(ServeJob { entries: Some(0), ..job(&model) });
+    let entries = weights.tokenizer.vocabulary() as u32;
+    let (whole, top) = (Answers::Distribution, Answers::TopK);
+    for (server, engine, asked, most, enough) in [
+        (&all, Engine::Mopd, whole, whole, true),
+        (&all, Engine::Vllm, Answers::Sampled, whole, true),
+        (&all, Engine::Vllm, whole, whole, true),
+        (&all, Engine::Sglang, top(5), top(entries), true),
+        (&three, Engine::Vllm, Answers::Sampled, top(3), true),
+        (&three, Engine::Vllm, top(2), top(3), true),
+        (&three, Engine::Vllm, top(3), top(3), true),
+        (&three, Engine::Vllm, top(5), top(3), false),
+        (&three, Engine::Sglang, top(5), top(3), false),
+        (&three, Engine::Vllm, whole, top(3), false),
+        (&none, Engine::Vllm, top(1), Answers::Sampled, false),
+    ] {
+        let found = probed(&served(engine, &server.url, asked), student(&weights.tokenizer), LIMIT);
+        let what = format!("{engine:?} {asked}: {found:?}");
+        assert_eq!((found.answers, found.falls_short.is_none()), (Some(most), enough), "{what}");
+        assert!(found.there && found.ids_agree && found.problems.is_empty(), "{what}");
+        assert_eq!(found.is_usable(), enough, "{what}");
+        assert_eq!(found.context, Some(weights.config.context as u64), "{what}");
+    }
+}
+
+#[test]
+fn a_probe_says_everything_that_is_wrong_and_waits_for_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let server = start(job(&saved(&weights, folder.path(), "one")));
+    let says = |report: &ServerReport, parts: &[&str]| {
+        let problems: Vec<&str> = report.problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(problems.len(), parts.len(), "{problems:?}");
+        for (problem, part) in problems.iter().zip(parts) {
+            assert!(problem.contains(part), "no {part:?} in {problem}");
+        }
+    };
+    let open = served(Engine::Vllm, &server.url, Answers::Sampled);
+    let long = ProbingStudent { context: 1 << 20, ..student(&weights.tokenizer).unwrap() };
+    says(&probed(&open, Some(long), LIMIT), &["less than its student's 1048576"]);
+    let other = Served { model: "other".to_owned(), ..open.clone() };
+    says(
+        &probed(&other, student(&weights.tokenizer), LIMIT),
+        &["serves no model \"other\", but \"teacher\""],
+    );
+    let unset = Served { key: Some("NO_VARIABLE_HAS_THIS_NAME".to_owned()), ..open.clone() };
+    says(&probed(&unset, student(&weights.tokenizer), LIMIT), &["NO_VARIABLE_HAS_THIS_NAME"]);
+    // Without a student it is known who is there.
+    let alone = probed(&open, None, LIMIT);
+    assert!(
+        alone.there && alone.weights.is_none() && alone.answers.is_none() && alone.is_usable(),
+        "{alone:?}"
+    );
+    // One that takes connections and says nothing; and nobody.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = Secret::Text(format!("http://{}", silent.local_addr().unwrap()));
+    let began = Instant::now();
+    let short = Duration::from_millis(300);
+    let found = probed(&Served { url: silent, ..open.clone() }, student(&weights.tokenizer), short);
+    says(&found, &["gave no answer within 0.3 s"]);
+    let nobody = Served { url: Secret::Text("http://127.0.0.1:9".to_owned()), ..open };
+    let found = probed(&nobody, student(&weights.tokenizer), short);
+    says(&found, &["could not be reached"]);
+    assert!(!found.there && began.elapsed() < LIMIT, "it waited for {:?}", began.elapsed());
+}
+
+#[test]
+fn a_probe_has_a_server_of_rollouts_sample_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let server = start(job(&saved(&weights, folder.path(), "one")));
+    let probed = |engine: Engine, dtype: Dtype| {
+        let server = RolloutServer {
+            engine,
+            url: Secret::Text(server.url.clone()),
+            model: "teacher".to_owned(),
+            push: "pushed".to_owned(),
+            key: None,
+        };
+        let findings = Findings::of(nothing_known(engine, None));
+        let student = ProbingStudent { dtype, ..student(&weights.tokenizer).unwrap() };
+        probe_sampling(&server, folder.path(), Some(student), LIMIT, &findings);
+        findings.so_far()
+    };
+    for engine in [Engine::Mopd, Engine::Sglang] {
+        let found = probed(engine, Dtype::Float32);
+        assert!(found.samples && found.ids_agree && found.is_usable(), "{found:?}");
+    }
+    // Nothing was written where weights would be put.
+    assert!(!folder.path().join("pushed").exists());
+    let found = probed(Engine::Mopd, Dtype::Bfloat16);
+    assert!(found.samples && !found.is_usable(), "{found:?}");
+    assert!(found.problems[0].message.contains("computes in float32, the run in bfloat16"), "{found:?}");
+}

@@ -1,0 +1,106 @@
+//! Hedged requests (Dean and Barroso, "The Tail at Scale", CACM 2013): a request that is answered later than
+//! 95 of 100 before it is sent a second time, over another connection, and the first good answer counts. A
+//! step waits for its slowest answer, so one slow replica behind an address would slow down every step.
+//!
+//! An engine that is alone gains nothing from it: the second request stands behind the first. So a small
+//! share of the requests is sent twice at most, and what a server with one thread computes never is.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Latencies that are looked at: the latest of them.
+const WINDOW: usize = 1000;
+/// Fewer say nothing about the slowest twentieth.
+const ENOUGH: usize = 100;
+/// Of so many requests one may be sent twice.
+const ONE_OF: usize = 20;
+
+/// How long a server took to answer, and how often it was asked twice.
+#[derive(Debug, Default)]
+pub struct HedgeLog {
+    latencies: VecDeque<Duration>,
+    /// Requests, each once.
+    asked: usize,
+    hedged: usize,
+    /// Of those that were sent twice: the second answer came first.
+    won: usize,
+    /// What was said already.
+    told: usize,
+}
+
+impl HedgeLog {
+    pub fn ask(&mut self, requests: usize) {
+        self.asked += requests;
+    }
+
+    pub fn answered(&mut self, latency: Duration) {
+        if self.latencies.len() == WINDOW {
+            self.latencies.pop_front();
+        }
+        self.latencies.push_back(latency);
+    }
+
+    /// The 95th percentile of the latencies; none while too few are known.
+    pub fn patience(&self) -> Option<Duration> {
+        if self.latencies.len() < ENOUGH {
+            return None;
+        }
+        let mut sorted: Vec<Duration> = self.latencies.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() - 1 - sorted.len() / ONE_OF).copied()
+    }
+
+    /// Whether one more request may be sent twice, which then is.
+    pub fn hedge(&mut self) -> bool {
+        let allowed = (self.hedged + 1) * ONE_OF <= self.asked;
+        self.hedged += usize::from(allowed);
+        allowed
+    }
+
+    pub fn second_was_first(&mut self) {
+        self.won += 1;
+    }
+
+    /// `3 of 400 requests were sent a second time, ...`, where there are more of them than when it was said.
+    pub fn take_told(&mut self) -> Option<String> {
+        let HedgeLog { asked, hedged, won, told, .. } = *self;
+        self.told = hedged;
+        (hedged > told).then(|| {
+            format!(
+                "{hedged} of {asked} requests were sent a second time, since their answers took longer than 95% \
+                 of those before; {won} of the second answers came first"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_95th_percentile_of_the_latest_latencies_is_waited_for() {
+        let mut log = HedgeLog::default();
+        for milliseconds in 1..100 {
+            log.answered(Duration::from_millis(milliseconds));
+        }
+        assert_eq!(log.patience(), None);
+        log.answered(Duration::from_millis(100));
+        assert_eq!(log.patience(), Some(Duration::from_millis(95)));
+        (0..WINDOW).for_each(|_| log.answered(Duration::from_millis(7)));
+        assert_eq!((log.patience(), log.latencies.len()), (Some(Duration::from_millis(7)), WINDOW));
+    }
+
+    #[test]
+    fn one_request_of_twenty_is_sent_twice_at_most() {
+        let mut log = HedgeLog::default();
+        log.ask(39);
+        assert!(log.hedge() && !log.hedge());
+        log.ask(1);
+        assert!(log.hedge() && !log.hedge());
+        log.second_was_first();
+        let told = log.take_told().unwrap();
+        assert!(told.starts_with("2 of 40 requests") && told.ends_with("1 of the second answers came first"));
+        assert_eq!(log.take_told(), None);
+    }
+}

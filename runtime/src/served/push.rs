@@ -1,0 +1,137 @@
+//! How the server of rollouts gets weights, and how it proves that it has them: it scores a short text, the
+//! canary, which the trainer has scored too.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Engine, Served};
+use serde_json::json;
+
+use super::address::Address;
+use super::ask::ReplyProblem;
+use super::identity::{self, ServerIdentity, parse};
+use super::{ScoredSequence, sglang};
+use crate::failure::{Error, Result};
+use crate::quote::quote;
+use crate::tokenizer::Tokenizer;
+
+const CANARY: &str = "The canary sings what it was taught: 0123456789.";
+
+/// Weights in a folder that the server sees, and what the trainer says of the canary with them.
+#[derive(Clone, Debug)]
+pub struct PushedWeights {
+    pub folder: PathBuf,
+    /// A hash of them.
+    pub content: String,
+    /// `step 12 of \`student\``
+    pub of: String,
+    pub canary: Vec<f32>,
+}
+
+/// Asks a server what it has. SGLang calls its model by the folder of the newest weights, so it is not asked
+/// for by a name.
+pub(super) fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
+    if served.engine == Engine::Mopd {
+        return identity::identify(address, served);
+    }
+    let (info, listed) = (parse(&address.get("/model_info")?)?, parse(&address.get("/v1/models")?)?);
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let context = listed["data"][0]["max_model_len"].as_u64().map(|context| context as usize);
+    let (root, weights) = (text(&info["model_path"]), text(&info["weight_version"]));
+    Ok(ServerIdentity { model: served.model.clone(), root, weights, context, ..ServerIdentity::default() })
+}
+
+/// A text whose scores tell weights apart: the first token is given.
+pub fn canary(tokenizer: &Tokenizer) -> Result<ScoredSequence> {
+    let mut ids = tokenizer.encode(CANARY)?;
+    // Short enough for any context.
+    ids.truncate(16);
+    if ids.len() < 2 {
+        let message = "the student's tokenizer makes no two tokens of a sentence";
+        return Err(Error::new(FailureKind::Model, message));
+    }
+    let completion = ids.split_off(1);
+    Ok(ScoredSequence { prompt: ids, completion, scored: None })
+}
+
+/// How a server gets weights, and proves that it has them.
+pub(super) struct Push {
+    pub served: Served,
+    pub address: Address,
+    pub pushed: PushedWeights,
+    pub canary: ScoredSequence,
+    pub entries: usize,
+    /// Held by the request that pushes: others that find old weights wait for it.
+    pub one: Mutex<()>,
+    /// Largest mean difference between log-probabilities of the canary.
+    pub tolerance: f64,
+    /// The trainer's canaries of weights that were pushed before.
+    pub earlier: Vec<(String, Vec<f32>)>,
+}
+
+impl Push {
+    pub fn run(&self) -> Result<(), ReplyProblem> {
+        let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
+        let PushedWeights { folder, content, of, .. } = &self.pushed;
+        let has = || Ok::<_, ReplyProblem>(identify(&self.address, &self.served)?.weights);
+        if has()?.as_ref() != Some(content) {
+            // `mopd serve` looks into its own folder, wherever that lies.
+            let path = match self.served.engine {
+                Engine::Mopd => folder.file_name().map(Path::new).unwrap_or(folder),
+                Engine::Vllm | Engine::Sglang => folder,
+            };
+            let update = json!({ "model_path": path.to_string_lossy(), "weight_version": content });
+            let given = self.address.post("/update_weights_from_disk", update.to_string().as_bytes());
+            given.map_err(not_taken)?;
+            if has()?.as_ref() != Some(content) {
+                return Err(ReplyProblem::lasting(
+                    format!("has other weights than those of {of} after it was given them"),
+                    "nobody else may give it weights while this run does",
+                ));
+            }
+        }
+        self.compare()
+    }
+
+    /// Compares the server's log-probabilities of the canary with the trainer's.
+    fn compare(&self) -> Result<(), ReplyProblem> {
+        let body = sglang::body(&self.served, &self.canary).to_string();
+        let said = self.address.post(sglang::PATH, body.as_bytes())?;
+        let said = sglang::read(&self.served, &self.canary, self.entries, &said)?;
+        let there: Vec<f32> = said.tokens.iter().map(|entries| entries[0].1).collect();
+        let difference = mean_difference(&there, &self.pushed.canary);
+        if difference <= self.tolerance {
+            return Ok(());
+        }
+        let near =
+            self.earlier.iter().rev().find(|(_, canary)| mean_difference(&there, canary) <= self.tolerance);
+        let seems = match near {
+            Some((of, _)) => format!("they are those of {of}"),
+            None => "no weights that this run gave it have these".to_owned(),
+        };
+        let what = format!(
+            "says that it has the weights of {}, and gives {} other log-probabilities than the trainer, \
+             {difference:.4} apart on average, more than {}: {seems}",
+            self.pushed.of,
+            quote(CANARY),
+            self.tolerance
+        );
+        Err(ReplyProblem::lasting(what, "start the server anew: nothing was sampled with these weights"))
+    }
+}
+
+fn not_taken(problem: ReplyProblem) -> ReplyProblem {
+    const HELP: &str = "it has to see the folder that `push` names: `mopd serve --allow-updates FOLDER`";
+    match problem {
+        ReplyProblem::Lasting { what, .. } => ReplyProblem::lasting(what, HELP),
+        other => other,
+    }
+}
+
+/// Mean absolute difference; infinity where lengths differ or a number is not finite.
+fn mean_difference(one: &[f32], other: &[f32]) -> f64 {
+    let pairs = one.iter().zip(other).map(|(one, other)| f64::from((one - other).abs()));
+    let mean = pairs.sum::<f64>() / one.len().max(1) as f64;
+    if one.len() == other.len() && mean.is_finite() { mean } else { f64::INFINITY }
+}
