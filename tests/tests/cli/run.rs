@@ -92,6 +92,10 @@ fn a_log_says_where_stages_stand() {
 ready()
 time.sleep(1.5)
 say("started", tasks=2, kept=1)
+for seconds, memory in [(60.0, 3 << 20), (90.5, 2 << 20)]:
+    say("predicted", stage="start", seed=1, prediction={"seconds": seconds, "rollout": 1.0, "scoring": 1.0,
+        "update": 1.0, "memory": memory})
+say("prediction_ended", seconds=3.2, short=0, late=0)
 say("stage_started", stage="start", seed=1, steps=4)
 say("stage_resumed", stage="start", seed=1, step=1)
 say("step", stage="start", seed=1, step=1, steps=4, metric="loss", value=2.5, loss=2.5, domains=[], rows=[],
@@ -111,12 +115,17 @@ sys.exit(1)
         at("progress every 1 s"),
         at("reading data and models"),
         at("2 stages, 1 of them kept from before"),
+        at(
+            "time and memory of 2 stages predicted in 3.2 s: about 2 min 31 s one after another, at most 3.00 \
+            MiB in one",
+        ),
         at("start: resumes at step 1"),
         at("start: step 2 of 4, "),
         at("start: finished in 2.5 s; 1 of 2 stages done"),
+        at("1 of 2 stages are finished and kept in .mopd/store"),
     ];
     assert!(order.is_sorted(), "{lines:?}");
-    let stands = lines[order[4]];
+    let stands = lines[order[5]];
     assert!(stands.contains(" left, loss 2.500, checkpoint at step 2"), "{stands}");
     assert!(lines.iter().filter(|line| line.starts_with("start: step 2 of 4, ")).count() >= 2, "{lines:?}");
 }
@@ -385,8 +394,11 @@ fn an_interrupt_leaves_finished_stages_and_status_130() {
 signal.signal(signal.SIGINT, stop)
 {WAIT}time.sleep(60)"
     );
-    interrupt(&script, 1)
+    let said = interrupt(&script, 1)
         .is(130, &["stopping", "interrupted", "1 of 3 stages", "run the same command again"]);
+    let lines = logged(&said.err);
+    let [.., interrupted, _, again] = lines.as_slice() else { panic!("{said:?}") };
+    assert_eq!((*interrupted, *again), ("interrupted", "run the same command again to resume"));
 }
 
 #[test]
