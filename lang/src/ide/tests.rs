@@ -67,6 +67,14 @@ fn a_setting_proposes_what_it_takes() {
     let objective = within("objective = mopd(clip_at: 5)", "objective = <CURSOR>");
     assert_eq!(labels(&objective)[..2], ["mine", "mopd"].map(str::to_owned));
     proposes(&within("rollout   = sample(", "rollout = <CURSOR>("), &["sample", "from"], &["adamw"]);
+    // What must be given comes first.
+    let arguments = labels(&within("sample(n: 1, ", "sample(<CURSOR>"));
+    let place = |name: &str| arguments.iter().position(|label| label == name).expect(name);
+    assert!(place("n:") < place("accept:") && place("temperature:") < place("accept:"), "{arguments:?}");
+    // A formula is about roles, mostly.
+    let formula = labels(&within("let gap = teacher.logp", "let gap = <CURSOR>"));
+    let place = |name: &str| formula.iter().position(|label| label == name).expect(name);
+    assert!(place("teacher") < place("accepted") && place("student") < place("accepted"), "{formula:?}");
     proposes(
         &within("lr        = 1e-3\n}", "lr = <CURSOR>\n}"),
         &["warmup", "cosine", "longest"],
