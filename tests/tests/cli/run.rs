@@ -1,7 +1,9 @@
 //! `mopd run`, with a worker that plays a script.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use super::{GOOD, Place, Said};
 
@@ -473,4 +475,24 @@ fn what_a_run_is_told_reaches_the_worker() {
 fn a_second_interrupt_ends_a_worker_that_does_not_stop() {
     let script = format!("signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAIT}time.sleep(60)");
     interrupt(&script, 2).is(130, &["Ctrl-C or SIGTERM again stops at once", "interrupted", "1 of 3 stages"]);
+}
+
+/// A tracker finds the programs of the virtual environment that mopd is installed in, active or not.
+#[test]
+fn a_tracker_runs_in_the_environment_of_mopd() {
+    let place = place(FINISH);
+    place.write("venv/bin/probe", "#!/bin/sh\ncat > /dev/null\necho of the environment\n");
+    let program = place.path("venv/bin/mopd");
+    std::fs::copy(mopd_tests::mopd(), &program).expect("a copy");
+    std::fs::set_permissions(place.path("venv/bin/probe"), Permissions::from_mode(0o755)).expect("a program");
+    let run = || {
+        let mut command = Command::new(&program);
+        command.args(["run", "--tracker", "probe", "sub/a.mopd"]).current_dir(place.folder.path());
+        command.env("MOPD_WORKER", place.path("worker"));
+        Said::of(command.output().expect("mopd starts"))
+    };
+    // A folder is one by its settings.
+    run().is(0, &["probe", "not found"]);
+    place.write("venv/pyvenv.cfg", "");
+    run().is(0, &["tracker: of the environment"]);
 }
