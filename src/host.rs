@@ -189,13 +189,20 @@ pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
             }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.extend((!entry.file_name().to_string_lossy().starts_with('.')).then_some(path));
-            } else if path.extension().is_some_and(|ending| ending == "mopd") && path.is_file() {
+            } else if is_source(&path) && path.is_file() {
                 found.push(path);
             }
         }
     }
     found.truncate(at_most);
     found
+}
+
+/// Whether a file's name is that of a source. Event files of TensorBoard end alike.
+pub fn is_source(path: &Path) -> bool {
+    let of_events =
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"events.out.tfevents."));
+    path.extension().is_some_and(|ending| ending == "mopd") && !of_events
 }
 
 /// Whether a folder is what a run or a sweep left: the sources in it are copies of what was run, which nobody

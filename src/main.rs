@@ -31,7 +31,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     crash::install_hook();
-    let arguments = args::Cli::parse();
+    let arguments = args::Cli::parse_from(args::joined(std::env::args_os()));
     let begun = commands::begin(&arguments.output);
     match begun.and_then(|()| commands::dispatch(arguments.command)) {
         Ok(status) => status.into(),

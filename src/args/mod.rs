@@ -169,6 +169,27 @@ pub enum PredictMode {
     Full,
 }
 
+/// A command line with `--predict never` as `--predict=never`. `mopd plan` takes `--predict` alone, too, so
+/// that the parser reads the word behind it as the file.
+pub fn joined(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut options = true;
+    for word in words {
+        let is_mode = word.to_str().is_some_and(|word| PredictMode::from_str(word, false).is_ok());
+        match joined.last_mut() {
+            Some(last) if options && is_mode && *last == "--predict" => {
+                last.push("=");
+                last.push(word);
+            }
+            _ => {
+                options &= word != "--";
+                joined.push(word);
+            }
+        }
+    }
+    joined
+}
+
 impl From<PredictMode> for Predict {
     fn from(mode: PredictMode) -> Predict {
         match mode {
@@ -187,6 +208,24 @@ mod tests {
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_prediction_is_asked_for_with_and_without_an_equals_sign() {
+        use clap::Parser;
+        let mode = |line: &str| {
+            let words = joined(line.split(' ').map(OsString::from));
+            match Cli::try_parse_from(words).expect(line).command {
+                Command::Plan(PlanArgs { file, predict, .. }) => (file.display().to_string(), predict),
+                other => panic!("{other:?}"),
+            }
+        };
+        let a = || "a.mopd".to_owned();
+        assert_eq!(mode("mopd plan --predict a.mopd"), (a(), Some(PredictMode::Full)));
+        assert_eq!(mode("mopd plan --predict=never a.mopd"), (a(), Some(PredictMode::Never)));
+        assert_eq!(mode("mopd plan --predict never a.mopd"), (a(), Some(PredictMode::Never)));
+        assert_eq!(mode("mopd plan a.mopd --predict quick"), (a(), Some(PredictMode::Quick)));
+        assert_eq!(mode("mopd plan --predict -- never"), ("never".to_owned(), Some(PredictMode::Full)));
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! `mopd expr`: the compiled form of the expressions of an objective.
 
+use std::path::Path;
+
 use mopd_compiler::Expressions;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::expr::jit::{self, Program};
+use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 use mopd_lang::diag::nearest;
+use mopd_lang::ide::ENTRY;
+use mopd_lang::syntax::ast::ItemKind;
 
 use super::report;
 use crate::args::{Emit, ExprArgs};
@@ -22,7 +27,7 @@ pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
         Some((name, part)) => (name, Some(part)),
         None => (arguments.name.as_str(), None),
     };
-    let named = objective(&analysis.objectives, name)?;
+    let named = objective(&analysis, name)?;
     let mut expressions = match mopd_compiler::expressions(&named.objective, &analysis.origins) {
         Ok(expressions) => expressions,
         Err(diagnostic) => {
@@ -63,19 +68,30 @@ pub fn expr(arguments: &ExprArgs) -> Result<Status, Problem> {
 }
 
 /// An objective of a file by its name.
-pub(super) fn objective<'a>(
-    objectives: &'a [NamedObjective],
-    name: &str,
-) -> Result<&'a NamedObjective, Problem> {
+pub(super) fn objective<'a>(analysis: &'a Analysis, name: &str) -> Result<&'a NamedObjective, Problem> {
+    let objectives = &analysis.objectives;
     let names = || objectives.iter().map(|named| named.objective.name.as_str());
     objectives.iter().find(|named| named.objective.name == name).ok_or_else(|| {
         let problem = Problem::usage("unknown-name", format!("the file has no objective `{name}`"));
-        match nearest(name, names()) {
-            Some(meant) => problem.help(format!("did you mean `{meant}`?")),
-            None if objectives.is_empty() => problem.help("it declares none"),
-            None => problem.help(format!("it has: {}", names().collect::<Vec<_>>().join(", "))),
+        match (imported(analysis, name), nearest(name, names())) {
+            (Some(file), _) => problem.help(format!("it is imported: give `{file}` as the file")),
+            (None, Some(meant)) => problem.help(format!("did you mean `{meant}`?")),
+            (None, None) if objectives.is_empty() => problem.help("it declares none"),
+            (None, None) => problem.help(format!("it has: {}", names().collect::<Vec<_>>().join(", "))),
         }
     })
+}
+
+/// The file, or library, from which the entry imports a name.
+fn imported(analysis: &Analysis, name: &str) -> Option<String> {
+    let items = &analysis.index.tree(ENTRY)?.items;
+    let import = items.iter().find_map(|item| match &item.kind {
+        ItemKind::Use(import) => import.names.iter().any(|taken| taken.text == name).then_some(import),
+        _ => None,
+    })?;
+    let module: Vec<&str> = import.module.iter().map(|name| name.text.as_str()).collect();
+    let entry = Path::new(&analysis.sources.file(ENTRY).path);
+    Some(host::sibling(entry, &module).map_or_else(|| module.join("."), |file| file.display().to_string()))
 }
 
 /// What is asked for, with its name.

@@ -100,7 +100,7 @@ fn files_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
             let hidden = entry.file_name().to_string_lossy().starts_with('.');
             if entry.file_type().map_err(unreadable)?.is_dir() {
                 folders.extend((!hidden).then_some(path));
-            } else if path.extension().is_some_and(|extension| extension == "mopd") && !path.is_dir() {
+            } else if host::is_source(&path) && !path.is_dir() {
                 found.push(path);
             }
         }

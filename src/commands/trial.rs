@@ -74,7 +74,7 @@ fn objective(analysis: &Analysis, name: &str) -> Result<Objective, Problem> {
     });
     match trained {
         Some(objective) => Ok(objective),
-        None => expr::objective(&analysis.objectives, name).map(|named| named.objective.clone()),
+        None => expr::objective(analysis, name).map(|named| named.objective.clone()),
     }
 }
 

@@ -17,6 +17,9 @@ pub struct Log {
     told: Instant,
     /// Predictions and evaluations so far.
     predicted: u32,
+    /// Of the stages predicted: the seconds of all, and the most memory of one, in bytes.
+    seconds: f64,
+    memory: u64,
     evaluated: u32,
 }
 
@@ -30,7 +33,14 @@ pub struct StageCounts {
 
 impl Log {
     pub fn every(seconds: f64) -> Log {
-        Log { interval: Duration::from_secs_f64(seconds), told: Instant::now(), predicted: 0, evaluated: 0 }
+        Log {
+            interval: Duration::from_secs_f64(seconds),
+            told: Instant::now(),
+            predicted: 0,
+            seconds: 0.0,
+            memory: 0,
+            evaluated: 0,
+        }
     }
 
     /// Whether it is time to tell where stages stand; the interval begins again then.
@@ -70,15 +80,24 @@ impl Log {
                 counts.done,
                 counted(counts.tasks as usize, "stage"),
             )),
-            Event::Predicted { .. } => {
+            Event::Predicted { prediction, .. } => {
                 self.predicted += 1;
+                self.seconds += prediction.seconds;
+                self.memory = self.memory.max(prediction.memory);
                 None
             }
             Event::PredictionEnded { seconds, short, late } => {
                 let predicted = self.predicted > 0;
                 let trials = predicted.then(|| {
                     let what = counted(self.predicted as usize, "stage");
-                    format!("time and memory of {what} predicted in {}", figures::duration(*seconds))
+                    let took = figures::duration(*seconds);
+                    let (all, most) = (figures::duration(self.seconds), figures::bytes(self.memory));
+                    // How many run side by side is known when they do.
+                    let found = match self.predicted {
+                        1 => format!("about {all}, {most}"),
+                        _ => format!("about {all} one after another, at most {most} in one"),
+                    };
+                    format!("time and memory of {what} predicted in {took}: {found}")
                 });
                 let all: Vec<String> =
                     trials.into_iter().chain(figures::left_out(*seconds, *short, *late)).collect();

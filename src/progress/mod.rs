@@ -263,6 +263,14 @@ impl RunProgress {
         running.into_iter().map(|((stage, seed), bar)| (self.name(stage, *seed), bar)).collect()
     }
 
+    /// What ends a run, line by line: with the time, where the lines before it have theirs.
+    pub fn say_last(&self, text: &str) {
+        match self.drawn {
+            true => output::error(text),
+            false => text.lines().for_each(|line| output::log_line(line, false)),
+        }
+    }
+
     /// Takes everything that moves away.
     pub fn close(&mut self) {
         self.screen.finish_and_clear();

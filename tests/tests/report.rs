@@ -254,7 +254,9 @@ fn every_chart_has_its_numbers() {
         assert_eq!(has(student, metric, "domain"), 2, "{metric}");
     }
     assert_eq!((has(student, "divergence", "teacher"), has(student, "divergence_floor", "teacher")), (2, 2));
-    assert_eq!(has(student, "loss", "step"), 1);
+    for metric in ["loss", "seconds", "tokens_per_second", "memory"] {
+        assert_eq!(has(student, metric, "step"), 1, "{metric}");
+    }
     // Two domains, over position and over entropy.
     assert_eq!(student["histograms"].as_array().map(Vec::len), Some(4));
     // Two of each domain at the first step, with the hostile prompt as it was.

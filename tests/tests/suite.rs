@@ -305,6 +305,9 @@ fn render(case: &Case, analysis: &Analysis) -> String {
                 fix.replacement.escape_debug()
             );
         }
+        for choice in &diagnostic.choices {
+            let _ = writeln!(text, "  or: {}", choice.title);
+        }
     }
     text
 }

@@ -1,7 +1,7 @@
 //! Applying the fixes of diagnostics to a text.
 
 use super::{Applicability, Diagnostic, Fix};
-use crate::source::FileId;
+use crate::source::{FileId, Span};
 
 /// The most rounds of applying and checking again. One fix may uncover the next; a handful is usual.
 const MOST_ROUNDS: usize = 32;
@@ -58,6 +58,22 @@ pub fn apply_certain(
     (count > 0).then_some((text, count))
 }
 
+/// How a block of `text` gets one more setting, its last: where the edit stands, and what it puts there. That
+/// is a line of its own where the closing brace has one.
+pub fn setting_at_end(text: &str, block: Span, setting: &str) -> (Span, String) {
+    let (start, close) = (block.start as usize, block.end.saturating_sub(1) as usize);
+    let line = text[..close].rfind('\n').map_or(0, |end| end + 1);
+    let at = |place: usize| Span { start: place as u32, end: place as u32, ..block };
+    let indent = &text[line..close];
+    if line > start && indent.trim().is_empty() {
+        return (at(line), format!("{indent}  {setting}\n"));
+    }
+    let inside = text[start..close].trim_end();
+    let comma = if inside.ends_with(['{', ',']) { "" } else { "," };
+    let blank = if start + inside.len() == close { " " } else { "" };
+    (at(start + inside.len()), format!("{comma} {setting}{blank}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +119,24 @@ mod tests {
     #[test]
     fn what_is_only_likely_is_left_to_the_author() {
         assert_eq!(fixed("experiment \"a\" { seed = 1, dtipe = float32 }\n"), None);
+    }
+
+    #[test]
+    fn a_setting_is_added_where_a_block_ends() {
+        let added = |text: &str| {
+            let (start, end) = (text.find('{').expect("a block") as u32, text.trim_end().len() as u32);
+            let (place, setting) = setting_at_end(text, Span { file: FILE, start, end }, "c = 3");
+            let mut text = text.to_owned();
+            text.insert_str(place.start as usize, &setting);
+            text
+        };
+        assert_eq!(added("x {\n  a = 1 // one\n}\n"), "x {\n  a = 1 // one\n  c = 3\n}\n");
+        assert_eq!(added("  x {\n    a = 1\n  }"), "  x {\n    a = 1\n    c = 3\n  }");
+        assert_eq!(added("x { a = 1, b = 2 }"), "x { a = 1, b = 2, c = 3 }");
+        assert_eq!(added("x {a = 1}"), "x {a = 1, c = 3 }");
+        assert_eq!(added("x {\n  a = 1,\n  b = 2, }"), "x {\n  a = 1,\n  b = 2, c = 3 }");
+        assert_eq!(added("x {}"), "x { c = 3 }");
+        assert_eq!(added("x { }"), "x { c = 3 }");
     }
 
     #[test]

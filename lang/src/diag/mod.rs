@@ -7,6 +7,7 @@ pub use codes::Code;
 pub use fixes::{apply_certain, apply_once};
 
 use crate::source::Span;
+use fixes::setting_at_end;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -133,6 +134,14 @@ impl Diagnostic {
         let applicability = Applicability::Possible;
         self.choices.push(Fix { title: title.into(), span, replacement: replacement.into(), applicability });
         self
+    }
+
+    /// One way out for each of these settings: it is added to a block of `text`, as the last.
+    pub fn choice_of_settings(self, text: &str, block: Span, settings: &[&str]) -> Diagnostic {
+        settings.iter().fold(self, |diagnostic, setting| {
+            let (place, added) = setting_at_end(text, block, setting);
+            diagnostic.choice(format!("add `{setting}`"), place, added)
+        })
     }
 
     /// Says of the fix that it is likely, not certain.

@@ -394,26 +394,35 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
     }
 }
 
-/// The names of the arguments that are not given yet.
+/// The names of the arguments that are not given yet, first those that must be.
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
-    let written: Vec<(String, String)> = match (builtins::find(callee), list.names.get(callee)) {
+    let written: Vec<(String, String, bool)> = match (builtins::find(callee), list.names.get(callee)) {
         (Some(builtin), _) => {
-            let each = |parameter: &BuiltinParameter| (parameter.name.to_owned(), builtin.usage.to_owned());
+            let each = |parameter: &BuiltinParameter| {
+                (parameter.name.to_owned(), builtin.usage.to_owned(), parameter.required)
+            };
             builtin.parameters.iter().map(each).collect()
         }
         (None, Some(id)) => {
-            let mut written = describe::written_parameters(list.analysis, *id);
+            let mut written: Vec<(String, String, bool)> = describe::written_parameters(list.analysis, *id)
+                .into_iter()
+                .map(|(name, written)| {
+                    let required = !written.contains(" = ");
+                    (name, written, required)
+                })
+                .collect();
             if list.analysis.index.symbol(*id).kind == SymbolKind::Divergence {
                 // Sides have no names in a call.
-                written.retain(|(name, written)| name != written);
-                let usage = DIVERGENCE_SETTINGS.map(|name| (name.to_owned(), format!("{name}: ...")));
+                written.retain(|(name, written, _)| name != written);
+                let usage = DIVERGENCE_SETTINGS.map(|name| (name.to_owned(), format!("{name}: ..."), false));
                 written.extend(usage);
             }
             written
         }
         (None, None) => Vec::new(),
     };
-    for (name, detail) in written.iter().filter(|(name, _)| !given.contains(name)) {
-        list.add(&format!("{name}:"), CandidateKind::Key, detail, "", &format!("{name}: "), 2);
+    for (name, detail, required) in written.iter().filter(|(name, ..)| !given.contains(name)) {
+        let rank = if *required { 2 } else { 3 };
+        list.add(&format!("{name}:"), CandidateKind::Key, detail, "", &format!("{name}: "), rank);
     }
 }

@@ -1,11 +1,14 @@
 //! What a name is, in Markdown.
 
+use super::complete::named_items;
+use super::context::CompletionContext;
 use super::{ENTRY, describe, keywords};
-use crate::check::builtins::Builtin;
+use crate::check::builtins::{self, Builtin};
 use crate::check::index::{NameTarget, SymbolId, SymbolKind};
 use crate::check::vocabulary::{SettingKey, Takes};
 use crate::check::{Analysis, bounds};
 use crate::source::Span;
+use crate::syntax::tokens::TokenKind;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hover {
@@ -14,7 +17,9 @@ pub struct Hover {
 }
 
 pub fn hover(analysis: &Analysis, offset: u32) -> Option<Hover> {
-    let Some(found) = analysis.index.at(ENTRY, offset) else { return keywords::keyword(analysis, offset) };
+    let Some(found) = analysis.index.at(ENTRY, offset) else {
+        return argument(analysis, offset).or_else(|| keywords::keyword(analysis, offset));
+    };
     let markdown = match found.target {
         NameTarget::Symbol(id) => symbol(analysis, id),
         NameTarget::Module(file) => module(analysis, file),
@@ -32,6 +37,40 @@ pub fn hover(analysis: &Analysis, offset: u32) -> Option<Hover> {
         NameTarget::RoutedDomain => "The domain whose prompts this route sends to a teacher.".to_owned(),
     };
     Some(Hover { span: found.span, markdown })
+}
+
+/// The name before the colon of an argument, where the call is of something built in or of a divergence.
+fn argument(analysis: &Analysis, offset: u32) -> Option<Hover> {
+    let source = &analysis.sources.file(ENTRY).text;
+    let context = CompletionContext::new(source, offset as usize);
+    let (callee, open) = context.call()?;
+    let token = context.tokens.get(context.cut)?;
+    let is_label = !context.inert
+        && token.kind == TokenKind::Word
+        && token.start <= offset as usize
+        && context.open.last() == Some(&open)
+        && context.segment(open, context.cut) == context.cut
+        && context.is_followed_by(context.cut, ":");
+    if !is_label {
+        return None;
+    }
+    let (name, given) = (context.text(callee), token.text(source));
+    let (usage, parameter) = match builtins::find(name) {
+        Some(builtin) => (first_usage(builtin).0.to_owned(), builtin.parameter(given)?),
+        None => {
+            let id = *named_items(analysis).get(name)?;
+            let divergence = analysis.index.symbol(id).kind == SymbolKind::Divergence;
+            let parameter = builtins::find("kl").filter(|_| divergence)?.parameter(given)?;
+            (describe::signature(analysis, id), parameter)
+        }
+    };
+    let need = match (parameter.required, parameter.default) {
+        (true, _) => "must be given".to_owned(),
+        (false, Some(default)) => format!("may be left out; the default is `{default}`"),
+        (false, None) => "may be left out".to_owned(),
+    };
+    let span = Span::new(ENTRY, token.start, token.end);
+    Some(Hover { span, markdown: format!("{}\n\n`{given}` {need}.", code(&usage)) })
 }
 
 fn code(text: &str) -> String {
@@ -74,8 +113,13 @@ fn module(analysis: &Analysis, file: crate::source::FileId) -> String {
     if doc.is_empty() { format!("`{path}`") } else { format!("`{path}`\n\n{doc}") }
 }
 
+/// How it is called, and the other ways.
+fn first_usage(builtin: &Builtin) -> (&'static str, &'static str) {
+    builtin.usage.split_once(", or ").unwrap_or((builtin.usage, ""))
+}
+
 fn builtin_text(builtin: &Builtin) -> String {
-    let (written, other) = builtin.usage.split_once(", or ").unwrap_or((builtin.usage, ""));
+    let (written, other) = first_usage(builtin);
     let mut text = format!("{}\n\n{}", code(written), builtin.doc);
     if !other.is_empty() {
         text += &format!("\n\nOr `{other}`.");

@@ -67,6 +67,14 @@ fn a_setting_proposes_what_it_takes() {
     let objective = within("objective = mopd(clip_at: 5)", "objective = <CURSOR>");
     assert_eq!(labels(&objective)[..2], ["mine", "mopd"].map(str::to_owned));
     proposes(&within("rollout   = sample(", "rollout = <CURSOR>("), &["sample", "from"], &["adamw"]);
+    // What must be given comes first.
+    let arguments = labels(&within("sample(n: 1, ", "sample(<CURSOR>"));
+    let place = |name: &str| arguments.iter().position(|label| label == name).expect(name);
+    assert!(place("n:") < place("accept:") && place("temperature:") < place("accept:"), "{arguments:?}");
+    // A formula is about roles, mostly.
+    let formula = labels(&within("let gap = teacher.logp", "let gap = <CURSOR>"));
+    let place = |name: &str| formula.iter().position(|label| label == name).expect(name);
+    assert!(place("teacher") < place("accepted") && place("student") < place("accepted"), "{formula:?}");
     proposes(
         &within("lr        = 1e-3\n}", "lr = <CURSOR>\n}"),
         &["warmup", "cosine", "longest"],
@@ -447,6 +455,17 @@ fn hover_tells_kind_value_and_doc() {
     let builtin = hover_at(&within("sample(n: 1", "sam<CURSOR>ple(n: 1")).expect("a hover");
     assert!(builtin.contains("sample(n: 1, temperature: 1.0, max_tokens: 24)"), "{builtin}");
     assert!(builtin.contains("The student's own completions"), "{builtin}");
+    let argument = hover_at(&within("sample(n: 1, temp", "sample(n: 1, te<CURSOR>mp")).expect("a hover");
+    assert!(argument.contains("sample(n: 1, temperature: 1.0, max_tokens: 24)"), "{argument}");
+    assert!(argument.contains("`temperature` must be given."), "{argument}");
+    let first = hover_at(&within("sample(n: 1", "sample(<CURSOR>n: 1")).expect("a hover");
+    assert!(first.contains("`n` must be given."), "{first}");
+    let on = hover_at(&within("sft(base, on: domains)", "sft(base, <CURSOR>on: domains)")).expect("a hover");
+    assert!(on.contains("sft(") && on.contains("`on` must be given."), "{on}");
+    let limit = hover_at("reward r = command(\"a\", time_<CURSOR>limit: 3)\n").expect("a hover");
+    assert!(limit.contains("`time_limit` may be left out; the default is `30.0`."), "{limit}");
+    let top = hover_at("rollout few = sample(n: 1, to<CURSOR>p_p: 0.9)\n").expect("a hover");
+    assert!(top.contains("`top_p` may be left out."), "{top}");
     let nested = hover_at("rollout kept = rep<CURSOR>lay(sample(n: 1), capacity: 10)\n").expect("a hover");
     assert!(nested.contains("replay(sample(...), capacity: 10_000, share: 0.25)"), "{nested}");
     assert_eq!(hover_at("// no<CURSOR>thing\n"), None);

@@ -92,7 +92,10 @@ pub fn values(list: &mut List, context: &CompletionContext, takes: Takes, around
         }
     }
     if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
-        list.signals(vocabulary::SIGNALS, 1);
+        // Objectives are about roles, mostly.
+        let (roles, others) = vocabulary::SIGNALS.split_at(4);
+        list.signals(roles, 0);
+        list.signals(others, 1);
         if context.in_term() {
             list.keyword("live", "marks the factor that learns", 1);
         }

@@ -12,6 +12,9 @@ use crate::run_folder::ColumnTable;
 
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
 
+/// Bytes.
+const GIB: f64 = (1u64 << 30) as f64;
+
 /// Numbers that all series of a page have together.
 const NUMBERS: usize = 100_000;
 const FEWEST: usize = 12;
@@ -109,7 +112,9 @@ pub fn curves(metrics: &ColumnTable, runs: usize) -> BTreeMap<String, StageCurve
     let series: usize = rows
         .values()
         .map(|rows| {
-            domains(rows) * (there(rows, &OF_DOMAIN) + there(rows, &OF_TEACHER)) + there(rows, &OF_STEP)
+            domains(rows) * (there(rows, &OF_DOMAIN) + there(rows, &OF_TEACHER))
+                + there(rows, &OF_STEP)
+                + there(rows, &["tokens"])
         })
         .sum();
     let seeds = distinct((0..metrics.rows()).map(|row| metrics.whole("seed", row))).len();
@@ -231,10 +236,27 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
     }
     for metric in OF_STEP {
         // Every row of a step says the same.
-        let mut values =
-            rows.iter().map(|&row| CurvePoint { row, value: metrics.number(metric, row), weight: Some(1.0) });
+        let unit = if metric == "memory" { GIB } else { 1.0 };
+        let mut values = rows.iter().map(|&row| CurvePoint {
+            row,
+            value: metrics.number(metric, row).map(|value| value / unit),
+            weight: Some(1.0),
+        });
         curves.series.extend(series(metric.into(), By::Step, "", &mut values));
     }
+    // The tokens of several steps by their time: each counts as long as it took.
+    let mut tokens: BTreeMap<(u64, u64), (usize, f64)> = BTreeMap::new();
+    for &row in rows {
+        if let Some(own) = metrics.number("tokens", row) {
+            let step = (metrics.whole("seed", row), metrics.whole("step", row));
+            tokens.entry(step).or_insert((row, 0.0)).1 += own;
+        }
+    }
+    let mut speeds = tokens.into_values().map(|(row, tokens)| {
+        let seconds = metrics.number("seconds", row).filter(|seconds| *seconds > 0.0);
+        CurvePoint { row, value: seconds.map(|seconds| tokens / seconds), weight: seconds }
+    });
+    curves.series.extend(series("tokens_per_second".into(), By::Step, "", &mut speeds));
     for name in NAMED.iter().flat_map(|prefix| metrics.columns(prefix)) {
         let mut values =
             rows.iter().map(|&row| CurvePoint { row, value: metrics.number(name, row), weight: Some(1.0) });
@@ -323,6 +345,7 @@ mod tests {
             column("divergence", ColumnValues::Numbers(divergences)),
             column("tokens", ColumnValues::Numbers(vec![Some(2.0); rows])),
             column("seconds", ColumnValues::Numbers(vec![Some(0.5); rows])),
+            column("memory", ColumnValues::Wholes(vec![Some(3 << 29); rows])),
             column(
                 "state.beta",
                 ColumnValues::Numbers((0..rows).map(|row| Some((row / 2) as f64)).collect()),
@@ -348,6 +371,13 @@ mod tests {
         // Two domains add up to the tokens of a step; its time is the same in both rows.
         assert_eq!(student.elapsed_tokens.as_ref().unwrap().mean, [4.0, 8.0, 12.0].map(Rounded));
         assert_eq!(student.elapsed_seconds.as_ref().unwrap().by_seed, [[0.5, 1.0, 1.5].map(Rounded); 2]);
+        // As event files have it: both domains' tokens by the time of the step.
+        let of_step = |name: &str| {
+            let found = student.series.iter().filter(|series| series.metric == name && series.by == By::Step);
+            found.map(|series| series.mean.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(of_step("tokens_per_second"), [[Some(Rounded(8.0)); 3]]);
+        assert_eq!(of_step("memory"), [[Some(Rounded(1.5)); 3]]);
         let rewards: Vec<_> = student.series.iter().filter(|series| series.metric == "reward").collect();
         // `reverse` has none.
         let [reward] = rewards.as_slice() else { panic!("{rewards:?}") };

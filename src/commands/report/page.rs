@@ -138,7 +138,7 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         stages,
         cost_legend => cost_legend(run),
         files => Value::from(Serde(sources.files())),
-        command => format!("mopd run{} source.mopd", set_seed(run)),
+        command => format!("mopd run{} --out runs/again again.mopd", set_seed(run)),
         facts => facts(run),
         place => run.place,
     }

@@ -121,7 +121,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
                 _ => worker::death(status),
             };
             problem.report();
-            output::error(&stored(&progress));
+            progress.say_last(&stored(&progress));
             Ok(Status::Wrong)
         }
     }
@@ -302,11 +302,11 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
 fn report_failure(failure: &Failure, compiled: &Compiled, progress: &RunProgress) {
     let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
     output::error(&render::human::report(&report, Style::of_stderr()));
-    output::error(&stored(progress));
+    progress.say_last(&stored(progress));
 }
 
 fn interrupted(progress: &RunProgress) -> Status {
-    output::error(&format!("interrupted\n{}run the same command again to resume\n", stored(progress)));
+    progress.say_last(&format!("interrupted\n{}run the same command again to resume\n", stored(progress)));
     Status::Interrupted
 }
 

@@ -1,6 +1,7 @@
 //! `--tracker COMMAND`: a program that is told what a run does, a line of JSON for each event, and passes it
 //! on to wherever experiments are tracked.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,6 +19,18 @@ use crate::host::reason;
 use crate::output::printable;
 use crate::problem::Problem;
 use crate::progress::{ProgressPrinter, utc};
+
+/// The `PATH` with this program's own folder in front, where that is of a virtual environment of Python: it
+/// is the one with the module `mopd.track`, whether or not it is active.
+fn path_of_environment() -> Option<OsString> {
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    if !folder.parent()?.join("pyvenv.cfg").is_file() {
+        return None;
+    }
+    let known = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(std::iter::once(folder.to_owned()).chain(std::env::split_paths(&known))).ok()
+}
 
 /// How long it may take to pass on the rest, once the run is over.
 const LAST_LINES: Duration = Duration::from_secs(60);
@@ -43,7 +56,11 @@ impl Tracker {
         let failed = |error| {
             Problem::run("tracker-failed", format!("can't start the tracker `{command}`: {}", reason(&error)))
         };
-        let mut child = Command::new("sh")
+        let mut shell = Command::new("sh");
+        if let Some(path) = path_of_environment() {
+            shell.env("PATH", path);
+        }
+        let mut child = shell
             .args(["-c", command])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -389,8 +389,8 @@ fn the_book_has_every_option_of_every_command() {
         });
         found
     };
-    let commands = "new check fmt plan audit run watch report ls compare delta export import explain sample eval setup doctor lsp expr try \
-                    completions man";
+    let commands = "new check fmt plan audit run watch report ls compare delta export import explain sample eval serve setup doctor lsp expr \
+                    try completions man";
     let benches = ["check", "distill", "divergence", "expr", "watch"].map(|what| vec!["bench", what]);
     let caches = ["list", "verify", "prune"].map(|what| vec!["cache", what]);
     let mut seen = 0;
@@ -454,6 +454,10 @@ objective capped(most: ratio = 5) {
     assert!(clif.contains("; for each token:") && clif.contains("f32x4"), "{clif}");
     let assembly = place.mopd(&["expr", "a.mopd", "capped.imitate", "--emit", "asm"]).is(0, &[]).out;
     assert!(assembly.contains("block0:"), "{assembly}");
+    // What is imported is shown where it is declared.
+    place.write("imports.mopd", GOOD);
+    place.mopd(&["expr", "imports.mopd", "mopd"]).is(2, &["it is imported: give `std.opd` as the file"]);
+    place.mopd(&["expr", "std.opd", "mopd"]).is(0, &[]);
     place.mopd(&["expr", "a.mopd", "caped"]).is(2, &["error[unknown-name]", "did you mean `capped`?"]);
     place
         .mopd(&["expr", "a.mopd", "capped.select"])

@@ -40,6 +40,10 @@ fn what_runs_keep_of_their_sources_stays_as_it_is() {
     files.extend(kept.map(|name| (name, "let  x=1")));
     files.push(("runs/tiny/mine.mopd", "let  x=1"));
     let place = Place::with(&files);
+    // What is drawn by TensorBoard is no text.
+    let events = place.path("runs/tiny/tensorboard/student-seed1/events.out.tfevents.0.mopd");
+    std::fs::create_dir_all(events.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&events, b"\xff\xfe\0").expect("an event file");
     assert_eq!(place.mopd(&["fmt", "."]).is(0, &[]).out, "./runs/tiny/mine.mopd\n");
     for name in kept {
         assert_eq!(place.read(name), "let  x=1", "{name}");

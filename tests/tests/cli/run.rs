@@ -1,7 +1,9 @@
 //! `mopd run`, with a worker that plays a script.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use super::{GOOD, Place, Said};
 
@@ -92,6 +94,10 @@ fn a_log_says_where_stages_stand() {
 ready()
 time.sleep(1.5)
 say("started", tasks=2, kept=1)
+for seconds, memory in [(60.0, 3 << 20), (90.5, 2 << 20)]:
+    say("predicted", stage="start", seed=1, prediction={"seconds": seconds, "rollout": 1.0, "scoring": 1.0,
+        "update": 1.0, "memory": memory})
+say("prediction_ended", seconds=3.2, short=0, late=0)
 say("stage_started", stage="start", seed=1, steps=4)
 say("stage_resumed", stage="start", seed=1, step=1)
 say("step", stage="start", seed=1, step=1, steps=4, metric="loss", value=2.5, loss=2.5, domains=[], rows=[],
@@ -111,12 +117,17 @@ sys.exit(1)
         at("progress every 1 s"),
         at("reading data and models"),
         at("2 stages, 1 of them kept from before"),
+        at(
+            "time and memory of 2 stages predicted in 3.2 s: about 2 min 31 s one after another, at most 3.00 \
+            MiB in one",
+        ),
         at("start: resumes at step 1"),
         at("start: step 2 of 4, "),
         at("start: finished in 2.5 s; 1 of 2 stages done"),
+        at("1 of 2 stages are finished and kept in .mopd/store"),
     ];
     assert!(order.is_sorted(), "{lines:?}");
-    let stands = lines[order[4]];
+    let stands = lines[order[5]];
     assert!(stands.contains(" left, loss 2.500, checkpoint at step 2"), "{stands}");
     assert!(lines.iter().filter(|line| line.starts_with("start: step 2 of 4, ")).count() >= 2, "{lines:?}");
 }
@@ -385,8 +396,11 @@ fn an_interrupt_leaves_finished_stages_and_status_130() {
 signal.signal(signal.SIGINT, stop)
 {WAIT}time.sleep(60)"
     );
-    interrupt(&script, 1)
+    let said = interrupt(&script, 1)
         .is(130, &["stopping", "interrupted", "1 of 3 stages", "run the same command again"]);
+    let lines = logged(&said.err);
+    let [.., interrupted, _, again] = lines.as_slice() else { panic!("{said:?}") };
+    assert_eq!((*interrupted, *again), ("interrupted", "run the same command again to resume"));
 }
 
 #[test]
@@ -461,4 +475,24 @@ fn what_a_run_is_told_reaches_the_worker() {
 fn a_second_interrupt_ends_a_worker_that_does_not_stop() {
     let script = format!("signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAIT}time.sleep(60)");
     interrupt(&script, 2).is(130, &["Ctrl-C or SIGTERM again stops at once", "interrupted", "1 of 3 stages"]);
+}
+
+/// A tracker finds the programs of the virtual environment that mopd is installed in, active or not.
+#[test]
+fn a_tracker_runs_in_the_environment_of_mopd() {
+    let place = place(FINISH);
+    place.write("venv/bin/probe", "#!/bin/sh\ncat > /dev/null\necho of the environment\n");
+    let program = place.path("venv/bin/mopd");
+    std::fs::copy(mopd_tests::mopd(), &program).expect("a copy");
+    std::fs::set_permissions(place.path("venv/bin/probe"), Permissions::from_mode(0o755)).expect("a program");
+    let run = || {
+        let mut command = Command::new(&program);
+        command.args(["run", "--tracker", "probe", "sub/a.mopd"]).current_dir(place.folder.path());
+        command.env("MOPD_WORKER", place.path("worker"));
+        Said::of(command.output().expect("mopd starts"))
+    };
+    // A folder is one by its settings.
+    run().is(0, &["probe", "not found"]);
+    place.write("venv/pyvenv.cfg", "");
+    run().is(0, &["tracker: of the environment"]);
 }

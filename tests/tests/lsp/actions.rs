@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mopd_lang::diag::{Applicability, Code, Severity};
+use mopd_lang::diag::{Applicability, Code, Diagnostic, Severity};
 use mopd_lang::ide::ENTRY;
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn after(workspace: &Workspace, text: &str, action: &Value) -> String {
 fn every_way_out_of_every_diagnostic_of_the_suite_is_offered() {
     let mut workspace = Workspace::new();
     workspace.open("a.mopd", "");
-    let mut codes = BTreeSet::new();
+    let (mut codes, mut choices) = (BTreeSet::new(), BTreeSet::new());
     for (version, text) in (2..).zip(programs()) {
         let analysis = mopd_tests::check_text("a.mopd", &text);
         let published = workspace.replace("a.mopd", version, &text);
@@ -72,6 +72,19 @@ fn every_way_out_of_every_diagnostic_of_the_suite_is_offered() {
                 let action =
                     own.next().unwrap_or_else(|| panic!("no action {:?} in {offered:?}", choice.title));
                 assert_eq!((&action["title"], &action["isPreferred"]), (&json!(choice.title), &json!(false)));
+                choices.insert(diagnostic.code.name());
+                // It is gone, and no other error has come in its place.
+                let chosen = after(&workspace, &text, action);
+                let left = mopd_tests::check_text("a.mopd", &chosen).diagnostics;
+                let same = |other: &&Diagnostic| other.message == diagnostic.message;
+                let count = |found: &[Diagnostic]| found.iter().filter(same).count();
+                assert!(count(&left) < count(&analysis.diagnostics), "{diagnostic:?} is still in\n{chosen}");
+                // What a name of some module is may not fit there.
+                let errors = |found: &[Diagnostic]| {
+                    found.iter().filter(|other| other.severity == Severity::Error).count()
+                };
+                let fits = errors(&left) < errors(&analysis.diagnostics);
+                assert!(fits || diagnostic.code == Code::UnknownName, "{left:?} in\n{chosen}");
             }
             // A warning can be silenced too; with a reason, it is gone.
             if diagnostic.severity == Severity::Warning && diagnostic.code != Code::UnusedAllow {
@@ -89,6 +102,9 @@ fn every_way_out_of_every_diagnostic_of_the_suite_is_offered() {
         }
     }
     assert!(codes.len() >= 8, "only {codes:?} have fixes in the suite");
+    for code in ["missing-argument", "missing-key", "missing-reduce"] {
+        assert!(choices.contains(code), "only {choices:?} have several fixes in the suite");
+    }
 }
 
 #[test]

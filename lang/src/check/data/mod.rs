@@ -12,7 +12,7 @@ use crate::experiment::{
 };
 use crate::formula::{Formula, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Expr, ExprKind};
+use crate::syntax::ast::{Expr, ExprKind, ItemKind};
 
 use crate::check::Checker;
 use crate::check::builtins;
@@ -276,19 +276,34 @@ impl Checker {
         };
         let place = self.span(origin);
         let loaded = self.span(self.model(first).origin);
-        self.report(
-            Diagnostic::error(
-                Code::MissingKey,
-                place,
-                format!("{prompts} must say how its prompts are handed over"),
-            )
-            .note(loaded, "this model may have been trained on conversations")
-            .note(span, "used here")
-            .help(
-                "add `format = chat` to put them into the model's chat template, or `format = text` to \
-                 leave them as they are",
-            ),
+        let diagnostic = Diagnostic::error(
+            Code::MissingKey,
+            place,
+            format!("{prompts} must say how its prompts are handed over"),
+        )
+        .note(loaded, "this model may have been trained on conversations")
+        .note(span, "used here")
+        .help(
+            "add `format = chat` to put them into the model's chat template, or `format = text` to leave \
+             them as they are",
         );
+        let source = &self.sources.file(place.file).text;
+        let diagnostic = match self.block_of_prompts(place) {
+            Some(block) => diagnostic.choice_of_settings(source, block, &["format = chat", "format = text"]),
+            None => diagnostic,
+        };
+        self.report(diagnostic);
         false
+    }
+
+    /// The block of the domain or `eval` whose name stands there.
+    fn block_of_prompts(&self, place: Span) -> Option<Span> {
+        let (module, _) = self.modules.files().find(|(_, file)| *file == place.file)?;
+        self.modules.tree(module).items.iter().find_map(|item| match &item.kind {
+            ItemKind::Domain { name, block } | ItemKind::Eval { name, block } => {
+                (name.span == place && !block.broken).then_some(block.span)
+            }
+            _ => None,
+        })
     }
 }

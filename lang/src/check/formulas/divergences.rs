@@ -180,7 +180,7 @@ impl Checker {
             None => Some(None),
             Some(expr) => self.real(expr, "clip_each", env).map(Some),
         };
-        let support_and_mass = self.support_and_mass(support, mass, span, env);
+        let support_and_mass = self.support_and_mass(&kind, support, mass, span, env);
         let (Some(temperature), Some(clip_each), Some((support, mass))) =
             (temperature, clip_each, support_and_mass)
         else {
@@ -204,8 +204,7 @@ impl Checker {
             );
             return Value::Error;
         }
-        let single = matches!(support, Support::Sampled | Support::TopK { k: 1, .. });
-        if single && mass == Mass::Renormalized {
+        if is_single(&support) && mass == Mass::Renormalized {
             self.report(
                 Diagnostic::error(
                     Code::ZeroGradient,
@@ -225,6 +224,7 @@ impl Checker {
 
     fn support_and_mass(
         &mut self,
+        kind: &DivergenceKind,
         support_place: Option<&Expr>,
         mass_place: Option<&Expr>,
         span: Span,
@@ -267,18 +267,26 @@ impl Checker {
             // On the whole vocabulary the four agree.
             (Support::Full, _) => Some((Support::Full, Mass::Raw)),
             (support, Some(mass)) => Some((support, mass)),
-            (_, None) => {
-                self.report(
-                    Diagnostic::error(
-                        Code::MissingArgument,
-                        span,
-                        "a truncated support must say what happens to the mass outside it",
-                    )
-                    .help(
-                        "add `mass: generalized` (keeps student = teacher stationary), `renormalized`, \
-                         `tail` or `raw`",
-                    ),
+            (support, None) => {
+                let text = "a truncated support must say what happens to the mass outside it";
+                let diagnostic = Diagnostic::error(Code::MissingArgument, span, text).help(
+                    "add `mass: generalized` (keeps student = teacher stationary), `renormalized`, `tail` or \
+                     `raw`",
                 );
+                // Only a support that is written is another one than `full`.
+                let place = support_place.map_or(span, |place| place.span);
+                let behind = Span { start: place.end, ..place };
+                let fits = |mass: &&str| match *mass {
+                    "generalized" => {
+                        !matches!(kind, DivergenceKind::Entrywise(summand) if !summand.facts.divergence)
+                    }
+                    "renormalized" => !is_single(&support),
+                    _ => true,
+                };
+                let fitting = ["generalized", "renormalized", "tail", "raw"].into_iter().filter(fits);
+                self.report(fitting.fold(diagnostic, |diagnostic, mass| {
+                    diagnostic.choice(format!("add `mass: {mass}`"), behind, format!(", mass: {mass}"))
+                }));
                 None
             }
         }
@@ -449,6 +457,11 @@ impl Checker {
         let Value::Formula(one) = self.number(1.0, Unit::Number, span) else { return Value::Error };
         Value::Logits(vec![(one, role)])
     }
+}
+
+/// Whether a support has one entry, which renormalised is 1 on both sides.
+fn is_single(support: &Support) -> bool {
+    matches!(support, Support::Sampled | Support::TopK { k: 1, .. })
 }
 
 /// A side of a divergence without a `live` in front.

@@ -15,13 +15,19 @@ pub enum ForeignSetting {
     Whole(&'static str),
     /// Part of another setting: `optimizer = adamw(weight_decay: 0.1)`.
     Within { key: &'static str, before: &'static str },
+    /// In a block that may have `key`: said elsewhere; the words say where.
+    Beside { key: &'static str, words: &'static str },
     /// Something else altogether; the words say what.
     Otherwise(&'static str),
 }
 
-use ForeignSetting::{Epochs, Is, Otherwise, Whole, Within};
+use ForeignSetting::{Beside, Epochs, Is, Otherwise, Whole, Within};
 
 const IN_OPTIMIZER: &str = "part of the optimizer: `optimizer = adamw(";
+const IN_ADAPTER: ForeignSetting = Beside {
+    key: "adapter",
+    words: "part of the adapter: `adapter = lora(rank: 16, alpha: 32, targets: [attention, feed_forward])`",
+};
 
 /// Names of theirs, and what they are here: the first that the block has.
 const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
@@ -56,7 +62,12 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
             "global_batch_size",
             "rollout_batch_size",
         ],
-        &[Is("batch"), Is("prompts")],
+        // The `prompts` of domains are rows, those of stages a number.
+        &[
+            Beside { key: "reward", words: "a setting of stages: `prompts = 64` or `batch = 64`" },
+            Is("batch"),
+            Is("prompts"),
+        ],
     ),
     (
         &[
@@ -190,10 +201,10 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
             "part of the objective: give it to the objective as an argument, or write one of your own",
         )],
     ),
-    (&["r", "lora_r", "lora_rank", "adapter_rank"], &[Is("rank")]),
-    (&["lora_alpha"], &[Is("alpha")]),
-    (&["lora_dropout"], &[Is("dropout")]),
-    (&["target_modules", "lora_target_modules", "modules"], &[Is("targets")]),
+    (&["r", "lora_r", "lora_rank", "adapter_rank"], &[Is("rank"), IN_ADAPTER]),
+    (&["lora_alpha"], &[Is("alpha"), IN_ADAPTER]),
+    (&["lora_dropout"], &[Is("dropout"), IN_ADAPTER]),
+    (&["target_modules", "lora_target_modules", "modules"], &[Is("targets"), IN_ADAPTER]),
     (&["lora", "peft_config", "peft"], &[Is("adapter")]),
     (
         &["gradient_checkpointing", "activation_checkpointing", "use_gradient_checkpointing"],
@@ -203,7 +214,13 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["loss", "loss_fn", "loss_type", "loss_function", "criterion"], &[Is("objective")]),
     (
         &["train_dataset", "dataset", "train_file", "train_files", "train_data", "train", "data"],
-        &[Is("prompts")],
+        &[
+            Beside {
+                key: "steps",
+                words: "a stage is trained on domains: their rows are in `domain name { prompts = ... }`",
+            },
+            Is("prompts"),
+        ],
     ),
     (
         &[
@@ -232,13 +249,15 @@ const SETTINGS: &[(&[&str], &[ForeignSetting])] = &[
     (&["num_seeds", "n_seeds"], &[Is("seeds")]),
 ];
 
-/// What a setting or an argument of another tool is here, among those that there are.
-pub fn setting(name: &str, known: &[&str]) -> Option<ForeignSetting> {
+/// What a setting or an argument of another tool is here: one of `free`, which are those of `known` that are
+/// not given yet.
+pub fn setting(name: &str, known: &[&str], free: &[&str]) -> Option<ForeignSetting> {
     let (_, ours) =
         SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
     ours.iter().copied().find(|ours| match ours {
-        Is(key) | Whole(key) | Within { key, .. } => known.contains(key),
-        Epochs => known.contains(&"steps"),
+        Is(key) | Whole(key) | Within { key, .. } => free.contains(key),
+        Epochs => free.contains(&"steps"),
+        Beside { key, .. } => known.contains(key),
         Otherwise(_) => true,
     })
 }
@@ -249,7 +268,7 @@ impl ForeignSetting {
         match self {
             Is(key) | Whole(key) | Within { key, .. } => Some(key),
             Epochs => Some("steps"),
-            Otherwise(_) => None,
+            Beside { .. } | Otherwise(_) => None,
         }
     }
 
@@ -273,7 +292,7 @@ impl ForeignSetting {
             Epochs => "write `steps = 3 epochs`".to_owned(),
             Whole(key) => format!("write `{key} = all`, or a number of layers"),
             Within { before, .. } => format!("{IN_OPTIMIZER}{}...)`", before.trim_start_matches("adamw(")),
-            Otherwise(words) => words.to_owned(),
+            Beside { words, .. } | Otherwise(words) => words.to_owned(),
         }
     }
 }

@@ -304,7 +304,7 @@ impl Checker {
             self.report(diagnostic.did_you_mean(name, same));
             return Some(Meant { key: (*same).to_owned(), same_value: true });
         }
-        if let Some(setting) = foreign::setting(name, &free) {
+        if let Some(setting) = foreign::setting(name, &known, &free) {
             let value = self.sources.text(entry.value.span);
             let whole = entry.key.span.to(entry.value.span);
             let diagnostic = diagnostic.help(setting.help());
@@ -320,7 +320,7 @@ impl Checker {
         }
         // A setting that another one replaces: `max_grad_norm` beside an `optimizer`.
         if let Some(setting @ (ForeignSetting::Within { .. } | ForeignSetting::Otherwise(_))) =
-            foreign::setting(name, &known)
+            foreign::setting(name, &known, &known)
         {
             self.report(diagnostic.help(setting.help()));
             return None;
@@ -365,7 +365,7 @@ impl Checker {
             true => "it takes none".to_owned(),
             false => format!("it takes: {}", known.join(", ")),
         };
-        let diagnostic = match (same, foreign::setting(&name.text, known)) {
+        let diagnostic = match (same, foreign::setting(&name.text, known, known)) {
             (Some(same), _) => diagnostic.did_you_mean(&name.text, same),
             // An axis has a name, where others count.
             (None, Some(ForeignSetting::Is("over"))) => {

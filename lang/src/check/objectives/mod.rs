@@ -269,17 +269,16 @@ impl Checker {
         let reduced = parts.seen.iter().any(|key| key.text == "reduce");
         let own = parts.terms.iter().all(|term| term.reduce.is_some()) && !parts.terms.is_empty();
         if !body.broken && !reduced && !own {
-            self.report(
-                Diagnostic::error(
-                    Code::MissingReduce,
-                    name.span,
-                    format!("`{}` does not say how tokens are averaged", name.text),
-                )
-                .help(
-                    "add `reduce = mean(token) then mean(sequence)` (every sequence counts alike) or \
-                     `reduce = mean(token, over: batch)` (every token does)",
-                ),
-            );
+            let text = format!("`{}` does not say how tokens are averaged", name.text);
+            let source = &self.sources.file(name.span.file).text;
+            let ways = ["reduce = mean(token) then mean(sequence)", "reduce = mean(token, over: batch)"];
+            let diagnostic = Diagnostic::error(Code::MissingReduce, name.span, text)
+                .help(format!(
+                    "add `{}` (every sequence counts alike) or `{}` (every token does)",
+                    ways[0], ways[1]
+                ))
+                .choice_of_settings(source, body.span, &ways);
+            self.report(diagnostic);
             parts.faulty |= has_term;
         }
         if let Some(reduce) = &parts.reduce {

@@ -46,6 +46,17 @@ function element(name, attributes, ...children) {
   return made;
 }
 
+/** A name as it stands beside a chart. */
+function shortened(name) {
+  const text = visible(name);
+  return text.length > 28 ? `${text.slice(0, 27)}…` : text;
+}
+
+/** The left margin that holds these names. */
+function marginOf(names) {
+  return 14 + 6.6 * Math.max(...names.map((name) => shortened(name).length));
+}
+
 const chartStyle = { background: "none", color: "var(--ink)", fontFamily: "inherit", fontSize: "12px", overflow: "visible" };
 
 /** What a screen reader is told, and the numbers behind a chart for whoever wants them. */

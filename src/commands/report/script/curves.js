@@ -139,6 +139,8 @@ const metrics = {
   expert_entropy: ["Normalized entropy of expert load", "fraction of the maximum"],
   expert_largest_share: ["Largest expert load", "fraction"],
   seconds: ["Step time", "seconds"],
+  tokens_per_second: ["Speed", "completion tokens per second"],
+  memory: ["Memory of the worker, with all stages at work", "GiB"],
 };
 
 /** Metrics that have names of their own in a run. */

@@ -7,8 +7,7 @@ function graph(box) {
   // Columns are depths: the longest way from a stage without inputs. The layout counts from where edges end, so it gets them the other way round.
   g.setGraph({ rankdir: "RL", ranker: "longest-path", nodesep: 12, ranksep: 46, marginx: 6, marginy: 6 });
   g.setDefaultEdgeLabel(() => ({}));
-  const short = (name) => (name.length > 28 ? `${name.slice(0, 27)}…` : name);
-  for (const stage of known) g.setNode(String(stage.id), { width: 20 + 6.9 * Math.max(short(visible(stage.name)).length, stage.kind.length * 0.9), height: 38 });
+  for (const stage of known) g.setNode(String(stage.id), { width: 20 + 6.9 * Math.max(shortened(stage.name).length, stage.kind.length * 0.9), height: 38 });
   const own = data.edges.filter((edge) => known.some((stage) => stage.id === edge.to));
   for (const edge of own) g.setEdge(String(edge.to), String(edge.from), { carries: edge.carries });
   dagre.layout(g);
@@ -30,7 +29,7 @@ function graph(box) {
     const made = own.filter((edge) => edge.to === stage.id).map((edge) => known.find((one) => one.id === edge.from).name);
     const link = svg.append("a").attr("class", "node").attr("href", `#${stage.anchor}`).attr("aria-label", `${stage.name} ${stage.kind}${made.length ? `, from ${made.join(", ")}` : ""}`);
     link.append("rect").attr("x", x - w / 2).attr("y", y - h / 2).attr("width", w).attr("height", h).attr("rx", 7).style("stroke", `var(--c${{ sft: 0, grpo: 2, distill: 1, merge: 4, dpo: 5 }[stage.kind] ?? 6})`);
-    link.append("text").attr("x", x).attr("y", y - 2).attr("text-anchor", "middle").text(short(visible(stage.name)));
+    link.append("text").attr("x", x).attr("y", y - 2).attr("text-anchor", "middle").text(shortened(stage.name));
     // What is read of a box begins with what is seen of it.
     link.append(() => document.createTextNode(" "));
     link.append("text").attr("class", "kind").attr("x", x).attr("y", y + 12).attr("text-anchor", "middle").text(stage.kind);
@@ -53,10 +52,10 @@ function cost(box) {
   box.append(caption("Time per stage, predicted and measured"), body);
   return () => {
     body.replaceChildren();
-    const longest = Math.min(170, 14 + 6.6 * Math.max(...rows.map((row) => row.name.length)));
+    const longest = marginOf(rows.map((row) => row.name));
     const svg = Plot.plot({
       width: widthOf(body, 760), height: 44 + 20 * rows.length, marginLeft: longest, marginRight: 20, marginTop: 8, marginBottom: 34, style: chartStyle,
-      x: { label: "seconds, all seeds", labelAnchor: "right", labelArrow: "none", grid: true, ticks: 6 }, y: { domain: rows.map((row) => row.name), label: null, tickSize: 0, padding: 0.3 },
+      x: { label: "seconds, all seeds", labelAnchor: "right", labelArrow: "none", grid: true, ticks: 6 }, y: { domain: rows.map((row) => row.name), tickFormat: shortened, label: null, tickSize: 0, padding: 0.3 },
       marks: [
         Plot.barX(rows.filter((row) => row.seconds !== null), { x: "seconds", y: "name", fill: "var(--heat)", fillOpacity: 0.75, rx2: 2, title: (row) => `${row.name}: ${figure(row.seconds)} s measured${row.predicted === null ? "" : `, ${figure(row.predicted)} s predicted`}` }),
         Plot.tickX(rows.filter((row) => row.predicted !== null), { x: "predicted", y: "name", stroke: "var(--c1)", strokeWidth: 2.6, insetTop: -2, insetBottom: -2 }),

@@ -47,7 +47,7 @@ function scores(box) {
   box.append(body);
   const draw = () => {
     body.replaceChildren();
-    const longest = Math.min(150, 14 + 6.6 * Math.max(...table.rows.map((row) => row.model.length)));
+    const longest = marginOf(table.rows.map((row) => row.model));
     const width = widthOf(body, 1010);
     const panels = Math.max(1, Math.min(columns.length, Math.floor((width - longest) / 150)));
     // A panel below another has room for its name.
@@ -56,7 +56,7 @@ function scores(box) {
       width, height: 26 + rowsOfPanels * panel + (rowsOfPanels - 1) * between + 30, marginLeft: longest, marginRight: 12, marginTop: 26, marginBottom: 30, style: chartStyle,
       fx: { domain: d3.range(panels), label: null, axis: null, padding: 0.16 },
       fy: { domain: d3.range(rowsOfPanels), label: null, axis: null, paddingInner: between / (panel + between), paddingOuter: 0, round: false },
-      x: { label: null, ticks: 3, grid: true, nice: true }, y: { domain: table.rows.map((row) => row.model), label: null, tickSize: 0 },
+      x: { label: null, ticks: 3, grid: true, nice: true }, y: { domain: table.rows.map((row) => row.model), tickFormat: shortened, label: null, tickSize: 0 },
       marks: [
         Plot.text(columns.map((column, index) => ({ column, index })), { text: (d) => visible(d.column), fx: (d) => d.index % panels, fy: (d) => Math.floor(d.index / panels), frameAnchor: "top-left", dy: -18, fontWeight: 600 }),
         Plot.ruleY(rows, { fx: (d) => columns.indexOf(d.column) % panels, fy: (d) => Math.floor(columns.indexOf(d.column) / panels), y: "model", x1: "low", x2: "high", stroke: "var(--heat)", strokeWidth: 2.4, strokeOpacity: 0.5, strokeLinecap: "round" }),

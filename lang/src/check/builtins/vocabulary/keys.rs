@@ -57,7 +57,11 @@ pub static DOMAIN: &[SettingKey] = &[
         Takes::Text,
         "With `format = chat`: the system message of every conversation that has none.",
     ),
-    must("reward", Takes::Reward, "The reward of a completion, from 0 to 1."),
+    must(
+        "reward",
+        Takes::Reward,
+        "The reward of a completion, from 0 to 1, or any number with `range: any`.",
+    ),
     may("share", Takes::Number, "Share of the prompts if several domains are mixed; all shares add up to 1."),
     may("limits", Takes::Count, "Longest completion in this domain: `limits = 4096 tokens`."),
 ];
@@ -100,7 +104,11 @@ pub static EVAL: &[SettingKey] = &[
         Takes::Text,
         "With `format = chat`: the system message of every conversation that has none.",
     ),
-    must("reward", Takes::Reward, "The reward of a completion, from 0 to 1."),
+    must(
+        "reward",
+        Takes::Reward,
+        "The reward of a completion, from 0 to 1, or any number with `range: any`.",
+    ),
     must("samples", Takes::Count, "Completions of each prompt."),
     must("temperature", Takes::Number, "Sampling temperature; 0 is greedy decoding."),
     must("max_tokens", Takes::Count, "Longest completion, in tokens."),
