@@ -245,7 +245,8 @@ impl NamedColumns {
             time,
             memory,
         );
-        let named: [(&str, &BTreeSet<String>, fn(&StepMetrics) -> &BTreeMap<String, f64>); 3] = [
+        type Values = fn(&StepMetrics) -> &BTreeMap<String, f64>;
+        let named: [(&str, &BTreeSet<String>, Values); 3] = [
             ("reward.", &self.reward_parts, |row| &row.reward_parts),
             ("state.", &self.states, |row| &row.states),
             ("", &self.alignment, |row| &row.alignment),
