@@ -54,7 +54,7 @@ pub struct Server {
     identity: ServerIdentity,
     /// Of one that answers last hidden states: fetched once.
     lm_head: Mutex<Option<SentTensor>>,
-    /// How long it took to answer. `mopd serve` computes one request after the other: a second one of what is
+    /// How long it took to answer. `mopd serve` scores one request after the other: a second one of what is
     /// slow would stand behind it, and take its time from others.
     hedges: Option<Arc<Mutex<HedgeLog>>>,
 }
