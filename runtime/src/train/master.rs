@@ -60,12 +60,12 @@ impl Master {
         Master { values: part(&self.values), low: self.low.as_ref().map(part) }
     }
 
-    /// Some of them, so many at most, evenly spread; copied, as they are kept.
-    pub fn spread(&self, most: usize) -> Vec<Tensor> {
+    /// Some of them in single precision, so many at most, evenly spread; copied, as they are kept.
+    pub fn spread(&self, most: usize) -> Tensor {
         let _guard = no_grad_guard();
         let every = self.len().div_ceil(most).max(1) as i64;
-        let some = |whole: &Tensor| whole.slice(0, None, None, every).copy();
-        std::iter::once(&self.values).chain(&self.low).map(some).collect()
+        let some = |whole: &Tensor| whole.slice(0, None, None, every).copy().contiguous();
+        Master { values: some(&self.values), low: self.low.as_ref().map(some) }.to_f32()
     }
 
     pub fn len(&self) -> usize {
@@ -191,6 +191,20 @@ mod tests {
             }
         }
         weights.with_values(values)
+    }
+
+    #[test]
+    fn what_is_spread_are_numbers_in_single_precision() {
+        let weights = awkward();
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let decoder = Decoder::trainable(&weights, Place::cpu(), kind);
+            let master = Master::of_model(decoder.flat(), &weights);
+            let numbers = master.numbers();
+            let every = numbers.len().div_ceil(100);
+            let expected: Vec<f32> = numbers.iter().copied().step_by(every).collect();
+            assert!(expected.len() > 50 && to_vec(&master.spread(100)) == expected, "{kind:?}");
+            assert_eq!(to_vec(&master.spread(usize::MAX)), numbers, "{kind:?}");
+        }
     }
 
     #[test]

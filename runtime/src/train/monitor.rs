@@ -47,7 +47,7 @@ enum Trouble {
 /// The numbers that train.
 #[derive(Default)]
 struct Weights {
-    before: Option<Vec<Tensor>>,
+    before: Option<Tensor>,
     /// Updates since then, and the largest gradient norm and learning rate among them.
     updates: u32,
     norm: f64,
@@ -149,7 +149,7 @@ impl Weights {
     /// `explained`: it was said why there may be no gradient.
     fn look(
         &mut self,
-        now: impl FnOnce() -> Vec<Tensor>,
+        now: impl FnOnce() -> Tensor,
         norm: f64,
         rate: f64,
         explained: bool,
@@ -190,15 +190,11 @@ impl Weights {
     }
 }
 
-/// The norm of the change over the norm of what there was. What a number has in further tensors is added to
-/// it.
-fn relative_change(before: &[Tensor], now: &[Tensor]) -> f64 {
-    let whole =
-        |parts: &[Tensor]| parts.iter().map(|part| part.to_kind(Kind::Double)).reduce(|sum, part| sum + part);
-    let Some((before, now)) = whole(before).zip(whole(now)) else { return 0.0 };
-    let norm = |of: &Tensor| of.norm().double_value(&[]);
-    let change = norm(&(now - &before));
-    if change == 0.0 { 0.0 } else { change / norm(&before) }
+/// The norm of the change over the norm of what there was.
+fn relative_change(before: &Tensor, now: &Tensor) -> f64 {
+    let norm = |of: &Tensor| of.to_kind(Kind::Double).norm().double_value(&[]);
+    let change = norm(&(now - before));
+    if change == 0.0 { 0.0 } else { change / norm(before) }
 }
 
 #[cfg(test)]
@@ -243,7 +239,7 @@ mod tests {
             let mut weights = Weights::default();
             let look = |update: u32| {
                 let value = 1.0 + moves * f64::from(update);
-                let now = || vec![Tensor::from_slice(&[value, 2.0])];
+                let now = || Tensor::from_slice(&[value, 2.0]);
                 Some((update, weights.look(now, numbers[0], numbers[1], explained)?))
             };
             (0..100).filter_map(look).collect::<Vec<_>>()
