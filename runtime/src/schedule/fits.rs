@@ -9,7 +9,7 @@ use super::room::Room;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::{Config, Weights};
+use crate::model::Weights;
 use crate::prepare::ModelSpec;
 
 /// A stage that is predicted to take more of the memory than this part of it is warned of; predictions miss
@@ -51,25 +51,19 @@ pub(super) fn weights(
 
 /// Bytes that a stage holds whatever its batches are.
 pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
-    let config = |id: ModelId| &*specs[id.0 as usize].config;
+    let parameters = |id: ModelId| Weights::parameters(&specs[id.0 as usize].config) as u64;
     let experiment = &job.plan.experiment;
-    held(&experiment.model(id).stage, id, config, (experiment.dtype, job.processes))
-}
-
-fn held<'c>(
-    stage: &Stage<Objective>,
-    id: ModelId,
-    config: impl Fn(ModelId) -> &'c Config,
-    (dtype, processes): (Dtype, u32),
-) -> u64 {
-    let parameters = |id: ModelId| Weights::parameters(config(id)) as u64;
+    let stage = &experiment.model(id).stage;
     match stage {
         // They stay in files.
         Stage::Load(_) | Stage::Learner { .. } => 0,
         Stage::Initialise(_) | Stage::Merge(_) => 4 * parameters(id),
         Stage::Train(_) | Stage::Joint(_) => {
             let trains = stage.trains();
-            trains.into_iter().map(|train| each(train, dtype, processes) * parameters(train.start)).sum()
+            trains
+                .into_iter()
+                .map(|train| each(train, experiment.dtype, job.processes) * parameters(train.start))
+                .sum()
         }
     }
 }

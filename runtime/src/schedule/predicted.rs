@@ -124,16 +124,6 @@ impl Predicted {
         self.stages.get(&id).copied()
     }
 
-    /// Whether all that a task takes is known, not only what it takes at least.
-    pub fn is_of(&self, task: &Task) -> bool {
-        match task.work {
-            Work::Stage(id) => {
-                self.stages.contains_key(&id) || self.least.get(&id).is_none_or(|least| *least == 0)
-            }
-            Work::Evaluate { .. } => true,
-        }
-    }
-
     /// Bytes that some tasks take together, at least: what the worker holds anyway is held once. None where
     /// nothing is known of what it holds.
     pub fn memory(&self, tasks: &[Task], running: &[usize]) -> Option<u64> {
@@ -213,14 +203,9 @@ mod tests {
         assert_eq!(memory(&[0, 1]), Some(100 + 50 + 70));
         assert_eq!(memory(&[1, 3]), Some(100 + 70 + 30));
         assert_eq!(memory(&[2]), Some(100), "a merge, or a model that begins at random");
-        assert!(tasks.iter().all(|task| predicted.is_of(task)));
         assert_eq!(Predicted::default().memory(&tasks, &[0, 3]), None);
         let no_trials = Predicted { resting: Some(100), stages: HashMap::new(), ..predicted };
         assert_eq!(no_trials.memory(&tasks, &[0, 3]), Some(130), "evaluations of stages that are kept");
         assert_eq!(no_trials.memory(&tasks, &[1, 3]), Some(170), "what it takes at least");
-        assert_eq!(
-            tasks.iter().map(|task| no_trials.is_of(task)).collect::<Vec<_>>(),
-            [true, false, true, true]
-        );
     }
 }

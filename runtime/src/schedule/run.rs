@@ -97,7 +97,7 @@ struct RunState {
     finished_stages: u32,
     /// Most memory that tasks running side by side were predicted to take, in bytes.
     predicted_memory: Option<u64>,
-    /// A task ran of which no prediction was made.
+    /// A stage trained that was not tried before.
     unpredicted: bool,
 }
 
@@ -346,7 +346,7 @@ impl Scheduler<'_> {
                 // Another may take less.
                 Access::Compute(_) if !state.running.is_empty() && !self.room.admits(predicted) => continue,
                 Access::Compute(held) => {
-                    state.unpredicted |= !self.predicted.is_of(&self.tasks[task]);
+                    state.unpredicted |= self.trains_unpredicted(task);
                     Some(held)
                 }
                 Access::Elsewhere => continue,
@@ -359,6 +359,12 @@ impl Scheduler<'_> {
             return Ok(Some((task, inputs, guard)));
         }
         Ok(None)
+    }
+
+    fn trains_unpredicted(&self, index: usize) -> bool {
+        let task = &self.tasks[index];
+        let Work::Stage(id) = task.work else { return false };
+        super::trains(self.plan, task) && self.predicted.stage(id).is_none()
     }
 
     fn finish(&self, state: &mut RunState, index: usize, outcome: Result<TaskOutput, TaskStopped>) {

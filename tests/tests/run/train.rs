@@ -49,6 +49,21 @@ fn follower(bench: &Bench, out: &str) -> Vec<u8> {
         .expect("the follower's weights")
 }
 
+/// Models that begin at random need no trial: only stages that train and were not tried leave a run without a
+/// predicted total.
+#[test]
+fn the_memory_of_a_run_is_predicted_where_all_that_trains_is() {
+    let bench = Bench::new();
+    let predicted = |out: &str, arguments: &[&str]| {
+        bench.tables(out, &[arguments, &["--fresh"]].concat());
+        let results = fs::read(bench.path(out).join("results.json")).expect("results.json");
+        let results: serde_json::Value = serde_json::from_slice(&results).expect("JSON");
+        results["predicted_memory"].as_u64()
+    };
+    assert!(predicted("full", &["--predict", "full"]).is_some_and(|bytes| bytes > 1 << 20));
+    assert_eq!(predicted("never", &["--predict", "never"]), None);
+}
+
 /// Each is a model of its own, is found again, and is computed again with the other where one is gone.
 #[test]
 fn all_models_are_published_found_and_made_again() {
