@@ -55,6 +55,28 @@ pub struct ServerReport {
 }
 
 impl ServerReport {
+    /// Before it was asked, by a stage for its rollouts or for a teacher.
+    pub fn unasked(stage: &str, teacher: Option<&str>, engine: Engine, model: &str) -> ServerReport {
+        ServerReport {
+            stages: vec![stage.to_owned()],
+            teacher: teacher.map(str::to_owned),
+            engine,
+            url: None,
+            model: model.to_owned(),
+            there: false,
+            root: None,
+            weights: None,
+            context: None,
+            dtype: None,
+            ids_agree: false,
+            asked: None,
+            answers: None,
+            falls_short: None,
+            samples: false,
+            problems: Vec::new(),
+        }
+    }
+
     pub fn is_usable(&self) -> bool {
         self.problems.is_empty() && self.falls_short.is_none()
     }

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::request::OpenRequest;
+use super::request::OpenRollout;
 use super::{Author, Completion, Drawer, MemoryBudget, ROWS, RolloutRequest, Stop, Watch, append, drawer};
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -72,7 +72,7 @@ pub struct Flight<'a> {
     drawer: Drawer<'a>,
     budget: MemoryBudget,
     /// Those that have completions to come.
-    open: BTreeMap<RequestId, OpenRequest>,
+    open: BTreeMap<RequestId, OpenRollout>,
     asked: u64,
     /// Units of prompts that were read.
     turns: u64,
@@ -138,7 +138,7 @@ impl<'a> Flight<'a> {
         }
         let id = RequestId(self.asked);
         self.asked += 1;
-        self.open.insert(id, OpenRequest::new(request));
+        self.open.insert(id, OpenRollout::new(request));
         id
     }
 
@@ -365,7 +365,7 @@ impl<'a> Flight<'a> {
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         for (place, row) in self.flying.iter_mut().enumerate() {
             row.fed += 1;
-            let OpenRequest { request, completions, .. } = &self.open[&row.request];
+            let OpenRollout { request, completions, .. } = &self.open[&row.request];
             // Where a row reads again what it had written, nothing is drawn.
             let Completion { tokens: completion, verdicts, .. } = &completions[row.index];
             if row.fed == completion.len() {
@@ -381,7 +381,7 @@ impl<'a> Flight<'a> {
         let (mut over, mut failed) = (vec![false; self.flying.len()], BTreeMap::new());
         for (place, draw) in zip_equal(places, draws) {
             let FlyingRow { request, index, most, .. } = self.flying[place];
-            let OpenRequest { request: of, completions, .. } =
+            let OpenRollout { request: of, completions, .. } =
                 self.open.get_mut(&request).expect("a row in flight is of an open request");
             let stop = Stop::new(&of.sampling.stop, &self.author.model.tokenizer);
             match append(&mut completions[index], draw, most, &stop) {

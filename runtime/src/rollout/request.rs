@@ -60,7 +60,7 @@ impl RolloutRequest {
 }
 
 /// A request of which some completions are written.
-pub(super) struct OpenRequest {
+pub(super) struct OpenRollout {
     pub(super) request: RolloutRequest,
     /// Those of a prompt adjacent.
     pub(super) completions: Vec<Completion>,
@@ -74,12 +74,12 @@ pub(super) struct OpenRequest {
     ended: (usize, usize),
 }
 
-impl OpenRequest {
-    pub(super) fn new(request: RolloutRequest) -> OpenRequest {
+impl OpenRollout {
+    pub(super) fn new(request: RolloutRequest) -> OpenRollout {
         let (n, lengths) = (request.n(), request.prompts.iter().map(|prompt| prompt.tokens.len()));
         let (order, units) = units(lengths, n, ROWS);
         let completions = vec![Completion::default(); request.prompts.len() * n];
-        OpenRequest { request, completions, order, unread: units.into_iter(), turn: 0, ended: (0, 0) }
+        OpenRollout { request, completions, order, unread: units.into_iter(), turn: 0, ended: (0, 0) }
     }
 
     /// The prompts that are read together next.

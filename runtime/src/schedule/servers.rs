@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, ServerReport, ServersJob};
 use mopd_compiler::plan::producers::SampledBy;
-use mopd_compiler::plan::{Engine, ModelId, Plan, RolloutServer, Served};
+use mopd_compiler::plan::{ModelId, Plan, RolloutServer, Served};
 
 use super::preflight::check_schema;
 use crate::control::Control;
@@ -120,7 +120,7 @@ fn asked(plan: &Plan) -> Vec<Asked> {
             AskedServer::Teacher(served) => (served.engine, served.model.clone(), Some(served.answers)),
             AskedServer::Rollouts(server) => (server.engine, server.model.clone(), None),
         };
-        let report = nothing_known((stage, teacher), engine, model);
+        let report = ServerReport::unasked(stage, teacher, engine, &model);
         all.push(Asked { server, start, report: ServerReport { asked, ..report } });
     };
     for model in &plan.experiment.models {
@@ -136,25 +136,4 @@ fn asked(plan: &Plan) -> Vec<Asked> {
         }
     }
     all
-}
-
-fn nothing_known((stage, teacher): (&str, Option<&str>), engine: Engine, model: String) -> ServerReport {
-    ServerReport {
-        stages: vec![stage.to_owned()],
-        teacher: teacher.map(str::to_owned),
-        engine,
-        url: None,
-        model,
-        there: false,
-        root: None,
-        weights: None,
-        context: None,
-        dtype: None,
-        ids_agree: false,
-        asked: None,
-        answers: None,
-        falls_short: None,
-        samples: false,
-        problems: Vec::new(),
-    }
 }

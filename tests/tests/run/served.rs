@@ -469,6 +469,16 @@ fn rollouts_by_the_words_of_sglang_are_the_same_each_time() {
     assert!(made[0] == made[1], "equal seeds, another student");
 }
 
+/// Kills a run that keeps a checkpoint of each step.
+fn killed_after_a_few_steps(mut run: Command) {
+    let mut child = run.args(["--checkpoint-every", "0s"]).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("\"step\":7,")), "it ended early");
+    child.kill().expect("it runs");
+    let _ = child.wait();
+    lines.for_each(drop);
+}
+
 /// The server and the run are killed, in the middle of it: the student is the same.
 #[test]
 fn a_killed_server_and_a_killed_run_change_no_rollout() {
@@ -478,13 +488,7 @@ fn a_killed_server_and_a_killed_run_change_no_rollout() {
     bench.write("tiny.mopd", &sampled(250, "SAMPLE", ""));
     run(&bench, "local", &server);
     bench.write("tiny.mopd", &sampled(250, BY_SERVER, ""));
-    let mut first = command(&bench, "served", &server);
-    let mut child = first.args(["--checkpoint-every", "0s"]).spawn().expect("mopd starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("\"step\":7,")), "it ended early");
-    child.kill().expect("it runs");
-    let _ = child.wait();
-    lines.for_each(drop);
+    killed_after_a_few_steps(command(&bench, "served", &server));
     let mut child = command(&bench, "served", &server).spawn().expect("mopd starts");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("\"event\":\"step\"")), "it ended early");
@@ -551,13 +555,7 @@ fn a_killed_run_goes_on_with_the_weights_that_were_pushed_before() {
     let whole = run(&bench, "whole", &server);
     assert_eq!(staleness(&whole)[49..], [49.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
     fs::remove_dir_all(folder.join(".mopd")).expect("a store");
-    let mut first = command(&bench, "cut", &server);
-    let mut child = first.args(["--checkpoint-every", "0s"]).spawn().expect("mopd starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("\"step\":7,")), "it ended early");
-    child.kill().expect("it runs");
-    let _ = child.wait();
-    lines.for_each(drop);
+    killed_after_a_few_steps(command(&bench, "cut", &server));
     server.clear();
     fs::remove_dir_all(folder.join("pushed")).expect("a folder");
     server.push(sampler(&folder, "0", "float32"));

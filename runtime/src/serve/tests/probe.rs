@@ -13,25 +13,8 @@ use crate::tokenizer::Tokenizer;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-fn nothing_known(engine: Engine, asked: Option<Answers>) -> ServerReport {
-    ServerReport {
-        stages: vec!["student".to_owned()],
-        teacher: Some("far".to_owned()),
-        engine,
-        url: None,
-        model: "teacher".to_owned(),
-        there: false,
-        root: None,
-        weights: None,
-        context: None,
-        dtype: None,
-        ids_agree: false,
-        asked,
-        answers: None,
-        falls_short: None,
-        samples: false,
-        problems: Vec::new(),
-    }
+fn unasked(engine: Engine, asked: Option<Answers>) -> ServerReport {
+    ServerReport { asked, ..ServerReport::unasked("student", Some("far"), engine, "teacher") }
 }
 
 fn student(tokenizer: &Tokenizer) -> Option<ProbingStudent<'_>> {
@@ -39,7 +22,7 @@ fn student(tokenizer: &Tokenizer) -> Option<ProbingStudent<'_>> {
 }
 
 fn probed(served: &Served, student: Option<ProbingStudent>, limit: Duration) -> ServerReport {
-    let findings = Findings::of(nothing_known(served.engine, Some(served.answers)));
+    let findings = Findings::of(unasked(served.engine, Some(served.answers)));
     probe_teacher(served, student, limit, &findings);
     findings.so_far()
 }
@@ -129,7 +112,7 @@ fn a_probe_has_a_server_of_rollouts_sample_a_token() {
             push: "pushed".to_owned(),
             key: None,
         };
-        let findings = Findings::of(nothing_known(engine, None));
+        let findings = Findings::of(unasked(engine, None));
         let student = ProbingStudent { dtype, ..student(&weights.tokenizer).unwrap() };
         probe_sampling(&server, folder.path(), Some(student), LIMIT, &findings);
         findings.so_far()
