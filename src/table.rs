@@ -265,6 +265,7 @@ mod tests {
             versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
             device: None,
             data: Vec::new(),
+            rewards: None,
             stages: Vec::new(),
             guards: Vec::new(),
             before_stages: 0.0,

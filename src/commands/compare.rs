@@ -1,7 +1,7 @@
 //! `mopd compare`: what differs between runs, in meaning and in result.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_compiler::plan::difference::{PlanDifference, difference};
+use mopd_compiler::plan::difference::{InputChange, PlanDifference, difference, input_changes};
 use mopd_compiler::plan::events::{CompareJob, Event, Failure, Job};
 use mopd_compiler::plan::results::{ComparedCell, ComparedTable};
 
@@ -20,8 +20,9 @@ struct Pair<'a> {
     tables: Vec<ComparedTable>,
 }
 
-struct MeaningChange {
+pub struct MeaningChange {
     difference: PlanDifference,
+    inputs: Vec<InputChange>,
     /// What else may make a difference: the seeds, the versions.
     circumstances: Vec<String>,
 }
@@ -63,9 +64,11 @@ pub fn compare(arguments: &CompareArgs) -> Result<Status, Problem> {
     Ok(Status::Good)
 }
 
-fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
-    let mut circumstances = Vec::new();
+/// What differs between two runs beside their results.
+pub fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
+    let (mut circumstances, mut inputs) = (Vec::new(), Vec::new());
     if let (Some(before), Some(after)) = (&before.results, &after.results) {
+        inputs = input_changes(before, after);
         let list = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         if before.seeds != after.seeds {
             circumstances.push(format!("seeds {} -> {}", list(&before.seeds), list(&after.seeds)));
@@ -79,20 +82,23 @@ fn meaning(before: &RunFolder, after: &RunFolder) -> MeaningChange {
             }
         }
     }
-    MeaningChange { difference: difference(&before.plan, &after.plan), circumstances }
+    MeaningChange { difference: difference(&before.plan, &after.plan), inputs, circumstances }
 }
 
 impl MeaningChange {
     /// One line each.
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let items = self.difference.items.iter().map(ToString::to_string);
-        items.chain(self.circumstances.iter().cloned()).map(|line| printable(&line)).collect()
+        let inputs = self.inputs.iter().map(ToString::to_string);
+        items.chain(inputs).chain(self.circumstances.iter().cloned()).map(|line| printable(&line)).collect()
     }
 
-    fn summary(&self) -> String {
+    pub fn summary(&self) -> String {
         let PlanDifference { items, reruns, stages } = &self.difference;
         if items.is_empty() && reruns.is_empty() {
-            return "the same experiment".to_owned();
+            let what =
+                if self.inputs.is_empty() { "the same experiment" } else { "the same plan of other files" };
+            return what.to_owned();
         }
         match reruns.len() {
             0 => format!("all {} compute the same", counted(*stages, "stage")),
@@ -129,9 +135,15 @@ pub fn columns(table: &ComparedTable) -> Vec<String> {
     columns
 }
 
-/// Whether the interval of a difference leaves 0 out.
-pub fn is_clear(cell: &ComparedCell) -> bool {
-    cell.difference.low > 0.0 || cell.difference.high < 0.0
+/// Whether the models of a column certainly differ: the interval of the difference leaves 0 out, and the same
+/// reward judged all that is in it.
+pub fn is_clear(table: &ComparedTable, column: usize, cell: &ComparedCell) -> bool {
+    let same_reward = match table.domains.get(column) {
+        Some(domain) => !table.other_rewards.contains(domain),
+        // Over all domains.
+        None => table.other_rewards.is_empty(),
+    };
+    same_reward && (cell.difference.low > 0.0 || cell.difference.high < 0.0)
 }
 
 fn signed(value: f64) -> String {
@@ -163,6 +175,12 @@ pub fn notes(table: &ComparedTable) -> Vec<String> {
             table.other_tests.join(", ")
         ));
     }
+    if !table.other_rewards.is_empty() {
+        notes.push(format!(
+            "other rewards, so a difference there, or over all domains, is none of the models alone: {}",
+            table.other_rewards.join(", ")
+        ));
+    }
     for (rows, which) in [(&table.only_before, "first"), (&table.only_after, "second")] {
         if !rows.is_empty() {
             notes.push(format!("only in the {which} run: {}", rows.join(", ")));
@@ -180,8 +198,8 @@ fn grid(table: &ComparedTable) -> Grid {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     for row in &table.rows {
-        let cells = row.cells.iter().take(columns.len()).map(|cell| match cell {
-            Some(cell) => span(cell) + if is_clear(cell) { " *" } else { "  " },
+        let cells = row.cells.iter().take(columns.len()).enumerate().map(|(column, cell)| match cell {
+            Some(cell) => span(cell) + if is_clear(table, column, cell) { " *" } else { "  " },
             None => String::new(),
         });
         grid.add_row(std::iter::once(printable(&row.model)).chain(cells));
@@ -277,19 +295,20 @@ fn latex(pairs: &[Pair]) -> String {
             let header = std::iter::once("model").chain(columns.iter().map(String::as_str)).map(in_latex);
             out += &format!("{} \\\\\n\\midrule\n", header.collect::<Vec<_>>().join(" & "));
             for row in &table.rows {
-                let cells = row.cells.iter().take(columns.len()).map(|cell| match cell {
-                    Some(cell) => {
-                        let difference = &cell.difference;
-                        let mark = if is_clear(cell) { "^{*}" } else { "" };
-                        format!(
-                            "${}{mark}$ {{\\scriptsize $[{}, {}]$}}",
-                            signed(difference.mean),
-                            signed(difference.low),
-                            signed(difference.high)
-                        )
-                    }
-                    None => "--".to_owned(),
-                });
+                let cells =
+                    row.cells.iter().take(columns.len()).enumerate().map(|(column, cell)| match cell {
+                        Some(cell) => {
+                            let difference = &cell.difference;
+                            let mark = if is_clear(table, column, cell) { "^{*}" } else { "" };
+                            format!(
+                                "${}{mark}$ {{\\scriptsize $[{}, {}]$}}",
+                                signed(difference.mean),
+                                signed(difference.low),
+                                signed(difference.high)
+                            )
+                        }
+                        None => "--".to_owned(),
+                    });
                 let cells = std::iter::once(in_latex(&row.model)).chain(cells);
                 out += &format!("{} \\\\\n", cells.collect::<Vec<_>>().join(" & "));
             }
@@ -374,11 +393,13 @@ mod tests {
             same_seeds: true,
             one_seed: false,
             other_tests: Vec::new(),
+            other_rewards: Vec::new(),
             only_before: vec!["gone".into()],
             only_after: Vec::new(),
         };
         let meaning = MeaningChange {
             difference: PlanDifference::default(),
+            inputs: Vec::new(),
             circumstances: vec!["seeds 1 -> 2".into()],
         };
         Pair { before: "a", after: "b", meaning, tables: vec![table] }
@@ -400,6 +421,19 @@ merging
   only in the first run: gone
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_another_reward_judged_is_not_clear() {
+        let mut pair = pair();
+        pair.tables[0].other_rewards.push("a_b".into());
+        let files = vec!["judge.py".into()];
+        pair.meaning.inputs.push(InputChange::Reward { domain: "a_b".into(), files });
+        let text = text(&[pair], Style::PLAIN);
+        let said =
+            "a -> b: the same plan of other files\n  domain `a_b`: other files of its reward: judge.py\n";
+        assert!(text.starts_with(said), "{text}");
+        assert!(text.contains("| +0.25 [+0.12, +0.38]   |") && text.contains("other rewards, so"), "{text}");
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub fn why(plan: &Plan, arguments: &PlanArgs) -> Result<(), Problem> {
 struct Reasons<'a> {
     plan: &'a Plan,
     fates: &'a [StageFate],
-    /// By the folder of the run before.
-    differences: BTreeMap<String, Option<PlanDifference>>,
+    /// By the folder of the run before: to its plan, and to the finished one before that.
+    differences: BTreeMap<String, Vec<PlanDifference>>,
 }
 
 impl Reasons<'_> {
@@ -110,15 +110,14 @@ impl Reasons<'_> {
     /// there any more, or tells nothing.
     fn settings(&mut self, fate: &StageFate, before: &EarlierRun) -> Option<String> {
         let plan = self.plan;
-        let difference = self
-            .differences
-            .entry(before.out.clone())
-            .or_insert_with(|| {
-                let text = fs::read_to_string(Path::new(&before.out).join("plan.json")).ok()?;
+        let differences = self.differences.entry(before.out.clone()).or_insert_with(|| {
+            let to = |file: &str| {
+                let text = fs::read_to_string(Path::new(&before.out).join(file)).ok()?;
                 let earlier: Plan = serde_json::from_str(&text).ok()?;
                 Some(difference(&earlier, plan))
-            })
-            .as_ref()?;
+            };
+            ["plan.json", "previous/plan.json"].into_iter().filter_map(to).collect()
+        });
         let model = plan.experiment.models.iter().find(|model| model.name == fate.stage)?;
         let trains = model.stage.trains();
         let domains: BTreeSet<&str> = trains
@@ -126,19 +125,22 @@ impl Reasons<'_> {
             .flat_map(|train| &train.mixture)
             .map(|share| plan.experiment.domain(share.domain).name.as_str())
             .collect();
-        let mut found: Vec<String> = Vec::new();
-        for item in &difference.items {
-            let Fate::Changed { settings, objective } = &item.fate else { continue };
-            let changes = settings.iter().chain(objective).map(SettingChange::to_string);
-            match item.kind {
-                DifferenceKind::Stage if item.name == fate.stage => found.extend(changes),
-                DifferenceKind::Domain if domains.contains(item.name.as_str()) => {
-                    found.extend(changes.map(|change| format!("{change} of `{}`", item.name)));
+        let of = |difference: &PlanDifference| {
+            let mut found: Vec<String> = Vec::new();
+            for item in &difference.items {
+                let Fate::Changed { settings, objective } = &item.fate else { continue };
+                let changes = settings.iter().chain(objective).map(SettingChange::to_string);
+                match item.kind {
+                    DifferenceKind::Stage if item.name == fate.stage => found.extend(changes),
+                    DifferenceKind::Domain if domains.contains(item.name.as_str()) => {
+                        found.extend(changes.map(|change| format!("{change} of `{}`", item.name)));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
-        (!found.is_empty()).then(|| found.join(", "))
+            (!found.is_empty()).then(|| found.join(", "))
+        };
+        differences.iter().find_map(of)
     }
 }
 

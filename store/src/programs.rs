@@ -78,6 +78,12 @@ impl CommandSources {
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
+    /// Every file that was hashed: its name, which does not depend on where the experiment lies, and Blake3 of
+    /// its content.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.files.iter().map(|(name, hash)| (name.as_str(), hash.as_str()))
+    }
+
     /// The names of all files that were hashed.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.files.iter().map(|(name, _)| name.as_str())

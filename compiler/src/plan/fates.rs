@@ -39,13 +39,17 @@ pub enum KeyPart {
     /// What its reward is made of.
     Program {
         domain: String,
+        /// Of its files, those that changed, came or went; none where they are not known.
+        files: Vec<String>,
     },
     /// The day, which a chat template writes.
     Day {
         domain: String,
     },
     /// Programs that its rollouts start.
-    RolloutPrograms,
+    RolloutPrograms {
+        files: Vec<String>,
+    },
     /// Who answers for a teacher on a server.
     Served,
     Input {
@@ -64,14 +68,34 @@ impl fmt::Display for KeyPart {
             KeyPart::Settings => formatter.write_str("its settings"),
             KeyPart::Tokenizer => formatter.write_str("its tokenizer"),
             KeyPart::Data { domain } => write!(formatter, "the data of `{domain}`"),
-            KeyPart::Program { domain } => write!(formatter, "the program of the reward of `{domain}`"),
+            KeyPart::Program { domain, files } if files.is_empty() => {
+                write!(formatter, "the program of the reward of `{domain}`")
+            }
+            KeyPart::Program { domain, files } => {
+                write!(formatter, "{} of the reward of `{domain}`", quoted(files))
+            }
             KeyPart::Day { domain } => write!(formatter, "the day, which a template of `{domain}` writes"),
             KeyPart::Served => formatter.write_str("a teacher on a server"),
-            KeyPart::RolloutPrograms => formatter.write_str("a program of its rollouts"),
+            KeyPart::RolloutPrograms { files } if files.is_empty() => {
+                formatter.write_str("a program of its rollouts")
+            }
+            KeyPart::RolloutPrograms { files } => {
+                write!(formatter, "{} of the programs of its rollouts", quoted(files))
+            }
             KeyPart::Input { model } => write!(formatter, "`{model}`"),
             KeyPart::Processes => formatter.write_str("the number of processes"),
             KeyPart::Arithmetic => formatter.write_str("the arithmetic"),
             KeyPart::Fork => formatter.write_str("the checkpoint that it goes on from"),
         }
+    }
+}
+
+/// `` `judge.py`, `rules/math.py` and 3 more ``
+fn quoted(files: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let names: Vec<String> = files.iter().take(SHOWN).map(|file| format!("`{file}`")).collect();
+    match files.len().saturating_sub(SHOWN) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
     }
 }

@@ -1,6 +1,6 @@
 //! `results.json`: the tables of a run. Others read this file, so fields are only ever added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,9 @@ pub struct Results {
     pub device: Option<String>,
     #[serde(default)]
     pub data: Vec<DataHash>,
+    /// What the rewards of domains are made of, where files are among it; none in files of before.
+    #[serde(default)]
+    pub rewards: Option<Vec<RewardFiles>>,
     pub tables: Vec<Table>,
     /// Of every stage that this run computed, in the order in which they ended.
     #[serde(default)]
@@ -48,6 +51,35 @@ pub struct DataHash {
     pub path: String,
     /// Blake3 of the files' content and of what is read of them.
     pub hash: String,
+}
+
+/// The files that the reward of a domain is made of: sources of its program, a schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewardFiles {
+    pub domain: String,
+    pub files: Vec<FileHash>,
+}
+
+/// A file by its name, which does not depend on where the experiment lies, and Blake3 of its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileHash {
+    pub name: String,
+    pub hash: String,
+}
+
+impl FileHash {
+    /// The names of files that only one of two lists has, or that hold something else there.
+    pub fn changed(before: &[FileHash], after: &[FileHash]) -> Vec<String> {
+        let only = |of: &[FileHash], other: &[FileHash]| {
+            let changed = of.iter().filter(|file| !other.contains(file));
+            changed.map(|file| file.name.clone()).collect::<BTreeSet<String>>()
+        };
+        (only(before, after).into_iter())
+            .chain(only(after, before))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
 }
 
 /// What a stage took, and what was expected.
@@ -171,6 +203,9 @@ pub struct ComparedTable {
     pub one_seed: bool,
     /// Domains whose test prompts are not the same in both: there nothing is paired.
     pub other_tests: Vec<String>,
+    /// Domains that are judged by another reward in the two: a difference there is none of the models alone.
+    #[serde(default)]
+    pub other_rewards: Vec<String>,
     /// Rows that the other run does not have.
     pub only_before: Vec<String>,
     pub only_after: Vec<String>,

@@ -227,6 +227,14 @@ impl DataError {
         DataError::new(file, RowPlace::File, problem)
     }
 
+    /// The field that a row lacks, where that is what is wrong.
+    pub fn missing_field(&self) -> Option<&str> {
+        match &*self.problem {
+            DataProblem::MissingField { field, .. } => Some(field),
+            _ => None,
+        }
+    }
+
     /// The way out.
     pub fn help(&self) -> String {
         match &*self.problem {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
-use mopd_compiler::plan::results::DataHash;
+use mopd_compiler::plan::results::{DataHash, FileHash, RewardFiles};
 use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
     Train, View,
@@ -54,8 +54,8 @@ pub struct DomainData {
     /// The domain in the source: what its verifier does wrong is shown there.
     pub origin: Origin,
     pub verifier: Verifier,
-    /// Where a command judges, a hash of the files that it is made of.
-    pub program: Option<String>,
+    /// What the verifier is made of, as far as files tell.
+    pub programs: Vec<ProgramFiles>,
     /// Longest completion, in tokens.
     pub limit: Option<u32>,
     pub train: Option<Arc<Prompts>>,
@@ -63,6 +63,14 @@ pub struct DomainData {
     pub turns: Vec<(String, Arc<Prompts>)>,
     pub tests: Option<Arc<Prompts>>,
     pub validation: Option<Arc<Prompts>>,
+}
+
+/// A program of the author's, or another file that judges, as far as files tell.
+#[derive(Clone, Debug)]
+pub struct ProgramFiles {
+    /// Of all files.
+    pub hash: String,
+    pub files: Vec<FileHash>,
 }
 
 /// What is known of a model before its weights are.
@@ -194,15 +202,15 @@ fn load(
     let verifier = Verifier::new(&domain.reward, places.base)?;
     let commands = domain.reward.commands().into_iter();
     let of = |(command, depends)| program(command, depends, places.base, FailureKind::Reward);
-    let mut programs: Vec<String> = commands.map(of).collect::<Result<_>>()?;
+    let mut programs: Vec<ProgramFiles> = commands.map(of).collect::<Result<_>>()?;
     for file in domain.reward.files() {
-        let hash = regular::hash(&places.base.join(file), u64::MAX);
-        programs.push(hash.map_err(|error| {
+        let hash = regular::hash(&places.base.join(file), u64::MAX).map_err(|error| {
             Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)))
-        })?);
+        })?;
+        let files = vec![FileHash { name: file.to_owned(), hash: hash.clone() }];
+        programs.push(ProgramFiles { hash, files });
     }
-    let program = (!programs.is_empty()).then(|| programs.join(","));
-    let trains = || stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains());
+    let trains = || stages.iter().flat_map(|stage| trains_of(plan, *stage));
     let fields: Vec<Field> = verifier.needed();
     let plays = |stage: &ModelId| {
         let trains = plan.experiment.model(*stage).stage.trains().into_iter();
@@ -213,16 +221,16 @@ fn load(
     let tests = match &domain.tests {
         Some(tests)
             if plan.experiment.comparisons.iter().any(|comparison| is_column(comparison, id))
-                || trains().any(|train| judges(train, id)) =>
+                || trains().any(|(_, train)| judges(train, id)) =>
         {
-            Some(rows(places, tests, domain, &fields, (&[], &[]), whole)?)
+            Some(rows(places, tests, domain, (&fields, &[]), (&[], &[]), whole)?)
         }
         _ => None,
     };
     let read = |trajectory: Option<&str>| {
-        let stages: Vec<&Train<plan::Objective>> = trains()
-            .filter(|train| train.trajectory() == trajectory)
-            .filter(|train| train.mixture.iter().any(|share| share.domain == id))
+        let stages: Vec<(Origin, &Train<plan::Objective>)> = trains()
+            .filter(|(_, train)| train.trajectory() == trajectory)
+            .filter(|(_, train)| train.mixture.iter().any(|share| share.domain == id))
             .collect();
         match stages.as_slice() {
             [] => Ok(None),
@@ -231,7 +239,7 @@ fn load(
     };
     let train = read(None)?;
     let mut turns: Vec<(String, Arc<Prompts>)> = Vec::new();
-    for field in trains().filter_map(Train::trajectory) {
+    for field in trains().filter_map(|(_, train)| train.trajectory()) {
         if turns.iter().any(|(known, _)| known == field) {
             continue;
         }
@@ -240,7 +248,13 @@ fn load(
     let validation = validation(plan, id, domain, stages, places)?;
     let (name, limit) = (domain.name.clone(), domain.limit);
     let origin = domain.origin;
-    Ok(DomainData { id, name, origin, verifier, program, limit, train, turns, tests, validation })
+    Ok(DomainData { id, name, origin, verifier, programs, limit, train, turns, tests, validation })
+}
+
+/// What a stage trains, each with its place in the source.
+fn trains_of(plan: &Plan, stage: ModelId) -> impl Iterator<Item = (Origin, &Train<plan::Objective>)> {
+    let model = plan.experiment.model(stage);
+    model.stage.trains().into_iter().map(move |train| (model.origin, train))
 }
 
 /// The rows of a domain that some stages train on, with all that these read of them; in turns, where a field
@@ -248,7 +262,7 @@ fn load(
 fn trained_on(
     places: Places,
     (id, domain): (DomainId, &Domain),
-    stages: &[&Train<plan::Objective>],
+    stages: &[(Origin, &Train<plan::Objective>)],
     (judged, trajectory): (&[Field], Option<&str>),
     whole: bool,
 ) -> Result<Arc<Prompts>> {
@@ -257,7 +271,8 @@ fn trained_on(
         None => judged.to_vec(),
         Some(field) => vec![Field::trajectory(field)],
     };
-    for train in stages {
+    let mut asked: Vec<(&str, Origin)> = Vec::new();
+    for (origin, train) in stages {
         let conditions = train.conditions(id);
         if !conditions.is_empty() && !routes.contains(&conditions) {
             routes.push(conditions);
@@ -270,15 +285,16 @@ fn trained_on(
         let shown = train.views(id).flat_map(View::fields);
         let written = train.producers().flat_map(Producer::fields_of_texts);
         let of_data = train.producers().flat_map(Producer::fields_of_data);
-        let asked = train.objective.recorded();
-        for field in of_data.chain(shown).chain(written).chain(asked) {
+        let recorded = train.objective.recorded();
+        for field in of_data.chain(shown).chain(written).chain(recorded) {
             let known = |known: &Field| known.name == field && known.kind != FieldKind::Trajectory;
             if !fields.iter().any(known) {
                 fields.push(Field::text(field));
+                asked.push((field, *origin));
             }
         }
     }
-    rows(places, &domain.prompts, domain, &fields, (&routes, &numbers), whole)
+    rows(places, &domain.prompts, domain, (&fields, &asked), (&routes, &numbers), whole)
 }
 
 /// The validation rows of a domain, where a stage reads them.
@@ -289,21 +305,22 @@ fn validation(
     stages: &[ModelId],
     places: Places,
 ) -> Result<Option<Arc<Prompts>>> {
-    let trains = stages.iter().flat_map(|stage| plan.experiment.model(*stage).stage.trains());
-    let mut fields: Vec<Field> = Vec::new();
-    for train in trains.filter(|train| train.mixture.iter().any(|share| share.domain == id)) {
+    let trains = stages.iter().flat_map(|stage| trains_of(plan, *stage));
+    let (mut fields, mut asked): (Vec<Field>, Vec<(&str, Origin)>) = Default::default();
+    for (origin, train) in trains.filter(|(_, train)| train.mixture.iter().any(|share| share.domain == id)) {
         let Some(validation) = &train.validation else { continue };
         for field in
             std::iter::once(validation.target.as_str()).chain(train.sees.iter().flat_map(View::fields))
         {
             if !fields.iter().any(|known| known.name == field) {
                 fields.push(Field::text(field));
+                asked.push((field, origin));
             }
         }
     }
     match &domain.validation {
         Some(source) if !fields.is_empty() => {
-            rows(places, source, domain, &fields, (&[], &[]), false).map(Some)
+            rows(places, source, domain, (&fields, &asked), (&[], &[]), false).map(Some)
         }
         _ => Ok(None),
     }
@@ -319,26 +336,28 @@ fn judges(train: &Train<plan::Objective>, id: DomainId) -> bool {
     train.extrapolation.as_ref().is_some_and(|extrapolation| extrapolation.judged_by == id)
 }
 
-/// Of the programs that a stage's rollouts start, a hash of the files that each is made of.
-pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<String>> {
+/// The programs that a stage's rollouts start.
+pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<ProgramFiles>> {
     let of =
         |started: producers::ProducerProgram| program(started.command, started.depends, base, started.kind);
     train.producers().flat_map(Producer::programs).map(of).collect()
 }
 
-fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<String> {
+fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<ProgramFiles> {
     let program = CommandSources::of(command, depends, base).map_err(|error| {
         Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
     })?;
-    Ok(program.hash())
+    let file = |(name, hash): (&str, &str)| FileHash { name: name.to_owned(), hash: hash.to_owned() };
+    Ok(ProgramFiles { hash: program.hash(), files: program.files().map(file).collect() })
 }
 
-/// The rows of a data source, with the fields that are read of them.
+/// The rows of a data source, with the fields that are read of them, and which of these a stage asked for: one
+/// that is missing is its mistake.
 fn rows(
     places: Places,
     source: &DataSource,
     domain: &Domain,
-    fields: &[Field],
+    (fields, asked): (&[Field], &[(&str, Origin)]),
     (routes, numbers): (&[Vec<DataFormula>], &[DataFormula]),
     whole: bool,
 ) -> Result<Arc<Prompts>> {
@@ -355,7 +374,13 @@ fn rows(
         notes: Some(notes),
     };
     let read = || {
-        let prompts = Prompts::new(Dataset::read(base, request)?);
+        let dataset = Dataset::read(base, request).map_err(|error| {
+            let of = |name: &str| asked.iter().find(|(field, _)| *field == name).map(|(_, origin)| *origin);
+            let origin = error.missing_field().and_then(of);
+            let error = Error::from(error);
+            origin.into_iter().fold(error, Error::at)
+        });
+        let prompts = Prompts::new(dataset?);
         Ok(match store {
             Some(store) => prompts.cached_in(store.clone(), domain.format.clone()),
             None => prompts,
@@ -388,6 +413,21 @@ impl DomainData {
             })
         };
         parts.into_iter().filter_map(hash).collect()
+    }
+
+    /// Of what its verifier is made of, a hash; none where no file judges.
+    pub fn program(&self) -> Option<String> {
+        let hashes: Vec<&str> = self.programs.iter().map(|program| program.hash.as_str()).collect();
+        (!hashes.is_empty()).then(|| hashes.join(","))
+    }
+
+    /// The files that its verifier is made of, each once.
+    pub fn reward_files(&self) -> Option<RewardFiles> {
+        let mut files: Vec<FileHash> =
+            self.programs.iter().flat_map(|program| program.files.clone()).collect();
+        files.sort_by(|one, next| one.name.cmp(&next.name));
+        files.dedup();
+        (!files.is_empty()).then(|| RewardFiles { domain: self.name.clone(), files })
     }
 
     /// The rows that a stage trains on.

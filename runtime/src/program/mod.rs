@@ -6,6 +6,7 @@ pub mod once;
 mod worker;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ pub struct ProcessPool {
     /// Processes that nobody is waiting for.
     idle: Mutex<Vec<ChildProcess>>,
     warnings: Mutex<Vec<String>>,
+    restarts: AtomicU32,
 }
 
 /// Why a process did not answer.
@@ -114,6 +116,7 @@ impl ProcessPool {
             limit,
             idle: Mutex::default(),
             warnings: Mutex::default(),
+            restarts: AtomicU32::new(0),
         })
     }
 
@@ -189,7 +192,13 @@ impl ProcessPool {
                 return Err(failure);
             }
             restarted = true;
-            locked(&self.warnings).push(warning);
+            let times = self.restarts.fetch_add(1, Ordering::Relaxed) + 1;
+            // A program that always needs it would fill the log.
+            if times.is_power_of_two() {
+                let warning =
+                    if times > 1 { format!("{warning}, its restart number {times}") } else { warning };
+                locked(&self.warnings).push(warning);
+            }
         }
     }
 

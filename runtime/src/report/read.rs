@@ -3,18 +3,21 @@
 use std::fs::File;
 use std::path::Path;
 
-use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{
     ColumnValues, CompareJob, DifferencesJob, Event, FailureKind, ReadColumn, ReadJob,
 };
+use mopd_compiler::plan::results::{Results, RewardFiles};
+use mopd_compiler::plan::{Domain, Plan};
+use mopd_store::read_json;
 use parquet::basic::{ConvertedType, Type};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record;
+use serde::de::DeserializeOwned;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::report::rewards::PromptReward;
-use crate::report::statistics::compare::{ComparedRun, compare as of_two, within};
+use crate::report::statistics::compare::{ComparedRun, Judge, compare as of_two, within};
 use crate::zip::zip_equal;
 
 /// Answers with one [`Event::Table`] a file.
@@ -45,19 +48,30 @@ pub fn differences(job: &DifferencesJob, control: &Control) -> Result<()> {
 }
 
 fn run(folder: &Path) -> Result<ComparedRun> {
-    let path = folder.join("plan.json");
-    let failed =
-        |error: String| Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-    let plan: Plan = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
-    let experiment = plan.experiment;
+    let experiment = json::<Plan>(&folder.join("plan.json"))?.experiment;
+    // An unfinished run has none, and is compared with itself only.
+    let results = folder.join("results.json");
+    let noted = if results.is_file() { json::<Results>(&results)?.rewards } else { None };
+    let judge = |domain: &Domain| {
+        let of_domain = |noted: &Vec<RewardFiles>| {
+            let found = noted.iter().find(|reward| reward.domain == domain.name);
+            found.map_or_else(Vec::new, |reward| reward.files.clone())
+        };
+        Judge { reward: domain.reward.without_paths(), files: noted.as_ref().map(of_domain) }
+    };
     Ok(ComparedRun {
+        judges: experiment.domains.iter().map(judge).collect(),
         rewards: rewards(&folder.join("rewards.parquet"))?,
         comparisons: experiment.comparisons,
         bounded: experiment.domains.iter().map(|domain| domain.reward.range().is_unit()).collect(),
         domains: experiment.domains.into_iter().map(|domain| domain.name).collect(),
         models: experiment.models.into_iter().map(|model| model.name).collect(),
     })
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let folder = path.parent().unwrap_or(path).display();
+    read_json(path).map_err(|error| Error::new(FailureKind::Data, format!("can't read {folder}: {error}")))
 }
 
 fn rewards(path: &Path) -> Result<Vec<PromptReward>> {

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::results::{DataHash, GuardActed, Intervals, Results, StageRecord, Table};
+use mopd_compiler::plan::results::{
+    DataHash, GuardActed, Intervals, Results, RewardFiles, StageRecord, Table,
+};
 use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Versions};
 
 use super::statistics::{CompiledExperiment, StatisticsError, TableScores, table_rows};
@@ -32,6 +34,7 @@ pub struct RunCost {
     pub predicted_memory: Option<u64>,
     pub device: Option<String>,
     pub data: Vec<DataHash>,
+    pub rewards: Vec<RewardFiles>,
 }
 
 /// Puts the tables together, and says what a reader should be warned of.
@@ -74,6 +77,7 @@ pub fn assemble(
         versions,
         device: took.device,
         data: took.data,
+        rewards: Some(took.rewards),
         tables,
         stages: took.stages,
         guards: took.guards,

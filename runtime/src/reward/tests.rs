@@ -428,6 +428,22 @@ fn a_hang_that_a_restart_cures_is_a_warning() {
     assert_eq!(program.verifier.take_warnings().len(), 1);
 }
 
+/// A log of a long run would be full of it.
+#[test]
+fn restarts_are_counted_and_said_ever_more_rarely() {
+    let text = "for asked, r in enumerate(requests()):
+    if asked > 1: sys.exit(3)
+    reply(r['id'], 0.5)
+";
+    let program = Program::new(text, 60.0, 2);
+    for _ in 0..8 {
+        assert_eq!(program.judge(2).unwrap(), [0.5; 2]);
+    }
+    let said = "the reward command `python3 judge.py` ended (exit status 3) and was restarted";
+    let of = |times: u32| format!("{said}, its restart number {times}");
+    assert_eq!(program.verifier.take_warnings(), [said.to_owned(), of(2), of(4)]);
+}
+
 #[test]
 fn a_command_that_never_reads_is_a_hang() {
     // More than a pipe holds, so that writing blocks.

@@ -109,7 +109,7 @@ struct DataKey<'a> {
     /// Where a chat template asks for it.
     day: Option<String>,
     /// Of a command that judges: an edited verifier is another verifier.
-    program: Option<&'a str>,
+    program: Option<String>,
 }
 
 impl<'a> DataKey<'a> {
@@ -122,7 +122,7 @@ impl<'a> DataKey<'a> {
         DataKey {
             rows: prompts.map(|prompts| prompts.dataset.hash.as_str()),
             day: prompts.and_then(|prompts| prompts.day(readers)),
-            program: data.program.as_deref(),
+            program: data.program(),
         }
     }
 }

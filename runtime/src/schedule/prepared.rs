@@ -12,7 +12,7 @@ use crate::failure::Result;
 use crate::machine::arithmetic::{self, Arithmetic, Numeric};
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, ModelSpec, Places, model_specs, prepare, programs};
+use crate::prepare::{DomainData, ModelSpec, Places, ProgramFiles, model_specs, prepare, programs};
 use crate::served::Servers;
 use crate::store::Store;
 use crate::tokenizer::chat;
@@ -24,8 +24,8 @@ pub(super) struct PreparedPlan {
     /// Cores of each task.
     pub(super) widths: Vec<usize>,
     pub(super) domains: Vec<DomainData>,
-    /// Of each model's stage, hashes of the programs that its rollouts start.
-    pub(super) environments: Vec<Vec<String>>,
+    /// Of each model's stage, the programs that its rollouts start.
+    pub(super) environments: Vec<Vec<ProgramFiles>>,
     pub(super) servers: Servers,
 }
 
@@ -36,7 +36,9 @@ pub(super) fn keys_of(job: &RunJob, prepared: &PreparedPlan, arithmetic: &Arithm
     let numeric =
         Numeric { arithmetic, dtype, device: arithmetic::device_of_key(place, job.plan.experiment.gpu) };
     let how = (widths.as_slice(), job.processes);
-    Keys::new(&job.plan, tasks, specs, (domains, environments, servers), &numeric, how, &job.forks)
+    let hashes = |programs: &Vec<ProgramFiles>| programs.iter().map(|program| program.hash.clone()).collect();
+    let environments: Vec<Vec<String>> = environments.iter().map(hashes).collect();
+    Keys::new(&job.plan, tasks, specs, (domains, &environments, servers), &numeric, how, &job.forks)
 }
 
 /// Reads models and data of a plan, and checks them.

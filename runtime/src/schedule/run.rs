@@ -151,7 +151,7 @@ pub fn run(
         .count();
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     locking::register(plan, tasks, &keys, &out, &store, control)?;
-    why::note(plan, tasks, &keys, job);
+    why::note(&prepared, &keys, &store, job);
     if let Some(warning) = store.note_arithmetic(&arithmetic)? {
         control.warn(warning);
     }
@@ -208,6 +208,7 @@ pub fn run(
             processes => format!("{}, {processes} processes", shared.place.name()),
         }),
         data: shared.domains.iter().flat_map(DomainData::hashes).collect(),
+        rewards: shared.domains.iter().filter_map(DomainData::reward_files).collect(),
     };
     let (results, warnings) = assemble(plan, &scores, took, versions.clone())
         .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;

@@ -1,6 +1,7 @@
 //! What a run would do with each stage, and why. A key is a hash: what it was made of is noted by every run,
 //! so that a later one can tell what is another.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::prepared::{PreparedPlan, keys_of, prepared};
@@ -12,6 +13,7 @@ use crate::machine::place::Place;
 use crate::store::Store;
 use mopd_compiler::plan::events::{Event, RunJob, Versions};
 use mopd_compiler::plan::fates::{EarlierRun, KeyPart, StageFate};
+use mopd_compiler::plan::results::FileHash;
 use mopd_compiler::plan::{DomainId, Plan, Train};
 use mopd_store::{read_json, write_whole};
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,13 @@ use serde_json::Value;
 struct NotedRun {
     out: PathBuf,
     stages: Vec<NotedStage>,
+    /// The files behind the hashes of programs in the parts of keys.
+    #[serde(default)]
+    programs: Programs,
 }
+
+/// By the hash of a program.
+type Programs = BTreeMap<String, Vec<FileHash>>;
 
 #[derive(Serialize, Deserialize)]
 struct NotedStage {
@@ -30,25 +38,50 @@ struct NotedStage {
     seed: u64,
     key: String,
     parts: Value,
+    /// The parts of the last key whose result was in the store when this run began, where that is another: a
+    /// run that ends early does not hide what has changed.
+    #[serde(default)]
+    finished: Option<Value>,
 }
 
 fn folder(store: &Path) -> PathBuf {
     Store::notes(store).join("keys")
 }
 
+/// Those that rewards and rollouts ask.
+fn programs(prepared: &PreparedPlan) -> Programs {
+    let of_rewards = prepared.domains.iter().flat_map(|domain| &domain.programs);
+    let all = of_rewards.chain(prepared.environments.iter().flatten());
+    all.map(|program| (program.hash.clone(), program.files.clone())).collect()
+}
+
 /// Notes what the keys of a run are made of.
-pub(super) fn note(plan: &Plan, tasks: &[Task], keys: &Keys, job: &RunJob) {
+pub(super) fn note(prepared: &PreparedPlan, keys: &Keys, store: &Store, job: &RunJob) {
+    let (plan, tasks) = (&job.plan, &prepared.tasks);
+    let Ok(out) = std::path::absolute(&job.out) else { return };
+    let name = blake3::hash(out.as_os_str().as_encoded_bytes()).to_hex();
+    let path = folder(Path::new(&job.store)).join(format!("{name}.json"));
+    let earlier: Option<NotedRun> = read_json(&path).ok();
     let stage = |(index, task): (usize, &Task)| {
         let Work::Stage(id) = task.work else { return None };
         let (stage, key) = (plan.experiment.model(id).name.clone(), keys.of(index).to_owned());
-        Some(NotedStage { stage, seed: task.seed, key, parts: keys.parts(index)?.clone() })
+        let noted = earlier.iter().flat_map(|run| &run.stages);
+        let finished =
+            noted.filter(|noted| noted.stage == stage && noted.seed == task.seed).find_map(|noted| {
+                let has_result = noted.key != key && store.has(&noted.key);
+                if has_result { Some(noted.parts.clone()) } else { noted.finished.clone() }
+            });
+        Some(NotedStage { stage, seed: task.seed, key, parts: keys.parts(index)?.clone(), finished })
     };
-    let Ok(out) = std::path::absolute(&job.out) else { return };
-    let name = blake3::hash(out.as_os_str().as_encoded_bytes()).to_hex();
-    let run = NotedRun { out, stages: tasks.iter().enumerate().filter_map(stage).collect() };
+    let stages: Vec<NotedStage> = tasks.iter().enumerate().filter_map(stage).collect();
+    let mut programs = programs(prepared);
+    let text = serde_json::to_string(&stages).expect("stages are plain data");
+    let asked = earlier.iter().flat_map(|run| &run.programs).filter(|(hash, _)| text.contains(hash.as_str()));
+    programs.extend(asked.map(|(hash, files)| (hash.clone(), files.clone())));
+    let run = NotedRun { out, stages, programs };
     let text = serde_json::to_vec(&run).expect("a run is plain data");
     // Without the note results are as right as with it; only an explanation is missing.
-    let _ = write_whole(&folder(Path::new(&job.store)).join(format!("{name}.json")), &text);
+    let _ = write_whole(&path, &text);
 }
 
 /// Says what a run would do with each stage.
@@ -60,6 +93,7 @@ pub fn why(job: &RunJob, versions: &Versions, place: Place, control: &Control) -
     let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
     let keys = keys_of(job, &prepared, &arithmetic, place);
     let noted = noted(folder);
+    let programs = programs(&prepared);
     for (index, task) in prepared.tasks.iter().enumerate() {
         let Work::Stage(id) = task.work else { continue };
         let Some(parts) = keys.parts(index) else { continue };
@@ -68,9 +102,17 @@ pub fn why(job: &RunJob, versions: &Versions, place: Place, control: &Control) -
         let checkpoint = store.steps(key).into_iter().max().filter(|_| !kept);
         let known = noted.iter().flat_map(|run| run.stages.iter().map(move |noted| (run, noted)));
         let same = known.filter(|(_, noted)| noted.stage == stage && noted.seed == seed);
-        let compared = same.map(|(run, noted)| {
-            let out = run.out.display().to_string();
-            EarlierRun { out, changed: changed(plan, &prepared, index, &noted.parts, parts) }
+        let compared = same.flat_map(|(run, noted)| {
+            let changed_files = |old: &Value, new: &Value| {
+                FileHash::changed(&files(old, &run.programs), &files(new, &programs))
+            };
+            // A run that did not finish the stage tells nothing of this key.
+            let last = Some(&noted.parts).filter(|_| noted.key != key || noted.finished.is_none());
+            let earlier = last.into_iter().chain(&noted.finished);
+            let changed = |old| changed(plan, &prepared, index, (old, parts), changed_files);
+            let runs =
+                earlier.map(|old| EarlierRun { out: run.out.display().to_string(), changed: changed(old) });
+            runs.collect::<Vec<_>>()
         });
         let before = compared.filter(|_| !kept).min_by_key(|before| before.changed.len());
         control.emit(&Event::Fate { fate: StageFate { stage, seed, kept, checkpoint, before } });
@@ -87,8 +129,22 @@ fn noted(store: &Path) -> Vec<NotedRun> {
     files.iter().rev().filter_map(|(_, path)| read_json(path).ok()).collect()
 }
 
-/// What of a stage's key is another, in the order of what usually matters.
-fn changed(plan: &Plan, prepared: &PreparedPlan, index: usize, old: &Value, new: &Value) -> Vec<KeyPart> {
+/// The files of programs that a part of a key has the hashes of: one after the other in a text, or in a list.
+fn files(part: &Value, known: &Programs) -> Vec<FileHash> {
+    let texts =
+        part.as_str().into_iter().chain(part.as_array().into_iter().flatten().filter_map(Value::as_str));
+    texts.flat_map(|text| text.split(',')).filter_map(|hash| known.get(hash)).flatten().cloned().collect()
+}
+
+/// What of a stage's key is another, in the order of what usually matters. `changed_files` tells of two parts
+/// of keys which files of programs are others.
+fn changed(
+    plan: &Plan,
+    prepared: &PreparedPlan,
+    index: usize,
+    (old, new): (&Value, &Value),
+    changed_files: impl Fn(&Value, &Value) -> Vec<String>,
+) -> Vec<KeyPart> {
     let task = &prepared.tasks[index];
     let Work::Stage(id) = task.work else { return Vec::new() };
     let stage = &plan.experiment.model(id).stage;
@@ -119,9 +175,10 @@ fn changed(plan: &Plan, prepared: &PreparedPlan, index: usize, old: &Value, new:
     let none = Value::Null;
     let of_data = |old: &Value, new: &Value, domain: &str, add: &mut dyn FnMut(KeyPart)| {
         let domain = || domain.to_owned();
+        let [earlier, now] = [old, new].map(|data| data.get("program").unwrap_or(&none));
         let parts = [
             ("rows", KeyPart::Data { domain: domain() }),
-            ("program", KeyPart::Program { domain: domain() }),
+            ("program", KeyPart::Program { domain: domain(), files: changed_files(earlier, now) }),
             ("day", KeyPart::Day { domain: domain() }),
         ];
         parts
@@ -144,7 +201,8 @@ fn changed(plan: &Plan, prepared: &PreparedPlan, index: usize, old: &Value, new:
         add(KeyPart::Served);
     }
     if differ("environments") {
-        add(KeyPart::RolloutPrograms);
+        let [old, new] = [old, new].map(|key| key.get("environments").unwrap_or(&none));
+        add(KeyPart::RolloutPrograms { files: changed_files(old, new) });
     }
     let input = |place: usize| [old, new].map(|key| key.get("inputs").and_then(|inputs| inputs.get(place)));
     for (place, need) in task.needs.iter().enumerate() {

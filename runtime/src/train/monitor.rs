@@ -12,6 +12,8 @@ use super::sequences::Sequences;
 
 /// Steps in a row after which something is said.
 const STEPS: u32 = 20;
+/// The same of rewards in a stage that has no more in all.
+const FEWEST_STEPS: u32 = 5;
 
 /// Of the numbers that train, so many at most are compared, evenly spread.
 const COMPARED: usize = 1 << 16;
@@ -27,8 +29,9 @@ pub(super) struct Monitor {
 }
 
 /// The rewards of a domain.
-#[derive(Default)]
 struct Rewards {
+    /// Steps in a row after which something is said.
+    wanted: u32,
     /// Steps in a row in which all completions had this reward.
     same: Option<(f64, u32)>,
     /// Steps in a row in which no group had two rewards.
@@ -61,7 +64,7 @@ impl Monitor {
         // Where completions are left out by their rewards, those that are left may well have one.
         let read = train.objective.reads_reward() && !train.rollout.leaves_out();
         let sources = if read { stage.sources.len() } else { 0 };
-        let rewards = (0..sources).map(|_| Rewards::default()).collect();
+        let rewards = (0..sources).map(|_| Rewards::of_stage(stage.steps)).collect();
         Monitor { rewards, weights: Weights::default() }
     }
 
@@ -74,24 +77,32 @@ impl Monitor {
         (norm, rate): (f64, f64),
         step: u32,
     ) {
-        let name = stage.name;
+        let (name, seed) = (stage.name, stage.seed);
         for (source, rewards) in self.rewards.iter_mut().enumerate() {
             let own = sequences.groups().filter(|group| group[0].source == source);
             let own = own.map(|group| group.iter().filter_map(|sequence| sequence.reward).collect());
             let groups: Vec<Vec<f64>> = own.filter(|group: &Vec<f64>| !group.is_empty()).collect();
             if let Some(trouble) = rewards.look(&groups) {
                 let domain = stage.sources[source].name;
-                stage.control.warn(format!("`{name}`, step {step}: {}", trouble.message(domain)));
+                stage.control.warn(format!(
+                    "`{name}` (seed {seed}), step {step}: {}",
+                    trouble.message(domain, rewards.wanted)
+                ));
             }
         }
         let explained = self.rewards.iter().any(|rewards| rewards.said_flat);
         if let Some(message) = self.weights.look(|| parameters.spread(COMPARED), norm, rate, explained) {
-            stage.control.warn(format!("`{name}`, step {step}: {message}"));
+            stage.control.warn(format!("`{name}` (seed {seed}), step {step}: {message}"));
         }
     }
 }
 
 impl Rewards {
+    fn of_stage(steps: u32) -> Rewards {
+        let wanted = steps.clamp(FEWEST_STEPS, STEPS);
+        Rewards { wanted, same: None, flat: 0, said_same: false, said_flat: false }
+    }
+
     /// A step without a completion of the domain neither counts nor breaks a row off.
     fn look(&mut self, groups: &[Vec<f64>]) -> Option<Trouble> {
         let first = *groups.first()?.first()?;
@@ -105,13 +116,14 @@ impl Rewards {
         // A group of one has no advantage over others of it, and need not have.
         let flat = groups.iter().all(alike) && groups.iter().any(|group| group.len() > 1);
         self.flat = if flat { self.flat + 1 } else { 0 };
-        if let Some((reward, STEPS..)) = self.same
+        if let Some((reward, steps)) = self.same
+            && steps >= self.wanted
             && !self.said_same
         {
             (self.said_same, self.said_flat) = (true, true);
             return Some(Trouble::Constant(reward));
         }
-        if self.flat >= STEPS && !self.said_flat {
+        if self.flat >= self.wanted && !self.said_flat {
             self.said_flat = true;
             return Some(Trouble::NoAdvantage);
         }
@@ -120,7 +132,7 @@ impl Rewards {
 }
 
 impl Trouble {
-    fn message(self, domain: &str) -> String {
+    fn message(self, domain: &str, steps: u32) -> String {
         match self {
             Trouble::Constant(reward) => {
                 let why = if reward <= 0.0 {
@@ -132,12 +144,12 @@ impl Trouble {
                     "the reward does not depend on the completion"
                 };
                 format!(
-                    "every completion of `{domain}` in the last {STEPS} steps had the reward {reward}, so there \
+                    "every completion of `{domain}` in the last {steps} steps had the reward {reward}, so there \
                      is nothing to learn from it: {why}"
                 )
             }
             Trouble::NoAdvantage => format!(
-                "in the last {STEPS} steps no group of `{domain}` had two different rewards, so every advantage \
+                "in the last {steps} steps no group of `{domain}` had two different rewards, so every advantage \
                  in a group was 0: draw more samples of a prompt, raise `temperature`, leave out prompts that \
                  are too easy or too hard (`filter`), or reward finer"
             ),
@@ -203,7 +215,11 @@ mod tests {
 
     /// What is said of a domain in steps with these rewards, with the step.
     fn said(steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, Trouble)> {
-        let mut rewards = Rewards::default();
+        said_in(1000, steps)
+    }
+
+    fn said_in(all: u32, steps: impl Iterator<Item = Vec<Vec<f64>>>) -> Vec<(usize, Trouble)> {
+        let mut rewards = Rewards::of_stage(all);
         steps.enumerate().filter_map(|(step, groups)| Some((step, rewards.look(&groups)?))).collect()
     }
 
@@ -212,6 +228,9 @@ mod tests {
         let last = STEPS as usize - 1;
         assert_eq!(said((0..50).map(|_| vec![vec![0.0; 4]; 2])), [(last, Trouble::Constant(0.0))]);
         assert_eq!(said((0..50).map(|_| vec![vec![0.5]])), [(last, Trouble::Constant(0.5))]);
+        // Of a short stage, at its end.
+        assert_eq!(said_in(8, (0..8).map(|_| vec![vec![0.0; 4]])), [(7, Trouble::Constant(0.0))]);
+        assert_eq!(said_in(3, (0..3).map(|_| vec![vec![0.0; 4]])), []);
         let sometimes = |step: usize| vec![vec![0.0, f64::from(u8::from(step % 10 == 9))]];
         assert_eq!(said((0..50).map(sometimes)), []);
         // From one constant to another.

@@ -112,7 +112,7 @@ impl Fixture {
             name: "quick".to_owned(),
             origin: Origin(0),
             verifier: keep::matches(keep::SOME),
-            program: None,
+            programs: Vec::new(),
             limit: None,
             train: None,
             turns: Vec::new(),

@@ -159,6 +159,7 @@ impl FollowedRun {
             samples: ColumnTable::default(),
             weights: ColumnTable::default(),
             differences: Vec::new(),
+            meaning: None,
             compared: Vec::new(),
         }
     }

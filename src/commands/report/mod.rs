@@ -16,7 +16,7 @@ use mopd_compiler::plan::events::{DifferencesJob, Event, Failure, Job};
 use mopd_compiler::plan::results::{ComparedTable, RowDifferences};
 use serde::{Serialize, Serializer};
 
-use super::compare;
+use super::compare::{self, MeaningChange};
 use crate::args::ReportArgs;
 use crate::host::{as_text, reason};
 use crate::output;
@@ -41,7 +41,9 @@ pub struct LoadedRun {
     samples: ColumnTable,
     weights: ColumnTable,
     differences: Vec<RowDifferences>,
-    /// The tables that it shares with the first run of the page.
+    /// What it does otherwise than the first run of the page.
+    meaning: Option<MeaningChange>,
+    /// The tables that it shares with that.
     compared: Vec<ComparedTable>,
 }
 
@@ -70,6 +72,7 @@ impl LoadedRun {
             samples: samples.unwrap_or_default(),
             weights: weights.unwrap_or_default(),
             differences: differences(&folder)?,
+            meaning: before.first().map(|first| compare::meaning(&first.folder, &folder)),
             compared,
             folder,
         })

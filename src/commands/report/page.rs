@@ -134,6 +134,9 @@ fn view(run: &LoadedRun, sources: &RunSources, first_table: usize, trained: bool
         headline => Value::from(Serde(headline(run))),
         first_table,
         tables => tables(run),
+        meaning => run.meaning.as_ref().map(|meaning| {
+            context! { summary => meaning.summary(), lines => meaning.lines() }
+        }),
         compared => tables::compared(run),
         stages,
         cost_legend => cost_legend(run),

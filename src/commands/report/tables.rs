@@ -128,12 +128,12 @@ pub fn compared(run: &LoadedRun) -> Vec<Value> {
     let shown = run.compared.iter().map(|table| {
         let columns = compare::columns(table);
         let rows = table.rows.iter().map(|row| {
-            let cells: Vec<Option<Value>> = (row.cells.iter().take(columns.len()))
-                .map(|cell| {
+            let cells: Vec<Option<Value>> = (row.cells.iter().take(columns.len()).enumerate())
+                .map(|(column, cell)| {
                     let cell = cell.as_ref()?;
                     let text = compare::span(cell).replace('-', "\u{2212}");
                     let title = format!("{:.4} here, {:.4} there", cell.after, cell.before);
-                    Some(context! { text, title, clear => compare::is_clear(cell) })
+                    Some(context! { text, title, clear => compare::is_clear(table, column, cell) })
                 })
                 .collect();
             context! { model => printable(&row.model), cells }

@@ -585,6 +585,18 @@ fn a_malformed_line_is_named_with_file_and_line() {
     assert_says(&bench.fails(&[]), &["last.jsonl:9:"]);
 }
 
+/// A field that a stage asks for is the stage's mistake, not the domain's.
+#[test]
+fn a_field_that_no_row_has_is_shown_where_it_is_asked_for() {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "target = answer", "target = answr");
+    let source = fs::read_to_string(bench.path("tiny.mopd")).expect("an experiment");
+    let line = 1 + source.lines().position(|line| line.starts_with("model start")).expect("a stage");
+    let said = bench.fails(&[]);
+    assert_says(&said, &["the field `answr` is missing; found `prompt`, `answer`", "did you mean `answer`?"]);
+    assert_says(&said, &[&format!("tiny.mopd:{line}:"), "asked for here"]);
+}
+
 #[test]
 fn a_prompt_longer_than_the_context_is_named_with_file_and_line() {
     let bench = Bench::new();

@@ -145,7 +145,9 @@ fn why(bench: &Bench) -> String {
 #[test]
 fn a_plan_says_what_a_run_would_keep_and_why_it_trains_the_rest() {
     let bench = Bench::new();
-    judged(&bench, JUDGE);
+    let breaks =
+        "    import os\n    if os.path.exists('broken') and request['id'] > 2: sys.exit(1)\n    print(";
+    judged(&bench, &JUDGE.replace("    print(", breaks));
     assert_says(
         &why(&bench),
         &["start", "trained: no earlier run has a stage of this name and seed", "rerun"],
@@ -167,12 +169,14 @@ fn a_plan_says_what_a_run_would_keep_and_why_it_trains_the_rest() {
     assert!(of("start").ends_with("kept") && of("expert[last]").ends_with("kept"), "{said}");
     assert_says(
         &of("expert[copy]"),
-        &["trained: the program of the reward of `copy` changed (against runs/tiny)"],
+        &["trained: `judge.py` of the reward of `copy` changed (against runs/tiny)"],
     );
-    assert_says(
-        &of("student"),
-        &["the program of the reward of `copy` changed", "`expert[copy]` is trained"],
-    );
+    assert_says(&of("student"), &["`judge.py` of the reward of `copy` changed", "`expert[copy]` is trained"]);
+    // A run with it that ends early does not hide it.
+    bench.write("broken", "");
+    bench.fails(&[]);
+    assert_says(&why(&bench), &["`judge.py` of the reward of `copy` changed (against runs/tiny)"]);
+    fs::remove_file(bench.path("broken")).expect("removable");
     // A setting and the rows of a domain.
     bench.edit("judge.py", "0.25", "0.5");
     bench.edit("tiny.mopd", "steps     = 6", "steps     = 7");
@@ -195,4 +199,28 @@ fn a_model_that_is_larger_than_the_memory_is_refused_at_once() {
     assert_says(&said, &["\"kind\":\"memory\"", "`base` can't fit in memory: its weights alone are", "GiB"]);
     assert_says(&said, &["take a smaller model", "model base"]);
     assert!(!said.contains("stage_started") && began.elapsed().as_secs() < 60, "{said}");
+}
+
+/// Two runs of one text are two experiments where something else judges: their scores can't be compared.
+#[test]
+fn runs_with_other_rewards_and_data_are_not_the_same_experiment() {
+    let bench = Bench::new();
+    judged(&bench, JUDGE);
+    bench.tables("before", &[]);
+    bench.edit("judge.py", "0.5", "1.0");
+    bench.edit("last.jsonl", "\"answer\": \"b\"", "\"answer\": \"c\"");
+    bench.tables("after", &[]);
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(bench.folder.path()).args(["compare", "before", "after"]).stdin(Stdio::null());
+    let said = text(&command.output().expect("mopd starts"));
+    let meaning = [
+        "before -> after: the same plan of other files",
+        "domain `last`: other data in its prompts",
+        "domain `copy`: other files of its reward: judge.py",
+        "other rewards, so a difference there, or over all domains, is none of the models alone: copy",
+    ];
+    assert_says(&said, &meaning);
+    // Every answer is worth 0.5 more.
+    let start = said.lines().find(|line| line.starts_with("| start")).expect("a row");
+    assert!(start.contains("| +0.50 [+0.50, +0.50]   |"), "{said}");
 }

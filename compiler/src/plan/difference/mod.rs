@@ -9,11 +9,13 @@ mod comparisons;
 mod curriculum;
 mod display;
 mod families;
+mod inputs;
 mod objective;
 mod scorers;
 mod values;
 
 pub use families::of_families;
+pub use inputs::{InputChange, input_changes};
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -27,6 +27,13 @@ impl Checker {
                 let given = self.builtin_arguments(call)?;
                 self.reward_call(name.call(call, &given)?, env)
             }
+            Value::Text(text) if function_of(&text).is_some() => {
+                let said = "a reward that is a function of Python is named by `python(...)`";
+                let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, said);
+                let named = format!("python({})", self.sources.text(expr.span));
+                self.report(diagnostic.label("this is text").replace_with(format!("write `{named}`"), named));
+                None
+            }
             other => {
                 self.wrong_kind(
                     expr.span,
@@ -79,6 +86,18 @@ impl Checker {
                 Reward::Command { command, time_limit_seconds, batch, depends, range }
             }
             RewardCall::Python(given) => {
+                if let ExprKind::Field { field, .. } = &given.function.expr.kind {
+                    let expr = given.function.expr;
+                    let text = "the function is named in quotes, with its file before it";
+                    let file = self.sources.text(expr.span).trim_end_matches(&field.text);
+                    let file = file.trim_end_matches('.').replace('.', "/");
+                    self.report(
+                        Diagnostic::error(Code::TypeMismatch, expr.span, text)
+                            .label("a module of Python is no name of this language")
+                            .help(format!("it looks like `python(\"{file}.py:{}\")`", field.text)),
+                    );
+                    return None;
+                }
                 let named = self.read(given.function, env)?;
                 let Some((file, function)) = function_of(&named) else {
                     let text = "this does not name a file of Python and a function in it";

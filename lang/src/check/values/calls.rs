@@ -434,7 +434,7 @@ impl Checker {
             argument.name.as_ref().is_some_and(|name| builtin.parameter(&name.text).is_none())
         };
         if let Some(setting) = arguments.iter().find(unknown)
-            && self.setting_as_argument(builtin, setting)
+            && self.setting_as_argument(call, setting)
         {
             return None;
         }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use mopd_compiler::plan::results::{
-    ComparedCell, ComparedRow, ComparedTable, Interval, RowDifferences, RowPair,
+    ComparedCell, ComparedRow, ComparedTable, FileHash, Interval, RowDifferences, RowPair,
 };
-use mopd_compiler::plan::{Comparison, ModelId, TableColumn};
+use mopd_compiler::plan::{Comparison, ModelId, Reward, TableColumn};
 
 use super::interval::{Component, Crossed, Estimate, around, of_rewards};
 use super::{Scale, combined, mean};
@@ -19,8 +19,29 @@ pub struct ComparedRun {
     pub domains: Vec<String>,
     /// Whether the rewards of each are from 0 to 1.
     pub bounded: Vec<bool>,
+    /// What judges each.
+    pub judges: Vec<Judge>,
     pub models: Vec<String>,
     pub rewards: Vec<PromptReward>,
+}
+
+/// What judges a domain.
+pub struct Judge {
+    /// Without paths.
+    pub reward: Reward,
+    /// None where the run did not note them.
+    pub files: Option<Vec<FileHash>>,
+}
+
+impl Judge {
+    /// As far as is known.
+    fn is_like(&self, other: &Judge) -> bool {
+        let same_files = match (&self.files, &other.files) {
+            (Some(files), Some(others)) => files == others,
+            _ => true,
+        };
+        self.reward == other.reward && same_files
+    }
 }
 
 /// What is behind one column of one table.
@@ -63,6 +84,11 @@ impl ComparedRun {
         seeds.sort_unstable();
         seeds.dedup();
         ComparedSide { run: self, comparison, seeds, columns }
+    }
+
+    fn judge(&self, domain: &str) -> Option<&Judge> {
+        let place = self.domains.iter().position(|known| known == domain)?;
+        self.judges.get(place)
     }
 
     fn domains_of(&self, comparison: &Comparison) -> Vec<&str> {
@@ -262,6 +288,14 @@ fn table(left: &ComparedSide, right: &ComparedSide, domains: &[&str]) -> Compare
             .filter(|(_, same)| !**same)
             .map(|(name, _)| (*name).to_owned())
             .collect(),
+        other_rewards: domains
+            .iter()
+            .filter(|name| match (left.run.judge(name), right.run.judge(name)) {
+                (Some(before), Some(after)) => !before.is_like(after),
+                _ => false,
+            })
+            .map(|name| (*name).to_owned())
+            .collect(),
         only_before: missing(&left.comparison.rows, &right.comparison.rows),
         only_after: missing(&right.comparison.rows, &left.comparison.rows),
     }
@@ -316,9 +350,35 @@ mod tests {
             comparisons: vec![table],
             domains: vec!["sort".into()],
             bounded: vec![true],
+            judges: vec![judge("judge.py", Some("1"))],
             models: vec!["student".into()],
             rewards,
         }
+    }
+
+    fn judge(command: &str, file: Option<&str>) -> Judge {
+        let reward = Reward::Command {
+            command: command.to_owned(),
+            time_limit_seconds: 1.0,
+            batch: 1,
+            depends: Vec::new(),
+            range: Default::default(),
+        };
+        let of = |hash: &str| vec![FileHash { name: "judge.py".into(), hash: hash.into() }];
+        Judge { reward, files: file.map(of) }
+    }
+
+    /// The test prompts are the same, and what an answer to them is worth is not.
+    #[test]
+    fn who_is_judged_otherwise_is_not_compared() {
+        let before = run("same", &[1], 9, |_, _| 0.5);
+        let by = |judge: Judge| ComparedRun { judges: vec![judge], ..run("same", &[1], 9, |_, _| 0.7) };
+        let other = |judge: Judge| compare(&before, &by(judge))[0].other_rewards.clone();
+        assert_eq!(other(judge("judge.py", Some("1"))), [""; 0]);
+        assert_eq!(other(judge("judge.py", Some("2"))), ["sort"]);
+        assert_eq!(other(judge("other.py", Some("1"))), ["sort"]);
+        // Of a run of before, the files are not known.
+        assert_eq!(other(judge("judge.py", None)), [""; 0]);
     }
 
     fn difference(before: &ComparedRun, after: &ComparedRun) -> Interval {
