@@ -9,7 +9,7 @@ use mopd_compiler::plan::difference::{
     DifferenceKind, Fate, PlanDifference, SettingChange, difference, reruns,
 };
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
-use mopd_compiler::plan::fates::{EarlierRun, KeyPart, StageFate};
+use mopd_compiler::plan::why::{EarlierRun, KeyPart, StageFate};
 
 use super::run::job_of;
 use crate::args::{PlanArgs, PlanFormat};

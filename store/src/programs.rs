@@ -78,8 +78,8 @@ impl CommandSources {
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
-    /// Every file that was hashed: its name, which does not depend on where the experiment lies, and Blake3 of
-    /// its content.
+    /// Every file that was hashed: its name, which does not depend on where the experiment lies, and Blake3
+    /// of its content.
     pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.files.iter().map(|(name, hash)| (name.as_str(), hash.as_str()))
     }

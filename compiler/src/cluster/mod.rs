@@ -27,7 +27,8 @@ pub struct Cluster {
     #[serde(default)]
     pub teachers: BTreeMap<String, String>,
     pub teacher: Option<String>,
-    /// Parameters of models, by name, where the plan does not know them: those that are loaded.
+    /// Parameters of models, by name, where the plan does not know them: those that are loaded; and of served
+    /// teachers.
     #[serde(default)]
     pub parameters: BTreeMap<String, f64>,
     /// Tokens of the vocabulary, where the plan does not know them.
@@ -98,6 +99,8 @@ pub enum ClusterError {
     NotPositive { what: String },
     #[error("the number of parameters of `{model}` is known from its files alone")]
     Parameters { model: String },
+    #[error("the number of parameters of the served teacher `{teacher}` is not known")]
+    Served { teacher: String },
     #[error("the size of the vocabulary is known from files alone")]
     Vocabulary,
     #[error("the weights on the pool `{pool}` take {needed:.1} GB, and its cards have {has:.1} GB")]
@@ -114,6 +117,9 @@ impl ClusterError {
                 Some("name it under [teachers], or write `teacher = \"POOL\"` for all")
             }
             ClusterError::Parameters { .. } => Some("write it under [parameters]: `small = 0.6e9`"),
+            ClusterError::Served { .. } => {
+                Some("write it under [parameters], by the teacher's name: `far = 32e9`")
+            }
             ClusterError::Vocabulary => Some("write `vocabulary = 151936`"),
             ClusterError::Memory { .. } => Some("give the pool more cards, or put a teacher on another pool"),
             _ => None,

@@ -49,6 +49,14 @@ struct Scoring {
     share: f64,
 }
 
+/// Whose weights score.
+#[derive(PartialEq)]
+enum Scorer {
+    Model(ModelId),
+    /// By the teacher's name: nothing more is known of what a server has.
+    Served(String),
+}
+
 /// # Errors
 /// Where the stage is none that writes, scores and learns, or the file says too little.
 pub fn simulate(plan: &Plan, model: ModelId, cluster: &Cluster) -> Result<StagePrediction, ClusterError> {
@@ -158,18 +166,22 @@ fn scorings(
     cluster: &Cluster,
     pools: &BTreeMap<&str, ResourceId>,
 ) -> Result<Vec<Scoring>, ClusterError> {
-    let mut found: Vec<(ModelId, Scoring)> = Vec::new();
+    let mut found: Vec<(Scorer, Scoring)> = Vec::new();
     for share in &train.mixture {
         let arms: Vec<_> = train.arms(share.domain).collect();
         for choice in &arms {
-            let Some(model) = choice.teacher.spec_model() else {
-                return Err(ClusterError::Stage {
-                    stage: choice.name.clone(),
-                    why: "a teacher that is put together, or that is the student, has no weights of its own",
-                });
+            let scorer = match (choice.teacher.spec_model(), choice.teacher.served()) {
+                (Some(model), _) => Scorer::Model(model),
+                (None, Some(_)) => Scorer::Served(choice.name.clone()),
+                (None, None) => {
+                    return Err(ClusterError::Stage {
+                        stage: choice.name.clone(),
+                        why: "a teacher that is put together, or that is the student, has no weights of its own",
+                    });
+                }
             };
             let part = share.share / arms.len() as f64;
-            if let Some((_, known)) = found.iter_mut().find(|(id, _)| *id == model) {
+            if let Some((_, known)) = found.iter_mut().find(|(known, _)| *known == scorer) {
                 known.share += part;
                 continue;
             }
@@ -178,10 +190,16 @@ fn scorings(
             let scoring = Scoring {
                 pool: pools[pool.as_str()],
                 pool_name: pool.clone(),
-                parameters: parameters(plan, model, cluster)?,
+                parameters: match &scorer {
+                    Scorer::Model(model) => parameters(plan, *model, cluster)?,
+                    Scorer::Served(name) => {
+                        let written = cluster.parameters.get(name).copied();
+                        written.ok_or_else(|| ClusterError::Served { teacher: name.clone() })?
+                    }
+                },
                 share: part,
             };
-            found.push((model, scoring));
+            found.push((scorer, scoring));
         }
     }
     Ok(found.into_iter().map(|(_, scoring)| scoring).collect())

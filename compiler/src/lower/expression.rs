@@ -13,7 +13,7 @@ use mopd_lang::formula::{
     Preference, PreferenceKind, Scan, Signal, Unit, text,
 };
 
-use super::order::ordered;
+use super::postorder::ordered;
 
 /// A part that is read more than once gets a name if its own text is longer than this.
 const SHORT: usize = 24;

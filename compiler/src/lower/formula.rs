@@ -295,7 +295,7 @@ impl<'a> Lowering<'a> {
             ExecutableKind::Number(value) => self.graph.constant(Axis::Run, value),
             ExecutableKind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
             ExecutableKind::Schedule(schedule) => {
-                if !super::numbers::schedule_is_finite(&schedule) {
+                if !super::finite::schedule_is_finite(&schedule) {
                     return Err(Diagnostic::error(
                         Code::OutOfRange,
                         span,

@@ -8,7 +8,7 @@ use mopd_lang::source::Sources;
 
 use super::executable::settings::SettingsConverter;
 use super::key::{self, Files};
-use super::{cost, executable, numbers, scalar_heads, second_heads, trained};
+use super::{cost, executable, finite, scalar_heads, second_heads, trained};
 use crate::plan::{
     Comparison, Domain, Experiment, Joint, Learner, Model, ModelId, Objective, Plan, SCHEMA, SourcePlace,
     Stage, StageFacts, Train,
@@ -55,7 +55,7 @@ impl<'a> ExecutableExperiment<'a> {
         let comparisons: Vec<Comparison> =
             experiment.comparisons.iter().filter_map(|comparison| settings.comparison(comparison)).collect();
         let mut refusals = Refusals(settings.refusals);
-        refusals.add(numbers::check(&domains, &models, &comparisons, origins));
+        refusals.add(finite::check(&domains, &models, &comparisons, origins));
         for model in &experiment.models {
             for train in checked_trains(&model.stage) {
                 let roles = &executable::roles::find(train, experiment).roles;

@@ -10,11 +10,11 @@ use super::Plan;
 pub use super::bench::{BenchDivergence, BenchJob, Measure};
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
-use super::fates::StageFate;
 pub use super::floor::{Phase, Rates, StepPart};
 use super::results::{ComparedTable, RowDifferences};
 pub use super::served::ServeJob;
 pub use super::server_reports::{LONGEST_LIST, ServerReport, ServersJob};
+use super::why::StageFate;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case")]

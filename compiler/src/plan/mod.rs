@@ -12,7 +12,6 @@ pub mod difference;
 pub mod events;
 mod extrapolation;
 mod failures;
-pub mod fates;
 mod feedback;
 mod floor;
 mod guards;
@@ -31,6 +30,7 @@ mod stages;
 pub(crate) mod template;
 mod validation;
 pub mod views;
+pub mod why;
 
 pub use agreement::Agreement;
 pub use alignment::{Between, GradientAlignment, TermGradient};

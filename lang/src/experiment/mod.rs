@@ -4,8 +4,8 @@
 //! This is everything that the language can say. The plan's types are narrower: they hold what a run can
 //! execute, and the compiler says what does not fit.
 
-mod asked;
 mod data;
+mod dependencies;
 pub mod formula;
 mod guards;
 mod objectives;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::asked::named;
+use super::dependencies::named;
 use super::{Origin, Rollout, TeacherId};
 use crate::experiment::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 

@@ -28,8 +28,9 @@ pub struct LoadedModel {
     pub content: String,
 }
 
-/// `base` is the folder that paths are relative to, `notes` one to remember hashes in; see [`content::hash`].
-pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<LoadedModel> {
+/// `base` is the folder that paths are relative to, `notes` one to remember hashes in, where they are (see
+/// [`content::hash`]).
+pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Result<LoadedModel> {
     let (weights, files) = match pretrained {
         Pretrained::HuggingFace { name, revision } => {
             let found = Hub::from_environment().find(name, revision.as_deref(), base)?;
@@ -39,7 +40,11 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded
         Pretrained::Gguf { file } => of_gguf(&data::beside(base, file))?,
     };
     let hash = |file: &PathBuf| {
-        content::hash(file, notes).map_err(|error| {
+        let hash = match notes {
+            Some(notes) => content::hash(file, notes),
+            None => content::hash_anew(file),
+        };
+        hash.map_err(|error| {
             Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display()))
         })
     };
@@ -134,7 +139,8 @@ mod tests {
             let entry = entry.unwrap();
             fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
         }
-        let content = |pretrained: &Pretrained| load(pretrained, folder.path(), &notes).unwrap().content;
+        let content =
+            |pretrained: &Pretrained| load(pretrained, folder.path(), Some(&notes)).unwrap().content;
         let checkpoint = |folder: &str| content(&Pretrained::Checkpoint { folder: folder.to_owned() });
         assert_eq!(checkpoint(&first), checkpoint("copy"));
         assert_ne!(checkpoint(&first), checkpoint(&other));
@@ -159,8 +165,7 @@ mod tests {
     fn a_gguf_file_has_its_tokenizer_and_is_saved_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
-        let loaded =
-            load(&Pretrained::Gguf { file: "llama.gguf".to_owned() }, &fixtures, folder.path()).unwrap();
+        let loaded = load(&Pretrained::Gguf { file: "llama.gguf".to_owned() }, &fixtures, None).unwrap();
         assert_eq!(loaded.weights.tokenizer.vocabulary(), 40);
         let path = saved(&loaded.weights, folder.path(), "student");
         assert!(folder.path().join(&path).join("tokenizer.json").exists());
@@ -174,7 +179,7 @@ mod tests {
     fn what_is_not_there_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let problem =
-            |pretrained: Pretrained| load(&pretrained, folder.path(), folder.path()).unwrap_err().to_string();
+            |pretrained: Pretrained| load(&pretrained, folder.path(), None).unwrap_err().to_string();
         assert!(problem(Pretrained::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none"));
         assert!(problem(Pretrained::Gguf { file: "none.gguf".to_owned() }).contains("none.gguf"));
         assert!(

@@ -114,7 +114,8 @@ pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
                 ModelSpec { config: Arc::new(config), tokenizer: Arc::new(tokenizer), loaded: None }
             }
             Stage::Load(pretrained) => {
-                let loaded = load::load(pretrained, base, notes).map_err(|error| error.at(model.origin))?;
+                let loaded =
+                    load::load(pretrained, base, Some(notes)).map_err(|error| error.at(model.origin))?;
                 let Weights { config, tokenizer, .. } = loaded.weights.clone();
                 ModelSpec { config, tokenizer, loaded: Some(loaded) }
             }
@@ -351,8 +352,8 @@ fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) ->
     Ok(ProgramFiles { hash: program.hash(), files: program.files().map(file).collect() })
 }
 
-/// The rows of a data source, with the fields that are read of them, and which of these a stage asked for: one
-/// that is missing is its mistake.
+/// The rows of a data source, with the fields that are read of them, and which of these a stage asked for:
+/// one that is missing is its mistake.
 fn rows(
     places: Places,
     source: &DataSource,

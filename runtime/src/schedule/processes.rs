@@ -27,7 +27,7 @@ use crate::model::Weights;
 use crate::peers::{Meeting, Peers, RunSecret, unreadable};
 use crate::store::{Lookup, Store};
 use crate::train::LearnerTurn;
-use crate::train::state::RestoreMode;
+use crate::train::restore::RestoreMode;
 
 /// The argument that makes a worker one of the others.
 pub const PEER: &str = "peer";

@@ -11,7 +11,7 @@ use crate::failure::{Error, Result};
 use crate::store::state::TrainState;
 use crate::store::{Forked, Lookup};
 use crate::train::Written;
-use crate::train::state::RestoreMode;
+use crate::train::restore::RestoreMode;
 
 impl Scheduler<'_> {
     /// The state that a stage that trains begins with, where it is not its first.

@@ -25,7 +25,7 @@ use crate::random::stream_of;
 use crate::report::Record;
 use crate::store::state::TrainState;
 use crate::store::{Ancestor, CheckpointProvenance, Lookup, adapter};
-use crate::train::state::RestoreMode;
+use crate::train::restore::RestoreMode;
 use crate::train::{
     self, Checkpoints, LearnerTurn, RolloutCache, ScoreCache, Source, SourceTeachers, TrainedModel, Written,
 };

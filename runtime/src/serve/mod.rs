@@ -14,7 +14,7 @@ mod write;
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -59,9 +59,8 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let key = job.key.as_deref().map(read_key).transpose()?;
     let listener = listen(&job.address, key.is_some())?;
     let updates = job.updates.as_ref().map(|folder| Updates::within(Path::new(folder))).transpose()?;
-    let (base, nowhere) = (Path::new(&job.base), PathBuf::new());
     let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
-    let LoadedModel { weights, content } = load(&named, base, &nowhere)?;
+    let LoadedModel { weights, content } = load(&named, Path::new(&job.base), None)?;
     let context = weights.config.context;
     let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };
     let tokenizer: Arc<Tokenizer> = weights.tokenizer.clone();

@@ -51,7 +51,7 @@ impl WeightsUpdate {
     pub fn load(&self, known: &Weights) -> Result<LoadedModel, RequestRefusal> {
         let folder = self.folder.to_str().ok_or_else(|| RequestRefusal::bad("the path is not text"))?;
         let named = Pretrained::Checkpoint { folder: folder.to_owned() };
-        let loaded = load(&named, Path::new("/"), &PathBuf::new());
+        let loaded = load(&named, Path::new("/"), None);
         let loaded =
             loaded.map_err(|error| RequestRefusal::bad(format!("these weights can't be read: {error}")))?;
         if *loaded.weights.config != *known.config

@@ -5,7 +5,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Live, Objective};
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::given::missing;
+use super::data_signals::missing;
 use super::part::{Rollouts, Scoring};
 use super::scores::{ScoringPass, failed};
 use super::views::Shown;

@@ -202,7 +202,7 @@ impl Acted<'_> {
             }
             GuardAction::Warn | GuardAction::Stop => String::new(),
         };
-        format!("`{}`, step {}: {}{then}", self.stage, self.step, self.happened())
+        format!("`{}` (seed {}), step {}: {}{then}", self.stage, self.seed, self.step, self.happened())
     }
 
     /// Of one that stops the stage.

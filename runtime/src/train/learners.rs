@@ -12,7 +12,7 @@ use tch::Tensor;
 use super::cached_scores::CachedScores;
 use super::guards::Acted;
 use super::non_finite::check_learning_rate;
-use super::state::RestoreMode;
+use super::restore::RestoreMode;
 use super::trained::Trained;
 use super::{
     Checkpoints, Finished, RolloutCache, ScoreCache, Stage, Stopped, TrainedModel, Trainer, exchange, peft,

@@ -5,7 +5,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{Objective, Signal, TermLoss};
 
 use super::objective::Outputs;
-use super::states::States;
+use super::objective_states::States;
 use crate::zip::zip_equal;
 
 pub struct Losses {

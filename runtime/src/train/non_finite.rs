@@ -8,11 +8,11 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Axis, Role, Signal};
 
 use super::objective::Outputs;
+use super::objective_states::present;
 use super::optimizer::gradient_norm;
 use super::part::{Rollouts, Scoring};
 use super::scores::score;
 use super::sequences::Sequences;
-use super::states::present;
 use super::{Stage, Trainer};
 use crate::failure::{Error, Result};
 use crate::zip::zip_equal;

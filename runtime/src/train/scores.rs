@@ -18,7 +18,7 @@ use tch::{Device, Tensor, no_grad_guard};
 use super::batches::no_teacher;
 use super::cached_scores::CachedScorer;
 use super::compose::compose;
-use super::given::{given, missing, of_data};
+use super::data_signals::{given, missing, of_data};
 use super::models::{ModelScorer, ScorerRef};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;

@@ -95,3 +95,17 @@ fn a_file_that_describes_nothing_is_said() {
     place.mopd(&["plan", "--cluster", "c.toml", "a.mopd"]).is(2, &["--predict"]);
     place.mopd(&["plan", "--predict", "--cluster", "none.toml", "a.mopd"]).is(2, &["can't read none.toml"]);
 }
+
+/// A server is a teacher like any other, but for its weights: the file alone can tell how many they are.
+#[test]
+fn served_teachers_are_simulated() {
+    let far = r#"served("vllm", url: env("FAR"), model: "m", answers: sampled) { origin = same }"#;
+    let served = GOOD.replace("teacher one = expert", &format!("teacher one = {far}"));
+    let place = Place::with(&[("a.mopd", &served), ("c.toml", CLUSTER)]);
+    let simulate = ["plan", "--predict", "--cluster", "c.toml", "a.mopd"];
+    let unknown = "the number of parameters of the served teacher `one` is not known";
+    place.mopd(&simulate).is(2, &["error[wrong-cluster]", unknown, "`far = 32e9`"]);
+    place.write("c.toml", &CLUSTER.replace("expert = 4e6", "one = 4e6"));
+    let said = place.mopd(&simulate).is(0, &[]);
+    assert!(said.out.contains("predicted student on c.toml: 3.0 s, 1.5 s a step"), "{}", said.out);
+}

@@ -119,7 +119,7 @@ fn what_goes_wrong_is_seen() {
     assert!(acted("greedy", "lower_lr(clipped_fraction > 0.75, by: 0.5)") > 0, "the first pass is on-policy");
     assert_says(
         &text(&output),
-        &["`student`, step 0: `initial(divergence) > 0.04` holds (initial(divergence) = "],
+        &["`student` (seed 1), step 0: `initial(divergence) > 0.04` holds (initial(divergence) = "],
     );
     let again = bench.run(&["--out", "second"]);
     assert!(again.status.success(), "{}", text(&again));

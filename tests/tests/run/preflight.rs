@@ -99,7 +99,8 @@ fn a_constant_reward_is_said_once_while_it_trains() {
     let output = bench.run(&["--out", "out"]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
-    let warning = "warning: `expert[copy]`, step 19: every completion of `copy` in the last 20 steps had the reward 0.5";
+    let warning = "warning: `expert[copy]` (seed 1), step 19: every completion of `copy` in the last 20 steps had \
+                   the reward 0.5";
     assert_eq!(count(&said, warning), 1, "{said}");
     assert_eq!(count(&said, "the reward does not depend on the completion"), 1, "{said}");
     // Its weights do not change either, for a reason that was said.
@@ -117,7 +118,7 @@ fn a_student_that_stopped_changing_is_said_once() {
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert_eq!(count(&said, "no weight of the student changed in the last 20 updates"), 1, "{said}");
-    assert_says(&said, &["warning: `start`, step 20: no weight", "raise `lr`"]);
+    assert_says(&said, &["warning: `start` (seed 1), step 20: no weight", "raise `lr`"]);
 }
 
 /// What is wrong with the last stage is known before the first one is trained.

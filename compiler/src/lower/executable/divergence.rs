@@ -10,7 +10,7 @@ use mopd_lang::formula::{self as checked, FormulaKind, FormulaNode, Role as Chec
 use super::formula::{ExecutableKind, role};
 use super::{Converted, refused};
 use crate::expr::graph::{Graph, LiveId, NodeId};
-use crate::lower::numbers::schedule_is_finite;
+use crate::lower::finite::schedule_is_finite;
 use crate::lower::positions;
 use crate::lower::scores::Read;
 use crate::plan::{

@@ -7,7 +7,7 @@ use mopd_lang::formula::{
     Formula, FormulaKind, FormulaNode, Function, Live, ModelSignal, Reduction, Role, Signal,
 };
 
-use crate::lower::order::ordered;
+use crate::lower::postorder::ordered;
 
 /// What a formula reads.
 #[derive(Clone, Copy, Default)]

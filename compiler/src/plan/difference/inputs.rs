@@ -32,7 +32,8 @@ impl fmt::Display for InputChange {
     }
 }
 
-/// Domain by domain; nothing is said of what one of the runs did not note, or of domains that one did not read.
+/// Domain by domain; nothing is said of what one of the runs did not note, or of domains that one did not
+/// read.
 pub fn input_changes(before: &Results, after: &Results) -> Vec<InputChange> {
     let same_part = |one: &DataHash, other: &DataHash| one.domain == other.domain && one.part == other.part;
     let data = after.data.iter().filter_map(|data| {

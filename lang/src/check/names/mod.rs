@@ -6,6 +6,7 @@ pub mod foreign;
 pub mod index;
 pub mod items;
 pub mod load;
+mod misplaced;
 pub mod modules;
 mod overrides;
 pub mod unknown;

@@ -47,7 +47,7 @@ pub fn speaking(engine: Engine, url: &str, folder: &Path, limit: Duration) -> Sa
 pub fn pushed(weights: &Weights, folder: &Path, step: u32) -> PushedWeights {
     let model = saved(weights, folder.parent().unwrap(), &format!("step{step}"));
     let named = Pretrained::Checkpoint { folder: model.to_str().unwrap().to_owned() };
-    let content = load(&named, Path::new("/"), &PathBuf::new()).unwrap().content;
+    let content = load(&named, Path::new("/"), None).unwrap().content;
     let _guard = no_grad_guard();
     let reading = canary(&weights.tokenizer).unwrap();
     let decoder = Decoder::frozen(weights, Place::cpu(), Kind::Float);

@@ -7,7 +7,7 @@ use mopd_compiler::plan::events::FailureKind;
 use super::filter::value_of;
 use crate::failure::{Error, Result};
 use crate::train::Stage;
-use crate::train::states::States;
+use crate::train::objective_states::States;
 use crate::zip::zip_equal;
 
 /// One for each source. None is negative, and some is not 0.

@@ -8,7 +8,7 @@ use mopd_compiler::plan::producers::Model;
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{Keep, Producer};
 
-use super::super::state::RestoreMode;
+use super::super::restore::RestoreMode;
 use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreCache, ScoredBatch};
 use super::*;
 use crate::store::state::TrainState;

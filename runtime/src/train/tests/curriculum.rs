@@ -218,7 +218,7 @@ fn a_fork_chooses_its_own() {
     trainer.step(0, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     let state = trainer.state(1, 0.0, Record::default());
     let chosen = |trainer: &Trainer| trainer.parts[0].batches.chosen(0).is_some();
-    let kept: BTreeMap<bool, usize> = [state::RestoreMode::Resume, state::RestoreMode::Fork]
+    let kept: BTreeMap<bool, usize> = [restore::RestoreMode::Resume, restore::RestoreMode::Fork]
         .into_iter()
         .map(|mode| {
             let mut other = Trainer::new(&stage).unwrap();

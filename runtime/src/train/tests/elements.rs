@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mopd_compiler::plan::ChangedElements;
 
-use super::super::state::RestoreMode;
+use super::super::restore::RestoreMode;
 use super::super::trained::Trained;
 use super::*;
 use crate::model::{EntryKind, Gradient};

@@ -4,7 +4,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Evaluation, Extrapolation};
 use tch::no_grad_guard;
 
-use super::super::state::RestoreMode;
+use super::super::restore::RestoreMode;
 use super::*;
 use crate::store::state::TrainPosition;
 

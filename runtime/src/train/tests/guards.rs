@@ -7,7 +7,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Guard, GuardAction};
 
 use super::super::guards::{GuardedStage, Guards};
-use super::super::state::RestoreMode;
+use super::super::restore::RestoreMode;
 use super::super::{Checkpoints, Pace};
 use super::*;
 use crate::compiled;

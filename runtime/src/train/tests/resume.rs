@@ -7,7 +7,7 @@ use mopd_compiler::plan::{
 };
 
 use super::super::objective::objectives::{nll, objective};
-use super::super::state::RestoreMode;
+use super::super::restore::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::chosen::tiers;
 use super::curriculum::{self, curriculum};

@@ -4,7 +4,7 @@ use mopd_compiler::plan::Validation;
 
 use super::super::batches::data::all_examples;
 use super::super::losses::Validated;
-use super::super::state::RestoreMode;
+use super::super::restore::RestoreMode;
 use super::*;
 use crate::compiled;
 

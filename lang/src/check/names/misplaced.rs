@@ -1,0 +1,49 @@
+//! Settings that stand among the arguments of a call, as Python has them.
+
+use crate::diag::{Code, Diagnostic};
+use crate::source::Span;
+use crate::syntax::ast::Argument;
+
+use crate::check::Checker;
+use crate::check::builtins::BuiltinKind;
+use crate::check::builtins::declare::Call;
+
+impl Checker {
+    /// A setting of a block, given as an argument of the call.
+    pub(in crate::check) fn setting_as_argument(&mut self, call: Call<'_>, argument: &Argument) -> bool {
+        let builtin = call.builtin;
+        let Some(name) = &argument.name else { return false };
+        let (BuiltinKind::Constructor(_), Some((_, settings))) =
+            (builtin.kind, builtin.usage.split_once('{'))
+        else {
+            return false;
+        };
+        let is_setting = |name: &str| {
+            settings.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|setting| setting == name)
+        };
+        if !is_setting(&name.text) {
+            return false;
+        }
+        let text = format!("`{}` is a setting of `{}`, not an argument", name.text, builtin.name);
+        let diagnostic = Diagnostic::error(Code::UnknownArgument, name.span, text)
+            .label("settings stand in the block")
+            .help(format!("in braces, with `=`: `{}`", builtin.usage));
+        let written = |argument: &Argument| {
+            let name = argument.name.as_ref().filter(|name| is_setting(&name.text))?;
+            Some(format!("{} = {}", name.text, self.sources.text(argument.value.span)))
+        };
+        let block = call.arguments.iter().map(written).collect::<Option<Vec<String>>>();
+        // Where nothing else is in the parentheses, and they are all that follows the name.
+        let whole = self.sources.text(call.span);
+        let open = whole.find('(').filter(|_| call.block.is_none() && whole.ends_with(')'));
+        self.report(match block.zip(open) {
+            Some((settings, open)) => diagnostic.fix(
+                "write them in braces",
+                Span { start: call.span.start + open as u32, ..call.span },
+                format!(" {{ {} }}", settings.join(", ")),
+            ),
+            None => diagnostic,
+        });
+        true
+    }
+}
