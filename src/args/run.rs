@@ -36,8 +36,9 @@ pub struct RunArgs {
     /// several times
     #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
     pub from: Vec<String>,
-    /// Check what can be checked without the worker, say what would run and where the results would go, and
-    /// change nothing
+    /// Look whether the run could begin: at all that it reads but the weights of models, at its rewards,
+    /// which are asked once, and at the folders that it writes to. Say what would run and where the results
+    /// would go, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Resume from what is kept. A run always does; with this option it reports if nothing is kept

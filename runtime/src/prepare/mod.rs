@@ -11,6 +11,7 @@ mod room;
 use std::path::Path;
 use std::sync::Arc;
 
+use mopd_compiler::nearest_file;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
 use mopd_compiler::plan::results::DataHash;
@@ -18,7 +19,7 @@ use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
     Train, View,
 };
-use mopd_store::files::reason;
+use mopd_store::files::{names_beside, reason};
 use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
@@ -198,7 +199,8 @@ fn load(
     for file in domain.reward.files() {
         let hash = regular::hash(&places.base.join(file), u64::MAX);
         programs.push(hash.map_err(|error| {
-            Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)))
+            let error = Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)));
+            error.help(meant(file, places.base))
         })?);
     }
     let program = (!programs.is_empty()).then(|| programs.join(","));
@@ -337,6 +339,16 @@ fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) ->
 fn rows(
     places: Places,
     source: &DataSource,
+/// The way out where a file is not there.
+fn meant(file: &str, base: &Path) -> String {
+    let beside = names_beside(&base.join(file)).unwrap_or_default();
+    let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+    match nearest_file(&name, beside.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{}`?", Path::new(file).with_file_name(meant).display()),
+        None => "paths are relative to the folder of the experiment's file".to_owned(),
+    }
+}
+
     domain: &Domain,
     fields: &[Field],
     (routes, numbers): (&[Vec<DataFormula>], &[DataFormula]),

@@ -144,7 +144,7 @@ pub fn run(
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
-    unsupported::check(job, &prepared, place, waiting)?;
+    unsupported::check(job, tasks, place, waiting)?;
     preflight::ask_all(plan, &prepared, Path::new(&job.base), waiting, control)?;
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))

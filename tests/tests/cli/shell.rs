@@ -9,6 +9,9 @@ use super::{GOOD, Place, Said};
 /// A short run that ends well.
 const FINISH: &str = r#"
 ready()
+if job["job"] == "files":
+    say("finished", seconds=1.0, peak_memory=1)
+    sys.exit()
 say("started", tasks=1, kept=0)
 say("warning", message="half of the rewards are 0")
 say("stage_started", stage="start", seed=1, steps=2)
@@ -155,7 +158,27 @@ fn a_dry_run_changes_nothing() {
     place.mopd(&dry).is(2, &["error[no-worker]"]);
     place.mopd_with_worker(&["run", "--dry-run", "--from", "exprt", "a.mopd"]).is(2, &["unknown-stage"]);
     std::fs::remove_file(place.path("sort.jsonl")).expect("it was there");
-    place.mopd_with_worker(&dry).is(1, &["missing-file"]);
+    place.mopd_with_worker(&dry).is(0, &["warning[missing-file]"]);
+    place.worker("ready()\nsay('refused', kind='data', message='it is empty')\nsay('finished', seconds=1.0, peak_memory=1)");
+    let refused = place.mopd_with_worker(&dry).is(1, &["error[data]: it is empty"]);
+    assert!(refused.out.is_empty(), "{refused:#?}");
+}
+
+#[test]
+fn a_folder_for_results_must_be_one() {
+    let place = place();
+    place.write("f", "");
+    for out in ["f", "f/deeper"] {
+        for dry in [&[][..], &["--dry-run"]] {
+            let run = [&["run", "a.mopd", "--out", out], dry].concat();
+            place
+                .mopd_with_worker(&run)
+                .is(2, &[&format!("{out} can't be the folder of results: f is a file")]);
+        }
+    }
+    // Nobody can make a folder there, not even who may do all.
+    let nowhere = ["run", "a.mopd", "--dry-run", "--out", "/proc/none"];
+    place.mopd_with_worker(&nowhere).is(2, &["error[can't-write]", "can't write /proc/none"]);
 }
 
 #[test]
