@@ -334,7 +334,7 @@ pub struct ImportArgs {
 Examples:
   mopd eval runs/quickstart/models/student-seed1 --on sort.test.jsonl --reward exact_match --max-tokens 16
   mopd eval models/base models/tuned --on gsm8k.jsonl --reward 'numeric' --chat --samples 8 --metric 'pass_at(8)'
-  mopd eval models/tuned --on held.jsonl --reward 'python(\"judge.py:score\")' --max-tokens 256
+  mopd eval models/tuned --on held.jsonl --reward judge.py:score --fields prompt=question
 
 Paths are relative to the folder where the command runs. Completions are computed once and kept in .mopd/store, as \
                         those of a run.")]
@@ -347,9 +347,12 @@ pub struct EvalArgs {
     #[arg(long, required = true, value_name = "FILE")]
     pub on: Vec<String>,
     /// How a completion is judged, as an experiment has it: `exact_match`, `numeric`,
-    /// `python("judge.py:score")`
+    /// `python("judge.py:score")`, which `judge.py:score` is short for
     #[arg(long, value_name = "REWARD")]
     pub reward: String,
+    /// Fields that stand in columns of another name: `prompt=question,answer=solution`
+    #[arg(long, value_name = "FIELD=COLUMN,...")]
+    pub fields: Option<String>,
     /// Completions of each prompt
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,

@@ -27,7 +27,7 @@ use self::cache::DataCache;
 use self::check::{check_evaluation, check_training, fits, idle_arms};
 use self::load::LoadedModel;
 use self::prompts::{MESSAGES, Prompts};
-use crate::data::{self, Dataset, DatasetRequest, Field, FieldKind, overlap};
+use crate::data::{self, ContextLength, Dataset, DatasetRequest, Field, FieldKind, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
@@ -73,6 +73,14 @@ pub struct ModelSpec {
     pub tokenizer: Arc<Tokenizer>,
     /// Where the model is not made but read: its weights, which stay in their files.
     pub loaded: Option<LoadedModel>,
+    /// Its shape is that of files, its own or those of the model that it began from.
+    pub of_files: bool,
+}
+
+impl ModelSpec {
+    pub fn context(&self) -> ContextLength {
+        ContextLength { tokens: self.config.context as u32, fixed: self.of_files }
+    }
 }
 
 /// The specification of every model: that of the weights it descends from.
@@ -104,12 +112,13 @@ pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
                 config.check().map_err(|problem| {
                     Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
                 })?;
-                ModelSpec { config: Arc::new(config), tokenizer: Arc::new(tokenizer), loaded: None }
+                let (config, tokenizer) = (Arc::new(config), Arc::new(tokenizer));
+                ModelSpec { config, tokenizer, loaded: None, of_files: false }
             }
             Stage::Load(pretrained) => {
                 let loaded = load::load(pretrained, base, notes).map_err(|error| error.at(model.origin))?;
                 let Weights { config, tokenizer, .. } = loaded.weights.clone();
-                ModelSpec { config, tokenizer, loaded: Some(loaded) }
+                ModelSpec { config, tokenizer, loaded: Some(loaded), of_files: true }
             }
             stage => match stage.start() {
                 Some(from) => inherited(&from)?,

@@ -251,7 +251,10 @@ fn models_are_evaluated_on_files() {
         "--system",
         "Say \"it\".",
     ];
-    place.mopd_with_worker(&arguments).is(0, &["results in runs/eval"]);
+    place.mopd_with_worker(&arguments).is(
+        0,
+        &["results in runs/eval", "a_tuned is a/tuned\n", "b_tuned is b/tuned\n", "on_7 is 7.jsonl\n"],
+    );
     assert_eq!(
         place.read("runs/eval/source.mopd"),
         r#"experiment "eval" { seed = 1 }
@@ -278,17 +281,34 @@ eval on_7 {
   metrics = [pass_at(4), length]
 }
 
-model tuned = checkpoint("a/tuned")
-model tuned_2 = hf("b/tuned")
+model a_tuned = checkpoint("a/tuned")
+model b_tuned = hf("b/tuned")
 
-compare "eval" { models = [tuned, tuned_2], on = [sort_test, on_7] }
+compare "eval" { models = [a_tuned, b_tuned], on = [sort_test, on_7] }
 "#
     );
     place
         .mopd(&["eval", "a/tuned", "--on", "gone.jsonl", "--reward", "exact_match"])
         .is(2, &["there is no file gone.jsonl"]);
+    // What is wrong is said of the words of the command: nobody has seen that text.
+    let eval = ["eval", "a/tuned", "--on", "7.jsonl"];
+    let said = place
+        .mopd(&[&eval[..], &["--reward", "exactmatch"]].concat())
+        .is(1, &["unknown-name", "exact_match", "\n  in `--reward exactmatch`\n"]);
+    assert!(!said.err.contains("[-:"), "{said:#?}");
     place
-        .mopd(&["eval", "a/tuned", "--on", "7.jsonl", "--reward", "exactmatch"])
-        .is(1, &["unknown-name", "exact_match"]);
-    place.mopd(&["eval", "a/tuned", "--on", "7.jsonl"]).is(2, &["--reward"]);
+        .mopd(&[&eval[..], &["--reward", "exact_match", "--metric", "pass_at(9)"]].concat())
+        .is(1, &["  in `--metric pass_at(9)`\n"]);
+    place.mopd(&eval).is(2, &["--reward"]);
+    let judged = ["--reward", "judge.py:score", "--fields", "prompt=question,answer=solution"];
+    place.mopd_with_worker(&[&eval[..], &judged].concat()).is(0, &[]);
+    let source = place.read("runs/eval/source.mopd");
+    for part in [
+        "reward = python(\"judge.py:score\")\n",
+        "fields = columns(prompt: \"question\", answer: \"solution\")\n",
+    ] {
+        assert!(source.contains(part), "{source}");
+    }
+    let wrong = ["--reward", "exact_match", "--fields", "question"];
+    place.mopd(&[&eval[..], &wrong].concat()).is(2, &["`--fields` says `FIELD=COLUMN`, not `question`"]);
 }
