@@ -215,6 +215,33 @@ pub fn idle_arms<O>(
         .collect())
 }
 
+/// That a step asks for more prompts than there are, usually a slip in a number: it gets some of them several
+/// times.
+pub fn more_than_rows<O>(stage: &str, train: &Train<O>, domains: &[DomainData]) -> Option<String> {
+    let rows = train.mixture.iter().filter_map(|share| domains[share.domain.0 as usize].rows_of(train));
+    let rows: usize = rows.map(|prompts| prompts.dataset.draws()).sum();
+    let groups = train.rollout.groups;
+    (groups as usize > rows).then(|| {
+        let asked = train.rollout.producer.kind().asked(groups);
+        format!("`{stage}`: {asked} in a step, and its data has {rows} rows: some of them come several times")
+    })
+}
+
+/// Columns of a table whose file has fewer tests than are asked for.
+pub fn fewer_tests(comparison: &Comparison, domains: &[DomainData]) -> Vec<String> {
+    let fewer = |column: &TableColumn| {
+        let data = &domains[column.domain.0 as usize];
+        let (asked, there) = (column.evaluation.prompts?, data.tests.as_ref()?.dataset.len());
+        (asked as usize > there).then(|| {
+            format!(
+                "`{}`: the table asks for {asked} test prompts of `{}`, which has {there}",
+                comparison.name, data.name
+            )
+        })
+    };
+    comparison.columns.iter().filter_map(fewer).collect()
+}
+
 /// The same of every evaluation of a table.
 pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], specs: &[ModelSpec]) -> Result<()> {
     for (model, column) in comparison.evaluations() {

@@ -24,7 +24,7 @@ use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
-use self::check::{check_evaluation, check_training, fits, idle_arms};
+use self::check::{check_evaluation, check_training, fewer_tests, fits, idle_arms, more_than_rows};
 use self::load::LoadedModel;
 use self::prompts::{MESSAGES, Prompts};
 use crate::data::{self, ContextLength, Dataset, DatasetRequest, Field, FieldKind, overlap};
@@ -172,6 +172,7 @@ pub fn prepare(
                 fits(data, &specs[train.start.0 as usize], &extrapolation.evaluation)
                     .map_err(|error| error.at(data.origin))?;
             }
+            warnings.extend(more_than_rows(&model.name, train, &domains));
             for share in &train.mixture {
                 warnings.extend(idle_arms(
                     &model.name,
@@ -184,6 +185,7 @@ pub fn prepare(
     }
     for comparison in &plan.experiment.comparisons {
         check_evaluation(comparison, &domains, specs).map_err(|error| error.at(comparison.origin))?;
+        warnings.extend(fewer_tests(comparison, &domains));
     }
     warnings.extend(
         domains
@@ -337,6 +339,16 @@ pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<String>> {
     train.producers().flat_map(Producer::programs).map(of).collect()
 }
 
+/// The way out where a file is not there.
+fn meant(file: &str, base: &Path) -> String {
+    let beside = names_beside(&base.join(file)).unwrap_or_default();
+    let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+    match nearest_file(&name, beside.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{}`?", Path::new(file).with_file_name(meant).display()),
+        None => "paths are relative to the folder of the experiment's file".to_owned(),
+    }
+}
+
 fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<String> {
     let program = CommandSources::of(command, depends, base).map_err(|error| {
         Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
@@ -348,16 +360,6 @@ fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) ->
 fn rows(
     places: Places,
     source: &DataSource,
-/// The way out where a file is not there.
-fn meant(file: &str, base: &Path) -> String {
-    let beside = names_beside(&base.join(file)).unwrap_or_default();
-    let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
-    match nearest_file(&name, beside.iter().map(String::as_str)) {
-        Some(meant) => format!("did you mean `{}`?", Path::new(file).with_file_name(meant).display()),
-        None => "paths are relative to the folder of the experiment's file".to_owned(),
-    }
-}
-
     domain: &Domain,
     fields: &[Field],
     (routes, numbers): (&[Vec<DataFormula>], &[DataFormula]),
