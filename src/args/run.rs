@@ -152,7 +152,7 @@ pub enum CacheAction {
     Verify,
     /// Remove results and checkpoints that no kept run needs
     #[command(group(
-        clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under"])
+        clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under", "dry_run"])
     ))]
     Prune {
         /// Remove what was not used for this long: `12h`, `30d`
@@ -161,7 +161,7 @@ pub enum CacheAction {
         /// Remove the least recently used until the store takes at most this much: `500MiB`, `10GiB`
         #[arg(long, value_name = "SIZE", value_parser = size)]
         keep_under: Option<u64>,
-        /// Only list what would be removed
+        /// Only list what would be removed; alone, all that no kept run needs
         #[arg(long)]
         dry_run: bool,
     },
