@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -73,10 +74,31 @@ pub fn standard_input() -> Result<String, Problem> {
     STANDARD_INPUT.get_or_init(read).clone()
 }
 
-/// A text that a command wrote itself, in the place of what is on standard input.
-pub fn set_standard_input(text: String) {
+/// A part of a text that a command wrote itself, and the words of the command line that it stands for.
+pub struct WrittenPart {
+    pub bytes: Range<usize>,
+    pub words: String,
+}
+
+static WRITTEN: OnceLock<Vec<WrittenPart>> = OnceLock::new();
+
+/// A text that a command wrote itself, in the place of what is on standard input. Nobody has it before their
+/// eyes: what is wrong with a part of it is said of the words that `parts` names.
+pub fn set_standard_input(text: String, parts: Vec<WrittenPart>) {
     // Nothing was read before a command began.
     let _ = STANDARD_INPUT.set(Ok(text));
+    let _ = WRITTEN.set(parts);
+}
+
+/// The words of the command line that a place of a text stands for, where a command wrote that text: none of
+/// them where it stands for none. What has the code `reward` is wrong with `--reward`, wherever it was asked
+/// for.
+pub fn words_of(path: &str, start: usize, code: &str) -> Option<Option<&'static str>> {
+    let written = WRITTEN.get().filter(|_| is_standard_input(Path::new(path)))?;
+    let option = format!("--{code} ");
+    let named = written.iter().find(|part| part.words.starts_with(&option));
+    let part = named.or_else(|| written.iter().find(|part| part.bytes.contains(&start)));
+    Some(part.map(|part| part.words.as_str()))
 }
 
 fn entry(path: &Path) -> Result<SourceFile, Problem> {

@@ -1,24 +1,58 @@
 //! Checks that the paths of an experiment exist. The checker itself reads no files, so that it can be
 //! used anywhere.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::diag::{Code, Diagnostic, nearest_file};
 use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, TokenizerSpec};
 use mopd_lang::source::Span;
+use mopd_store::files::names_beside;
+use mopd_store::named::{NamedModel, folders_beside, hub_cache};
 
 /// A diagnostic for each path that does not exist, relative to `folder`.
 pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<Diagnostic> {
+    let mut found: Vec<Diagnostic> = Vec::new();
+    for (path, origin) in named(experiment, folder) {
+        let whole = folder.join(path);
+        // What a pattern matches is looked at when it is read.
+        if path.contains(['*', '?', '[']) || whole.exists() {
+            continue;
+        }
+        let span = origins[origin.0 as usize];
+        let text = format!("there is no {}", whole.display());
+        if found.iter().any(|known| known.primary.span == span && known.message == text) {
+            continue;
+        }
+        let beside = names_beside(&whole).unwrap_or_default();
+        let name = whole.file_name().unwrap_or_default().to_string_lossy();
+        let help = match nearest_file(&name, beside.iter().map(String::as_str)) {
+            Some(meant) => format!("did you mean `{}`?", Path::new(path).with_file_name(meant).display()),
+            None => "paths are relative to the folder of the experiment's file".to_owned(),
+        };
+        found.push(Diagnostic::warning(Code::MissingFile, span, text).label("does not exist").help(help));
+    }
+    found
+}
+
+/// Every path that an experiment names, with the item that names it.
+fn named<'a>(experiment: &'a Experiment, folder: &Path) -> Vec<(&'a str, Origin)> {
     let mut named: Vec<(&str, Origin)> = Vec::new();
     for domain in &experiment.domains {
         named.extend(domain.sources().map(|(_, data)| (data.path.as_str(), data.origin)));
+        named.extend(domain.reward.files().into_iter().map(|file| (file, domain.origin)));
     }
-    named
-        .extend(experiment.benchmarks.iter().map(|benchmark| (benchmark.prompts.as_str(), benchmark.origin)));
+    for benchmark in &experiment.benchmarks {
+        named.push((benchmark.prompts.as_str(), benchmark.origin));
+        named.extend(benchmark.reward.files().into_iter().map(|file| (file, benchmark.origin)));
+    }
     for model in &experiment.models {
         let path = match &model.stage {
             Stage::Load(Pretrained::Gguf { file }) => file,
             Stage::Load(Pretrained::Checkpoint { folder }) => folder,
+            Stage::Load(Pretrained::HuggingFace { name, .. }) => match NamedModel::of(name, folder) {
+                NamedModel::Nowhere(_) => name,
+                NamedModel::Folder(_) | NamedModel::Repository => continue,
+            },
             Stage::Initialise(architecture) => match &architecture.tokenizer {
                 TokenizerSpec::File(path) => path,
                 TokenizerSpec::Bytes => continue,
@@ -27,21 +61,13 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
         };
         named.push((path, model.origin));
     }
-    let mut found: Vec<Diagnostic> = Vec::new();
-    for (path, origin) in named {
-        let whole = folder.join(path);
-        // What a pattern matches is looked at when it is read.
-        if path.contains(['*', '?', '[']) || whole.exists() {
-            continue;
-        }
-        let span = origins[origin.0 as usize];
-        let text = format!("there is no {}", whole.display());
-        if found.iter().all(|known| known.primary.span != span || known.message != text) {
-            let diagnostic = Diagnostic::warning(Code::MissingFile, span, text).label("does not exist");
-            found.push(diagnostic.help("paths are relative to the folder of the experiment's file"));
-        }
-    }
-    found
+    named
+}
+
+/// The folder beside that of a model's name which may be meant.
+pub fn meant(name: &str, folder: &Path) -> Option<String> {
+    let beside = folders_beside(name, folder);
+    nearest_file(name, beside.iter().map(String::as_str)).map(str::to_owned)
 }
 
 /// Models of the hub that are on this machine.
@@ -64,7 +90,7 @@ pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for model in &experiment.models {
         if let Stage::Load(Pretrained::HuggingFace { name, .. }) = &model.stage
-            && !folder.join(name).is_dir()
+            && NamedModel::of(name, folder) == NamedModel::Repository
             && !cached.contains(name)
             && !found.contains(name)
         {
@@ -72,15 +98,4 @@ pub fn to_fetch(experiment: &Experiment, folder: &Path) -> Vec<String> {
         }
     }
     found
-}
-
-/// Where models of the hub lie, as the worker finds them.
-fn hub_cache() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).or_else(|| {
-        let home = folder("HF_HOME")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-            .or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))?;
-        Some(home.join("hub"))
-    })
 }

@@ -13,6 +13,17 @@ use crate::problem::Problem;
 /// In the folder of results.
 pub const LOCK: &str = ".lock";
 
+/// # Errors
+/// Where a file stands in the place of a folder of results, or of one above it.
+pub fn check_folder(folder: &Path) -> Result<(), Problem> {
+    let there = folder.ancestors().find(|path| path.symlink_metadata().is_ok());
+    let Some(file) = there.filter(|path| !path.is_dir()) else { return Ok(()) };
+    let message =
+        format!("{} can't be the folder of results: {} is a file", folder.display(), file.display());
+    Err(Problem::usage("can't-write", message)
+        .help("name a folder, or one that is yet to be made: `--out DIR`"))
+}
+
 /// The right to write to a folder of results; let go of when dropped.
 pub struct RunLock {
     folder: PathBuf,
@@ -23,6 +34,7 @@ impl RunLock {
     /// # Errors
     /// Where another command has it, or the folder can't be written to.
     pub fn take(folder: &Path) -> Result<RunLock, Problem> {
+        check_folder(folder)?;
         let path = folder.join(LOCK);
         let Some(lock) = Lock::try_at(&path)? else {
             let holder = fs::read_to_string(&path).unwrap_or_default();

@@ -63,13 +63,14 @@ pub fn sampled(table: &Table, comparison: Option<&Comparison>) -> String {
     }
 }
 
-/// `200 prompts a domain`, or one number per domain where they differ.
+/// `200 prompts`, `200 prompts in each column`, or a number for each where they differ.
 fn prompts(table: &Table) -> String {
     let of =
         |domain: &String| table.rows.iter().find_map(|row| row.scores.get(domain)).map_or(0, |score| score.n);
     let counts: BTreeSet<u32> = table.domains.iter().map(of).collect();
     match counts.iter().collect::<Vec<_>>()[..] {
-        [n] => format!("{} a domain", counted(*n as usize, "prompt")),
+        [n] if table.domains.len() == 1 => counted(*n as usize, "prompt"),
+        [n] => format!("{} in each column", counted(*n as usize, "prompt")),
         _ => {
             let each: Vec<String> =
                 table.domains.iter().map(|domain| format!("{domain} {}", of(domain))).collect();
@@ -288,7 +289,7 @@ mod tests {
     fn a_table_is_markdown() {
         let results = results(vec![row("start", 0.46, Some(0.0)), row("student", 0.72, Some(0.95))]);
         let expected = "\
-merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% interval over prompts alone: \
+merging: pass@1, 8 samples a prompt, 200 prompts, seed 1; mean [95% interval over prompts alone: \
                         there is one seed]
 
 | model   |              sort |         normalized | spread |

@@ -281,7 +281,7 @@ fn work(
         Job::Compare(job) => read::compare(job, control)?,
         Job::Differences(job) => read::differences(job, control)?,
         Job::Delta(job) => delta::delta(job, control)?,
-        Job::Files(job) => schedule::files(job, control)?,
+        Job::Files(job) => schedule::files(job, place, control)?,
         Job::Servers(job) => schedule::servers(job, control)?,
         Job::Predict(job) => schedule::predict(job, place, control)?,
         Job::Why(job) => schedule::why(job, &versions, place, control)?,

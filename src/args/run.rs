@@ -36,8 +36,9 @@ pub struct RunArgs {
     /// several times
     #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
     pub from: Vec<String>,
-    /// Check what can be checked without the worker, say what would run and where the results would go, and
-    /// change nothing
+    /// Look whether the run could begin: at all that it reads but the weights of models, at its rewards,
+    /// which are asked once, and at the folders that it writes to. Say what would run and where the results
+    /// would go, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Resume from what is kept. A run always does; with this option it reports if nothing is kept
@@ -151,7 +152,7 @@ pub enum CacheAction {
     Verify,
     /// Remove results and checkpoints that no kept run needs
     #[command(group(
-        clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under"])
+        clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under", "dry_run"])
     ))]
     Prune {
         /// Remove what was not used for this long: `12h`, `30d`
@@ -160,7 +161,7 @@ pub enum CacheAction {
         /// Remove the least recently used until the store takes at most this much: `500MiB`, `10GiB`
         #[arg(long, value_name = "SIZE", value_parser = size)]
         keep_under: Option<u64>,
-        /// Only list what would be removed
+        /// Only list what would be removed; alone, all that no kept run needs
         #[arg(long)]
         dry_run: bool,
     },
@@ -333,7 +334,7 @@ pub struct ImportArgs {
 Examples:
   mopd eval runs/quickstart/models/student-seed1 --on sort.test.jsonl --reward exact_match --max-tokens 16
   mopd eval models/base models/tuned --on gsm8k.jsonl --reward 'numeric' --chat --samples 8 --metric 'pass_at(8)'
-  mopd eval models/tuned --on held.jsonl --reward 'python(\"judge.py:score\")' --max-tokens 256
+  mopd eval models/tuned --on held.jsonl --reward judge.py:score --fields prompt=question
 
 Paths are relative to the folder where the command runs. Completions are computed once and kept in .mopd/store, as \
                         those of a run.")]
@@ -346,9 +347,12 @@ pub struct EvalArgs {
     #[arg(long, required = true, value_name = "FILE")]
     pub on: Vec<String>,
     /// How a completion is judged, as an experiment has it: `exact_match`, `numeric`,
-    /// `python("judge.py:score")`
+    /// `python("judge.py:score")`, which `judge.py:score` is short for
     #[arg(long, value_name = "REWARD")]
     pub reward: String,
+    /// Fields that stand in columns of another name: `prompt=question,answer=solution`
+    #[arg(long, value_name = "FIELD=COLUMN,...")]
+    pub fields: Option<String>,
     /// Completions of each prompt
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,

@@ -28,6 +28,9 @@ pub fn cache(arguments: &CacheArgs) -> Result<Status, Problem> {
         CacheAction::Prune { older_than, keep_under, dry_run } => {
             let older_than =
                 older_than.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+            // A dry run that is told no more is about all that may be removed.
+            let all = (older_than, *keep_under) == (None, None);
+            let older_than = older_than.or((all && *dry_run).then_some(Duration::ZERO));
             prune(&folder, &PrunePolicy { older_than, keep_under: *keep_under, dry_run: *dry_run })
         }
     }

@@ -62,13 +62,15 @@ pub fn check(arguments: &CheckArgs) -> Result<Status, Problem> {
             _ => Vec::new(),
         };
         for name in fetched {
+            let meant = paths::meant(&name, &host::folder_of(path));
+            let meant = meant.map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
             output::error(&format!(
                 "note: there is no folder `{name}` beside the file, and no model of that name in the hub's cache: a \
-                 run would fetch it from the hub\n"
+                 run would fetch it from the hub{meant}\n"
             ));
         }
         let refused = match &plan {
-            Some(plan) => files::refused(plan, path)?,
+            Some(plan) => files::refused(plan, path, 1)?,
             None => Vec::new(),
         };
         if let Some(plan) = plan.as_ref().filter(|_| !refused.is_empty()) {

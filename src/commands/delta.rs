@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
 use mopd_compiler::plan::deltas::{Delta, DeltaJob};
 use mopd_compiler::plan::events::{Event, Failure, Job};
+use mopd_compiler::plan::{Origin, Plan, Pretrained, Stage};
 use mopd_store::files::folder_of_model;
+use mopd_store::named::{self, NamedModel};
 use serde_json::json;
 
 use crate::args::{DeltaArgs, Format};
-use crate::host::as_text;
+use crate::host::{as_text, folder_of};
 use crate::output::{self, printable};
 use crate::problem::{Problem, Status};
 use crate::run_folder::RunFolder;
@@ -88,13 +90,48 @@ fn beginning(model: &Path) -> Result<PathBuf, Problem> {
         return Err(unknown(format!("the plan of {} does not train {name}", run.display())));
     };
     let before = models.join(folder_of_model(&start.name, seed));
-    match before.is_dir() {
-        true => Ok(before),
-        false => Err(unknown(format!(
+    let loaded = match &start.stage {
+        Stage::Load(pretrained) => folder_of_loaded(pretrained, &base_of(&plan, start.origin)),
+        _ => None,
+    };
+    match (before.is_dir(), loaded) {
+        (true, _) => Ok(before),
+        (false, Some(loaded)) if loaded.is_dir() => {
+            output::note(&format!("`{}` is as it lies in {} now\n", start.name, loaded.display()));
+            Ok(loaded)
+        }
+        (false, Some(loaded)) => Err(unknown(format!(
+            "{shown} began from `{}`, which is not in {} any more, seen from here",
+            start.name,
+            loaded.display()
+        ))),
+        (false, None) => Err(unknown(format!(
             "{shown} began from `{}`, which the run did not write: there is no {}",
             start.name,
             before.display()
         ))),
+    }
+}
+
+/// The folder that a plan's paths are relative to, as the run was told it.
+fn base_of(plan: &Plan, origin: Origin) -> PathBuf {
+    plan.place(origin).map_or_else(|| PathBuf::from("."), |place| folder_of(Path::new(&place.file)))
+}
+
+/// Where a model lies that a run has read; none of one that is no folder of safetensors, or that the hub's
+/// cache has no more.
+fn folder_of_loaded(pretrained: &Pretrained, base: &Path) -> Option<PathBuf> {
+    match pretrained {
+        Pretrained::Checkpoint { folder } => Some(base.join(folder)),
+        Pretrained::HuggingFace { name, revision } => match NamedModel::of(name, base) {
+            NamedModel::Folder(folder) | NamedModel::Nowhere(folder) => Some(folder),
+            NamedModel::Repository => {
+                let cache = named::hub_cache()?;
+                let commit = named::cached_commit(&cache, name, revision.as_deref().unwrap_or("main"))?;
+                Some(named::snapshot(&cache, name, &commit))
+            }
+        },
+        Pretrained::Gguf { .. } => None,
     }
 }
 

@@ -1,13 +1,16 @@
-//! `mopd run --dry-run`: what would run, and where results would go. Nothing is started or written.
+//! `mopd run --dry-run`: whether a run could begin, what would run, and where results would go. No model is
+//! read or made, and nothing is left behind.
 
 use std::path::Path;
 
 use mopd_compiler::plan::Plan;
 use mopd_lang::Analysis;
-use mopd_lang::diag::Code;
+use mopd_lang::diag::{Code, Diagnostic};
 use mopd_store::Lock;
+use mopd_store::files::try_to_write;
 use serde_json::{Value, json};
 
+use super::files;
 use super::run::{STORE, stages_named};
 use super::sweep::{Sweep, SweepRun};
 use crate::args::{Format, RunArgs};
@@ -16,7 +19,7 @@ use crate::libtorch;
 use crate::output::{self, Style, counted};
 use crate::problem::{Problem, Status};
 use crate::render;
-use crate::run_lock::LOCK;
+use crate::run_lock::{self, LOCK};
 use crate::worker;
 
 pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Status, Problem> {
@@ -25,20 +28,25 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Stat
     for (_, compiled) in sweep.compiled() {
         stages_named(&arguments.from, compiled)?;
     }
-    let mut analysis = host::check_file(&arguments.file)?;
-    if !files_are_there(&mut analysis) {
-        return Ok(Status::Wrong);
-    }
-    let left_out = left_out(&analysis);
-    let stages = |plan: &Plan| -> Vec<String> {
-        let names = plan.experiment.models.iter().map(|model| model.name.clone());
-        names.filter(|name| !left_out.contains(name)).collect()
-    };
     if Lock::is_held(&folder.join(LOCK)) {
         let message = format!("another run writes to {} now", folder.display());
         return Err(Problem::usage("folder-in-use", message)
             .help("wait until it ends, or give this one a folder of its own with `--out DIR`"));
     }
+    run_lock::check_folder(folder)?;
+    for written in [folder, Path::new(STORE)] {
+        try_to_write(written)?;
+    }
+    if refused(arguments, sweep)? {
+        return Ok(Status::Wrong);
+    }
+    let analysis = host::check_file(&arguments.file)?;
+    missing(&analysis);
+    let left_out = left_out(&analysis);
+    let stages = |plan: &Plan| -> Vec<String> {
+        let names = plan.experiment.models.iter().map(|model| model.name.clone());
+        names.filter(|name| !left_out.contains(name)).collect()
+    };
     let runs: Vec<(&SweepRun, &Plan)> =
         sweep.compiled().map(|(member, compiled)| (member, &compiled.plan)).collect();
     if arguments.format == Format::Json {
@@ -77,12 +85,27 @@ pub fn dry_run(arguments: &RunArgs, sweep: &Sweep, folder: &Path) -> Result<Stat
     Ok(Status::Good)
 }
 
-/// Whether the files are there that the experiment names; those that are not are reported.
-fn files_are_there(analysis: &mut Analysis) -> bool {
-    analysis.diagnostics.retain(|diagnostic| diagnostic.code == Code::MissingFile);
-    let style = Style::of_stderr();
-    output::error(&render::human::diagnostics(&analysis.diagnostics, &analysis.sources, style));
-    analysis.diagnostics.is_empty()
+/// Says what the runs could not use, each thing once. Whether there is any.
+fn refused(arguments: &RunArgs, sweep: &Sweep) -> Result<bool, Problem> {
+    let mut said: Vec<String> = Vec::new();
+    for (_, compiled) in sweep.compiled() {
+        for failure in files::refused(&compiled.plan, &arguments.file, arguments.processes)? {
+            let report = render::of_failure(&failure, &compiled.plan, &compiled.sources);
+            let text = render::human::report(&report, Style::of_stderr());
+            if !said.contains(&text) {
+                output::error(&text);
+                said.push(text);
+            }
+        }
+    }
+    Ok(!said.is_empty())
+}
+
+/// Says which files are not there that the experiment names; no run reads them.
+fn missing(analysis: &Analysis) {
+    let of_files = |diagnostic: &&Diagnostic| diagnostic.code == Code::MissingFile;
+    let missing: Vec<Diagnostic> = analysis.diagnostics.iter().filter(of_files).cloned().collect();
+    output::error(&render::human::diagnostics(&missing, &analysis.sources, Style::of_stderr()));
 }
 
 /// The names of models that no table and no stage needs.

@@ -8,7 +8,8 @@ use clap::Parser;
 
 use super::run;
 use crate::args::{Cli, Command, EvalArgs, Format, RunArgs};
-use crate::host;
+use crate::host::{self, WrittenPart};
+use crate::output::{self, printable};
 use crate::problem::{Problem, Status};
 
 pub fn eval(arguments: &EvalArgs) -> Result<Status, Problem> {
@@ -18,7 +19,11 @@ pub fn eval(arguments: &EvalArgs) -> Result<Status, Problem> {
                 .help("`--on` names JSON lines with a `prompt` each"));
         }
     }
-    host::set_standard_input(experiment(arguments)?);
+    let experiment = experiment(arguments)?;
+    for (label, path) in experiment.labels.iter().filter(|(label, path)| label != path) {
+        output::note(&format!("{label} is {}\n", printable(path)));
+    }
+    host::set_standard_input(experiment.text, experiment.parts);
     let Some(arguments) = run_arguments(arguments) else {
         return Err(Problem::usage("bad-name", "the folder of `--out` can't be used"));
     };
@@ -39,37 +44,97 @@ fn run_arguments(arguments: &EvalArgs) -> Option<RunArgs> {
     }
 }
 
-/// The experiment: a model for each checkpoint, a benchmark for each file, a table of both.
-fn experiment(arguments: &EvalArgs) -> Result<String, Problem> {
+/// The experiment that is written: a model for each checkpoint, a benchmark for each file, a table of both.
+#[derive(Default)]
+struct WrittenExperiment {
+    text: String,
+    /// What on the command line its parts stand for.
+    parts: Vec<WrittenPart>,
+    /// What files and checkpoints are called in the table, with their paths.
+    labels: Vec<(String, String)>,
+}
+
+impl WrittenExperiment {
+    /// A part that stands for words of the command line.
+    fn write(&mut self, text: &str, words: String) {
+        let start = self.text.len();
+        self.text += text;
+        self.parts.push(WrittenPart { bytes: start..self.text.len(), words });
+    }
+}
+
+fn experiment(arguments: &EvalArgs) -> Result<WrittenExperiment, Problem> {
     let temperature = arguments.temperature.unwrap_or(if arguments.samples == 1 { 0.0 } else { 1.0 });
+    let format = if arguments.chat { "chat" } else { "text" };
+    let reward = reward(&arguments.reward);
+    // Each setting, with the option that says it.
     let mut settings = vec![
-        format!("reward = {}", arguments.reward),
-        format!("format = {}", if arguments.chat { "chat" } else { "text" }),
-        format!("samples = {}", arguments.samples),
-        format!("temperature = {temperature}"),
-        format!("max_tokens = {}", arguments.max_tokens),
+        (format!("reward = {reward}"), format!("--reward {}", arguments.reward)),
+        (format!("format = {format}"), "--chat".to_owned()),
+        (format!("samples = {}", arguments.samples), format!("--samples {}", arguments.samples)),
+        (format!("temperature = {temperature}"), format!("--temperature {temperature}")),
+        (format!("max_tokens = {}", arguments.max_tokens), format!("--max-tokens {}", arguments.max_tokens)),
     ];
+    if let Some(fields) = &arguments.fields {
+        settings.push((format!("fields = columns({})", columns(fields)?), format!("--fields {fields}")));
+    }
     if let Some(system) = &arguments.system {
-        settings.push(format!("system = {}", quoted(system)?));
+        settings.push((format!("system = {}", quoted(system)?), format!("--system {system}")));
     }
     if !arguments.metric.is_empty() {
-        settings.push(format!("metrics = [{}]", arguments.metric.join(", ")));
+        let metrics = &arguments.metric;
+        settings.push((
+            format!("metrics = [{}]", metrics.join(", ")),
+            format!("--metric {}", metrics.join(" --metric ")),
+        ));
     }
-    let mut text = format!("experiment \"eval\" {{ seed = {} }}\n\n", arguments.seed);
-    let columns = names(&arguments.on, "on");
+    let mut written = WrittenExperiment::default();
+    written.text += &format!("experiment \"eval\" {{ seed = {} }}\n\n", arguments.seed);
+    let mut taken = HashSet::new();
+    let columns = names(&arguments.on, "on", &mut taken);
     for (name, file) in columns.iter().zip(&arguments.on) {
-        text +=
-            &format!("eval {name} {{\n  prompts = {}\n  {}\n}}\n\n", quoted(file)?, settings.join("\n  "));
+        written.write(&format!("eval {name} {{\n  prompts = {}\n", quoted(file)?), format!("--on {file}"));
+        for (setting, words) in &settings {
+            written.write(&format!("  {setting}\n"), words.clone());
+        }
+        written.text += "}\n\n";
     }
-    let models = names(&arguments.checkpoints, "model");
+    let models = names(&arguments.checkpoints, "model", &mut taken);
     for (name, checkpoint) in models.iter().zip(&arguments.checkpoints) {
         // Only a run's own says how it makes tokens.
         let of_run = Path::new(checkpoint).join("mopd.json").is_file();
         let source = if of_run { "checkpoint" } else { "hf" };
-        text += &format!("model {name} = {source}({})\n", quoted(checkpoint)?);
+        written.write(&format!("model {name} = {source}({})\n", quoted(checkpoint)?), checkpoint.clone());
     }
-    let (models, columns) = (models.join(", "), columns.join(", "));
-    Ok(text + &format!("\ncompare \"eval\" {{ models = [{models}], on = [{columns}] }}\n"))
+    let (rows, on) = (models.join(", "), columns.join(", "));
+    written.text += &format!("\ncompare \"eval\" {{ models = [{rows}], on = [{on}] }}\n");
+    let labels = columns.into_iter().zip(&arguments.on).chain(models.into_iter().zip(&arguments.checkpoints));
+    written.labels = labels.map(|(label, path)| (label, path.clone())).collect();
+    Ok(written)
+}
+
+/// A reward of the language. `judge.py:score` alone is what `python("judge.py:score")` means.
+fn reward(given: &str) -> String {
+    let is_function = given.split_once(".py:").is_some_and(|(file, function)| {
+        !file.is_empty() && function.chars().all(|c| c.is_alphanumeric() || c == '_') && !function.is_empty()
+    });
+    let plain = !given.contains(['"', '(', '\n']);
+    if is_function && plain { format!("python(\"{given}\")") } else { given.to_owned() }
+}
+
+/// `prompt=question,answer=solution` as the language has it.
+fn columns(fields: &str) -> Result<String, Problem> {
+    let column = |pair: &str| {
+        let Some((field, column)) = pair.split_once('=').filter(|(_, column)| !column.trim().is_empty())
+        else {
+            let message = format!("`--fields` says `FIELD=COLUMN`, not `{}`", pair.trim());
+            return Err(Problem::usage("usage", message).help(
+                "for example `--fields prompt=question,answer=solution`: the prompt stands in `question`",
+            ));
+        };
+        Ok(format!("{}: {}", field.trim(), quoted(column.trim())?))
+    };
+    Ok(fields.split(',').map(column).collect::<Result<Vec<_>, _>>()?.join(", "))
 }
 
 /// A text of the language.
@@ -86,15 +151,34 @@ fn is_free(name: &str) -> bool {
     declared.is_ok_and(|analysis| !analysis.has_errors())
 }
 
-/// A name of the language for each path, its last part as near as it goes; all differ.
-fn names(paths: &[String], otherwise: &str) -> Vec<String> {
-    let mut taken: HashSet<String> = HashSet::new();
-    let name = |path: &String| {
-        let last = Path::new(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-        let name: String = last.chars().map(letter).collect();
-        let name = match name.trim_matches('_') {
-            name if is_free(name) => name.to_owned(),
+/// The endings of files with prompts.
+const ENDINGS: [&str; 6] = ["jsonl", "json", "ndjson", "parquet", "csv", "tsv"];
+
+/// A name of the language for each path, its last part as near as it goes; where two would be alike, with the
+/// folders that tell them apart. All differ, also from those that are taken.
+fn names(paths: &[String], otherwise: &str, taken: &mut HashSet<String>) -> Vec<String> {
+    let parts = |path: &String| -> Vec<String> {
+        let path = Path::new(path);
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        let whole = match ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+            true => path.with_extension(""),
+            false => path.to_owned(),
+        };
+        whole.iter().map(|part| letters(&part.to_string_lossy())).filter(|part| !part.is_empty()).collect()
+    };
+    let all: Vec<Vec<String>> = paths.iter().map(parts).collect();
+    // The last parts of a path, so many that no other path ends alike.
+    let enough = |index: usize, parts: &Vec<String>| {
+        let last = |parts: &[String], count: usize| parts[parts.len().saturating_sub(count)..].join("_");
+        let alone = |count: &usize| {
+            let others = all.iter().enumerate().filter(|(other, _)| *other != index);
+            others.map(|(_, other)| last(other, *count)).all(|other| other != last(parts, *count))
+        };
+        last(parts, (1..=parts.len()).find(alone).unwrap_or(1))
+    };
+    let name = |(index, parts): (usize, &Vec<String>)| {
+        let name = match enough(index, parts) {
+            name if is_free(&name) => name,
             name => format!("{otherwise}_{name}").trim_end_matches('_').to_owned(),
         };
         let numbered = (2..).map(|number| format!("{name}_{number}"));
@@ -103,7 +187,13 @@ fn names(paths: &[String], otherwise: &str) -> Vec<String> {
         taken.insert(unique.clone());
         unique
     };
-    paths.iter().map(name).collect()
+    all.iter().enumerate().map(name).collect()
+}
+
+/// A part of a path in letters of names.
+fn letters(part: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    part.chars().map(letter).collect::<String>().trim_matches('_').to_owned()
 }
 
 #[cfg(test)]
@@ -112,10 +202,40 @@ mod tests {
 
     #[test]
     fn paths_become_names() {
+        let mut taken = HashSet::new();
+        let mut of = |paths: &[&str], otherwise: &str| {
+            let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+            names(&paths, otherwise, &mut taken)
+        };
         let paths =
             ["data/Sort.test.jsonl", "b/sort.test.jsonl", "7.jsonl", "Qwen/Qwen3-0.6B", "é", "data.jsonl"];
-        let found = names(&paths.map(str::to_owned), "on");
-        assert_eq!(found, ["sort_test", "sort_test_2", "on_7", "qwen3_0", "on", "on_data"]);
+        let expected = ["data_sort_test", "b_sort_test", "on_7", "qwen3_0_6b", "on", "on_data"];
+        assert_eq!(of(&paths, "on"), expected);
+        let runs = ["runs/x/models/expert.buy-seed1", "runs/x/models/expert.sell-seed1"];
+        assert_eq!(of(&runs, "model"), ["expert_buy_seed1", "expert_sell_seed1"]);
+        let same = ["runs/a/models/student", "runs/b/models/student", "runs/a/models/student"];
+        assert_eq!(of(&same, "model"), ["student", "b_models_student", "student_2"]);
+        assert_eq!(of(&["data/student"], "model"), ["student_3"]);
+    }
+
+    #[test]
+    fn a_function_alone_is_a_reward() {
+        assert_eq!(reward("judge/verify.py:score"), "python(\"judge/verify.py:score\")");
+        for given in ["exact_match", "python(\"judge.py:score\")", "judge.py", "command(\"a.py:b\")", ".py:a"]
+        {
+            assert_eq!(reward(given), given);
+        }
+    }
+
+    #[test]
+    fn fields_are_columns() {
+        assert_eq!(
+            columns("prompt=question, answer=final answer").ok().as_deref(),
+            Some("prompt: \"question\", answer: \"final answer\"")
+        );
+        for given in ["prompt", "prompt=", ""] {
+            assert!(columns(given).is_err(), "{given}");
+        }
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! What `mopd check --files` asks of the worker: whether everything that a run reads is there and fine, but
-//! for models, and whether its rewards answer.
+//! What `mopd check --files` and `mopd run --dry-run` ask of the worker: whether everything that a run reads
+//! is there and fine, but for the weights of models, and whether its rewards answer.
 
 use std::path::Path;
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{Event, Failure, Job};
+use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 
 use super::run::job_of;
 use crate::problem::Problem;
 use crate::worker;
 
-/// What a run of the plan could not use, in the plan's order. `file` is the experiment's.
-pub fn refused(plan: &Plan, file: &Path) -> Result<Vec<Failure>, Problem> {
-    let job = Job::Files(Box::new(job_of(plan, file, Path::new("."))?));
+/// What a run of the plan with so many processes could not use, in the plan's order. `file` is the
+/// experiment's.
+pub fn refused(plan: &Plan, file: &Path, processes: u32) -> Result<Vec<Failure>, Problem> {
+    let job = Job::Files(Box::new(RunJob { processes, ..job_of(plan, file, Path::new("."))? }));
     let mut refused = Vec::new();
     let failed = |failure: &Failure| Problem::run("files-not-checked", failure.message.clone());
     let status = worker::ask(&job, failed, |event| {

@@ -8,6 +8,7 @@ use mopd_lang::diag::{Diagnostic, Severity};
 use mopd_lang::source::Sources;
 
 use super::{MarkedSpan, Report, of_diagnostic};
+use crate::host::words_of;
 use crate::output::{Style, counted, hanging, printable, printable_in_place};
 
 /// All diagnostics, an empty line after each.
@@ -60,18 +61,33 @@ pub fn report(report: &Report, style: Style) -> String {
     }
     for path in files {
         let marks: Vec<&MarkedSpan> = report.marks.iter().filter(|mark| mark.path == path).collect();
-        text += &snippet(&marks, report.severity, style);
+        text += &match marks.first().and_then(|first| words_of(path, first.start, report.code)) {
+            Some(words) => words.map_or_else(String::new, |words| format!("  in `{}`\n", printable(words))),
+            None => snippet(&marks, report.severity, style),
+        };
     }
     for note in &report.notes {
         text += &hanging(&style.cyan("  note: "), "        ", &printable(note));
     }
     if let Some(help) = report.help {
-        text += &hanging(&style.cyan("  help: "), "        ", &printable(help));
+        let written = |mark: &MarkedSpan| words_of(mark.path, mark.start, report.code).is_some();
+        let help = match report.marks.first().is_some_and(written) {
+            true => of_command(help),
+            false => help.to_owned(),
+        };
+        text += &hanging(&style.cyan("  help: "), "        ", &printable(&help));
     }
     if let Some(fix) = &report.fix {
         text += &hanging(&style.cyan("  fix:  "), "        ", &printable(fix));
     }
     text
+}
+
+/// The way out of what is wrong with a text that a command wrote: its settings are options of that command,
+/// and it lies nowhere.
+fn of_command(help: &str) -> String {
+    help.replace("`max_tokens = ", "`--max-tokens ")
+        .replace("the folder of the experiment's file", "the folder where the command runs")
 }
 
 /// The marked lines of one file; the first mark is the one that the heading points at.

@@ -23,7 +23,7 @@ struct SignalState {
 struct ActiveWorker {
     requests: Requests,
     kill: Kill,
-    say: Box<dyn Fn(&str) + Send>,
+    say: Box<dyn Fn() + Send>,
 }
 
 /// Signals reach the worker until this is dropped.
@@ -60,8 +60,18 @@ impl Interrupts {
         }
     }
 
-    /// Whom signals are for, and who says what becomes of them. One that came before is for it too.
+    /// Signals are for a worker that trains: it stops after its step, which `say` is told. One that came
+    /// before is for it too.
     pub fn forward_to(&'static self, worker: &Worker, say: impl Fn(&str) + Send + 'static) -> ForwardGuard {
+        self.forward(worker, move || say("stopping after this step; Ctrl-C or SIGTERM again stops at once\n"))
+    }
+
+    /// The same of a worker that has nothing to keep, and ends at once.
+    pub fn end_with(&'static self, worker: &Worker) -> ForwardGuard {
+        self.forward(worker, || ())
+    }
+
+    fn forward(&'static self, worker: &Worker, say: impl Fn() + Send + 'static) -> ForwardGuard {
         let worker = ActiveWorker { requests: worker.requests(), kill: worker.killer(), say: Box::new(say) };
         let mut state = self.lock();
         if state.count > 0 {
@@ -80,7 +90,7 @@ impl ActiveWorker {
     fn stop(&self) {
         // A request of one word can always be written down.
         let _ = self.requests.send(&WorkerRequest::End);
-        (self.say)("stopping after this step; Ctrl-C or SIGTERM again stops at once\n");
+        (self.say)();
     }
 }
 

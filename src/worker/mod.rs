@@ -232,7 +232,7 @@ pub fn ask(
 ) -> Result<ExitStatus, Problem> {
     let interrupts = Interrupts::handled();
     let mut worker = Worker::start(job, |line| output::error(&format!("{}\n", output::printable(line))))?;
-    let forwarding = interrupts.forward_to(&worker, output::error);
+    let forwarding = interrupts.end_with(&worker);
     let mut failure = None;
     while let Some(said) = worker.next()? {
         match said {

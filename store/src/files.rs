@@ -38,6 +38,8 @@ pub fn reason(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "there is no such file or folder".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        io::ErrorKind::NotADirectory => "a file stands where a folder is needed".to_owned(),
+        io::ErrorKind::AlreadyExists => "there is something of that name already".to_owned(),
         io::ErrorKind::StorageFull => "the disk is full".to_owned(),
         io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => "it is on a file system that can only be read".to_owned(),
@@ -70,6 +72,27 @@ pub fn write_atomically(
         File::open(folder)?.sync_all()
     };
     attempt().map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// Whether files can be written into a folder, or into the nearest one above it that is there: an empty file
+/// is made and taken away again.
+pub fn try_to_write(folder: &Path) -> Result<(), WriteError> {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let there = absolute.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(&absolute);
+    let made = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(there);
+    made.map(drop).map_err(|source| WriteError { path: folder.to_owned(), source })
+}
+
+/// The names of what lies beside a path, but for hidden files, sorted; none where its folder is not there.
+pub fn names_beside(path: &Path) -> Option<Vec<String>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = folder.read_dir().ok()?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    Some(names)
 }
 
 /// What files are called before they are whole.
@@ -157,6 +180,17 @@ mod tests {
         fs::write(folder.path().join("taken"), "").unwrap();
         let path = folder.path().join("taken/results.json");
         let error = write_atomically(&path, |_| Ok(())).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("cannot write {}: ", path.display())), "{error}");
+        let expected = format!("cannot write {}: there is something of that name already", path.display());
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn whether_a_folder_can_be_written_to_is_found_without_making_it() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("taken"), "").unwrap();
+        assert!(try_to_write(&folder.path().join("new/deeper")).is_ok());
+        let error = try_to_write(&folder.path().join("taken/deeper")).unwrap_err();
+        assert!(error.to_string().ends_with("a file stands where a folder is needed"), "{error}");
+        assert_eq!(names(folder.path()), ["taken"]);
     }
 }

@@ -18,6 +18,7 @@ mod cache;
 pub mod content;
 pub mod files;
 mod lock;
+pub mod named;
 pub mod programs;
 pub mod regular;
 mod runs;

@@ -708,6 +708,42 @@ fn a_run_in_progress_is_served_while_it_grows() {
     place.refused(&["report", "--live", "run", "--port", port], &["can't listen on port", "--port N"]);
 }
 
+/// The server ends at the first signal, also where a browser holds a connection open, and a page was made
+/// with the help of a worker.
+#[test]
+fn a_page_that_is_served_ends_at_the_first_signal() {
+    let place = Place::new();
+    fs::write(place.path("tiny.mopd"), SOURCE).expect("an experiment");
+    place.good(&["run", "tiny.mopd", "--out", "run"]);
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(place.folder.path()).args(["report", "--live", "run"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = Ended(command.spawn().expect("mopd starts"));
+    let mut said = String::new();
+    BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut said).expect("a line");
+    let address = said.trim().strip_prefix("http://").and_then(|rest| rest.strip_suffix('/')).expect("a URL");
+    let mut stream = std::net::TcpStream::connect(address).expect("the server listens");
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).expect("a request");
+    let mut first = String::new();
+    BufReader::new(stream.try_clone().expect("a stream")).read_line(&mut first).expect("an answer");
+    assert_eq!(first, "HTTP/1.1 200 OK\r\n");
+    let id = server.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill starts").success());
+    let since = std::time::Instant::now();
+    let status = loop {
+        if let Some(status) = server.0.try_wait().expect("a process") {
+            break status;
+        }
+        assert!(since.elapsed().as_secs() < 10, "it goes on");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    assert_eq!(status.code(), Some(130));
+    let mut errors = String::new();
+    server.0.stderr.take().expect("piped").read_to_string(&mut errors).expect("text");
+    assert!(!errors.contains("stopping after this step") && errors.contains("interrupted"), "{errors}");
+    drop(stream);
+}
+
 /// What is written under a new plan never stands beside the numbers of the old one, and those are not lost.
 #[test]
 fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {

@@ -58,7 +58,7 @@ pub struct TableColumn {
 pub struct Evaluation {
     /// `n` samples a prompt: the score is their mean reward. Temperature 0 is greedy, one sample.
     pub sampling: Sampling,
-    /// At most this many test prompts a domain, the first ones of the file; all where absent.
+    /// At most this many test prompts of a domain, the first ones of the file; all where absent.
     pub prompts: Option<u32>,
 }
 

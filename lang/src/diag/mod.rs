@@ -203,3 +203,53 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .min()
         .map(|(_, candidate)| candidate)
 }
+
+/// The same of paths. The folder and the ending that two have in common say nothing of whether one is meant
+/// for the other: `data/by.jsonl` is no slip for `data/of.jsonl`.
+pub fn nearest_file<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let meant = |candidate: &&'a str| {
+        let (mut ours, mut theirs) = (name, *candidate);
+        if let (Some((our_folder, our_name)), Some((their_folder, their_name))) =
+            (ours.rsplit_once('/'), theirs.rsplit_once('/'))
+            && our_folder == their_folder
+        {
+            (ours, theirs) = (our_name, their_name);
+        }
+        while let (Some((our_head, our_end)), Some((their_head, their_end))) =
+            (ours.rsplit_once('.'), theirs.rsplit_once('.'))
+            && our_end == their_end
+        {
+            (ours, theirs) = (our_head, their_head);
+        }
+        nearest(ours, [theirs]).is_some()
+    };
+    let candidates = candidates.into_iter().filter(meant);
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest_file;
+
+    #[test]
+    fn a_file_is_meant_by_the_part_that_differs() {
+        let files = ["of.jsonl", "sort.test.jsonl", "sort.train.jsonl", "readme"];
+        for (name, meant) in [
+            ("by.jsonl", None),
+            ("by.test.jsonl", None),
+            ("srot.test.jsonl", Some("sort.test.jsonl")),
+            ("sort.tests.jsonl", Some("sort.test.jsonl")),
+            ("sort_train.jsonl", Some("sort.train.jsonl")),
+            ("sort.test.json", Some("sort.test.jsonl")),
+            ("README", Some("readme")),
+        ] {
+            assert_eq!(nearest_file(name, files), meant, "{name}");
+        }
+        let folders = ["../models/large-7b", "../models/small-135m"];
+        assert_eq!(nearest_file("../models/smal-135m", folders), Some("../models/small-135m"));
+        assert_eq!(nearest_file("../models/tiny", folders), None);
+    }
+}

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BatchSize, BenchmarkId, DomainId, Keep, Length, ModelId, Origin, PromptFormat, Reward, Rollout,
-    RolloutSource, Train,
+    BatchSize, BenchmarkId, DomainId, FieldColumn, Keep, Length, ModelId, Origin, PromptFormat, Reward,
+    Rollout, RolloutSource, Train,
 };
 
 /// A table: rows of models, columns of domains and benchmarks.
@@ -56,7 +56,7 @@ pub struct Evaluation {
     pub top_k: Option<u32>,
     /// A completion ends behind the first of these texts.
     pub stop: Vec<String>,
-    /// At most this many test prompts a domain, the first ones of the file; all where absent.
+    /// At most this many test prompts of a domain, the first ones of the file; all where absent.
     pub prompts: Option<u32>,
 }
 
@@ -65,6 +65,8 @@ pub struct Evaluation {
 pub struct Benchmark {
     pub name: String,
     pub prompts: String,
+    /// Fields that stand in columns of another name.
+    pub columns: Vec<FieldColumn>,
     /// None where the file does not say.
     pub format: Option<PromptFormat>,
     pub reward: Reward,

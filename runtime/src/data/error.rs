@@ -4,7 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::nearest;
+use mopd_compiler::{nearest, nearest_file};
+use mopd_store::files::names_beside;
 
 use super::files::ENDINGS;
 use mopd_compiler::plan::events::FailureKind;
@@ -301,17 +302,11 @@ impl DataProblem {
         if error.kind() != io::ErrorKind::NotFound {
             return DataProblem::Unreadable { cause: mopd_store::files::reason(error) };
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let Ok(entries) = folder.read_dir() else {
+        let Some(files) = names_beside(path) else {
             return DataProblem::Missing { meant: None, folder_missing: true };
         };
-        let mut files: Vec<_> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| !name.starts_with('.'))
-            .collect();
-        files.sort();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let meant = nearest(&name, files.iter().map(String::as_str));
+        let meant = nearest_file(&name, files.iter().map(String::as_str));
         let meant = meant.map(|meant| path.with_file_name(meant).display().to_string());
         DataProblem::Missing { meant, folder_missing: false }
     }

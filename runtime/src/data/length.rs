@@ -57,13 +57,27 @@ impl Longest {
     }
 
     /// Whether the sequence, with `completion` tokens more, fits a model's context.
-    pub fn fits(&self, completion: u32, context: u32) -> Result<(), ContextError> {
-        let needed = self.all().saturating_add(completion);
-        if needed <= context {
+    pub fn fits(&self, completion: u32, context: impl Into<ContextLength>) -> Result<(), ContextError> {
+        let (needed, context) = (self.all().saturating_add(completion), context.into());
+        if needed <= context.tokens {
             Ok(())
         } else {
             Err(ContextError { sequence: self.clone(), completion, context })
         }
+    }
+}
+
+/// The longest sequence of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextLength {
+    pub tokens: u32,
+    /// That of a checkpoint, which an experiment does not choose.
+    pub fixed: bool,
+}
+
+impl From<u32> for ContextLength {
+    fn from(tokens: u32) -> ContextLength {
+        ContextLength { tokens, fixed: false }
     }
 }
 
@@ -72,7 +86,7 @@ impl Longest {
 pub struct ContextError {
     sequence: Longest,
     completion: u32,
-    context: u32,
+    context: ContextLength,
 }
 
 impl std::error::Error for ContextError {}
@@ -107,7 +121,7 @@ impl fmt::Display for ContextError {
         if *completion > 0 {
             write!(f, " and its completion up to {completion}")?;
         }
-        write!(f, ", the model's context is {context}")
+        write!(f, ", the model's context is {}", context.tokens)
     }
 }
 
@@ -115,21 +129,23 @@ impl ContextError {
     pub fn help(&self) -> String {
         let Longest { said, shown, .. } = self.sequence;
         let needed = self.sequence.all().saturating_add(self.completion);
-        let room = self.context.saturating_sub(self.sequence.tokens);
-        let shorten = match self.sequence.place {
-            RowPlace::Row(_) => "shorten the row",
-            RowPlace::File | RowPlace::Line(_) => "shorten the line",
-        };
-        if said > 0 {
-            let less = "give whoever speaks a smaller `max_tokens`, a panel fewer `rounds`";
-            format!("set `context = {needed}` or more, or {less}, or {shorten}")
-        } else if shown > 0 {
-            let less = "give the attempts or a `short(...)` a smaller `max_tokens`";
-            format!("set `context = {needed}` or more, or {less}, or {shorten}")
-        } else if self.completion > 0 && room > 0 {
-            format!("set `context = {needed}` or more, or `max_tokens = {room}` or less, or {shorten}")
-        } else {
-            format!("set `context = {needed}` or more, or {shorten}")
+        let room = self.context.tokens.saturating_sub(self.sequence.tokens);
+        let mut ways = Vec::new();
+        if !self.context.fixed {
+            ways.push(format!("set `context = {needed}` or more"));
         }
+        if said > 0 {
+            ways.push("give whoever speaks a smaller `max_tokens`, a panel fewer `rounds`".to_owned());
+        } else if shown > 0 {
+            ways.push("give the attempts or a `short(...)` a smaller `max_tokens`".to_owned());
+        } else if self.completion > 0 && room > 0 {
+            let set = if self.context.fixed { "set " } else { "" };
+            ways.push(format!("{set}`max_tokens = {room}` or less"));
+        }
+        ways.push(match self.sequence.place {
+            RowPlace::Row(_) => "shorten the row".to_owned(),
+            RowPlace::File | RowPlace::Line(_) => "shorten the line".to_owned(),
+        });
+        ways.join(", or ")
     }
 }

@@ -17,7 +17,7 @@ mod trajectory;
 
 pub use dataset::{Dataset, DatasetRequest};
 pub use error::{DataError, DataProblem, RowPlace};
-pub use length::{ContextError, Longest};
+pub use length::{ContextError, ContextLength, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
 pub use numbers::number;

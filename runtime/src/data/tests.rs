@@ -238,18 +238,21 @@ fn a_sequence_beyond_the_context_is_named() {
     let prompts = (0..3).map(|row| Tokenizer::Bytes.prompt(data.prompt(row)).unwrap().len());
     let longest = Longest::of(&data, None, prompts.clone());
     assert_eq!((longest.place, longest.tokens), (RowPlace::Line(2), 7));
-    assert_eq!(longest.fits(9, 16), Ok(()));
-    let error = longest.fits(10, 16).unwrap_err();
+    assert_eq!(longest.fits(9, 16_u32), Ok(()));
+    let error = longest.fits(10, 16_u32).unwrap_err();
     let path = data.path.display();
     assert_eq!(
         error.to_string(),
         format!("{path}:2: the prompt takes 7 tokens and its completion up to 10, the model's context is 16")
     );
     assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
-    assert_eq!(longest.fits(9, 7).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
+    assert_eq!(longest.fits(9, 7_u32).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
+    let of_files = ContextLength { tokens: 16, fixed: true };
+    let error = longest.fits(10, of_files).unwrap_err();
+    assert_eq!(error.help(), "set `max_tokens = 9` or less, or shorten the line");
     let derived = longest.clone().seen_as("tried").with_shown(5);
-    assert_eq!(derived.fits(4, 16), Ok(()));
-    let error = derived.fits(5, 16).unwrap_err();
+    assert_eq!(derived.fits(4, 16_u32), Ok(()));
+    let error = derived.fits(5, 16_u32).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
@@ -268,7 +271,7 @@ fn a_sequence_beyond_the_context_is_named() {
     let longest =
         Longest::of(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
     assert_eq!((longest.place, longest.tokens), (RowPlace::Line(1), 4 + 15 + 1));
-    let error = longest.fits(0, 16).unwrap_err();
+    let error = longest.fits(0, 16_u32).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("{path}:1: prompt and `answer` take 20 tokens, the model's context is 16")

@@ -11,7 +11,9 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use base64::Engine;
+use mopd_compiler::nearest_file;
 use mopd_compiler::plan::events::FailureKind;
+use mopd_store::named::{self, NamedModel, is_commit};
 use mopd_store::{regular, write_atomically};
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
@@ -92,24 +94,19 @@ const COMPANIONS: [&str; 9] = [
     "chat_template.json",
 ];
 const CONFIG: &str = "config.json";
-/// More than a token, or a file that names a commit, has.
+/// More than a token has.
 const SMALL: u64 = 1 << 16;
 
 impl Hub {
     pub fn from_environment() -> Hub {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        let folder = |name: &str| set(name).map(PathBuf::from);
-        let home = folder("HF_HOME")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
-            .unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/huggingface"));
-        let cache = folder("HF_HUB_CACHE")
-            .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
-            .unwrap_or_else(|| home.join("hub"));
+        let home = named::hub_home().unwrap_or_else(|| PathBuf::from(".cache/huggingface"));
+        let cache = named::hub_cache().unwrap_or_else(|| home.join("hub"));
         let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
             .iter()
             .filter_map(|name| set(name))
             .any(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()));
-        let token_file = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+        let token_file = set("HF_TOKEN_PATH").map(PathBuf::from).unwrap_or_else(|| home.join("token"));
         let token =
             set("HF_TOKEN").or_else(|| String::from_utf8(regular::read(&token_file, SMALL).ok()?).ok());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
@@ -119,21 +116,8 @@ impl Hub {
 
     /// `name` is a folder, relative to `base`, or a repository.
     pub fn find(&self, name: &str, revision: Option<&str>, base: &Path) -> Result<ModelFolder> {
-        let folder = base.join(name);
-        if folder.is_dir() {
-            if let Some(revision) = revision {
-                let message = format!("`{name}` is a folder, which has no revision `{revision}`");
-                return Err(Error::new(FailureKind::Model, message).help("leave `revision` out"));
-            }
+        if let Some(folder) = own_folder(name, revision, base)? {
             return Ok(ModelFolder { folder, commit: None });
-        }
-        if !is_repository(name) {
-            let message =
-                format!("there is no folder {}, and `{name}` names no repository", folder.display());
-            return Err(Error::new(FailureKind::Model, message).help(
-                "a repository of the Hugging Face hub is named `organisation/model`; a folder is relative \
-                 to the source file",
-            ));
         }
         let revision = revision.unwrap_or("main");
         let plain = |part: Component| matches!(part, Component::Normal(_));
@@ -143,14 +127,14 @@ impl Hub {
             return Err(Error::new(FailureKind::Model, message));
         }
         // A name without a slash, most of all, may be meant for a folder.
-        let no_folder = format!("there is no folder {}, and ", folder.display());
+        let no_folder = format!("there is no folder {}, and ", base.join(name).display());
         self.of_repository(name, revision).map_err(|error| error.behind(&no_folder))
     }
 
     fn of_repository(&self, name: &str, revision: &str) -> Result<ModelFolder> {
-        let commit = self.cached_commit(name, revision);
+        let commit = named::cached_commit(&self.cache, name, revision);
         if let Some(commit) = &commit {
-            let folder = self.snapshot(name, commit);
+            let folder = named::snapshot(&self.cache, name, commit);
             if is_complete(&folder) {
                 return Ok(ModelFolder { folder, commit: Some(commit.clone()) });
             }
@@ -164,25 +148,6 @@ impl Hub {
             )));
         }
         self.download(name, revision)
-    }
-
-    fn repository(&self, name: &str) -> PathBuf {
-        self.cache.join(format!("models--{}", name.replace('/', "--")))
-    }
-
-    fn snapshot(&self, name: &str, commit: &str) -> PathBuf {
-        self.repository(name).join("snapshots").join(commit)
-    }
-
-    /// What the cache says a revision is.
-    fn cached_commit(&self, name: &str, revision: &str) -> Option<String> {
-        if is_commit(revision) {
-            return Some(revision.to_owned());
-        }
-        let commit = regular::read(&self.repository(name).join("refs").join(revision), SMALL).ok()?;
-        let commit = String::from_utf8(commit).ok()?;
-        let commit = commit.trim();
-        is_commit(commit).then(|| commit.to_owned())
     }
 
     fn download(&self, name: &str, revision: &str) -> Result<ModelFolder> {
@@ -200,7 +165,7 @@ impl Hub {
             return Err(Error::new(FailureKind::Model, message));
         }
         let present = |file: &str| listing.siblings.iter().any(|sibling| sibling.rfilename == file);
-        let folder = self.snapshot(name, &commit);
+        let folder = named::snapshot(&self.cache, name, &commit);
         let fetch = |file: &str, limit: u64| {
             let path = folder.join(file);
             // A link to a blob, where another tool fetched it.
@@ -234,11 +199,39 @@ impl Hub {
             ));
         }
         if !is_commit(revision) {
-            let path = self.repository(name).join("refs").join(revision);
+            let path = named::repository(&self.cache, name).join("refs").join(revision);
             write_atomically(&path, |file| std::io::Write::write_all(file, commit.as_bytes()))?;
         }
         Ok(ModelFolder { folder, commit: Some(commit) })
     }
+}
+
+/// The folder that `name` stands for, relative to `base`; none where it stands for a repository.
+///
+/// # Errors
+/// Where it stands for neither.
+pub fn own_folder(name: &str, revision: Option<&str>, base: &Path) -> Result<Option<PathBuf>> {
+    let folder = match NamedModel::of(name, base) {
+        NamedModel::Folder(folder) => folder,
+        NamedModel::Repository => return Ok(None),
+        NamedModel::Nowhere(folder) => {
+            let message =
+                format!("there is no folder {}, and `{name}` names no repository", folder.display());
+            let beside = named::folders_beside(name, base);
+            let help = match nearest_file(name, beside.iter().map(String::as_str)) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => "a repository of the Hugging Face hub is named `organisation/model`; a folder is relative \
+                         to the source file"
+                    .to_owned(),
+            };
+            return Err(Error::new(FailureKind::Model, message).help(help));
+        }
+    };
+    if let Some(revision) = revision {
+        let message = format!("`{name}` is a folder, which has no revision `{revision}`");
+        return Err(Error::new(FailureKind::Model, message).help("leave `revision` out"));
+    }
+    Ok(Some(folder))
 }
 
 fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem) -> Error {
@@ -266,24 +259,6 @@ fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: FetchProblem
         ),
     };
     Error::new(FailureKind::Model, message).help(help)
-}
-
-/// `organisation/model`, or `model` alone, which some old repositories are named.
-fn is_repository(name: &str) -> bool {
-    let mut parts = name.split('/');
-    let plain = |part: &str| {
-        let allowed = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-        !part.is_empty()
-            && part.chars().all(allowed)
-            && !part.starts_with(['.', '-'])
-            && !part.contains("..")
-            && part.len() <= 96
-    };
-    parts.by_ref().take(2).all(plain) && parts.next().is_none()
-}
-
-fn is_commit(text: &str) -> bool {
-    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Whether a snapshot has all that loading it needs.

@@ -4,20 +4,26 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use mopd_compiler::plan::events::FailureKind;
 use mopd_store::regular;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::tensors::assemble;
 use super::{LARGEST_TEXT, config_json, safetensors, unreadable};
-use crate::failure::Result;
+use crate::failure::{Error, Result};
 use crate::mapped::Stored;
 use crate::model::{Config, Weights};
+use crate::quote::quote;
 use crate::tokenizer::{PretrainedTokenizer, Tokenizer};
 
 pub const CONFIG: &str = "config.json";
+/// What PEFT writes beside an adapter.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// What `config.json` of a folder says.
 pub fn config(folder: &Path) -> Result<Config> {
+    no_adapter(folder)?;
     let path = folder.join(CONFIG);
     let text = regular::read(&path, LARGEST_TEXT).map_err(|error| {
         unreadable(&path, mopd_store::files::reason(&error)).help(
@@ -42,8 +48,36 @@ pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
     Ok(Weights::stored(Arc::new(config), tokenizer, parts))
 }
 
+/// Refuses the folder of an adapter, which is a part of a model only.
+fn no_adapter(folder: &Path) -> Result<()> {
+    #[derive(Default, Deserialize)]
+    struct Adapter {
+        #[serde(default)]
+        base_model_name_or_path: Option<String>,
+    }
+    if folder.join(CONFIG).exists() || !folder.join(ADAPTER_CONFIG).exists() {
+        return Ok(());
+    }
+    let message = format!("{} holds an adapter (LoRA), not a whole model", folder.display());
+    let whole = folder.parent().filter(|parent| parent.join(CONFIG).is_file());
+    let help = match whole {
+        Some(whole) => format!("name {}: the model with the adapter merged into it", whole.display()),
+        None => {
+            let text = regular::read(&folder.join(ADAPTER_CONFIG), LARGEST_TEXT).ok();
+            let adapter: Adapter =
+                text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+            let base = adapter.base_model_name_or_path.filter(|base| !base.is_empty());
+            let base =
+                base.map_or_else(|| "the model that it was trained on".to_owned(), |base| quote(&base));
+            format!("merge it into {base} with PEFT (`merge_and_unload`), save that, and name its folder")
+        }
+    };
+    Err(Error::new(FailureKind::Model, message).help(help))
+}
+
 /// The tokenizer of a folder.
 pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
+    no_adapter(folder)?;
     Ok(Arc::new(Tokenizer::Pretrained(PretrainedTokenizer::load(folder)?)))
 }
 

@@ -123,7 +123,9 @@ fn absent(folder: &Path) -> crate::failure::Error {
 /// The tensors of one file, which no other file may have.
 fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
     let file = MappedFile::open(path).map_err(|error| unreadable(path, error))?;
-    check_offsets(file.bytes()).map_err(|problem| unreadable(path, problem))?;
+    check_size(file.bytes()).map_err(|problem| {
+        unreadable(path, problem).help("the file is cut off: copy it or fetch it again")
+    })?;
     // The library checks the header: its length, that tensors lie in the file one behind the other without
     // gaps, and that every one is as long as its shape and type ask for.
     let (header, metadata) =
@@ -160,23 +162,28 @@ fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
     Ok(file)
 }
 
-/// Offsets beyond the file are refused before the library adds them up, which it does without a look at their
-/// size.
-fn check_offsets(bytes: &[u8]) -> Result<(), String> {
+/// A file that is shorter than its header says is refused before the library adds up offsets, which it does
+/// without a look at their size.
+fn check_size(bytes: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct Offsets {
         data_offsets: Option<(u64, u64)>,
     }
+    let shorter = |needed: u64, by: &str| {
+        Err(format!("the file has {} bytes, its header says {needed}{by}", bytes.len()))
+    };
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return Ok(()) };
-    let header = usize::try_from(u64::from_le_bytes(*length)).ok().and_then(|length| rest.get(..length));
+    let length = u64::from_le_bytes(*length);
+    let header = usize::try_from(length).ok().and_then(|length| rest.get(..length));
+    if header.is_none() && length <= LARGEST_TEXT && rest.first() == Some(&b'{') {
+        return shorter(length.saturating_add(8), " or more");
+    }
     // What is no header at all is left to the library, which says what is wrong with it.
     let tensors: BTreeMap<String, Offsets> =
         header.and_then(|header| serde_json::from_slice(header).ok()).unwrap_or_default();
-    let outside = |offsets: &Offsets| offsets.data_offsets.is_some_and(|(_, end)| end > bytes.len() as u64);
-    match tensors.iter().find(|(_, offsets)| outside(offsets)) {
-        Some((name, _)) => Err(format!("the tensor {name} lies outside the file")),
-        None => Ok(()),
-    }
+    let ends = tensors.values().filter_map(|offsets| Some(offsets.data_offsets?.1));
+    let needed = ends.max().unwrap_or(0).saturating_add(8).saturating_add(length);
+    if needed <= bytes.len() as u64 { Ok(()) } else { shorter(needed, "") }
 }
 
 /// What a tensor to be written is.
@@ -317,7 +324,7 @@ pub fn write_tensors(tensors: &BTreeMap<String, tch::Tensor>, into: &mut dyn Wri
 /// What [`write_tensors`] wrote, in the processor's memory.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, tch::Tensor>, String> {
     let file = MappedFile::open(path).map_err(|error| error.to_string())?;
-    check_offsets(file.bytes())?;
+    check_size(file.bytes())?;
     let found = SafeTensors::deserialize(file.bytes()).map_err(|error| error.to_string())?;
     let mut tensors = BTreeMap::new();
     for (name, view) in found.iter() {

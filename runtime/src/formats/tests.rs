@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tch::{Device, Kind};
 
 use super::{huggingface, safetensors};
+use crate::failure::Error;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::model::{Decoder, PackedBatch, Weights};
@@ -134,4 +135,30 @@ fn weights_become_tensors_of_any_kind() {
     }
     stored.release();
     assert_eq!(stored.values(), uneven.values());
+}
+
+#[test]
+fn an_adapter_is_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("adapter");
+    fs::create_dir(&adapter).unwrap();
+    fs::write(adapter.join("adapter_config.json"), "{\"base_model_name_or_path\": \"org/base\"}").unwrap();
+    let problem = || {
+        let Error::Failed(failure) = Checkpoint::load(&adapter).unwrap_err() else { panic!("interrupted") };
+        assert!(
+            failure.message.ends_with("adapter holds an adapter (LoRA), not a whole model"),
+            "{failure:?}"
+        );
+        failure.help.unwrap()
+    };
+    assert_eq!(
+        problem(),
+        "merge it into \"org/base\" with PEFT (`merge_and_unload`), save that, and name its folder"
+    );
+    // As a run leaves it, in the folder of the whole model.
+    fs::write(folder.path().join("config.json"), "{}").unwrap();
+    assert_eq!(
+        problem(),
+        format!("name {}: the model with the adapter merged into it", folder.path().display())
+    );
 }

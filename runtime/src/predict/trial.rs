@@ -202,7 +202,7 @@ impl StageTrial<'_> {
     pub fn spec(&self) -> ModelSpec {
         let index = self.model.0 as usize;
         let (config, tokenizer) = (self.shapes.configs[index].clone(), self.shapes.tokenizers[index].clone());
-        ModelSpec { config, tokenizer, loaded: None }
+        ModelSpec { config, tokenizer, loaded: None, of_files: false }
     }
 
     /// Whether the weights that it begins with, or some like them, are there.

@@ -9,7 +9,7 @@ use mopd_compiler::plan::{
 use super::prompts::Prompts;
 use super::room::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
 use super::{DomainData, ModelSpec, tested, trained, validated};
-use crate::data::DataProblem;
+use crate::data::{ContextLength, DataProblem};
 use crate::environment::{EXPERT_TURNS, recorded};
 use crate::failure::{Error, Result};
 use crate::model::change::first_difference;
@@ -47,7 +47,9 @@ pub fn check_training(
     specs: &[ModelSpec],
 ) -> Result<()> {
     let spec = |model: ModelId| &specs[model.0 as usize];
-    let context = |model: ModelId| spec(model).config.context as u32;
+    let context = |model: ModelId| spec(model).context();
+    let shorter =
+        |one: ContextLength, other: ContextLength| if other.tokens < one.tokens { other } else { one };
     let tokenizer = &spec(model).tokenizer;
     if train.mixture.is_empty() {
         return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
@@ -78,7 +80,7 @@ pub fn check_training(
             choices
                 .filter_map(|choice| choice.teacher.spec_model())
                 .map(context)
-                .fold(context(model), u32::min)
+                .fold(context(model), shorter)
         };
         let sees = train.sees.as_ref();
         let fields = || train.producers().flat_map(Producer::fields_of_data);
@@ -108,7 +110,7 @@ pub fn check_training(
                 Writer::Scorer(role) => of_role(role),
                 // They may read more than the prompt: see below.
                 Writer::Guide(role) | Writer::Editor { editor: role, .. } => of_role(role),
-                Writer::Model(writer) => context(model).min(context(writer)),
+                Writer::Model(writer) => shorter(context(model), context(writer)),
             };
             let longest = prompts.longest(tokenizer, sees, None)?;
             longest.fits(sampling.max_tokens(data.limit), shortest).map_err(Error::from)?;
@@ -169,7 +171,7 @@ pub fn check_training(
             if own_tokens {
                 // How long completions get in its tokens is known when they are there.
                 Counterparts::new(tokenizer, &other.tokenizer, &name)?;
-                prompts.longest_prompt(&other.tokenizer)?.fits(1, other.config.context as u32)?;
+                prompts.longest_prompt(&other.tokenizer)?.fits(1, other.context())?;
                 continue;
             }
             if let Some(difference) = difference(tokenizer, &other.tokenizer) {
@@ -213,6 +215,33 @@ pub fn idle_arms<O>(
         .collect())
 }
 
+/// That a step asks for more prompts than there are, usually a slip in a number: it gets some of them several
+/// times.
+pub fn more_than_rows<O>(stage: &str, train: &Train<O>, domains: &[DomainData]) -> Option<String> {
+    let rows = train.mixture.iter().filter_map(|share| domains[share.domain.0 as usize].rows_of(train));
+    let rows: usize = rows.map(|prompts| prompts.dataset.draws()).sum();
+    let groups = train.rollout.groups;
+    (groups as usize > rows).then(|| {
+        let asked = train.rollout.producer.kind().asked(groups);
+        format!("`{stage}`: {asked} in a step, and its data has {rows} rows: some of them come several times")
+    })
+}
+
+/// Columns of a table whose file has fewer tests than are asked for.
+pub fn fewer_tests(comparison: &Comparison, domains: &[DomainData]) -> Vec<String> {
+    let fewer = |column: &TableColumn| {
+        let data = &domains[column.domain.0 as usize];
+        let (asked, there) = (column.evaluation.prompts?, data.tests.as_ref()?.dataset.len());
+        (asked as usize > there).then(|| {
+            format!(
+                "`{}`: the table asks for {asked} test prompts of `{}`, which has {there}",
+                comparison.name, data.name
+            )
+        })
+    };
+    comparison.columns.iter().filter_map(fewer).collect()
+}
+
 /// The same of every evaluation of a table.
 pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], specs: &[ModelSpec]) -> Result<()> {
     for (model, column) in comparison.evaluations() {
@@ -225,5 +254,5 @@ pub fn check_evaluation(comparison: &Comparison, domains: &[DomainData], specs: 
 /// That a model's context has room for every test prompt with its completion.
 pub fn fits(data: &DomainData, spec: &ModelSpec, evaluation: &Evaluation) -> Result<()> {
     let longest = tested(data)?.longest_prompt(&spec.tokenizer)?;
-    Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), spec.config.context as u32)?)
+    Ok(longest.fits(evaluation.sampling.max_tokens(data.limit), spec.context())?)
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::content;
 use crate::failure::{Error, Result};
-use crate::formats::hub::Hub;
+use crate::formats::hub::{self, Hub};
 use crate::formats::{gguf, huggingface, safetensors};
 use crate::model::{Config, Weights};
 use crate::store::Checkpoint;
@@ -50,6 +50,22 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
     };
     let content = content_hash(&weights, files.iter().map(hash).collect::<Result<Vec<String>>>()?);
     Ok(LoadedModel { weights, content })
+}
+
+/// Whether a model is where the plan says, as far as that is known without its weights. What a repository of
+/// the hub holds is known when it is fetched.
+pub fn look(pretrained: &Pretrained, base: &Path) -> Result<()> {
+    let folder = match pretrained {
+        Pretrained::HuggingFace { name, revision } => match hub::own_folder(name, revision.as_deref(), base)?
+        {
+            Some(folder) => folder,
+            None => return Ok(()),
+        },
+        Pretrained::Checkpoint { folder } => data::beside(base, folder),
+        Pretrained::Gguf { file } => return gguf::open(&data::beside(base, file)).map(|_| ()),
+    };
+    huggingface::config(&folder)?;
+    safetensors::files(&folder).map(|_| ())
 }
 
 /// [`LoadedModel::content`] of a folder that these weights were just saved into. `written` has the Blake3
@@ -180,6 +196,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let problem =
             |pretrained: Pretrained| load(&pretrained, folder.path(), None).unwrap_err().to_string();
+        // What is seen without opening a model is the same.
+        let none = || {
+            [
+                Pretrained::Checkpoint { folder: "runs/none".to_owned() },
+                Pretrained::Gguf { file: "none.gguf".to_owned() },
+                Pretrained::HuggingFace { name: "../none".to_owned(), revision: None },
+            ]
+        };
+        for model in none() {
+            let seen = look(&model, folder.path()).unwrap_err().to_string();
+            if !matches!(model, Pretrained::Checkpoint { .. }) {
+                assert_eq!(seen, problem(model));
+            }
+        }
+        let elsewhere = Pretrained::HuggingFace { name: "org/none".to_owned(), revision: None };
+        assert!(look(&elsewhere, folder.path()).is_ok());
         assert!(problem(Pretrained::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none"));
         assert!(problem(Pretrained::Gguf { file: "none.gguf".to_owned() }).contains("none.gguf"));
         assert!(

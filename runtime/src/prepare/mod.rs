@@ -11,6 +11,7 @@ mod room;
 use std::path::Path;
 use std::sync::Arc;
 
+use mopd_compiler::nearest_file;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
 use mopd_compiler::plan::results::{DataHash, FileHash, RewardFiles};
@@ -18,15 +19,15 @@ use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
     Train, View,
 };
-use mopd_store::files::reason;
+use mopd_store::files::{names_beside, reason};
 use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
-use self::check::{check_evaluation, check_training, fits, idle_arms};
+use self::check::{check_evaluation, check_training, fewer_tests, fits, idle_arms, more_than_rows};
 use self::load::LoadedModel;
 use self::prompts::{MESSAGES, Prompts};
-use crate::data::{self, Dataset, DatasetRequest, Field, FieldKind, overlap};
+use crate::data::{self, ContextLength, Dataset, DatasetRequest, Field, FieldKind, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
@@ -80,6 +81,14 @@ pub struct ModelSpec {
     pub tokenizer: Arc<Tokenizer>,
     /// Where the model is not made but read: its weights, which stay in their files.
     pub loaded: Option<LoadedModel>,
+    /// Its shape is that of files, its own or those of the model that it began from.
+    pub of_files: bool,
+}
+
+impl ModelSpec {
+    pub fn context(&self) -> ContextLength {
+        ContextLength { tokens: self.config.context as u32, fixed: self.of_files }
+    }
 }
 
 /// The specification of every model: that of the weights it descends from.
@@ -111,13 +120,14 @@ pub fn model_specs(plan: &Plan, places: Places) -> Result<Vec<ModelSpec>> {
                 config.check().map_err(|problem| {
                     Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
                 })?;
-                ModelSpec { config: Arc::new(config), tokenizer: Arc::new(tokenizer), loaded: None }
+                let (config, tokenizer) = (Arc::new(config), Arc::new(tokenizer));
+                ModelSpec { config, tokenizer, loaded: None, of_files: false }
             }
             Stage::Load(pretrained) => {
                 let loaded =
                     load::load(pretrained, base, Some(notes)).map_err(|error| error.at(model.origin))?;
                 let Weights { config, tokenizer, .. } = loaded.weights.clone();
-                ModelSpec { config, tokenizer, loaded: Some(loaded) }
+                ModelSpec { config, tokenizer, loaded: Some(loaded), of_files: true }
             }
             stage => match stage.start() {
                 Some(from) => inherited(&from)?,
@@ -171,6 +181,7 @@ pub fn prepare(
                 fits(data, &specs[train.start.0 as usize], &extrapolation.evaluation)
                     .map_err(|error| error.at(data.origin))?;
             }
+            warnings.extend(more_than_rows(&model.name, train, &domains));
             for share in &train.mixture {
                 warnings.extend(idle_arms(
                     &model.name,
@@ -183,6 +194,7 @@ pub fn prepare(
     }
     for comparison in &plan.experiment.comparisons {
         check_evaluation(comparison, &domains, specs).map_err(|error| error.at(comparison.origin))?;
+        warnings.extend(fewer_tests(comparison, &domains));
     }
     warnings.extend(
         domains
@@ -206,7 +218,8 @@ fn load(
     let mut programs: Vec<ProgramFiles> = commands.map(of).collect::<Result<_>>()?;
     for file in domain.reward.files() {
         let hash = regular::hash(&places.base.join(file), u64::MAX).map_err(|error| {
-            Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)))
+            let error = Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)));
+            error.help(meant(file, places.base))
         })?;
         let files = vec![FileHash { name: file.to_owned(), hash: hash.clone() }];
         programs.push(ProgramFiles { hash, files });
@@ -342,6 +355,16 @@ pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<ProgramFiles>> {
     let of =
         |started: producers::ProducerProgram| program(started.command, started.depends, base, started.kind);
     train.producers().flat_map(Producer::programs).map(of).collect()
+}
+
+/// The way out where a file is not there.
+fn meant(file: &str, base: &Path) -> String {
+    let beside = names_beside(&base.join(file)).unwrap_or_default();
+    let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+    match nearest_file(&name, beside.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{}`?", Path::new(file).with_file_name(meant).display()),
+        None => "paths are relative to the folder of the experiment's file".to_owned(),
+    }
 }
 
 fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<ProgramFiles> {

@@ -9,6 +9,7 @@ use mopd_compiler::plan::producers::Producer;
 use mopd_compiler::plan::{self, DomainId, ModelId, Plan, Served, Stage, Train};
 use serde_json::{Map, Value};
 
+use super::load::look as look_for_model;
 use super::{DomainData, Places, load, programs, turns};
 use crate::control::Control;
 use crate::data::{self, Dataset, overlap};
@@ -92,8 +93,9 @@ pub fn begin<'a, O>(
     Ok(())
 }
 
-/// Reads everything of a plan but its models, and asks its verifiers, environments and servers. Hands over
-/// everything that can't be used, in the plan's order, as it is found.
+/// Reads everything of a plan but its models, of which it is seen whether they are there, and asks its
+/// verifiers, environments and servers. Hands over everything that can't be used, in the plan's order, as it
+/// is found.
 pub fn look(
     plan: &Plan,
     stages: &[ModelId],
@@ -133,6 +135,11 @@ pub fn look(
             && let Err(error) = PretrainedTokenizer::load(&data::beside(places.base, path))
         {
             found(Error::from(error).at(model.origin));
+        }
+        if let Stage::Load(pretrained) = &model.stage
+            && let Err(error) = look_for_model(pretrained, places.base)
+        {
+            found(error.at(model.origin));
         }
         for train in model.stage.trains() {
             for served in train.served() {

@@ -454,7 +454,7 @@ mod tests {
         let spec = |id: usize| {
             let tokenizer =
                 if id == train.start.0 as usize { tokenizer::Tokenizer::Bytes } else { pretrained("llama3") };
-            ModelSpec { config: tiny().into(), tokenizer: tokenizer.into(), loaded: None }
+            ModelSpec { config: tiny().into(), tokenizer: tokenizer.into(), loaded: None, of_files: false }
         };
         let specs: Vec<ModelSpec> = (0..plan.experiment.models.len()).map(spec).collect();
         let mut found = readers(train, train.mixture[0].domain, &specs);

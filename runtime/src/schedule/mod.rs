@@ -1,5 +1,6 @@
 //! What has to be done for a plan, and in which order: stages per seed, then evaluations.
 
+mod elsewhere;
 mod exclusive;
 mod fits;
 mod guards;

@@ -1,17 +1,20 @@
 //! What is asked before the first stage.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use mopd_compiler::plan::events::{Event, FailureKind, RunJob};
-use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA};
+use mopd_compiler::plan::{DomainId, ModelId, Plan, SCHEMA, Stage};
 
 use super::prepared::PreparedPlan;
-use super::{Task, Work};
+use super::{Task, Work, unsupported};
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::prepare::Places;
+use crate::machine::place::Place;
+use crate::prepare::cache::DataCache;
 use crate::prepare::preflight::{BegunEnvironments, FirstRow, ask, begin, look};
+use crate::prepare::{Places, model_specs, prepare};
 use crate::store::Store;
 
 pub(super) fn check_schema(plan: &Plan) -> Result<()> {
@@ -93,16 +96,40 @@ fn judged(plan: &Plan, tasks: &[Task], waiting: impl Fn(usize) -> bool) -> BTree
     judged
 }
 
-/// Says what of a plan can't be read, and which rewards don't answer; models are left alone.
-pub fn files(job: &RunJob, control: &Control) -> Result<()> {
+/// Says what of a plan can't be read, and which rewards don't answer; models are left alone. Where it makes
+/// all of its models itself, also whether they have room for the data.
+pub fn files(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     let plan = &job.plan;
     check_schema(plan)?;
     let (base, store) = (Path::new(&job.base), Path::new(&job.store));
-    let places = Places { base, notes: &Store::notes(store), cache: None, store: None };
-    let refused = |error: Error| {
+    let cache = DataCache::default();
+    let places = Places { base, notes: &Store::notes(store), cache: Some(&cache), store: None };
+    let tasks = super::tasks(plan);
+    let fine = Cell::new(true);
+    let refuse = |error: Error| {
         if let Error::Failed(failure) = error {
+            fine.set(false);
             control.emit(&Event::Refused(*failure));
         }
     };
-    look(plan, &super::stages(&super::tasks(plan)), places, control, refused)
+    look(plan, &super::stages(&tasks), places, control, refuse)?;
+    if let Err(error) = unsupported::check(job, &tasks, place, |_| true) {
+        refuse(error);
+    }
+    let loads = || plan.experiment.models.iter().any(|model| matches!(model.stage, Stage::Load(_)));
+    if fine.get() && !loads() {
+        match fits(plan, &tasks, places) {
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => refuse(error),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// That what stages and tables read fits the models. Its warnings are those of a run.
+fn fits(plan: &Plan, tasks: &[Task], places: Places) -> Result<()> {
+    let specs = model_specs(plan, places)?;
+    let (domains, _) = prepare(plan, &super::stages(tasks), &specs, places)?;
+    super::check_privacy(plan, tasks, &domains)
 }

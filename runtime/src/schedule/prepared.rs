@@ -84,7 +84,7 @@ pub fn predict(job: &RunJob, place: Place, control: &Control) -> Result<()> {
     // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
     let store = Store::open(folder).ok();
     let prepared = prepared(job, None, store.as_ref(), control)?;
-    unsupported::check(job, &prepared, place, |_| true)?;
+    unsupported::check(job, &prepared.tasks, place, |_| true)?;
     let room = Room::here(workers(job, &prepared.tasks), place).among(job.processes);
     Predicted::of(job, &prepared, folder, (place, &room), control, |_| true).map(|_| ())
 }

@@ -20,7 +20,7 @@ use super::predicted::Predicted;
 use super::prepared::{PreparedPlan, keys_of, prepared, workers};
 use super::processes::Processes;
 use super::room::Room;
-use super::{Keys, Task, Work, fits, preflight, unsupported, why};
+use super::{Keys, Task, Work, elsewhere, fits, preflight, unsupported, why};
 use crate::control::Control;
 use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
@@ -144,11 +144,16 @@ pub fn run(
     let forced = if job.fresh { vec![true; tasks.len()] } else { super::forced(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| forced[index] || !keys.all_of(index).all(|key| store.has(key));
-    unsupported::check(job, &prepared, place, waiting)?;
+    unsupported::check(job, tasks, place, waiting)?;
     preflight::ask_all(plan, &prepared, Path::new(&job.base), waiting, control)?;
     let kept = (0..tasks.len())
         .filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index))
         .count();
+    if !job.fresh
+        && let Some(elsewhere) = elsewhere::hint(job, tasks, &keys)
+    {
+        control.warn(elsewhere);
+    }
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     locking::register(plan, tasks, &keys, &out, &store, control)?;
     why::note(&prepared, &keys, &store, job);

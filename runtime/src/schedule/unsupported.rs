@@ -4,8 +4,7 @@ use mopd_compiler::expr::graph::{Graph, Operation};
 use mopd_compiler::plan::events::{FailureKind, RunJob};
 use mopd_compiler::plan::{Axis, DivergenceParameter, Objective, Producer, Stage, Train, producers};
 
-use super::Work;
-use super::prepared::PreparedPlan;
+use super::{Task, Work};
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 
@@ -15,7 +14,7 @@ const MOST: u32 = 64;
 /// Refuses what of the stages that are waited for the processes of a job can't train together.
 pub(super) fn check(
     job: &RunJob,
-    prepared: &PreparedPlan,
+    tasks: &[Task],
     place: Place,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<()> {
@@ -33,7 +32,7 @@ pub(super) fn check(
     if !job.forks.is_empty() {
         return Err(unsupported("a stage that goes on from the checkpoint of another"));
     }
-    for (_, task) in prepared.tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
+    for (_, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
         let Work::Stage(id) = task.work else { continue };
         let model = job.plan.experiment.model(id);
         let named = |what: &str| unsupported(&format!("`{}`: {what}", model.name)).at(model.origin);

@@ -5,6 +5,7 @@ mod status;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mopd_store::Lock;
 use serde::Serialize;
@@ -20,6 +21,10 @@ use crate::problem::{Problem, Status};
 use crate::run_events::{EventsSoFar, Followed};
 use crate::run_folder::{ColumnTable, RunFolder};
 use crate::run_lock::LOCK;
+use crate::worker::interrupts::Interrupts;
+
+/// How often it is looked whether the server is to end.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The answer to `/state`.
 #[derive(Serialize)]
@@ -58,14 +63,21 @@ pub fn serve(path: &Path, port: u16) -> Result<Status, Problem> {
     let Some(address) = server.server_addr().to_ip() else {
         return Err(Problem::usage("no-server", "the server has no address of this machine"));
     };
+    // The page of a run that is finished is made with a worker, and signals would be for that alone.
+    let interrupts = Interrupts::handled();
     output::result(&format!("http://{address}/\n"));
     output::note("open this address in a browser of this machine; Ctrl-C ends the server, not the run\n");
-    for request in server.incoming_requests() {
-        let response = run.answer(&request, address);
-        // A browser that does not wait for its answer is no matter.
-        let _ = request.respond(response);
+    while !interrupts.any() {
+        let request = server.recv_timeout(LOOK).map_err(|error| {
+            Problem::run("no-server", format!("the server can't listen any more: {}", reason(&error)))
+        })?;
+        if let Some(request) = request {
+            let response = run.answer(&request, address);
+            // A browser that does not wait for its answer is no matter.
+            let _ = request.respond(response);
+        }
     }
-    Ok(Status::Good)
+    Err(Problem::interrupted())
 }
 
 type HttpResponse = Response<std::io::Cursor<Vec<u8>>>;

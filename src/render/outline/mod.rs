@@ -413,7 +413,7 @@ fn benchmark(benchmark: &Benchmark) -> OutlineRows {
 
 fn evaluation(evaluation: &Evaluation) -> String {
     let prompts = match evaluation.prompts {
-        Some(n) => format!("the first {n} test prompts a domain"),
+        Some(n) => format!("the first {n} test prompts of each domain"),
         None => "every test prompt".to_owned(),
     };
     let cut = [

@@ -102,6 +102,7 @@ fn what_no_run_needs_is_pruned_and_nothing_else() {
     let dry =
         place.mopd(&["cache", "prune", "--older-than", "0s", "--dry-run"]).is(0, &["1 entry: would free"]);
     assert!(dry.out.starts_with(&key('b')), "{}", dry.out);
+    assert_eq!(place.mopd(&["cache", "prune", "--dry-run"]).is(0, &["1 entry: would free"]).out, dry.out);
     place.mopd(&["cache", "verify"]).is(0, &["3 whole"]);
     place.mopd(&["cache", "prune", "--older-than", "1d"]).is(0, &["0 entries: freed 0 B"]);
     place.mopd(&["cache", "prune", "--keep-under", "1GiB"]).is(0, &["0 entries"]);

@@ -210,6 +210,32 @@ fn a_path_that_leads_to_nothing_is_found_where_there_are_files() {
     place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
 }
 
+/// The file of a function that judges, and a name of a model that no repository can have.
+#[test]
+fn rewards_and_folders_of_models_are_looked_for_too() {
+    let judged = GOOD
+        .replace("reward = exact_match", "format = text, reward = python(\"juge.py:score\")")
+        .replace("model base   = llama", "model other  = hf(\"./models/smal-135m\")\nmodel base   = llama")
+        .replace("[start, student]", "[start, student, other]");
+    let place = Place::with(&[("a.mopd", &judged), ("judge.py", "")]);
+    for data in ["sort.jsonl", "sort.test.jsonl", "models/small-135m/config.json"] {
+        place.write(data, "{}");
+    }
+    let said = place.mopd(&["check", "a.mopd"]).is(0, &["2 warnings"]);
+    for part in [
+        "there is no ./juge.py",
+        "did you mean `judge.py`?",
+        "there is no ././models/smal-135m",
+        "did you mean `./models/small-135m`?",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {said:#?}");
+    }
+    // A repository of the hub may be called so.
+    place.write("a.mopd", &judged.replace("./models/smal-135m", "models/smal-135m"));
+    let said = place.mopd(&["check", "a.mopd"]).is(0, &["1 warning"]);
+    assert!(!said.out.contains("smal-135m\n"), "{said:#?}");
+}
+
 #[test]
 fn what_a_run_says_is_explained() {
     let place = Place::new();

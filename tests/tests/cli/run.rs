@@ -46,7 +46,7 @@ fn a_run_ends_with_its_table() {
     assert_eq!(
         said.out,
         "\
-tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts a domain, seed 1; mean [95% interval]
+tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts, seed 1; mean [95% interval]
 
 | model   |              sort |        normalized | spread |
 |---------|-------------------|-------------------|--------|

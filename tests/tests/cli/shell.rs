@@ -9,6 +9,9 @@ use super::{GOOD, Place, Said};
 /// A short run that ends well.
 const FINISH: &str = r#"
 ready()
+if job["job"] == "files":
+    say("finished", seconds=1.0, peak_memory=1)
+    sys.exit()
 say("started", tasks=1, kept=0)
 say("warning", message="half of the rewards are 0")
 say("stage_started", stage="start", seed=1, steps=2)
@@ -155,7 +158,27 @@ fn a_dry_run_changes_nothing() {
     place.mopd(&dry).is(2, &["error[no-worker]"]);
     place.mopd_with_worker(&["run", "--dry-run", "--from", "exprt", "a.mopd"]).is(2, &["unknown-stage"]);
     std::fs::remove_file(place.path("sort.jsonl")).expect("it was there");
-    place.mopd_with_worker(&dry).is(1, &["missing-file"]);
+    place.mopd_with_worker(&dry).is(0, &["warning[missing-file]"]);
+    place.worker("ready()\nsay('refused', kind='data', message='it is empty')\nsay('finished', seconds=1.0, peak_memory=1)");
+    let refused = place.mopd_with_worker(&dry).is(1, &["error[data]: it is empty"]);
+    assert!(refused.out.is_empty(), "{refused:#?}");
+}
+
+#[test]
+fn a_folder_for_results_must_be_one() {
+    let place = place();
+    place.write("f", "");
+    for out in ["f", "f/deeper"] {
+        for dry in [&[][..], &["--dry-run"]] {
+            let run = [&["run", "a.mopd", "--out", out], dry].concat();
+            place
+                .mopd_with_worker(&run)
+                .is(2, &[&format!("{out} can't be the folder of results: f is a file")]);
+        }
+    }
+    // Nobody can make a folder there, not even who may do all.
+    let nowhere = ["run", "a.mopd", "--dry-run", "--out", "/proc/none"];
+    place.mopd_with_worker(&nowhere).is(2, &["error[can't-write]", "can't write /proc/none"]);
 }
 
 #[test]
@@ -228,7 +251,10 @@ fn models_are_evaluated_on_files() {
         "--system",
         "Say \"it\".",
     ];
-    place.mopd_with_worker(&arguments).is(0, &["results in runs/eval"]);
+    place.mopd_with_worker(&arguments).is(
+        0,
+        &["results in runs/eval", "a_tuned is a/tuned\n", "b_tuned is b/tuned\n", "on_7 is 7.jsonl\n"],
+    );
     assert_eq!(
         place.read("runs/eval/source.mopd"),
         r#"experiment "eval" { seed = 1 }
@@ -255,17 +281,34 @@ eval on_7 {
   metrics = [pass_at(4), length]
 }
 
-model tuned = checkpoint("a/tuned")
-model tuned_2 = hf("b/tuned")
+model a_tuned = checkpoint("a/tuned")
+model b_tuned = hf("b/tuned")
 
-compare "eval" { models = [tuned, tuned_2], on = [sort_test, on_7] }
+compare "eval" { models = [a_tuned, b_tuned], on = [sort_test, on_7] }
 "#
     );
     place
         .mopd(&["eval", "a/tuned", "--on", "gone.jsonl", "--reward", "exact_match"])
         .is(2, &["there is no file gone.jsonl"]);
+    // What is wrong is said of the words of the command: nobody has seen that text.
+    let eval = ["eval", "a/tuned", "--on", "7.jsonl"];
+    let said = place
+        .mopd(&[&eval[..], &["--reward", "exactmatch"]].concat())
+        .is(1, &["unknown-name", "exact_match", "\n  in `--reward exactmatch`\n"]);
+    assert!(!said.err.contains("[-:"), "{said:#?}");
     place
-        .mopd(&["eval", "a/tuned", "--on", "7.jsonl", "--reward", "exactmatch"])
-        .is(1, &["unknown-name", "exact_match"]);
-    place.mopd(&["eval", "a/tuned", "--on", "7.jsonl"]).is(2, &["--reward"]);
+        .mopd(&[&eval[..], &["--reward", "exact_match", "--metric", "pass_at(9)"]].concat())
+        .is(1, &["  in `--metric pass_at(9)`\n"]);
+    place.mopd(&eval).is(2, &["--reward"]);
+    let judged = ["--reward", "judge.py:score", "--fields", "prompt=question,answer=solution"];
+    place.mopd_with_worker(&[&eval[..], &judged].concat()).is(0, &[]);
+    let source = place.read("runs/eval/source.mopd");
+    for part in [
+        "reward = python(\"judge.py:score\")\n",
+        "fields = columns(prompt: \"question\", answer: \"solution\")\n",
+    ] {
+        assert!(source.contains(part), "{source}");
+    }
+    let wrong = ["--reward", "exact_match", "--fields", "question"];
+    place.mopd(&[&eval[..], &wrong].concat()).is(2, &["`--fields` says `FIELD=COLUMN`, not `question`"]);
 }

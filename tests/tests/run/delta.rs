@@ -56,6 +56,30 @@ fn a_models_change_is_told_by_parameter_and_group() {
     );
 }
 
+/// A student that began from a folder is compared with that.
+#[test]
+fn a_model_that_was_loaded_is_found_where_it_was() {
+    let bench = Bench::new();
+    bench.tables("out", &[]);
+    let text = std::fs::read_to_string(bench.path("tiny.mopd")).expect("an experiment");
+    let lines = text.lines().filter(|line| !line.starts_with("model base") && !line.starts_with("param"));
+    let loaded = |line: &str| match line.starts_with("model start") {
+        true => "model start = hf(\"out/models/start-seed1\")".to_owned(),
+        false => line.replace("reward = exact_match", "reward = exact_match, format = text"),
+    };
+    bench.write("tiny.mopd", &lines.map(|line| loaded(line) + "\n").collect::<String>());
+    bench.tables("loaded", &[]);
+    let student = "loaded/models/student-seed1";
+    let found = json(&bench, &[student]);
+    assert_eq!(found["before"], "./out/models/start-seed1");
+    let named = json(&bench, &[student, "--from", "out/models/start-seed1"]);
+    assert_eq!((&named["groups"], &named["parameters"]), (&found["groups"], &found["parameters"]));
+    std::fs::rename(bench.path("out"), bench.path("away")).expect("a folder");
+    let output = delta(&bench, &[student]);
+    assert_eq!(output.status.code(), Some(2), "{}", super::text(&output));
+    assert_says(&super::text(&output), &["began from `start`, which is not in", "--from FOLDER"]);
+}
+
 #[test]
 fn what_has_no_weights_before_is_said() {
     let bench = Bench::new();

@@ -87,6 +87,98 @@ fn files_and_rewards_are_checked_without_a_run() {
     assert_eq!(plain.expect("mopd starts").status.code(), Some(0));
 }
 
+/// What a run would refuse before its first stage.
+#[test]
+fn a_dry_run_refuses_what_a_run_would() {
+    let bench = Bench::new();
+    let dry = |arguments: &[&str]| bench.run(&[&["--dry-run"], arguments].concat());
+    let good = dry(&[]);
+    assert!(good.status.success(), "{}", text(&good));
+    assert!(!bench.path("runs").exists() && !bench.path(".mopd").exists());
+    let whole = fs::read_to_string(bench.path("tiny.mopd")).expect("an experiment");
+    let python = r#"tests = "copy.test.jsonl", reward = python("judge.py:score")"#;
+    bench.write("judge.py", "def other(completions): return [0.0 for _ in completions]\n");
+    for (from, to, says) in [
+        (r#"tests = "copy.test.jsonl", reward = exact_match"#, python, "judge.py has no function `score`"),
+        (
+            r#""copy.test.jsonl", reward = exact_match"#,
+            r#""copy.test.jsonl", reward = python("juge.py:score")"#,
+            "juge.py",
+        ),
+        ("copy.test.jsonl", "by.test.jsonl", "by.test.jsonl: there is no such file"),
+        ("context = 24", "context = 12", "the model's context is 12"),
+    ] {
+        bench.edit("tiny.mopd", from, to);
+        for output in [dry(&[]), check(&bench, &[]), bench.run(&[])] {
+            assert_eq!(output.status.code(), Some(1), "{from}: {}", text(&output));
+            assert_says(&text(&output), &[says, "error["]);
+        }
+        bench.write("tiny.mopd", &whole);
+    }
+    let output = dry(&["--processes", "5"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert_says(&text(&output), &["5 processes can't share what a step trains on"]);
+    // A folder that no repository of the hub can be called like.
+    bench.edit(
+        "tiny.mopd",
+        "model base  = llama",
+        "model other = hf(\"./models/smal\")\nmodel base  = llama",
+    );
+    bench.edit("tiny.mopd", "models      = [start,", "models      = [other, start,");
+    bench.edit("tiny.mopd", "reward = exact_match,", "reward = exact_match, format = text,");
+    fs::create_dir_all(bench.path("models/small")).expect("a folder");
+    for output in [dry(&[]), check(&bench, &[]), bench.run(&[])] {
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert_says(&text(&output), &["error[model]: there is no folder", "did you mean `./models/small`?"]);
+        assert!(!text(&output).contains("would fetch it from the hub"), "{}", text(&output));
+    }
+}
+
+/// Numbers of prompts that no file has.
+#[test]
+fn more_prompts_than_there_are_is_said() {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "  samples     = 2", "  prompts     = 50\n  samples     = 2");
+    bench.edit("tiny.mopd", "  prompts   = 8", "  prompts   = 40");
+    let output = bench.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_says(
+        &text(&output),
+        &[
+            "`student`: `prompts = 40` in a step, and its data has 16 rows: some of them come several times",
+            "`tiny table`: the table asks for 50 test prompts of `copy`, which has 4",
+        ],
+    );
+}
+
+/// Started from another folder, a run does not find what it has.
+#[test]
+fn a_store_of_another_folder_is_named() {
+    let bench = Bench::new();
+    let first = bench.run(&[]);
+    assert!(first.status.success() && !text(&first).contains("here has no stage"), "{}", text(&first));
+    fs::create_dir(bench.path("elsewhere")).expect("a folder");
+    let from_there = || {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(bench.path("elsewhere")).args(["run", "../tiny.mopd"]).stdin(Stdio::null());
+        command.output().expect("mopd starts")
+    };
+    let output = from_there();
+    assert!(output.status.success(), "{}", text(&output));
+    let folder = fs::canonicalize(bench.path("")).expect("a folder");
+    let store = folder.join(".mopd/store");
+    let says = format!(
+        "warning: .mopd/store here has no stage of this run, but {} has 6 of its 6: run the command from {} to \
+         use them",
+        store.display(),
+        folder.display()
+    );
+    assert_says(&text(&output), &[&says]);
+    // Now there are some here.
+    let again = from_there();
+    assert!(again.status.success() && !text(&again).contains("here has no stage"), "{}", text(&again));
+}
+
 fn count(said: &str, what: &str) -> usize {
     said.matches(what).count()
 }

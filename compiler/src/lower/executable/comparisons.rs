@@ -20,7 +20,8 @@ impl SettingsConverter<'_> {
     }
 
     fn benchmark(&mut self, benchmark: &checked::Benchmark, id: checked::BenchmarkId) -> Option<Domain> {
-        let checked::Benchmark { name, prompts, format, reward, evaluation: _, metrics, origin } = benchmark;
+        let checked::Benchmark { name, prompts, columns, format, reward, evaluation: _, metrics, origin } =
+            benchmark;
         if !self.experiment.comparisons.iter().any(|table| table.benchmarks.contains(&id)) {
             for metric in metrics.iter().filter(|metric| **metric != checked::Metric::PassAt(1)) {
                 let construct = format!(
@@ -31,7 +32,7 @@ impl SettingsConverter<'_> {
             }
         }
         let reward = reward.clone();
-        let prompts = DataSource::file(prompts.clone());
+        let prompts = DataSource { columns: columns.clone(), ..DataSource::file(prompts.clone()) };
         Some(Domain {
             name: name.clone(),
             tests: Some(prompts.clone()),

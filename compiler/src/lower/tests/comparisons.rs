@@ -6,6 +6,7 @@ fn benchmark(name: &str, samples: u32, metrics: Vec<Metric>) -> Benchmark {
     Benchmark {
         name: name.into(),
         prompts: format!("{name}.jsonl"),
+        columns: Vec::new(),
         format: Some(PromptFormat::Chat { system: None }),
         reward: Reward::Numeric { field: "answer".into(), tolerance: 0.5 },
         evaluation: Evaluation {
@@ -29,6 +30,8 @@ fn a_benchmark_is_a_column_with_its_own_settings() {
         benchmark("idle", 2, vec![]),
         benchmark("sums", 16, vec![Metric::PassAt(1), Metric::PassAt(16), Metric::Length]),
     ];
+    let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into() }];
+    experiment.benchmarks[1].columns = columns.clone();
     let table = &mut experiment.comparisons[0];
     (table.benchmarks, table.normalized) = (vec![BenchmarkId(1)], None);
     table.metrics = vec![Metric::PassAt(1), Metric::Length, Metric::Distinct];
@@ -38,7 +41,7 @@ fn a_benchmark_is_a_column_with_its_own_settings() {
     let plan = compiled(&experiment);
     let sums = &plan.experiment.domains[3];
     assert_eq!((sums.name.as_str(), sums.share), ("sums", 0.0));
-    assert_eq!(sums.tests, Some(plan::DataSource::file("sums.jsonl")));
+    assert_eq!(sums.tests, Some(plan::DataSource { columns, ..plan::DataSource::file("sums.jsonl") }));
     assert_eq!(sums.format, PromptFormat::Chat { system: None });
     let table = &plan.experiment.comparisons[0];
     let [add, sort, last] = &table.columns[..] else { panic!("three columns") };

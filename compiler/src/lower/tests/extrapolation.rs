@@ -9,6 +9,7 @@ fn benchmark(name: &str, prompts: &str) -> Benchmark {
     Benchmark {
         name: name.into(),
         prompts: prompts.into(),
+        columns: Vec::new(),
         format: None,
         reward: Reward::ExactMatch { field: "answer".into() },
         evaluation: Evaluation {

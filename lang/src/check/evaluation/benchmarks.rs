@@ -18,6 +18,7 @@ impl Checker {
         let settings = self.settings(Some(block), &owner, name.span, vocabulary::EVAL, false);
         self.keep_marks(&settings, &owner);
         let prompts = self.required(&settings, "prompts").and_then(|expr| self.text(expr, "prompts", env));
+        let columns = self.fields(&settings, env);
         let format = self.format(&settings, env);
         let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, env));
         let evaluation = self.evaluation(&settings, None, env);
@@ -37,6 +38,7 @@ impl Checker {
         self.parts.benchmarks.write().push(Benchmark {
             name: name.text.clone(),
             prompts,
+            columns,
             format,
             reward,
             evaluation,

@@ -208,7 +208,12 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
 
 /// Without the noise of binary fractions.
 fn readable(number: f64) -> f64 {
-    format!("{number:.6e}").parse().unwrap_or(number)
+    significant(number, 7)
+}
+
+/// Rounded to so many digits.
+pub fn significant(number: f64, digits: usize) -> f64 {
+    format!("{number:.*e}", digits.saturating_sub(1)).parse().unwrap_or(number)
 }
 
 impl Checker {

@@ -14,6 +14,7 @@ use crate::check::builtins::schedules::{Ladder, Learned, Linear, ScheduleCall, W
 use crate::check::stages::settings::{BlockSettings, open, undecided};
 use crate::check::values::calls::DEEPEST_CALL;
 use crate::check::values::evaluate::{Env, EvaluationContext};
+use crate::check::values::ranges::{RangeCheck, first_outside, significant};
 use crate::check::values::value::Value;
 
 impl Checker {
@@ -97,19 +98,19 @@ impl Checker {
             return;
         }
         let steps = if let Some(Length::Steps(steps)) = length { steps } else { 1 };
-        let largest = match (
-            rate.constant(),
-            crate::check::values::ranges::first_outside(rate, (f64::NEG_INFINITY, 1.0), steps),
-        ) {
+        let largest = match (rate.constant(), first_outside(rate, (f64::NEG_INFINITY, 1.0), steps)) {
             (Some(value), _) if value > 1.0 => value,
-            (None, crate::check::values::ranges::RangeCheck::Leaves { value, .. }) => value,
+            (None, RangeCheck::Leaves { value, .. }) => value,
             _ => return,
         };
+        // So few digits as show that it is above.
+        let shown = [4, 7].into_iter().map(|digits| significant(largest, digits)).find(|shown| *shown > 1.0);
+        let shown = shown.unwrap_or(largest);
         let diagnostic =
             Diagnostic::warning(Code::OutOfRange, place, "a learning rate above 1 destroys the weights");
         self.report(
             diagnostic
-                .label(format!("reaches {largest}"))
+                .label(format!("reaches {shown}"))
                 .help("published rates lie between 1e-7 and 1e-2: write `1e-5`, for example"),
         );
     }

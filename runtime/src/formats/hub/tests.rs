@@ -82,6 +82,10 @@ fn names_and_revisions_stay_in_the_cache() {
         let (text, _) = message(&hub.find(name, None, Path::new("/nowhere")).unwrap_err());
         assert!(text.contains("names no repository"), "{name}: {text}");
     }
+    // A folder of nearly that name may be meant.
+    std::fs::create_dir_all(folder.path().join("models/small-135m")).unwrap();
+    let (_, help) = message(&hub.find("./models/smal-135m", None, folder.path()).unwrap_err());
+    assert_eq!(help, "did you mean `./models/small-135m`?");
     for revision in ["../../x", "/etc/passwd", "", "a b", "."] {
         let (text, _) = message(&hub.find("org/tiny", Some(revision), Path::new("/nowhere")).unwrap_err());
         assert!(text.contains("is not a revision"), "{revision}: {text}");

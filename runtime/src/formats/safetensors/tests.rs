@@ -174,3 +174,24 @@ fn a_folder_without_safetensors_says_what_it_has_instead() {
     assert!(help("weights.gguf").contains("gguf("));
     assert!(help("README.md").contains("config.json"));
 }
+
+#[test]
+fn a_file_that_is_cut_off_is_named_with_its_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(MODEL);
+    file(&path, &[("a", "F32", &[2], &bytes(&[1.0, 2.0])), ("b", "F32", &[1], &bytes(&[3.0]))]);
+    let whole = fs::read(&path).unwrap();
+    for (kept, says) in [(whole.len() - 5, whole.len().to_string()), (20, " or more".to_owned())] {
+        fs::write(&path, &whole[..kept]).unwrap();
+        let crate::failure::Error::Failed(failure) = open(folder.path()).unwrap_err() else {
+            panic!("interrupted")
+        };
+        let start = format!("cannot read {}: the file has {kept} bytes, its header says ", path.display());
+        assert!(
+            failure.message.starts_with(&start) && failure.message.ends_with(&says),
+            "{}",
+            failure.message
+        );
+        assert!(failure.help.unwrap().contains("cut off"));
+    }
+}

@@ -102,7 +102,7 @@ fn a_template_is_filled_row_by_row() {
     assert_eq!(tokens.get(1), bytes.prompt("2+2= four?").unwrap());
     // With the answer's tokens and its end behind it.
     let longest = prompts.longest_shown(&bytes, &shown, Some("other")).unwrap();
-    let error = longest.fits(0, 14).unwrap_err();
+    let error = longest.fits(0, 14_u32).unwrap_err();
     let expected = "a.jsonl:2: template `shown` and `other` take 16 tokens, the model's context is 14";
     assert!(error.to_string().ends_with(expected), "{error}");
     // One that changes is as long as it becomes, and at a step what it is then.

@@ -94,6 +94,7 @@ pub static EVAL: &[SettingKey] = &[
         Takes::Text,
         "JSON lines with a `prompt` field, relative to this file: prompts that no model is trained on.",
     ),
+    may("fields", Takes::Columns, "Fields in columns with other names: `columns(prompt: question)`."),
     may(
         "format",
         Takes::Words(FORMATS),

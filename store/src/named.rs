@@ -1,0 +1,126 @@
+//! What `hf("...")` names: a folder of the author's own, or a repository of the Hugging Face hub. A check and
+//! a run both ask here, so that they agree.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::files::names_beside;
+use crate::regular;
+
+/// More than a file that names a commit has.
+const SMALL: u64 = 1 << 16;
+
+/// What the name of a model stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedModel {
+    Folder(PathBuf),
+    /// There is no folder of that name, and a repository may be called so: `organisation/model`.
+    Repository,
+    /// Neither: this folder is not there, and `./a`, `../a`, `/a`, `~/a` and `a/b/c` are names of no
+    /// repository.
+    Nowhere(PathBuf),
+}
+
+impl NamedModel {
+    /// A folder is relative to `base`.
+    pub fn of(name: &str, base: &Path) -> NamedModel {
+        let folder = base.join(name);
+        match (folder.is_dir(), is_repository(name)) {
+            (true, _) => NamedModel::Folder(folder),
+            (false, true) => NamedModel::Repository,
+            (false, false) => NamedModel::Nowhere(folder),
+        }
+    }
+}
+
+/// The folders beside that of a name, written as it is: one of them may be meant.
+pub fn folders_beside(name: &str, base: &Path) -> Vec<String> {
+    let path = base.join(name);
+    let names = names_beside(&path).unwrap_or_default().into_iter();
+    let folders = names.filter(|beside| path.with_file_name(beside).is_dir());
+    folders.map(|beside| Path::new(name).with_file_name(beside).display().to_string()).collect()
+}
+
+/// `organisation/model`, or `model` alone, which some old repositories are named.
+fn is_repository(name: &str) -> bool {
+    let mut parts = name.split('/');
+    let plain = |part: &str| {
+        let allowed = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+        !part.is_empty()
+            && part.chars().all(allowed)
+            && !part.starts_with(['.', '-'])
+            && !part.contains("..")
+            && part.len() <= 96
+    };
+    parts.by_ref().take(2).all(plain) && parts.next().is_none()
+}
+
+/// The folder of the tools around the hub, with its token; none without a home.
+pub fn hub_home() -> Option<PathBuf> {
+    set("HF_HOME")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+        .or_else(|| Some(env::home_dir()?.join(".cache/huggingface")))
+}
+
+/// Where models of the hub lie, a folder for each repository; none without a home.
+pub fn hub_cache() -> Option<PathBuf> {
+    set("HF_HUB_CACHE")
+        .or_else(|| set("HUGGINGFACE_HUB_CACHE"))
+        .or_else(|| hub_home().map(|home| home.join("hub")))
+}
+
+/// The folder of a repository in a cache of the hub.
+pub fn repository(cache: &Path, name: &str) -> PathBuf {
+    cache.join(format!("models--{}", name.replace('/', "--")))
+}
+
+/// The folder of one of its commits.
+pub fn snapshot(cache: &Path, name: &str, commit: &str) -> PathBuf {
+    repository(cache, name).join("snapshots").join(commit)
+}
+
+/// What a cache says a revision of a repository is.
+pub fn cached_commit(cache: &Path, name: &str, revision: &str) -> Option<String> {
+    if is_commit(revision) {
+        return Some(revision.to_owned());
+    }
+    let commit = regular::read(&repository(cache, name).join("refs").join(revision), SMALL).ok()?;
+    let commit = String::from_utf8(commit).ok()?;
+    let commit = commit.trim();
+    is_commit(commit).then(|| commit.to_owned())
+}
+
+pub fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn set(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_folder_a_repository_or_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let base = place.path();
+        fs::create_dir_all(base.join("models/small")).unwrap();
+        let of = |name: &str| NamedModel::of(name, base);
+        assert_eq!(of("models/small"), NamedModel::Folder(base.join("models/small")));
+        assert_eq!(of("./models/small"), NamedModel::Folder(base.join("./models/small")));
+        for name in ["gpt2", "models/smal", "Qwen/Qwen3-0.6B"] {
+            assert_eq!(of(name), NamedModel::Repository, "{name}");
+        }
+        for name in ["./small", "../models/smal", "/models/smal", "~/smal", "a/b/c", "a b", "a..b/c"] {
+            assert_eq!(of(name), NamedModel::Nowhere(base.join(name)), "{name}");
+        }
+        fs::write(base.join("models/readme"), "").unwrap();
+        assert_eq!(folders_beside("models/smal", base), ["models/small"]);
+        assert_eq!(folders_beside("./smal", base), ["./models"]);
+        assert!(folders_beside("none/smal", base).is_empty());
+    }
+}
