@@ -4,7 +4,7 @@
     python3 book/gallery.py [target/release/mopd] [NAME...]
 
 The page has a comment where the link to a report belongs, which a reader of the source does not see; NAMEs are those of the
-comments, else all of them. Behind `mdbook build`, which empties the folder and writes the page anew.
+comments, else all of them. To be run after `mdbook build`, which empties the folder and writes the page anew.
 """
 
 import html
