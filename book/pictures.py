@@ -49,7 +49,8 @@ def shot(browser: str, url: str, name: str, size: str, dark: bool = False, wait:
 def colour(name: str, default: str) -> str:
     known = {
         "default": default, "black": "#1b1b1a", "red": "#f08a94", "green": "#6cc47d", "brown": "#dcc25a", "blue": "#7aa9dc",
-        "0000ee": "#7aa9dc", "cdcd00": "#dcc25a", "magenta": "#df86bd", "cyan": "#6accea", "white": "#e9e8e4", "brightblack": "#a5a49e",
+        "0000ee": "#7aa9dc", "cdcd00": "#dcc25a", "00cd00": "#6cc47d", "00cdcd": "#6accea",
+        "magenta": "#df86bd", "cyan": "#6accea", "white": "#e9e8e4", "brightblack": "#a5a49e",
     }
     return known.get(name, f"#{name}" if len(name) == 6 else default)
 
@@ -140,7 +141,10 @@ def report(mopd: str, browser: str) -> None:
         shot(browser, url, "report.png", "1000,1000")
         shot(browser, url, "report-dark.png", "1000,1000", dark=True)
         shot(browser, url, "report-narrow.png", "420,900")
-        shot(browser, f"{url}#training", "report-training.png", "1000,900")
+        # A browser without a screen does not jump to a section.
+        training = folder / "training.html"
+        training.write_text(f"{(folder / page).read_text()}<style>header, #results {{ display: none }}</style>")
+        shot(browser, training.as_uri(), "report-training.png", "1000,900")
 
 
 def playground(_: str, browser: str) -> None:
@@ -169,10 +173,10 @@ def watch(mopd: str, browser: str) -> None:
         subprocess.run([mopd, "new", "pilot"], cwd=folder, check=True, capture_output=True)
         subprocess.run([mopd, "run", "pilot/pilot.mopd"], cwd=folder, check=True, capture_output=True)
         text = (folder / "pilot/pilot.mopd").read_text()
-        (folder / "pilot/pilot.mopd").write_text(text.replace("  steps     = 160", "  steps     = 800"))
+        (folder / "pilot/pilot.mopd").write_text(text.replace("  steps     = 160", "  steps     = 2400"))
         screen = folder / "watch.html"
         screen.write_text(terminal([mopd, "watch", "pilot/pilot.mopd"], folder, 14))
-        shot(browser, screen.as_uri(), "watch.png", "700,388")
+        shot(browser, screen.as_uri(), "watch.png", "700,432")
 
 
 def editors(mopd: str, browser: str) -> None:

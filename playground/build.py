@@ -1,10 +1,14 @@
-"""Compiles the front end to WebAssembly and puts it into one page: target/playground/index.html."""
+"""Compiles the front end to WebAssembly and puts it into one page: target/playground/index.html.
+
+Ends with status 2 where this Rust can't compile to WebAssembly and `rustup` can't add that.
+"""
 
 import base64
 import html
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,10 +17,14 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
 
 
-def compiled(target: pathlib.Path) -> bytes:
+def target_installed() -> bool:
     known = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=True)
-    if not (pathlib.Path(known.stdout.strip()) / "lib/rustlib" / TARGET).is_dir():
-        sys.exit(f"setup: the compiler can't compile to WebAssembly yet: `rustup target add {TARGET}`")
+    if (pathlib.Path(known.stdout.strip()) / "lib/rustlib" / TARGET).is_dir():
+        return True
+    return shutil.which("rustup") is not None and subprocess.run(["rustup", "target", "add", TARGET]).returncode == 0
+
+
+def compiled(target: pathlib.Path) -> bytes:
     # Deep texts are checked in deep calls; without names and debug information, half of the size.
     flags = "-C link-arg=-zstack-size=8388608 -C strip=symbols"
     environment = {**os.environ, f"CARGO_TARGET_{TARGET.upper().replace('-', '_')}_RUSTFLAGS": flags}
@@ -38,6 +46,9 @@ def page(program: bytes) -> str:
 
 
 def main() -> None:
+    if not target_installed():
+        print(f"setup: this Rust can't compile to WebAssembly: `rustup target add {TARGET}`", file=sys.stderr)
+        sys.exit(2)
     out = pathlib.Path(sys.argv[1])
     # Its own folder: other flags than those of the programs.
     program = compiled(out / "build")

@@ -2,7 +2,7 @@
  * The grammar of mopd for editors: highlighting, folding, indentation, selections.
  *
  * The language is defined by `lang/grammar.pest` and the layout pass before it; this grammar accepts what they accept and
- * refuses what they refuse (`test/agreement.mjs` says with which exceptions). It differs in one thing: precedence is part of
+ * refuses what they refuse (`test/agreement.rs` says with which exceptions). It differs in one thing: precedence is part of
  * the grammar here, while the compiler arranges a flat run of operators afterwards.
  */
 

@@ -8,10 +8,29 @@ use super::{Format, Overrides, PredictMode};
 
 /// Create a starter experiment: a commented file with data, ready to run
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  mopd new pilot && mopd run pilot/pilot.mopd")]
+#[command(
+    after_help = "Examples:\n  mopd new pilot && mopd run pilot/pilot.mopd\n  mopd new --example quickstart first \
+                  && mopd run first/quickstart.mopd"
+)]
 pub struct NewArgs {
-    /// The folder to create; its last part names the experiment
+    /// The folder to create; its last part names the starter
     pub name: PathBuf,
+    /// Instead of the starter, write this experiment of the book, with its data
+    #[arg(long, value_enum, value_name = "EXAMPLE")]
+    pub example: Option<BookExample>,
+}
+
+/// The experiments of `examples/` that need no files from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BookExample {
+    /// Three specialists, one student, eight baselines
+    Quickstart,
+    /// Ten methods of the literature against each other
+    Literature,
+    /// A student that uses a tool
+    Lookup,
+    /// Three specialists of a published model
+    Skills,
 }
 
 /// Check experiments and report diagnostics, without running anything

@@ -1,4 +1,4 @@
-//! `mopd new`: a starter experiment.
+//! `mopd new`: a starter experiment, or one of the book.
 
 use std::path::Path;
 
@@ -20,10 +20,15 @@ pub fn new(arguments: &NewArgs) -> Result<Status, Problem> {
         )
         .help("choose another name"));
     }
-    for (path, text) in starter::files(&name) {
-        write(&folder.join(path), &text)?;
+    let files = match arguments.example {
+        None => starter::files(&name),
+        Some(example) => starter::example(example),
+    };
+    for (path, text) in &files {
+        write(&folder.join(path), text)?;
     }
-    let file = folder.join(format!("{name}.mopd"));
+    // The experiment comes first.
+    let file = folder.join(&files[0].0);
     output::note(&format!("made {}; `mopd run {}` runs it\n", folder.display(), file.display()));
     output::result(&format!("{}\n", file.display()));
     Ok(Status::Good)

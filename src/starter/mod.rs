@@ -1,20 +1,68 @@
-//! The files that `mopd new` writes: a commented experiment, with two of the quickstart's domains as
-//! data.
+//! The files that `mopd new` writes: a commented experiment with two of the quickstart's domains as data, or
+//! an experiment of the book.
 
-/// Path below the new folder, and text.
+use crate::args::BookExample;
+
+const IGNORED: (&str, &str) = (".gitignore", "/.mopd\n/runs\n");
+
+/// Paths in `examples/`, and their texts.
+macro_rules! examples {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_str!(concat!("../../examples/", $path)))),*]
+    };
+}
+
+const QUICKSTART: &[(&str, &str)] = examples![
+    "quickstart/sort.train.jsonl",
+    "quickstart/sort.test.jsonl",
+    "quickstart/reverse.train.jsonl",
+    "quickstart/reverse.test.jsonl",
+    "quickstart/successor.train.jsonl",
+    "quickstart/successor.test.jsonl",
+    "quickstart/make_data.py",
+];
+
+const LOOKUP: &[(&str, &str)] =
+    examples!["lookup/train.jsonl", "lookup/test.jsonl", "lookup/environment.py", "lookup/make_data.py",];
+
+const SKILLS: &[(&str, &str)] = examples![
+    "skills/math.train.jsonl",
+    "skills/math.test.jsonl",
+    "skills/format.train.jsonl",
+    "skills/format.test.jsonl",
+    "skills/strings.train.jsonl",
+    "skills/strings.test.jsonl",
+    "skills/make_data.py",
+];
+
+/// Paths below the new folder, and texts; the experiment first.
 pub fn files(name: &str) -> Vec<(String, String)> {
     let named = |text: &str| text.replace("{{name}}", name);
     let mut files = vec![
         (format!("{name}.mopd"), named(include_str!("starter.mopd"))),
         ("README.md".to_owned(), named(include_str!("README.md"))),
-        (".gitignore".to_owned(), "/.mopd\n/runs\n".to_owned()),
+        owned(IGNORED),
     ];
-    let data = [
-        ("sort.train", include_str!("../../examples/quickstart/sort.train.jsonl")),
-        ("sort.test", include_str!("../../examples/quickstart/sort.test.jsonl")),
-        ("reverse.train", include_str!("../../examples/quickstart/reverse.train.jsonl")),
-        ("reverse.test", include_str!("../../examples/quickstart/reverse.test.jsonl")),
-    ];
-    files.extend(data.map(|(file, text)| (format!("data/{file}.jsonl"), text.to_owned())));
+    for (path, text) in QUICKSTART {
+        let data = path.strip_prefix("quickstart/").unwrap_or(path);
+        if data.starts_with("sort.") || data.starts_with("reverse.") {
+            files.push((format!("data/{data}"), (*text).to_owned()));
+        }
+    }
     files
+}
+
+/// The same of an experiment of the book, as it lies in `examples/`.
+pub fn example(which: BookExample) -> Vec<(String, String)> {
+    let (experiment, data) = match which {
+        BookExample::Quickstart => (examples!["quickstart.mopd"], QUICKSTART),
+        BookExample::Literature => (examples!["literature.mopd"], QUICKSTART),
+        BookExample::Lookup => (examples!["lookup.mopd"], LOOKUP),
+        BookExample::Skills => (examples!["skills.mopd"], SKILLS),
+    };
+    [experiment, data, &[IGNORED]].concat().into_iter().map(owned).collect()
+}
+
+fn owned((path, text): (&str, &str)) -> (String, String) {
+    (path.to_owned(), text.to_owned())
 }

@@ -1,5 +1,6 @@
-//! The page of the playground in a browser. `./x playground` makes it; where nobody did, or there is no
-//! browser, nothing is opened, and a note says so: what the program in it answers has tests of its own.
+//! The page of the playground in a browser. `./x test` makes it, and `./x playground`; where it can't be
+//! made, or there is no browser, nothing is opened, and a note says so: what the program in it answers has
+//! tests of its own.
 
 use std::fs;
 
@@ -25,7 +26,9 @@ fn opened(browser: &str, page: &str, then: &str) -> (String, String) {
 #[test]
 fn the_front_end_answers_in_a_browser() {
     let path = mopd_tests::root().join("target/playground/index.html");
-    let Ok(page) = fs::read_to_string(path) else { return note("`./x playground` was not run here") };
+    let Ok(page) = fs::read_to_string(path) else {
+        return note("the page of the playground was not made, so it was not opened");
+    };
     let Some(browser) = browser() else { return };
 
     // As it opens: the example is right, its objective is described, and can be tried.

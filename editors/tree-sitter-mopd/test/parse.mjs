@@ -1,4 +1,4 @@
-// What both agreement tests need: the repository's files and the parser's verdicts.
+// What `mutations.mjs` needs: the repository's files and the parser's verdicts.
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";

@@ -167,6 +167,33 @@ fn a_new_experiment_checks_cleanly() {
     assert!(place.read("pilot/README.md").contains("mopd run pilot.mopd"));
 }
 
+/// As they lie in `examples/`, with every file of their data.
+#[test]
+fn examples_of_the_book_check_cleanly() {
+    let place = Place::new();
+    let examples = mopd_tests::root().join("examples");
+    let data = [
+        ("quickstart", "quickstart"),
+        ("literature", "quickstart"),
+        ("lookup", "lookup"),
+        ("skills", "skills"),
+    ];
+    for (name, data) in data {
+        let said = place.mopd(&["new", "--example", name, &format!("my-{name}")]).is(0, &[]);
+        let file = format!("my-{name}/{name}.mopd");
+        assert_eq!(said.out, format!("{file}\n"));
+        place.mopd(&["check", &file]).is(0, &["ok: "]);
+        let mut paths = mopd_tests::files(&examples.join(data), "");
+        paths.retain(|path| !path.to_string_lossy().contains("__pycache__"));
+        paths.push(examples.join(format!("{name}.mopd")));
+        for path in paths {
+            let below = path.strip_prefix(&examples).expect("an example's file").display();
+            let text = std::fs::read_to_string(&path).expect("UTF-8");
+            assert!(place.read(&format!("my-{name}/{below}")) == text, "{below}");
+        }
+    }
+}
+
 #[test]
 fn a_new_experiment_overwrites_nothing() {
     let place = Place::with(&[("pilot/mine.txt", "mine")]);
