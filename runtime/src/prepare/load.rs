@@ -172,7 +172,10 @@ mod tests {
             checkpoint(&first)
         );
         assert_eq!(
-            load(&Pretrained::Checkpoint { folder: first }, folder.path(), &notes).unwrap().weights.values(),
+            load(&Pretrained::Checkpoint { folder: first }, folder.path(), Some(&notes))
+                .unwrap()
+                .weights
+                .values(),
             random_model(&tiny(), 1).values()
         );
     }
@@ -185,7 +188,7 @@ mod tests {
         assert_eq!(loaded.weights.tokenizer.vocabulary(), 40);
         let path = saved(&loaded.weights, folder.path(), "student");
         assert!(folder.path().join(&path).join("tokenizer.json").exists());
-        let again = load(&Pretrained::Checkpoint { folder: path }, folder.path(), folder.path()).unwrap();
+        let again = load(&Pretrained::Checkpoint { folder: path }, folder.path(), None).unwrap();
         assert_eq!(again.weights.values(), loaded.weights.values());
         assert_eq!(again.weights.tokenizer, loaded.weights.tokenizer);
         assert_eq!(again.weights.config, loaded.weights.config);
