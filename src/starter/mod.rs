@@ -23,7 +23,7 @@ const QUICKSTART: &[(&str, &str)] = examples![
 ];
 
 const LOOKUP: &[(&str, &str)] =
-    examples!["lookup/train.jsonl", "lookup/test.jsonl", "lookup/environment.py", "lookup/make_data.py",];
+    examples!["lookup/train.jsonl", "lookup/test.jsonl", "lookup/environment.py", "lookup/make_data.py"];
 
 const SKILLS: &[(&str, &str)] = examples![
     "skills/math.train.jsonl",
