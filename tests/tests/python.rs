@@ -52,7 +52,7 @@ fn the_page_runs() {
     let output = python(place.path()).arg("page.py").output().expect("python3 starts");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     good(output);
-    for part in ["-:7:", "did you mean", "\nlr\n", "sorting: pass@1", "| start | ", "gone.jsonl"] {
+    for part in ["-:7:", "here it is called `lr`", "\nlr\n", "sorting: pass@1", "| start | ", "gone.jsonl"] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
 }
