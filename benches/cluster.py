@@ -8,9 +8,9 @@ same weights. The student's machine is one core and the teachers' another, each 
 as far as one machine can be that: the teachers are one pool, whose tasks wait for each other. Needs Linux, and a MODEL that seldom ends a
 text by itself, such as those of `random_checkpoint.py`: the simulation takes every completion to be as long as its limit.
 
-The rates of the cluster file are measured in a run of other sizes first, with one teacher: operations a second of the student's core from its
-updates, bytes a second from drawing a single sequence. The time of a step is the sum of
-its parts, as `mopd run --format json` says them.
+The rates of the cluster file are measured first, in three runs of other sizes with one teacher: operations a second of the student's core from
+its updates, of the teachers' from scores, and bytes a second from rollouts; medians. The time of a step is the sum of its parts, as `mopd run
+--format json` says them.
 """
 import argparse
 import json
@@ -93,7 +93,7 @@ def measured(arguments, set_up, folder):
     """Seconds of the parts of a step, the first step left out: medians."""
 
     def work(file):
-        command = [arguments.mopd, "run", str(file), "--predict", "never", "--format", "json"]
+        command = [arguments.mopd, "run", str(file), "--fresh", "--predict", "never", "--format", "json"]
         lines = output_of(["taskset", "-c", arguments.cores[0], *command], folder).splitlines()
         steps = [event for event in map(json.loads, lines) if event["event"] == "step"][1:]
         assert all(step["tokens"] == set_up.prompts * set_up.new for step in steps), "a completion is shorter than its limit"
@@ -103,9 +103,10 @@ def measured(arguments, set_up, folder):
 
 
 def rates(arguments, folder):
-    """Of the two nodes, from a run of other sizes: operations a second, and bytes a second of the student's."""
+    """Of the two nodes, from runs of other sizes: operations a second, and bytes a second of the student's."""
     sizes = SetUp(1, 6, 48)
-    parts = measured(arguments, sizes, folder)
+    runs = [measured(arguments, sizes, folder) for _ in range(3)]
+    parts = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
     weights, tokens = arguments.parameters, PROMPT + sizes.new
     student = 6 * weights * tokens * sizes.prompts / parts["update"]
     teachers = 2 * weights * tokens * sizes.prompts / parts["scoring"]

@@ -34,7 +34,7 @@ pub fn predict(plan: &Plan, file: &Path) -> Result<(), Problem> {
         return Err(Problem::usage("wrong-cluster", message));
     }
     output::note(
-        "reckoned from operations and bytes, completions as long as their limits; not compared with measured runs\n",
+        "simulated from operations and bytes, with completions as long as their limits: as good as the rates in the file\n",
     );
     Ok(())
 }
