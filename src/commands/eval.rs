@@ -75,8 +75,11 @@ fn experiment(arguments: &EvalArgs) -> Result<WrittenExperiment, Problem> {
         (format!("temperature = {temperature}"), format!("--temperature {temperature}")),
         (format!("max_tokens = {}", arguments.max_tokens), format!("--max-tokens {}", arguments.max_tokens)),
     ];
-    if let Some(fields) = &arguments.fields {
-        settings.push((format!("fields = columns({})", columns(fields)?), format!("--fields {fields}")));
+    if let Some(fields) = &arguments.fields
+        && let columns = columns(fields)?
+        && !columns.is_empty()
+    {
+        settings.push((format!("fields = columns({columns})"), format!("--fields {fields}")));
     }
     if let Some(system) = &arguments.system {
         settings.push((format!("system = {}", quoted(system)?), format!("--system {system}")));
@@ -122,7 +125,8 @@ fn reward(given: &str) -> String {
     if is_function && plain { format!("python(\"{given}\")") } else { given.to_owned() }
 }
 
-/// `prompt=question,answer=solution` as the language has it.
+/// `prompt=question,answer=solution` as the language has it; nothing of fields that stand in columns of their
+/// names.
 fn columns(fields: &str) -> Result<String, Problem> {
     let column = |pair: &str| {
         let Some((field, column)) = pair.split_once('=').filter(|(_, column)| !column.trim().is_empty())
@@ -132,9 +136,11 @@ fn columns(fields: &str) -> Result<String, Problem> {
                 "for example `--fields prompt=question,answer=solution`: the prompt stands in `question`",
             ));
         };
-        Ok(format!("{}: {}", field.trim(), quoted(column.trim())?))
+        let (field, column) = (field.trim(), column.trim());
+        Ok(if field == column { None } else { Some(format!("{field}: {}", quoted(column)?)) })
     };
-    Ok(fields.split(',').map(column).collect::<Result<Vec<_>, _>>()?.join(", "))
+    let columns = fields.split(',').map(column).collect::<Result<Vec<Option<String>>, _>>()?;
+    Ok(columns.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 /// A text of the language.
@@ -233,6 +239,8 @@ mod tests {
             columns("prompt=question, answer=final answer").ok().as_deref(),
             Some("prompt: \"question\", answer: \"final answer\"")
         );
+        assert_eq!(columns("prompt=prompt,answer=a").ok().as_deref(), Some("answer: \"a\""));
+        assert_eq!(columns("prompt=prompt").ok().as_deref(), Some(""));
         for given in ["prompt", "prompt=", ""] {
             assert!(columns(given).is_err(), "{given}");
         }

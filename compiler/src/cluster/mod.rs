@@ -2,7 +2,8 @@
 //! graphics cards and the network between them.
 //!
 //! It computes from numbers of operations and bytes, as a plan knows them: completions are as long as their
-//! limits, and every card reaches the rate that its node says. `benches/cluster.py` holds it to measured runs.
+//! limits, and every card reaches the rate that its node says. `benches/cluster.py` holds it to measured
+//! runs.
 
 mod events;
 mod stage;
