@@ -12,7 +12,7 @@ use super::sequences::Sequences;
 
 /// Steps in a row after which something is said.
 const STEPS: u32 = 20;
-/// The same of rewards in a stage that has no more in all.
+/// The same of a reward that nobody earns, in a stage that has no more in all.
 const FEWEST_STEPS: u32 = 5;
 
 /// Of the numbers that train, so many at most are compared, evenly spread.
@@ -30,7 +30,7 @@ pub(super) struct Monitor {
 
 /// The rewards of a domain.
 struct Rewards {
-    /// Steps in a row after which something is said.
+    /// Steps in a row without any reward after which something is said.
     wanted: u32,
     /// Steps in a row in which all completions had this reward.
     same: Option<(f64, u32)>,
@@ -117,13 +117,13 @@ impl Rewards {
         let flat = groups.iter().all(alike) && groups.iter().any(|group| group.len() > 1);
         self.flat = if flat { self.flat + 1 } else { 0 };
         if let Some((reward, steps)) = self.same
-            && steps >= self.wanted
+            && steps >= if reward <= 0.0 { self.wanted } else { STEPS }
             && !self.said_same
         {
             (self.said_same, self.said_flat) = (true, true);
             return Some(Trouble::Constant(reward));
         }
-        if self.flat >= self.wanted && !self.said_flat {
+        if self.flat >= STEPS && !self.said_flat {
             self.said_flat = true;
             return Some(Trouble::NoAdvantage);
         }
@@ -132,7 +132,7 @@ impl Rewards {
 }
 
 impl Trouble {
-    fn message(self, domain: &str, steps: u32) -> String {
+    fn message(self, domain: &str, wanted: u32) -> String {
         match self {
             Trouble::Constant(reward) => {
                 let why = if reward <= 0.0 {
@@ -143,13 +143,14 @@ impl Trouble {
                 } else {
                     "the reward does not depend on the completion"
                 };
+                let steps = if reward <= 0.0 { wanted } else { STEPS };
                 format!(
                     "every completion of `{domain}` in the last {steps} steps had the reward {reward}, so there \
                      is nothing to learn from it: {why}"
                 )
             }
             Trouble::NoAdvantage => format!(
-                "in the last {steps} steps no group of `{domain}` had two different rewards, so every advantage \
+                "in the last {STEPS} steps no group of `{domain}` had two different rewards, so every advantage \
                  in a group was 0: draw more samples of a prompt, raise `temperature`, leave out prompts that \
                  are too easy or too hard (`filter`), or reward finer"
             ),
@@ -231,6 +232,7 @@ mod tests {
         // Of a short stage, at its end.
         assert_eq!(said_in(8, (0..8).map(|_| vec![vec![0.0; 4]])), [(7, Trouble::Constant(0.0))]);
         assert_eq!(said_in(3, (0..3).map(|_| vec![vec![0.0; 4]])), []);
+        assert_eq!(said_in(8, (0..8).map(|_| vec![vec![1.0; 4]])), []);
         let sometimes = |step: usize| vec![vec![0.0, f64::from(u8::from(step % 10 == 9))]];
         assert_eq!(said((0..50).map(sometimes)), []);
         // From one constant to another.
