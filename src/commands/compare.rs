@@ -96,8 +96,11 @@ impl MeaningChange {
     pub fn summary(&self) -> String {
         let PlanDifference { items, reruns, stages } = &self.difference;
         if items.is_empty() && reruns.is_empty() {
-            let what =
-                if self.inputs.is_empty() { "the same experiment" } else { "the same plan of other files" };
+            let what = if self.inputs.is_empty() {
+                "the same experiment"
+            } else {
+                "the same plan with different data or reward files"
+            };
             return what.to_owned();
         }
         match reruns.len() {
@@ -177,7 +180,7 @@ pub fn notes(table: &ComparedTable) -> Vec<String> {
     }
     if !table.other_rewards.is_empty() {
         notes.push(format!(
-            "other rewards, so a difference there, or over all domains, is none of the models alone: {}",
+            "different rewards, so differences there and over all domains do not compare the models: {}",
             table.other_rewards.join(", ")
         ));
     }
@@ -430,10 +433,12 @@ merging
         let files = vec!["judge.py".into()];
         pair.meaning.inputs.push(InputChange::Reward { domain: "a_b".into(), files });
         let text = text(&[pair], Style::PLAIN);
-        let said =
-            "a -> b: the same plan of other files\n  domain `a_b`: other files of its reward: judge.py\n";
+        let said = "a -> b: the same plan with different data or reward files\n  domain `a_b`: different reward files: judge.py\n";
         assert!(text.starts_with(said), "{text}");
-        assert!(text.contains("| +0.25 [+0.12, +0.38]   |") && text.contains("other rewards, so"), "{text}");
+        assert!(
+            text.contains("| +0.25 [+0.12, +0.38]   |") && text.contains("different rewards, so"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl CommandSources {
 
     /// The names of all files that were hashed.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.files.iter().map(|(name, _)| name.as_str())
+        self.files().map(|(name, _)| name)
     }
 
     fn add(&mut self, name: String, path: PathBuf, hash: String) {

@@ -49,7 +49,7 @@ struct Scoring {
     share: f64,
 }
 
-/// Whose weights score.
+/// A model or a server that scores.
 #[derive(PartialEq)]
 enum Scorer {
     Model(ModelId),

@@ -61,7 +61,7 @@ pub struct RewardFiles {
 }
 
 /// A file by its name, which does not depend on where the experiment lies, and Blake3 of its content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileHash {
     pub name: String,
     pub hash: String,
@@ -70,15 +70,9 @@ pub struct FileHash {
 impl FileHash {
     /// The names of files that only one of two lists has, or that hold something else there.
     pub fn changed(before: &[FileHash], after: &[FileHash]) -> Vec<String> {
-        let only = |of: &[FileHash], other: &[FileHash]| {
-            let changed = of.iter().filter(|file| !other.contains(file));
-            changed.map(|file| file.name.clone()).collect::<BTreeSet<String>>()
-        };
-        (only(before, after).into_iter())
-            .chain(only(after, before))
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
+        let [before, after] = [before, after].map(|files| files.iter().collect::<BTreeSet<_>>());
+        let names: BTreeSet<&String> = before.symmetric_difference(&after).map(|file| &file.name).collect();
+        names.into_iter().cloned().collect()
     }
 }
 

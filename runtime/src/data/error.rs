@@ -297,18 +297,20 @@ impl DataError {
     }
 }
 
+/// The name of a file beside one that is not there, if that may be meant.
+pub fn meant_beside(path: &Path) -> Option<String> {
+    let beside = names_beside(path)?;
+    let name = path.file_name()?.to_string_lossy();
+    nearest_file(&name, beside.iter().map(String::as_str)).map(str::to_owned)
+}
+
 impl DataProblem {
     pub(super) fn unreadable(path: &Path, error: &io::Error) -> DataProblem {
         if error.kind() != io::ErrorKind::NotFound {
             return DataProblem::Unreadable { cause: mopd_store::files::reason(error) };
         }
-        let Some(files) = names_beside(path) else {
-            return DataProblem::Missing { meant: None, folder_missing: true };
-        };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let meant = nearest_file(&name, files.iter().map(String::as_str));
-        let meant = meant.map(|meant| path.with_file_name(meant).display().to_string());
-        DataProblem::Missing { meant, folder_missing: false }
+        let meant = meant_beside(path).map(|meant| path.with_file_name(meant).display().to_string());
+        DataProblem::Missing { meant, folder_missing: names_beside(path).is_none() }
     }
 
     pub(super) fn not_utf8(line: &[u8], error: &std::str::Utf8Error) -> DataProblem {

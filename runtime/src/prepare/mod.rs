@@ -11,7 +11,6 @@ mod room;
 use std::path::Path;
 use std::sync::Arc;
 
-use mopd_compiler::nearest_file;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
 use mopd_compiler::plan::results::{DataHash, FileHash, RewardFiles};
@@ -19,7 +18,7 @@ use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
     Train, View,
 };
-use mopd_store::files::{names_beside, reason};
+use mopd_store::files::reason;
 use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
@@ -359,9 +358,7 @@ pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<ProgramFiles>> {
 
 /// The way out where a file is not there.
 fn meant(file: &str, base: &Path) -> String {
-    let beside = names_beside(&base.join(file)).unwrap_or_default();
-    let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
-    match nearest_file(&name, beside.iter().map(String::as_str)) {
+    match data::meant_beside(&base.join(file)) {
         Some(meant) => format!("did you mean `{}`?", Path::new(file).with_file_name(meant).display()),
         None => "paths are relative to the folder of the experiment's file".to_owned(),
     }

@@ -195,8 +195,7 @@ impl ProcessPool {
             let times = self.restarts.fetch_add(1, Ordering::Relaxed) + 1;
             // A program that always needs it would fill the log.
             if times.is_power_of_two() {
-                let warning =
-                    if times > 1 { format!("{warning}, its restart number {times}") } else { warning };
+                let warning = if times > 1 { format!("{warning} ({times} times so far)") } else { warning };
                 locked(&self.warnings).push(warning);
             }
         }

@@ -440,7 +440,7 @@ fn restarts_are_counted_and_said_ever_more_rarely() {
         assert_eq!(program.judge(2).unwrap(), [0.5; 2]);
     }
     let said = "the reward command `python3 judge.py` ended (exit status 3) and was restarted";
-    let of = |times: u32| format!("{said}, its restart number {times}");
+    let of = |times: u32| format!("{said} ({times} times so far)");
     assert_eq!(program.verifier.take_warnings(), [said.to_owned(), of(2), of(4)]);
 }
 

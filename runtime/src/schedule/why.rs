@@ -74,6 +74,7 @@ pub(super) fn note(prepared: &PreparedPlan, keys: &Keys, store: &Store, job: &Ru
         Some(NotedStage { stage, seed: task.seed, key, parts: keys.parts(index)?.clone(), finished })
     };
     let stages: Vec<NotedStage> = tasks.iter().enumerate().filter_map(stage).collect();
+    // Those that the parts of finished results name are kept with them.
     let mut programs = programs(prepared);
     let text = serde_json::to_string(&stages).expect("stages are plain data");
     let asked = earlier.iter().flat_map(|run| &run.programs).filter(|(hash, _)| text.contains(hash.as_str()));

@@ -42,8 +42,11 @@ struct Rewards {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Trouble {
-    /// All completions have this reward.
-    Constant(f64),
+    /// All completions of so many steps have this reward.
+    Constant {
+        reward: f64,
+        steps: u32,
+    },
     NoAdvantage,
 }
 
@@ -84,10 +87,9 @@ impl Monitor {
             let groups: Vec<Vec<f64>> = own.filter(|group: &Vec<f64>| !group.is_empty()).collect();
             if let Some(trouble) = rewards.look(&groups) {
                 let domain = stage.sources[source].name;
-                stage.control.warn(format!(
-                    "`{name}` (seed {seed}), step {step}: {}",
-                    trouble.message(domain, rewards.wanted)
-                ));
+                stage
+                    .control
+                    .warn(format!("`{name}` (seed {seed}), step {step}: {}", trouble.message(domain)));
             }
         }
         let explained = self.rewards.iter().any(|rewards| rewards.said_flat);
@@ -121,7 +123,7 @@ impl Rewards {
             && !self.said_same
         {
             (self.said_same, self.said_flat) = (true, true);
-            return Some(Trouble::Constant(reward));
+            return Some(Trouble::Constant { reward, steps });
         }
         if self.flat >= STEPS && !self.said_flat {
             self.said_flat = true;
@@ -132,9 +134,9 @@ impl Rewards {
 }
 
 impl Trouble {
-    fn message(self, domain: &str, wanted: u32) -> String {
+    fn message(self, domain: &str) -> String {
         match self {
-            Trouble::Constant(reward) => {
+            Trouble::Constant { reward, steps } => {
                 let why = if reward <= 0.0 {
                     "the task is too hard for the student, its completions are cut off (`max_tokens`), or the \
                      reward reads them otherwise than they are written"
@@ -143,7 +145,6 @@ impl Trouble {
                 } else {
                     "the reward does not depend on the completion"
                 };
-                let steps = if reward <= 0.0 { wanted } else { STEPS };
                 format!(
                     "every completion of `{domain}` in the last {steps} steps had the reward {reward}, so there \
                      is nothing to learn from it: {why}"
@@ -227,10 +228,19 @@ mod tests {
     #[test]
     fn a_reward_that_tells_nothing_apart_is_said_once() {
         let last = STEPS as usize - 1;
-        assert_eq!(said((0..50).map(|_| vec![vec![0.0; 4]; 2])), [(last, Trouble::Constant(0.0))]);
-        assert_eq!(said((0..50).map(|_| vec![vec![0.5]])), [(last, Trouble::Constant(0.5))]);
+        assert_eq!(
+            said((0..50).map(|_| vec![vec![0.0; 4]; 2])),
+            [(last, Trouble::Constant { reward: 0.0, steps: STEPS })]
+        );
+        assert_eq!(
+            said((0..50).map(|_| vec![vec![0.5]])),
+            [(last, Trouble::Constant { reward: 0.5, steps: STEPS })]
+        );
         // Of a short stage, at its end.
-        assert_eq!(said_in(8, (0..8).map(|_| vec![vec![0.0; 4]])), [(7, Trouble::Constant(0.0))]);
+        assert_eq!(
+            said_in(8, (0..8).map(|_| vec![vec![0.0; 4]])),
+            [(7, Trouble::Constant { reward: 0.0, steps: 8 })]
+        );
         assert_eq!(said_in(3, (0..3).map(|_| vec![vec![0.0; 4]])), []);
         assert_eq!(said_in(8, (0..8).map(|_| vec![vec![1.0; 4]])), []);
         let sometimes = |step: usize| vec![vec![0.0, f64::from(u8::from(step % 10 == 9))]];
@@ -239,7 +249,7 @@ mod tests {
         let moved = |step: usize| vec![vec![if step < 10 { 0.0 } else { 1.0 }; 2]];
         assert_eq!(
             said((0..50).map(moved)),
-            [(last, Trouble::NoAdvantage), (last + 10, Trouble::Constant(1.0))]
+            [(last, Trouble::NoAdvantage), (last + 10, Trouble::Constant { reward: 1.0, steps: STEPS })]
         );
     }
 

@@ -307,10 +307,10 @@ fn runs_with_other_rewards_and_data_are_not_the_same_experiment() {
     command.current_dir(bench.folder.path()).args(["compare", "before", "after"]).stdin(Stdio::null());
     let said = text(&command.output().expect("mopd starts"));
     let meaning = [
-        "before -> after: the same plan of other files",
-        "domain `last`: other data in its prompts",
-        "domain `copy`: other files of its reward: judge.py",
-        "other rewards, so a difference there, or over all domains, is none of the models alone: copy",
+        "before -> after: the same plan with different data or reward files",
+        "domain `last`: different data in `prompts`",
+        "domain `copy`: different reward files: judge.py",
+        "different rewards, so differences there and over all domains do not compare the models: copy",
     ];
     assert_says(&said, &meaning);
     // Every answer is worth 0.5 more.

@@ -23,10 +23,10 @@ impl fmt::Display for InputChange {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
             InputChange::Data { domain, part } => {
-                write!(formatter, "domain `{domain}`: other data in its {part}")
+                write!(formatter, "domain `{domain}`: different data in `{part}`")
             }
             InputChange::Reward { domain, files } => {
-                write!(formatter, "domain `{domain}`: other files of its reward: {}", files.join(", "))
+                write!(formatter, "domain `{domain}`: different reward files: {}", files.join(", "))
             }
         }
     }
@@ -96,8 +96,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                "domain `math`: other data in its prompts",
-                "domain `math`: other files of its reward: judge.py, new.py, old.py"
+                "domain `math`: different data in `prompts`",
+                "domain `math`: different reward files: judge.py, new.py, old.py"
             ]
         );
         assert_eq!(input_changes(&before, &before), []);
