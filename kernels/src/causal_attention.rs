@@ -84,7 +84,7 @@ fn part<'a, T>(
 
 /// `projected` is `[tokens, Heads::projected]`, with queries and keys in their positions; `attended` becomes
 /// `[tokens, heads * width]`. `sequences` are ranges of tokens, none of them empty.
-pub fn forward<T: Factor + Send + Sync>(
+pub(crate) fn forward<T: Factor + Send + Sync>(
     cpu: Cpu,
     heads: &AttentionHeads,
     sequences: &[Range<usize>],
@@ -186,7 +186,7 @@ impl<T: Scalar> Loop for Softmax<'_, T> {
 
 /// From d loss / d attended: d loss / d projected. `projected` and `attended` are what [`forward`] read and
 /// returned.
-pub fn backward<T: Factor + Send + Sync>(
+pub(crate) fn backward<T: Factor + Send + Sync>(
     cpu: Cpu,
     heads: &AttentionHeads,
     sequences: &[Range<usize>],

@@ -9,7 +9,7 @@ use crate::{Loop, Scalar, with_cpu_features};
 
 /// Rows of `[gate, up]`, `2 * inner` each, and what they are multiplied to: activation(gate) * up, `inner`
 /// each.
-pub fn forward<T: Scalar + Send + Sync>(
+pub(crate) fn forward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     activation: Activation,
     inner: usize,
@@ -68,7 +68,7 @@ impl<T: Scalar> Forward<'_, T> {
 }
 
 /// From what [`forward`] kept and d loss / d product: the product again, and d loss / d `[gate, up]`.
-pub fn backward<T: Scalar + Send + Sync>(
+pub(crate) fn backward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     activation: Activation,
     inner: usize,
@@ -135,7 +135,7 @@ impl<T: Scalar> Backward<'_, T> {
 /// The backward pass of RMSNorm (arXiv:1910.07467): `x` are its rows, `scale` what they are multiplied by
 /// behind it. `grad_normed` is d loss / d normed, and becomes d loss / d scale, row by row; d loss / d x is
 /// added to `grad_x`.
-pub fn normalisation_backward<T: Scalar + Sync>(
+pub(crate) fn normalisation_backward<T: Scalar + Sync>(
     cpu: Cpu,
     epsilon: f32,
     x: &[T],

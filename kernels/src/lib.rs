@@ -19,6 +19,7 @@
 //! | attention over packed sequences, forward and backward | [`causal_attention`], [`rope`] |
 //! | attention of one new token over a paged cache | [`paged_attention`], [`pages`] |
 //! | one more token for every row: a whole decoder | [`decode`] |
+//! | the training pass's loops for f32 and bf16, as other crates call them | [`TrainingScalar`] |
 //! | gated linear units and normalisation, forward and backward | [`gated_unit`] |
 //! | sums over the vocabulary and their gradients | [`entries`] |
 //! | AdamW and the gradient's norm | [`adamw`] |
@@ -49,7 +50,9 @@ pub mod symbols;
 #[cfg(feature = "tch")]
 pub mod tensor;
 pub mod thread_pool;
+mod training;
 
 pub use features::{CpuFeatures, Loop, with_cpu_features};
 pub use scalar::{Scalar, round_to_bf16};
 pub use thread_pool::Cpu;
+pub use training::TrainingScalar;

@@ -56,7 +56,7 @@ impl QkvEpilogue<'_> {
 
 /// From the outputs of the projections, `[tokens, Heads::projected]`. What the normalisation reads is kept
 /// where there is one, in `read`.
-pub fn forward<T: Scalar + Send + Sync>(
+pub(crate) fn forward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     epilogue: &QkvEpilogue,
     projected: &[f32],
@@ -162,7 +162,7 @@ fn factor(head: &[f32], epsilon: f32) -> f32 {
 /// From d loss / d output: d loss / d projected, in its place in single precision and, as products read it,
 /// in `grad_projected`. With a normalisation, `read` is what [`forward`] kept, and `grad_scales` becomes d
 /// loss / d scales, token by token: `[tokens, 2, width]`.
-pub fn backward<T: Scalar + Send + Sync>(
+pub(crate) fn backward<T: Scalar + Send + Sync>(
     cpu: Cpu,
     epilogue: &QkvEpilogue,
     grad_output: &mut [f32],

@@ -5,7 +5,7 @@
 //! most of what it keeps of a layer. Here only gate and up are saved; what lies between is made again.
 //! Products of half-precision matrices are summed and answered in single precision
 //! ([`mopd_kernels::tensor::multiply`]), and everything between them is one loop each way
-//! ([`mopd_kernels::gated_unit`]).
+//! ([`TrainingScalar::gated_unit_forward`]).
 
 use half::bf16;
 use tch::{Kind, Tensor, no_grad_guard};
@@ -14,9 +14,8 @@ use super::Activation;
 use super::feed_forward::FeedForward;
 use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
-use mopd_kernels::gated_unit::{backward, forward};
 use mopd_kernels::tensor::{Element, multiply};
-use mopd_kernels::{Cpu, Scalar};
+use mopd_kernels::{Cpu, TrainingScalar};
 
 /// The unit of one layer.
 pub(super) struct GatedUnit<'a> {
@@ -84,19 +83,19 @@ impl<'a> GatedUnit<'a> {
         (multiply(self.cpu, &product, &self.down.tr()), SavedForBackward(saved))
     }
 
-    fn run_forward<T: Scalar + Element + Send + Sync>(
+    fn run_forward<T: TrainingScalar + Element>(
         &self,
         gate_up: &Tensor,
         saved: &mut Tensor,
         product: &mut Tensor,
     ) {
         let inner = product.size()[1] as usize;
-        forward(
+        T::gated_unit_forward(
             self.cpu,
             self.activation,
             inner,
             &numbers(gate_up),
-            &mut numbers_mut::<T>(saved),
+            &mut numbers_mut(saved),
             &mut numbers_mut(product),
         );
     }
@@ -128,7 +127,7 @@ impl<'a> GatedUnit<'a> {
         UnitGradients { stream: grad_stream, norm, gate_up, down }
     }
 
-    fn run_backward<T: Scalar + Element + Send + Sync>(
+    fn run_backward<T: TrainingScalar + Element>(
         &self,
         saved: &Tensor,
         grad_product: &Tensor,
@@ -136,13 +135,13 @@ impl<'a> GatedUnit<'a> {
         grad_gate_up: &mut Tensor,
     ) {
         let inner = product.size()[1] as usize;
-        backward(
+        T::gated_unit_backward(
             self.cpu,
             self.activation,
             inner,
             &numbers(saved),
             &numbers(grad_product),
-            &mut numbers_mut::<T>(product),
+            &mut numbers_mut(product),
             &mut numbers_mut(grad_gate_up),
         );
     }

@@ -3,9 +3,8 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use mopd_kernels::gated_unit::normalisation_backward;
 use mopd_kernels::tensor::{Element, View, ViewMut, view, view_mut};
-use mopd_kernels::{Cpu, Scalar};
+use mopd_kernels::{Cpu, TrainingScalar};
 
 pub(super) fn numbers<T: Element>(tensor: &Tensor) -> View<'_, T> {
     view(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
@@ -39,12 +38,12 @@ impl Normalised<'_> {
         grad_normed.sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
     }
 
-    fn run<T: Scalar + Element + Sync>(&self, grad_normed: &mut Tensor, grad_stream: &mut Tensor) {
+    fn run<T: TrainingScalar + Element>(&self, grad_normed: &mut Tensor, grad_stream: &mut Tensor) {
         let (stream, scale) = (self.stream.contiguous(), self.scale.to_kind(Kind::Float).contiguous());
-        normalisation_backward(
+        T::normalisation_backward(
             self.cpu,
             self.epsilon as f32,
-            &numbers::<T>(&stream),
+            &numbers(&stream),
             &numbers(&scale),
             &mut numbers_mut(grad_normed),
             &mut numbers_mut(grad_stream),

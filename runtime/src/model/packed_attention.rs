@@ -16,11 +16,10 @@ use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
 use super::rope::Rotary;
 use crate::machine::transfer::to_vec;
-use mopd_kernels::Cpu;
-use mopd_kernels::causal_attention::{self, AttentionHeads};
-use mopd_kernels::gemm::Factor;
-use mopd_kernels::rope::{self, HeadNorm, Positions, QkvEpilogue};
+use mopd_kernels::causal_attention::AttentionHeads;
+use mopd_kernels::rope::{HeadNorm, Positions, QkvEpilogue};
 use mopd_kernels::tensor::{Element, multiply};
+use mopd_kernels::{Cpu, TrainingScalar};
 
 /// The attention of one layer.
 pub(super) struct PackedAttention<'a> {
@@ -150,7 +149,7 @@ impl<'a> PackedAttention<'a> {
         places.answered.map_or_else(|| rows.shallow_clone(), |answered| rows.index_select(0, answered))
     }
 
-    fn run_forward<T: Factor + Element + Send + Sync>(
+    fn run_forward<T: TrainingScalar + Element>(
         &self,
         normed: &Tensor,
         places: &BatchPlaces,
@@ -162,11 +161,11 @@ impl<'a> PackedAttention<'a> {
         self.with_between(places.rotary, |epilogue| {
             let mut read = read.as_mut().map(numbers_mut::<T>);
             let mut projected = numbers_mut::<T>(&mut projected);
-            rope::forward(self.cpu, epilogue, &numbers(&product), read.as_deref_mut(), &mut projected);
+            T::rope_forward(self.cpu, epilogue, &numbers(&product), read.as_deref_mut(), &mut projected);
         });
         drop(product);
         let mut attended = Tensor::empty([tokens, (self.heads.heads * self.heads.width) as i64], options);
-        causal_attention::forward(
+        T::causal_attention_forward(
             self.cpu,
             &self.heads,
             places.sequences,
@@ -225,14 +224,14 @@ impl<'a> PackedAttention<'a> {
 
     /// d loss / d what the projections answer, in single precision and as products read it, and of the heads'
     /// scales.
-    fn run_backward<T: Factor + Element + Send + Sync>(
+    fn run_backward<T: TrainingScalar + Element>(
         &self,
         SavedForBackward { read, projected, attended }: SavedForBackward,
         places: &BatchPlaces,
         grad_attended: &Tensor,
     ) -> (Tensor, Tensor, Option<Tensor>) {
         let mut grad_single = Tensor::empty(projected.size(), (Kind::Float, Device::Cpu));
-        causal_attention::backward(
+        T::causal_attention_backward(
             self.cpu,
             &self.heads,
             places.sequences,
@@ -251,7 +250,7 @@ impl<'a> PackedAttention<'a> {
             let norm = read.as_deref().zip(grad_scales.as_deref_mut());
             let (mut grad_single, mut grad_projected) =
                 (numbers_mut(&mut grad_single), numbers_mut(&mut grad_projected));
-            rope::backward::<T>(self.cpu, epilogue, &mut grad_single, norm, &mut grad_projected);
+            T::rope_backward(self.cpu, epilogue, &mut grad_single, norm, &mut grad_projected);
         });
         let grad_scales = grad_scales.map(|sums| sums.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
         (grad_single, grad_projected, grad_scales)
