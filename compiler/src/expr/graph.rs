@@ -187,6 +187,15 @@ impl Graph {
         self.nodes.is_empty()
     }
 
+    /// Whether a number of it is computed over several prompts of a step.
+    pub fn compares_prompts(&self) -> bool {
+        self.nodes().any(|(_, node)| match &node.operation {
+            Operation::Reduce { .. } => node.axis <= Axis::Domain,
+            Operation::Statistic { over, .. } | Operation::Scan { over, .. } => *over <= Axis::Domain,
+            _ => false,
+        })
+    }
+
     /// Adds a node, or finds the one that computes the same.
     pub fn add(&mut self, axis: Axis, operation: Operation) -> NodeId {
         let node = Node { axis, operation };

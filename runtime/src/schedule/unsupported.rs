@@ -1,8 +1,7 @@
 //! What several processes can't train together yet: it is refused by name before anything runs.
 
-use mopd_compiler::expr::graph::{Graph, Operation};
 use mopd_compiler::plan::events::{FailureKind, RunJob};
-use mopd_compiler::plan::{Axis, DivergenceParameter, Objective, Producer, Stage, Train, producers};
+use mopd_compiler::plan::{DivergenceParameter, Objective, Producer, Stage, Train, producers};
 
 use super::{Task, Work};
 use crate::failure::{Error, Result};
@@ -94,45 +93,9 @@ fn of_stage(train: &Train<Objective>) -> Option<String> {
         ),
     ];
     let found = settings.into_iter().chain(scorers).find(|(there, _)| *there);
-    let found = found.map(|(_, what)| what.to_owned());
-    found
-        .or_else(|| train.producers().find_map(of_producer))
-        .or_else(|| train.objectives().find_map(|(_, objective)| of_objective(objective, train)))
-}
-
-/// Of producers, those whose groups a process cannot draw for its own prompts alone.
-fn of_producer(producer: &Producer) -> Option<String> {
-    let what = match producer {
-        Producer::Chosen(chosen) if puts_prompts_together(&chosen.choice.formula().graph) => {
-            "a choice among completions that compares the prompts of a step"
-        }
-        Producer::Retry(retry) if puts_prompts_together(&retry.until.graph) => {
-            "a `retry` that compares the prompts of a step"
-        }
-        Producer::Student(student) if student.sampling.accept.is_some() => "sampling with a second head",
-        Producer::Data(_)
-        | Producer::Student(_)
-        | Producer::Teacher(_)
-        | Producer::Model(_)
-        | Producer::Pairs(_)
-        | Producer::Mix(_)
-        | Producer::Guided(_)
-        | Producer::Refine(_)
-        | Producer::Chosen(_)
-        | Producer::Retry(_)
-        | Producer::FirstOf(_) => {
-            return producer.kind().inner().into_iter().find_map(of_producer);
-        }
-        Producer::Replay(_) => "a rollout with `replay`",
-        Producer::Turns(_) => "a rollout with an environment",
-        Producer::Through(_) => "a rollout that a program edits",
-        Producer::Rewrite(_) => "a rollout with `rewrite`",
-        Producer::Speculative(_) => "a speculative rollout",
-        Producer::Derived(_) => "a rollout of derived prompts",
-        Producer::SampledBy(_) => "a rollout that a server samples",
-        Producer::EachTurn(_) => "a rollout that begins at every turn of the data",
-    };
-    Some(what.to_owned())
+    let undivided = || train.producers().flat_map(Producer::all).find_map(|of| of.kind().undivided());
+    let found = found.map(|(_, what)| what).or_else(undivided).map(str::to_owned);
+    found.or_else(|| train.objectives().find_map(|(_, objective)| of_objective(objective, train)))
 }
 
 fn of_objective(objective: &Objective, train: &Train<Objective>) -> Option<String> {
@@ -158,13 +121,5 @@ fn of_objective(objective: &Objective, train: &Train<Objective>) -> Option<Strin
 /// Whether a number puts prompts of a step together. A process computes it of its own prompts.
 fn whole_batch(parameter: &DivergenceParameter) -> bool {
     let DivergenceParameter::Formula(formula) = parameter else { return false };
-    puts_prompts_together(&formula.graph)
-}
-
-fn puts_prompts_together(graph: &Graph) -> bool {
-    graph.nodes().any(|(_, node)| match &node.operation {
-        Operation::Reduce { .. } => node.axis <= Axis::Domain,
-        Operation::Statistic { over, .. } | Operation::Scan { over, .. } => *over <= Axis::Domain,
-        _ => false,
-    })
+    formula.graph.compares_prompts()
 }

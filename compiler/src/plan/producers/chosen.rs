@@ -116,6 +116,14 @@ impl ProducerKind for Chosen {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        self.choice
+            .formula()
+            .graph
+            .compares_prompts()
+            .then_some("a choice among completions that compares the prompts of a step")
+    }
 }
 
 /// Whether an edit chooses among completions.

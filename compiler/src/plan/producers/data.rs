@@ -25,4 +25,8 @@ impl ProducerKind for Data {
     fn parameters(&self, _: &dyn Fn(Writer) -> Option<u64>) -> Option<f64> {
         Some(0.0)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        None
+    }
 }

@@ -211,6 +211,10 @@ impl ProducerKind for Derived {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a rollout of derived prompts")
+    }
 }
 
 pub(super) fn executable(

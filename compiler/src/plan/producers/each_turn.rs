@@ -59,6 +59,10 @@ impl ProducerKind for EachTurn {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a rollout that begins at every turn of the data")
+    }
 }
 
 impl<O> Train<O> {

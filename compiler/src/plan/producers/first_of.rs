@@ -71,6 +71,10 @@ impl ProducerKind for FirstOf {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 pub(super) fn executable(

@@ -60,6 +60,10 @@ impl ProducerKind for Mix {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 pub(super) fn executable(

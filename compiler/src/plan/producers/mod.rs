@@ -298,6 +298,10 @@ pub trait ProducerKind {
     /// Parameters that a token goes through when it is drawn at a step: on average, or at most.
     fn parameters(&self, of: &dyn Fn(Writer) -> Option<u64>) -> Option<f64>;
 
+    /// Its name where several processes can't each draw for their own prompts: a buffer is one for all, a
+    /// number compares the prompts of a step. Those inside are asked themselves.
+    fn undivided(&self) -> Option<&'static str>;
+
     /// How its author asks for so many groups a step.
     fn asked(&self, groups: u32) -> String {
         format!("`batch = {groups}`")
@@ -335,7 +339,7 @@ impl Producer {
     }
 
     /// It and all inside it, from the outside in.
-    pub(crate) fn all(&self) -> Vec<&Producer> {
+    pub fn all(&self) -> Vec<&Producer> {
         let mut all = vec![self];
         let mut at = 0;
         while let Some(next) = all.get(at) {

@@ -72,6 +72,10 @@ impl ProducerKind for Model {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 pub(super) fn executable(

@@ -83,6 +83,10 @@ impl ProducerKind for Refine {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 pub(super) fn executable(rollout: &checked::Rollout, origins: Origins) -> Converted<Producer> {

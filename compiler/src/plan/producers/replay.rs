@@ -69,6 +69,10 @@ impl ProducerKind for Replay {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a rollout with `replay`")
+    }
 }
 
 pub(super) fn executable(

@@ -72,6 +72,10 @@ impl ProducerKind for Retry {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        self.until.graph.compares_prompts().then_some("a `retry` that compares the prompts of a step")
+    }
 }
 
 /// What is drawn again where `edit` says so.

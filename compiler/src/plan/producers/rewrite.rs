@@ -82,6 +82,10 @@ impl ProducerKind for Rewrite {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a rollout with `rewrite`")
+    }
 }
 
 /// What becomes of the completions of `of`.

@@ -73,6 +73,10 @@ impl ProducerKind for SampledBy {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a rollout that a server samples")
+    }
 }
 
 pub(super) fn executable(

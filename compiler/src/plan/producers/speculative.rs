@@ -67,6 +67,10 @@ impl ProducerKind for Speculative {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a speculative rollout")
+    }
 }
 
 /// Of a stage's own rollout, or a term's. A rejected draft is no completion: nothing chooses among those of a

@@ -41,6 +41,10 @@ impl ProducerKind for Student {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        self.sampling.accept.is_some().then_some("sampling with a second head")
+    }
 }
 
 /// It may draw two tokens in a step.

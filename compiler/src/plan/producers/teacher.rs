@@ -104,6 +104,10 @@ impl ProducerKind for Teacher {
         let word = if self.once.is_some() { "batch" } else { "prompts" };
         format!("`{word} = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 pub(super) fn executable(rollout: &checked::Rollout, keep: Keep, origins: Origins) -> Converted<Producer> {

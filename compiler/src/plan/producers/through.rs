@@ -112,6 +112,10 @@ impl ProducerKind for Through {
     fn asked(&self, groups: u32) -> String {
         self.of.kind().asked(groups)
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a rollout that a program edits")
+    }
 }
 
 /// What a program makes of the completions of `of`.

@@ -111,6 +111,10 @@ impl ProducerKind for Turns {
     fn asked(&self, groups: u32) -> String {
         format!("`prompts = {groups}`")
     }
+
+    fn undivided(&self) -> Option<&'static str> {
+        Some("a rollout with an environment")
+    }
 }
 
 /// Whether an edit is part of how turns are drawn.

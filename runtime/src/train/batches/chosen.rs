@@ -9,7 +9,7 @@ use tch::no_grad_guard;
 
 use super::filter::of_completions;
 use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Group, Making, make};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
@@ -26,9 +26,9 @@ pub(super) struct OfChosen {
     of: Box<dyn Draws>,
 }
 
-pub(super) fn make_chosen(chosen: &Chosen, making: &Making) -> Result<OfChosen> {
+pub(super) fn make(chosen: &Chosen, making: &Making) -> Result<OfChosen> {
     let [inside, _] = making.inside();
-    Ok(OfChosen { choice: chosen.choice.clone(), of: make(&chosen.of, &inside)? })
+    Ok(OfChosen { choice: chosen.choice.clone(), of: super::make(&chosen.of, &inside)? })
 }
 
 impl Draws for OfChosen {

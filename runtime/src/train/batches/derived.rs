@@ -14,7 +14,7 @@ use super::attempts::attempts;
 use super::sample::{Numbered, judge, sample};
 use super::teacher::no_teacher;
 use super::words::{TextRequest, scorer, texts};
-use super::{Batch, Draws, Group, Making, make, text_of_at_most};
+use super::{Batch, Draws, Group, Making, text_of_at_most};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
@@ -33,10 +33,13 @@ pub(super) struct OfDerived {
 /// What one completes itself of each prompt that it was asked, by its place.
 type GroupsByPrompt = HashMap<usize, Group>;
 
-pub(super) fn make_derived(derived: &Derived, making: &Making) -> Result<OfDerived> {
+pub(super) fn make(derived: &Derived, making: &Making) -> Result<OfDerived> {
     let [inside, _] = making.inside();
     // Which attempt is shown is decided by the rewards.
-    Ok(OfDerived { settings: derived.clone(), of: make(&derived.of, &Making { judged: true, ..inside })? })
+    Ok(OfDerived {
+        settings: derived.clone(),
+        of: super::make(&derived.of, &Making { judged: true, ..inside })?,
+    })
 }
 
 impl Draws for OfDerived {

@@ -8,7 +8,7 @@ use mopd_compiler::plan::producers::{FirstOf, SampleChoice};
 
 use super::chosen::choose;
 use super::sample::Numbered;
-use super::{Batch, Draws, Group, Making, make};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::zip::zip_equal;
@@ -23,7 +23,7 @@ pub(super) struct OfFirst {
 /// Prompts of a step have numbers below it: what is drawn beside the first has others, of its own.
 const BESIDE: u32 = 1 << 28;
 
-pub(super) fn make_first(first: &FirstOf, making: &Making) -> Result<OfFirst> {
+pub(super) fn make(first: &FirstOf, making: &Making) -> Result<OfFirst> {
     let (mut known, mut drawn, mut choices): (Vec<&Producer>, Vec<_>, _) = Default::default();
     let mut rest = *making;
     for choice in &first.choices {
@@ -31,7 +31,7 @@ pub(super) fn make_first(first: &FirstOf, making: &Making) -> Result<OfFirst> {
         let place = known.iter().position(|known| *known == producer);
         if place.is_none() {
             let [here, behind] = rest.inside();
-            drawn.push(make(producer, &here)?);
+            drawn.push(super::make(producer, &here)?);
             known.push(producer);
             rest = behind;
         }

@@ -4,7 +4,7 @@ use mopd_compiler::plan::Moving;
 use mopd_compiler::plan::producers::Mix;
 
 use super::sample::{Numbered, draw_by};
-use super::{Batch, Draws, Group, Making, make};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
 
@@ -16,12 +16,12 @@ pub(super) struct Mixed {
     node: u32,
 }
 
-pub(super) fn make_mixed(mix: &Mix, making: &Making) -> Result<Mixed> {
+pub(super) fn make(mix: &Mix, making: &Making) -> Result<Mixed> {
     let [first, second] = making.inside();
     Ok(Mixed {
         share: mix.share.clone(),
-        first: make(&mix.first, &first)?,
-        second: make(&mix.second, &second)?,
+        first: super::make(&mix.first, &first)?,
+        second: super::make(&mix.second, &second)?,
         node: making.node,
     })
 }

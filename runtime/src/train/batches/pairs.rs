@@ -3,7 +3,7 @@
 use mopd_compiler::plan::producers::Pairs;
 
 use super::sample::{Numbered, draw_by, judge};
-use super::{Batch, Draws, Group, Making, make};
+use super::{Batch, Draws, Group, Making};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -15,10 +15,13 @@ pub(super) struct Sides {
     rejected: Box<dyn Draws>,
 }
 
-pub(super) fn make_sides(pairs: &Pairs, making: &Making) -> Result<Sides> {
+pub(super) fn make(pairs: &Pairs, making: &Making) -> Result<Sides> {
     // Both at once, where they are read.
     let [chosen, rejected] = Making { judged: false, ..*making }.inside();
-    Ok(Sides { chosen: make(&pairs.chosen, &chosen)?, rejected: make(&pairs.rejected, &rejected)? })
+    Ok(Sides {
+        chosen: super::make(&pairs.chosen, &chosen)?,
+        rejected: super::make(&pairs.rejected, &rejected)?,
+    })
 }
 
 impl Draws for Sides {

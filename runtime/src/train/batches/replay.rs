@@ -11,7 +11,7 @@ use mopd_compiler::plan::producers::{Keeps, Replay};
 
 use super::filter::of_groups;
 use super::sample::{Numbered, draw_by, judge};
-use super::{Batch, Draws, Group, Making, make};
+use super::{Batch, Draws, Group, Making};
 use crate::data::mixture::Draw;
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -70,12 +70,12 @@ impl Buffer {
     }
 }
 
-pub(super) fn make_replayed(replay: &Replay, making: &Making) -> Result<Replayed> {
+pub(super) fn make(replay: &Replay, making: &Making) -> Result<Replayed> {
     let [inside, _] = making.inside();
     let buffer = Buffer { kept: VecDeque::new(), capacity: replay.capacity as usize, change: None };
     Ok(Replayed {
         settings: replay.clone(),
-        of: make(&replay.of, &inside)?,
+        of: super::make(&replay.of, &inside)?,
         node: making.node,
         buffer: buffer.into(),
     })

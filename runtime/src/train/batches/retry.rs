@@ -5,7 +5,7 @@ use mopd_compiler::plan::producers::Retry;
 
 use super::chosen::numbers;
 use super::sample::Numbered;
-use super::{Batch, Draws, Group, Making, make};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
 use crate::zip::zip_equal;
@@ -20,9 +20,9 @@ pub(super) struct Retried {
 /// above both.
 const ATTEMPT: u32 = 1 << 20;
 
-pub(super) fn make_retried(retry: &Retry, making: &Making) -> Result<Retried> {
+pub(super) fn make(retry: &Retry, making: &Making) -> Result<Retried> {
     let [inside, _] = making.inside();
-    Ok(Retried { until: retry.until.clone(), at_most: retry.at_most, of: make(&retry.of, &inside)? })
+    Ok(Retried { until: retry.until.clone(), at_most: retry.at_most, of: super::make(&retry.of, &inside)? })
 }
 
 impl Draws for Retried {

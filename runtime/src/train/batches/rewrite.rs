@@ -10,7 +10,7 @@ use regex::{NoExpand, Regex};
 use super::chosen::numbers;
 use super::edited::{Texts, text};
 use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Group, Making, make};
+use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
 use crate::prepare::prompts::TemplateInputs;
 use crate::random::Purpose;
@@ -25,13 +25,13 @@ pub(super) struct Rewritten {
     judged: bool,
 }
 
-pub(super) fn make_rewritten(rewrite: &Rewrite, making: &Making) -> Result<Rewritten> {
+pub(super) fn make(rewrite: &Rewrite, making: &Making) -> Result<Rewritten> {
     let Rewrite { pattern, text, of } = rewrite;
     let text = View { name: "rewrite".to_owned(), pieces: text.clone() };
     let texts = Texts::new("`rewrite`".to_owned(), "rewrite", of);
     let [inside, _] = making.inside();
     // Of texts that are written anew, the rewards are those of the new text.
-    let of = make(of, &Making { judged: false, ..inside })?;
+    let of = super::make(of, &Making { judged: false, ..inside })?;
     Ok(Rewritten { pattern: regex(pattern)?, text, texts, of, judged: making.judged })
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::edited::{Texts, text};
 use super::sample::{Numbered, judge};
-use super::{Batch, Draws, Group, Making, make, model, teacher};
+use super::{Batch, Draws, Group, Making, model, teacher};
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::program::{self, ProcessPool, ProgramFailure, Unanswered};
@@ -39,7 +39,7 @@ struct Edited {
     judged: bool,
 }
 
-pub(super) fn make_edited(through: &Through, making: &Making) -> Result<Box<dyn Draws>> {
+pub(super) fn make(through: &Through, making: &Making) -> Result<Box<dyn Draws>> {
     let editor = Rc::new(ProgramEditor::new(through, making)?);
     // What is written once is edited once.
     match &through.of {
@@ -49,7 +49,7 @@ pub(super) fn make_edited(through: &Through, making: &Making) -> Result<Box<dyn 
         Producer::Model(of) if of.once => model::make(of, &Making { editor: Some(&editor), ..*making }),
         of => {
             let judged = making.judged;
-            let of = make(of, &Making { judged: false, ..*making })?;
+            let of = super::make(of, &Making { judged: false, ..*making })?;
             Ok(Box::new(Edited { of, editor, judged }))
         }
     }
