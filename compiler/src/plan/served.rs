@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mopd_lang::experiment::Capability;
 use serde::{Deserialize, Serialize};
 
 use super::{Dtype, Secret};
@@ -95,6 +96,27 @@ pub enum Answers {
     TopK(u32),
     /// The whole distribution.
     Distribution,
+}
+
+impl Answers {
+    /// What is asked of a server that the language says this of; nothing of one that only writes.
+    pub(crate) fn of(capability: Capability) -> Option<Answers> {
+        match capability {
+            Capability::Text => None,
+            Capability::Sampled => Some(Answers::Sampled),
+            Capability::TopK(k) => Some(Answers::TopK(k)),
+            Capability::Distribution => Some(Answers::Distribution),
+        }
+    }
+
+    /// As the language has it.
+    pub fn capability(self) -> Capability {
+        match self {
+            Answers::Sampled => Capability::Sampled,
+            Answers::TopK(k) => Capability::TopK(k),
+            Answers::Distribution => Capability::Distribution,
+        }
+    }
 }
 
 impl fmt::Display for Answers {

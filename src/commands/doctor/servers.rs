@@ -73,7 +73,7 @@ fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysi
     let of = needed_of(experiment, TeacherId(place as u32));
     *needed = of.as_ref().map(|(needed, _)| *needed);
     let (Some(failure), Some(answers)) = (&mut report.falls_short, report.answers) else { return };
-    let enough = of.as_ref().is_none_or(|(needed, _)| *needed <= capability(answers));
+    let enough = of.as_ref().is_none_or(|(needed, _)| *needed <= answers.capability());
     if enough && works_with(answers, place, experiment, analysis) {
         failure.help = Some(format!("write `answers: {answers}`: no more is needed of it"));
         return;
@@ -88,7 +88,7 @@ fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysi
     match of {
         Some((needed, role)) if !enough => {
             help += &format!("write `answers: {answers}`, and ");
-            help += &nearest_form(needed, capability(answers), &role);
+            help += &nearest_form(needed, answers.capability(), &role);
         }
         _ => help += "let another server answer it",
     }
@@ -99,16 +99,8 @@ fn compare(server: &mut FoundServer, experiment: &Experiment, analysis: &Analysi
 /// only whole distributions do.
 fn works_with(answers: Answers, teacher: usize, experiment: &Experiment, analysis: &Analysis) -> bool {
     let mut less = experiment.clone();
-    less.teachers[teacher].answers = capability(answers);
+    less.teachers[teacher].answers = answers.capability();
     mopd_compiler::compile(&less, &analysis.origins, &analysis.sources, jit::fuses()).is_ok()
-}
-
-fn capability(answers: Answers) -> Capability {
-    match answers {
-        Answers::Sampled => Capability::Sampled,
-        Answers::TopK(k) => Capability::TopK(k),
-        Answers::Distribution => Capability::Distribution,
-    }
 }
 
 /// As people read it.

@@ -1,8 +1,6 @@
 //! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
-use mopd_lang::experiment::{
-    self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
-};
+use mopd_lang::experiment::{self as checked, Alignment, PanelId, SelfCopy, TeacherId, TeacherWeights};
 use mopd_lang::formula::{Formula, Role};
 
 use super::{Converted, Diagnostic, data, divergence, filter, formula, refused};
@@ -206,7 +204,7 @@ fn weights_of(
                 None => "a teacher that is trained in another stage".to_owned(),
             }
         }
-        TeacherWeights::Served { engine, url, model, key } => match served_answers(*answers) {
+        TeacherWeights::Served { engine, url, model, key } => match Answers::of(*answers) {
             Some(answers) => {
                 let engine = Engine::named(engine).expect("the checker knows the engines");
                 let (name, whole) = (engine.name(), answers == Answers::Distribution);
@@ -244,16 +242,6 @@ fn weights_of(
     };
     refuse(&construct);
     None
-}
-
-/// What a server is asked; nothing of one that only writes.
-fn served_answers(answers: Capability) -> Option<Answers> {
-    match answers {
-        Capability::Text => None,
-        Capability::Sampled => Some(Answers::Sampled),
-        Capability::TopK(k) => Some(Answers::TopK(k)),
-        Capability::Distribution => Some(Answers::Distribution),
-    }
 }
 
 /// A sum of logits, each with a factor.
