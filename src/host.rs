@@ -315,6 +315,16 @@ pub fn as_text(path: &Path) -> Result<String, Problem> {
     text.ok_or_else(|| Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display())))
 }
 
+/// Where relative paths of a job begin that has no experiment.
+///
+/// # Errors
+/// A folder that is gone, or whose path is not UTF-8.
+pub fn current_folder() -> Result<String, Problem> {
+    let here = std::env::current_dir()
+        .map_err(|error| Problem::usage("no-folder", format!("the current folder is gone: {error}")))?;
+    as_text(&here)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

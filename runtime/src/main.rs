@@ -264,6 +264,7 @@ fn work(
         | Job::Compare(_)
         | Job::Differences(_)
         | Job::Delta(_)
+        | Job::Generate(_)
         | Job::Bench(_) => cuda.place(),
     };
     tch::set_num_threads(1);
@@ -286,6 +287,7 @@ fn work(
         Job::Predict(job) => schedule::predict(job, place, control)?,
         Job::Why(job) => schedule::why(job, &versions, place, control)?,
         Job::Bench(job) => bench::divergence::bench(job, place, control)?,
+        Job::Generate(job) => bench::generate::generate(job, place, control)?,
         Job::Floor(job) => bench::floor::floor(job, place, control)?,
         Job::Run(job) => schedule::run(job, &versions, place, cache, control, progress)?,
     }

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::ComputeDtype;
+
 /// Measure the speed of mopd on this machine
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -17,6 +19,7 @@ pub enum BenchCommand {
     Distill(BenchDistillArgs),
     Divergence(BenchDivergenceArgs),
     Expr(BenchExprArgs),
+    Generate(BenchGenerateArgs),
     Watch(BenchWatchArgs),
     /// Any other word: an unknown measurement.
     #[command(external_subcommand)]
@@ -66,8 +69,8 @@ pub struct BenchDistillArgs {
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..))]
     pub steps: u32,
     /// Compute dtype
-    #[arg(long, value_enum, default_value_t = DistillDtype::Float32)]
-    pub dtype: DistillDtype,
+    #[arg(long, value_enum, default_value_t = ComputeDtype::Float32)]
+    pub dtype: ComputeDtype,
     #[arg(long, value_enum, default_value_t = DistillObjective::Full)]
     pub objective: DistillObjective,
     /// Format prompts with the student's chat template
@@ -87,17 +90,46 @@ pub struct BenchDistillArgs {
     pub json: bool,
 }
 
+/// Measure completions of one model, alone: tokens per second, memory, and a lower bound of the time on this
+/// machine
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd bench generate models/student
+  mopd bench generate Qwen/Qwen3-0.6B --dtype bfloat16 --batch 1,8,32 --new 64,512
+
+Completions are sampled at temperature 1 with the log-probability of each token, as the rollouts of a run
+are. A completion that ends early counts with the tokens that it has.")]
+pub struct BenchGenerateArgs {
+    /// A folder as `save_pretrained` writes it, or a name on the hub: what `hf(...)` takes
+    pub model: String,
+    /// Completions that are written together
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8, 32])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Vec<u32>,
+    /// Longest completion, in tokens
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [64])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub new: Vec<u32>,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt: u32,
+    /// Compute dtype
+    #[arg(long, value_enum, default_value_t = ComputeDtype::Float32)]
+    pub dtype: ComputeDtype,
+    /// Rounds through all sizes, in turn
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Write JSON: times in seconds, memory in bytes
+    #[arg(long)]
+    pub json: bool,
+}
+
 fn checkpointing(text: &str) -> Result<String, String> {
     match text == "all" || text.parse::<u32>().is_ok() {
         true => Ok(text.to_owned()),
         false => Err("expected a number of layers, or `all`".to_owned()),
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DistillDtype {
-    Float32,
-    Bfloat16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

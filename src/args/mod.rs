@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mopd_compiler::plan::Dtype;
 use mopd_compiler::plan::events::Predict;
 
 pub use self::bench::*;
@@ -159,6 +160,22 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 pub enum Format {
     Human,
     Json,
+}
+
+/// What models compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ComputeDtype {
+    Float32,
+    Bfloat16,
+}
+
+impl From<ComputeDtype> for Dtype {
+    fn from(dtype: ComputeDtype) -> Dtype {
+        match dtype {
+            ComputeDtype::Float32 => Dtype::Float32,
+            ComputeDtype::Bfloat16 => Dtype::Bfloat16,
+        }
+    }
 }
 
 /// What may be spent on predictions; see [`Predict`].

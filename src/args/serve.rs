@@ -1,9 +1,8 @@
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use mopd_compiler::plan::Dtype;
+use clap::Args;
 
-use super::Format;
+use super::{ComputeDtype, Format};
 
 /// Serve a model to runs on other machines, and to what speaks the dialects of vLLM and SGLang
 #[derive(Debug, Args)]
@@ -32,8 +31,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "VARIABLE")]
     pub key: Option<String>,
     /// What the model computes in
-    #[arg(long, value_enum, default_value_t = ServedDtype::Float32)]
-    pub dtype: ServedDtype,
+    #[arg(long, value_enum, default_value_t = ComputeDtype::Float32)]
+    pub dtype: ComputeDtype,
     /// Requests may have the weights replaced by those of a folder inside this one
     #[arg(long, value_name = "FOLDER")]
     pub allow_updates: Option<PathBuf>,
@@ -47,19 +46,4 @@ pub struct ServeArgs {
     /// `json` writes the worker's events to standard output, one per line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ServedDtype {
-    Float32,
-    Bfloat16,
-}
-
-impl From<ServedDtype> for Dtype {
-    fn from(dtype: ServedDtype) -> Dtype {
-        match dtype {
-            ServedDtype::Float32 => Dtype::Float32,
-            ServedDtype::Bfloat16 => Dtype::Bfloat16,
-        }
-    }
 }

@@ -44,12 +44,10 @@ pub fn sample(arguments: &SampleArgs) -> Result<Status, Problem> {
             .help(CHECKPOINTS));
         }
     }
-    let Some(folder) = arguments.checkpoint.to_str() else {
-        return Err(Problem::usage("not-text", format!("the path {checkpoint} is not UTF-8 text")));
-    };
+    let folder = host::as_text(&arguments.checkpoint)?;
     let prompts = prompts(arguments)?;
     let job = Job::Sample(SampleJob {
-        checkpoint: folder.to_owned(),
+        checkpoint: folder,
         prompts: prompts.clone(),
         chat: arguments.chat,
         system: arguments.system.clone(),

@@ -3,19 +3,12 @@
 use mopd_compiler::plan::events::{Event, Failure, Job, ServeJob};
 
 use crate::args::{Format, ServeArgs};
+use crate::host;
 use crate::output::{self, printable};
 use crate::problem::{Problem, Status};
 use crate::worker;
 
 pub fn serve(arguments: &ServeArgs) -> Result<Status, Problem> {
-    let here = std::env::current_dir()
-        .map_err(|error| Problem::usage("no-folder", format!("the current folder is gone: {error}")))?;
-    let text = |path: &std::path::Path| {
-        let text = path.to_str().map(str::to_owned);
-        text.ok_or_else(|| {
-            Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display()))
-        })
-    };
     // An address of version 6 has colons of its own.
     let host = match arguments.host.as_str() {
         host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
@@ -23,11 +16,11 @@ pub fn serve(arguments: &ServeArgs) -> Result<Status, Problem> {
     };
     let job = Job::Serve(ServeJob {
         model: arguments.model.clone(),
-        base: text(&here)?,
+        base: host::current_folder()?,
         name: arguments.name.clone().unwrap_or_else(|| arguments.model.clone()),
         address: format!("{host}:{}", arguments.port),
         key: arguments.key.clone(),
-        updates: arguments.allow_updates.as_deref().map(text).transpose()?,
+        updates: arguments.allow_updates.as_deref().map(host::as_text).transpose()?,
         dtype: arguments.dtype.into(),
         tokens: arguments.max_request_tokens,
         entries: arguments.max_logprobs,

@@ -212,6 +212,7 @@ impl RunProgress {
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }
             | Event::MeasuredFloor { .. }
+            | Event::MeasuredGeneration { .. }
             | Event::Refused(_)
             | Event::ServerFound { .. }
             | Event::Fate { .. }

@@ -1,5 +1,5 @@
-//! `mopd bench distill` on checkpoints of its own: what it runs is the trainer, and what it prints can be
-//! read by programs.
+//! `mopd bench distill` and `mopd bench generate` on checkpoints of their own: what they run is the trainer and
+//! its rollouts, and what they print can be read by programs.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -128,6 +128,40 @@ fn several_teachers_and_every_setting() {
     for part in ["| rollout |", "times the floor", "peak memory of the worker", "FLOP/s in bfloat16"] {
         assert!(said(&table).contains(part), "no {part:?} in {}", said(&table));
     }
+}
+
+#[test]
+fn completions_of_one_model() {
+    let folder = checkpoints();
+    let short =
+        ["bench", "generate", STUDENT, "--prompt", "8", "--batch", "1,3", "--new", "2,5", "--rounds", "2"];
+    let output = mopd(&folder, &[&short[..], &["--json"]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let all = found["figures"].as_array().expect("figures");
+    let shapes: Vec<[u64; 2]> =
+        all.iter().map(|of| ["batch", "new"].map(|name| of[name].as_u64().expect("a number"))).collect();
+    assert_eq!(shapes, [[1, 2], [3, 2], [1, 5], [3, 5]]);
+    for (of, [batch, new]) in all.iter().zip(shapes) {
+        let tokens: Vec<u64> =
+            of["tokens"].as_array().expect("tokens").iter().filter_map(Value::as_u64).collect();
+        // An end token may come before.
+        assert!(
+            tokens.len() == 2 && tokens.iter().all(|tokens| (batch..=batch * new).contains(tokens)),
+            "{of}"
+        );
+        assert!(of["floor"].as_f64().expect("a floor") > 0.0, "{of}");
+    }
+    let table = mopd(&folder, &short);
+    for part in ["float32, prompts of 8 tokens", "| times the floor |", "FLOP/s in bfloat16"] {
+        assert!(said(&table).contains(part), "no {part:?} in {}", said(&table));
+    }
+    let long = mopd(&folder, &["bench", "generate", STUDENT, "--new", "64"]);
+    assert!(
+        !long.status.success() && said(&long).contains("more than the model's context of 96"),
+        "{}",
+        said(&long)
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Dtype;
+
 /// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchJob {
@@ -32,4 +34,27 @@ pub enum Measure {
     Memory { plain: bool },
     /// Of both, in turn, and how far they are apart.
     Time { runs: u32 },
+}
+
+/// Have a model write completions, alone: what `mopd bench generate` asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerateJob {
+    /// A folder, or a name on the hub.
+    pub model: String,
+    /// What relative paths begin at.
+    pub base: String,
+    pub dtype: Dtype,
+    /// Tokens of each prompt.
+    pub prompt: u32,
+    /// One after the other, so often.
+    pub shapes: Vec<GenerationShape>,
+    pub rounds: u32,
+}
+
+/// Completions that are written together, each of another prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationShape {
+    pub batch: u32,
+    /// Tokens of a completion, at most: an end token ends it.
+    pub new: u32,
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Dtype;
+
 /// The most that a machine was seen to do.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
@@ -33,4 +35,15 @@ pub struct Phase {
     pub flops: f64,
     /// Each time: bytes that come from memory or go there.
     pub bytes: f64,
+}
+
+impl Phase {
+    /// The least time of all its repetitions: it waits for its products or for memory, whichever takes longer.
+    pub fn seconds(&self, rates: Rates, dtype: Dtype) -> f64 {
+        let rate = match dtype {
+            Dtype::Float32 => rates.float32,
+            Dtype::Bfloat16 => rates.bfloat16,
+        };
+        self.times * (self.flops / rate).max(self.bytes / rates.memory)
+    }
 }

@@ -124,37 +124,24 @@ pub enum Updated {
     Adapter { numbers: f64 },
 }
 
-/// What a step does. `teachers` are the models that score, each with its part of the sequences.
-pub fn phases(
-    student: &Config,
-    teachers: &[(&Config, f64)],
-    tokens: &StepTokens,
-    updated: Updated,
-    dtype: Dtype,
-) -> Vec<Phase> {
+/// What writing the completions of a step does.
+pub fn rollout_phases(student: &Config, tokens: &StepTokens, dtype: Dtype) -> Vec<Phase> {
     let StepTokens { sequences, groups, prompt, completion } = *tokens;
-    let bytes = match dtype {
-        Dtype::Float32 => 4.0,
-        Dtype::Bfloat16 => 2.0,
-    };
-    let own = Matrices::of(student);
-    let phase = |part, name: &str, times: f64, flops: f64, bytes: f64| Phase {
-        part,
+    let (bytes, own) = (bytes_of(dtype), Matrices::of(student));
+    let phase = |name: &str, times: f64, flops: f64, bytes: f64| Phase {
+        part: StepPart::Rollout,
         name: name.to_owned(),
         times,
         flops,
         bytes,
     };
-    let mut phases = Vec::new();
-
     let prompts = groups * prompt;
-    phases.push(phase(
-        StepPart::Rollout,
+    let mut phases = vec![phase(
         "the prompts",
         1.0,
         2.0 * prompts * own.used + groups * (attention(student, 0.0, prompt) + 2.0 * own.output),
         bytes * (own.read(prompts) + own.output),
-    ));
+    )];
     // The first token of a completion comes with its prompt.
     let written = (completion - 1.0).max(0.0);
     if written > 0.0 {
@@ -165,7 +152,6 @@ pub fn phases(
             .map(|layer| key_value * seen(prompt, tokens.length(), layer.window))
             .sum();
         phases.push(phase(
-            StepPart::Rollout,
             "one more token for every sequence",
             written,
             sequences
@@ -173,7 +159,35 @@ pub fn phases(
             bytes * (own.read(sequences) + own.output + sequences * cached / written),
         ));
     }
+    phases
+}
 
+/// Bytes of a number of a model.
+fn bytes_of(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::Float32 => 4.0,
+        Dtype::Bfloat16 => 2.0,
+    }
+}
+
+/// What a step does. `teachers` are the models that score, each with its part of the sequences.
+pub fn phases(
+    student: &Config,
+    teachers: &[(&Config, f64)],
+    tokens: &StepTokens,
+    updated: Updated,
+    dtype: Dtype,
+) -> Vec<Phase> {
+    let sequences = tokens.sequences;
+    let (bytes, own) = (bytes_of(dtype), Matrices::of(student));
+    let phase = |part, name: &str, times: f64, flops: f64, bytes: f64| Phase {
+        part,
+        name: name.to_owned(),
+        times,
+        flops,
+        bytes,
+    };
+    let mut phases = rollout_phases(student, tokens, dtype);
     let forward = |config: &Config, matrices: &Matrices, share: f64| {
         let layers = 2.0 * tokens.length() * matrices.used + attention(config, 0.0, tokens.length());
         share * (sequences * layers + 2.0 * tokens.predicted() * matrices.output)

@@ -2,4 +2,5 @@
 
 pub mod divergence;
 pub mod floor;
+pub mod generate;
 pub mod machine;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use wait4::Wait4;
 
 use super::editor::{BenchEditor, Keystroke, in_status};
+use super::experiments;
 use super::folder::TempFolder;
-use super::generate;
 use crate::args::BenchCheckArgs;
 use crate::figures;
 use crate::host::{self, reason};
@@ -66,7 +66,7 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
 
     // First, while this process is still small: a child's peak counts what its parent had when it was
     // started.
-    let short = generate::experiment_with_five_errors(SHORT);
+    let short = experiments::experiment_with_five_errors(SHORT);
     let file = folder.write("five-errors.mopd", &short)?;
     let mut checks = Vec::new();
     let mut peak_memory = None;
@@ -80,7 +80,7 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     checks.sort();
     let least_peak = own_peak();
 
-    let long = generate::experiment(LONG);
+    let long = experiments::experiment(LONG);
     let mut editor = BenchEditor::start(&program, &folder.0)?;
     let diagnostics = editor.open(&long)?;
     if diagnostics > 0 {
@@ -95,7 +95,7 @@ pub fn check(arguments: &BenchCheckArgs) -> Result<Status, Problem> {
     press(&mut editor, &long, arguments.edits)?;
     let memory = (before, editor.memory());
 
-    let cold = [generate::experiment(SHORT), long.clone()].map(|text| from_scratch(&text));
+    let cold = [experiments::experiment(SHORT), long.clone()].map(|text| from_scratch(&text));
     let figures = CheckFigures {
         cold,
         short: TextSize::of(&short),

@@ -6,6 +6,7 @@ use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failur
 use serde::Serialize;
 use serde_json::json;
 
+use super::median;
 use crate::args::{BenchDivergenceArgs, BenchDivergenceName};
 use crate::figures;
 use crate::output;
@@ -84,12 +85,6 @@ fn unexpected() -> Problem {
     Problem::run("worker-protocol", "the worker measured something else than it was asked")
 }
 
-fn median(times: &[f64]) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
 /// What both versions were given, and is not counted.
 fn given(arguments: &BenchDivergenceArgs) -> String {
     match arguments.width {
@@ -123,7 +118,8 @@ fn table(arguments: &BenchDivergenceArgs, all: &[DivergenceFigures]) -> String {
     let ratio = |plain: f64, chunked: f64| format!("{:.3}", chunked / plain);
     for figures in all {
         let vocabulary = figures::count(u64::from(figures.vocabulary));
-        let (plain, chunked) = (median(&figures.plain_seconds), median(&figures.chunked_seconds));
+        let (plain, chunked) =
+            (median(figures.plain_seconds.clone()), median(figures.chunked_seconds.clone()));
         let time = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
         let empty = String::new;
         table.add_row([
@@ -178,15 +174,4 @@ fn json(arguments: &BenchDivergenceArgs, figures: &[DivergenceFigures]) -> Strin
         "figures": figures,
     });
     format!("{all:#}\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_one_of_the_times() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[1.0, 2.0]), 2.0);
-    }
 }

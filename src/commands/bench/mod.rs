@@ -4,6 +4,7 @@ mod check;
 mod distill;
 mod divergence;
 mod editor;
+mod experiments;
 mod expr;
 mod folder;
 mod generate;
@@ -18,6 +19,7 @@ pub fn bench(arguments: &BenchArgs) -> Result<Status, Problem> {
         BenchCommand::Distill(arguments) => distill::distill(arguments),
         BenchCommand::Divergence(arguments) => divergence::divergence(arguments),
         BenchCommand::Expr(arguments) => expr::expr(arguments),
+        BenchCommand::Generate(arguments) => generate::generate(arguments),
         BenchCommand::Watch(arguments) => watch::watch(arguments),
         BenchCommand::Other(words) => {
             let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
@@ -25,8 +27,29 @@ pub fn bench(arguments: &BenchArgs) -> Result<Status, Problem> {
                 .help(
                     "`mopd bench check` measures the checker and the language server, `mopd bench expr` a \
                      weight, `mopd bench divergence` the work over a vocabulary, `mopd bench distill` whole \
-                     steps of training, `mopd bench watch` the way from a save to its diagnostics",
+                     steps of training, `mopd bench generate` completions of a model, `mopd bench watch` the way from a save to its diagnostics",
                 ))
         }
+    }
+}
+
+/// The middle one, or the mean of the two in the middle; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        count => (values[(count - 1) / 2] + values[count / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(Vec::new()), 0.0);
     }
 }

@@ -10,8 +10,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
 use super::check::{milliseconds, quantile};
+use super::experiments;
 use super::folder::TempFolder;
-use super::generate;
 use crate::args::BenchWatchArgs;
 use crate::host::reason;
 use crate::output;
@@ -44,8 +44,8 @@ pub fn watch(arguments: &BenchWatchArgs) -> Result<Status, Problem> {
 /// From a save to what was found in it.
 fn diagnostics(saves: u32) -> Result<Vec<Duration>, Problem> {
     let folder = TempFolder::new()?;
-    let right = generate::experiment(LINES);
-    let wrong = generate::experiment_with_five_errors(LINES);
+    let right = experiments::experiment(LINES);
+    let wrong = experiments::experiment_with_five_errors(LINES);
     let file = folder.write("experiment.mopd", &right)?;
     let mut watching = Watching::start(&folder.0, &["--check", "experiment.mopd"])?;
     watching.until("checked")?;

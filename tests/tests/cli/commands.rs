@@ -418,7 +418,8 @@ fn the_book_has_every_option_of_every_command() {
     };
     let commands = "new check fmt plan audit run watch report ls compare delta export import explain sample eval serve setup doctor lsp expr \
                     try completions man";
-    let benches = ["check", "distill", "divergence", "expr", "watch"].map(|what| vec!["bench", what]);
+    let benches =
+        ["check", "distill", "divergence", "expr", "generate", "watch"].map(|what| vec!["bench", what]);
     let caches = ["list", "verify", "prune"].map(|what| vec!["cache", what]);
     let mut seen = 0;
     for words in commands.split(' ').map(|command| vec![command]).chain(benches).chain(caches) {

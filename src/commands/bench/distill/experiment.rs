@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::args::{BenchDistillArgs, DistillDtype, DistillObjective};
+use mopd_compiler::plan::Dtype;
+
+use crate::args::{BenchDistillArgs, DistillObjective};
+use crate::host;
 use crate::problem::Problem;
 
 /// The stage that is measured, and the file of prompts beside the source.
@@ -16,10 +19,7 @@ const LEAST_PROMPTS: u32 = 64;
 /// The source. Every teacher has a domain of its own and an equal share of the prompts.
 pub fn source(arguments: &BenchDistillArgs) -> Result<String, Problem> {
     let BenchDistillArgs { batch, new, steps, .. } = arguments;
-    let dtype = match arguments.dtype {
-        DistillDtype::Float32 => "float32",
-        DistillDtype::Bfloat16 => "bfloat16",
-    };
+    let dtype = Dtype::from(arguments.dtype).name();
     let objective = match arguments.objective {
         DistillObjective::Full => "mopd_full",
         DistillObjective::TopK => "mopd_top_k",
@@ -94,11 +94,7 @@ fn quoted(model: &str) -> Result<String, Problem> {
     let path = Path::new(model);
     let absolute = path.is_absolute() || model.starts_with('.') || path.is_dir();
     let named = if absolute {
-        let absolute = std::path::absolute(path);
-        let absolute = absolute.ok().and_then(|path| path.to_str().map(str::to_owned));
-        absolute.ok_or_else(|| {
-            Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display()))
-        })?
+        host::as_text(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))?
     } else {
         model.to_owned()
     };

@@ -1,11 +1,13 @@
 //! The measured times, beside their lower bound.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use mopd_compiler::plan::Dtype;
 use mopd_compiler::plan::events::{Phase, Rates, Seconds, StepPart};
 use serde_json::{Value, json};
 
 use super::{Observed, StepTimes};
-use crate::args::{BenchDistillArgs, DistillDtype};
+use crate::args::BenchDistillArgs;
+use crate::commands::bench::median;
 use crate::figures;
 
 /// What a machine can do, and what a step asks of it.
@@ -30,15 +32,11 @@ impl Floor {
         Floor { rates, ..self }
     }
 
-    /// The least time of each part: a phase waits for its products or for memory, whichever takes longer.
-    fn seconds(&self, dtype: DistillDtype) -> Seconds {
-        let rate = match dtype {
-            DistillDtype::Float32 => self.rates.float32,
-            DistillDtype::Bfloat16 => self.rates.bfloat16,
-        };
+    /// The least time of each part.
+    fn seconds(&self, dtype: Dtype) -> Seconds {
         let of = |part: StepPart| {
             let phases = self.phases.iter().filter(|phase| phase.part == part);
-            phases.map(|phase| phase.times * (phase.flops / rate).max(phase.bytes / self.rates.memory)).sum()
+            phases.map(|phase| phase.seconds(self.rates, dtype)).sum()
         };
         Seconds {
             rollout: of(StepPart::Rollout),
@@ -50,6 +48,7 @@ impl Floor {
 
 pub struct DistillReport<'a> {
     arguments: &'a BenchDistillArgs,
+    dtype: Dtype,
     floor: &'a Floor,
     seen: &'a Observed,
 }
@@ -67,7 +66,7 @@ const PARTS: [(&str, Of); 4] = [
 
 impl<'a> DistillReport<'a> {
     pub fn new(arguments: &'a BenchDistillArgs, floor: &'a Floor, seen: &'a Observed) -> DistillReport<'a> {
-        DistillReport { arguments, floor, seen }
+        DistillReport { arguments, dtype: arguments.dtype.into(), floor, seen }
     }
 
     /// The steps behind the first.
@@ -87,7 +86,7 @@ impl<'a> DistillReport<'a> {
             .set_content_arrangement(ContentArrangement::Disabled)
             .force_no_tty();
         table.set_header(["part", "seconds", "tokens a second", "floor", "times the floor"]);
-        let floor = self.floor.seconds(self.arguments.dtype);
+        let floor = self.floor.seconds(self.dtype);
         for (name, of) in PARTS {
             let (seconds, floor) = (self.median(|step| of(&step.seconds)), of(&floor));
             let rate = self.median(|step| step.tokens as f64 / of(&step.seconds));
@@ -113,7 +112,7 @@ impl<'a> DistillReport<'a> {
              steps on {} ({})\n\n{table}\n\npeak memory of the worker: {}\nseen of this machine: {}/s in \
              float32, {}/s in bfloat16, {}/s from memory\n",
             plural(teachers.len(), "teacher"),
-            self.dtype(),
+            self.dtype.name(),
             figures::count(u64::from(*batch)),
             steps - 1,
             self.seen.device,
@@ -125,19 +124,12 @@ impl<'a> DistillReport<'a> {
         )
     }
 
-    fn dtype(&self) -> &'static str {
-        match self.arguments.dtype {
-            DistillDtype::Float32 => "float32",
-            DistillDtype::Bfloat16 => "bfloat16",
-        }
-    }
-
     /// Times in seconds, memory in bytes, rates a second.
     pub fn json(&self) -> String {
         let BenchDistillArgs {
             student, teachers, batch, new, chat, lora, micro_batch, checkpointing, ..
         } = self.arguments;
-        let floor = self.floor.seconds(self.arguments.dtype);
+        let floor = self.floor.seconds(self.dtype);
         let by_part = |value: &dyn Fn(Of) -> f64| -> Value {
             PARTS
                 .iter()
@@ -152,7 +144,7 @@ impl<'a> DistillReport<'a> {
         let figures = json!({
             "student": student,
             "teachers": teachers,
-            "dtype": self.dtype(),
+            "dtype": self.dtype.name(),
             "objective": clap::ValueEnum::to_possible_value(&self.arguments.objective)
                 .map(|value| value.get_name().to_owned()),
             "batch": batch,
@@ -188,25 +180,9 @@ fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The middle one, or the mean of the two in the middle; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        count => (values[(count - 1) / 2] + values[count / 2]) / 2.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_median_is_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(median(Vec::new()), 0.0);
-    }
 
     #[test]
     fn a_phase_waits_for_what_takes_longer() {
@@ -224,12 +200,9 @@ mod tests {
             prompt: 1.0,
             threads: 1,
         };
-        let seconds = floor.seconds(DistillDtype::Float32);
+        let seconds = floor.seconds(Dtype::Float32);
         assert_eq!(seconds, Seconds { rollout: 6.0, scoring: 0.5, update: 6.0 });
-        assert_eq!(
-            floor.seconds(DistillDtype::Bfloat16),
-            Seconds { rollout: 3.0, scoring: 0.5, update: 3.0 }
-        );
+        assert_eq!(floor.seconds(Dtype::Bfloat16), Seconds { rollout: 3.0, scoring: 0.5, update: 3.0 });
         // Another look at the machine found it faster in one thing and slower in another.
         let other = Floor { rates: Rates { float32: 200.0, bfloat16: 300.0, memory: 10.0 }, ..floor.clone() };
         assert_eq!(floor.faster(&other).rates, Rates { float32: 200.0, bfloat16: 400.0, memory: 10.0 });

@@ -1,0 +1,86 @@
+//! `mopd bench generate`: completions of one model, alone, beside the least time that they can take.
+
+use std::path::Path;
+use std::time::Instant;
+
+use mopd_compiler::plan::events::{Event, FailureKind, GenerateJob};
+use mopd_compiler::plan::{Pretrained, Sampling};
+
+use super::floor::{StepTokens, rollout_phases};
+use super::machine::{Product, rates};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::machine::device::kind;
+use crate::machine::memory::{peak_since_reset, reset_peak_memory};
+use crate::machine::place::Place;
+use crate::model::Decoder;
+use crate::prepare::load::load;
+use crate::random::{Key, Purpose};
+use crate::rollout::{Prompt, memory, rollout};
+use crate::schedule::Room;
+use crate::tokenizer::Token;
+
+/// Emits one event for each shape and round, in turn: what else the machine does meets all shapes alike.
+pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()> {
+    let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
+    let weights = load(&named, Path::new(&job.base), None)?.weights;
+    let config = weights.config.clone();
+    let longest = job.shapes.iter().map(|shape| shape.new).max().unwrap_or(0);
+    if (job.prompt + longest) as usize > config.context {
+        let message = format!(
+            "prompts of {} tokens and {longest} new ones are more than the model's context of {}",
+            job.prompt, config.context
+        );
+        return Err(Error::new(FailureKind::Runtime, message).help("lower `--prompt` or `--new`"));
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    tch::set_num_threads(threads as i32);
+    let decoder = Decoder::frozen(&weights, place, kind(job.dtype));
+    drop(weights);
+    let budget = Room::here(1, place).generation(true);
+    // As the layers have them.
+    let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden);
+    let product = Product { rows: 1024, inputs: config.width as i64, outputs: inner as i64 };
+    let rates = rates(product, threads, place, control)?;
+    for round in 0..job.rounds {
+        for &shape in &job.shapes {
+            let prompts: Vec<Vec<Token>> =
+                (0..shape.batch).map(|of| tokens(of, job.prompt, config.vocabulary)).collect();
+            let prompts: Vec<Prompt> = (0..)
+                .zip(&prompts)
+                .map(|(id, tokens)| Prompt { tokens, id, sample: 0, limit: None })
+                .collect();
+            let sampling = Sampling::new(1, 1.0, shape.new);
+            let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
+            let predicted = memory(&config, kind(job.dtype), lengths(), &sampling, budget);
+            let key = Key::new(1, 0, Purpose::Rollout, u64::from(round));
+            let before = reset_peak_memory();
+            let started = Instant::now();
+            let written = rollout(&decoder, &prompts, &sampling, key, budget, control)?;
+            let seconds = started.elapsed().as_secs_f64();
+            let step = StepTokens {
+                sequences: f64::from(shape.batch),
+                groups: f64::from(shape.batch),
+                prompt: f64::from(job.prompt),
+                completion: f64::from(shape.new),
+            };
+            control.emit(&Event::MeasuredGeneration {
+                shape,
+                seconds,
+                tokens: written.iter().map(|completion| completion.tokens.len() as u64).sum(),
+                memory: before.zip(peak_since_reset()).map(|(before, peak)| peak.saturating_sub(before)),
+                predicted_memory: predicted as u64,
+                phases: rollout_phases(&config, &step, job.dtype),
+                rates,
+                threads: threads as u32,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The prompt of a number: which tokens it has does not matter, but that no two prompts begin alike.
+fn tokens(of: u32, length: u32, vocabulary: usize) -> Vec<Token> {
+    let modulus = vocabulary as u64;
+    (0..u64::from(length)).map(|at| ((u64::from(of) * 7919 + at * 104_729 + 11) % modulus) as Token).collect()
+}

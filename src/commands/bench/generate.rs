@@ -1,0 +1,183 @@
+//! `mopd bench generate`: completions of one model, alone.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use mopd_compiler::plan::Dtype;
+use mopd_compiler::plan::events::{Event, Failure, GenerateJob, GenerationShape, Job, Phase, Rates};
+use serde_json::{Value, json};
+
+use super::median;
+use crate::args::BenchGenerateArgs;
+use crate::figures;
+use crate::host;
+use crate::output;
+use crate::problem::{Problem, Status};
+use crate::worker;
+
+/// What was measured of one shape: a figure for each round.
+struct GenerationFigures {
+    shape: GenerationShape,
+    seconds: Vec<f64>,
+    tokens: Vec<u64>,
+    memory: Vec<u64>,
+    predicted_memory: u64,
+    phases: Vec<Phase>,
+    rates: Rates,
+    threads: u32,
+}
+
+impl GenerationFigures {
+    fn tokens_per_second(&self) -> f64 {
+        median(
+            self.seconds.iter().zip(&self.tokens).map(|(seconds, tokens)| *tokens as f64 / seconds).collect(),
+        )
+    }
+
+    /// The least time of completions of full length.
+    fn floor(&self, dtype: Dtype) -> f64 {
+        self.phases.iter().map(|phase| phase.seconds(self.rates, dtype)).sum()
+    }
+
+    /// None where some completion ended before its longest length: the floor is not of these.
+    fn times_the_floor(&self, dtype: Dtype) -> Option<f64> {
+        let full = u64::from(self.shape.batch) * u64::from(self.shape.new);
+        let whole = self.tokens.iter().all(|tokens| *tokens == full);
+        whole.then(|| median(self.seconds.clone()) / self.floor(dtype))
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.memory.iter().max().copied()
+    }
+}
+
+pub fn generate(arguments: &BenchGenerateArgs) -> Result<Status, Problem> {
+    let shapes = arguments
+        .new
+        .iter()
+        .flat_map(|&new| arguments.batch.iter().map(move |&batch| GenerationShape { batch, new }));
+    let job = Job::Generate(GenerateJob {
+        model: arguments.model.clone(),
+        base: host::current_folder()?,
+        dtype: arguments.dtype.into(),
+        prompt: arguments.prompt,
+        shapes: shapes.collect(),
+        rounds: arguments.rounds,
+    });
+    let failed = |failure: &Failure| {
+        let problem = Problem::run(failure.kind.name(), failure.message.clone());
+        failure.help.iter().fold(problem, |problem, help| problem.help(help.clone()))
+    };
+    let mut all: Vec<GenerationFigures> = Vec::new();
+    worker::ask(&job, failed, |event| {
+        let Event::MeasuredGeneration {
+            shape,
+            seconds,
+            tokens,
+            memory,
+            predicted_memory,
+            phases,
+            rates,
+            threads,
+        } = event
+        else {
+            return;
+        };
+        let place = all.iter().position(|figures| figures.shape == shape).unwrap_or_else(|| {
+            let (seconds, tokens, memory) = (Vec::new(), Vec::new(), Vec::new());
+            all.push(GenerationFigures {
+                shape,
+                seconds,
+                tokens,
+                memory,
+                predicted_memory,
+                phases,
+                rates,
+                threads,
+            });
+            all.len() - 1
+        });
+        all[place].seconds.push(seconds);
+        all[place].tokens.push(tokens);
+        all[place].memory.extend(memory);
+    })?;
+    let text = if arguments.json { json(arguments, &all) } else { table(arguments, &all) };
+    output::result(&text);
+    Ok(Status::Good)
+}
+
+fn table(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
+    let dtype = Dtype::from(arguments.dtype);
+    let mut table = Table::new();
+    table
+        .load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .force_no_tty();
+    table.set_header([
+        "completions",
+        "new tokens",
+        "seconds",
+        "tokens a second",
+        "times the floor",
+        "memory",
+        "predicted",
+    ]);
+    for figures in all {
+        let times = figures.times_the_floor(dtype);
+        table.add_row([
+            figures.shape.batch.to_string(),
+            figures.shape.new.to_string(),
+            format!("{:.3}", median(figures.seconds.clone())),
+            format!("{:.0}", figures.tokens_per_second()),
+            times.map_or_else(|| "ended early".to_owned(), |times| format!("{times:.2}")),
+            figures.memory().map_or_else(|| "unknown".to_owned(), figures::bytes),
+            figures::bytes(figures.predicted_memory),
+        ]);
+    }
+    for column in 0..7 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let machine = all.first().map_or_else(String::new, |GenerationFigures { rates, threads, .. }| {
+        format!(
+            "seen of this machine with {threads} cores: {}/s in float32, {}/s in bfloat16, {}/s from memory\n",
+            figures::flops(rates.float32),
+            figures::flops(rates.bfloat16),
+            figures::bytes(rates.memory as u64),
+        )
+    });
+    format!(
+        "{}, {}, prompts of {} tokens; medians of {} rounds, memory beyond the model's\n\n{table}\n\n{machine}",
+        output::printable(&arguments.model),
+        dtype.name(),
+        arguments.prompt,
+        arguments.rounds,
+    )
+}
+
+/// Times in seconds, memory in bytes, rates a second.
+fn json(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
+    let dtype = Dtype::from(arguments.dtype);
+    let one = |figures: &GenerationFigures| {
+        json!({
+            "batch": figures.shape.batch,
+            "new": figures.shape.new,
+            "seconds": figures.seconds,
+            "tokens": figures.tokens,
+            "tokens_per_second": figures.tokens_per_second(),
+            "floor": figures.floor(dtype),
+            "times_the_floor": figures.times_the_floor(dtype),
+            "memory": figures.memory(),
+            "predicted_memory": figures.predicted_memory,
+            "phases": figures.phases,
+        })
+    };
+    let whole = json!({
+        "model": arguments.model,
+        "dtype": dtype.name(),
+        "prompt": arguments.prompt,
+        "machine": all.first().map(|figures| figures.rates),
+        "threads": all.first().map(|figures| figures.threads),
+        "figures": all.iter().map(one).collect::<Vec<Value>>(),
+    });
+    format!("{whole:#}\n")
+}
