@@ -169,7 +169,8 @@ impl Pages {
         starts.extend(sequence.pages.iter().map(|&page| self.pages[page].as_mut_ptr().cast::<u8>()));
     }
 
-    /// What a pass reads of the rows, and writes to their pages: a row for each of these places of a sequence.
+    /// What a pass reads of the rows, and writes to their pages: a row for each of these places of a
+    /// sequence.
     pub(crate) fn rows<'s>(
         &mut self,
         parts: impl Iterator<Item = (&'s mut PagedSequence, Range<usize>)>,
