@@ -9,12 +9,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
 
+use crate::lanes::LANES;
 use crate::thread_pool::DisjointSlices;
-use crate::{CpuFeatures, Scalar, with_cpu_features};
+use crate::{CpuFeatures, Scalar};
 
 /// `[outputs, inputs]`, row-major.
 #[derive(Clone, Copy)]
@@ -28,6 +30,14 @@ impl Matrix<'_> {
         match self {
             Matrix::F32(values) => values.len(),
             Matrix::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Bytes of a number.
+    fn element(&self) -> usize {
+        match self {
+            Matrix::F32(_) => size_of::<f32>(),
+            Matrix::Bf16(_) => size_of::<bf16>(),
         }
     }
 
@@ -68,25 +78,34 @@ pub struct GemvOutput<'a, 'b> {
     pub add: bool,
 }
 
-/// Outputs that are worked through before the next rows: their weights stay in the nearest cache meanwhile.
+/// Outputs that are worked through before the next rows, at most: their weights stay in the second cache
+/// meanwhile.
 const OUTPUTS: usize = 24;
 
-/// As many bytes of rows stay in the nearest cache. Then one output is multiplied after the other, so that
-/// weights are read as they lie: in tiles of several outputs, as many streams are read at one time, which
-/// reaches two thirds of the memory's rate. Where the rows are more, tiles read them less often.
-const NEAR: usize = 24 << 10;
+/// As many bytes of weights stay there.
+const SECOND: usize = 256 << 10;
 
-/// How far ahead of its use a weight is asked for, in bytes, where outputs are multiplied one by one and in
-/// tiles. The processor's own guesses are too short-sighted while so many rows are multiplied with each
-/// weight: without this, a product reaches a third to a half of the memory's rate.
-#[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 8 << 10;
-#[cfg(target_arch = "x86_64")]
-const AHEAD_OF_TILES: usize = 16 << 10;
+/// Bytes of a row that are worked through before the rest of it, where there are many rows: as much of eight
+/// of them stays in the nearest cache.
+const PART: usize = 3 << 10;
+
+/// How far ahead of its use a weight is asked for, in bytes. The processor's own guesses are too short-
+/// sighted while rows are multiplied with each weight: without this, a product reaches a third to a half of
+/// the memory's rate.
+const AHEAD: usize = 16 << 10;
+
+/// Sums of a tile, those of a row side by side.
+type Sums = [f32; 32];
+
+/// The same, each in as many lanes as the widest registers have.
+type Registers = [Register; 32];
+
+#[repr(align(64))]
+struct Register(#[allow(dead_code, reason = "read and written as a register")] [f32; LANES]);
 
 /// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that
 /// depends on nothing but the number of inputs. `bias` has one number per output of the matrix. `next` is
-/// where the thread reads on, if it is not behind `range`; tiles do not look there.
+/// where the thread reads on, if it is not behind `range`.
 ///
 /// # Safety
 /// As for [`DisjointSlices::part`]: between two waits nobody else touches the outputs in `range`.
@@ -99,107 +118,72 @@ pub unsafe fn multiply(
     target: &GemvOutput,
 ) {
     assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
-    let rows = x.count();
-    let features = CpuFeatures::detect();
-    let most = rows_at_once(matrix, features);
-    let row_bytes =
-        x.inputs * if matches!(matrix, Matrix::Bf16(_)) { size_of::<bf16>() } else { size_of::<f32>() };
-    for start in range.clone().step_by(OUTPUTS) {
-        let outputs = start..(start + OUTPUTS).min(range.end);
+    let (rows, features) = (x.count(), CpuFeatures::detect());
+    let row_bytes = x.inputs * matrix.element();
+    let onward = Onward { matrix, inputs: x.inputs, left: range.end, next };
+    let wide = is_wide(matrix, features);
+    let most = if wide { 8 } else { 4 };
+    // Where few rows wait for memory, weights are read as they lie: those of one output after the other for
+    // one row, which is a quarter faster than those of eight outputs side by side.
+    let parts = if wide && rows > 4 { row_bytes.div_ceil(PART).max(1) } else { 1 };
+    let part = x.inputs.div_ceil(parts).next_multiple_of(2 * LANES);
+    let block = (SECOND / row_bytes.max(1) / OUTPUTS * OUTPUTS).clamp(OUTPUTS / 2, OUTPUTS);
+    // To set them to something would take as long as some products.
+    let mut sums = [[0.0; OUTPUTS]; 8];
+    let mut carried = [const { MaybeUninit::<Registers>::uninit() }; OUTPUTS / 2];
+    for start in range.clone().step_by(block) {
+        let outputs = start..(start + block).min(range.end);
         let mut row = 0;
         while row < rows {
             let count = (rows - row).min(most);
-            if count * row_bytes <= NEAR {
-                let mut sums = [[0.0f32; 8]; OUTPUTS];
-                let sums = &mut sums[..outputs.len()];
-                let onward = Onward { left: range.end - outputs.start, next };
-                // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and the range was looked at.
-                let done = unsafe {
-                    one_by_one(x, row..row + count, matrix, outputs.clone(), onward, features, sums)
-                };
-                if done {
-                    let by_row = transposed(sums);
-                    for (index, sums) in by_row[..count].iter().enumerate() {
-                        let place = target.first + (row + index) * target.stride;
-                        // SAFETY: the caller keeps these outputs to this call.
-                        let places =
-                            unsafe { target.buffer.slice_mut(place + outputs.start..place + outputs.end) };
-                        write(places, sums, bias.map(|bias| &bias[outputs.clone()]), target.add);
-                    }
-                    row += count;
-                    continue;
+            // The first rows find weights in memory, and ask for those that follow; the others find them in
+            // the second cache.
+            let ahead = match (row, parts) {
+                (0, 1) => AHEAD.div_ceil(row_bytes.max(1)),
+                (0, _) => block,
+                _ => 0,
+            };
+            for first in (0..x.inputs.max(1)).step_by(part.max(1)) {
+                let inputs = first..(first + part).min(x.inputs);
+                let most = if wide && rows == 1 { 1 } else { outputs_at_once(wide, count) };
+                let (mut output, mut index) = (outputs.start, 0);
+                while output < outputs.end {
+                    let columns = if outputs.end - output < most { 1 } else { most };
+                    let ahead = onward.ahead(output + columns + ahead);
+                    let tile = Tile { x, row, matrix, output, inputs: inputs.clone(), ahead };
+                    let to = (&mut sums, output - outputs.start);
+                    // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and `output + columns <=
+                    // range.end`. Of several parts, a tile carries its sums from one to the next.
+                    unsafe { tile.multiply(count, columns, features, &mut carried[index], to) };
+                    output += columns;
+                    index += usize::from(parts > 1);
                 }
             }
-            let mut output = outputs.start;
-            while output < outputs.end {
-                let wide = outputs.end - output;
-                let mut sums = [[0.0f32; 4]; 8];
-                // SAFETY: rows and outputs are in bounds: `row + count <= rows`, `output + width <=
-                // range.end`.
-                let width = unsafe {
-                    match (count, wide) {
-                        (8, 3..) => tile::<8, 3>(x, row, matrix, output, features, &mut sums),
-                        (7, 3..) => tile::<7, 3>(x, row, matrix, output, features, &mut sums),
-                        (6, 3..) => tile::<6, 3>(x, row, matrix, output, features, &mut sums),
-                        (5, 3..) => tile::<5, 3>(x, row, matrix, output, features, &mut sums),
-                        (4, 3..) if most == 4 => tile::<4, 3>(x, row, matrix, output, features, &mut sums),
-                        (4, 4..) => tile::<4, 4>(x, row, matrix, output, features, &mut sums),
-                        (3, 4..) => tile::<3, 4>(x, row, matrix, output, features, &mut sums),
-                        (2, 4..) => tile::<2, 4>(x, row, matrix, output, features, &mut sums),
-                        (1, 4..) => tile::<1, 4>(x, row, matrix, output, features, &mut sums),
-                        (8, _) => tile::<8, 1>(x, row, matrix, output, features, &mut sums),
-                        (7, _) => tile::<7, 1>(x, row, matrix, output, features, &mut sums),
-                        (6, _) => tile::<6, 1>(x, row, matrix, output, features, &mut sums),
-                        (5, _) => tile::<5, 1>(x, row, matrix, output, features, &mut sums),
-                        (4, _) => tile::<4, 1>(x, row, matrix, output, features, &mut sums),
-                        (3, _) => tile::<3, 1>(x, row, matrix, output, features, &mut sums),
-                        (2, _) => tile::<2, 1>(x, row, matrix, output, features, &mut sums),
-                        _ => tile::<1, 1>(x, row, matrix, output, features, &mut sums),
-                    }
-                };
-                for (index, sums) in sums[..count].iter().enumerate() {
-                    let place = target.first + (row + index) * target.stride + output;
-                    // SAFETY: the caller keeps these outputs to this call.
-                    let places = unsafe { target.buffer.slice_mut(place..place + width) };
-                    write(places, sums, bias.map(|bias| &bias[output..output + width]), target.add);
-                }
-                output += width;
+            for (index, sums) in sums[..count].iter().enumerate() {
+                let place = target.first + (row + index) * target.stride;
+                // SAFETY: the caller keeps these outputs to this call.
+                let places = unsafe { target.buffer.slice_mut(place + outputs.start..place + outputs.end) };
+                write(places, sums, bias.map(|bias| &bias[outputs.clone()]), target.add);
             }
             row += count;
         }
     }
 }
 
-/// As many rows as have their sums in registers.
-fn rows_at_once(matrix: Matrix, features: CpuFeatures) -> usize {
+/// Whether the widest registers are used.
+fn is_wide(matrix: Matrix, features: CpuFeatures) -> bool {
     match (matrix, features) {
         #[cfg(target_arch = "x86_64")]
         (Matrix::F32(_), CpuFeatures::Avx512 { .. })
-        | (Matrix::Bf16(_), CpuFeatures::Avx512 { bf16: true }) => 8,
-        _ => 4,
+        | (Matrix::Bf16(_), CpuFeatures::Avx512 { bf16: true }) => true,
+        _ => false,
     }
 }
 
-/// Sums of outputs as sums of rows.
-fn transposed(sums: &[[f32; 8]]) -> [[f32; OUTPUTS]; 8] {
-    let mut by_row = [[0.0; OUTPUTS]; 8];
-    with_cpu_features(|| {
-        // In squares of registers where they are whole.
-        let (squares, rest) = sums.as_chunks::<8>();
-        for (square, sums) in squares.iter().enumerate() {
-            for row in 0..8 {
-                for output in 0..8 {
-                    by_row[row][8 * square + output] = sums[output][row];
-                }
-            }
-        }
-        for (output, sums) in rest.iter().enumerate() {
-            for row in 0..8 {
-                by_row[row][8 * squares.len() + output] = sums[row];
-            }
-        }
-    });
-    by_row
+/// As many outputs as have their sums in registers beside so many rows.
+fn outputs_at_once(wide: bool, rows: usize) -> usize {
+    let most = if wide { [8, 8, 6, 6, 4, 4, 3, 3] } else { [4, 4, 4, 3, 1, 1, 1, 1] };
+    most[rows - 1]
 }
 
 #[inline]
@@ -213,128 +197,129 @@ fn write(places: &mut [f32], sums: &[f32], bias: Option<&[f32]>, add: bool) {
     }
 }
 
-/// Where a thread reads on.
+/// What a thread reads: outputs of a matrix up to `left`, whose weights lie one behind the other, then what
+/// is said to come next; where nothing is known, what lies there.
 #[derive(Clone, Copy)]
-struct Onward {
-    /// Outputs whose weights lie one behind the other, from the first of those at hand.
+struct Onward<'a> {
+    matrix: Matrix<'a>,
+    inputs: usize,
     left: usize,
-    /// What comes behind them; where nothing is known, what lies there.
     next: Option<Prefetch>,
 }
 
-#[cfg(target_arch = "x86_64")]
-impl Onward {
-    /// What is read [`AHEAD`] of an output's weights, in whole outputs; `weights` are those of the first one
-    /// at hand.
-    #[inline(always)]
-    fn ahead<T>(self, weights: *const T, inputs: usize, output: usize) -> *const T {
-        let output = output + AHEAD.div_ceil(inputs * size_of::<T>());
+impl Onward<'_> {
+    /// Where the weights of an output are, or what is read instead.
+    fn ahead(self, output: usize) -> *const u8 {
         match self.next {
             Some(Prefetch(next)) if output >= self.left => {
-                next.cast::<T>().wrapping_add((output - self.left) * inputs)
+                next.wrapping_add((output - self.left) * self.inputs * self.matrix.element())
             }
-            _ => weights.wrapping_add(output * inputs),
+            _ => self.matrix.prefetch(output, self.inputs).0,
         }
     }
 }
 
-/// The products of some rows, eight at most, with each of some outputs. False where that is not written for
-/// the processor.
-///
-/// # Safety
-/// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
-unsafe fn one_by_one(
-    x: InputRows,
-    rows: Range<usize>,
-    matrix: Matrix,
-    outputs: Range<usize>,
-    onward: Onward,
-    features: CpuFeatures,
-    sums: &mut [[f32; 8]],
-) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let of = |range: Range<usize>| range.start * x.inputs..range.end * x.inputs;
-        let (count, from, weights) = (rows.len(), of(rows), of(outputs));
-        macro_rules! of_rows {
-            ($run:ident, $x:expr, $matrix:expr) => {
-                match count {
-                    1 => avx512::$run::<1>($x, $matrix, x.inputs, onward, sums),
-                    2 => avx512::$run::<2>($x, $matrix, x.inputs, onward, sums),
-                    3 => avx512::$run::<3>($x, $matrix, x.inputs, onward, sums),
-                    4 => avx512::$run::<4>($x, $matrix, x.inputs, onward, sums),
-                    5 => avx512::$run::<5>($x, $matrix, x.inputs, onward, sums),
-                    6 => avx512::$run::<6>($x, $matrix, x.inputs, onward, sums),
-                    7 => avx512::$run::<7>($x, $matrix, x.inputs, onward, sums),
-                    _ => avx512::$run::<8>($x, $matrix, x.inputs, onward, sums),
-                }
-            };
+/// Some rows with some outputs.
+struct Tile<'a> {
+    x: InputRows<'a>,
+    row: usize,
+    matrix: Matrix<'a>,
+    output: usize,
+    /// Those that are summed now. What came before them is carried.
+    inputs: Range<usize>,
+    /// What is read soon.
+    ahead: *const u8,
+}
+
+impl Tile<'_> {
+    /// The products of so many rows and outputs.
+    ///
+    /// # Safety
+    /// The rows are in `x`, the outputs in the matrix, and the processor has the instructions. Of inputs that
+    /// others come before, `carried` is as it was left behind these.
+    unsafe fn multiply(
+        &self,
+        rows: usize,
+        outputs: usize,
+        features: CpuFeatures,
+        carried: &mut MaybeUninit<Registers>,
+        to: (&mut [[f32; OUTPUTS]; 8], usize),
+    ) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match (rows, outputs) {
+                (8, 3) => self.of::<8, 3>(features, carried, to),
+                (7, 3) => self.of::<7, 3>(features, carried, to),
+                (6, 4) => self.of::<6, 4>(features, carried, to),
+                (5, 4) => self.of::<5, 4>(features, carried, to),
+                (4, 6) => self.of::<4, 6>(features, carried, to),
+                (4, 3) => self.of::<4, 3>(features, carried, to),
+                (3, 6) => self.of::<3, 6>(features, carried, to),
+                (3, 4) => self.of::<3, 4>(features, carried, to),
+                (2, 8) => self.of::<2, 8>(features, carried, to),
+                (2, 4) => self.of::<2, 4>(features, carried, to),
+                (1, 8) => self.of::<1, 8>(features, carried, to),
+                (1, 4) => self.of::<1, 4>(features, carried, to),
+                (8, 1) => self.of::<8, 1>(features, carried, to),
+                (7, 1) => self.of::<7, 1>(features, carried, to),
+                (6, 1) => self.of::<6, 1>(features, carried, to),
+                (5, 1) => self.of::<5, 1>(features, carried, to),
+                (4, 1) => self.of::<4, 1>(features, carried, to),
+                (3, 1) => self.of::<3, 1>(features, carried, to),
+                (2, 1) => self.of::<2, 1>(features, carried, to),
+                (1, 1) => self.of::<1, 1>(features, carried, to),
+                _ => unreachable!("no tile of {rows} rows and {outputs} outputs"),
+            }
         }
-        // SAFETY: each runs where its instructions are.
+    }
+
+    /// # Safety
+    /// As for [`Tile::multiply`].
+    unsafe fn of<const R: usize, const O: usize>(
+        &self,
+        features: CpuFeatures,
+        carried: &mut MaybeUninit<Registers>,
+        to: (&mut [[f32; OUTPUTS]; 8], usize),
+    ) {
+        let Tile { x, row, matrix, output, ahead, .. } = *self;
+        let (inputs, part) = (x.inputs, self.inputs.clone());
+        let mut sums = [0.0; 32];
+        let sums_of = &mut sums;
+        let from = row * inputs..(row + R) * inputs;
+        let weights = output * inputs..(output + O) * inputs;
+        // SAFETY: the slices are in bounds by the caller's promise, and each version runs where its
+        // instructions are.
         unsafe {
             match (matrix, features) {
+                #[cfg(target_arch = "x86_64")]
                 (Matrix::F32(matrix), CpuFeatures::Avx512 { .. }) => {
-                    of_rows!(f32_one_by_one, &x.f32[from], &matrix[weights]);
+                    avx512::f32_tile::<R, O>(&x.f32[from], &matrix[weights], part, ahead, carried, sums_of)
                 }
+                #[cfg(target_arch = "x86_64")]
                 (Matrix::Bf16(matrix), CpuFeatures::Avx512 { bf16: true }) => {
-                    of_rows!(bf16_one_by_one, &x.bf16[from], &matrix[weights]);
+                    avx512::bf16_tile::<R, O>(&x.bf16[from], &matrix[weights], part, ahead, carried, sums_of)
                 }
-                _ => return false,
+                #[cfg(target_arch = "x86_64")]
+                (Matrix::F32(matrix), CpuFeatures::Avx2) => {
+                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
+                }
+                #[cfg(target_arch = "x86_64")]
+                (Matrix::Bf16(matrix), CpuFeatures::Avx512 { .. } | CpuFeatures::Avx2) => {
+                    avx2::tile::<R, O, _>(&x.bf16[from], &matrix[weights], inputs, sums_of)
+                }
+                (Matrix::F32(matrix), CpuFeatures::Any) => {
+                    portable::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
+                }
+                (Matrix::Bf16(matrix), CpuFeatures::Any) => {
+                    portable::<R, O, _>(&x.bf16[from], &matrix[weights], inputs, sums_of)
+                }
             }
         }
-        true
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (x, rows, matrix, outputs, onward, features, sums);
-        false
-    }
-}
-
-/// The products of `R` rows with `O` outputs, from `row` and `output` on. Answers `O`.
-///
-/// # Safety
-/// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
-unsafe fn tile<const R: usize, const O: usize>(
-    x: InputRows,
-    row: usize,
-    matrix: Matrix,
-    output: usize,
-    features: CpuFeatures,
-    sums: &mut [[f32; 4]; 8],
-) -> usize {
-    let inputs = x.inputs;
-    let from = row * inputs..(row + R) * inputs;
-    let weights = output * inputs..(output + O) * inputs;
-    // SAFETY: the slices are in bounds by the caller's promise, and each version runs where its instructions
-    // are.
-    unsafe {
-        match (matrix, features) {
-            #[cfg(target_arch = "x86_64")]
-            (Matrix::F32(matrix), CpuFeatures::Avx512 { .. }) => {
-                avx512::f32_tile::<R, O>(&x.f32[from], &matrix[weights], inputs, sums)
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Matrix::Bf16(matrix), CpuFeatures::Avx512 { bf16: true }) => {
-                avx512::bf16_tile::<R, O>(&x.bf16[from], &matrix[weights], inputs, sums)
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Matrix::F32(matrix), CpuFeatures::Avx2) => {
-                avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums)
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Matrix::Bf16(matrix), CpuFeatures::Avx512 { .. } | CpuFeatures::Avx2) => {
-                avx2::tile::<R, O, _>(&x.bf16[from], &matrix[weights], inputs, sums)
-            }
-            (Matrix::F32(matrix), CpuFeatures::Any) => {
-                portable::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums)
-            }
-            (Matrix::Bf16(matrix), CpuFeatures::Any) => {
-                portable::<R, O, _>(&x.bf16[from], &matrix[weights], inputs, sums)
-            }
+        let (to, place) = to;
+        for (row, to) in to.iter_mut().take(R).enumerate() {
+            to[place..place + O].copy_from_slice(&sums[row * O..(row + 1) * O]);
         }
     }
-    O
 }
 
 /// Sums in eight lanes, as the compiler can put them into registers.
@@ -343,7 +328,7 @@ fn portable<const R: usize, const O: usize, T: Scalar>(
     x: &[T],
     weights: &[T],
     inputs: usize,
-    sums: &mut [[f32; 4]; 8],
+    sums: &mut Sums,
 ) {
     let whole = inputs / 8 * 8;
     let mut lanes = [[[0.0f32; 8]; O]; R];
@@ -362,7 +347,7 @@ fn portable<const R: usize, const O: usize, T: Scalar>(
         for (output, lanes) in lanes.iter().enumerate() {
             let rest = (whole..inputs)
                 .map(|at| x[row * inputs + at].as_f32() * weights[output * inputs + at].as_f32());
-            sums[row][output] = lanes.iter().sum::<f32>() + rest.sum::<f32>();
+            sums[row * O + output] = lanes.iter().sum::<f32>() + rest.sum::<f32>();
         }
     }
 }
@@ -389,6 +374,8 @@ mod tests {
             (7, 48, 9),
             (8, 96, 40),
             (21, 70, 18),
+            (6, 1700, 31),
+            (9, 3100, 26),
         ] {
             let (x, matrix, bias) =
                 (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
@@ -417,7 +404,7 @@ mod tests {
                         let expected = 1.0 + f64::from(bias[output]) + products.sum::<f64>();
                         let got = f64::from(got[1 + row * (outputs + 2) + output]);
                         assert!(
-                            (got - expected).abs() < 2e-5,
+                            (got - expected).abs() < 2e-5 + 2e-7 * inputs as f64,
                             "{rows} {inputs} {outputs} {is_bf16}: {got} {expected}"
                         );
                     }
@@ -427,31 +414,34 @@ mod tests {
         }
     }
 
-    /// What a row gives does not depend on the rows beside it.
+    /// What a row gives does not depend on the rows beside it: neither on how many there are, nor on whether
+    /// its inputs are summed part by part.
     #[test]
     fn products_do_not_depend_on_the_batch() {
-        let (inputs, outputs) = (83, 29);
-        let (x, matrix) = (numbers(19 * inputs, 4), numbers(outputs * inputs, 5));
-        let product = |x: &[f32]| {
-            let mut got = vec![0.0; x.len() / inputs * outputs];
-            let buffer = DisjointSlices::new(&mut got);
-            let target = GemvOutput { buffer: &buffer, first: 0, stride: outputs, add: false };
-            // SAFETY: there is one thread.
-            unsafe {
-                multiply(
-                    InputRows { inputs, f32: x, bf16: &[] },
-                    Matrix::F32(&matrix),
-                    None,
-                    0..outputs,
-                    Some(Matrix::F32(&matrix).prefetch(0, inputs)),
-                    &target,
-                )
-            };
-            got
-        };
-        let all = product(&x);
-        for (row, expected) in x.chunks(inputs).zip(all.chunks(outputs)) {
-            assert_eq!(product(row), expected);
+        for (inputs, outputs) in [(83, 29), (1700, 26)] {
+            let (x, matrix) = (numbers(19 * inputs, 4), numbers(outputs * inputs, 5));
+            let bf16 = |values: &[f32]| values.iter().map(|&of| bf16::from_f32(of)).collect::<Vec<_>>();
+            let (x_bf16, matrix_bf16) = (bf16(&x), bf16(&matrix));
+            for matrix in [Matrix::F32(&matrix), Matrix::Bf16(&matrix_bf16)] {
+                let product = |rows: Range<usize>| {
+                    let mut got = vec![0.0; rows.len() * outputs];
+                    let buffer = DisjointSlices::new(&mut got);
+                    let target = GemvOutput { buffer: &buffer, first: 0, stride: outputs, add: false };
+                    let of = rows.start * inputs..rows.end * inputs;
+                    let x = InputRows { inputs, f32: &x[of.clone()], bf16: &x_bf16[of] };
+                    let next = Some(matrix.prefetch(0, inputs));
+                    // SAFETY: there is one thread.
+                    unsafe { multiply(x, matrix, None, 0..outputs, next, &target) };
+                    got
+                };
+                let all = product(0..19);
+                for count in 1..=8 {
+                    for first in (0..19 - count).step_by(count) {
+                        let expected = &all[first * outputs..(first + count) * outputs];
+                        assert_eq!(product(first..first + count), expected, "{count} rows");
+                    }
+                }
+            }
         }
     }
 }

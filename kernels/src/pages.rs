@@ -169,16 +169,26 @@ impl Pages {
         starts.extend(sequence.pages.iter().map(|&page| self.pages[page].as_mut_ptr().cast::<u8>()));
     }
 
-    /// What a step reads of the rows, and writes to their pages: the places of their last tokens.
-    pub(crate) fn rows(&mut self, sequences: &[&mut PagedSequence]) -> RowPages<'_> {
-        let (mut starts, mut rows) = (Vec::new(), Vec::with_capacity(sequences.len()));
-        for sequence in sequences {
-            let (first, last) = (starts.len(), sequence.length.checked_sub(1).expect("a row has a token"));
+    /// What a pass reads of the rows, and writes to their pages: a row for each of these places of a
+    /// sequence.
+    pub(crate) fn rows<'s>(
+        &mut self,
+        parts: impl Iterator<Item = (&'s mut PagedSequence, Range<usize>)>,
+    ) -> RowPages<'_> {
+        let (mut starts, mut rows, mut alone) = (Vec::new(), Vec::new(), true);
+        for (sequence, places) in parts {
+            let first = starts.len();
             self.starts(sequence, &mut starts);
-            assert_eq!(self.users[sequence.pages[last / PAGE]], 1, "a row writes to a page of its own");
-            rows.push((first..starts.len(), last));
+            assert!(!places.is_empty() && places.end <= sequence.length, "a sequence has no such places");
+            let written = &sequence.pages[places.start / PAGE..pages_of(places.end)];
+            assert!(
+                written.iter().all(|&page| self.users[page] == 1),
+                "a row writes to a page of its own sequence"
+            );
+            alone &= places.len() == 1;
+            rows.extend(places.map(|place| (first..starts.len(), place)));
         }
-        RowPages { starts, rows, layout: self.layout, _pages: PhantomData }
+        RowPages { starts, rows, alone, layout: self.layout, _pages: PhantomData }
     }
 
     /// Keys and values of a layer for all tokens of a sequence, `[tokens, groups, head width]` each.
@@ -210,8 +220,10 @@ impl Pages {
 pub(crate) struct RowPages<'a> {
     /// Where the pages of all rows begin.
     pub starts: Vec<*mut u8>,
-    /// What each row has of them, and the place of its new token, in a page that no other row has.
+    /// What each row has of them, and the place of its new token, in a page that no other sequence has.
     pub rows: Vec<(Range<usize>, usize)>,
+    /// Whether each row is of another sequence: then none reads what another one writes.
+    pub alone: bool,
     pub layout: PageLayout,
     _pages: PhantomData<&'a mut Pages>,
 }

@@ -267,9 +267,11 @@ fn work(
         | Job::Generate(_)
         | Job::Bench(_) => cuda.place(),
     };
-    tch::set_num_threads(1);
     let versions = versions();
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    // A run gives each of its tasks threads of its own. What answers one thing at a time has all.
+    let alone = matches!(job, Job::Serve(_) | Job::Sample(_));
+    tch::set_num_threads(if alone { threads as i32 } else { 1 });
     control.emit(&Event::Ready { versions: versions.clone(), device: place.name(), threads });
     if let Some(warning) = cuda.warning() {
         control.warn(warning);

@@ -7,6 +7,13 @@ use crate::paged_attention::{Cached, LoadF32x16, ScoreRule, attend};
 use crate::thread_pool::PoolWorker;
 use crate::{round_to_bf16, with_cpu_features};
 
+/// A worker's own.
+#[derive(Default)]
+struct AttentionScratch {
+    rotated: Vec<f32>,
+    scores: Vec<f32>,
+}
+
 impl Pass<'_> {
     /// Queries, keys and values, as one row of outputs. `then` is what the worker reads after its last piece,
     /// here and below.
@@ -49,48 +56,94 @@ impl Pass<'_> {
         }
     }
 
-    /// A row and a key-value head belong to one worker, which writes their keys and values and reads them.
+    /// Writes keys and values, and what each head sees of the pages.
     pub fn attention<T: LoadF32x16>(&self, worker: &PoolWorker, index: usize, layer: &LayerWeights) {
+        let items = self.rows * self.decoder.shape.key_value_heads;
+        let mut scratch = AttentionScratch::default();
+        if self.pages.alone {
+            // A row and a key-value head belong to one worker.
+            for item in worker.range(items, 1) {
+                self.write_key_value::<T>(index, layer, item, &mut scratch);
+                self.attend::<T>(index, layer, item, &mut scratch);
+            }
+            return;
+        }
+        for item in worker.range(items, 1) {
+            self.write_key_value::<T>(index, layer, item, &mut scratch);
+        }
+        worker.barrier();
+        // Later rows see more.
+        for (items, _) in worker.chunks(items, items.div_ceil(8 * worker.count)) {
+            items.for_each(|item| self.attend::<T>(index, layer, item, &mut scratch));
+        }
+    }
+
+    /// Of a row and a key-value head: what all heads projected, the number of the head, the pages, and where
+    /// in them the row's own place is.
+    fn row_of<T: LoadF32x16>(&self, index: usize, item: usize) -> (&[f32], usize, Cached<'_, T>, usize) {
         let shape = &self.decoder.shape;
-        let width = shape.head_width;
-        let shared_by = shape.heads / shape.key_value_heads;
-        let stride = (shape.heads + 2 * shape.key_value_heads) * width;
-        let scores = ScoreRule { scale: shape.attention_scale, softcap: shape.attention_softcap };
-        // SAFETY: between these waits projected rows are only read.
+        let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
+        let stride = (shape.heads + 2 * shape.key_value_heads) * shape.head_width;
+        // SAFETY: between the waits around attention projected rows are only read.
         let projected = unsafe { self.projected.as_slice() };
-        let (mut rotated, mut scratch) = (vec![0.0; shared_by * width], Vec::new());
-        for item in worker.range(self.rows * shape.key_value_heads, 1) {
-            let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
-            let own = &projected[row * stride..][..stride];
-            let (pages, position) = self.pages.rows[row].clone();
-            let first = (position + 1).saturating_sub(layer.window);
-            let mut cached =
-                Cached::<T>::new(&self.pages.starts[pages], self.pages.layout.places(index, group), width);
-            // SAFETY: the pages are of this layout, no other row has the one that is written to, and no other
-            // worker the head.
-            let [own_key, own_value] = unsafe { cached.slots(position) };
-            let key = &own[(shape.heads + group) * width..][..width];
-            let value = &own[(shape.heads + shape.key_value_heads + group) * width..][..width];
-            self.apply_rope(key, layer.key_norm.as_deref(), layer.tables, position, &mut rotated[..width]);
-            with_cpu_features(|| {
-                own_key.iter_mut().zip(&rotated[..width]).for_each(|(to, from)| *to = T::from_f32(*from));
-                own_value.iter_mut().zip(value).for_each(|(to, from)| *to = T::from_f32(*from));
-            });
-            let queries = own[group * shared_by * width..].chunks_exact(width);
-            for (query, rotated) in queries.zip(rotated.chunks_exact_mut(width)) {
-                self.apply_rope(query, layer.query_norm.as_deref(), layer.tables, position, rotated);
-            }
-            let place = (row * shape.heads + group * shared_by) * width;
-            let range = place..place + shared_by * width;
-            // SAFETY: no other worker has this row and group.
-            let attended = unsafe { self.attended.slice_mut(range.clone()) };
-            // SAFETY: as above; what came before is written to by nobody.
-            unsafe { attend(&rotated, cached, first..position + 1, scores, &mut scratch, attended) };
-            if self.is_bf16 {
-                // SAFETY: as above.
-                let rounded = unsafe { self.attended_bf16.slice_mut(range) };
-                round_to_bf16(attended, rounded);
-            }
+        let (pages, position) = self.pages.rows[row].clone();
+        let places = self.pages.layout.places(index, group);
+        let cached = Cached::<T>::new(&self.pages.starts[pages], places, shape.head_width);
+        (&projected[row * stride..][..stride], group, cached, position)
+    }
+
+    fn write_key_value<T: LoadF32x16>(
+        &self,
+        index: usize,
+        layer: &LayerWeights,
+        item: usize,
+        scratch: &mut AttentionScratch,
+    ) {
+        let (shape, width) = (&self.decoder.shape, self.decoder.shape.head_width);
+        let (own, group, mut cached, position) = self.row_of::<T>(index, item);
+        // SAFETY: the pages are of this layout, no other row has this place of them, and no other worker the
+        // head.
+        let [own_key, own_value] = unsafe { cached.slots(position) };
+        let key = &own[(shape.heads + group) * width..][..width];
+        let value = &own[(shape.heads + shape.key_value_heads + group) * width..][..width];
+        let rotated = &mut scratch.rotated;
+        rotated.resize(width.max(rotated.len()), 0.0);
+        self.apply_rope(key, layer.key_norm.as_deref(), layer.tables, position, &mut rotated[..width]);
+        with_cpu_features(|| {
+            own_key.iter_mut().zip(&rotated[..width]).for_each(|(to, from)| *to = T::from_f32(*from));
+            own_value.iter_mut().zip(value).for_each(|(to, from)| *to = T::from_f32(*from));
+        });
+    }
+
+    fn attend<T: LoadF32x16>(
+        &self,
+        index: usize,
+        layer: &LayerWeights,
+        item: usize,
+        scratch: &mut AttentionScratch,
+    ) {
+        let (shape, width) = (&self.decoder.shape, self.decoder.shape.head_width);
+        let shared_by = shape.heads / shape.key_value_heads;
+        let (own, group, cached, position) = self.row_of::<T>(index, item);
+        let AttentionScratch { rotated, scores } = scratch;
+        rotated.resize(shared_by * width, 0.0);
+        let queries = own[group * shared_by * width..].chunks_exact(width);
+        for (query, rotated) in queries.zip(rotated.chunks_exact_mut(width)) {
+            self.apply_rope(query, layer.query_norm.as_deref(), layer.tables, position, rotated);
+        }
+        let place = (item / shape.key_value_heads * shape.heads + group * shared_by) * width;
+        let range = place..place + shared_by * width;
+        // SAFETY: no other worker has this row and group.
+        let attended = unsafe { self.attended.slice_mut(range.clone()) };
+        let seen = (position + 1).saturating_sub(layer.window)..position + 1;
+        let rule = ScoreRule { scale: shape.attention_scale, softcap: shape.attention_softcap };
+        // SAFETY: as above; what came before was written by this worker or before a barrier, and nobody
+        // writes there now.
+        unsafe { attend(rotated, cached, seen, rule, scores, attended) };
+        if self.is_bf16 {
+            // SAFETY: as above.
+            let rounded = unsafe { self.attended_bf16.slice_mut(range) };
+            round_to_bf16(attended, rounded);
         }
     }
 

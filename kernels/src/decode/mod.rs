@@ -1,10 +1,10 @@
-//! One more token for every row: a whole decoder as loops.
+//! One more token for every row, or the tokens of short prompts: a whole decoder as loops.
 //!
 //! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands
 //! in between. An operator of libtorch costs more than many of these products, so the whole step is one pass
 //! of all threads ([`pass`]). Numbers between products are in f32, also where weights are not.
 //!
-//! Training and reading prompts have another definition of the same decoder, in libtorch's operators and
+//! Training and reading many prompts have another definition of the same decoder, in libtorch's operators and
 //! loops that can be differentiated; `book/src/decisions/two-decoders.md` says why there are three and which
 //! tests hold them together.
 
@@ -76,6 +76,17 @@ pub struct DecoderWeights {
     pub tables: Vec<Tables>,
 }
 
+/// Tokens of a sequence that pass together.
+pub struct SequencePart<'a> {
+    pub sequence: &'a mut PagedSequence,
+    /// Where the first of them stands. Those before it have passed.
+    pub start: usize,
+    /// At least one.
+    pub tokens: &'a [i64],
+    /// Whether logits of what follows are asked for.
+    pub predicts: bool,
+}
+
 /// A decoder that takes one step at a time.
 pub struct StepDecoder {
     cpu: Cpu,
@@ -95,13 +106,33 @@ impl StepDecoder {
         &mut self,
         tokens: &[i64],
         pages: &mut Pages,
-        sequences: &[&mut PagedSequence],
+        sequences: Vec<&mut PagedSequence>,
         logits: &mut Vec<f32>,
     ) {
+        assert_eq!(sequences.len(), tokens.len(), "every row has pages");
+        logits.resize(tokens.len() * self.shape.vocabulary, 0.0);
+        let parts = sequences.into_iter().zip(tokens.chunks(1)).map(|(sequence, tokens)| {
+            let start = sequence.length().checked_sub(1).expect("a row has a token");
+            SequencePart { sequence, start, tokens, predicts: true }
+        });
+        self.pass(parts.collect(), pages, logits);
+    }
+
+    /// Passes tokens of some sequences, those that stand at a place and after it, where there is room for
+    /// them. What a token answers depends on the tokens before it alone, to the bit: not on the other
+    /// sequences, nor on how many of its own pass together. The logits of what follows the last token of each
+    /// part that predicts, in this order, into `logits`.
+    pub fn pass(&mut self, parts: Vec<SequencePart>, pages: &mut Pages, logits: &mut [f32]) {
         let mut buffers = std::mem::take(&mut self.buffers);
         let shape = &self.shape;
+        let tokens: Vec<i64> = parts.iter().flat_map(|part| part.tokens).copied().collect();
         let rows = tokens.len();
-        assert_eq!(sequences.len(), rows, "every row has pages");
+        let ends = parts.iter().scan(0, |end, part| {
+            *end += part.tokens.len();
+            Some((*end, part.predicts))
+        });
+        let predicted: Vec<usize> = ends.filter(|(_, predicts)| *predicts).map(|(end, _)| end - 1).collect();
+        assert_eq!(logits.len(), predicted.len() * shape.vocabulary, "logits of other rows");
         let is_bf16 = matches!(self.weights.embedding, WeightMatrix::Bf16(_));
         let element = if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() };
         assert!(pages.layout() == shape.page_layout(element), "pages of another decoder");
@@ -110,14 +141,17 @@ impl StepDecoder {
             None => shape.hidden,
         };
         buffers.fit(shape, rows, inner, is_bf16);
-        logits.resize(rows * shape.vocabulary, 0.0);
         for (token, row) in tokens.iter().zip(buffers.stream.chunks_exact_mut(shape.width)) {
             self.embed(*token as usize, shape.embedding_scale, row);
         }
+        let places = parts
+            .into_iter()
+            .map(|SequencePart { sequence, start, tokens, .. }| (sequence, start..start + tokens.len()));
         let pass = Pass {
             decoder: self,
             rows,
-            pages: pages.rows(sequences),
+            predicted: &predicted,
+            pages: pages.rows(places),
             is_bf16,
             inner,
             stream: DisjointSlices::new(&mut buffers.stream),

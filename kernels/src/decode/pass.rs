@@ -1,4 +1,4 @@
-//! One step, as every thread goes through it: each computes its share of every product's outputs, and they
+//! One pass, as every thread goes through it: each computes its share of every product's outputs, and they
 //! meet at barriers between products.
 
 use half::bf16;
@@ -10,10 +10,12 @@ use crate::pages::RowPages;
 use crate::thread_pool::{DisjointSlices, PoolWorker};
 use crate::{round_to_bf16, with_cpu_features};
 
-/// Everything that the thread pool shares during a step. Buffers are `[rows, ...]`.
+/// Everything that the thread pool shares during a pass. Buffers are `[rows, ...]`.
 pub struct Pass<'a> {
     pub decoder: &'a StepDecoder,
     pub rows: usize,
+    /// The rows whose next token is predicted.
+    pub predicted: &'a [usize],
     pub pages: RowPages<'a>,
     pub is_bf16: bool,
     pub inner: usize,
@@ -41,6 +43,18 @@ pub struct Normed {
 impl Normed {
     pub fn rows(&self, inputs: usize) -> InputRows<'_> {
         InputRows { inputs, f32: &self.f32, bf16: &self.bf16 }
+    }
+
+    /// Some of the rows only, in ascending order.
+    fn keep(&mut self, rows: &[usize], width: usize) {
+        for (to, row) in rows.iter().enumerate() {
+            self.f32.copy_within(row * width..(row + 1) * width, to * width);
+            if !self.bf16.is_empty() {
+                self.bf16.copy_within(row * width..(row + 1) * width, to * width);
+            }
+        }
+        self.f32.truncate(rows.len() * width);
+        self.bf16.truncate(rows.len() * width);
     }
 }
 
@@ -90,6 +104,7 @@ impl Pass<'_> {
             worker.barrier();
         }
         self.normalise(&self.decoder.weights.norm, &mut normed);
+        normed.keep(self.predicted, shape.width);
         let output = &self.decoder.weights.lm_head;
         let target = GemvOutput { buffer: &self.logits, first: 0, stride: shape.vocabulary, add: false };
         for (outputs, next) in worker.chunks(shape.vocabulary, WIDE_PIECE) {

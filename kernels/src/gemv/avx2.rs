@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::AHEAD_OF_TILES;
+use super::{AHEAD, Sums};
 
 const LANES: usize = 8;
 
@@ -46,7 +46,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32x8>(
     x: &[T],
     weights: &[T],
     inputs: usize,
-    sums: &mut [[f32; 4]; 8],
+    sums: &mut Sums,
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
     let mut lanes = [[_mm256_setzero_ps(); O]; R];
@@ -60,7 +60,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32x8>(
         while output < O {
             let place = weights.as_ptr().wrapping_add(output * inputs + first);
             // Asking for memory reads none, wherever it is.
-            _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD_OF_TILES).cast());
+            _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD).cast());
             // SAFETY: `first + LANES <= whole`, and the matrix has these outputs.
             row_of_weights[output] = unsafe { T::load(place) };
             output += 1;
@@ -95,7 +95,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32x8>(
             *eight = lanes[index / O][index % O];
         }
         for (index, sum) in (first..R * O).zip(sums_of_eight(eight)) {
-            sums[index / O][index % O] = sum;
+            sums[index] = sum;
         }
     }
 }
@@ -112,7 +112,7 @@ fn rest<T: LoadF32x8>(numbers: &[T]) -> __m256 {
 /// Of each register, the sum of its lanes.
 #[target_feature(enable = "avx2")]
 #[inline]
-pub fn sums_of_eight([a, b, c, d, e, f, g, h]: [__m256; 8]) -> [f32; 8] {
+fn sums_of_eight([a, b, c, d, e, f, g, h]: [__m256; 8]) -> [f32; 8] {
     let low = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     let high = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
     let sums =

@@ -1,185 +1,182 @@
 //! Rows times outputs with AVX-512: 32 registers of sixteen lanes.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use half::bf16;
 
-use super::avx2::sums_of_eight;
-use super::{AHEAD_OF_TILES, Onward};
+use super::{Register, Registers, Sums};
 use crate::lanes::LANES;
+use crate::lines::LINE;
 
-/// The sums of eight registers' lanes: of one alone, it would take longer than its products.
+/// Of each register, the sum of its lanes: `((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))`, where
+/// `s0 = l0 + l8` and so on. Of one register alone it would take longer than its products.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
 #[inline]
-fn eight_sums(lanes: [__m512; 8]) -> [f32; 8] {
-    // In a loop: a closure that the library calls is only inlined by chance, since the library is
-    // compiled for smaller registers.
-    let mut halves = [_mm256_setzero_ps(); 8];
-    for (half, lanes) in halves.iter_mut().zip(lanes) {
-        *half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps::<1>(lanes));
+fn sums_of_sixteen(lanes: &[__m512; 16]) -> __m512 {
+    let [mut halves, mut quarters, mut eighths] = [[_mm512_setzero_ps(); 8]; 3];
+    // In loops over places: what the library does with iterators is compiled for smaller registers, and
+    // called.
+    let mut place = 0;
+    while place < 8 {
+        // With the register four places behind it: then the sums come out in order.
+        let (a, b) = (lanes[place / 4 * 8 + place % 4], lanes[place / 4 * 8 + place % 4 + 4]);
+        let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+        let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+        halves[place] = _mm512_add_ps(low, high);
+        place += 1;
     }
-    sums_of_eight(halves)
+    place = 0;
+    while place < 4 {
+        quarters[place] = of_neighbours(halves[2 * place], halves[2 * place + 1]);
+        place += 1;
+    }
+    place = 0;
+    while place < 2 {
+        eighths[place] = of_neighbours(quarters[2 * place], quarters[2 * place + 1]);
+        place += 1;
+    }
+    let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(eighths[0], eighths[1]);
+    let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(eighths[0], eighths[1]);
+    _mm512_add_ps(even, odd)
 }
 
-/// Of all registers of a tile. How many there are does not change the order of a sum.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-fn reduce<const R: usize, const O: usize>(lanes: &[[__m512; O]; R], sums: &mut [[f32; 4]; 8]) {
-    for first in (0..R * O).step_by(8) {
-        let mut eight = [_mm512_setzero_ps(); 8];
-        for (index, eight) in (first..R * O).zip(&mut eight) {
-            *eight = lanes[index / O][index % O];
-        }
-        for (index, sum) in (first..R * O).zip(eight_sums(eight)) {
-            sums[index / O][index % O] = sum;
-        }
-    }
-}
-
-/// Asks for weights before they are needed, into the second cache: the first is full of the rows.
+/// The sums of each two lanes that stand side by side.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn prefetch<T>(place: *const T) {
-    // Asking for memory reads none, wherever it is.
-    _mm_prefetch::<_MM_HINT_T1>(place.cast());
+fn of_neighbours(a: __m512, b: __m512) -> __m512 {
+    let even = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
+    let odd = _mm512_shuffle_ps::<0b11_01_11_01>(a, b);
+    _mm512_add_ps(even, odd)
 }
 
-/// For tiles, which leave more room.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn ahead_of_tile<T>(place: *const T) {
-    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD_OF_TILES).cast());
-}
-
-/// Output after output, as many as there are places in `sums`: weights are read as they lie.
+/// The sums of the first so many registers. How many there are does not change the order of a sum.
+///
+/// # Safety
+/// They were written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-pub fn f32_one_by_one<const R: usize>(
-    x: &[f32],
-    weights: &[f32],
-    inputs: usize,
-    onward: Onward,
-    sums: &mut [[f32; 8]],
-) {
-    assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
-    let begin = weights.as_ptr();
-    for (output, (weights, sums)) in weights.chunks_exact(inputs).zip(sums).enumerate() {
-        let ahead = onward.ahead(begin, inputs, output);
-        let mut lanes = [_mm512_setzero_ps(); 8];
-        for first in (0..inputs).step_by(LANES) {
-            let mask = if inputs - first >= LANES { u16::MAX } else { (1 << (inputs - first)) - 1 };
-            let place = weights.as_ptr().wrapping_add(first);
-            prefetch(ahead.wrapping_add(first));
-            // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
-            let weight = unsafe { _mm512_maskz_loadu_ps(mask, place) };
-            for (row, lanes) in lanes[..R].iter_mut().enumerate() {
-                // SAFETY: as above.
-                let x = unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr().add(row * inputs + first)) };
-                *lanes = _mm512_fmadd_ps(x, weight, *lanes);
+unsafe fn reduce(registers: *const Register, count: usize, sums: &mut Sums) {
+    for first in (0..count).step_by(16) {
+        let mut sixteen = [_mm512_setzero_ps(); 16];
+        let mut place = 0;
+        while place < 16 {
+            if first + place < count {
+                // SAFETY: by the caller's promise.
+                sixteen[place] = unsafe { _mm512_load_ps(registers.add(first + place).cast()) };
             }
+            place += 1;
         }
-        *sums = eight_sums(lanes);
+        let to = sums[first..first + 16].as_mut_ptr();
+        // SAFETY: there are sixteen places.
+        unsafe { _mm512_storeu_ps(to, sums_of_sixteen(&sixteen)) };
     }
 }
 
-/// The same of bf16.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-pub fn bf16_one_by_one<const R: usize>(
-    x: &[bf16],
-    weights: &[bf16],
-    inputs: usize,
-    onward: Onward,
-    sums: &mut [[f32; 8]],
-) {
-    assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
-    let begin = weights.as_ptr();
-    for (output, (weights, sums)) in weights.chunks_exact(inputs).zip(sums).enumerate() {
-        let ahead = onward.ahead(begin, inputs, output);
-        let mut lanes = [_mm512_setzero_ps(); 8];
-        for first in (0..inputs).step_by(2 * LANES) {
-            let mask = if inputs - first >= 2 * LANES { u32::MAX } else { (1 << (inputs - first)) - 1 };
-            let place = weights.as_ptr().wrapping_add(first);
-            prefetch(ahead.wrapping_add(first));
-            // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
-            let weight = unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) };
-            for (row, lanes) in lanes[..R].iter_mut().enumerate() {
-                // SAFETY: as above; both are 512 bits without invalid values, the other type only names
-                // what they hold.
-                *lanes = unsafe {
-                    let x = _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(row * inputs + first).cast());
-                    let (x, weight) = (
-                        std::mem::transmute::<__m512i, __m512bh>(x),
-                        std::mem::transmute::<__m512i, __m512bh>(weight),
-                    );
-                    _mm512_dpbf16_ps(*lanes, x, weight)
-                };
+/// A tile of one kind of number, of which `wide` fill a register. `whole` loads as many, `some` those that a
+/// mask has.
+macro_rules! tile {
+    ($(#[$doc:meta])* $name:ident of $number:ty, $wide:expr, features $features:literal,
+     whole $whole:expr, some $some:expr, mask $mask:ty, add $add:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// Where `part` begins later, the same tile left `carried` behind what is before it.
+        #[target_feature(enable = $features)]
+        #[allow(clippy::needless_range_loop, reason = "iterators are compiled for smaller registers")]
+        pub unsafe fn $name<const R: usize, const O: usize>(
+            x: &[$number],
+            weights: &[$number],
+            part: Range<usize>,
+            ahead: *const u8,
+            carried: &mut MaybeUninit<Registers>,
+            sums: &mut Sums,
+        ) {
+            let inputs = x.len() / R;
+            assert!(x.len() == R * inputs && weights.len() == O * inputs && part.end <= inputs);
+            let carried = carried.as_mut_ptr().cast::<Register>();
+            let (mut of_rows, mut of_outputs) = ([x.as_ptr(); R], [weights.as_ptr(); O]);
+            let mut lanes = [[_mm512_setzero_ps(); O]; R];
+            for row in 0..R {
+                of_rows[row] = x[row * inputs..].as_ptr();
+                for output in 0..O {
+                    of_outputs[output] = weights[output * inputs..].as_ptr();
+                    if part.start > 0 {
+                        // SAFETY: by the caller's promise.
+                        lanes[row][output] = unsafe { _mm512_load_ps(carried.add(row * O + output).cast()) };
+                    }
+                }
+            }
+            let (mut first, mut ahead) = (part.start, ahead);
+            while part.end - first >= $wide {
+                let mut weight = [_mm512_setzero_ps(); O];
+                let mut output = 0;
+                while output < O {
+                    // Asking for memory reads none, wherever it is.
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    ahead = ahead.wrapping_add(LINE);
+                    // SAFETY: so many numbers are left of each output.
+                    weight[output] = unsafe { ($whole)(of_outputs[output].add(first)) };
+                    output += 1;
+                }
+                let mut row = 0;
+                while row < R {
+                    // SAFETY: as above.
+                    let x = unsafe { ($whole)(of_rows[row].add(first)) };
+                    let mut output = 0;
+                    while output < O {
+                        lanes[row][output] = ($add)(lanes[row][output], x, weight[output]);
+                        output += 1;
+                    }
+                    row += 1;
+                }
+                first += $wide;
+            }
+            if first < part.end {
+                let mask: $mask = (1 << (part.end - first)) - 1;
+                for row in 0..R {
+                    // SAFETY: lanes beyond the part are masked out, and masked lanes are not read.
+                    let x = unsafe { ($some)(mask, of_rows[row].add(first)) };
+                    for output in 0..O {
+                        // SAFETY: as above.
+                        let weight = unsafe { ($some)(mask, of_outputs[output].add(first)) };
+                        lanes[row][output] = ($add)(lanes[row][output], x, weight);
+                    }
+                }
+            }
+            for row in 0..R {
+                for output in 0..O {
+                    // SAFETY: there are as many places.
+                    unsafe { _mm512_store_ps(carried.add(row * O + output).cast(), lanes[row][output]) };
+                }
+            }
+            if part.end == inputs {
+                // SAFETY: they were just written.
+                unsafe { reduce(carried, R * O, sums) };
             }
         }
-        *sums = eight_sums(lanes);
-    }
+    };
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-pub fn f32_tile<const R: usize, const O: usize>(
-    x: &[f32],
-    weights: &[f32],
-    inputs: usize,
-    sums: &mut [[f32; 4]; 8],
-) {
-    assert!(x.len() == R * inputs && weights.len() == O * inputs);
-    let mut lanes = [[_mm512_setzero_ps(); O]; R];
-    for first in (0..inputs).step_by(LANES) {
-        // All lanes, but at the end those that are left.
-        let mask = if inputs - first >= LANES { u16::MAX } else { (1 << (inputs - first)) - 1 };
-        let mut row_of_weights = [_mm512_setzero_ps(); O];
-        for (output, weight) in row_of_weights.iter_mut().enumerate() {
-            let place = weights.as_ptr().wrapping_add(output * inputs + first);
-            ahead_of_tile(place);
-            // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
-            *weight = unsafe { _mm512_maskz_loadu_ps(mask, place) };
-        }
-        for (row, lanes) in lanes.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let x = unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr().add(row * inputs + first)) };
-            for (lanes, weight) in lanes.iter_mut().zip(&row_of_weights) {
-                *lanes = _mm512_fmadd_ps(x, *weight, *lanes);
-            }
-        }
-    }
-    reduce(&lanes, sums);
+tile! {
+    /// `R` rows with `O` outputs, whose weights lie one behind the other. `ahead` is what is read soon: as
+    /// many lines are asked for as are read here, in their order in memory.
+    f32_tile of f32, LANES, features "avx512f,avx512bw,avx512dq",
+    whole |place: *const f32| _mm512_loadu_ps(place),
+    some |mask, place: *const f32| _mm512_maskz_loadu_ps(mask, place),
+    mask u16,
+    add |sum, x, weight| _mm512_fmadd_ps(x, weight, sum)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-pub fn bf16_tile<const R: usize, const O: usize>(
-    x: &[bf16],
-    weights: &[bf16],
-    inputs: usize,
-    sums: &mut [[f32; 4]; 8],
-) {
-    assert!(x.len() == R * inputs && weights.len() == O * inputs);
-    let mut lanes = [[_mm512_setzero_ps(); O]; R];
-    for first in (0..inputs).step_by(2 * LANES) {
-        let mask = if inputs - first >= 2 * LANES { u32::MAX } else { (1 << (inputs - first)) - 1 };
-        let mut row_of_weights = [_mm512_setzero_si512(); O];
-        for (output, weight) in row_of_weights.iter_mut().enumerate() {
-            let place = weights.as_ptr().wrapping_add(output * inputs + first);
-            ahead_of_tile(place);
-            // SAFETY: as in `f32_tile`.
-            *weight = unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) };
-        }
-        for (row, lanes) in lanes.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let x = unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(row * inputs + first).cast()) };
-            for (lanes, weight) in lanes.iter_mut().zip(&row_of_weights) {
-                // SAFETY: both are 512 bits without invalid values; the other type only names what they
-                // hold.
-                let (x, weight) = unsafe {
-                    (
-                        std::mem::transmute::<__m512i, __m512bh>(x),
-                        std::mem::transmute::<__m512i, __m512bh>(*weight),
-                    )
-                };
-                *lanes = _mm512_dpbf16_ps(*lanes, x, weight);
-            }
-        }
+tile! {
+    /// The same of bf16.
+    bf16_tile of bf16, 2 * LANES, features "avx512f,avx512bw,avx512dq,avx512bf16",
+    whole |place: *const bf16| _mm512_castsi512_ps(_mm512_loadu_epi16(place.cast())),
+    some |mask, place: *const bf16| _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, place.cast())),
+    mask u32,
+    add |sum, x: __m512, weight: __m512| {
+        // SAFETY: both are 512 bits without invalid values; the other type only names what they hold.
+        let [x, weight] = unsafe { [x, weight].map(|of| std::mem::transmute::<__m512, __m512bh>(of)) };
+        _mm512_dpbf16_ps(sum, x, weight)
     }
-    reduce(&lanes, sums);
 }

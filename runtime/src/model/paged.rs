@@ -18,9 +18,17 @@ pub fn page_layout(config: &Config, kind: Kind) -> PageLayout {
     PageLayout::new(config.layers, config.key_value_heads, config.head_width, kind.elt_size_in_bytes())
 }
 
+/// Tokens of prompts, fewer than which are read as rows: more of them keep the products of tensors busy, and
+/// attention to many tokens is made for those.
+const FEW: usize = 512;
+
+/// Rows that pass together at most: many enough that reading the weights takes no time, few enough that what
+/// is between products stays in the cache.
+const ROWS: usize = 256;
+
 /// What a row's next token is does not depend on the rows beside it, to the bit: see
-/// [`mopd_kernels::gemv`]. It does depend on the prompts that were read together with its own, in the last
-/// bits.
+/// [`mopd_kernels::gemv`]. It does depend on the prompts that [`PagedGenerator::read`] read together with its
+/// own, in the last bits.
 pub struct PagedGenerator<'a> {
     decoder: &'a Decoder,
     /// Tokens of a sequence at most.
@@ -79,6 +87,51 @@ impl<'a> PagedGenerator<'a> {
         sequences
     }
 
+    /// Whether prompts of so many tokens together are read as steps read tokens, by
+    /// [`PagedGenerator::read_rows`].
+    pub fn reads_rows(&self, tokens: usize) -> bool {
+        // An expert's matrices are read for each row anew: many rows are what steps of experts are not
+        // written for. In half precision, a prompt's numbers are rounded between products as the trainer
+        // rounds them; a step's are not.
+        tokens < FEW && self.decoder.config.experts.is_none() && self.decoder.kind() == Kind::Float
+    }
+
+    /// The same as [`PagedGenerator::read`], but what a prompt answers does not depend on those that are read
+    /// with it, to the bit: each of its tokens passes as a row of a step does.
+    pub fn read_rows(&mut self, prompts: &[&[Token]]) -> Vec<PagedSequence> {
+        let mut sequences: Vec<PagedSequence> =
+            prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
+        let vocabulary = self.decoder.config.vocabulary;
+        self.logits.resize(prompts.len() * vocabulary, 0.0);
+        let tokens: usize = prompts.iter().map(|prompt| prompt.len()).sum();
+        // Of equal size, so that no pass reads all weights for a few rows.
+        let at_once = tokens.div_ceil(tokens.div_ceil(ROWS).max(1));
+        let mut rest: Vec<(&mut PagedSequence, &[Token])> =
+            sequences.iter_mut().zip(prompts.iter().copied()).collect();
+        let mut logits = self.logits.as_mut_slice();
+        let mut first = 0;
+        while first < rest.len() {
+            let (mut parts, mut room, mut predicted) = (Vec::new(), at_once, 0);
+            for (sequence, rest) in &mut rest[first..] {
+                let (now, later) = rest.split_at(rest.len().min(room));
+                if now.is_empty() {
+                    break;
+                }
+                let start = sequence.length() - rest.len();
+                let predicts = later.is_empty();
+                parts.push(decode::SequencePart { sequence: &mut **sequence, start, tokens: now, predicts });
+                room -= now.len();
+                predicted += usize::from(predicts);
+                *rest = later;
+            }
+            first += predicted;
+            let (own, others) = std::mem::take(&mut logits).split_at_mut(predicted * vocabulary);
+            logits = others;
+            self.stepper.pass(parts, &mut self.pages, own);
+        }
+        sequences
+    }
+
     fn write(&mut self, sequence: &PagedSequence, layer: usize, [keys, values]: &[Tensor; 2]) {
         const WHOLE: &str = "a contiguous part on the processor, of the decoder's kind";
         match keys.kind() {
@@ -97,7 +150,7 @@ impl<'a> PagedGenerator<'a> {
     pub fn step<'s>(&mut self, rows: impl Iterator<Item = &'s mut PagedSequence>, tokens: &[Token]) {
         let mut rows: Vec<&mut PagedSequence> = rows.collect();
         rows.iter_mut().for_each(|row| self.pages.grow(row));
-        self.stepper.step(tokens, &mut self.pages, &rows, &mut self.logits);
+        self.stepper.step(tokens, &mut self.pages, rows, &mut self.logits);
     }
 
     /// `[rows, vocabulary]`: of the prompts that were just read, or of the rows that just went on. To be

@@ -2,15 +2,17 @@
 //! Requests come and go, too: their rows go on together.
 //!
 //! How many rows are in flight follows from the budget, and nothing of a row follows from how many there are:
-//! its draws are keyed, its numbers do not depend on the rows beside it, and which prompts are read together
-//! is fixed by its request alone. Memory is taken page by page as tokens come. Where more rows came than have
-//! room in the end, the newest gives its pages back; when there is room again, it reads what it had written,
-//! token by token as it wrote it.
+//! its draws are keyed, its numbers do not depend on the rows beside it, and which prompts are read together,
+//! where that changes a number, is fixed by its request alone. Memory is taken page by page as tokens come.
+//! Where more rows came than have room in the end, the newest gives its pages back; when there is room again,
+//! it reads what it had written, token by token as it wrote it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::request::OpenRollout;
-use super::{Author, Completion, Drawer, MemoryBudget, ROWS, RolloutRequest, Stop, Watch, append, drawer};
+use super::{
+    Author, Completion, Drawer, MemoryBudget, READ, ROWS, RolloutRequest, Stop, Watch, append, drawer,
+};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::PagedGenerator;
@@ -230,26 +232,82 @@ impl<'a> Flight<'a> {
         unread.min_by_key(|(_, open)| open.turn).map(|(id, _)| *id)
     }
 
-    /// Reads a unit of prompts and draws the first tokens of their completions. False where there is none
+    /// Whether a unit of prompts that has so many tokens is read as rows.
+    fn reads_rows(&self, tokens: usize) -> bool {
+        self.generator.reads_rows(tokens) && self.guide.as_ref().is_none_or(|guide| guide.reads_rows(tokens))
+    }
+
+    /// The units of prompts that are read next, one of each request at most: those that are read as rows go
+    /// together, since it changes none of their numbers.
+    fn next_units(&mut self) -> Vec<(RequestId, Vec<usize>)> {
+        let (mut units, mut read, mut prompts, mut pages) = (Vec::new(), 0, 0, 0);
+        while let Some(id) = self.next_request() {
+            let open = &self.open[&id];
+            let unit = open.next_unit().expect("it has one").to_vec();
+            let lengths = || unit.iter().map(|&prompt| open.request.prompts[prompt].tokens.len());
+            let tokens: usize = lengths().sum();
+            let as_rows = self.reads_rows(tokens);
+            let known = units.iter().any(|(other, _)| *other == id);
+            prompts += unit.len();
+            if !units.is_empty() && (!as_rows || known || read + tokens > READ || prompts > ROWS) {
+                break;
+            }
+            pages += lengths().map(pages_of).sum::<usize>();
+            let rows = self.flying.len();
+            if rows + units.len() > 0 && self.generator.pages().held() + pages > self.room(rows) {
+                break;
+            }
+            self.turns += 1;
+            self.open.get_mut(&id).expect("it has prompts").unit_is_read(self.turns);
+            units.push((id, unit));
+            read += tokens;
+            if !as_rows {
+                break;
+            }
+        }
+        units
+    }
+
+    /// Reads units of prompts and draws the first tokens of their completions. False where there is none
     /// left, or none has room.
     fn read(&mut self, done: &mut Vec<FinishedRequest>) -> bool {
-        let Some(id) = self.next_request() else { return false };
-        let open = &self.open[&id];
-        let Some(unit) = open.next_unit().map(<[usize]>::to_vec) else { return false };
-        let prompts = &open.request.prompts;
-        let pages: usize = unit.iter().map(|&prompt| pages_of(prompts[prompt].tokens.len())).sum();
-        let rows = self.flying.len();
-        if rows > 0 && self.generator.pages().held() + pages > self.room(rows) {
+        let units = self.next_units();
+        let tokens: Vec<&[_]> = units
+            .iter()
+            .flat_map(|(id, unit)| unit.iter().map(|&prompt| &self.open[id].request.prompts[prompt]))
+            .map(|prompt| prompt.tokens.as_slice())
+            .collect();
+        if tokens.is_empty() {
             return false;
         }
+        let as_rows = units.len() > 1 || self.reads_rows(tokens.iter().map(|of| of.len()).sum());
+        let read = |generator: &mut PagedGenerator| {
+            if as_rows { generator.read_rows(&tokens) } else { generator.read(&tokens) }
+        };
+        let mut sequences = read(&mut self.generator).into_iter();
+        let mut of_guide = self.guide.as_mut().map(|guide| read(guide).into_iter());
+        let mut first = 0;
+        for (id, unit) in units {
+            let of_guide = of_guide.as_mut().map(|of_guide| of_guide.by_ref().take(unit.len()).collect());
+            let own = sequences.by_ref().take(unit.len()).collect();
+            self.begin(id, &unit, first, (own, of_guide), done);
+            first += unit.len();
+        }
+        true
+    }
+
+    /// Draws the first tokens behind a unit of prompts that were read, whose logits stand from a place on.
+    fn begin(
+        &mut self,
+        id: RequestId,
+        unit: &[usize],
+        first: usize,
+        (sequences, of_guide): (Vec<PagedSequence>, Option<Vec<PagedSequence>>),
+        done: &mut Vec<FinishedRequest>,
+    ) {
         let open = self.open.get_mut(&id).expect("it has prompts");
-        self.turns += 1;
-        open.unit_is_read(self.turns);
         let RolloutRequest { prompts, sampling, key } = &open.request;
         let n = open.request.n();
-        let tokens: Vec<&[_]> = unit.iter().map(|&prompt| prompts[prompt].tokens.as_slice()).collect();
-        let sequences = self.generator.read(&tokens);
-        let of_guide = self.guide.as_mut().map(|guide| guide.read(&tokens));
         // Every prompt is read once; its samples start from the same logits.
         let rows: Vec<(usize, usize)> =
             (0..unit.len()).flat_map(|place| (0..n).map(move |sample| (place, sample))).collect();
@@ -257,11 +315,11 @@ impl<'a> Flight<'a> {
             .iter()
             .map(|&(place, sample)| prompts[unit[place]].borrowed().uniforms(*key, sample))
             .collect();
-        let drawn = |((place, _), uniforms)| drawer::DrawRow {
+        let drawn = |((place, _), uniforms): ((usize, usize), _)| drawer::DrawRow {
             sampling,
             uniforms,
-            place,
-            seen: [tokens[place], &[]],
+            place: first + place,
+            seen: [prompts[unit[place]].tokens.as_slice(), &[]],
             verdicts: &[],
         };
         let mut drawn: Vec<drawer::DrawRow> =
@@ -302,7 +360,6 @@ impl<'a> Flight<'a> {
         let mut of_guide = of_guide.into_iter().flatten();
         sequences.into_iter().for_each(|sequence| self.end_sequences(sequence, of_guide.next()));
         self.close(id, failed, done);
-        true
     }
 
     /// Takes a request out that failed, or whose completions have all ended.

@@ -71,3 +71,48 @@ fn operators_compute_what_the_loops_do() {
         }
     }
 }
+
+/// The same bits alone, with others, in passes that cut prompts in two, and token by token; and near those of
+/// the tensors.
+#[test]
+fn prompts_that_are_read_as_rows_do_not_depend_on_each_other() {
+    let _guard = no_grad_guard();
+    for case in CASES {
+        let decoder = Decoder::frozen(&weights(case), Place::cpu(), Kind::Float);
+        let own: Vec<Vec<Token>> = references(case).into_iter().map(|of| of.tokens).collect();
+        let longest = own.iter().map(Vec::len).max().unwrap();
+        let mut generator = PagedGenerator::new(&decoder, longest + 1).unwrap();
+        if !generator.reads_rows(1) {
+            assert!(case.contains("moe"), "{case}");
+            continue;
+        }
+        // More tokens than pass together.
+        let prompts: Vec<&[Token]> = own.iter().map(Vec::as_slice).cycle().take(300 / own.len()).collect();
+        assert!(prompts.iter().map(|prompt| prompt.len()).sum::<usize>() > 256, "{case}");
+        let vocabulary = decoder.config.vocabulary;
+        let together = generator.read_rows(&prompts);
+        let logits = generator.logits().to_vec();
+        for (prompt, expected) in prompts.iter().zip(logits.chunks(vocabulary)).take(own.len()) {
+            let alone = generator.read_rows(&[prompt]).pop().unwrap();
+            assert_eq!(generator.logits(), expected, "{case}");
+            let mut rows = generator.read_rows(&[&prompt[..1]]);
+            for token in &prompt[1..] {
+                generator.step(rows.iter_mut(), &[*token]);
+            }
+            assert_eq!(generator.logits(), expected, "{case}, token by token");
+            rows.into_iter().chain([alone]).for_each(|row| generator.pages().end(row));
+            let row = generator.read(&[prompt]).pop().unwrap();
+            let [rows, tensors] = [expected, generator.logits()].map(|of| Tensor::from_slice(of));
+            assert!(apart(&rows, &tensors) < 5e-6, "{case}: {}", apart(&rows, &tensors));
+            generator.pages().end(row);
+        }
+        // They go on alike as well.
+        let mut together = together;
+        let next = vec![65; together.len()];
+        generator.step(together.iter_mut(), &next);
+        let logits = generator.logits().to_vec();
+        let mut alone = generator.read_rows(&prompts[..1]);
+        generator.step(alone.iter_mut(), &[65]);
+        assert_eq!(generator.logits(), &logits[..vocabulary], "{case}");
+    }
+}
