@@ -270,7 +270,7 @@ fn work(
     let versions = versions();
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
     // A run gives each of its tasks threads of its own. What answers one thing at a time has all.
-    let alone = matches!(job, Job::Serve(_) | Job::Sample(_));
+    let alone = matches!(job, Job::Serve(_) | Job::Sample(_) | Job::Generate(_));
     tch::set_num_threads(if alone { threads as i32 } else { 1 });
     control.emit(&Event::Ready { versions: versions.clone(), device: place.name(), threads });
     if let Some(warning) = cuda.warning() {

@@ -34,7 +34,6 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
         return Err(Error::new(FailureKind::Runtime, message).help("lower `--prompt` or `--new`"));
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    tch::set_num_threads(threads as i32);
     let decoder = Decoder::frozen(&weights, place, kind(job.dtype));
     drop(weights);
     let budget = Room::here(1, place).generation(true);
