@@ -1,5 +1,6 @@
 //! A real server on loopback, asked by the client of runs, straight and through a proxy that does damage.
 
+mod engine;
 mod faults;
 mod hedging;
 mod probe;

@@ -113,9 +113,14 @@ impl Address {
             | StatusCode::GATEWAY_TIMEOUT => ReplyProblem::Gone(what),
             StatusCode::CONFLICT => ReplyProblem::Stale(what),
             _ if status.is_server_error() => ReplyProblem::Faulty(what),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ReplyProblem::lasting(
+            StatusCode::UNAUTHORIZED => ReplyProblem::lasting(
                 what,
                 "name the variable that holds its key, `key: env(\"TEACHER_KEY\")`, and look at its value",
+            ),
+            StatusCode::FORBIDDEN => ReplyProblem::lasting(
+                what,
+                "do as it says; where it asks for a key, name the variable that holds it, \
+                 `key: env(\"TEACHER_KEY\")`",
             ),
             StatusCode::NOT_FOUND => {
                 ReplyProblem::lasting(what, "look at the `engine`, and at the `url`: it ends before `/v1`")
