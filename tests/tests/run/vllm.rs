@@ -44,14 +44,17 @@ impl Engine {
             note("MOPD_VLLM is not set, as in MOPD_VLLM=\"vllm serve\", so nothing was asked of a real vLLM");
             return None;
         };
-        let mut words = command.split_whitespace();
-        let program = words.next().expect("MOPD_VLLM holds a command");
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let (program, words) = words.split_first().expect("MOPD_VLLM holds a command");
+        // `vllm serve` wants its model before any option.
+        let (words, options) = words.split_at(words.iter().take_while(|word| !word.starts_with('-')).count());
         let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let log = bench.path("vllm.log");
         let file = || Stdio::from(File::options().create(true).append(true).open(&log).expect("a log"));
         let child = Command::new(program)
             .args(words)
             .arg(bench.path(model))
+            .args(options)
             .args(["--served-model-name", "big", "--host", "127.0.0.1", "--port", &free.port().to_string()])
             .args(["--dtype", "float32", "--max-logprobs", "-1", "--enable-scale-out"])
             .env("VLLM_SERVER_DEV_MODE", "1")
@@ -86,8 +89,12 @@ fn answers(place: &str) -> bool {
 }
 
 const DOMAINS: &str = r#"
-domain copy { prompts = "copy.jsonl", tests = "copy.test.jsonl", format = text, reward = exact_match }
-domain last { prompts = "last.jsonl", tests = "last.test.jsonl", format = text, reward = exact_match }
+domain copy {
+  prompts = "copy.jsonl", tests = "copy.test.jsonl", format = text, reward = exact_match, share = 1/2
+}
+domain last {
+  prompts = "last.jsonl", tests = "last.test.jsonl", format = text, reward = exact_match, share = 1/2
+}
 "#;
 const LOCAL: &str = "big { origin = same }";
 const SAMPLE: &str = "sample(n: 2, temperature: 1.0, max_tokens: 6)";
