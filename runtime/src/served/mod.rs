@@ -174,6 +174,23 @@ impl Server {
         Ok(ServedScores::Listed(self.ask(requests.collect(), patience)?))
     }
 
+    /// An id that no token has is 0 in every model: in a list it takes the place of a token.
+    ///
+    /// # Errors
+    /// If one of the `absent` ids is listed.
+    pub fn check_listed(&self, scores: &ServedScores, absent: &[Token]) -> Result<()> {
+        let ServedScores::Listed(listed) = scores else { return Ok(()) };
+        let mut ids = listed.iter().flat_map(|of| of.tokens.iter().flatten()).map(|(id, _)| id);
+        let found = ids.find(|id| !self.answers_all() && absent.binary_search(id).is_ok());
+        found.map_or(Ok(()), |id| {
+            let message = format!(
+                "the teacher's server {} lists the token {id}, which the tokenizer lacks",
+                self.place()
+            );
+            Err(Error::new(FailureKind::Model, message).help("ask for whole distributions: `answers: dist`"))
+        })
+    }
+
     /// vLLM writes a token behind what it scores, which has to fit too.
     fn check_length(&self, longest: usize) -> Result<()> {
         let full = |context: &usize| self.served.engine == Engine::Vllm && longest >= *context;
