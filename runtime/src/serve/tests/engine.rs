@@ -2,26 +2,30 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 
-use mopd_compiler::plan::{Answers, Engine};
+use mopd_compiler::plan::{Answers, Engine, Sampling};
 use serde_json::{Value, json};
 
 use super::faults::message;
 use super::probe::{LIMIT, probed, student};
+use super::sampling::{asked, key, prompts, pushed, speaking};
 use super::{control, job, saved, served, start};
 use crate::model::tests::{random_model, tiny};
 use crate::served::{Patience, ScoredSequence, Server};
 use crate::tokenizer::Token;
 
-/// A server that answers each path with what `answer` says of it and of the body.
-fn answering(answer: impl Fn(&str, &Value) -> Value + Send + 'static) -> String {
+/// A server whose answer to a path and a body, a status and a body, is what `answer` says.
+fn answering(answer: impl Fn(&str, &Value) -> (u16, Value) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let one = move |client: &mut TcpStream| -> std::io::Result<()> {
         let (head, body) = message(client)?;
         let path = head.split(' ').nth(1).unwrap_or_default();
-        let said = answer(path, &serde_json::from_slice(&body).unwrap_or_default()).to_string();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", said.len());
+        let (status, said) = answer(path, &serde_json::from_slice(&body).unwrap_or_default());
+        let said = said.to_string();
+        let length = said.len();
+        let head = format!("HTTP/1.1 {status} -\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
         client.write_all(&[head.as_bytes(), said.as_bytes()].concat())
     };
     std::thread::spawn(move || {
@@ -33,9 +37,9 @@ fn answering(answer: impl Fn(&str, &Value) -> Value + Send + 'static) -> String 
 }
 
 /// With `--logprobs-mode raw_logits`: the field `logprob` holds a logit.
-fn logits(path: &str, body: &Value) -> Value {
+fn logits(path: &str, body: &Value) -> (u16, Value) {
     if path == "/v1/models" {
-        return json!({ "data": [{ "id": "teacher", "root": "one", "max_model_len": 128 }] });
+        return (200, models());
     }
     let ids = body["prompt"].as_array().cloned().unwrap_or_default();
     let of_token = |id: &Value| {
@@ -48,7 +52,11 @@ fn logits(path: &str, body: &Value) -> Value {
     let positions: Vec<Value> =
         std::iter::once(Value::Null).chain(ids.iter().skip(1).map(of_token)).collect();
     let choice = json!({ "index": 0, "prompt_logprobs": positions, "prompt_token_ids": ids });
-    json!({ "model": "teacher", "choices": [choice] })
+    (200, json!({ "model": "teacher", "choices": [choice] }))
+}
+
+fn models() -> Value {
+    json!({ "data": [{ "id": "teacher", "root": "one", "max_model_len": 128 }] })
 }
 
 #[test]
@@ -84,4 +92,39 @@ fn a_sequence_that_fills_the_context_is_not_sent_to_vllm() {
     let said = score(Engine::Vllm, context).unwrap_err().to_string();
     let parts = ["can't be scored by the teacher `teacher`", "vLLM writes one more than it scores"];
     assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+}
+
+/// A folder that vLLM does not see is an error of its own to it, which no patience mends.
+#[test]
+fn weights_that_vllm_can_not_read_end_the_run() {
+    let named = Arc::new(Mutex::new(vec!["default".to_owned()]));
+    let names = named.clone();
+    let url = answering(move |path, body| match path {
+        "/v1/models" => (200, models()),
+        "/weight_info" => (200, json!({ "weight_version": names.lock().unwrap().last() })),
+        "/update_weight_version" => {
+            let name = body["new_version"].as_str().unwrap().to_owned();
+            names.lock().unwrap().push(name.clone());
+            (200, json!({ "success": true, "new_version": name }))
+        }
+        "/collective_rpc" => {
+            assert_eq!(body["method"], "reload_weights");
+            let said = "Call to collective_rpc method failed: Worker failed with error 'Repo id must be in \
+                        the form 'repo_name' or 'namespace/repo_name': '<path>'.";
+            (500, json!({ "error": { "message": said, "type": "InternalServerError", "code": 500 } }))
+        }
+        _ => (404, json!({ "detail": "Not Found" })),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let (control, _events) = control();
+    let client = speaking(Engine::Vllm, &url, folder.path(), LIMIT);
+    let (prompts, sampling) = (prompts(), Sampling::new(1, 1.0, 4));
+    let how = ((&sampling, key(0)), (&*weights.tokenizer, 1e-3));
+    let weights = pushed(&weights, &folder.path().join("models"), 1);
+    let said = client.sample(|| Ok(weights), &asked(&prompts), how.0, how.1, &control).unwrap_err();
+    assert!(said.to_string().contains("status 500"), "{said}");
+    assert!(said.to_string().contains("Repo id must be in the form"), "{said}");
+    // Nobody takes what is there now for the weights that were there.
+    assert_eq!(*named.lock().unwrap(), ["default", "none"]);
 }
