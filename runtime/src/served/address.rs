@@ -11,7 +11,7 @@ use super::ask::ReplyProblem;
 use crate::failure::{Error, Result};
 use crate::http::{self, Refused};
 
-/// Of an answer: the whole distribution of some thousands of tokens, as JSON.
+/// Of an answer: the whole distribution of a hundred tokens of a large vocabulary, as JSON.
 const LONGEST: u64 = 1 << 30;
 
 #[derive(Clone)]
