@@ -3,7 +3,9 @@
 use ureq::http::{Response, StatusCode};
 use ureq::{Body, Error};
 
-use crate::quote::quote;
+use serde_json::Value;
+
+use crate::quote::{quote, quote_sentence};
 
 /// Bytes of what a server says when it refuses.
 const WORDS: u64 = 2000;
@@ -28,9 +30,37 @@ pub fn body(mut response: Response<Body>, longest: u64, answered: &str) -> Resul
     let said = said.unwrap_or_default();
     Err(Refused::Status(
         status,
-        match String::from_utf8_lossy(&said).trim() {
-            "" => format!("{answered} with status {status}"),
-            said => format!("{answered} with status {status}: {}", quote(said)),
+        match (sentence(&said), String::from_utf8_lossy(&said).trim()) {
+            (Some(sentence), _) => format!("{answered} with status {status}: {}", quote_sentence(&sentence)),
+            (None, "") => format!("{answered} with status {status}"),
+            (None, said) => format!("{answered} with status {status}: {}", quote(said)),
         },
     ))
+}
+
+/// What a server says in words, where it puts them into JSON: as OpenAI, vLLM and FastAPI do.
+fn sentence(said: &[u8]) -> Option<String> {
+    let said: Value = serde_json::from_slice(said).ok()?;
+    let places = [&said["error"]["message"], &said["error"], &said["message"], &said["detail"]];
+    places.into_iter().find_map(Value::as_str).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_an_error_are_found_in_its_json() {
+        for said in [
+            r#"{"error":{"message":"too long","type":"BadRequestError","code":400}}"#,
+            r#"{"error":"too long"}"#,
+            r#"{"object":"error","message":"too long"}"#,
+            r#"{"detail":"too long"}"#,
+        ] {
+            assert_eq!(sentence(said.as_bytes()).as_deref(), Some("too long"), "{said}");
+        }
+        for said in ["too long", r#"{"detail":[{"msg":"too long"}]}"#, "[]", ""] {
+            assert_eq!(sentence(said.as_bytes()), None, "{said}");
+        }
+    }
 }

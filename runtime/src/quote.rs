@@ -6,6 +6,11 @@ pub fn quote(text: &str) -> String {
     format!("{:?}", shortened(text, 80))
 }
 
+/// The same of what another program says in sentences, of which one is not enough.
+pub fn quote_sentence(text: &str) -> String {
+    format!("{:?}", shortened(text, 300))
+}
+
 /// A whole message or its help, whatever was put into it. Longer than any that we write.
 pub fn bounded(message: String) -> String {
     const SHOWN: usize = 4000;

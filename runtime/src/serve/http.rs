@@ -99,7 +99,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// The paths that there are: others are not counted by their names.
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 19] = [
     "/health",
     "/metrics",
     "/v1/models",
@@ -108,8 +108,11 @@ const PATHS: [&str; 16] = [
     "/tokenize",
     "/generate",
     "/model_info",
+    "/inference/v1/generate",
+    "/weight_info",
     "/collective_rpc",
     "/reset_prefix_cache",
+    "/update_weight_version",
     "/update_weights_from_disk",
     "/ping",
     own::MODEL,
@@ -193,7 +196,13 @@ async fn of_request(shared: &Shared, path: &str, request: Request) -> Result<Res
         "/detokenize" => detokenize(shared, &posted()?),
         "/update_weights_from_disk" => update::of_sglang(shared, &posted()?).await.map(ResponseBody::Json),
         "/collective_rpc" => update::of_vllm(shared, &posted()?).await.map(ResponseBody::Json),
-        "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({}))),
+        "/inference/v1/generate" => vllm::generate(shared, &posted()?).await.map(ResponseBody::Json),
+        "/weight_info" => {
+            get().map(|()| ResponseBody::Json(json!({ "weight_version": shared.about().version })))
+        }
+        "/update_weight_version" => update::version_of_vllm(shared, &posted()?).map(ResponseBody::Json),
+        // Nothing is remembered of a prompt.
+        "/reset_prefix_cache" => Ok(ResponseBody::Json(json!({ "success": true }))),
         _ => Err(RequestRefusal::new(404, "there is no such path")),
     }
 }

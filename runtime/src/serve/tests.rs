@@ -1,5 +1,6 @@
 //! A real server on loopback, asked by the client of runs, straight and through a proxy that does damage.
 
+mod engine;
 mod faults;
 mod hedging;
 mod probe;
@@ -195,6 +196,31 @@ fn both_dialects_say_what_a_model_at_hand_says() {
             }
         }
     }
+}
+
+/// What a list has of an id that no token has, it lacks of a token.
+#[test]
+fn an_id_without_a_token_is_no_entry_of_a_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = random_model(&tiny(), 1);
+    let server = start(job(&saved(&weights, folder.path(), "one")));
+    let (control, _events) = control();
+    let entries = weights.tokenizer.vocabulary();
+    let scored = |answers| {
+        let client = Server::open(&served(Engine::Vllm, &server.url, answers), &control).unwrap();
+        let scores = client.score(&[readings(2)], entries, Patience::of(&control)).unwrap();
+        (client, scores)
+    };
+    let (client, scores) = scored(Answers::TopK(3));
+    let ServedScores::Listed(listed) = &scores else { panic!("listed entries") };
+    // The most probable one that was not taken.
+    let absent = listed[0].tokens[0][1].0;
+    let said = client.check_listed(&scores, &[absent]).unwrap_err().to_string();
+    assert!(said.contains(&format!("lists the token {absent}, which the tokenizer lacks")), "{said}");
+    client.check_listed(&scores, &[]).unwrap();
+    // Of a whole distribution its share is given to the others.
+    let (client, scores) = scored(Answers::Distribution);
+    client.check_listed(&scores, &[absent]).unwrap();
 }
 
 /// A server whose weights were replaced is another teacher: no step mixes the two.

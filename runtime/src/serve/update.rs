@@ -70,10 +70,13 @@ impl WeightsUpdate {
     }
 }
 
+fn allowed(shared: &Shared) -> Result<&Updates, RequestRefusal> {
+    let refusal = || RequestRefusal::new(403, "updates are not allowed: start with `--allow-updates FOLDER`");
+    shared.updates.as_ref().ok_or_else(refusal)
+}
+
 async fn update(shared: &Shared, path: &Value, version: &Value) -> Result<(), RequestRefusal> {
-    let Some(updates) = &shared.updates else {
-        return Err(RequestRefusal::new(403, "updates are not allowed: start with `--allow-updates FOLDER`"));
-    };
+    let updates = allowed(shared)?;
     let path = path.as_str().ok_or_else(|| RequestRefusal::bad("the path of the weights is a text"))?;
     let update = updates.find(path, version.as_str().map(str::to_owned))?;
     shared.ask(EngineRequest::Update(update)).await.map(|_| ())
@@ -92,4 +95,13 @@ pub async fn of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRef
     }
     update(shared, &asked["kwargs"]["weights_path"], &Value::Null).await?;
     Ok(json!({ "results": [null] }))
+}
+
+/// `/update_weight_version`: what the weights that are there are called from now on.
+pub fn version_of_vllm(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
+    allowed(shared)?;
+    let version =
+        asked["new_version"].as_str().ok_or_else(|| RequestRefusal::bad("`new_version` is a text"))?;
+    shared.about.write().unwrap_or_else(PoisonError::into_inner).version = version.to_owned();
+    Ok(json!({ "success": true, "new_version": version }))
 }

@@ -1,5 +1,5 @@
-//! vLLM's `/v1/completions`, as far as runs need it: prompts as token ids, their log-probabilities, and
-//! completions.
+//! vLLM's `/v1/completions` and `/inference/v1/generate`, as far as runs need them: prompts as token ids,
+//! their log-probabilities, and completions.
 
 use serde_json::{Map, Value, json};
 
@@ -7,6 +7,7 @@ use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, To
 use super::http::{Shared, ids};
 use super::settings::{count, only, sampling};
 use super::write::WriteRequest;
+use crate::rollout::Completion;
 use crate::tokenizer::Token;
 
 const KNOWN: &[&str] = &[
@@ -28,14 +29,33 @@ const KNOWN: &[&str] = &[
     "request_id",
 ];
 const NEUTRAL: &[(&str, f64)] = &[("repetition_penalty", 1.0), ("length_penalty", 1.0)];
+const GENERATE: &[&str] = &[
+    "model",
+    "token_ids",
+    "sampling_params",
+    "return_token_ids",
+    "request_id",
+    // Nothing is remembered of a prompt.
+    "cache_salt",
+];
+const SAMPLING: &[&str] = &[
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "stop_token_ids",
+    "ignore_eos",
+    "logprobs",
+    "detokenize",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+];
 
 pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
     only(asked, KNOWN, NEUTRAL)?;
-    if let Some(model) = asked.get("model").filter(|model| !model.is_null() && **model != json!(shared.name))
-    {
-        return Err(RequestRefusal::new(404, format!("there is no model {model}, but \"{}\"", shared.name)));
-    }
+    is_served(shared, asked)?;
     let prompts = prompts(shared, asked.get("prompt").unwrap_or(&Value::Null))?;
     let top = match count(asked, "prompt_logprobs")? {
         None => None,
@@ -108,6 +128,68 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         "choices": choices,
         "usage": { "prompt_tokens": total, "completion_tokens": drawn, "total_tokens": total + drawn },
     }))
+}
+
+/// One completion of token ids, with the name of the weights by which it was written.
+pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
+    let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
+    only(asked, GENERATE, &[])?;
+    is_served(shared, asked)?;
+    let none = Map::new();
+    let settings = asked.get("sampling_params").and_then(Value::as_object).unwrap_or(&none);
+    only(settings, SAMPLING, &[("repetition_penalty", 1.0), ("n", 1.0)])?;
+    let stops = match settings.get("stop_token_ids") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(list) => ids(shared, list)?,
+    };
+    let ends = shared.tokenizer.ends();
+    let ignored = settings.get("ignore_eos") == Some(&json!(true));
+    if !stops.iter().all(|id| ends.contains(id)) || (ignored && !ends.iter().all(|id| stops.contains(id))) {
+        return Err(RequestRefusal::bad("`stop_token_ids` are the model's own end tokens here"));
+    }
+    let prompt = ids(shared, asked.get("token_ids").unwrap_or(&Value::Null))?;
+    if prompt.is_empty() {
+        return Err(RequestRefusal::bad("a prompt has a token at least"));
+    }
+    let max_tokens =
+        u32::try_from(count(settings, "max_tokens")?.unwrap_or(16)).ok().filter(|most| *most > 0);
+    let max_tokens = max_tokens.ok_or_else(|| RequestRefusal::bad("`max_tokens` is at least 1"))?;
+    let seed = count(settings, "seed")?.map(|seed| seed as u64);
+    let sampling = sampling(settings, 1, max_tokens)?;
+    let asked_for = WriteRequest::Completions { prompts: vec![prompt.clone()], sampling, seed };
+    let mut written = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
+    let Completion { tokens, logps, truncated, .. } = written.swap_remove(0);
+    let of_token = |(id, logp): (&Token, &f32)| json!({ "token_id": id, "logprob": logp, "rank": null });
+    let content: Vec<Value> = tokens.iter().zip(&logps).map(of_token).collect();
+    let listed = settings.get("logprobs").is_some_and(|of| !of.is_null());
+    let returned = asked.get("return_token_ids") == Some(&json!(true));
+    let all = prompt.len() + tokens.len();
+    Ok(json!({
+        "request_id": "generate-mopd",
+        "model": shared.name,
+        "created": 0,
+        "usage": { "prompt_tokens": prompt.len(), "completion_tokens": tokens.len(), "total_tokens": all },
+        "prompt_token_ids": if returned { json!(prompt) } else { Value::Null },
+        "output_mode": "tokens",
+        "choices": [{
+            "index": 0,
+            "finish_reason": if truncated { "length" } else { "stop" },
+            "stop_reason": null,
+            "token_ids": tokens,
+            "weight_versions": [{ "version": shared.about().version, "start": 0, "end": tokens.len() }],
+            "logprobs": if listed { json!({ "content": content }) } else { Value::Null },
+        }],
+    }))
+}
+
+fn is_served(shared: &Shared, asked: &Map<String, Value>) -> Result<(), RequestRefusal> {
+    match asked.get("model").filter(|model| !model.is_null() && **model != json!(shared.name)) {
+        None => Ok(()),
+        Some(model) => {
+            let message = format!("there is no model {model}, but \"{}\"", shared.name);
+            Err(RequestRefusal::new(404, message))
+        }
+    }
 }
 
 /// By id, as text: the most probable ones, and the token's own.

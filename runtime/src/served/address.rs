@@ -11,7 +11,7 @@ use super::ask::ReplyProblem;
 use crate::failure::{Error, Result};
 use crate::http::{self, Refused};
 
-/// Of an answer: the whole distribution of some thousands of tokens, as JSON.
+/// Of an answer: the whole distribution of a hundred tokens of a large vocabulary, as JSON.
 const LONGEST: u64 = 1 << 30;
 
 #[derive(Clone)]
@@ -113,9 +113,14 @@ impl Address {
             | StatusCode::GATEWAY_TIMEOUT => ReplyProblem::Gone(what),
             StatusCode::CONFLICT => ReplyProblem::Stale(what),
             _ if status.is_server_error() => ReplyProblem::Faulty(what),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ReplyProblem::lasting(
+            StatusCode::UNAUTHORIZED => ReplyProblem::lasting(
                 what,
                 "name the variable that holds its key, `key: env(\"TEACHER_KEY\")`, and look at its value",
+            ),
+            StatusCode::FORBIDDEN => ReplyProblem::lasting(
+                what,
+                "do as it says; where it asks for a key, name the variable that holds it, \
+                 `key: env(\"TEACHER_KEY\")`",
             ),
             StatusCode::NOT_FOUND => {
                 ReplyProblem::lasting(what, "look at the `engine`, and at the `url`: it ends before `/v1`")

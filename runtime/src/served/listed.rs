@@ -81,7 +81,8 @@ pub fn checked(
             if let Some((id, _)) = listed.iter().find(|(id, _)| *id as usize >= entries) {
                 return Err(ReplyProblem::lasting(
                     format!("lists the token {id}, which the student's vocabulary does not have"),
-                    "take a teacher with the student's vocabulary",
+                    "take a teacher with the student's vocabulary; where the token is padding of its \
+                     embedding, ask for whole distributions: `answers: dist`",
                 ));
             }
             kept.extend(others.map(|(id, logp)| (*id, *logp as f32)));

@@ -30,7 +30,7 @@ use tch::Tensor;
 
 use self::address::Address;
 pub use self::ask::Patience;
-use self::ask::ServerRequest;
+use self::ask::{ReplyProblem, ServerRequest};
 use self::hedge::HedgeLog;
 pub use self::identity::ServerIdentity;
 pub use self::listed::ListedTokens;
@@ -141,7 +141,10 @@ impl Server {
     /// If it does not.
     pub fn try_out(&self, student: &Tokenizer, control: &Control) -> Result<()> {
         let Some(reading) = short_sequence(student)? else { return Ok(()) };
-        self.score(&[vec![reading]], student.vocabulary(), Patience::of(control)).map(drop)
+        let entries = student.vocabulary();
+        let lists = || are_probabilities(&self.served, &self.address, &reading, entries);
+        ask::a_few_times(TEACHER, &self.address, control, lists)?;
+        self.score(&[vec![reading]], entries, Patience::of(control)).map(drop)
     }
 
     /// Scores sequences; those of a batch go through the model together, where the server is ours. `entries`
@@ -163,8 +166,47 @@ impl Server {
             }
             return Ok(ServedScores::Hidden { batches, lm_head, softcap });
         }
-        let requests = batches.iter().flatten().map(|reading| request_listed(&self.served, reading, entries));
+        let readings = batches.iter().flatten();
+        if let Some(longest) = readings.clone().map(|reading| reading.ids().len()).max() {
+            self.check_length(longest)?;
+        }
+        let requests = readings.map(|reading| request_listed(&self.served, reading, entries));
         Ok(ServedScores::Listed(self.ask(requests.collect(), patience)?))
+    }
+
+    /// An id that no token has is 0 in every model: in a list it takes the place of a token.
+    ///
+    /// # Errors
+    /// If one of the `absent` ids is listed.
+    pub fn check_listed(&self, scores: &ServedScores, absent: &[Token]) -> Result<()> {
+        let ServedScores::Listed(listed) = scores else { return Ok(()) };
+        let mut ids = listed.iter().flat_map(|of| of.tokens.iter().flatten()).map(|(id, _)| id);
+        let found = ids.find(|id| !self.answers_all() && absent.binary_search(id).is_ok());
+        found.map_or(Ok(()), |id| {
+            let message = format!(
+                "the teacher's server {} lists the token {id}, which the tokenizer lacks",
+                self.place()
+            );
+            Err(Error::new(FailureKind::Model, message).help("ask for whole distributions: `answers: dist`"))
+        })
+    }
+
+    /// vLLM writes a token behind what it scores, which has to fit too.
+    fn check_length(&self, longest: usize) -> Result<()> {
+        let full = |context: &usize| self.served.engine == Engine::Vllm && longest >= *context;
+        let Some(context) = self.context().filter(full) else { return Ok(()) };
+        let message = format!(
+            "a sequence of {longest} tokens can't be scored by the teacher `{}` on {}: its context is \
+             {context} tokens, and vLLM writes one more than it scores",
+            self.served.model,
+            self.place()
+        );
+        let help = format!(
+            "start it with `--max-model-len {}`, where that is more than its model says with \
+             `VLLM_ALLOW_LONG_MAX_MODEL_LEN=1`; or lower `max_tokens`",
+            longest + 1
+        );
+        Err(Error::new(FailureKind::Context, message).help(help))
     }
 
     fn ask<T: Send + 'static>(&self, requests: Vec<ServerRequest<T>>, patience: Patience) -> Result<Vec<T>> {
@@ -219,6 +261,25 @@ fn request_listed(served: &Served, reading: &ScoredSequence, entries: usize) -> 
             Engine::Vllm => vllm::read(&served, &reading, entries, said),
             _ => sglang::read(&served, &reading, entries, said),
         }),
+    }
+}
+
+/// Whether what an engine says of a token alone is a log-probability. It may have been told to answer logits,
+/// which of one token look like one: the most probable one gives it away.
+fn are_probabilities(
+    served: &Served,
+    address: &Address,
+    reading: &ScoredSequence,
+    entries: usize,
+) -> Result<(), ReplyProblem> {
+    if served.answers != Answers::Sampled {
+        return Ok(());
+    }
+    let listing = Served { answers: Answers::TopK(1), ..served.clone() };
+    match request_listed(&listing, reading, entries).once(address) {
+        Err(ReplyProblem::Faulty(what)) => Err(ReplyProblem::Faulty(what)),
+        // It may list nothing else at all.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -369,8 +430,11 @@ pub mod conformance {
         }
     }
 
-    pub fn rollout(prompt: &[Token], ends: &[Token]) -> Value {
-        sglang::rollout_body(prompt, 8, 1, ends)
+    pub fn rollout(engine: Engine, prompt: &[Token], ends: &[Token]) -> Value {
+        match engine {
+            Engine::Vllm => vllm::rollout_body("teacher", "weights", (prompt, ends), 8, 1),
+            _ => sglang::rollout_body(prompt, 8, 1, ends),
+        }
     }
 
     pub fn detokenize(served: &Served, ids: &[Token]) -> Value {

@@ -12,7 +12,8 @@ use super::address::Address;
 use super::ask::{self, ReplyProblem};
 use super::sampling::{self, SamplingServer};
 use super::{
-    ScoredSequence, ServerIdentity, TEACHER, check_context, identity, own, request_listed, short_sequence,
+    ScoredSequence, ServerIdentity, TEACHER, are_probabilities, check_context, identity, own, request_listed,
+    short_sequence,
 };
 use crate::failure::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -96,6 +97,7 @@ pub fn probe_teacher(served: &Served, student: Option<ProbingStudent>, limit: Du
             }
         }
     };
+    findings.known(are_probabilities(served, &address, &sequence, entries).map_err(failed));
     let asked = ask(served.answers);
     if let Err(Error::Failed(why)) = asked.clone().map_err(failed) {
         findings.note(|report| report.falls_short = Some(*why));

@@ -2,19 +2,26 @@
 //! canary, which the trainer has scored too.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Engine, Served};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::address::Address;
 use super::ask::ReplyProblem;
 use super::identity::{self, ServerIdentity, parse};
-use super::{ScoredSequence, sglang};
+use super::{ScoredSequence, request_listed, vllm};
 use crate::failure::{Error, Result};
 use crate::quote::quote;
 use crate::tokenizer::Tokenizer;
+
+/// What vLLM needs to take weights, and to say which ones it samples with.
+const DEVELOPMENT: &str =
+    "start vLLM with `VLLM_SERVER_DEV_MODE=1` in its environment and with `--enable-scale-out`";
+/// What its weights are called while others are read.
+const NONE: &str = "none";
 
 const CANARY: &str = "The canary sings what it was taught: 0123456789.";
 
@@ -32,11 +39,17 @@ pub struct PushedWeights {
 /// Asks a server what it has. SGLang calls its model by the folder of the newest weights, so it is not asked
 /// for by a name.
 pub(super) fn identify(address: &Address, served: &Served) -> Result<ServerIdentity, ReplyProblem> {
-    if served.engine == Engine::Mopd {
-        return identity::identify(address, served);
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    match served.engine {
+        Engine::Mopd => return identity::identify(address, served),
+        Engine::Vllm => {
+            let known = identity::identify(address, served)?;
+            let info = address.get(vllm::WEIGHT_INFO).map_err(|problem| helped(problem, DEVELOPMENT))?;
+            return Ok(ServerIdentity { weights: text(&parse(&info)?["weight_version"]), ..known });
+        }
+        Engine::Sglang => {}
     }
     let (info, listed) = (parse(&address.get("/model_info")?)?, parse(&address.get("/v1/models")?)?);
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let context = listed["data"][0]["max_model_len"].as_u64().map(|context| context as usize);
     let (root, weights) = (text(&info["model_path"]), text(&info["weight_version"]));
     Ok(ServerIdentity { model: served.model.clone(), root, weights, context, ..ServerIdentity::default() })
@@ -64,6 +77,8 @@ pub(super) struct Push {
     pub entries: usize,
     /// Held by the request that pushes: others that find old weights wait for it.
     pub one: Mutex<()>,
+    /// Set once the canary was compared.
+    pub compared: Arc<AtomicBool>,
     /// Largest mean difference between log-probabilities of the canary.
     pub tolerance: f64,
     /// The trainer's canaries of weights that were pushed before.
@@ -73,17 +88,10 @@ pub(super) struct Push {
 impl Push {
     pub fn run(&self) -> Result<(), ReplyProblem> {
         let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
-        let PushedWeights { folder, content, of, .. } = &self.pushed;
+        let PushedWeights { content, of, .. } = &self.pushed;
         let has = || Ok::<_, ReplyProblem>(identify(&self.address, &self.served)?.weights);
         if has()?.as_ref() != Some(content) {
-            // `mopd serve` looks into its own folder, wherever that lies.
-            let path = match self.served.engine {
-                Engine::Mopd => folder.file_name().map(Path::new).unwrap_or(folder),
-                Engine::Vllm | Engine::Sglang => folder,
-            };
-            let update = json!({ "model_path": path.to_string_lossy(), "weight_version": content });
-            let given = self.address.post("/update_weights_from_disk", update.to_string().as_bytes());
-            given.map_err(not_taken)?;
+            self.give()?;
             if has()?.as_ref() != Some(content) {
                 return Err(ReplyProblem::lasting(
                     format!("has other weights than those of {of} after it was given them"),
@@ -91,14 +99,44 @@ impl Push {
                 ));
             }
         }
-        self.compare()
+        self.compare()?;
+        self.compared.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn give(&self) -> Result<(), ReplyProblem> {
+        let PushedWeights { folder, content, .. } = &self.pushed;
+        let post = |path: &str, body: &Value| self.address.post(path, body.to_string().as_bytes());
+        if self.served.engine == Engine::Vllm {
+            let named = |version: &str| {
+                let said = post("/update_weight_version", &json!({ "new_version": version }));
+                said.map(drop).map_err(|problem| helped(problem, DEVELOPMENT))
+            };
+            // It names weights as it is told to, whether it has them or not: what ends in between leaves none
+            // that anybody asks for.
+            named(NONE)?;
+            let update = json!({ "method": "reload_weights", "kwargs": { "weights_path": folder } });
+            post("/collective_rpc", &update).map_err(|problem| not_taken(problem, self.served.engine))?;
+            // What it remembers of prompts is by the weights before.
+            let said = parse(&post("/reset_prefix_cache", &Value::Null)?)?;
+            if said["success"] != json!(true) {
+                return Err(ReplyProblem::Gone("still answers what it was asked before".to_owned()));
+            }
+            return named(content);
+        }
+        // `mopd serve` looks into its own folder, wherever that lies.
+        let path = match self.served.engine {
+            Engine::Mopd => folder.file_name().map(Path::new).unwrap_or(folder),
+            Engine::Vllm | Engine::Sglang => folder,
+        };
+        let update = json!({ "model_path": path.to_string_lossy(), "weight_version": content });
+        let given = post("/update_weights_from_disk", &update);
+        given.map(drop).map_err(|problem| not_taken(problem, self.served.engine))
     }
 
     /// Compares the server's log-probabilities of the canary with the trainer's.
     fn compare(&self) -> Result<(), ReplyProblem> {
-        let body = sglang::body(&self.served, &self.canary).to_string();
-        let said = self.address.post(sglang::PATH, body.as_bytes())?;
-        let said = sglang::read(&self.served, &self.canary, self.entries, &said)?;
+        let said = request_listed(&self.served, &self.canary, self.entries).once(&self.address)?;
         let there: Vec<f32> = said.tokens.iter().map(|entries| entries[0].1).collect();
         let difference = mean_difference(&there, &self.pushed.canary);
         if difference <= self.tolerance {
@@ -121,11 +159,24 @@ impl Push {
     }
 }
 
-fn not_taken(problem: ReplyProblem) -> ReplyProblem {
-    const HELP: &str = "it has to see the folder that `push` names: `mopd serve --allow-updates FOLDER`";
+fn helped(problem: ReplyProblem, help: &str) -> ReplyProblem {
     match problem {
-        ReplyProblem::Lasting { what, .. } => ReplyProblem::lasting(what, HELP),
+        ReplyProblem::Lasting { what, .. } => ReplyProblem::lasting(what, help),
         other => other,
+    }
+}
+
+fn not_taken(problem: ReplyProblem, engine: Engine) -> ReplyProblem {
+    match (engine, problem) {
+        // A folder that it can't read is an error of its own to it.
+        (Engine::Vllm, ReplyProblem::Faulty(what)) => {
+            let help = "it has to see the folder that `push` names, under the same path; its log says more";
+            ReplyProblem::lasting(what, help)
+        }
+        (Engine::Vllm, problem) => helped(problem, DEVELOPMENT),
+        (_, problem) => {
+            helped(problem, "it has to see the folder that `push` names: `mopd serve --allow-updates FOLDER`")
+        }
     }
 }
 

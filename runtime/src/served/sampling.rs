@@ -1,10 +1,11 @@
 //! Rollouts that a server samples. The student's weights go there as files before each step; every request
 //! names the weights that it is for, and a server that has others answers nothing but that. `mopd serve` uses
-//! the run's own random numbers, so that the completions are those that the run would have sampled. SGLang
-//! gets a seed for each completion, and says by which weights it was sampled.
+//! the run's own random numbers, so that the completions are those that the run would have sampled. vLLM and
+//! SGLang get a seed for each completion, and say by which weights it was sampled.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::address::Address;
 use super::ask::{self, Patience, Recipient, ReplyProblem, ServerRequest};
 use super::identity::{self, ServerIdentity, parse};
 use super::push::{self, Push, PushedWeights, canary};
-use super::{own, sglang};
+use super::{own, sglang, vllm};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
@@ -26,9 +27,9 @@ use crate::tokenizer::{Token, Tokenizer};
 pub(super) const CALLED: &str = "the server of rollouts";
 /// Time limit of a request, which may be all completions of a step.
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
-/// Requests to SGLang that wait: it puts them into batches.
+/// Requests to vLLM or SGLang that wait: these put them into batches.
 const AT_ONCE: usize = 64;
-/// Seeds that both kinds of servers take.
+/// Seeds that all kinds of servers take.
 const SEEDS: usize = 1 << 29;
 /// Weights given before, whose canaries are remembered.
 const REMEMBERED: usize = 8;
@@ -133,6 +134,8 @@ struct PushHistory {
     folder: Option<PathBuf>,
     /// The newest last; the first of all stays.
     canaries: Vec<(String, Vec<f32>)>,
+    /// The weights whose canary was compared last.
+    compared: Option<String>,
 }
 
 /// A server that samples the student's rollouts.
@@ -235,7 +238,7 @@ impl SamplingServer {
                 request(weights, &prompts, how, tokenizer.vocabulary()).once(&self.address).map(drop)
             }
             Engine::Vllm | Engine::Sglang => {
-                let requests = of_sglang(&weights, &prompts, how, tokenizer);
+                let requests = self.of_engine(&weights, &prompts, how, tokenizer);
                 requests.iter().try_for_each(|request| request.once(&self.address).map(drop))
             }
         }
@@ -253,6 +256,8 @@ impl SamplingServer {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         // Not before: whoever was here last deletes what it was given earlier.
         let pushed = written()?;
+        // What a server says that it has, another run may have given it, whose canary differed.
+        let compared = Arc::new(AtomicBool::new(given.compared.as_ref() == Some(&pushed.content)));
         let push = Push {
             served: self.served.clone(),
             address: self.address.clone(),
@@ -260,25 +265,67 @@ impl SamplingServer {
             entries: tokenizer.vocabulary(),
             tolerance,
             one: Mutex::default(),
+            compared: compared.clone(),
             earlier: given.canaries.clone(),
             pushed: pushed.clone(),
         };
         let (address, look) = (self.address.clone(), Box::new(move || push.run()));
         let server = Arc::new(Recipient { address, called: CALLED, at_once: AT_ONCE, look, hedges: None });
         let (weights, patience) = (pushed.content.clone(), Patience::of(control));
+        // Before anything is sampled in vain.
+        ask::all(&server, vec![request_version(self.served.engine, &weights, compared)], patience)?;
         let completions = match self.served.engine {
             Engine::Mopd => {
                 let request = request(weights, prompts, (sampling, key), tokenizer.vocabulary());
                 ask::all(&server, vec![request], patience)?.swap_remove(0)
             }
             Engine::Vllm | Engine::Sglang => {
-                // Before anything is sampled in vain.
-                ask::all(&server, vec![request_version(&weights)], patience)?;
-                ask::all(&server, of_sglang(&weights, prompts, (sampling, key), tokenizer), patience)?
+                ask::all(&server, self.of_engine(&weights, prompts, (sampling, key), tokenizer), patience)?
             }
         };
         given.record(pushed);
         Ok(completions)
+    }
+
+    /// A request for each completion of vLLM or SGLang.
+    fn of_engine(
+        &self,
+        weights: &str,
+        prompts: &[Prompt],
+        (sampling, key): (&Sampling, Key),
+        tokenizer: &Tokenizer,
+    ) -> Vec<ServerRequest<Completion>> {
+        let (entries, engine) = (tokenizer.vocabulary(), self.served.engine);
+        let one = |prompt: &Prompt, sample: u32| {
+            let most = sampling.max_tokens(prompt.limit);
+            let seed = key.row(prompt.id, prompt.sample + sample).below(SEEDS) as u64;
+            let ends = tokenizer.ends().to_vec();
+            let (path, body) = match engine {
+                Engine::Vllm => {
+                    let tokens = (prompt.tokens, ends.as_slice());
+                    (vllm::GENERATE, vllm::rollout_body(&self.served.model, weights, tokens, most, seed))
+                }
+                _ => (sglang::PATH, sglang::rollout_body(prompt.tokens, most, seed, &ends)),
+            };
+            let (weights, prompt) = (weights.to_owned(), prompt.tokens.to_vec());
+            let read = move |said: &[u8]| {
+                let (by, tokens, logps) = match engine {
+                    Engine::Vllm => vllm::read_rollout(&prompt, said)?,
+                    _ => sglang::read_rollout(&prompt, said)?,
+                };
+                if by != weights {
+                    return Err(ReplyProblem::Stale(format!("sampled with the weights {by}")));
+                }
+                let ended = tokens.iter().position(|id| ends.contains(id)).map(|place| place + 1);
+                if ended.is_some_and(|length| length != tokens.len()) {
+                    let what = "gave an answer that can't be used: a completion goes on behind its end";
+                    return Err(ReplyProblem::Faulty(what.to_owned()));
+                }
+                SentCompletion { tokens, logps, truncated: ended.is_none() }.checked(most, entries)
+            };
+            ServerRequest { body: Some(body.to_string().into_bytes()), path, read: Box::new(read) }
+        };
+        prompts.iter().flat_map(|prompt| (0..sampling.n).map(move |sample| one(prompt, sample))).collect()
     }
 }
 
@@ -300,52 +347,25 @@ fn request(
     }
 }
 
-/// Whether SGLang has these weights.
-fn request_version(weights: &str) -> ServerRequest<()> {
+/// Whether a server says that it has these weights, and was seen to have them.
+fn request_version(engine: Engine, weights: &str, compared: Arc<AtomicBool>) -> ServerRequest<()> {
     let weights = weights.to_owned();
-    ServerRequest {
-        body: None,
-        path: "/model_info",
-        read: Box::new(move |said| match parse(said)?["weight_version"].as_str() {
-            Some(there) if there == weights => Ok(()),
-            there => Err(ReplyProblem::Stale(format!("has the weights {}", there.unwrap_or("unknown")))),
-        }),
-    }
-}
-
-/// A request for each completion of SGLang.
-fn of_sglang(
-    weights: &str,
-    prompts: &[Prompt],
-    (sampling, key): (&Sampling, Key),
-    tokenizer: &Tokenizer,
-) -> Vec<ServerRequest<Completion>> {
-    let entries = tokenizer.vocabulary();
-    let one = |prompt: &Prompt, sample: u32| {
-        let most = sampling.max_tokens(prompt.limit);
-        let seed = key.row(prompt.id, prompt.sample + sample).below(SEEDS) as u64;
-        let body = sglang::rollout_body(prompt.tokens, most, seed, tokenizer.ends());
-        let (weights, prompt, ends) = (weights.to_owned(), prompt.tokens.to_vec(), tokenizer.ends().to_vec());
-        let read = move |said: &[u8]| {
-            let (by, tokens, logps) = sglang::read_rollout(&prompt, said)?;
-            if by != weights {
-                return Err(ReplyProblem::Stale(format!("sampled with the weights {by}")));
-            }
-            let ended = tokens.iter().position(|id| ends.contains(id)).map(|place| place + 1);
-            if ended.is_some_and(|length| length != tokens.len()) {
-                let what = "gave an answer that can't be used: a completion goes on behind its end";
-                return Err(ReplyProblem::Faulty(what.to_owned()));
-            }
-            SentCompletion { tokens, logps, truncated: ended.is_none() }.checked(most, entries)
-        };
-        ServerRequest { body: Some(body.to_string().into_bytes()), path: sglang::PATH, read: Box::new(read) }
+    let (path, field) = match engine {
+        Engine::Mopd => (own::MODEL, "weights"),
+        Engine::Vllm => (vllm::WEIGHT_INFO, "weight_version"),
+        Engine::Sglang => ("/model_info", "weight_version"),
     };
-    prompts.iter().flat_map(|prompt| (0..sampling.n).map(move |sample| one(prompt, sample))).collect()
+    let read = move |said: &[u8]| match parse(said)?[field].as_str() {
+        Some(there) if there == weights && compared.load(Ordering::Relaxed) => Ok(()),
+        there => Err(ReplyProblem::Stale(format!("has the weights {}", there.unwrap_or("unknown")))),
+    };
+    ServerRequest { body: None, path, read: Box::new(read) }
 }
 
 impl PushHistory {
     /// Remembers the canary, and deletes the folder before: it is needed no more.
-    fn record(&mut self, PushedWeights { folder, of, canary, .. }: PushedWeights) {
+    fn record(&mut self, PushedWeights { folder, content, of, canary }: PushedWeights) {
+        self.compared = Some(content);
         if let Some(before) = self.folder.replace(folder.clone()).filter(|before| *before != folder) {
             // Whoever can't delete it leaves it to its owner.
             let _ = fs::remove_dir_all(before);

@@ -1,5 +1,6 @@
-//! vLLM: `/v1/completions` with `prompt_logprobs`. One token is written, since vLLM writes at least one, and
-//! nobody reads it.
+//! vLLM: `/v1/completions` with `prompt_logprobs`, of what is sent; one token is written, since vLLM writes
+//! at least one, and nobody reads it. Completions come by `/inference/v1/generate`, which takes and gives
+//! token ids, and says by which weights each was sampled.
 
 use mopd_compiler::plan::Served;
 use serde_json::{Value, json};
@@ -8,8 +9,13 @@ use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
 use super::{ScoredSequence, wanted};
+use crate::tokenizer::Token;
 
 pub const PATH: &str = "/v1/completions";
+/// Of completions, on a server that was started with `--enable-scale-out`.
+pub const GENERATE: &str = "/inference/v1/generate";
+/// What its weights are called, on a server with `VLLM_SERVER_DEV_MODE=1`.
+pub const WEIGHT_INFO: &str = "/weight_info";
 
 pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
     json!({
@@ -21,6 +27,71 @@ pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
         "return_token_ids": true,
         "add_special_tokens": false,
     })
+}
+
+/// A completion from the whole distribution, of `most` tokens. Everything is said that a model's own settings
+/// would change; what vLLM remembers of a prompt is used again under the same weights only.
+pub fn rollout_body(
+    model: &str,
+    weights: &str,
+    (prompt, ends): (&[Token], &[Token]),
+    most: u32,
+    seed: u64,
+) -> Value {
+    json!({
+        "model": model,
+        "token_ids": prompt,
+        "sampling_params": {
+            "max_tokens": most,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "frequency_penalty": 0.0,
+            "presence_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "seed": seed,
+            "stop_token_ids": ends,
+            // Its own ends may be others.
+            "ignore_eos": true,
+            "logprobs": 0,
+            "detokenize": false,
+        },
+        "return_token_ids": true,
+        "cache_salt": weights,
+    })
+}
+
+/// The tokens that were written and their log-probabilities, and the weights by which.
+pub fn read_rollout(prompt: &[Token], said: &[u8]) -> Result<(String, Vec<Token>, Vec<f64>), ReplyProblem> {
+    let said = parse(said)?;
+    let wrong = |what: &str| ReplyProblem::Faulty(format!("gave an answer that can't be used: {what}"));
+    if said["prompt_token_ids"] != json!(prompt) {
+        return Err(wrong("it read other tokens than those that were sent"));
+    }
+    let [choice] = said["choices"].as_array().map(Vec::as_slice).unwrap_or_default() else {
+        return Err(wrong("not one choice"));
+    };
+    if !matches!(choice["finish_reason"].as_str(), Some("stop" | "length")) {
+        return Err(wrong("the completion was not written to its end"));
+    }
+    let weights = version(&choice["weight_versions"]).ok_or_else(|| wrong("no `weight_versions`"))?;
+    let entry = |entry: &Value| Some((entry["token_id"].as_i64()?, entry["logprob"].as_f64()?));
+    let written = choice["logprobs"]["content"].as_array().and_then(|list| list.iter().map(entry).collect());
+    let written: Vec<(Token, f64)> = written.ok_or_else(|| wrong("a token without its log-probability"))?;
+    let (tokens, logps): (Vec<Token>, Vec<f64>) = written.into_iter().unzip();
+    if choice["token_ids"] != json!(tokens) {
+        return Err(wrong("its log-probabilities are of other tokens than those that it wrote"));
+    }
+    Ok((weights, tokens, logps))
+}
+
+/// The weights that wrote a completion; of several, all of them, which is no name of any.
+fn version(spans: &Value) -> Option<String> {
+    let names = spans.as_array()?.iter().map(|span| span["version"].as_str());
+    let mut names = names.collect::<Option<Vec<&str>>>()?;
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(", then "))
 }
 
 /// What an answer says of the scored tokens.

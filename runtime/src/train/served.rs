@@ -38,10 +38,12 @@ pub fn logits(
     };
     let questions: Vec<Option<Question>> = passes.iter().map(asked).collect::<Result<_>>()?;
     let entries = scoring.models.entries();
+    let absent = scoring.stage.start.tokenizer.absent();
     let given_up = AtomicBool::new(false);
     let patience = Patience { control: scoring.stage.control, given_up: &given_up };
     let ask = |question: &Question| {
         let scores = question.server.score(&question.readings, entries as usize, patience);
+        let scores = scores.and_then(|scores| question.server.check_listed(&scores, absent).map(|()| scores));
         if scores.is_err() {
             given_up.store(true, Ordering::Relaxed);
         }

@@ -20,6 +20,7 @@ mod tables;
 mod trackers;
 mod train;
 mod turns;
+mod vllm;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

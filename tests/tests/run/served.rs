@@ -453,20 +453,22 @@ fn rollouts_of_a_server_make_the_student_that_its_own_make() {
     assert_says(&text(&plan), &["rollouts by \"big\" (mopd)", "weights go there through `pushed`"]);
 }
 
-/// By SGLang's words, on the same server: another student, and the same one again.
+/// By the words of vLLM and SGLang, on the same server: another student, and the same one again.
 #[test]
-fn rollouts_by_the_words_of_sglang_are_the_same_each_time() {
+fn rollouts_by_the_words_of_an_engine_are_the_same_each_time() {
     let bench = with_teachers();
     let folder = bench.folder.path().to_owned();
-    let by = BY_SERVER.replace("\"mopd\"", "\"sglang\"");
-    bench.write("tiny.mopd", &sampled(8, &by, ""));
-    let made = ["one", "two"].map(|out| {
-        let server = [sampler(&folder, "0", "float32")];
-        let output = command(&bench, out, &server).args(["--fresh"]).output().expect("mopd starts");
-        assert!(output.status.success(), "{}", text(&output));
-        bench.student(out)
-    });
-    assert!(made[0] == made[1], "equal seeds, another student");
+    for engine in ["vllm", "sglang"] {
+        bench.write("tiny.mopd", &sampled(8, &BY_SERVER.replace("\"mopd\"", &format!("{engine:?}")), ""));
+        let made = ["one", "two"].map(|out| {
+            let server = [sampler(&folder, "0", "float32")];
+            let out = format!("{engine}-{out}");
+            let output = command(&bench, &out, &server).args(["--fresh"]).output().expect("mopd starts");
+            assert!(output.status.success(), "{}", text(&output));
+            bench.student(&out)
+        });
+        assert!(made[0] == made[1], "{engine}: equal seeds, another student");
+    }
 }
 
 /// Kills a run that keeps a checkpoint of each step.
@@ -579,9 +581,8 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));
         assert_says(&text(&output), parts);
     };
-    refused("\"mopd\"", "\"vllm\"", &["`sampled_by(\"vllm\")` is not supported yet", "mopd serve"]);
-    let sglang = |from: &str, to: &str, parts: &[&str]| {
-        let by = BY_SERVER.replace("\"mopd\"", "\"sglang\"");
+    let engine = |name: &str, from: &str, to: &str, parts: &[&str]| {
+        let by = BY_SERVER.replace("\"mopd\"", &format!("{name:?}"));
         let by = by.replace("SAMPLE", "sample(n: 2, temperature: 1.0, max_tokens: 6)").replace(from, to);
         let program = sampled(3, &by, "");
         // The settings change no weight of a token.
@@ -591,9 +592,17 @@ fn what_a_server_can_not_sample_is_said_before_anything_runs() {
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));
         assert_says(&text(&output), parts);
     };
-    sglang("temperature: 1.0", "temperature: 0.7", &["at temperature 0.7", "sample at temperature 1"]);
-    sglang("max_tokens: 6)", "max_tokens: 6, top_k: 5)", &["with `top_k`, `top_p`", "leave them out"]);
-    sglang("max_tokens: 6)", "max_tokens: 6, stop: \"a\")", &["with `stop`", "mopd serve"]);
+    for name in ["vllm", "sglang"] {
+        let temperature = ["at temperature 0.7", "sample at temperature 1"];
+        engine(name, "temperature: 1.0", "temperature: 0.7", &temperature);
+        engine(
+            name,
+            "max_tokens: 6)",
+            "max_tokens: 6, top_k: 5)",
+            &["with `top_k`, `top_p`", "leave them out"],
+        );
+        engine(name, "max_tokens: 6)", "max_tokens: 6, stop: \"a\")", &["with `stop`", "mopd serve"]);
+    }
     refused("\"mopd\"", "\"vlm\"", &["unknown engine `vlm`", "did you mean `vllm`?"]);
     let heads = "max_tokens: 6, heads: 2, accept: 0.9)";
     refused("max_tokens: 6)", heads, &["several output heads in this place"]);

@@ -95,15 +95,12 @@ pub(super) fn executable(
         let refusal = *refused(at, format!("`sampled_by({:?})`{what}", engine.name()));
         Err(Box::new(refusal.help(help.to_owned())))
     };
-    if engine == Engine::Vllm {
-        return refuse("", "sample by SGLang or by `mopd serve`: they say whose weights they sampled with");
-    }
     let RolloutSource::Sample(drawn) = &of.source else {
         let refusal = *refused(inside, format!("`sampled_by` of the rollout `{}`", of.source.name()));
         return Err(Box::new(refusal.help("a server samples the student's own completions: `sample(...)`")));
     };
     let sampling = sampling(drawn, origins, of.origin)?;
-    if engine == Engine::Sglang {
+    if engine != Engine::Mopd {
         // What its log-probabilities are of depends on how it was started, but for the whole distribution.
         if sampling.temperature != 1.0 {
             let what = format!(" at temperature {}", sampling.temperature);

@@ -84,6 +84,7 @@ impl Proxy {
                         let scoring = [
                             b"POST /v1/comp".as_slice(),
                             b"POST /generate",
+                            b"POST /inference",
                             b"POST /mopd/hid",
                             b"POST /mopd/rol",
                         ];
@@ -105,7 +106,7 @@ impl Proxy {
 }
 
 /// A message: its head and its body.
-fn message(stream: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
+pub(super) fn message(stream: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut byte = [0];
     while !bytes.ends_with(b"\r\n\r\n") {
@@ -173,7 +174,9 @@ fn damaged(answer: Vec<u8>, fault: Fault) -> Vec<u8> {
     if fault == Fault::TruncatedJson {
         return answer[..answer.len() * 2 / 3].to_vec();
     }
-    if said["choices"].is_array() {
+    if said["choices"][0]["weight_versions"].is_array() {
+        written_by_vllm(&mut said, fault);
+    } else if said["choices"].is_array() {
         of_vllm(&mut said, fault);
     } else if said["completions"].is_array() {
         of_rollouts(&mut said, fault);
@@ -207,6 +210,28 @@ fn of_vllm(said: &mut Value, fault: Fault) {
             (0..3)
                 .for_each(|id| drop(entries.insert(id.to_string(), json!({ "logprob": -30.0, "rank": 90 }))));
         }
+        _ => unreachable!("{fault:?}"),
+    }
+}
+
+/// A completion.
+fn written_by_vllm(said: &mut Value, fault: Fault) {
+    if fault == Fault::OtherIds {
+        said["prompt_token_ids"].as_array_mut().unwrap().push(json!(97));
+        return;
+    }
+    let choice = &mut said["choices"][0];
+    if fault == Fault::OtherModel {
+        choice["weight_versions"][0]["version"] = json!("others");
+        return;
+    }
+    let list = choice["logprobs"]["content"].as_array_mut().unwrap();
+    match fault {
+        Fault::TooFewPositions => drop(list.pop()),
+        Fault::TooManyPositions | Fault::MoreEntries => list.push(list[0].clone()),
+        Fault::NullInTheWrongPlace => list[0]["logprob"] = Value::Null,
+        Fault::NotANumber => list[0]["logprob"] = json!("nan"),
+        Fault::Positive => list[0]["logprob"] = json!(0.5),
         _ => unreachable!("{fault:?}"),
     }
 }
@@ -353,13 +378,15 @@ fn no_rollout_that_is_damaged_is_trained_on() {
     let kinds = proxy.kinds.lock().unwrap();
     assert!(ALL.iter().all(|fault| kinds.contains_key(fault)), "{kinds:?}");
     drop(kinds);
-    // By the other dialect, a request for each completion.
-    let weights = random_model(&tiny(), 1);
-    let (asked, pushed) = (sampling::asked(&prompts), sampling::pushed(&weights, &models, 8));
-    let [straight, through] = [&server.url, &proxy.url].map(|url| {
-        let client = sampling::speaking(Engine::Sglang, url, &models, LIMIT);
-        let how = ((&how, sampling::key(8)), (&*weights.tokenizer, 1e-3));
-        client.sample(|| Ok(pushed.clone()), &asked, how.0, how.1, &control).unwrap()
-    });
-    assert_eq!(straight, through);
+    // By the other dialects, a request for each completion.
+    for (engine, step) in [(Engine::Sglang, 8), (Engine::Vllm, 9)] {
+        let weights = random_model(&tiny(), u64::from(step));
+        let (asked, pushed) = (sampling::asked(&prompts), sampling::pushed(&weights, &models, step));
+        let [straight, through] = [&server.url, &proxy.url].map(|url| {
+            let client = sampling::speaking(engine, url, &models, LIMIT);
+            let how = ((&how, sampling::key(8)), (&*weights.tokenizer, 1e-3));
+            client.sample(|| Ok(pushed.clone()), &asked, how.0, how.1, &control).unwrap()
+        });
+        assert_eq!(straight, through, "{engine:?}");
+    }
 }

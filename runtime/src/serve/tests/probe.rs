@@ -11,17 +11,17 @@ use crate::model::tests::{random_model, tiny};
 use crate::served::probe::{Findings, ProbingStudent, probe_sampling, probe_teacher};
 use crate::tokenizer::Tokenizer;
 
-const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
 fn unasked(engine: Engine, asked: Option<Answers>) -> ServerReport {
     ServerReport { asked, ..ServerReport::unasked("student", Some("far"), engine, "teacher") }
 }
 
-fn student(tokenizer: &Tokenizer) -> Option<ProbingStudent<'_>> {
+pub(super) fn student(tokenizer: &Tokenizer) -> Option<ProbingStudent<'_>> {
     Some(ProbingStudent { tokenizer, context: 16, dtype: Dtype::Float32 })
 }
 
-fn probed(served: &Served, student: Option<ProbingStudent>, limit: Duration) -> ServerReport {
+pub(super) fn probed(served: &Served, student: Option<ProbingStudent>, limit: Duration) -> ServerReport {
     let findings = Findings::of(unasked(served.engine, Some(served.answers)));
     probe_teacher(served, student, limit, &findings);
     findings.so_far()
@@ -117,7 +117,7 @@ fn a_probe_has_a_server_of_rollouts_sample_a_token() {
         probe_sampling(&server, folder.path(), Some(student), LIMIT, &findings);
         findings.so_far()
     };
-    for engine in [Engine::Mopd, Engine::Sglang] {
+    for engine in Engine::ALL {
         let found = probed(engine, Dtype::Float32);
         assert!(found.samples && found.ids_agree && found.is_usable(), "{found:?}");
     }

@@ -38,9 +38,13 @@ fn requests_have_only_fields_that_the_engines_declare() {
         assert_known(&body, "sglang", "GenerateReqInput");
         assert_known(&body["sampling_params"], "sglang", "SamplingParams");
     }
-    let body = conformance::rollout(&[97, 98], &[2]);
-    assert_known(&body, "sglang", "GenerateReqInput");
-    assert_known(&body["sampling_params"], "sglang", "SamplingParams");
+    for (engine, name, class) in
+        [(Engine::Vllm, "vllm", "GenerateRequest"), (Engine::Sglang, "sglang", "GenerateReqInput")]
+    {
+        let body = conformance::rollout(engine, &[97, 98], &[2]);
+        assert_known(&body, name, class);
+        assert_known(&body["sampling_params"], name, "SamplingParams");
+    }
     let update = json!({ "model_path": "/pushed/one", "weight_version": "one" });
     assert_known(&update, "sglang", "UpdateWeightFromDiskReqInput");
     for (engine, name) in [(Engine::Vllm, "vllm"), (Engine::Sglang, "sglang")] {
@@ -79,6 +83,15 @@ fn answers_have_only_fields_that_the_engines_declare() {
     let tokens = one["choices"][0]["token_ids"].as_array().unwrap().len();
     assert!((1..=5).contains(&tokens));
     assert_eq!(one["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap().len(), tokens);
+    // The same of token ids alone, with the weights by which it was written.
+    let ends = weights.tokenizer.ends();
+    let written = said("/inference/v1/generate", conformance::rollout(Engine::Vllm, &[97, 98], ends));
+    assert_known(&written, "vllm", "GenerateTokensResponse");
+    let choice = &written["choices"][0];
+    assert_known(choice, "vllm", "GenerateTokensChoice");
+    assert_known(&choice["logprobs"], "vllm", "GenerateLogProbs");
+    assert_known(&choice["logprobs"]["content"][0], "vllm", "GenerateLogProbsContent");
+    assert_known(&choice["weight_versions"][0], "vllm", "WeightVersionSpan");
     let chosen = json!({ "input_ids": [97, 98, 99], "sampling_params": { "max_new_tokens": 0 },
                          "return_logprob": true, "logprob_start_len": 0, "token_ids_logprob": [5, 99] });
     let chosen = &said("/generate", chosen)["meta_info"];

@@ -115,13 +115,18 @@ fn a_server_samples_to_the_bit_what_the_run_would_sample() {
     assert!(said.contains("computes in float32, the run in bfloat16"), "{said}");
 }
 
-/// By SGLang's dialect: other draws, and of each the log-probability that the trainer gives it.
+/// By an engine's dialect: other draws, and of each the log-probability that the trainer gives it.
 #[test]
 fn another_dialect_samples_by_the_weights_that_it_was_given() {
+    by_the_words_of(Engine::Sglang);
+    by_the_words_of(Engine::Vllm);
+}
+
+fn by_the_words_of(engine: Engine) {
     let folder = tempfile::tempdir().unwrap();
     let (server, models) = serving(folder.path());
     let (control, _events) = control();
-    let client = speaking(Engine::Sglang, &server.url, &models, Duration::from_secs(60));
+    let client = speaking(engine, &server.url, &models, Duration::from_secs(60));
     let (prompts, sampling) = (prompts(), Sampling::new(3, 1.0, 7));
     client.check_student((&random_model(&tiny(), 1).tokenizer, 8, Dtype::Bfloat16), &control).unwrap();
     let mut known = Vec::new();
@@ -170,11 +175,19 @@ fn a_canary_that_differs_ends_the_run_and_names_the_weights() {
     sample(first.clone()).unwrap();
     // What the trainer has is what it calls step 1; what the server was given is something else.
     let other = pushed(&two, &models, 1);
+    let wrong = PushedWeights { canary: first.canary.clone(), ..other.clone() };
     let third = pushed(&random_model(&tiny(), 3), &models, 2);
     let said =
         sample(PushedWeights { canary: third.canary.clone(), ..other.clone() }).unwrap_err().to_string();
     assert!(said.contains("no weights that this run gave it have these"), "{said}");
     assert!(said.contains("says that it has the weights of step 1"), "{said}");
+    // The server has them now, by its own word. Another run compares before it believes that.
+    for engine in Engine::ALL {
+        let client = speaking(engine, &server.url, &models, Duration::from_secs(60));
+        let how = ((&sampling, key(0)), (&*one.tokenizer, CLOSE));
+        let said = client.sample(|| Ok(wrong.clone()), &asked(&prompts), how.0, how.1, &control).unwrap_err();
+        assert!(said.to_string().contains("says that it has the weights of step 1"), "{engine:?}: {said}");
+    }
     // `first` was deleted as soon as others were given: it is there again, under the name of the third.
     let again = pushed(&one, &models, 3);
     let said = sample(PushedWeights { canary: third.canary, ..again }).unwrap_err().to_string();

@@ -1,0 +1,259 @@
+//! A real vLLM, started by the command that `MOPD_VLLM` holds. The student of a teacher there is the student
+//! of the same teacher at hand, and what it samples is sampled by the student's weights of the step.
+//! `./x test --engines` runs this; nothing else does.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use mopd_tests::browser::note;
+use serde_json::Value;
+
+use super::{Bench, assert_says, text};
+
+/// For a model to be loaded, and for kernels to be compiled.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Between losses, and between log-probabilities: float32 on both sides, summed in another order.
+const CLOSE: f64 = 1e-4;
+
+/// A process that is stopped when it is dropped, with those that it started.
+struct Engine {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        let until = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < until && !matches!(self.child.try_wait(), Ok(Some(_))) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Engine {
+    /// With a model of the bench; none, with a note, where nobody says how.
+    fn start(bench: &Bench, model: &str) -> Option<Engine> {
+        let Ok(command) = std::env::var("MOPD_VLLM") else {
+            note("MOPD_VLLM is not set, as in MOPD_VLLM=\"vllm serve\", so nothing was asked of a real vLLM");
+            return None;
+        };
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let (program, words) = words.split_first().expect("MOPD_VLLM holds a command");
+        // `vllm serve` wants its model before any option.
+        let (words, options) = words.split_at(words.iter().take_while(|word| !word.starts_with('-')).count());
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let log = bench.path("vllm.log");
+        let file = || Stdio::from(File::options().create(true).append(true).open(&log).expect("a log"));
+        let child = Command::new(program)
+            .args(words)
+            .arg(bench.path(model))
+            .args(options)
+            .args(["--served-model-name", "big", "--host", "127.0.0.1", "--port", &free.port().to_string()])
+            .args(["--dtype", "float32", "--max-logprobs", "-1", "--enable-scale-out"])
+            .env("VLLM_SERVER_DEV_MODE", "1")
+            .stdin(Stdio::null())
+            .stdout(file())
+            .stderr(file())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command}: {error}"));
+        let mut engine = Engine { child, url: format!("http://{free}") };
+        let until = Instant::now() + PATIENCE;
+        while !answers(&free.to_string()) {
+            let ended = engine.child.try_wait().expect("it was started");
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            assert!(ended.is_none() && Instant::now() < until, "vLLM does not answer:\n{log}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Some(engine)
+    }
+}
+
+/// Whether a server says that it is well.
+fn answers(place: &str) -> bool {
+    let asked = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(place)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET /health HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n")?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        Ok(said.starts_with("HTTP/1.1 200"))
+    };
+    asked().unwrap_or(false)
+}
+
+const DOMAINS: &str = r#"
+domain copy {
+  prompts = "copy.jsonl", tests = "copy.test.jsonl", format = text, reward = exact_match, share = 1/2
+}
+domain last {
+  prompts = "last.jsonl", tests = "last.test.jsonl", format = text, reward = exact_match, share = 1/2
+}
+"#;
+const LOCAL: &str = "big { origin = same }";
+const SAMPLE: &str = "sample(n: 2, temperature: 1.0, max_tokens: 6)";
+
+/// A teacher and its student before the first step, of a size that vLLM has kernels for, with a tokenizer
+/// that it reads.
+fn with_models(tied: bool) -> Bench {
+    let bench = Bench::new();
+    let words = mopd_tests::root().join("tests/reference/text/smollm");
+    fs::create_dir(bench.path("words")).expect("a folder");
+    for file in fs::read_dir(words).expect("a tokenizer").map(|file| file.expect("a file")) {
+        fs::copy(file.path(), bench.path("words").join(file.file_name())).expect("copying");
+    }
+    bench.write(
+        "tiny.mopd",
+        &format!(
+            "experiment \"made\" {{ seed = 1 }}\n{DOMAINS}\
+             model base = qwen3 {{ layers = 2, width = 64, heads = 2, context = 64, tied = {tied}, \
+             tokenizer = \"words\" }}\n\
+             model start = sft(base, on: domains) {{ target = answer, steps = 10, batch = 8, lr = 3e-3 }}\n\
+             model big = sft(start, on: domains) {{ target = answer, steps = 20, batch = 8, lr = 3e-3 }}\n\
+             compare \"made\" {{ models = [start, big], samples = 1, temperature = 1.0, max_tokens = 6 }}\n"
+        ),
+    );
+    run(&bench, "made", "");
+    bench
+}
+
+fn student(teacher: &str, term: &str, rollout: &str) -> String {
+    format!(
+        "experiment \"student\" {{ seed = 1 }}\n{DOMAINS}\
+         model start = hf(\"made/models/start-seed1\")\nmodel big = hf(\"made/models/big-seed1\")\n\
+         teacher far = {teacher}\nroute {{ else -> far }}\n\
+         objective closer {{\n  term pull = {term}\n  reduce = mean(token) then mean(sequence)\n}}\n\
+         model student = distill(start) {{\n  objective = closer\n  rollout = {rollout}\n  prompts = 8\n  \
+         steps = 6\n  lr = 3e-3\n}}\n\
+         compare \"student\" {{ models = [student], samples = 1, temperature = 1.0, max_tokens = 6 }}\n"
+    )
+}
+
+fn served(answers: &str) -> String {
+    format!("served(\"vllm\", url: env(\"FAR_URL\"), model: \"big\", answers: {answers}) {{ origin = same }}")
+}
+
+/// The loss is how far the log-probabilities of both sides are apart. Its gradient is that of noise, and
+/// moves the student at each step.
+const APART: &str = "abs(live student.logp - sampler.logp) + 1e-6 * live kl(student || teacher)";
+
+fn by(every: &str) -> String {
+    format!("sampled_by(\"vllm\", url: env(\"FAR_URL\"), model: \"big\", push: \"pushed\"{every}, {SAMPLE})")
+}
+
+fn ran(bench: &Bench, out: &str, url: &str) -> Output {
+    let mut command = bench.command(&["--out", out, "--format", "json"]);
+    command.env("FAR_URL", url).output().expect("mopd starts")
+}
+
+fn run(bench: &Bench, out: &str, url: &str) -> Vec<Value> {
+    let output = ran(bench, out, url);
+    let log = fs::read_to_string(bench.path("vllm.log")).unwrap_or_default();
+    let end: Vec<&str> = log.lines().rev().take(40).collect();
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        text(&output),
+        end.into_iter().rev().collect::<Vec<_>>().join("\n")
+    );
+    steps(&output)
+}
+
+fn steps(output: &Output) -> Vec<Value> {
+    let events = String::from_utf8_lossy(&output.stdout);
+    let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.filter(|event| event["event"] == "step" && event["stage"] == "student").collect()
+}
+
+fn losses(steps: &[Value]) -> Vec<f64> {
+    let losses: Vec<f64> = steps.iter().map(|step| step["loss"].as_f64().expect("a loss")).collect();
+    assert_eq!(losses.len(), 6);
+    losses
+}
+
+fn furthest(one: &[f64], other: &[f64]) -> f64 {
+    one.iter().zip(other).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max)
+}
+
+fn doctor(folder: &Path, url: &str) -> Output {
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(folder).args(["doctor", "tiny.mopd"]).env("FAR_URL", url);
+    command.output().expect("mopd starts")
+}
+
+#[test]
+#[ignore = "needs vLLM: ./x test --engines"]
+fn a_teacher_of_vllm_is_the_teacher_at_hand() {
+    let bench = with_models(true);
+    let Some(engine) = Engine::start(&bench, "made/models/big-seed1") else { return };
+    let sampled = "-(teacher.logp - student.logp) * live student.logp";
+    let top = "live kl(teacher || student, support: top_k(teacher, 5), mass: generalized)";
+    let whole = "live kl(student || teacher)";
+    for (answers, term) in [("sampled", sampled), ("top_k(5)", top), ("dist", whole)] {
+        bench.write("tiny.mopd", &student(LOCAL, term, SAMPLE));
+        let local = losses(&run(&bench, &format!("local-{}", answers.len()), ""));
+        bench.write("tiny.mopd", &student(&served(answers), term, SAMPLE));
+        let told = doctor(bench.folder.path(), &engine.url);
+        assert!(told.status.success(), "{}", text(&told));
+        assert_says(&text(&told), &["mean what the student's mean", "dist, everything"]);
+        let there = losses(&run(&bench, &format!("served-{}", answers.len()), &engine.url));
+        let apart = furthest(&local, &there);
+        note(&format!("vLLM, `answers: {answers}`: losses of 6 steps are at most {apart:.1e} apart"));
+        assert!(apart < CLOSE, "{answers}: {local:?} {there:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs vLLM: ./x test --engines"]
+fn rollouts_by_vllm_are_by_the_weights_of_the_step() {
+    let bench = with_models(false);
+    // It begins with other weights than the student's.
+    let Some(engine) = Engine::start(&bench, "made/models/big-seed1") else { return };
+    bench.write("tiny.mopd", &student(LOCAL, APART, &by("")));
+    let told = doctor(bench.folder.path(), &engine.url);
+    assert!(told.status.success(), "{}", text(&told));
+    assert_says(&text(&told), &["samples, and says log-probabilities"]);
+    let fresh = losses(&run(&bench, "fresh", &engine.url));
+    let most = fresh.iter().copied().fold(0.0, f64::max);
+    note(&format!(
+        "vLLM, `sampled_by`: log-probabilities of 6 steps are {most:.1e} apart at most, on average of a step"
+    ));
+    assert!(most < CLOSE, "{fresh:?}");
+    bench.write("tiny.mopd", &student(LOCAL, APART, &by(", every: 3 steps")));
+    let old = run(&bench, "old", &engine.url);
+    let ages: Vec<f64> =
+        old.iter().map(|step| step["rows"][0]["staleness"].as_f64().expect("a number")).collect();
+    assert_eq!(ages, [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]);
+    for (age, loss) in ages.iter().zip(losses(&old)) {
+        assert_eq!(*age == 0.0, loss < CLOSE, "{age} steps old: {loss}");
+    }
+}
+
+/// On a CPU vLLM 0.32.0 goes on with the LM head that it began with where that is the embedding. No step is
+/// trained on what it samples so.
+#[test]
+#[ignore = "needs vLLM: ./x test --engines"]
+fn an_lm_head_that_stays_behind_is_found_out_by_the_canary() {
+    let bench = with_models(true);
+    let Some(engine) = Engine::start(&bench, "made/models/big-seed1") else { return };
+    bench.write("tiny.mopd", &student(LOCAL, APART, &by("")));
+    // Whoever runs it again finds the weights there, by the word of the server.
+    for out in ["one", "two"] {
+        let output = ran(&bench, out, &engine.url);
+        if output.status.success() {
+            let most = losses(&steps(&output)).into_iter().fold(0.0, f64::max);
+            assert!(most < CLOSE, "{most}");
+            note("vLLM, `sampled_by` with tied embeddings: the weights are the student's");
+        } else {
+            assert_says(&text(&output), &["other log-probabilities than the trainer"]);
+            assert!(steps(&output).is_empty(), "{}", text(&output));
+            note("vLLM, `sampled_by` with tied embeddings: the canary ended the run");
+        }
+    }
+}
