@@ -1,5 +1,5 @@
-//! `mopd bench distill` and `mopd bench generate` on checkpoints of their own: what they run is the trainer and
-//! its rollouts, and what they print can be read by programs.
+//! `mopd bench distill` and `mopd bench generate` on checkpoints of their own: what they run is the trainer
+//! and its rollouts, and what they print can be read by programs.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};

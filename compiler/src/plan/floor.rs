@@ -38,7 +38,7 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// The least time of all its repetitions: it waits for its products or for memory, whichever takes longer.
+    /// The least time of all its repetitions: it waits for products or for memory, whichever takes longer.
     pub fn seconds(&self, rates: Rates, dtype: Dtype) -> f64 {
         let rate = match dtype {
             Dtype::Float32 => rates.float32,
