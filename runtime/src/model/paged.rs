@@ -119,7 +119,7 @@ impl<'a> PagedGenerator<'a> {
                 }
                 let start = sequence.length() - rest.len();
                 let predicts = later.is_empty();
-                parts.push(decode::SequencePart { sequence: &mut **sequence, start, tokens: now, predicts });
+                parts.push(decode::SequencePart { sequence, start, tokens: now, predicts });
                 room -= now.len();
                 predicted += usize::from(predicts);
                 *rest = later;

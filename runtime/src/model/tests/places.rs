@@ -102,7 +102,7 @@ fn prompts_that_are_read_as_rows_do_not_depend_on_each_other() {
             assert_eq!(generator.logits(), expected, "{case}, token by token");
             rows.into_iter().chain([alone]).for_each(|row| generator.pages().end(row));
             let row = generator.read(&[prompt]).pop().unwrap();
-            let [rows, tensors] = [expected, generator.logits()].map(|of| Tensor::from_slice(of));
+            let [rows, tensors] = [expected, generator.logits()].map(Tensor::from_slice);
             assert!(apart(&rows, &tensors) < 5e-6, "{case}: {}", apart(&rows, &tensors));
             generator.pages().end(row);
         }
