@@ -212,7 +212,7 @@ impl RunProgress {
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }
             | Event::MeasuredFloor { .. }
-            | Event::MeasuredGeneration { .. }
+            | Event::MeasuredGeneration(_)
             | Event::Refused(_)
             | Event::ServerFound { .. }
             | Event::Fate { .. }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Dtype;
+use super::floor::{Phase, Rates};
 
 /// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,4 +58,22 @@ pub struct GenerationShape {
     pub batch: u32,
     /// Tokens of a completion, at most: an end token ends it.
     pub new: u32,
+}
+
+/// One round of a shape, as it was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationRound {
+    pub shape: GenerationShape,
+    pub seconds: f64,
+    /// Tokens that were written, all completions together.
+    pub tokens: u64,
+    /// Bytes that the process held at most beyond what it held before; none where the system does not tell.
+    pub memory: Option<u64>,
+    /// Bytes that the prediction of a run counts for it.
+    pub predicted_memory: u64,
+    /// What it does, one after the other, if every completion has its full length.
+    pub phases: Vec<Phase>,
+    pub rates: Rates,
+    /// Cores that it has.
+    pub threads: u32,
 }

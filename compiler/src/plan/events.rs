@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Plan;
-pub use super::bench::{BenchDivergence, BenchJob, GenerateJob, GenerationShape, Measure};
+pub use super::bench::{BenchDivergence, BenchJob, GenerateJob, GenerationRound, GenerationShape, Measure};
 use super::deltas::{Delta, DeltaJob};
 pub use super::failures::{Failure, FailureKind};
 pub use super::floor::{Phase, Rates, StepPart};
@@ -348,22 +348,7 @@ pub enum Event {
         gradient_difference: f64,
     },
     /// One round of a shape of a [`GenerateJob`].
-    MeasuredGeneration {
-        shape: GenerationShape,
-        seconds: f64,
-        /// Tokens that were written, all completions together.
-        tokens: u64,
-        /// Bytes that the process held at most beyond what it held before; none where the system does not
-        /// tell.
-        memory: Option<u64>,
-        /// Bytes that the prediction of a run counts for it.
-        predicted_memory: u64,
-        /// What it does, one after the other, if every completion has its full length.
-        phases: Vec<Phase>,
-        rates: Rates,
-        /// Cores that it has.
-        threads: u32,
-    },
+    MeasuredGeneration(GenerationRound),
     /// What a [`FloorJob`] asked for.
     MeasuredFloor {
         rates: Rates,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, FailureKind, GenerateJob};
+use mopd_compiler::plan::events::{Event, FailureKind, GenerateJob, GenerationRound};
 use mopd_compiler::plan::{Pretrained, Sampling};
 
 use super::floor::{StepTokens, rollout_phases};
@@ -63,7 +63,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
                 prompt: f64::from(job.prompt),
                 completion: f64::from(shape.new),
             };
-            control.emit(&Event::MeasuredGeneration {
+            control.emit(&Event::MeasuredGeneration(GenerationRound {
                 shape,
                 seconds,
                 tokens: written.iter().map(|completion| completion.tokens.len() as u64).sum(),
@@ -72,7 +72,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
                 phases: rollout_phases(&config, &step, job.dtype),
                 rates,
                 threads: threads as u32,
-            });
+            }));
         }
     }
     Ok(())

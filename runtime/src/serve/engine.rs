@@ -94,7 +94,11 @@ pub struct Scored {
 pub enum Told {
     Bytes(Vec<u8>),
     Scored(Vec<Scored>),
-    Generated(Vec<Completion>),
+    Generated {
+        /// What the weights that wrote them are called.
+        version: String,
+        completions: Vec<Completion>,
+    },
     Updated,
 }
 
@@ -109,9 +113,12 @@ impl Told {
         scored
     }
 
-    pub fn generated(self) -> Vec<Completion> {
-        let Told::Generated(completions) = self else { unreachable!("completions are asked for") };
-        completions
+    /// With what the weights that wrote them are called.
+    pub fn generated(self) -> (String, Vec<Completion>) {
+        let Told::Generated { version, completions } = self else {
+            unreachable!("completions are asked for")
+        };
+        (version, completions)
     }
 }
 

@@ -67,15 +67,15 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
         }
         _ => None,
     };
-    let written: Vec<Option<Completion>> = if max_tokens == 0 {
-        prompts.iter().map(|_| None).collect()
+    let (version, written): (String, Vec<Option<Completion>>) = if max_tokens == 0 {
+        (shared.about().version, prompts.iter().map(|_| None).collect())
     } else {
         let seed = count(settings, "sampling_seed")?.map(|seed| seed as u64);
         let sampling = sampling(settings, 1, max_tokens)?;
         let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
-        shared.ask(EngineRequest::Write(asked_for)).await?.generated().into_iter().map(Some).collect()
+        let (version, written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
+        (version, written.into_iter().map(Some).collect())
     };
-    let version = shared.about().version;
     let mut answers = Vec::new();
     for (place, (prompt, completion)) in prompts.iter().zip(written).enumerate() {
         let (tokens, logps, truncated) = match completion {

@@ -87,7 +87,7 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         _ => {
             let seed = count(asked, "seed")?.map(|seed| seed as u64);
             let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
-            let written = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
+            let (_, written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
             written.into_iter().map(|of| (of.tokens, of.logps, of.truncated)).collect()
         }
     };
@@ -157,7 +157,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     let seed = count(settings, "seed")?.map(|seed| seed as u64);
     let sampling = sampling(settings, 1, max_tokens)?;
     let asked_for = WriteRequest::Completions { prompts: vec![prompt.clone()], sampling, seed };
-    let mut written = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
+    let (version, mut written) = shared.ask(EngineRequest::Write(asked_for)).await?.generated();
     let Completion { tokens, logps, truncated, .. } = written.swap_remove(0);
     let of_token = |(id, logp): (&Token, &f32)| json!({ "token_id": id, "logprob": logp, "rank": null });
     let content: Vec<Value> = tokens.iter().zip(&logps).map(of_token).collect();
@@ -176,7 +176,7 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
             "finish_reason": if truncated { "length" } else { "stop" },
             "stop_reason": null,
             "token_ids": tokens,
-            "weight_versions": [{ "version": shared.about().version, "start": 0, "end": tokens.len() }],
+            "weight_versions": [{ "version": version, "start": 0, "end": tokens.len() }],
             "logprobs": if listed { json!({ "content": content }) } else { Value::Null },
         }],
     }))

@@ -43,9 +43,10 @@ enum AnswerForm {
 }
 
 impl AnswerForm {
-    fn answer(self, completions: Vec<Completion>) -> Told {
+    /// `version` is read where weights are replaced, so that none come in between.
+    fn answer(self, completions: Vec<Completion>, version: String) -> Told {
         match self {
-            AnswerForm::Completions => Told::Generated(completions),
+            AnswerForm::Completions => Told::Generated { version, completions },
             AnswerForm::Rollouts { weights, body } => {
                 Told::Bytes(SentRollouts::of(completions, weights, &body).bytes())
             }
@@ -132,7 +133,7 @@ impl<'a> RequestBatcher<'a> {
         let written = written.map_err(|error| RequestRefusal::internal(error.to_string()))?;
         let tokens: usize = written.iter().map(|of| of.tokens.len()).sum();
         self.shared.metrics.tokens.with_label_values(&["written"]).inc_by(tokens as u64);
-        Ok(form.answer(written))
+        Ok(form.answer(written, self.shared.about().version))
     }
 
     /// Refuses what can't be written, before the model reads any of it.

@@ -26,6 +26,7 @@ use std::time::Duration;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers::SampledBy;
 use mopd_compiler::plan::{Answers, Dtype, Engine, Plan, RolloutServer, Served, Train};
+use serde_json::{Value, json};
 use tch::Tensor;
 
 use self::address::Address;
@@ -283,6 +284,24 @@ fn are_probabilities(
     }
 }
 
+/// Settings of vLLM's or SGLang's sampling, with all that keeps it to the whole distribution at temperature
+/// 1: what is not said, a model's own settings would say.
+fn whole_distribution(mut settings: Value) -> Value {
+    let neutral = [
+        ("temperature", json!(1.0)),
+        ("top_p", json!(1.0)),
+        ("top_k", json!(-1)),
+        ("min_p", json!(0.0)),
+        ("frequency_penalty", json!(0.0)),
+        ("presence_penalty", json!(0.0)),
+        ("repetition_penalty", json!(1.0)),
+    ];
+    for (name, value) in neutral {
+        settings[name] = value;
+    }
+    settings
+}
+
 /// What a server is tried out with; none where the tokenizer makes no tokens of letters.
 fn short_sequence(student: &Tokenizer) -> Result<Option<ScoredSequence>> {
     let (prompt, completion) = (student.prompt("a")?, student.encode("b")?);
@@ -433,7 +452,7 @@ pub mod conformance {
     pub fn rollout(engine: Engine, prompt: &[Token], ends: &[Token]) -> Value {
         match engine {
             Engine::Vllm => vllm::rollout_body("teacher", "weights", (prompt, ends), 8, 1),
-            _ => sglang::rollout_body(prompt, 8, 1, ends),
+            Engine::Mopd | Engine::Sglang => sglang::rollout_body(prompt, 8, 1, ends),
         }
     }
 

@@ -31,6 +31,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(3600);
 const AT_ONCE: usize = 64;
 /// Seeds that all kinds of servers take.
 const SEEDS: usize = 1 << 29;
+/// Why `mopd serve` gets no request for each completion.
+const OWN_FORM: &str = "mopd serve is asked in a form of its own";
 /// Weights given before, whose canaries are remembered.
 const REMEMBERED: usize = 8;
 /// What rounding in single precision may add to a probability of 1.
@@ -287,7 +289,7 @@ impl SamplingServer {
         Ok(completions)
     }
 
-    /// A request for each completion of vLLM or SGLang.
+    /// A request for each completion of vLLM or SGLang; `mopd serve` takes all in one.
     fn of_engine(
         &self,
         weights: &str,
@@ -305,13 +307,15 @@ impl SamplingServer {
                     let tokens = (prompt.tokens, ends.as_slice());
                     (vllm::GENERATE, vllm::rollout_body(&self.served.model, weights, tokens, most, seed))
                 }
-                _ => (sglang::PATH, sglang::rollout_body(prompt.tokens, most, seed, &ends)),
+                Engine::Sglang => (sglang::PATH, sglang::rollout_body(prompt.tokens, most, seed, &ends)),
+                Engine::Mopd => unreachable!("{OWN_FORM}"),
             };
             let (weights, prompt) = (weights.to_owned(), prompt.tokens.to_vec());
             let read = move |said: &[u8]| {
                 let (by, tokens, logps) = match engine {
                     Engine::Vllm => vllm::read_rollout(&prompt, said)?,
-                    _ => sglang::read_rollout(&prompt, said)?,
+                    Engine::Sglang => sglang::read_rollout(&prompt, said)?,
+                    Engine::Mopd => unreachable!("{OWN_FORM}"),
                 };
                 if by != weights {
                     return Err(ReplyProblem::Stale(format!("sampled with the weights {by}")));

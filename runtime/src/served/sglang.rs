@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
-use super::{ScoredSequence, wanted};
+use super::{ScoredSequence, wanted, whole_distribution};
 use crate::tokenizer::Token;
 
 pub const PATH: &str = "/generate";
@@ -26,20 +26,10 @@ pub fn body(served: &Served, reading: &ScoredSequence) -> Value {
 /// A completion from the whole distribution, of `most` tokens. Everything is said that a model's own settings
 /// would change.
 pub fn rollout_body(prompt: &[Token], most: u32, seed: u64, ends: &[Token]) -> Value {
+    let settings = json!({ "max_new_tokens": most, "sampling_seed": seed, "stop_token_ids": ends });
     json!({
         "input_ids": prompt,
-        "sampling_params": {
-            "max_new_tokens": most,
-            "temperature": 1.0,
-            "top_p": 1.0,
-            "top_k": -1,
-            "min_p": 0.0,
-            "frequency_penalty": 0.0,
-            "presence_penalty": 0.0,
-            "repetition_penalty": 1.0,
-            "sampling_seed": seed,
-            "stop_token_ids": ends,
-        },
+        "sampling_params": whole_distribution(settings),
         "return_logprob": true,
         "logprob_start_len": -1,
         "return_text_in_logprobs": false,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::ask::ReplyProblem;
 use super::identity::parse;
 use super::listed::{ListedTokens, checked};
-use super::{ScoredSequence, wanted};
+use super::{ScoredSequence, wanted, whole_distribution};
 use crate::tokenizer::Token;
 
 pub const PATH: &str = "/v1/completions";
@@ -38,25 +38,19 @@ pub fn rollout_body(
     most: u32,
     seed: u64,
 ) -> Value {
+    let settings = json!({
+        "max_tokens": most,
+        "seed": seed,
+        "stop_token_ids": ends,
+        // Its own ends may be others.
+        "ignore_eos": true,
+        "logprobs": 0,
+        "detokenize": false,
+    });
     json!({
         "model": model,
         "token_ids": prompt,
-        "sampling_params": {
-            "max_tokens": most,
-            "temperature": 1.0,
-            "top_p": 1.0,
-            "top_k": -1,
-            "min_p": 0.0,
-            "frequency_penalty": 0.0,
-            "presence_penalty": 0.0,
-            "repetition_penalty": 1.0,
-            "seed": seed,
-            "stop_token_ids": ends,
-            // Its own ends may be others.
-            "ignore_eos": true,
-            "logprobs": 0,
-            "detokenize": false,
-        },
+        "sampling_params": whole_distribution(settings),
         "return_token_ids": true,
         "cache_salt": weights,
     })

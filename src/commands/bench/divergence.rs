@@ -1,12 +1,12 @@
 //! `mopd bench divergence`: peak memory and time of a divergence with its gradient, against a plain version.
 //! The worker measures, each figure of memory in a process of its own.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::CellAlignment;
 use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failure, Job, Measure};
 use serde::Serialize;
 use serde_json::json;
 
-use super::median;
+use super::{median, plain_table};
 use crate::args::{BenchDivergenceArgs, BenchDivergenceName};
 use crate::figures;
 use crate::output;
@@ -101,11 +101,7 @@ fn given(arguments: &BenchDivergenceArgs) -> String {
 }
 
 fn table(arguments: &BenchDivergenceArgs, all: &[DivergenceFigures]) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .force_no_tty();
+    let mut table = plain_table();
     table.set_header([
         "vocabulary",
         "version",

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::CellAlignment;
 use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::graph::{Graph, NodeId};
 use mopd_compiler::expr::interpret::interpret;
@@ -14,6 +14,7 @@ use mopd_lang::check::analyse;
 use mopd_lang::source::SourceFile;
 use serde_json::{Value, json};
 
+use super::plain_table;
 use crate::args::BenchExprArgs;
 use crate::figures;
 use crate::host;
@@ -202,11 +203,7 @@ impl ExprFigures {
 }
 
 fn table(figures: &[ExprFigures], threads: usize, source: Duration, code: Duration) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .force_no_tty();
+    let mut table = plain_table();
     table.set_header(["tokens", "what", "median", "a token", "times the plain pass"]);
     let dash = || "-".to_owned();
     table.add_row([dash(), "source to graph".to_owned(), microseconds(source), dash(), dash()]);

@@ -1,11 +1,11 @@
 //! `mopd bench generate`: completions of one model, alone.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::CellAlignment;
 use mopd_compiler::plan::Dtype;
-use mopd_compiler::plan::events::{Event, Failure, GenerateJob, GenerationShape, Job, Phase, Rates};
+use mopd_compiler::plan::events::{Event, Failure, GenerateJob, GenerationRound, GenerationShape, Job};
 use serde_json::{Value, json};
 
-use super::median;
+use super::{median, plain_table};
 use crate::args::BenchGenerateArgs;
 use crate::figures;
 use crate::host;
@@ -13,39 +13,40 @@ use crate::output;
 use crate::problem::{Problem, Status};
 use crate::worker;
 
-/// What was measured of one shape: a figure for each round.
+/// What was measured of one shape: its rounds, one at least.
 struct GenerationFigures {
     shape: GenerationShape,
-    seconds: Vec<f64>,
-    tokens: Vec<u64>,
-    memory: Vec<u64>,
-    predicted_memory: u64,
-    phases: Vec<Phase>,
-    rates: Rates,
-    threads: u32,
+    rounds: Vec<GenerationRound>,
 }
 
 impl GenerationFigures {
+    fn seconds(&self) -> f64 {
+        median(self.rounds.iter().map(|round| round.seconds).collect())
+    }
+
     fn tokens_per_second(&self) -> f64 {
-        median(
-            self.seconds.iter().zip(&self.tokens).map(|(seconds, tokens)| *tokens as f64 / seconds).collect(),
-        )
+        median(self.rounds.iter().map(|round| round.tokens as f64 / round.seconds).collect())
     }
 
     /// The least time of completions of full length.
     fn floor(&self, dtype: Dtype) -> f64 {
-        self.phases.iter().map(|phase| phase.seconds(self.rates, dtype)).sum()
+        let GenerationRound { phases, rates, .. } = &self.rounds[0];
+        phases.iter().map(|phase| phase.seconds(*rates, dtype)).sum()
     }
 
     /// None where some completion ended before its longest length: the floor is not of these.
     fn times_the_floor(&self, dtype: Dtype) -> Option<f64> {
         let full = u64::from(self.shape.batch) * u64::from(self.shape.new);
-        let whole = self.tokens.iter().all(|tokens| *tokens == full);
-        whole.then(|| median(self.seconds.clone()) / self.floor(dtype))
+        let whole = self.rounds.iter().all(|round| round.tokens == full);
+        whole.then(|| self.seconds() / self.floor(dtype))
     }
 
     fn memory(&self) -> Option<u64> {
-        self.memory.iter().max().copied()
+        self.rounds.iter().filter_map(|round| round.memory).max()
+    }
+
+    fn predicted_memory(&self) -> u64 {
+        self.rounds[0].predicted_memory
     }
 }
 
@@ -62,42 +63,14 @@ pub fn generate(arguments: &BenchGenerateArgs) -> Result<Status, Problem> {
         shapes: shapes.collect(),
         rounds: arguments.rounds,
     });
-    let failed = |failure: &Failure| {
-        let problem = Problem::run(failure.kind.name(), failure.message.clone());
-        failure.help.iter().fold(problem, |problem, help| problem.help(help.clone()))
-    };
+    let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
     let mut all: Vec<GenerationFigures> = Vec::new();
     worker::ask(&job, failed, |event| {
-        let Event::MeasuredGeneration {
-            shape,
-            seconds,
-            tokens,
-            memory,
-            predicted_memory,
-            phases,
-            rates,
-            threads,
-        } = event
-        else {
-            return;
-        };
-        let place = all.iter().position(|figures| figures.shape == shape).unwrap_or_else(|| {
-            let (seconds, tokens, memory) = (Vec::new(), Vec::new(), Vec::new());
-            all.push(GenerationFigures {
-                shape,
-                seconds,
-                tokens,
-                memory,
-                predicted_memory,
-                phases,
-                rates,
-                threads,
-            });
-            all.len() - 1
-        });
-        all[place].seconds.push(seconds);
-        all[place].tokens.push(tokens);
-        all[place].memory.extend(memory);
+        let Event::MeasuredGeneration(round) = event else { return };
+        match all.iter_mut().find(|figures| figures.shape == round.shape) {
+            Some(figures) => figures.rounds.push(round),
+            None => all.push(GenerationFigures { shape: round.shape, rounds: vec![round] }),
+        }
     })?;
     let text = if arguments.json { json(arguments, &all) } else { table(arguments, &all) };
     output::result(&text);
@@ -106,11 +79,7 @@ pub fn generate(arguments: &BenchGenerateArgs) -> Result<Status, Problem> {
 
 fn table(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
     let dtype = Dtype::from(arguments.dtype);
-    let mut table = Table::new();
-    table
-        .load_style(presets::ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .force_no_tty();
+    let mut table = plain_table();
     table.set_header([
         "completions",
         "new tokens",
@@ -125,11 +94,11 @@ fn table(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
         table.add_row([
             figures.shape.batch.to_string(),
             figures.shape.new.to_string(),
-            format!("{:.3}", median(figures.seconds.clone())),
+            format!("{:.3}", figures.seconds()),
             format!("{:.0}", figures.tokens_per_second()),
             times.map_or_else(|| "ended early".to_owned(), |times| format!("{times:.2}")),
             figures.memory().map_or_else(|| "unknown".to_owned(), figures::bytes),
-            figures::bytes(figures.predicted_memory),
+            figures::bytes(figures.predicted_memory()),
         ]);
     }
     for column in 0..7 {
@@ -137,7 +106,8 @@ fn table(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let machine = all.first().map_or_else(String::new, |GenerationFigures { rates, threads, .. }| {
+    let machine = all.first().map_or_else(String::new, |figures| {
+        let GenerationRound { rates, threads, .. } = &figures.rounds[0];
         format!(
             "seen of this machine with {threads} cores: {}/s in float32, {}/s in bfloat16, {}/s from memory\n",
             figures::flops(rates.float32),
@@ -161,22 +131,22 @@ fn json(arguments: &BenchGenerateArgs, all: &[GenerationFigures]) -> String {
         json!({
             "batch": figures.shape.batch,
             "new": figures.shape.new,
-            "seconds": figures.seconds,
-            "tokens": figures.tokens,
+            "seconds": figures.rounds.iter().map(|round| round.seconds).collect::<Vec<f64>>(),
+            "tokens": figures.rounds.iter().map(|round| round.tokens).collect::<Vec<u64>>(),
             "tokens_per_second": figures.tokens_per_second(),
             "floor": figures.floor(dtype),
             "times_the_floor": figures.times_the_floor(dtype),
             "memory": figures.memory(),
-            "predicted_memory": figures.predicted_memory,
-            "phases": figures.phases,
+            "predicted_memory": figures.predicted_memory(),
+            "phases": figures.rounds[0].phases,
         })
     };
     let whole = json!({
         "model": arguments.model,
         "dtype": dtype.name(),
         "prompt": arguments.prompt,
-        "machine": all.first().map(|figures| figures.rates),
-        "threads": all.first().map(|figures| figures.threads),
+        "machine": all.first().map(|figures| figures.rounds[0].rates),
+        "threads": all.first().map(|figures| figures.rounds[0].threads),
         "figures": all.iter().map(one).collect::<Vec<Value>>(),
     });
     format!("{whole:#}\n")

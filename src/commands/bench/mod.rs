@@ -10,6 +10,8 @@ mod folder;
 mod generate;
 mod watch;
 
+use comfy_table::{ContentArrangement, Table, presets};
+
 use crate::args::{BenchArgs, BenchCommand};
 use crate::problem::{Problem, Status};
 
@@ -31,6 +33,16 @@ pub fn bench(arguments: &BenchArgs) -> Result<Status, Problem> {
                 ))
         }
     }
+}
+
+/// An empty table of figures.
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::ASCII_MARKDOWN)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .force_no_tty();
+    table
 }
 
 /// The middle one, or the mean of the two in the middle; 0 of none.

@@ -1,13 +1,13 @@
 //! The measured times, beside their lower bound.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::CellAlignment;
 use mopd_compiler::plan::Dtype;
 use mopd_compiler::plan::events::{Phase, Rates, Seconds, StepPart};
 use serde_json::{Value, json};
 
 use super::{Observed, StepTimes};
 use crate::args::BenchDistillArgs;
-use crate::commands::bench::median;
+use crate::commands::bench::{median, plain_table};
 use crate::figures;
 
 /// What a machine can do, and what a step asks of it.
@@ -80,11 +80,7 @@ impl<'a> DistillReport<'a> {
     }
 
     pub fn table(&self) -> String {
-        let mut table = Table::new();
-        table
-            .load_style(presets::ASCII_MARKDOWN)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .force_no_tty();
+        let mut table = plain_table();
         table.set_header(["part", "seconds", "tokens a second", "floor", "times the floor"]);
         let floor = self.floor.seconds(self.dtype);
         for (name, of) in PARTS {
