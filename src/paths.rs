@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use mopd_lang::diag::{Code, Diagnostic, nearest_file};
+use mopd_lang::diag::{Code, Diagnostic, missing_file_help, nearest_file};
 use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, TokenizerSpec};
 use mopd_lang::source::Span;
 use mopd_store::files::names_beside;
@@ -23,12 +23,7 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
         if found.iter().any(|known| known.primary.span == span && known.message == text) {
             continue;
         }
-        let beside = names_beside(&whole).unwrap_or_default();
-        let name = whole.file_name().unwrap_or_default().to_string_lossy();
-        let help = match nearest_file(&name, beside.iter().map(String::as_str)) {
-            Some(meant) => format!("did you mean `{}`?", Path::new(path).with_file_name(meant).display()),
-            None => "paths are relative to the folder of the experiment's file".to_owned(),
-        };
+        let help = missing_file_help(path, &names_beside(&whole).unwrap_or_default());
         found.push(Diagnostic::warning(Code::MissingFile, span, text).label("does not exist").help(help));
     }
     found

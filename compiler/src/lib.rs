@@ -3,7 +3,7 @@
 #![deny(unsafe_code)]
 
 pub use lower::{Expressions, TermExpressions, compile, expressions, normal_form};
-pub use mopd_lang::diag::{nearest, nearest_file};
+pub use mopd_lang::diag::{missing_file_help, nearest, nearest_file};
 
 pub mod audit;
 pub mod cluster;

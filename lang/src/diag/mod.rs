@@ -3,6 +3,8 @@
 mod codes;
 mod fixes;
 
+use std::path::Path;
+
 pub use codes::Code;
 pub use fixes::{apply_certain, apply_once};
 
@@ -228,6 +230,17 @@ pub fn nearest_file<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+/// The way out where a file that an experiment names does not exist. `beside` has the names in the folder where
+/// it would be.
+pub fn missing_file_help(file: &str, beside: &[String]) -> String {
+    let path = Path::new(file);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match nearest_file(&name, beside.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{}`?", path.with_file_name(meant).display()),
+        None => "paths are relative to the folder of the experiment's file".to_owned(),
+    }
 }
 
 #[cfg(test)]

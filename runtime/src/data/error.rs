@@ -298,7 +298,7 @@ impl DataError {
 }
 
 /// The name of a file beside one that is not there, if that may be meant.
-pub fn meant_beside(path: &Path) -> Option<String> {
+fn meant_beside(path: &Path) -> Option<String> {
     let beside = names_beside(path)?;
     let name = path.file_name()?.to_string_lossy();
     nearest_file(&name, beside.iter().map(String::as_str)).map(str::to_owned)

@@ -16,7 +16,7 @@ mod rows;
 mod trajectory;
 
 pub use dataset::{Dataset, DatasetRequest};
-pub use error::{DataError, DataProblem, RowPlace, meant_beside};
+pub use error::{DataError, DataProblem, RowPlace};
 pub use length::{ContextError, ContextLength, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;

@@ -11,6 +11,7 @@ mod room;
 use std::path::Path;
 use std::sync::Arc;
 
+use mopd_compiler::missing_file_help;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::producers;
 use mopd_compiler::plan::results::{DataHash, FileHash, RewardFiles};
@@ -18,7 +19,7 @@ use mopd_compiler::plan::{
     self, Comparison, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Producer, Stage,
     Train, View,
 };
-use mopd_store::files::reason;
+use mopd_store::files::{names_beside, reason};
 use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
@@ -218,7 +219,8 @@ fn load(
     for file in domain.reward.files() {
         let hash = regular::hash(&places.base.join(file), u64::MAX).map_err(|error| {
             let error = Error::new(FailureKind::Reward, format!("{file} can't be read: {}", reason(&error)));
-            error.help(meant(file, places.base))
+            let beside = names_beside(&places.base.join(file)).unwrap_or_default();
+            error.help(missing_file_help(file, &beside))
         })?;
         let files = vec![FileHash { name: file.to_owned(), hash: hash.clone() }];
         programs.push(ProgramFiles { hash, files });
@@ -354,14 +356,6 @@ pub fn programs<O>(train: &Train<O>, base: &Path) -> Result<Vec<ProgramFiles>> {
     let of =
         |started: producers::ProducerProgram| program(started.command, started.depends, base, started.kind);
     train.producers().flat_map(Producer::programs).map(of).collect()
-}
-
-/// The way out where a file is not there.
-fn meant(file: &str, base: &Path) -> String {
-    match data::meant_beside(&base.join(file)) {
-        Some(meant) => format!("did you mean `{}`?", Path::new(file).with_file_name(meant).display()),
-        None => "paths are relative to the folder of the experiment's file".to_owned(),
-    }
 }
 
 fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) -> Result<ProgramFiles> {
