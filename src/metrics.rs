@@ -1,7 +1,7 @@
 //! Aggregation of rows of `metrics.parquet`: a domain whose prompts the data routes to several teachers
 //! has a row for each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::run_folder::ColumnTable;
 
@@ -66,6 +66,25 @@ pub fn domain(metrics: &ColumnTable, row: usize) -> String {
         "" => domain.to_owned(),
         terms => format!("{domain} ({terms})"),
     }
+}
+
+/// Which step a row is of: its seed, its stage, its number.
+pub fn step_of(metrics: &ColumnTable, row: usize) -> (u64, &str, u64) {
+    (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row))
+}
+
+/// The tokens of every step, all rows together that tell theirs, and the first of these rows.
+pub fn tokens_of_steps(
+    metrics: &ColumnTable,
+    rows: impl IntoIterator<Item = usize>,
+) -> BTreeMap<(u64, &str, u64), (usize, f64)> {
+    let mut tokens = BTreeMap::new();
+    for row in rows {
+        if let Some(own) = metrics.number("tokens", row) {
+            tokens.entry(step_of(metrics, row)).or_insert((row, 0.0)).1 += own;
+        }
+    }
+    tokens
 }
 
 /// The rows of every step that have the same text in `column` and are of the same terms, in the order in

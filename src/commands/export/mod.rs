@@ -6,7 +6,7 @@ mod report;
 mod rows;
 mod tensorboard;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::events::MetricsRow;
@@ -15,7 +15,9 @@ use mopd_store::files::folder_of_model;
 pub use self::live::LiveEventFiles;
 use self::tensorboard::{Events, ScalarRecord};
 use crate::args::ExportArgs;
-use crate::metrics::{NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, number};
+use crate::metrics::{
+    NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, domain, gathered, number, step_of, tokens_of_steps,
+};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{ColumnTable, METRICS, RunFolder};
@@ -72,13 +74,7 @@ fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
 /// The events of every stage and seed, by the folder that TensorBoard shows as their name.
 fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
     let mut all: BTreeMap<String, Events> = BTreeMap::new();
-    // Of all rows of a step, where they say so.
-    let mut tokens: HashMap<_, f64> = HashMap::new();
-    for row in 0..metrics.rows() {
-        if let Some(own) = metrics.number("tokens", row) {
-            *tokens.entry(step_of(metrics, row)).or_default() += own;
-        }
-    }
+    let tokens = tokens_of_steps(metrics, 0..metrics.rows());
     for rows in gathered(metrics, 0..metrics.rows(), "domain") {
         let row = rows[0];
         let name = folder_of_model(metrics.text("stage", row), metrics.whole("seed", row));
@@ -94,7 +90,7 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
         if events.begins(step) {
             let seconds = metrics.number("seconds", row).unwrap_or(0.0);
             events.step(step, metrics.number("time", row), seconds, numbers(&OF_STEP, ""));
-            if let Some(tokens) = tokens.get(&step_of(metrics, row)).filter(|_| seconds > 0.0) {
+            if let Some((_, tokens)) = tokens.get(&step_of(metrics, row)).filter(|_| seconds > 0.0) {
                 let tag = "tokens_per_second".to_owned();
                 events.add(vec![ScalarRecord { tag, value: tokens / seconds }]);
             }
@@ -107,10 +103,6 @@ fn series(metrics: &ColumnTable) -> BTreeMap<String, Events> {
         events.add(numbers(&parts, &format!("/{domain}")));
     }
     all
-}
-
-fn step_of(metrics: &ColumnTable, row: usize) -> (u64, &str, u64) {
-    (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row))
 }
 
 /// The numbers of a step as a tracker is told them: by the tags that event files have.

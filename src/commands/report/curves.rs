@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Rounded;
-use crate::metrics::{NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, SHARES, domain, gathered, number};
+use crate::metrics::{
+    NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, SHARES, domain, gathered, number, tokens_of_steps,
+};
 use crate::run_folder::ColumnTable;
 
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
@@ -245,13 +247,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
         curves.series.extend(series(metric.into(), By::Step, "", &mut values));
     }
     // The tokens of several steps by their time: each counts as long as it took.
-    let mut tokens: BTreeMap<(u64, u64), (usize, f64)> = BTreeMap::new();
-    for &row in rows {
-        if let Some(own) = metrics.number("tokens", row) {
-            let step = (metrics.whole("seed", row), metrics.whole("step", row));
-            tokens.entry(step).or_insert((row, 0.0)).1 += own;
-        }
-    }
+    let tokens = tokens_of_steps(metrics, rows.iter().copied());
     let mut speeds = tokens.into_values().map(|(row, tokens)| {
         let seconds = metrics.number("seconds", row).filter(|seconds| *seconds > 0.0);
         CurvePoint { row, value: seconds.map(|seconds| tokens / seconds), weight: seconds }
