@@ -310,12 +310,8 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
         teachers.iter().map(|(config, _, part)| (*config, part / parts)).collect();
     let phases = phases(student, &teachers, &tokens, updated, plan.experiment.dtype);
 
-    // As the layers have them.
-    let inner = student.experts.as_ref().map_or(student.hidden, |experts| experts.hidden);
-    let rows = (tokens.sequences * tokens.length()).round().max(1.0) as i64;
-    let product = Product { rows, inputs: student.width as i64, outputs: inner as i64 };
     tch::set_num_threads(threads as i32);
-    let rates = machine::rates(product, threads, place, control)?;
+    let rates = machine::rates(Product::of(student), threads, place, control)?;
     control.emit(&Event::MeasuredFloor { rates, phases, prompt: tokens.prompt, threads: threads as u32 });
     Ok(())
 }

@@ -37,10 +37,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
     let decoder = Decoder::frozen(&weights, place, kind(job.dtype));
     drop(weights);
     let budget = Room::here(1, place).generation(true);
-    // As the layers have them.
-    let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden);
-    let product = Product { rows: 1024, inputs: config.width as i64, outputs: inner as i64 };
-    let rates = rates(product, threads, place, control)?;
+    let rates = rates(Product::of(&config), threads, place, control)?;
     for round in 0..job.rounds {
         for &shape in &job.shapes {
             let prompts: Vec<Vec<Token>> =

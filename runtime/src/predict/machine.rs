@@ -34,7 +34,7 @@ impl MachineSpeed {
         let options = (kind, place.device);
         let (one, other) = (Tensor::ones([SIDE, SIDE], options), Tensor::ones([SIDE, SIDE], options));
         let block = Tensor::ones([BLOCK as i64 / 4], (Kind::Float, place.device));
-        let products = seconds(|| one.matmul(&other).double_value(&[0, 0]));
+        let products = seconds(|| place.multiply(&one, &other).double_value(&[0, 0]));
         let bytes = seconds(|| block.sum(Kind::Float).double_value(&[]));
         MachineSpeed {
             products: SIDE.pow(3) as f64 / products,
