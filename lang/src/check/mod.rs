@@ -44,8 +44,9 @@ mod stages;
 mod teachers;
 mod values;
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use crate::diag::{Diagnostic, Severity};
 use crate::experiment::{
@@ -195,7 +196,7 @@ struct Checker {
     modules: Modules,
     diagnostics: Vec<Diagnostic>,
     origins: Vec<Span>,
-    known_origins: HashMap<Span, Origin>,
+    known_origins: FxHashMap<Span, Origin>,
     parts: ExperimentParts,
     stack: CallStack,
     cancellation: Cancellation,
@@ -266,7 +267,7 @@ impl Checker {
             modules,
             diagnostics,
             origins: Vec::new(),
-            known_origins: HashMap::new(),
+            known_origins: FxHashMap::default(),
             parts: ExperimentParts::default(),
             stack: CallStack::default(),
             cancellation,

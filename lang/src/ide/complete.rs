@@ -1,7 +1,8 @@
 //! Completion: what can be written at the cursor, in the order in which it is likely to be meant.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::context::CompletionContext;
 use super::place::CompletionPlace;
@@ -117,7 +118,7 @@ pub fn complete(
             list.scope_of(&context, |kind| matches!(kind, SymbolKind::Domain | SymbolKind::Turn))
         }
     }
-    let mut seen = HashSet::new();
+    let mut seen = FxHashSet::default();
     list.candidates.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
     // Modules may declare the same name.
     list.candidates.retain(|candidate| seen.insert((candidate.label.clone(), candidate.import.clone())));
@@ -127,12 +128,12 @@ pub fn complete(
 pub(super) struct List<'a> {
     pub(super) analysis: &'a Analysis,
     /// The items that the file sees, by name: explanations for what the tokens declare.
-    names: HashMap<String, SymbolId>,
+    names: FxHashMap<String, SymbolId>,
     pub(super) candidates: Vec<Candidate>,
 }
 
 /// The file's own items, those that it imports, and the standard library's divergences, which need no import.
-pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
+pub fn named_items(analysis: &Analysis) -> FxHashMap<String, SymbolId> {
     let uses = analysis.index.uses_in(ENTRY).iter();
     let items = uses.filter_map(|a_use| match a_use.target {
         NameTarget::Symbol(id) if analysis.index.symbol(id).owner.is_none() => {
@@ -140,7 +141,7 @@ pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
         }
         _ => None,
     });
-    let mut named: HashMap<String, SymbolId> = items.collect();
+    let mut named: FxHashMap<String, SymbolId> = items.collect();
     for id in standard_divergences(analysis) {
         named.entry(analysis.index.symbol(id).name.clone()).or_insert(id);
     }

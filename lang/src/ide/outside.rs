@@ -1,7 +1,7 @@
 //! Completion of what is not in the file: names of modules that are not imported, file names, models, fields
 //! of the data.
 
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 
 use super::complete::{Candidate, CandidateKind, List, fits, item_kind};
 use super::context::CompletionContext;
@@ -27,7 +27,7 @@ pub fn importable(list: &mut List, context: &CompletionContext, takes: Takes, ar
         SymbolKind::Let | SymbolKind::Param => false,
         _ => fits(kind, takes),
     };
-    let mut known: HashSet<String> = list.in_scope(context).into_iter().map(|(name, _, _)| name).collect();
+    let mut known: FxHashSet<String> = list.in_scope(context).into_iter().map(|(name, _, _)| name).collect();
     known.extend(list.candidates.iter().map(|candidate| candidate.label.clone()));
     let Some(tree) = list.analysis.index.tree(ENTRY) else { return };
     for module in around.modules() {
@@ -97,7 +97,7 @@ fn ends_with(name: &str, endings: &[&str]) -> bool {
 pub fn fields(list: &mut List, context: &CompletionContext, around: &dyn Surroundings) {
     let own = data_paths(context, Some(context.item));
     let paths = if own.is_empty() { data_paths(context, None) } else { own };
-    let mut seen = HashSet::new();
+    let mut seen = FxHashSet::default();
     for path in paths.iter().filter(|path| seen.insert(path.as_str())) {
         for field in around.fields(path) {
             list.add(&field, CandidateKind::Field, &format!("a field of {path}"), "", &field, 0);

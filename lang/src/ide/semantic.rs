@@ -1,6 +1,6 @@
 //! Colours by meaning: what a grammar of regular expressions can't tell apart.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::ENTRY;
 use crate::check::Analysis;
@@ -46,7 +46,7 @@ pub struct SemanticToken {
 
 /// In order; no token spans a line break.
 pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> {
-    let uses: HashMap<u32, &NameUse> =
+    let uses: FxHashMap<u32, &NameUse> =
         analysis.index.uses_in(ENTRY).iter().map(|a_use| (a_use.span.start, a_use)).collect();
     let tokens = lex(source);
     let mut found = Vec::new();

@@ -7,8 +7,9 @@
 //! item that mentions it in any sense; and so on, with the names of those. That is more than needed, and
 //! needs no knowledge of how names are resolved.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::Diagnostic;
 use crate::experiment::{DataSource, Domain, Origin, PromptFormat, Reward, RewardPart};
@@ -23,7 +24,7 @@ use crate::check::names::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name}
 /// others, so it grows with them alone.
 #[derive(Default)]
 pub struct AnalysisCache {
-    files: HashMap<String, CachedFile>,
+    files: FxHashMap<String, CachedFile>,
     /// All domains, as far as a check can tell them from others.
     domains: Vec<Domain>,
     changed: Changed,
@@ -59,7 +60,7 @@ struct Affected {
 
 #[derive(Default)]
 struct Changed {
-    words: HashSet<u32>,
+    words: FxHashSet<u32>,
     /// By the lower half of the hash, for a quick no.
     some: Vec<u64>,
     /// Checks that looked at the list of all domains.

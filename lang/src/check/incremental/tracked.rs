@@ -1,7 +1,9 @@
 //! What the checker knows, with a note whenever an item reads or changes it.
 
 use std::cell::Cell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashSet;
 
 /// A part of the checker's state that notes whether a check had to do with it. What is noted is said where it
 /// happens: [`Tracked::read`] and [`Tracked::write`] note, [`Tracked::known`] does not.
@@ -53,7 +55,7 @@ impl<T> Tracked<Vec<T>> {
 /// The names of models.
 #[derive(Default)]
 pub struct ModelNames {
-    taken: HashSet<String>,
+    taken: FxHashSet<String>,
     /// While the value of an item whose check was repeated is worked out: what its models were called then.
     pub(in crate::check) given: Option<VecDeque<String>>,
 }

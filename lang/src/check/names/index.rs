@@ -10,8 +10,9 @@ mod declare;
 mod walk;
 
 use std::cell::LazyCell;
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use crate::formula::{Axis, Unit};
 use crate::source::{FileId, Span};
@@ -165,7 +166,7 @@ impl ValueInfo {
 /// What the evaluator tells of the names inside objectives.
 #[derive(Default)]
 pub struct RecordedValues {
-    values: HashMap<Span, ValueInfo>,
+    values: FxHashMap<Span, ValueInfo>,
 }
 
 impl RecordedValues {

@@ -1,7 +1,8 @@
 //! Loading: a file, what it declares, what it imports.
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Sources};
@@ -82,8 +83,8 @@ impl Files<'_> {
             path,
             standard,
             tree: tree.clone(),
-            names: HashMap::new(),
-            set: HashMap::new(),
+            names: FxHashMap::default(),
+            set: FxHashMap::default(),
         });
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {

@@ -1,9 +1,11 @@
 //! Files, imports and the names each file sees.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::LazyLock;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{Expr, Item, ItemKind, Module, Name};
@@ -48,14 +50,14 @@ pub enum ItemProgress {
 #[derive(Default)]
 pub struct Modules {
     pub(in crate::check) loaded: Vec<LoadedModules>,
-    pub(in crate::check) by_path: HashMap<Vec<String>, ModuleId>,
+    pub(in crate::check) by_path: FxHashMap<Vec<String>, ModuleId>,
     /// The first module of each file: one that imports itself is loaded twice.
-    pub(in crate::check) by_file: HashMap<Rc<str>, ModuleId>,
-    pub progress: HashMap<ItemId, ItemProgress>,
+    pub(in crate::check) by_file: FxHashMap<Rc<str>, ModuleId>,
+    pub progress: FxHashMap<ItemId, ItemProgress>,
     /// Names whose imports have been reported: nothing more is said of them.
-    pub(in crate::check) lost: HashSet<(ModuleId, String)>,
+    pub(in crate::check) lost: FxHashSet<(ModuleId, String)>,
     /// Modules with an import of nobody knows what.
-    pub(in crate::check) lacking: HashSet<ModuleId>,
+    pub(in crate::check) lacking: FxHashSet<ModuleId>,
     /// What the standard library offers: a line `module name` for each public item.
     pub(in crate::check) library: String,
     /// The names that are looked up, while the check of an item is recorded.
@@ -68,9 +70,9 @@ pub(in crate::check) struct LoadedModules {
     /// It is a module of the standard library, whatever the host calls its file.
     pub(in crate::check) standard: bool,
     pub(in crate::check) tree: Rc<Module>,
-    pub(in crate::check) names: HashMap<String, Declared>,
+    pub(in crate::check) names: FxHashMap<String, Declared>,
     /// Values from `--set`, by the name of the `param`.
-    pub(in crate::check) set: HashMap<String, Expr>,
+    pub(in crate::check) set: FxHashMap<String, Expr>,
 }
 
 /// What a name of a file stands for.

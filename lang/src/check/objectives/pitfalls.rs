@@ -1,8 +1,9 @@
 //! Mistakes that were published: objectives that read well and teach something else, or nothing. Each check
 //! names its source.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
@@ -40,11 +41,11 @@ impl Factor {
 
 /// The factor of a term's own part, divergences aside: they are exact at every prefix and need no sample.
 fn factor(formula: &Formula) -> Factor {
-    factor_once(formula, &mut HashMap::new())
+    factor_once(formula, &mut FxHashMap::default())
 }
 
 /// A part that several others use is looked at once.
-fn factor_once(formula: &Formula, known: &mut HashMap<*const FormulaNode, Factor>) -> Factor {
+fn factor_once(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, Factor>) -> Factor {
     if !formula.live() {
         return Factor::Absent;
     }
@@ -187,7 +188,7 @@ fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
 /// The live partial sum that makes a value negative where it is negative itself. An `exp` of it never is.
 fn partial_sum(value: &Formula) -> Option<&Formula> {
     // Shared parts are looked at once for each sign: they may stand for very many paths.
-    let mut seen: HashSet<(*const FormulaNode, bool)> = HashSet::new();
+    let mut seen: FxHashSet<(*const FormulaNode, bool)> = FxHashSet::default();
     let mut pending = vec![(value, true)];
     while let Some((formula, positive)) = pending.pop() {
         if !seen.insert((Rc::as_ptr(&formula.0), positive)) {

@@ -1,7 +1,7 @@
 //! Where weights come from: which checkpoint a model began with, and what that says about teacher and
 //! student.
 
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
@@ -33,7 +33,7 @@ impl Checker {
     /// The checkpoints that a model descends from: those that nothing in the file made. Each model is looked
     /// at once, however many merges lead to it.
     fn roots(&self, model: ModelId, found: &mut Vec<ModelId>) {
-        let (mut seen, mut waiting) = (HashSet::new(), vec![model]);
+        let (mut seen, mut waiting) = (FxHashSet::default(), vec![model]);
         while let Some(model) = waiting.pop() {
             if !seen.insert(model) {
                 continue;
@@ -109,7 +109,7 @@ impl Checker {
     /// A teacher and those that it is made of, each once, in the order of the text; not those for whom
     /// `vouched` says enough, nor what they are made of.
     fn made_of(&self, teacher: TeacherId, vouched: impl Fn(TeacherId) -> bool) -> Vec<TeacherId> {
-        let (mut seen, mut found, mut waiting) = (HashSet::new(), Vec::new(), vec![teacher]);
+        let (mut seen, mut found, mut waiting) = (FxHashSet::default(), Vec::new(), vec![teacher]);
         while let Some(teacher) = waiting.pop() {
             if !seen.insert(teacher) {
                 continue;

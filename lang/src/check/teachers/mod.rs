@@ -5,7 +5,7 @@ pub mod panels;
 pub mod route;
 pub mod templates;
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{
@@ -32,7 +32,7 @@ pub enum SaidOrigin {
 }
 
 /// By teacher, with the place.
-pub type SaidOrigins = HashMap<TeacherId, (SaidOrigin, Span)>;
+pub type SaidOrigins = FxHashMap<TeacherId, (SaidOrigin, Span)>;
 
 impl Checker {
     /// `teacher name = value { ... }`

@@ -1,8 +1,9 @@
 //! Numbers of the run, before the run: what a schedule or an expression of `step` and `progress` is worth at
 //! every step.
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
@@ -32,7 +33,7 @@ pub struct Tape<'f> {
 impl<'f> Tape<'f> {
     pub fn of(formula: &'f Formula) -> Tape<'f> {
         let mut parts: Vec<(&FormulaKind, Vec<usize>)> = Vec::new();
-        let mut known: HashMap<*const FormulaNode, usize> = HashMap::new();
+        let mut known: FxHashMap<*const FormulaNode, usize> = FxHashMap::default();
         let mut waiting = vec![formula];
         while let Some(next) = waiting.last().copied() {
             let operands: &[Formula] = match &next.0.kind {

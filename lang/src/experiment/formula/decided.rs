@@ -1,8 +1,9 @@
 //! Truths of which a part is known: `domain == sort and data.level > 3` asks nothing of the prompts of
 //! another domain.
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use super::{Formula, FormulaKind, FormulaNode, Function};
 
@@ -11,7 +12,7 @@ impl Formula {
     /// What stands inside comparisons and calls stays as it is.
     pub fn decided(&self) -> Formula {
         // No recursion, since formulas may be deep; each part once, since they share them.
-        let mut known: HashMap<*const FormulaNode, Formula> = HashMap::new();
+        let mut known: FxHashMap<*const FormulaNode, Formula> = FxHashMap::default();
         let mut pending = vec![self.clone()];
         while let Some(formula) = pending.last().cloned() {
             let truths = truths(&formula);

@@ -11,9 +11,10 @@ mod summand;
 pub mod text;
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
+
+use rustc_hash::FxHashSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -235,7 +236,7 @@ impl PartialEq for FormulaNode {
 
 thread_local! {
     /// Of the comparison under way: what is being compared, and what has been. Nothing is, where it is empty.
-    static COMPARED: RefCell<HashSet<[*const FormulaNode; 2]>> = RefCell::default();
+    static COMPARED: RefCell<FxHashSet<[*const FormulaNode; 2]>> = RefCell::default();
 }
 
 /// Two parts are compared once, however many paths lead to them: each `let` of a chain may use the last one
@@ -253,7 +254,7 @@ impl PartialEq for Formula {
         // Where an earlier look found a difference, the whole is different whatever is said here.
         let same = !new || crate::stack::with_room(|| self.0 == other.0);
         if first {
-            COMPARED.with_borrow_mut(HashSet::clear);
+            COMPARED.with_borrow_mut(FxHashSet::clear);
         }
         same
     }
@@ -353,7 +354,7 @@ impl Formula {
 
     /// Lists its parts, each once, up to the first that is the one looked for.
     fn look_through<'a>(&'a self, parts: &mut Vec<&'a Formula>, found: impl Fn(&Formula) -> bool) -> bool {
-        let mut seen: HashSet<*const FormulaNode> = HashSet::new();
+        let mut seen: FxHashSet<*const FormulaNode> = FxHashSet::default();
         let mut waiting = vec![self];
         while let Some(formula) = waiting.pop() {
             // Most formulas are small: looking through the list is quicker than hashing. Only a shared node

@@ -18,8 +18,9 @@
 //! is the same at every `p` for whatever is smallest exactly where the sides agree; where it is not the same,
 //! nothing is added, and `generalized` is refused.
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +107,7 @@ impl Summand {
     /// It measures information: a logarithm is in it, in both parts of every choice. (The alpha divergence is
     /// a number that has KL divergences as limits.)
     pub fn in_nats(&self) -> bool {
-        fn walk(formula: &Formula, known: &mut HashMap<*const FormulaNode, bool>) -> bool {
+        fn walk(formula: &Formula, known: &mut FxHashMap<*const FormulaNode, bool>) -> bool {
             if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
                 return *known;
             }
@@ -121,7 +122,7 @@ impl Summand {
             known.insert(Rc::as_ptr(&formula.0), found);
             found
         }
-        crate::stack::with_room(|| walk(&self.value, &mut HashMap::new()))
+        crate::stack::with_room(|| walk(&self.value, &mut FxHashMap::default()))
     }
 }
 
@@ -140,7 +141,7 @@ pub fn with_number(formula: &Formula, part: &Formula, number: f64) -> Formula {
 
 /// An elementwise formula with other parts, where `other` says so. Shared parts stay shared.
 fn rebuilt(formula: &Formula, other: &dyn Fn(&Formula) -> Option<FormulaKind>) -> Formula {
-    type Known = HashMap<*const FormulaNode, Formula>;
+    type Known = FxHashMap<*const FormulaNode, Formula>;
     fn walk(
         formula: &Formula,
         other: &dyn Fn(&Formula) -> Option<FormulaKind>,
@@ -164,5 +165,5 @@ fn rebuilt(formula: &Formula, other: &dyn Fn(&Formula) -> Option<FormulaKind>) -
         known.insert(Rc::as_ptr(&formula.0), built.clone());
         built
     }
-    crate::stack::with_room(|| walk(formula, other, &mut HashMap::new()))
+    crate::stack::with_room(|| walk(formula, other, &mut FxHashMap::default()))
 }

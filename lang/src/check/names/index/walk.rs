@@ -1,6 +1,6 @@
 //! The walk over the trees that finds every name and what it means there.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::declare::ItemSymbols;
 use super::{NameIndex, NameTarget, NameUse, RecordedValues, SymbolId, SymbolKind};
@@ -21,8 +21,8 @@ pub(super) fn walk(modules: &Modules, facts: RecordedValues) -> NameIndex {
         modules,
         facts,
         index: NameIndex::default(),
-        items: HashMap::new(),
-        parts: HashMap::new(),
+        items: FxHashMap::default(),
+        parts: FxHashMap::default(),
         locals: Vec::new(),
         owner: None,
     };
@@ -53,9 +53,9 @@ pub(in crate::check) struct Walk<'a> {
     pub(in crate::check) modules: &'a Modules,
     pub(in crate::check) facts: RecordedValues,
     pub(in crate::check) index: NameIndex,
-    pub(in crate::check) items: HashMap<ItemId, ItemSymbols>,
+    pub(in crate::check) items: FxHashMap<ItemId, ItemSymbols>,
     /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
-    pub(in crate::check) parts: HashMap<Span, SymbolId>,
+    pub(in crate::check) parts: FxHashMap<Span, SymbolId>,
     pub(in crate::check) locals: Vec<(String, NameTarget)>,
     pub(in crate::check) owner: Option<SymbolId>,
 }
