@@ -232,8 +232,8 @@ pub fn nearest_file<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str
         .map(|(_, candidate)| candidate)
 }
 
-/// The way out where a file that an experiment names does not exist. `beside` has the names in the folder where
-/// it would be.
+/// The way out where a file that an experiment names does not exist. `beside` has the names in the folder
+/// where it would be.
 pub fn missing_file_help(file: &str, beside: &[String]) -> String {
     let path = Path::new(file);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
