@@ -8,6 +8,8 @@ mod states;
 
 use std::rc::Rc;
 
+use rustc_hash::FxHashSet;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Signal, Unit};
@@ -449,7 +451,7 @@ pub fn reads_group(objective: &Objective) -> bool {
     use crate::formula::{FormulaKind, Function};
     let zero = |formula: &&Formula| formula.constant() == Some(0.0);
     let mut waiting = objective.formulas();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = FxHashSet::default();
     while let Some(formula) = waiting.pop() {
         if !seen.insert(std::rc::Rc::as_ptr(&formula.0)) {
             continue;

@@ -15,7 +15,6 @@ use std::fmt;
 use std::rc::Rc;
 
 use rustc_hash::FxHashSet;
-
 use serde::{Deserialize, Serialize};
 
 pub use divergences::*;

@@ -21,7 +21,6 @@
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, FormulaKind, FormulaNode, Function};
