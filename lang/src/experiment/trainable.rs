@@ -86,6 +86,12 @@ impl Trainable {
         self.changes().flat_map(|changed| [changed.after, changed.before])
     }
 
+    /// Whether all of the model's own numbers train: then what an optimizer keeps is as much as the model or
+    /// more.
+    pub fn is_all(&self) -> bool {
+        matches!(self, Trainable::Weights { only: None, except } if except.is_empty())
+    }
+
     /// At least what is trained, whatever has changed.
     pub fn whatever_changed(&self) -> Trainable {
         let whole = |filter: &WeightFilter| !matches!(filter, WeightFilter::Changed(_));

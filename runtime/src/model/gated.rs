@@ -30,11 +30,11 @@ pub(super) struct GatedUnit<'a> {
 /// What the backward pass reads: gate and up, `[tokens, 2 * inner]`.
 pub(super) struct SavedForBackward(Tensor);
 
-/// The matrices whose gradient is asked for.
+/// A matrix of the unit.
 #[derive(Clone, Copy)]
-pub(super) struct UnitMatrices {
-    pub gate_up: bool,
-    pub down: bool,
+pub(super) enum UnitMatrix {
+    GateUp,
+    Down,
 }
 
 /// d loss / d what a unit read.
@@ -43,9 +43,6 @@ pub(super) struct UnitGradients {
     pub stream: Tensor,
     /// `[width]`
     pub norm: Tensor,
-    /// Of the matrices, in their shapes, where it is asked for.
-    pub gate_up: Option<Tensor>,
-    pub down: Option<Tensor>,
 }
 
 impl<'a> GatedUnit<'a> {
@@ -100,13 +97,15 @@ impl<'a> GatedUnit<'a> {
         );
     }
 
-    /// From d loss / d (stream + answer), `[tokens, width]`.
+    /// From d loss / d (stream + answer), `[tokens, width]`. `of_matrix` is told of each matrix d loss / d
+    /// what it answered, `[tokens, outputs]`, and what it read, `[tokens, inputs]`, both as products read
+    /// them.
     pub fn backward(
         &self,
         SavedForBackward(saved): SavedForBackward,
         before: &Normalised,
         grad_answer: &Tensor,
-        wanted: UnitMatrices,
+        mut of_matrix: impl FnMut(UnitMatrix, &Tensor, &Tensor),
     ) -> UnitGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
@@ -119,12 +118,13 @@ impl<'a> GatedUnit<'a> {
         };
         run(self, &saved, &grad_product, &mut product, &mut grad_gate_up);
         drop((saved, grad_product));
-        let down = wanted.down.then(|| multiply(self.cpu, &grad_narrow.tr(), &product));
-        let gate_up = wanted.gate_up.then(|| multiply(self.cpu, &grad_gate_up.tr(), before.normed));
+        of_matrix(UnitMatrix::Down, &grad_narrow, &product);
+        of_matrix(UnitMatrix::GateUp, &grad_gate_up, before.normed);
+        drop((grad_narrow, product));
         // What the stream carries past the unit is the beginning of what it is told.
         let mut grad_stream = grad_answer.to_kind(Kind::Float).copy();
         let norm = before.backward(multiply(self.cpu, &grad_gate_up, self.gate_up), &mut grad_stream);
-        UnitGradients { stream: grad_stream, norm, gate_up, down }
+        UnitGradients { stream: grad_stream, norm }
     }
 
     fn run_backward<T: TrainingScalar + Element>(

@@ -1,9 +1,11 @@
 //! d loss / d parameters.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use tch::{Kind, Tensor, no_grad_guard};
 
+use super::adapter::Adapted;
 use crate::machine::place::Place;
 
 /// A vector in the order of the parameters, in pieces that are made when something is written there. On its
@@ -15,11 +17,22 @@ pub struct Gradient {
     pub place: Place,
     /// What is written is added to what is there.
     adds: bool,
-    /// Where parameters are whose gradient is asked for; all where absent.
-    only: Option<Vec<Range<usize>>>,
+    of: GradientOf,
     /// Numbers of a piece; of the last one fewer.
     piece: usize,
     pieces: Vec<Option<Tensor>>,
+}
+
+/// What a gradient is asked of.
+#[derive(Clone)]
+pub enum GradientOf {
+    /// All of a model's parameters.
+    All,
+    /// Those in some ranges: what is not written is not made either.
+    Ranges(Vec<Range<usize>>),
+    /// The parts of an adapter: they are the parameters, and what is written of the model's is carried on to
+    /// them.
+    Adapter(Rc<Adapted>),
 }
 
 impl Gradient {
@@ -30,7 +43,7 @@ impl Gradient {
             kind,
             place,
             adds: false,
-            only: None,
+            of: GradientOf::All,
             piece: place.sizes.piece,
             pieces: (0..length.div_ceil(place.sizes.piece)).map(|_| None).collect(),
         }
@@ -50,21 +63,34 @@ impl Gradient {
             kind,
             place,
             adds: false,
-            only: None,
+            of: GradientOf::All,
             piece: length.max(1),
             pieces: vec![Some(vector)],
         }
     }
 
-    /// Of parameters in some ranges alone: what is not written is not made either.
-    pub fn only(self, ranges: Option<Vec<Range<usize>>>) -> Gradient {
-        Gradient { only: ranges, ..self }
+    /// Of a model's parameters or of an adapter, of as many numbers as that has.
+    pub fn of(self, of: GradientOf) -> Gradient {
+        if let GradientOf::Adapter(adapted) = &of {
+            assert_eq!(self.length, adapted.parameters().numel(), "a gradient of the adapter's parts");
+        }
+        Gradient { of, ..self }
     }
 
-    /// Whether the gradient of some of these parameters is asked for.
+    /// Whether the gradient of some of the model's parameters is asked for.
     pub fn wants(&self, range: Range<usize>) -> bool {
-        let overlaps = |only: &Range<usize>| only.start < range.end && range.start < only.end;
-        self.only.as_ref().is_none_or(|only| only.iter().any(overlaps))
+        match &self.of {
+            GradientOf::All => true,
+            GradientOf::Ranges(ranges) => {
+                ranges.iter().any(|only| only.start < range.end && range.start < only.end)
+            }
+            GradientOf::Adapter(adapted) => adapted.changes(range),
+        }
+    }
+
+    /// Whether a product's gradient is taken without that of the whole matrix.
+    pub(super) fn follows_products(&self) -> bool {
+        matches!(&self.of, GradientOf::Adapter(adapted) if adapted.follows_products())
     }
 
     /// The sum with another of the same parameters.
@@ -104,8 +130,28 @@ impl Gradient {
         })
     }
 
+    /// Writes d loss / d the model's parameters from `offset` on, whole matrices.
+    pub(super) fn write_parameters(&mut self, offset: usize, numbers: &Tensor) {
+        let _guard = no_grad_guard();
+        let GradientOf::Adapter(adapted) = &self.of else { return self.write(offset, numbers) };
+        for (offset, numbers) in adapted.clone().gradient(offset, numbers) {
+            self.write(offset, &numbers);
+        }
+    }
+
+    /// Writes d loss / d matrices of the model from `offset` on, `grad_output' input`, where it
+    /// [`follows_products`](Self::follows_products): from d loss / d what they answered, `[tokens, outputs]`,
+    /// and what they read, `[tokens, inputs]`.
+    pub(super) fn write_product(&mut self, offset: usize, grad_output: &Tensor, input: &Tensor) {
+        let _guard = no_grad_guard();
+        let GradientOf::Adapter(adapted) = &self.of else { unreachable!("it follows products") };
+        for (offset, numbers) in adapted.clone().gradient_of_product(offset, grad_output, input) {
+            self.write(offset, &numbers);
+        }
+    }
+
     /// Writes numbers from `offset` on.
-    pub fn write(&mut self, offset: usize, numbers: &Tensor) {
+    fn write(&mut self, offset: usize, numbers: &Tensor) {
         let _guard = no_grad_guard();
         let numbers = numbers.reshape([-1]);
         let mut done = 0;

@@ -1,5 +1,6 @@
 //! Decoders: configuration, weights, training forward, cached generation.
 
+mod adapter;
 mod attention;
 mod cache;
 pub mod change;
@@ -24,13 +25,14 @@ mod second_head;
 mod step;
 mod weights;
 
+pub use adapter::Adapted;
 pub use cache::Generator;
 pub use config::{
     Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm, Rope, RopeScaling,
 };
 pub use decoder::{Decoder, logits};
 pub use feed_forward::ExpertLoad;
-pub use gradient::Gradient;
+pub use gradient::{Gradient, GradientOf};
 pub use layout::{EntryKind, ParameterEntry, layout};
 pub use lm_head_grad::{HeadGrads, LmHeadGrad};
 pub use packed_batch::PackedBatch;

@@ -68,23 +68,18 @@ pub(super) struct AttentionGradients {
     pub stream: Tensor,
     /// `[width]`
     pub norm: Tensor,
-    pub query_key_value: LinearGradient,
     /// `[2, head width]`
     pub head_norm: Option<Tensor>,
-    pub output: LinearGradient,
+    /// Of the biases behind the projections, `[outputs]`.
+    pub query_key_value_bias: Option<Tensor>,
+    pub output_bias: Option<Tensor>,
 }
 
-/// The matrices whose gradient is asked for.
+/// A matrix of attention.
 #[derive(Clone, Copy)]
-pub(super) struct AttentionMatrices {
-    pub query_key_value: bool,
-    pub output: bool,
-}
-
-/// Of a matrix, where it is asked for, and its bias, in their shapes.
-pub(super) struct LinearGradient {
-    pub weight: Option<Tensor>,
-    pub bias: Option<Tensor>,
+pub(super) enum AttentionMatrix {
+    QueryKeyValue,
+    Output,
 }
 
 impl<'a> PackedAttention<'a> {
@@ -175,24 +170,22 @@ impl<'a> PackedAttention<'a> {
         SavedForBackward { read, projected, attended }
     }
 
-    /// From d loss / d (stream + answer), `[answered tokens, width]`.
+    /// From d loss / d (stream + answer), `[answered tokens, width]`. `of_matrix` is told of each matrix d
+    /// loss / d what it answered, `[tokens, outputs]`, and what it read, `[tokens, inputs]`, both as products
+    /// read them.
     pub fn backward(
         &self,
         saved: SavedForBackward,
         places: &BatchPlaces,
         before: &Normalised,
         grad_answer: &Tensor,
-        wanted: AttentionMatrices,
+        mut of_matrix: impl FnMut(AttentionMatrix, &Tensor, &Tensor),
     ) -> AttentionGradients {
         let _guard = no_grad_guard();
         let kind = before.normed.kind();
         let grad_narrow = grad_answer.to_kind(kind);
-        let output = LinearGradient {
-            weight: wanted
-                .output
-                .then(|| multiply(self.cpu, &grad_narrow.tr(), &Self::answered(&saved.attended, places))),
-            bias: self.output.bias.as_ref().map(|_| column_sums(grad_answer)),
-        };
+        of_matrix(AttentionMatrix::Output, &grad_narrow, &Self::answered(&saved.attended, places));
+        let output_bias = self.output.bias.as_ref().map(|_| column_sums(grad_answer));
         let grad_answered = multiply(self.cpu, &grad_narrow, &self.output.weight);
         // What the stream carries past attention is the beginning of what it is told.
         let grad_answer = grad_answer.to_kind(Kind::Float);
@@ -212,14 +205,12 @@ impl<'a> PackedAttention<'a> {
             _ => Self::run_backward::<f32>,
         };
         let (grad_single, grad_projected, head_norm) = run(self, saved, places, &grad_attended);
-        let query_key_value = LinearGradient {
-            weight: (wanted.query_key_value).then(|| multiply(self.cpu, &grad_projected.tr(), before.normed)),
-            bias: self.query_key_value.bias.as_ref().map(|_| column_sums(&grad_single)),
-        };
+        of_matrix(AttentionMatrix::QueryKeyValue, &grad_projected, before.normed);
+        let query_key_value_bias = self.query_key_value.bias.as_ref().map(|_| column_sums(&grad_single));
         drop(grad_single);
         let norm = before
             .backward(multiply(self.cpu, &grad_projected, &self.query_key_value.weight), &mut grad_stream);
-        AttentionGradients { stream: grad_stream, norm, query_key_value, head_norm, output }
+        AttentionGradients { stream: grad_stream, norm, head_norm, query_key_value_bias, output_bias }
     }
 
     /// d loss / d what the projections answer, in single precision and as products read it, and of the heads'

@@ -1,4 +1,5 @@
-//! Where a model's numbers are: in memory, or in mapped files, which are looked at when somebody asks.
+//! Where a model's numbers are: in memory; or in mapped files, which are looked at when somebody asks; or in
+//! another model's, with an adapter that is merged into them then.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,7 +9,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 
-use super::ParameterEntry;
+use super::adapter::Merged;
+use super::{ParameterEntry, Weights, layout};
 use crate::machine::place;
 use crate::machine::transfer::{note_to_device, upload};
 use crate::mapped::{NumberEncoding, Stored};
@@ -20,6 +22,7 @@ use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 pub(super) enum ParameterData {
     Owned(Arc<Vec<f32>>),
     Stored(Arc<EntryParts>),
+    Merged(Arc<Merged>),
 }
 
 /// One part per entry of the layout.
@@ -60,6 +63,7 @@ impl ParameterData {
         match self {
             ParameterData::Owned(values) => values.len(),
             ParameterData::Stored(parts) => parts.len(),
+            ParameterData::Merged(merged) => Weights::parameters(&merged.base().config),
         }
     }
 
@@ -75,6 +79,13 @@ impl ParameterData {
                     part.read(these);
                     part.release();
                     rest = others;
+                }
+                Cow::Owned(values)
+            }
+            ParameterData::Merged(merged) => {
+                let mut values = merged.base().values().into_owned();
+                for (range, numbers) in merged.changed(|_| true) {
+                    values[range].copy_from_slice(&numbers);
                 }
                 Cow::Owned(values)
             }
@@ -96,6 +107,9 @@ impl ParameterData {
                     }
                 }
             }
+            ParameterData::Merged(merged) => {
+                merged.of(entry).map_or_else(|| merged.base().of(entry), Cow::Owned)
+            }
         }
     }
 
@@ -112,6 +126,15 @@ impl ParameterData {
                 }
                 vector
             }
+            ParameterData::Merged(merged) => {
+                let vector = merged.base().vector(range.clone(), kind, device);
+                let inside = |own: &Range<usize>| range.start <= own.start && own.end <= range.end;
+                for (own, numbers) in merged.changed(inside) {
+                    let first = (own.start - range.start) as i64;
+                    vector.narrow(0, first, own.len() as i64).copy_(&converted(&numbers, kind, device));
+                }
+                vector
+            }
         }
     }
 
@@ -125,13 +148,19 @@ impl ParameterData {
                     part.release();
                 }
             }
+            ParameterData::Merged(merged) => {
+                layout(&merged.base().config).iter().for_each(|entry| look(&self.of(entry)));
+                merged.base().release();
+            }
         }
     }
 
     /// Lets go of the memory that looking at mapped files took.
     pub fn release(&self) {
-        if let ParameterData::Stored(all) = self {
-            all.parts.iter().for_each(Stored::release);
+        match self {
+            ParameterData::Owned(_) => {}
+            ParameterData::Stored(all) => all.parts.iter().for_each(Stored::release),
+            ParameterData::Merged(merged) => merged.base().release(),
         }
     }
 }

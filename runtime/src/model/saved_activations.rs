@@ -17,7 +17,10 @@ use super::packed_batch::PackedBatch;
 use super::parameters::{LayerBlock, ParameterLeaf};
 use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
+use gated::UnitMatrix;
 use mopd_kernels::Cpu;
+use mopd_kernels::tensor::multiply;
+use packed_attention::AttentionMatrix;
 
 pub struct SavedActivations {
     /// What [`Decoder::hidden`] answers, without gradient.
@@ -122,8 +125,34 @@ impl WrittenGradient<'_> {
 
     fn write(&mut self, leaf: usize, gradient: &Tensor) {
         if self.wants(leaf) {
-            self.gradient.write(self.decoder.leaves[leaf].offset, gradient);
+            self.gradient.write_parameters(self.decoder.leaves[leaf].offset, gradient);
             self.written[leaf] = true;
+        }
+    }
+
+    /// Of matrices that are one product, `x * [one, other]'`: from d loss / d what it answered, `[tokens,
+    /// outputs]`, and what it read, `[tokens, inputs]`.
+    fn write_product(&mut self, cpu: Cpu, matrices: &[&Tensor], grad_output: &Tensor, input: &Tensor) {
+        let leaves: Vec<usize> = matrices.iter().map(|matrix| self.leaf_of(matrix)).collect();
+        if !leaves.iter().any(|leaf| self.wants(*leaf)) {
+            return;
+        }
+        let whole = !self.gradient.follows_products();
+        let whole = whole.then(|| multiply(cpu, &grad_output.tr(), input));
+        let mut first = 0;
+        for (leaf, matrix) in leaves.into_iter().zip(matrices) {
+            let outputs = matrix.size()[0];
+            match &whole {
+                Some(whole) => self.write(leaf, &whole.narrow(0, first, outputs)),
+                None if self.wants(leaf) => {
+                    let (offset, grad) =
+                        (self.decoder.leaves[leaf].offset, grad_output.narrow(1, first, outputs));
+                    self.gradient.write_product(offset, &grad, input);
+                    self.written[leaf] = true;
+                }
+                None => {}
+            }
+            first += outputs;
         }
     }
 
@@ -137,7 +166,7 @@ impl WrittenGradient<'_> {
         let step = (self.decoder.place.sizes.matrix_rows / width.max(1)).max(1);
         for first in (0..count).step_by(step as usize) {
             let rows = rows(first..(first + step).min(count));
-            self.gradient.write(offset + (first * width) as usize, &rows);
+            self.gradient.write_parameters(offset + (first * width) as usize, &rows);
         }
         self.written[leaf] = true;
     }
@@ -300,35 +329,26 @@ impl Decoder {
         let layer = &self.layers[index];
         let attention = self.packed_attention(index).expect("it kept something");
         let (query_key, value) = (&layer.query_key, &layer.value);
-        let wanted = packed_attention::AttentionMatrices {
-            query_key_value: gradient.wants_of(&query_key.weight) || gradient.wants_of(&value.weight),
-            output: gradient.wants_of(&layer.output.weight),
+        let of_matrix = |matrix, grad_output: &Tensor, input: &Tensor| {
+            let matrices: &[&Tensor] = match matrix {
+                AttentionMatrix::QueryKeyValue => &[&query_key.weight, &value.weight],
+                AttentionMatrix::Output => &[&layer.output.weight],
+            };
+            gradient.write_product(attention.cpu, matrices, grad_output, input);
         };
         let by = self.normalised(attention.cpu, stream, &layer.norm_attention, |before| {
-            attention.backward(kept, &self.places(index, context), before, grad_answer, wanted)
+            attention.backward(kept, &self.places(index, context), before, grad_answer, of_matrix)
         });
-        let rotated = query_key.weight.size()[0];
-        let parts = |whole: &Tensor| {
-            [whole.narrow(0, 0, rotated), whole.narrow(0, rotated, whole.size()[0] - rotated)]
-        };
         let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
-        if let Some(by) = &by.query_key_value.weight {
-            let [grad_query_key, grad_value] = parts(by);
-            write(&query_key.weight, &grad_query_key);
-            write(&value.weight, &grad_value);
-        }
-        if let Some(by) = &by.output.weight {
-            write(&layer.output.weight, by);
-        }
         write(&layer.norm_attention, &by.norm);
         if let (Some(query_key), Some(value), Some(by)) =
-            (&query_key.bias, &value.bias, &by.query_key_value.bias)
+            (&query_key.bias, &value.bias, &by.query_key_value_bias)
         {
-            let [grad_query_key, grad_value] = parts(by);
-            write(query_key, &grad_query_key);
-            write(value, &grad_value);
+            let rotated = query_key.size()[0];
+            write(query_key, &by.narrow(0, 0, rotated));
+            write(value, &by.narrow(0, rotated, by.size()[0] - rotated));
         }
-        if let (Some(output), Some(by)) = (&layer.output.bias, &by.output.bias) {
+        if let (Some(output), Some(by)) = (&layer.output.bias, &by.output_bias) {
             write(output, by);
         }
         if let (Some(scales), Some(by)) = (&layer.query_key_norm, &by.head_norm) {
@@ -349,23 +369,17 @@ impl Decoder {
         let layer = &self.layers[index];
         let unit = self.unit(index).expect("it kept something");
         let [gate, up, down] = layer.feed_forward.matrices().expect("a unit has them");
-        let wanted = gated::UnitMatrices {
-            gate_up: gradient.wants_of(gate) || gradient.wants_of(up),
-            down: gradient.wants_of(down),
+        let of_matrix = |matrix, grad_output: &Tensor, input: &Tensor| {
+            let matrices: &[&Tensor] = match matrix {
+                UnitMatrix::GateUp => &[gate, up],
+                UnitMatrix::Down => &[down],
+            };
+            gradient.write_product(unit.cpu, matrices, grad_output, input);
         };
         let by = self.normalised(unit.cpu, middle, &layer.norm_feed_forward, |before| {
-            unit.backward(kept, before, grad_answer, wanted)
+            unit.backward(kept, before, grad_answer, of_matrix)
         });
-        let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
-        if let Some(by) = by.gate_up {
-            let inner = gate.size()[0];
-            write(gate, &by.narrow(0, 0, inner));
-            write(up, &by.narrow(0, inner, inner));
-        }
-        if let Some(by) = by.down {
-            write(down, &by);
-        }
-        write(&layer.norm_feed_forward, &by.norm);
+        gradient.write(gradient.leaf_of(&layer.norm_feed_forward), &by.norm);
         by.stream
     }
 

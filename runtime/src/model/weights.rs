@@ -1,5 +1,6 @@
-//! Weights as plain data: one flat vector, in memory or in mapped files, and the layout that gives its parts
-//! names. Threads, merges and the store use this form; [`super::Decoder`] turns it into tensors.
+//! Weights as plain data: one flat vector, in memory, in mapped files or with an adapter merged into it, and
+//! the layout that gives its parts names. Threads, merges and the store use this form; [`super::Decoder`]
+//! turns it into tensors.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use super::adapter::Merged;
 use super::parameter_data::{EntryParts, ParameterData};
 use super::{Config, EntryKind, ParameterEntry, layout};
 use crate::mapped::Stored;
@@ -33,6 +35,12 @@ impl Weights {
         let numbers = ParameterData::Stored(Arc::new(EntryParts::new(parts)));
         assert_eq!(numbers.len(), Weights::parameters(&config), "weights of another configuration");
         Weights { config, tokenizer, numbers }
+    }
+
+    /// A model with an adapter.
+    pub fn merged(merged: Merged) -> Weights {
+        let Weights { config, tokenizer, .. } = merged.base().clone();
+        Weights { config, tokenizer, numbers: ParameterData::Merged(Arc::new(merged)) }
     }
 
     /// The same kind of model with other numbers.

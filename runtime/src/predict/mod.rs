@@ -10,6 +10,7 @@
 //! layer would take too long, these have fewer sequences, too.
 
 mod choosing;
+mod estimate;
 mod judging;
 mod machine;
 mod trial;
@@ -251,8 +252,7 @@ fn tried(estimated: f64) -> u32 {
 fn aligned_bytes(train: &Train<Objective>, config: &Config) -> u64 {
     match train.trainable {
         Trainable::Weights { .. } => 4 * (train.aligned() * Weights::parameters(config)) as u64,
-        // One at a time is of all weights before it is that of the adapter.
-        Trainable::Adapter(_) => 4 * Weights::parameters(config) as u64 * u64::from(train.aligned() > 0),
+        Trainable::Adapter(_) => 0,
     }
 }
 
@@ -336,7 +336,10 @@ fn extrapolated(trial: &StageTrial) -> Result<Taken> {
             }
             _ => one.extrapolated(trial.cut(batch, deeper(student), deeper(student))?, further(student)),
         };
-        Ok(whole)
+        // A shallow model takes most while it has logits, when its teachers' layers are gone; a deep one may
+        // while a teacher scores.
+        let grown = trial.while_scored(student, teachers.unwrap_or(student)) - trial.while_scored(1, 1);
+        Ok(Taken { memory: whole.memory.max(one.memory + grown), ..whole })
     };
     let taken = match second {
         None => at(first)?,

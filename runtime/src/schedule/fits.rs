@@ -72,11 +72,10 @@ pub(super) fn least(job: &RunJob, specs: &[ModelSpec], id: ModelId) -> u64 {
 /// for the moments, which they divide.
 fn each(train: &Train<Objective>, dtype: Dtype, processes: u32) -> u64 {
     let computed = if dtype == Dtype::Bfloat16 { 2 } else { 4 };
-    match &train.trainable {
-        Trainable::Weights { only: None, except } if except.is_empty() => {
-            u64::from(processes) * (4 + computed) + 4 * train.optimizer.moments()
-        }
-        Trainable::Weights { .. } | Trainable::Adapter(_) => u64::from(processes) * computed,
+    if train.trainable.is_all() {
+        u64::from(processes) * (4 + computed) + 4 * train.optimizer.moments()
+    } else {
+        u64::from(processes) * computed
     }
 }
 

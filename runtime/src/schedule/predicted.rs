@@ -16,7 +16,7 @@ use crate::machine::memory;
 use crate::machine::place::Place;
 use crate::predict::{MachineSpeed, Shapes, predict};
 use mopd_compiler::plan::events::{Event, Predict, Prediction, RunJob};
-use mopd_compiler::plan::{ModelId, Objective, Plan, Stage, Train, Trainable};
+use mopd_compiler::plan::{ModelId, Objective, Plan, Stage, Train};
 
 /// After so long, [`Predict::Quick`] tries no further stage.
 const QUICK: Duration = Duration::from_secs(30);
@@ -153,12 +153,9 @@ fn of_a_process(job: &RunJob) -> Plan {
 /// What all processes take, by what one of them took that keeps all moments: of these, each has a part.
 fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes) -> Prediction {
     let processes = u64::from(job.processes.max(1));
-    let moments = |train: &Train<Objective>| match &train.trainable {
-        Trainable::Weights { only: None, except } if except.is_empty() => {
-            4 * train.optimizer.moments() * shapes.parameters(train.start)
-        }
-        // Of adapters and parts they are few.
-        Trainable::Weights { .. } | Trainable::Adapter(_) => 0,
+    let moments = |train: &Train<Objective>| {
+        let all = u64::from(train.trainable.is_all());
+        all * 4 * train.optimizer.moments() * shapes.parameters(train.start)
     };
     let once: u64 = job.plan.experiment.model(id).stage.trains().into_iter().map(moments).sum();
     let memory = (processes * one.memory).saturating_sub((processes - 1) * once).max(one.memory);

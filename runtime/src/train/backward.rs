@@ -26,12 +26,13 @@ impl ScoringPass {
         batch: &Batch,
         adjoints: &[&[f32]],
     ) -> Result<Gradient> {
-        let Scoring { stage, model, .. } = *scoring;
+        let Scoring { stage, model, trained, .. } = *scoring;
         let objective = &stage.train.objective;
         let followed = self.adjoint_of_rest(objective, adjoints);
         let ScoringPass { hidden, second, trace, micro_batches, vocabulary, .. } = self;
         // Of several micro-batches, gradients add up.
-        let mut gradient = scoring.no_gradient(if trace.is_some() { Gradient::zero } else { Gradient::sum });
+        let make = if trace.is_some() { Gradient::zero } else { Gradient::sum };
+        let mut gradient = trained.no_gradient(model, make);
         let device = hidden.device();
         let parameters = Parameters { batch, device };
         let (mut live, mut of_head, mut of_confidence) = (Vec::new(), None, None);

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
-use crate::model::Decoder;
+use crate::model::{Decoder, Weights};
 use crate::report::Record;
 use crate::store::adapter;
 use crate::store::state::{StateTensors, TrainState};
@@ -144,8 +144,7 @@ pub fn train_in_turns(stages: &[Stage], checkpoints: Option<Checkpoints>) -> Res
                         keep(&learners, place, &mut record, true);
                     }
                     let trainer = &learners.0[learner];
-                    let numbers = || trainer.trained.numbers(&trainer.model);
-                    let last_good = (!finite).then(|| trainer.stage.start.with_values(numbers()));
+                    let last_good = (!finite).then(|| trainer.trained.weights(&trainer.model));
                     let error = match trainer.stage.turn.name {
                         Some(turn) => error.behind(&format!("`step {turn}`: ")),
                         None => error,
@@ -306,13 +305,8 @@ impl<'a> Learners<'a> {
             (stage, model, trained, average)
         };
         let left: Vec<_> = self.0.into_iter().map(left).collect();
-        if left.iter().any(|(_, _, trained, _)| trained.adapter().is_some()) {
-            // An answer is one block, and larger than any that adapters left: it would come on top of all of
-            // them.
-            trim_heap();
-        }
         let answer = |(stage, model, trained, average): (&Stage, Rc<Decoder>, Trained, _)| {
-            let weights = stage.start.with_values(numbers(&model, &trained, average));
+            let weights = weights(stage, &model, &trained, average);
             drop(model);
             let adapter = trained.adapter().map_or_else(
                 || Ok(adapter::AdapterFiles::new()),
@@ -331,11 +325,11 @@ fn prefix(place: usize) -> String {
     format!("learner.{place}.")
 }
 
-/// The numbers that a stage answers.
-fn numbers(model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) -> Vec<f32> {
+/// The weights that a stage answers.
+fn weights(stage: &Stage, model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) -> Weights {
     match average {
-        Some((_, average)) => to_vec(&trained.with_the_frozen(average)),
-        None => trained.numbers(model),
+        Some((_, average)) => stage.start.with_values(to_vec(&trained.with_the_frozen(average))),
+        None => trained.weights(model),
     }
 }
 

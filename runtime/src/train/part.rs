@@ -11,7 +11,6 @@ use mopd_compiler::expr::batch::{Batch, Runs};
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{Ladder, Role};
-use tch::Kind;
 
 use super::agreement::{self, Agreements};
 use super::alignment::{self, Gradients};
@@ -31,7 +30,6 @@ use super::views::Now;
 use super::vocabulary::Logits;
 use super::{Stage, adjoints, exchange, noise};
 use crate::failure::{Error, Result};
-use crate::machine::place::Place;
 use crate::model::{Decoder, Gradient};
 
 pub struct StagePart<'a> {
@@ -122,12 +120,6 @@ pub struct Scoring<'a> {
 }
 
 impl Scoring<'_> {
-    /// Of no token, for what trains: `make` is one of the two that [`Gradient`] has.
-    pub fn no_gradient(&self, make: fn(usize, Kind, Place) -> Gradient) -> Gradient {
-        let Scoring { stage, model, trained, .. } = self;
-        make(model.flat().numel(), model.kind(), stage.place).only(trained.ranges())
-    }
-
     pub fn now(&self, step: u32) -> Now {
         Now { step, learned: self.batches.learned() }
     }
@@ -269,7 +261,7 @@ fn own_gradient(
 ) -> Result<Gradient> {
     let part = rollouts.own.as_ref().expect("a part was scored");
     let gradient = match own {
-        None => Ok(scoring.no_gradient(Gradient::zero)),
+        None => Ok(scoring.trained.no_gradient(scoring.model, Gradient::zero)),
         Some(own) => {
             let (batch, forward) = *own;
             let adjoints: Vec<&[f32]> = adjoints.iter().map(|all| &all[part.tokens.clone()]).collect();

@@ -8,8 +8,8 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use super::trained::Adapted;
 use crate::failure::{Error, Result};
+use crate::model::Adapted;
 use crate::store::adapter::AdapterFiles;
 
 /// `base` is where the model is that the adapter changes: a name on the hub, or a folder.

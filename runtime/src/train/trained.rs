@@ -1,26 +1,23 @@
 //! What a stage changes: all of a model's weights, some of them, or an adapter beside weights that stay as
 //! they are.
 //!
-//! The model computes with whole weights in any case: an adapter is merged into the matrices that it belongs
-//! to after every update, from the weights that the stage started from, so nothing drifts; and the gradient
-//! of a merged matrix is carried on to the adapter's own parts. So generation, scoring and training see one
-//! model, whatever trains, and the optimiser keeps state for what trains alone.
+//! The model computes with whole weights in any case, with an adapter merged into them. So generation,
+//! scoring and training see one model, whatever trains, and the optimiser keeps state for what trains alone.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Adapter, AdapterKind, Trainable, WeightGroup};
+use mopd_compiler::plan::{Trainable, WeightGroup};
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Stage;
 use super::elements::{Elements, TrainedPiece, before, scatter};
 use super::master::Master;
-use crate::failure::{Error, Result};
+use crate::failure::Result;
 use crate::machine::place::Place;
-use crate::machine::transfer::to_vec;
-use crate::machine::transfer::upload;
-use crate::model::{Decoder, Gradient, ParameterEntry, Weights, layout};
+use crate::machine::transfer::{to_vec, upload};
+use crate::model::{Adapted, Decoder, Gradient, GradientOf, Weights, layout};
 use crate::random::Key;
 use crate::store::state::StateTensors;
 
@@ -45,32 +42,7 @@ enum What {
         chosen: Option<Tensor>,
         parameters: Tensor,
     },
-    Adapter(Box<Adapted>),
-}
-
-/// An adapter of several matrices.
-pub struct Adapted {
-    base: Arc<Weights>,
-    /// The matrices as they were, in single precision, where they stay on the device; else they are read anew
-    /// for every step, which on the CPU costs no copy over a bus.
-    held: Option<Vec<Tensor>>,
-    settings: Adapter,
-    matrices: Vec<AdaptedMatrix>,
-    /// Of each matrix A, then B, one matrix after the other; then, for DoRA, the magnitudes: in single
-    /// precision.
-    parameters: Tensor,
-    decayed: usize,
-}
-
-/// One matrix with an adapter; offsets are into the adapter's parameters.
-struct AdaptedMatrix {
-    entry: ParameterEntry,
-    /// `[rank, inputs]`
-    a: usize,
-    /// `[outputs, rank]`
-    b: usize,
-    /// `[outputs]`; absent for LoRA.
-    magnitude: Option<usize>,
+    Adapter(Rc<Adapted>),
 }
 
 impl Trained {
@@ -88,7 +60,7 @@ impl Trained {
                 What::Parts { pieces, decayed, chosen, parameters }
             }
             Trainable::Adapter(settings) => {
-                What::Adapter(Box::new(Adapted::new(settings, start, model.place, key)?))
+                What::Adapter(Rc::new(Adapted::new(settings, start, model.place, key)?))
             }
         };
         Ok(Trained { start: start.clone(), what })
@@ -99,7 +71,7 @@ impl Trained {
         match &self.what {
             What::All(master) => (master.shallow_clone(), model.decayed()),
             What::Parts { parameters, decayed, .. } => (Master::whole(parameters), *decayed as i64),
-            What::Adapter(adapted) => (Master::whole(&adapted.parameters), adapted.decayed as i64),
+            What::Adapter(adapted) => (Master::whole(adapted.parameters()), adapted.decayed() as i64),
         }
     }
 
@@ -161,36 +133,46 @@ impl Trained {
         }
     }
 
-    /// The same as plain numbers.
+    /// The model as it is now, as plain data.
+    pub fn weights(&self, model: &Decoder) -> Weights {
+        match &self.what {
+            What::All(master) => self.start.with_values(master.numbers()),
+            What::Parts { .. } => self.start.with_values(to_vec(&self.to_f32(model))),
+            What::Adapter(adapted) => Weights::merged(adapted.merged()),
+        }
+    }
+
+    #[cfg(test)]
     pub fn numbers(&self, model: &Decoder) -> Vec<f32> {
-        match &self.what {
-            What::All(master) => master.numbers(),
-            What::Parts { .. } | What::Adapter(_) => to_vec(&self.to_f32(model)),
-        }
+        self.weights(model).values().into_owned()
     }
 
-    /// Where the numbers are, in the model's flat vector, that have a gradient; all where absent.
-    pub fn ranges(&self) -> Option<Vec<Range<usize>>> {
-        match &self.what {
-            What::All(_) => None,
-            What::Parts { pieces, .. } => Some(pieces.iter().map(|piece| piece.range.clone()).collect()),
-            What::Adapter(adapted) => {
-                let of =
-                    |matrix: &AdaptedMatrix| matrix.entry.offset..matrix.entry.offset + matrix.entry.len();
-                Some(adapted.matrices.iter().map(of).collect())
+    /// Of no token: the gradient that a backward pass writes. `make` is one of the two that [`Gradient`] has.
+    pub fn no_gradient(&self, model: &Decoder, make: fn(usize, Kind, Place) -> Gradient) -> Gradient {
+        let (numbers, kind) = (model.flat().numel(), model.kind());
+        let (numbers, kind, of) = match &self.what {
+            What::All(_) => (numbers, kind, GradientOf::All),
+            What::Parts { pieces, .. } => {
+                let ranges = pieces.iter().map(|piece| piece.range.clone()).collect();
+                (numbers, kind, GradientOf::Ranges(ranges))
             }
-        }
+            What::Adapter(adapted) => (
+                adapted.parameters().numel(),
+                adapted.parameters().kind(),
+                GradientOf::Adapter(adapted.clone()),
+            ),
+        };
+        make(numbers, kind, model.place).of(of)
     }
 
-    /// d loss / d what trains, from d loss / d the model's flat vector.
-    pub fn gradient(&self, by_weights: Gradient) -> Gradient {
+    /// d loss / d what trains, as the optimiser has it, from what backward passes wrote.
+    pub fn gradient(&self, written: Gradient) -> Gradient {
         let _guard = no_grad_guard();
         match &self.what {
-            What::All(_) => by_weights,
+            What::All(_) | What::Adapter(_) => written,
             What::Parts { pieces, .. } => {
-                Gradient::whole(gathered(pieces, |range| by_weights.part(range)), by_weights.place)
+                Gradient::whole(gathered(pieces, |range| written.part(range)), written.place)
             }
-            What::Adapter(adapted) => Gradient::whole(adapted.gradient(&by_weights), by_weights.place),
         }
     }
 
@@ -240,159 +222,5 @@ fn append(ranges: &mut Vec<Range<usize>>, next: Range<usize>) {
     match ranges.last_mut() {
         Some(last) if last.end == next.start => last.end = next.end,
         _ => ranges.push(next),
-    }
-}
-
-impl Adapted {
-    /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
-    /// starts it. A magnitude is the norm of its row.
-    fn new(settings: &Adapter, base: &Arc<Weights>, place: Place, key: Key) -> Result<Adapted> {
-        let within = |entry: &ParameterEntry| match (settings.layers, entry.layer) {
-            (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        let chosen = |entry: &ParameterEntry| {
-            let module = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
-            settings.targets.iter().any(|target| Some(target.module()) == module) && within(entry)
-        };
-        let entries: Vec<ParameterEntry> = layout(&base.config).into_iter().filter(chosen).collect();
-        if entries.is_empty() {
-            return Err(Error::new(
-                FailureKind::Runtime,
-                "no matrix of the model is among the adapter's targets and layers",
-            ));
-        }
-        let rank = settings.rank as usize;
-        let mut values: Vec<f32> = Vec::new();
-        let mut matrices = Vec::with_capacity(entries.len());
-        for (index, entry) in entries.into_iter().enumerate() {
-            let (outputs, inputs) = (entry.shape[0], entry.shape[1]);
-            let mut uniforms = key.row(index as u32, 0);
-            let bound = 1.0 / (inputs as f64).sqrt();
-            let a = values.len();
-            values.extend((0..rank * inputs).map(|_| ((2.0 * uniforms.uniform() - 1.0) * bound) as f32));
-            let b = values.len();
-            values.resize(b + outputs * rank, 0.0);
-            matrices.push(AdaptedMatrix { entry, a, b, magnitude: None });
-        }
-        let decayed = values.len();
-        if settings.kind == AdapterKind::Dora {
-            for matrix in &mut matrices {
-                matrix.magnitude = Some(values.len());
-                let norm = |row: &[f32]| {
-                    row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32
-                };
-                values.extend(base.of(&matrix.entry).chunks(matrix.entry.shape[1]).map(norm));
-            }
-        }
-        let parameters = upload(&values, place.device);
-        let numbers: usize = matrices.iter().map(|matrix| matrix.entry.len()).sum();
-        let stays = place.loops().is_none() && numbers <= place.sizes.resident;
-        let held = stays.then(|| {
-            let of = |matrix: &AdaptedMatrix| base.tensor(&matrix.entry, Kind::Float, place.device);
-            matrices.iter().map(of).collect()
-        });
-        Ok(Adapted { base: base.clone(), held, settings: settings.clone(), matrices, parameters, decayed })
-    }
-
-    pub fn settings(&self) -> &Adapter {
-        &self.settings
-    }
-
-    /// Each part with its name in PEFT's layout, its shape and its values.
-    pub fn parts(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let rank = self.settings.rank as usize;
-        let mut parts = Vec::new();
-        for AdaptedMatrix { entry, a, b, magnitude } in &self.matrices {
-            let module = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
-            let mut add = |part: &str, offset: usize, shape: Vec<usize>| {
-                let count: usize = shape.iter().product();
-                let values = to_vec(&self.parameters.narrow(0, offset as i64, count as i64));
-                parts.push((format!("base_model.model.{module}.{part}"), shape, values));
-            };
-            add("lora_A.weight", *a, vec![rank, entry.shape[1]]);
-            add("lora_B.weight", *b, vec![entry.shape[0], rank]);
-            if let Some(magnitude) = magnitude {
-                add("lora_magnitude_vector", *magnitude, vec![entry.shape[0]]);
-            }
-        }
-        parts
-    }
-
-    fn scale(&self) -> f64 {
-        self.settings.alpha / f64::from(self.settings.rank)
-    }
-
-    fn view(&self, of: &Tensor, offset: usize, shape: &[i64]) -> Tensor {
-        of.narrow(0, offset as i64, shape.iter().product()).view(shape)
-    }
-
-    /// A and B.
-    fn factors(&self, of: &Tensor, matrix: &AdaptedMatrix) -> [Tensor; 2] {
-        let (rank, outputs, inputs) =
-            (i64::from(self.settings.rank), matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
-        [self.view(of, matrix.a, &[rank, inputs]), self.view(of, matrix.b, &[outputs, rank])]
-    }
-
-    /// W + scale * B A, `[outputs, inputs]`, of the matrix in its place.
-    fn direction(&self, index: usize) -> Tensor {
-        let matrix = &self.matrices[index];
-        let [a, b] = self.factors(&self.parameters, matrix);
-        let base = match &self.held {
-            Some(held) => held[index].shallow_clone(),
-            None => self.base.tensor(&matrix.entry, Kind::Float, self.parameters.device()),
-        };
-        base + b.matmul(&a) * self.scale()
-    }
-
-    /// The norm of each row, `[outputs, 1]`.
-    fn norms(direction: &Tensor) -> Tensor {
-        direction.square().sum_dim_intlist([1].as_slice(), true, Kind::Float).sqrt()
-    }
-
-    /// Into a model's flat vector.
-    fn merge(&self, flat: &Tensor) {
-        let _guard = no_grad_guard();
-        for (index, matrix) in self.matrices.iter().enumerate() {
-            let direction = self.direction(index);
-            let merged = match matrix.magnitude {
-                None => direction,
-                Some(magnitude) => {
-                    let magnitude =
-                        self.view(&self.parameters, magnitude, &[matrix.entry.shape[0] as i64, 1]);
-                    // arXiv:2402.09353, eq. 5
-                    &direction * (magnitude / Adapted::norms(&direction))
-                }
-            };
-            let place = flat.narrow(0, matrix.entry.offset as i64, matrix.entry.len() as i64);
-            // A half-precision model's numbers are rounded here, once.
-            place.view_as(&merged).copy_(&merged);
-        }
-    }
-
-    /// With G the gradient of the merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm
-    /// by which the direction is divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by
-    /// its rows times magnitude / norm.
-    fn gradient(&self, by_weights: &Gradient) -> Tensor {
-        let gradient = self.parameters.zeros_like();
-        for (index, matrix) in self.matrices.iter().enumerate() {
-            let (outputs, inputs) = (matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
-            let range = matrix.entry.offset..matrix.entry.offset + matrix.entry.len();
-            let mut of_matrix = by_weights.part(range).view([outputs, inputs]).to_kind(Kind::Float);
-            if let Some(offset) = matrix.magnitude {
-                let direction = self.direction(index);
-                let norms = Adapted::norms(&direction);
-                let by_magnitude =
-                    (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
-                gradient.narrow(0, offset as i64, outputs).copy_(&by_magnitude);
-                of_matrix *= self.view(&self.parameters, offset, &[outputs, 1]) / norms;
-            }
-            let [a, b] = self.factors(&self.parameters, matrix);
-            let [mut by_a, mut by_b] = self.factors(&gradient, matrix);
-            by_a.copy_(&(b.tr().matmul(&of_matrix) * self.scale()));
-            by_b.copy_(&(of_matrix.matmul(&a.tr()) * self.scale()));
-        }
-        gradient
     }
 }

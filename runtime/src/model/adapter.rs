@@ -1,0 +1,341 @@
+//! Adapters: LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353), beside weights that stay as they are.
+//!
+//! A model computes with whole matrices in any case. After every update an adapter is merged into those that
+//! it belongs to, from the weights that the stage started from, so nothing drifts. Where our own loops
+//! multiply, LoRA's gradient needs no gradient of a whole matrix: what a product read and what is known of its
+//! output are enough. Elsewhere that of one layer's matrices at a time is made and carried on.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Adapter, AdapterKind};
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::{ParameterEntry, Weights, layout};
+use crate::failure::{Error, Result};
+use crate::machine::place::Place;
+use crate::machine::transfer::{to_vec, upload};
+use crate::random::Key;
+
+/// An adapter of several matrices, and the weights beside it.
+pub struct Adapted {
+    base: Arc<Weights>,
+    /// The matrices as they were, in single precision, where they stay on the device; else they are read anew
+    /// for every step, which on the CPU costs no copy over a bus.
+    held: Option<Vec<Tensor>>,
+    layout: Arc<AdapterLayout>,
+    /// In single precision, as the layout has them.
+    parameters: Tensor,
+}
+
+/// Where an adapter's numbers are: of each matrix A, then B, one matrix after the other; then, for DoRA, the
+/// magnitudes.
+#[derive(Debug)]
+struct AdapterLayout {
+    settings: Adapter,
+    matrices: Vec<AdaptedMatrix>,
+}
+
+/// One matrix with an adapter; offsets are into the adapter's parameters.
+#[derive(Debug)]
+struct AdaptedMatrix {
+    entry: ParameterEntry,
+    /// `[rank, inputs]`
+    a: usize,
+    /// `[outputs, rank]`
+    b: usize,
+    /// `[outputs]`; absent for LoRA.
+    magnitude: Option<usize>,
+}
+
+/// A part of an adapter's gradient: the offset of what it is of, and the gradient.
+pub(super) type PartGradient = (usize, Tensor);
+
+impl AdaptedMatrix {
+    /// Among the model's numbers.
+    fn range(&self) -> Range<usize> {
+        self.entry.offset..self.entry.offset + self.entry.len()
+    }
+
+    /// `[outputs, inputs]`
+    fn shape(&self) -> [i64; 2] {
+        [self.entry.shape[0] as i64, self.entry.shape[1] as i64]
+    }
+}
+
+/// The parts of one matrix's adapter.
+struct Factors {
+    /// `[rank, inputs]`
+    a: Tensor,
+    /// `[outputs, rank]`
+    b: Tensor,
+    /// `[outputs, 1]`
+    magnitude: Option<Tensor>,
+    scale: f64,
+}
+
+impl Factors {
+    /// W + scale * B A, `[outputs, inputs]`, of W.
+    fn direction(&self, base: Tensor) -> Tensor {
+        base + self.b.matmul(&self.a) * self.scale
+    }
+
+    /// What the model computes with in place of W.
+    fn merged(&self, base: Tensor) -> Tensor {
+        let direction = self.direction(base);
+        match &self.magnitude {
+            None => direction,
+            // arXiv:2402.09353, eq. 5
+            Some(magnitude) => &direction * (magnitude / norms(&direction)),
+        }
+    }
+}
+
+impl AdapterLayout {
+    /// The parts of a matrix, each made from its offset and shape.
+    fn factors(&self, matrix: &AdaptedMatrix, part: impl Fn(usize, &[i64]) -> Tensor) -> Factors {
+        let (rank, [outputs, inputs]) = (i64::from(self.settings.rank), matrix.shape());
+        Factors {
+            a: part(matrix.a, &[rank, inputs]),
+            b: part(matrix.b, &[outputs, rank]),
+            magnitude: matrix.magnitude.map(|magnitude| part(magnitude, &[outputs, 1])),
+            scale: self.settings.alpha / f64::from(self.settings.rank),
+        }
+    }
+}
+
+fn part(of: &Tensor, offset: usize, shape: &[i64]) -> Tensor {
+    of.narrow(0, offset as i64, shape.iter().product()).view(shape)
+}
+
+/// The norm of each row, `[outputs, 1]`.
+fn norms(direction: &Tensor) -> Tensor {
+    direction.square().sum_dim_intlist([1].as_slice(), true, Kind::Float).sqrt()
+}
+
+impl Adapted {
+    /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT
+    /// starts it. A magnitude is the norm of its row.
+    ///
+    /// # Errors
+    /// Where the adapter is of no matrix of the model.
+    pub fn new(settings: &Adapter, base: &Arc<Weights>, place: Place, key: Key) -> Result<Adapted> {
+        let within = |entry: &ParameterEntry| match (settings.layers, entry.layer) {
+            (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        let chosen = |entry: &ParameterEntry| {
+            let module = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
+            settings.targets.iter().any(|target| Some(target.module()) == module) && within(entry)
+        };
+        let entries: Vec<ParameterEntry> = layout(&base.config).into_iter().filter(chosen).collect();
+        if entries.is_empty() {
+            return Err(Error::new(
+                FailureKind::Runtime,
+                "no matrix of the model is among the adapter's targets and layers",
+            ));
+        }
+        let rank = settings.rank as usize;
+        let mut values: Vec<f32> = Vec::new();
+        let mut matrices = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.into_iter().enumerate() {
+            let (outputs, inputs) = (entry.shape[0], entry.shape[1]);
+            let mut uniforms = key.row(index as u32, 0);
+            let bound = 1.0 / (inputs as f64).sqrt();
+            let a = values.len();
+            values.extend((0..rank * inputs).map(|_| ((2.0 * uniforms.uniform() - 1.0) * bound) as f32));
+            let b = values.len();
+            values.resize(b + outputs * rank, 0.0);
+            matrices.push(AdaptedMatrix { entry, a, b, magnitude: None });
+        }
+        if settings.kind == AdapterKind::Dora {
+            for matrix in &mut matrices {
+                matrix.magnitude = Some(values.len());
+                let norm = |row: &[f32]| {
+                    row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32
+                };
+                values.extend(base.of(&matrix.entry).chunks(matrix.entry.shape[1]).map(norm));
+            }
+        }
+        let parameters = upload(&values, place.device);
+        let numbers: usize = matrices.iter().map(|matrix| matrix.entry.len()).sum();
+        let stays = place.loops().is_none() && numbers <= place.sizes.resident;
+        let held = stays.then(|| {
+            let of = |matrix: &AdaptedMatrix| base.tensor(&matrix.entry, Kind::Float, place.device);
+            matrices.iter().map(of).collect()
+        });
+        let layout = Arc::new(AdapterLayout { settings: settings.clone(), matrices });
+        Ok(Adapted { base: base.clone(), held, layout, parameters })
+    }
+
+    pub fn settings(&self) -> &Adapter {
+        &self.layout.settings
+    }
+
+    /// What trains, as one vector.
+    pub fn parameters(&self) -> &Tensor {
+        &self.parameters
+    }
+
+    /// How many of the first of them weight decay applies to: the factors.
+    pub fn decayed(&self) -> usize {
+        let first = self.layout.matrices.iter().find_map(|matrix| matrix.magnitude);
+        first.unwrap_or(self.parameters.numel())
+    }
+
+    /// Each part with its name in PEFT's layout, its shape and its values.
+    pub fn parts(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let rank = self.layout.settings.rank as usize;
+        let mut parts = Vec::new();
+        for AdaptedMatrix { entry, a, b, magnitude } in &self.layout.matrices {
+            let module = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
+            let mut add = |part: &str, offset: usize, shape: Vec<usize>| {
+                let count: usize = shape.iter().product();
+                let values = to_vec(&self.parameters.narrow(0, offset as i64, count as i64));
+                parts.push((format!("base_model.model.{module}.{part}"), shape, values));
+            };
+            add("lora_A.weight", *a, vec![rank, entry.shape[1]]);
+            add("lora_B.weight", *b, vec![entry.shape[0], rank]);
+            if let Some(magnitude) = magnitude {
+                add("lora_magnitude_vector", *magnitude, vec![entry.shape[0]]);
+            }
+        }
+        parts
+    }
+
+    /// The matrix as it was.
+    fn base(&self, index: usize) -> Tensor {
+        let read = || {
+            let entry = &self.layout.matrices[index].entry;
+            self.base.tensor(entry, Kind::Float, self.parameters.device())
+        };
+        self.held.as_ref().map_or_else(read, |held| held[index].shallow_clone())
+    }
+
+    fn factors(&self, matrix: &AdaptedMatrix) -> Factors {
+        self.layout.factors(matrix, |offset, shape| part(&self.parameters, offset, shape))
+    }
+
+    /// Merges it into a model's flat vector.
+    pub fn merge(&self, flat: &Tensor) {
+        let _guard = no_grad_guard();
+        for (index, matrix) in self.layout.matrices.iter().enumerate() {
+            let merged = self.factors(matrix).merged(self.base(index));
+            // A half-precision model's numbers are rounded here, once.
+            part(flat, matrix.entry.offset, &matrix.shape()).copy_(&merged);
+        }
+    }
+
+    /// The model with it, in single precision. Matrices that it changes are made when somebody asks for them:
+    /// all of them at once would take more memory than a step of training.
+    pub fn merged(&self) -> Merged {
+        Merged { base: self.base.clone(), layout: self.layout.clone(), parameters: to_vec(&self.parameters) }
+    }
+
+    /// The matrices among some of the model's numbers.
+    fn within(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &AdaptedMatrix)> {
+        let inside = move |matrix: &AdaptedMatrix| {
+            let own = matrix.range();
+            range.start <= own.start && own.end <= range.end
+        };
+        self.layout.matrices.iter().enumerate().filter(move |(_, matrix)| inside(matrix))
+    }
+
+    /// Whether it changes some of these numbers of the model, which are whole matrices.
+    pub(super) fn changes(&self, range: Range<usize>) -> bool {
+        self.within(range).next().is_some()
+    }
+
+    /// Whether its gradient can be had from what products read and what is known of their outputs.
+    pub(super) fn follows_products(&self) -> bool {
+        self.layout.settings.kind == AdapterKind::Lora
+    }
+
+    /// From d loss / d some of the model's numbers, whole matrices from `offset` on. With G the gradient of a
+    /// merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm by which the direction is
+    /// divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by its rows times magnitude /
+    /// norm.
+    pub(super) fn gradient(&self, offset: usize, by_weights: &Tensor) -> Vec<PartGradient> {
+        let by_weights = by_weights.reshape([-1]);
+        let mut gradients = Vec::new();
+        for (index, matrix) in self.within(offset..offset + by_weights.numel()) {
+            let (factors, shape) = (self.factors(matrix), matrix.shape());
+            let mut of_matrix = part(&by_weights, matrix.entry.offset - offset, &shape).to_kind(Kind::Float);
+            if let (Some(offset), Some(magnitude)) = (matrix.magnitude, &factors.magnitude) {
+                let direction = factors.direction(self.base(index));
+                let norms = norms(&direction);
+                let by_magnitude =
+                    (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
+                gradients.push((offset, by_magnitude));
+                of_matrix *= magnitude / norms;
+            }
+            let Factors { a, b, scale, .. } = factors;
+            gradients.push((matrix.a, b.tr().matmul(&of_matrix) * scale));
+            gradients.push((matrix.b, of_matrix.matmul(&a.tr()) * scale));
+        }
+        gradients
+    }
+
+    /// The same for LoRA without G, which is `grad_output' input`: from d loss / d what the matrices from
+    /// `offset` on answered, `[tokens, outputs of all]`, and what they read, `[tokens, inputs]`: d A = scale
+    /// * (grad_output B)' input, d B = scale * grad_output' (input A').
+    pub(super) fn gradient_of_product(
+        &self,
+        offset: usize,
+        grad_output: &Tensor,
+        input: &Tensor,
+    ) -> Vec<PartGradient> {
+        assert!(self.follows_products(), "magnitudes ask for whole matrices");
+        let (outputs, inputs) = (grad_output.size()[1], input.size()[1]);
+        let input = input.to_kind(Kind::Float);
+        let mut gradients = Vec::new();
+        for (_, matrix) in self.within(offset..offset + (outputs * inputs) as usize) {
+            let first = (matrix.entry.offset - offset) as i64 / inputs;
+            let grad_output = grad_output.narrow(1, first, matrix.shape()[0]).to_kind(Kind::Float);
+            let Factors { a, b, scale, .. } = self.factors(matrix);
+            gradients.push((matrix.a, grad_output.matmul(&b).tr().matmul(&input) * scale));
+            gradients.push((matrix.b, grad_output.tr().matmul(&input.matmul(&a.tr())) * scale));
+        }
+        gradients
+    }
+}
+
+/// A model with an adapter, as plain data.
+#[derive(Debug)]
+pub struct Merged {
+    base: Arc<Weights>,
+    layout: Arc<AdapterLayout>,
+    parameters: Vec<f32>,
+}
+
+impl Merged {
+    pub(super) fn base(&self) -> &Weights {
+        &self.base
+    }
+
+    /// Where the numbers are that it changes, and what they are.
+    pub(super) fn changed(
+        &self,
+        among: impl Fn(&Range<usize>) -> bool,
+    ) -> impl Iterator<Item = (Range<usize>, Vec<f32>)> {
+        let matrices = self.layout.matrices.iter().filter(move |matrix| among(&matrix.range()));
+        matrices.map(|matrix| (matrix.range(), self.numbers(matrix)))
+    }
+
+    /// The numbers of an entry; none where the adapter leaves it as it is.
+    pub(super) fn of(&self, entry: &ParameterEntry) -> Option<Vec<f32>> {
+        self.layout.matrices.iter().find(|matrix| matrix.entry == *entry).map(|matrix| self.numbers(matrix))
+    }
+
+    fn numbers(&self, matrix: &AdaptedMatrix) -> Vec<f32> {
+        let _guard = no_grad_guard();
+        let factors = self.layout.factors(matrix, |offset, shape| {
+            let count = shape.iter().product::<i64>() as usize;
+            Tensor::from_slice(&self.parameters[offset..offset + count]).view(shape)
+        });
+        let base = self.base.tensor(&matrix.entry, Kind::Float, Device::Cpu);
+        to_vec(&factors.merged(base).view([-1]))
+    }
+}
