@@ -12,6 +12,5 @@ pub mod jit;
 pub mod roles;
 pub mod signals;
 pub mod summand;
-#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod values;

@@ -1,4 +1,5 @@
 //! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
+//! Always here: behind a feature for tests, every crate above this one would be compiled twice.
 
 use mopd_lang::experiment::{Schedule, ScheduleLength};
 
