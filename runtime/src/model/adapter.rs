@@ -34,6 +34,7 @@ pub struct Adapted {
 #[derive(Debug)]
 struct AdapterLayout {
     settings: Adapter,
+    /// In the order of the model's layout.
     matrices: Vec<AdaptedMatrix>,
 }
 
@@ -236,11 +237,9 @@ impl Adapted {
 
     /// The matrices among some of the model's numbers.
     fn within(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &AdaptedMatrix)> {
-        let inside = move |matrix: &AdaptedMatrix| {
-            let own = matrix.range();
-            range.start <= own.start && own.end <= range.end
-        };
-        self.layout.matrices.iter().enumerate().filter(move |(_, matrix)| inside(matrix))
+        let first = self.layout.matrices.partition_point(|matrix| matrix.range().start < range.start);
+        let from_there = self.layout.matrices.iter().enumerate().skip(first);
+        from_there.take_while(move |(_, matrix)| matrix.range().end <= range.end)
     }
 
     /// Whether it changes some of these numbers of the model, which are whole matrices.
@@ -269,7 +268,7 @@ impl Adapted {
                 let by_magnitude =
                     (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
                 gradients.push((offset, by_magnitude));
-                of_matrix *= magnitude / norms;
+                of_matrix = of_matrix * (magnitude / norms);
             }
             let Factors { a, b, scale, .. } = factors;
             gradients.push((matrix.a, b.tr().matmul(&of_matrix) * scale));
@@ -326,7 +325,9 @@ impl Merged {
 
     /// The numbers of an entry; none where the adapter leaves it as it is.
     pub(super) fn of(&self, entry: &ParameterEntry) -> Option<Vec<f32>> {
-        self.layout.matrices.iter().find(|matrix| matrix.entry == *entry).map(|matrix| self.numbers(matrix))
+        let matrices = &self.layout.matrices;
+        let known = matrices.binary_search_by_key(&entry.offset, |matrix| matrix.entry.offset).ok()?;
+        Some(self.numbers(&matrices[known]))
     }
 
     fn numbers(&self, matrix: &AdaptedMatrix) -> Vec<f32> {
