@@ -2,8 +2,8 @@
 //!
 //! A model computes with whole matrices in any case. After every update an adapter is merged into those that
 //! it belongs to, from the weights that the stage started from, so nothing drifts. Where our own loops
-//! multiply, LoRA's gradient needs no gradient of a whole matrix: what a product read and what is known of its
-//! output are enough. Elsewhere that of one layer's matrices at a time is made and carried on.
+//! multiply, LoRA's gradient needs no gradient of a whole matrix: what a product read and what is known of
+//! its output are enough. Elsewhere that of one layer's matrices at a time is made and carried on.
 
 use std::ops::Range;
 use std::sync::Arc;
