@@ -261,18 +261,24 @@ impl Adapted {
         let mut gradients = Vec::new();
         for (index, matrix) in self.within(offset..offset + by_weights.numel()) {
             let (factors, shape) = (self.factors(matrix), matrix.shape());
-            let mut of_matrix = part(&by_weights, matrix.entry.offset - offset, &shape).to_kind(Kind::Float);
-            if let (Some(offset), Some(magnitude)) = (matrix.magnitude, &factors.magnitude) {
-                let direction = factors.direction(self.base(index));
-                let norms = norms(&direction);
-                let by_magnitude =
-                    (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
-                gradients.push((offset, by_magnitude));
-                of_matrix = of_matrix * (magnitude / norms);
-            }
+            let of_merged = part(&by_weights, matrix.entry.offset - offset, &shape).to_kind(Kind::Float);
+            let of_direction = match (matrix.magnitude, &factors.magnitude) {
+                (Some(offset), Some(magnitude)) => {
+                    let direction = factors.direction(self.base(index));
+                    let norms = norms(&direction);
+                    let by_rows = (&of_merged * &direction / &norms).sum_dim_intlist(
+                        [1].as_slice(),
+                        false,
+                        Kind::Float,
+                    );
+                    gradients.push((offset, by_rows));
+                    of_merged * (magnitude / norms)
+                }
+                _ => of_merged,
+            };
             let Factors { a, b, scale, .. } = factors;
-            gradients.push((matrix.a, b.tr().matmul(&of_matrix) * scale));
-            gradients.push((matrix.b, of_matrix.matmul(&a.tr()) * scale));
+            gradients.push((matrix.a, b.tr().matmul(&of_direction) * scale));
+            gradients.push((matrix.b, of_direction.matmul(&a.tr()) * scale));
         }
         gradients
     }
