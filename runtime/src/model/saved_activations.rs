@@ -154,6 +154,7 @@ impl WrittenGradient<'_> {
             }
             first += outputs;
         }
+        assert_eq!(first, grad_output.size()[1], "a product of these matrices");
     }
 
     /// Of a leaf of rows `[count, width]`, some of them at a time.

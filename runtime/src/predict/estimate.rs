@@ -98,13 +98,18 @@ impl StageTrial<'_> {
     /// model.
     pub fn needed(&self) -> f64 {
         let parameters = |id: ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]) as f64;
-        let beside = self.beside().into_iter().map(parameters);
-        let beside = if self.models_fit() { beside.sum() } else { beside.fold(0.0, f64::max) };
         let own = match self.train.trainable {
             Trainable::Adapter(_) => 4.0,
             Trainable::Weights { .. } => 12.0 + 4.0 * self.train.optimizer.moments() as f64,
         };
-        own * parameters(self.model) + 4.0 * beside
+        own * parameters(self.model) + 4.0 * self.beside_at_once(parameters)
+    }
+
+    /// Of the models beside the student that are in memory at once: of all where all stay, else of the
+    /// largest.
+    fn beside_at_once(&self, each: impl Fn(ModelId) -> f64) -> f64 {
+        let each = self.beside().into_iter().map(each);
+        if self.models_fit() { each.sum() } else { each.fold(0.0, f64::max) }
     }
 
     /// Bytes of the models that are in memory while a teacher scores: a student of `own` layers with its
@@ -117,9 +122,7 @@ impl StageTrial<'_> {
         // In half precision, with what of each number is not computed with.
         let all = 4.0 + 4.0 * self.train.optimizer.moments() as f64;
         let each = if self.train.trainable.is_all() { all } else { computed };
-        let beside = self.beside().into_iter().map(|id| computed * parameters(id, others));
-        let beside = if self.models_fit() { beside.sum() } else { beside.fold(0.0, f64::max) };
-        each * parameters(self.model, own) + beside
+        each * parameters(self.model, own) + computed * self.beside_at_once(|id| parameters(id, others))
     }
 
     /// Multiplications and additions for a token, forward.
