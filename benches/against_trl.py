@@ -6,8 +6,8 @@
 
 TRL's script is started as `PYTHON TRL STUDENT TEACHER --batch N --new N --steps N --dtype NAME`, in a Python that has torch and trl. It
 trains with trl's DistillationTrainer on as many prompts a step, forces every completion to its full length, and ends with a line of JSON:
-`step_s` (seconds of each step) and `peak_rss_gib`; `parts_s` (seconds of `rollout`, `scoring` and `update`, one list each), where it tells
-them apart. A script without them is measured as a whole. Prompts go through the student's chat template on both sides.
+`step_s` (seconds of each step) and `peak_rss_gib`, or `peak_gpu_gib` on a GPU; `parts_s` (seconds of `rollout`, `scoring` and `update`, one
+list each), where it tells them apart. A script without them is measured as a whole. Prompts go through the student's chat template on both sides.
 
 Each round runs mopd and then TRL, so that what else the machine does falls on both. A ratio is of figures of one round; medians
 over the rounds are printed, with the lowest and the highest. The first step of each run is not counted. A completion that ends early is
@@ -64,7 +64,7 @@ def theirs(arguments):
     return {
         "seconds": seconds,
         "rate": arguments.batch * arguments.new / seconds["step"],
-        "memory": figures["peak_rss_gib"],
+        "memory": figures.get("peak_gpu_gib", figures["peak_rss_gib"]),
     }
 
 

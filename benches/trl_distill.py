@@ -5,7 +5,8 @@
 
 The reverse divergence over the whole vocabulary (`beta = 1`), prompts like those of `mopd bench distill`, through the student's chat template, and
 completions that can't end early. The last line is JSON: `step_s`, seconds of each step; `parts_s`, the same divided as mopd divides them:
-`rollout` is generation, `scoring` both models' forward passes with the loss, `update` the rest; `peak_rss_gib`, memory of the process.
+`rollout` is generation, `scoring` both models' forward passes with the loss, `update` the rest; `peak_rss_gib`, memory of the process, and
+`peak_gpu_gib`, memory of the GPU that tensors took at most, where there is one.
 """
 import argparse
 import json
@@ -18,18 +19,18 @@ import time
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def clocked(owner, name, spent):
+def clocked(owner, name, spent, now):
     """Adds the seconds that a method takes to `spent`, where the owner has it."""
     method = getattr(owner, name, None)
     if method is None:
         return False
 
     def timed(*positional, **named):
-        started = time.perf_counter()
+        started = now()
         try:
             return method(*positional, **named)
         finally:
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+            spent[name] = spent.get(name, 0.0) + now() - started
 
     setattr(owner, name, timed)
     return True
@@ -56,16 +57,23 @@ def main():
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": question}]} for question in questions])
     load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, arguments.dtype))
 
+    on_gpu = torch.cuda.is_available()
     spent, steps, parts = {}, [], {"rollout": [], "scoring": [], "update": []}
     methods = {"rollout": "_generate_and_score_completions", "scoring": "compute_loss"}
+
+    def now():
+        """The time, once everything that was asked of a GPU is done."""
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_, **__):
             spent.clear()
-            self.started = time.perf_counter()
+            self.started = now()
 
         def on_step_end(self, *_, **__):
-            seconds = time.perf_counter() - self.started
+            seconds = now() - self.started
             steps.append(seconds)
             known = {part: spent.get(method, 0.0) for part, method in methods.items()}
             for part, value in {**known, "update": seconds - sum(known.values())}.items():
@@ -75,15 +83,18 @@ def main():
         settings = DistillationConfig(
             output_dir=folder, per_device_train_batch_size=arguments.batch, max_steps=arguments.steps, beta=1.0,
             max_completion_length=arguments.new, generation_kwargs={"min_new_tokens": arguments.new}, learning_rate=1e-6,
-            bf16=False, fp16=False, gradient_checkpointing=False, use_cpu=not torch.cuda.is_available(), seed=1,
+            bf16=False, fp16=False, gradient_checkpointing=False, use_cpu=not on_gpu, seed=1,
             save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=1)
         trainer = DistillationTrainer(
             model=load(arguments.student), teacher_model=load(arguments.teacher), args=settings, train_dataset=rows,
             processing_class=AutoTokenizer.from_pretrained(arguments.student), callbacks=[Clock()])
-        divided = all([clocked(trainer, method, spent) for method in methods.values()])
+        divided = all([clocked(trainer, method, spent, now) for method in methods.values()])
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"step_s": steps, **({"parts_s": parts} if divided else {}), "peak_rss_gib": peak}))
+    figures = {"step_s": steps, **({"parts_s": parts} if divided else {}), "peak_rss_gib": peak}
+    if on_gpu:
+        figures["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

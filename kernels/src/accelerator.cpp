@@ -4,8 +4,14 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <dlfcn.h>
 
 #include <cstdint>
+#include <memory>
+#include <new>
 
 namespace {
 template <typename F> int tried(F work) {
@@ -17,6 +23,65 @@ template <typename F> int tried(F work) {
     return 0;
   }
 }
+
+c10::Device cuda(int device) { return {c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device)}; }
+
+// `at::cuda::CUDAGraph`, found by the names that its functions have in the CUDA half: its header needs CUDA's.
+enum class Mode : int { thread_local_errors = 1 };
+
+struct GraphFunctions {
+  using Plain = void (*)(void *);
+  void (*create)(void *, bool) = nullptr;
+  void (*begin)(void *, c10::MempoolId_t, Mode) = nullptr;
+  c10::MempoolId_t (*pool)(void *) = nullptr;
+  Plain end = nullptr, replay = nullptr, destroy = nullptr;
+
+  GraphFunctions() {
+    find(create, "_ZN2at4cuda9CUDAGraphC1Eb");
+    find(begin, "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode");
+    find(pool, "_ZN2at4cuda9CUDAGraph4poolEv");
+    find(end, "_ZN2at4cuda9CUDAGraph11capture_endEv");
+    find(replay, "_ZN2at4cuda9CUDAGraph6replayEv");
+    find(destroy, "_ZN2at4cuda9CUDAGraphD1Ev");
+  }
+
+  template <typename F> static void find(F &function, const char *name) {
+    function = reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+  }
+
+  bool all() const { return create && begin && pool && end && replay && destroy; }
+};
+
+const GraphFunctions &functions() {
+  static const GraphFunctions found;
+  return found;
+}
+
+struct Graph {
+  // Several times what one takes in libtorch 2.11.
+  alignas(64) unsigned char memory[1024] = {};
+  c10::impl::VirtualGuardImpl guard{c10::DeviceType::CUDA};
+  c10::Stream before;
+  bool recording = false;
+  int device;
+
+  explicit Graph(int device) : before(guard.getStream(cuda(device))), device(device) {
+    functions().create(memory, false);
+  }
+  ~Graph() {
+    stop();
+    functions().destroy(memory);
+  }
+
+  void stop() {
+    if (recording) guard.exchangeStream(before);
+    recording = false;
+  }
+};
+
+// The last one of this thread. Its memory is what the next one uses: blocks of a graph's own pool go back to
+// the driver only when the driver has no more.
+thread_local std::shared_ptr<Graph> last;
 } // namespace
 
 extern "C" {
@@ -44,17 +109,62 @@ int mopd_empty_cache() {
   return tried([] { at::accelerator::emptyCache(); });
 }
 
-// Waits until everything that was asked of the device is done.
+// Waits until everything that was asked of the device is done: operators of all threads run on one stream. To wait
+// for the device itself would end what another thread records (CUDA C++ Programming Guide, "Prohibited and Unhandled
+// Operations").
 int mopd_synchronize(int device) {
-  return tried([&] { at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(device)); });
+  return tried([&] {
+    c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+    guard.synchronizeStream(guard.getStream(cuda(device)));
+  });
 }
+
+// The stream on which this thread's operators run, as the driver knows it.
+int mopd_stream(int device, void **out) {
+  return tried([&] {
+    c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+    *out = guard.getStreamNativeHandle(guard.getStream(cuda(device)));
+  });
+}
+
+// From here on what this thread asks of the device is noted and not done; null where that can't be.
+void *mopd_graph_begin(int device) {
+  std::unique_ptr<std::shared_ptr<Graph>> graph;
+  tried([&] {
+    if (!functions().all()) return;
+    auto made = std::make_shared<Graph>(device);
+    bool shares = last && last->device == device;
+    auto pool = shares ? functions().pool(last->memory) : c10::MempoolId_t{0, 0};
+    made->guard.exchangeStream(made->guard.getStreamFromGlobalPool(cuda(device), false));
+    made->recording = true;
+    functions().begin(made->memory, pool, Mode::thread_local_errors);
+    graph = std::make_unique<std::shared_ptr<Graph>>(std::move(made));
+  });
+  return graph.release();
+}
+
+int mopd_graph_end(void *graph) {
+  auto &own = *static_cast<std::shared_ptr<Graph> *>(graph);
+  int ended = tried([&] { functions().end(own->memory); });
+  own->stop();
+  if (ended) last = own;
+  return ended;
+}
+
+// Does what was noted, after what this thread asked for before.
+int mopd_graph_replay(void *graph) {
+  return tried([&] { functions().replay((*static_cast<std::shared_ptr<Graph> *>(graph))->memory); });
+}
+
+void mopd_graph_free(void *graph) { delete static_cast<std::shared_ptr<Graph> *>(graph); }
 
 // How the device computes, for the whole process.
 int mopd_set_arithmetic(int deterministic, int tf32) {
   return tried([&] {
     auto &context = at::globalContext();
-    // Where an operator has no deterministic form libtorch warns; it would fail a run that was asked for.
-    context.setDeterministicAlgorithms(deterministic != 0, /*warn_only=*/true);
+    // An operator that has no deterministic form fails. If libtorch only warned of it, attention would take its
+    // other form too.
+    context.setDeterministicAlgorithms(deterministic != 0, /*warn_only=*/false);
     context.setDeterministicFillUninitializedMemory(false);
     context.setDeterministicCuDNN(deterministic != 0);
     context.setBenchmarkCuDNN(false);

@@ -14,8 +14,8 @@ pub struct DeviceMemory {
 }
 
 #[cfg(accelerator)]
-mod ffi {
-    use std::ffi::c_int;
+pub(crate) mod ffi {
+    use std::ffi::{c_int, c_void};
 
     unsafe extern "C" {
         pub fn mopd_device_memory(device: c_int, out: *mut u64) -> c_int;
@@ -23,12 +23,18 @@ mod ffi {
         pub safe fn mopd_empty_cache() -> c_int;
         pub safe fn mopd_synchronize(device: c_int) -> c_int;
         pub safe fn mopd_set_arithmetic(deterministic: c_int, tf32: c_int) -> c_int;
+        pub fn mopd_stream(device: c_int, out: *mut *mut c_void) -> c_int;
+        pub safe fn mopd_graph_begin(device: c_int) -> *mut c_void;
+        pub fn mopd_graph_end(graph: *mut c_void) -> c_int;
+        pub fn mopd_graph_replay(graph: *mut c_void) -> c_int;
+        pub fn mopd_graph_free(graph: *mut c_void);
     }
 }
 
 #[cfg(not(accelerator))]
-mod ffi {
-    use std::ffi::c_int;
+pub(crate) mod ffi {
+    use std::ffi::{c_int, c_void};
+    use std::ptr::null_mut;
 
     /// # Safety
     /// As of the function that it stands for: nothing is written.
@@ -51,6 +57,32 @@ mod ffi {
     pub fn mopd_set_arithmetic(_: c_int, _: c_int) -> c_int {
         0
     }
+
+    /// # Safety
+    /// As of the function that it stands for: nothing is written.
+    pub unsafe fn mopd_stream(_: c_int, _: *mut *mut c_void) -> c_int {
+        0
+    }
+
+    pub fn mopd_graph_begin(_: c_int) -> *mut c_void {
+        null_mut()
+    }
+
+    /// # Safety
+    /// As of the function that it stands for: no graph is made here.
+    pub unsafe fn mopd_graph_end(_: *mut c_void) -> c_int {
+        0
+    }
+
+    /// # Safety
+    /// As above.
+    pub unsafe fn mopd_graph_replay(_: *mut c_void) -> c_int {
+        0
+    }
+
+    /// # Safety
+    /// As above.
+    pub unsafe fn mopd_graph_free(_: *mut c_void) {}
 }
 
 pub fn memory(device: usize) -> Option<DeviceMemory> {

@@ -7,6 +7,7 @@
 //! - [`tensor`] (feature `tch`) lends a tensor's memory as slices. Without the feature nothing here knows
 //!   libtorch.
 //! - [`accelerator`] (feature `tch`) asks libtorch about a GPU.
+//! - [`cuda`] (feature `tch`) is the same for a GPU: kernels that are compiled while running, and graphs.
 //! - [`symbols`] finds functions of libraries that are loaded already: matrix products and threads of
 //!   libtorch.
 //! - [`os`] asks the operating system for what the standard library has no function for.
@@ -31,6 +32,8 @@
 pub mod accelerator;
 pub mod adamw;
 pub mod causal_attention;
+#[cfg(feature = "tch")]
+pub mod cuda;
 pub mod decode;
 pub mod entries;
 mod features;

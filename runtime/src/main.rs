@@ -157,7 +157,7 @@ fn peer(current: &Current, handled: Result<()>) -> ExitCode {
         let experiment = &job.run().plan.experiment;
         let place = device::open_cuda().wanted(experiment.device, experiment.gpu)?;
         tch::set_num_threads(1);
-        schedule::follow(&job, &versions(), place, control).map(|()| false)
+        schedule::follow(&job, &versions(), place, control).map(|()| None)
     })
 }
 
@@ -207,7 +207,10 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
 }
 
 /// Does a job and says how it ended.
-fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Result<bool>) -> ExitCode {
+fn finish(
+    current: &Current,
+    work: impl FnOnce(&Control, &mut JobProgress) -> Result<Option<u64>>,
+) -> ExitCode {
     let started = Instant::now();
     let control = current.begin();
     let mut progress = JobProgress::default();
@@ -217,8 +220,8 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Re
     current.finish();
     match outcome {
         Ok(finished) => {
-            if finished {
-                let (seconds, peak_memory) = (started.elapsed().as_secs_f64(), peak_memory());
+            if let Some(peak_memory) = finished {
+                let seconds = started.elapsed().as_secs_f64();
                 control.emit(&Event::Finished { seconds, peak_memory });
             }
             ExitCode::SUCCESS
@@ -235,14 +238,14 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Re
     }
 }
 
-/// Whether there was a job to finish.
+/// The most memory that was held, where there was a job to finish.
 fn work(
     job: &Job,
     cuda: &Cuda,
     cache: Option<&DataCache>,
     control: &Control,
     progress: &mut JobProgress,
-) -> Result<bool> {
+) -> Result<Option<u64>> {
     // It may have been stopped before it began.
     control.check()?;
     let wanted = |plan: &Plan| -> Result<Place> {
@@ -277,7 +280,7 @@ fn work(
         control.warn(warning);
     }
     match job {
-        Job::Probe => return Ok(false),
+        Job::Probe => return Ok(None),
         Job::Sample(job) => sample::sample(job, place, control)?,
         Job::Serve(job) => serve::serve(job, place, control)?,
         Job::Read(job) => read::read(job, control)?,
@@ -293,7 +296,7 @@ fn work(
         Job::Floor(job) => bench::floor::floor(job, place, control)?,
         Job::Run(job) => schedule::run(job, &versions, place, cache, control, progress)?,
     }
-    Ok(true)
+    Ok(Some(peak_memory(place)))
 }
 
 fn versions() -> Versions {

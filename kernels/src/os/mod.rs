@@ -8,6 +8,6 @@ mod mapping;
 mod process;
 
 pub use allocator::{disable_trim, return_blocks_above, trim_heap};
-pub use library::load_library;
+pub use library::{Library, load_library};
 pub use mapping::Mapping;
 pub use process::kill;

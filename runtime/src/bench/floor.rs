@@ -311,7 +311,7 @@ pub fn floor(job: &FloorJob, place: Place, control: &Control) -> Result<()> {
     let phases = phases(student, &teachers, &tokens, updated, plan.experiment.dtype);
 
     tch::set_num_threads(threads as i32);
-    let rates = machine::rates(Product::of(student), threads, place, control)?;
+    let rates = machine::rates(Product::of(student, place), threads, place, control)?;
     control.emit(&Event::MeasuredFloor { rates, phases, prompt: tokens.prompt, threads: threads as u32 });
     Ok(())
 }

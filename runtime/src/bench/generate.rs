@@ -11,7 +11,7 @@ use super::machine::{Product, rates};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::device::kind;
-use crate::machine::memory::{peak_since_reset, reset_peak_memory};
+use crate::machine::memory::{peak_of, reset_peak_of};
 use crate::machine::place::Place;
 use crate::model::Decoder;
 use crate::prepare::load::load;
@@ -37,7 +37,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
     let decoder = Decoder::frozen(&weights, place, kind(job.dtype));
     drop(weights);
     let budget = Room::here(1, place).generation(true);
-    let rates = rates(Product::of(&config), threads, place, control)?;
+    let rates = rates(Product::of(&config, place), threads, place, control)?;
     for round in 0..job.rounds {
         for &shape in &job.shapes {
             let prompts: Vec<Vec<Token>> =
@@ -50,7 +50,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
             let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
             let predicted = memory(&config, kind(job.dtype), lengths(), &sampling, budget);
             let key = Key::new(1, 0, Purpose::Rollout, u64::from(round));
-            let before = reset_peak_memory();
+            let before = reset_peak_of(place);
             let started = Instant::now();
             let written = rollout(&decoder, &prompts, &sampling, key, budget, control)?;
             let seconds = started.elapsed().as_secs_f64();
@@ -64,7 +64,7 @@ pub fn generate(job: &GenerateJob, place: Place, control: &Control) -> Result<()
                 shape,
                 seconds,
                 tokens: written.iter().map(|completion| completion.tokens.len() as u64).sum(),
-                memory: before.zip(peak_since_reset()).map(|(before, peak)| peak.saturating_sub(before)),
+                memory: before.zip(peak_of(place)).map(|(before, peak)| peak.saturating_sub(before)),
                 predicted_memory: predicted as u64,
                 phases: rollout_phases(&config, &step, job.dtype),
                 rates,

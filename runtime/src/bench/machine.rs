@@ -21,11 +21,12 @@ pub struct Product {
 
 impl Product {
     /// That of a model's feed-forward part, with more rows than a small step has: the matrix library leaves
-    /// cores idle where there are few, and what is asked for is what the machine can do.
-    pub fn of(config: &Config) -> Product {
+    /// cores idle where there are few, a GPU most of its own, and what is asked for is what the machine can do.
+    pub fn of(config: &Config, place: Place) -> Product {
         // As the layers have them.
         let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden);
-        Product { rows: 1024, inputs: config.width as i64, outputs: inner as i64 }
+        let rows = if place.kernels().is_some() { 1 << 14 } else { 1 << 10 };
+        Product { rows, inputs: config.width as i64, outputs: inner as i64 }
     }
 }
 

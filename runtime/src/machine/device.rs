@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::path::Path;
+use std::sync::Once;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{self, GpuArithmetic};
@@ -125,6 +126,17 @@ fn gpu() -> Place {
 }
 
 const LEAST: u64 = 8 << 30;
+
+/// Kernels of our own, or none where they can't be compiled here: libtorch's operators do the same then, and
+/// whoever runs it is told once.
+pub fn compiled<T>(kernels: std::result::Result<T, String>) -> Option<T> {
+    static SAID: Once = Once::new();
+    kernels
+        .map_err(|why| {
+            SAID.call_once(|| eprintln!("libtorch's operators do what kernels of mopd would: {why}"))
+        })
+        .ok()
+}
 
 /// What models compute in.
 pub fn kind(dtype: plan::Dtype) -> Kind {

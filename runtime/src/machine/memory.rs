@@ -8,15 +8,20 @@ use tch::Device;
 
 use super::place::Place;
 
-/// Most memory that was held before the count began anew, in bytes.
-static BEFORE: AtomicU64 = AtomicU64::new(0);
+/// Most memory that was held before the count began anew, in bytes: of the machine, and of a GPU.
+static BEFORE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// Most memory that this process has held so far, in bytes; 0 where the system does not tell.
-pub fn peak_memory() -> u64 {
-    peak_since_reset().unwrap_or(0).max(BEFORE.load(Ordering::Relaxed))
+fn before(place: Place) -> &'static AtomicU64 {
+    &BEFORE[usize::from(place.kernels().is_some())]
 }
 
-/// The same since the last [`reset_peak_memory`]; none where the system does not tell.
+/// Most memory that this process has held so far where tensors are, in bytes; 0 where the system does not
+/// tell.
+pub fn peak_memory(place: Place) -> u64 {
+    peak_of(place).unwrap_or(0).max(before(place).load(Ordering::Relaxed))
+}
+
+/// The same of the machine, since the last [`reset_peak_memory`]; none where the system does not tell.
 pub fn peak_since_reset() -> Option<u64> {
     kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
@@ -121,7 +126,7 @@ mod group {
 /// can't.
 pub fn reset_peak_memory() -> Option<u64> {
     trim_heap();
-    BEFORE.fetch_max(peak_since_reset()?, Ordering::Relaxed);
+    before(Place::cpu()).fetch_max(peak_since_reset()?, Ordering::Relaxed);
     std::fs::write("/proc/self/clear_refs", "5").ok()?;
     peak_since_reset()
 }
@@ -130,6 +135,7 @@ pub fn reset_peak_memory() -> Option<u64> {
 pub fn reset_peak_of(place: Place) -> Option<u64> {
     match place.device {
         Device::Cuda(index) => {
+            before(place).fetch_max(peak_of(place)?, Ordering::Relaxed);
             accelerator::reset_peak_memory(index);
             Some(accelerator::memory(index)?.held)
         }
@@ -181,7 +187,7 @@ mod tests {
         assert_eq!(kilobytes("Name:\tx\nVmHWM:\t    1234 kB\nVmRSS:\t 7 kB\n", "VmHWM:"), Some(1234 * 1024));
         assert_eq!(kilobytes("Name:\tx\n", "VmHWM:"), None);
         // A test process holds a few megabytes, and not all of any machine.
-        let peak = peak_memory();
+        let peak = peak_memory(Place::cpu());
         assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use mopd_kernels::cuda::Gpu;
 use mopd_kernels::{Cpu, accelerator, tensor};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
@@ -39,6 +40,8 @@ pub struct Sizes {
     pub matrix_rows: i64,
     /// Parameters of the frozen models that stay in memory together.
     pub resident: usize,
+    /// Tokens of prompts that are read together, unless one prompt alone has more.
+    pub read: usize,
 }
 
 impl Sizes {
@@ -52,11 +55,20 @@ impl Sizes {
         piece: 1 << 22,
         matrix_rows: 1 << 21,
         resident: 1 << 26,
+        // The products of matrices run at full speed, and what is between them is small.
+        read: 2048,
     };
 
     /// So small that a tiny model has several of each.
-    const TINY: Sizes =
-        Sizes { chunk: 900, block: 2100, kept: 1 << 14, piece: 4099, matrix_rows: 1500, resident: 1 << 16 };
+    const TINY: Sizes = Sizes {
+        chunk: 900,
+        block: 2100,
+        kept: 1 << 14,
+        piece: 4099,
+        matrix_rows: 1500,
+        resident: 1 << 16,
+        read: 50,
+    };
 
     /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in single precision,
     /// half as much in half; the rest is for the student, its optimiser and activations.
@@ -68,6 +80,7 @@ impl Sizes {
             piece: 1 << 26,
             matrix_rows: 1 << 26,
             resident: (bytes / 12) as usize,
+            read: 1 << 14,
         }
     }
 }
@@ -89,10 +102,27 @@ impl Place {
         Place { device: Device::Cuda(index), engine: Engine::Operators, sizes: Sizes::gpu(bytes) }
     }
 
+    /// What tests compare: the CPU with its loops, then libtorch's operators there and on a GPU, where one is.
+    #[cfg(test)]
+    pub fn tested() -> Vec<Place> {
+        static CUDA: std::sync::LazyLock<super::device::Cuda> =
+            std::sync::LazyLock::new(super::device::open_cuda);
+        let gpu = (*CUDA == super::device::Cuda::Ready).then(|| Place { sizes: Sizes::TINY, ..CUDA.place() });
+        [Place::cpu(), Place::operators()].into_iter().chain(gpu).collect()
+    }
+
     /// Leave to run loops of the CPU engine on tensors that are here, with as many threads as libtorch's
     /// operators have; none where operators work alone. Nobody else hands it out.
     pub fn loops(&self) -> Option<Cpu> {
         (self.engine == Engine::Loops).then(host)
+    }
+
+    /// Leave to run kernels of our own on tensors that are here; none where there is no GPU.
+    pub fn kernels(&self) -> Option<Gpu> {
+        match self.device {
+            Device::Cuda(index) => Some(Gpu::new(index)),
+            _ => None,
+        }
     }
 
     /// Waits until everything that was asked of the device is done: before a clock is read.
@@ -164,7 +194,8 @@ mod tests {
         for kind in [Kind::BFloat16, Kind::Float] {
             let (a, b) = (numbers(5, 33, kind), numbers(70, 33, kind).tr());
             let exact = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
-            for place in [Place::cpu(), Place::operators()] {
+            for place in Place::tested() {
+                let [a, b, exact] = [&a, &b, &exact].map(|tensor| tensor.to_device(place.device));
                 let mut product = place.multiply(&a, &b);
                 assert_eq!(product.kind(), Kind::Float);
                 assert!((&product - &exact).abs().max().double_value(&[]) < 1e-5, "{kind:?} {place:?}");

@@ -1,10 +1,14 @@
 //! Generation by tensors, wherever they are: every token is computed once. On the processor there is
 //! [`super::paged`].
 
+mod on_gpu;
 mod pairs;
+
+use std::ops::Range;
 
 use tch::{Tensor, no_grad_guard};
 
+use self::on_gpu::OnGpu;
 use super::attention::{HIDDEN, cap, wide_softmax};
 use super::decoder::{Decoder, Layer};
 use super::packed_batch::PackedBatch;
@@ -36,11 +40,16 @@ pub struct Generator<'a> {
     logits: Tensor,
     /// The same on the host, once somebody asked.
     on_host: Option<Vec<f32>>,
+    on_gpu: Option<OnGpu>,
 }
 
 /// Tokens that room is made for at a time, at least; and as a part of what is there.
 const GROWTH: i64 = 64;
 const SHARE: i64 = 4;
+/// The same at least on a GPU, where a step is recorded anew after it.
+const GROWTH_ON_GPU: i64 = 256;
+/// Rows that take a GPU no longer than one.
+const ROWS_OF_A_STEP: usize = 32;
 
 impl<'a> Generator<'a> {
     /// Reads the prompts, of one token each at least. Up to `max_tokens` more can follow: room for them is
@@ -52,38 +61,53 @@ impl<'a> Generator<'a> {
         let rows = prompts.len() as i64;
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
         let most = (longest + max_tokens) as i64;
-        let capacity = most.min(longest as i64 + GROWTH) as usize;
-
-        // The packed token at each place of the cache; padding has its sequence's first.
-        let mut places = Vec::with_capacity(prompts.len() * longest);
+        let mut on_gpu = OnGpu::of(decoder);
+        let growth = if on_gpu.is_some() { GROWTH_ON_GPU } else { GROWTH };
+        let capacity = most.min(longest as i64 + growth) as usize;
         let mut bias = vec![0.0f32; prompts.len() * capacity];
-        let mut first = 0;
         for (row, prompt) in prompts.iter().enumerate() {
-            let padding = longest - prompt.len();
-            places.extend((0..longest).map(|place| (first + place.saturating_sub(padding)) as i64));
-            bias[row * capacity..][..padding].fill(HIDDEN as f32);
-            first += prompt.len();
+            bias[row * capacity..][..longest - prompt.len()].fill(HIDDEN as f32);
         }
         let tensor = |numbers: &[i64]| upload(numbers, device);
-        let (places, length) = (tensor(&places), longest as i64);
-        let cache = |packed: &Tensor| {
-            let [groups, width] = [config.key_value_heads as i64, config.head_width as i64];
-            let cache = Tensor::zeros([rows, groups, capacity as i64, width], (kind, device));
-            let padded = packed.index_select(0, &places).view([rows, length, groups, width]);
-            cache.narrow(2, 0, length).copy_(&padded.transpose(1, 2));
-            cache
+        let length = longest as i64;
+        let [groups, width] = [config.key_value_heads as i64, config.head_width as i64];
+        let caches = || -> Vec<Tensor> {
+            let empty = |_| Tensor::zeros([rows, groups, capacity as i64, width], (kind, device));
+            (0..config.layers).map(empty).collect()
         };
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let (keys, values) = (caches(), caches());
         // Only what follows a prompt is predicted; which token that is does not matter.
         let next = [decoder.tokenizer.padding()];
-        let batch = PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), device);
-        let last = decoder.uncounted(|| {
-            decoder.pass(&batch, |read| {
-                let [of_keys, of_values] = read.keys_values(config, &batch);
-                keys.push(cache(&of_keys));
-                values.push(cache(&of_values));
-            })
-        });
+        let mut last = Vec::new();
+        for rows in read_together(prompts, decoder.place.sizes.read) {
+            let (first, count) = (rows.start as i64, rows.len() as i64);
+            let prompts = &prompts[rows];
+            // The packed token at each place of the cache; padding has its sequence's first.
+            let mut places = Vec::with_capacity(prompts.len() * longest);
+            let mut tokens = 0;
+            for prompt in prompts {
+                let padding = longest - prompt.len();
+                places.extend((0..longest).map(|place| (tokens + place.saturating_sub(padding)) as i64));
+                tokens += prompt.len();
+            }
+            let places = tensor(&places);
+            let store = |cache: &Tensor, packed: &Tensor| {
+                let padded = packed.index_select(0, &places).view([count, length, groups, width]);
+                cache.narrow(0, first, count).narrow(2, 0, length).copy_(&padded.transpose(1, 2));
+            };
+            let batch = PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), device);
+            let mut caches = keys.iter().zip(&values);
+            last.push(decoder.uncounted(|| {
+                decoder.pass(&batch, |read| {
+                    let [of_keys, of_values] = read.keys_values(config, &batch);
+                    let (keys, values) = caches.next().expect("one of each layer");
+                    store(keys, &of_keys);
+                    store(values, &of_values);
+                })
+            }));
+        }
+        let last = Tensor::cat(&last, 0);
+        on_gpu.iter_mut().for_each(|on_gpu| on_gpu.set_place(length));
         let rotary = Rotaries::new(config, most as usize, kind, device);
         let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.len() as i64).collect();
         Generator {
@@ -99,6 +123,7 @@ impl<'a> Generator<'a> {
             filled: length,
             capacity: capacity as i64,
             most,
+            on_gpu,
         }
     }
 
@@ -107,6 +132,13 @@ impl<'a> Generator<'a> {
         let _guard = no_grad_guard();
         if self.filled == self.capacity {
             self.grow();
+        }
+        if let Some(mut on_gpu) = self.on_gpu.take() {
+            (self.last, self.logits) = on_gpu.step(self, tokens);
+            self.on_gpu = Some(on_gpu);
+            self.on_host = None;
+            self.filled += 1;
+            return;
         }
         let decoder = self.decoder;
         let config = &*decoder.config;
@@ -147,7 +179,8 @@ impl<'a> Generator<'a> {
 
     /// Makes room, layer by layer: what is there is copied.
     fn grow(&mut self) {
-        let more = (self.capacity / SHARE).max(GROWTH).min(self.most - self.capacity);
+        let least = if self.on_gpu.is_some() { GROWTH_ON_GPU } else { GROWTH };
+        let more = (self.capacity / SHARE).max(least).min(self.most - self.capacity);
         assert!(more > 0, "no more tokens than were said to follow");
         let longer = |tensor: &Tensor, dimension: i64| {
             let mut shape = tensor.size();
@@ -161,6 +194,7 @@ impl<'a> Generator<'a> {
         }
         self.bias = longer(&self.bias, 3);
         self.capacity += more;
+        self.on_gpu.iter_mut().for_each(|on_gpu| on_gpu.forget(self.decoder));
     }
 
     /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last
@@ -169,7 +203,7 @@ impl<'a> Generator<'a> {
         self.on_host.get_or_insert_with(|| to_vec(&self.logits))
     }
 
-    /// The same where the decoder is.
+    /// The same where the decoder is. The next step may write anew what this tensor shows.
     pub fn logits_on_device(&self) -> &Tensor {
         &self.logits
     }
@@ -178,6 +212,17 @@ impl<'a> Generator<'a> {
     pub fn hidden(&self) -> Tensor {
         let _guard = no_grad_guard();
         self.decoder.normalise_last(&self.last)
+    }
+
+    /// How many rows of so many may go on for it to be worth while to leave the others out: that costs a copy
+    /// of the cache, and going on with them costs computing for nothing. On a GPU a step of few rows takes as
+    /// long as one of fewer, and has to be recorded again.
+    pub fn few_enough(&self, rows: usize) -> usize {
+        match self.on_gpu {
+            None => rows * 3 / 4,
+            Some(_) if rows > ROWS_OF_A_STEP => rows / 2,
+            Some(_) => 0,
+        }
     }
 
     /// Goes on with these rows only, in this order; a row may be repeated.
@@ -189,7 +234,25 @@ impl<'a> Generator<'a> {
         }
         self.bias = self.bias.index_select(0, &rows);
         self.positions = self.positions.index_select(0, &rows);
+        self.on_gpu.iter_mut().for_each(|on_gpu| on_gpu.forget(self.decoder));
     }
+}
+
+/// The rows whose prompts are read together: of so many tokens at most, unless one alone has more.
+fn read_together(prompts: &[&[Token]], most: usize) -> Vec<Range<usize>> {
+    let mut all: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (row, prompt) in prompts.iter().enumerate() {
+        tokens += prompt.len();
+        match all.last_mut() {
+            Some(rows) if tokens <= most => rows.end += 1,
+            _ => {
+                all.push(row..row + 1);
+                tokens = prompt.len();
+            }
+        }
+    }
+    all
 }
 
 /// A layer without a gradient, in which matrices that read the same input are one.

@@ -109,9 +109,11 @@ mod tests {
         };
         let (entries, width) = (11, 3);
         let cases = [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 1e-5)];
-        let places = [Place::cpu(), Place::operators()];
-        for (place, (kind, near)) in places.into_iter().flat_map(|place| cases.map(|case| (place, case))) {
-            let matrix = Tensor::zeros([entries, width], (kind, Device::Cpu));
+        for (place, (kind, near)) in
+            Place::tested().into_iter().flat_map(|place| cases.map(|case| (place, case)))
+        {
+            let numbers = |rows, columns, seed| numbers(rows, columns, seed).to_device(place.device);
+            let matrix = Tensor::zeros([entries, width], (kind, place.device));
             let tokens: Vec<[Tensor; 2]> = [4, 1, 6]
                 .map(|count| {
                     [
@@ -126,7 +128,7 @@ mod tests {
             let exact = Tensor::cat(
                 &[
                     exact.reduce(|a, b| a + b).unwrap(),
-                    Tensor::zeros([2, width], (Kind::Double, Device::Cpu)),
+                    Tensor::zeros([2, width], (Kind::Double, place.device)),
                 ],
                 0,
             );

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mopd_compiler::plan::{self, Architecture};
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use super::*;
 use crate::machine::place::Place;
@@ -139,9 +139,13 @@ fn sequences() -> Vec<(Vec<Token>, Vec<Token>)> {
 }
 
 fn batch(sequences: &[(Vec<Token>, Vec<Token>)]) -> PackedBatch {
+    batch_at(sequences, Place::cpu())
+}
+
+fn batch_at(sequences: &[(Vec<Token>, Vec<Token>)], place: Place) -> PackedBatch {
     PackedBatch::new(
         sequences.iter().map(|(prompt, completion)| (prompt.as_slice(), completion.as_slice())),
-        Device::Cpu,
+        place.device,
     )
 }
 

@@ -10,7 +10,6 @@ use mopd_compiler::plan::{Comparison, Metric, Plan, TableColumn, events::Version
 
 use super::statistics::{CompiledExperiment, StatisticsError, TableScores, table_rows};
 use crate::files::{WriteError, write_atomically};
-use crate::machine::memory::peak_memory;
 
 /// The layout of `results.json`.
 const SCHEMA: u32 = 1;
@@ -31,6 +30,7 @@ pub struct RunCost {
     pub guards: Vec<GuardActed>,
     pub seconds: f64,
     pub before_stages: f64,
+    pub peak_memory: u64,
     pub predicted_memory: Option<u64>,
     pub device: Option<String>,
     pub data: Vec<DataHash>,
@@ -83,7 +83,7 @@ pub fn assemble(
         guards: took.guards,
         seconds: took.seconds,
         before_stages: took.before_stages,
-        peak_memory: peak_memory(),
+        peak_memory: took.peak_memory,
         predicted_memory: took.predicted_memory,
     };
     Ok((results, warnings))

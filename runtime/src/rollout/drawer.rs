@@ -8,7 +8,7 @@ use super::guided::{self, GuidanceStep, GuidedScratch};
 use super::sampler::{SampledToken, draw};
 use super::speculative::DraftVerdict;
 use super::tensor_sampler;
-use crate::machine::place;
+use crate::machine::place::{self, Place};
 use crate::model::{ABSENT, Decoder, Generator};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
@@ -67,7 +67,8 @@ pub(super) struct Drawer<'a> {
     tokens: VocabularyMask<'a>,
     /// Another model that has a say in each token.
     guide: Option<(VocabularyMask<'a>, GuidanceStep)>,
-    /// Where the model is, operators draw, and only tokens come from there.
+    place: Place,
+    /// Tokens are drawn where the model is, and only they come from there.
     on_device: bool,
     /// The other draws are on the processor wherever the model is.
     cpu: Cpu,
@@ -79,6 +80,7 @@ impl<'a> Drawer<'a> {
     pub(super) fn new(author: Author<'a>) -> Drawer<'a> {
         let (cpu, decoder) = (place::host(), author.model);
         Drawer {
+            place: decoder.place,
             on_device: decoder.place.loops().is_none() && author.guide.is_none(),
             cpu,
             tokens: VocabularyMask::of(decoder),
@@ -107,7 +109,7 @@ impl<'a> Drawer<'a> {
         }
         let rows = rows.iter_mut().map(|row| (row.place, row.uniforms.uniform()));
         let entries = (self.tokens.count, self.tokens.absent);
-        tensor_sampler::draw(generator.logits_on_device(), entries, sampling.temperature, rows)
+        tensor_sampler::draw(self.place, generator.logits_on_device(), entries, sampling.temperature, rows)
     }
 
     /// The same of logits on the host, and those of a guide.

@@ -24,7 +24,8 @@ pub fn rollout<'a>(
     let mut completions = vec![Completion::default(); prompts.len() * n];
     let lengths = || prompts.iter().map(|prompt| prompt.tokens.len());
     let rows = rows_in_step(author, lengths().max().unwrap_or(0), sampling, budget);
-    let (order, units) = units(lengths(), n, rows);
+    // The generator reads them in parts.
+    let (order, units) = units(lengths(), n, rows, usize::MAX);
     for unit in units {
         write_unit(author, prompts, &order[unit], (sampling, key), (control, &mut *watch), &mut completions)?;
     }
@@ -113,8 +114,7 @@ fn write_unit(
         if rows.is_empty() {
             break;
         }
-        // Leaving costs a copy of the cache, staying costs computing for nothing.
-        if rows.len() * 4 <= width * 3 {
+        if rows.len() <= generator.few_enough(width) {
             select(&mut generator, &mut guide, &places);
             inputs = places.iter().map(|&place| inputs[place]).collect();
             places = (0..rows.len()).collect();

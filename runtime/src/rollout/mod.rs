@@ -199,8 +199,14 @@ pub fn rollout_watched<'a>(
 
 /// Prompts by length, and ranges of these that are read together: so little of what is read is padding. It
 /// depends on the lengths alone, since the last bits of what a prompt answers depend on those that are read
-/// with it. A unit has so many rows of `n` a prompt at most, unless one prompt alone has more.
-fn units(lengths: impl Iterator<Item = usize>, n: usize, rows: usize) -> (Vec<usize>, Vec<Range<usize>>) {
+/// with it. A unit has so many rows of `n` a prompt at most, and so many tokens to `read`, unless one prompt
+/// alone has more.
+fn units(
+    lengths: impl Iterator<Item = usize>,
+    n: usize,
+    rows: usize,
+    read: usize,
+) -> (Vec<usize>, Vec<Range<usize>>) {
     let lengths: Vec<usize> = lengths.collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&prompt| lengths[prompt]);
@@ -208,7 +214,7 @@ fn units(lengths: impl Iterator<Item = usize>, n: usize, rows: usize) -> (Vec<us
     let mut tokens = 0;
     for (place, &prompt) in order.iter().enumerate() {
         match units.last_mut() {
-            Some(unit) if tokens + lengths[prompt] <= READ && (unit.len() + 1) * n <= rows => {
+            Some(unit) if tokens + lengths[prompt] <= read && (unit.len() + 1) * n <= rows => {
                 unit.end += 1;
                 tokens += lengths[prompt];
             }

@@ -4,7 +4,7 @@
 use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor};
 
-use super::{Completion, Drawer, Prompt, ROWS, Stop, append, drawer, units};
+use super::{Completion, Drawer, Prompt, READ, ROWS, Stop, append, drawer, units};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::machine::transfer::to_vec;
@@ -25,7 +25,7 @@ pub fn rollout(
 ) -> Result<Vec<Completion>> {
     let n = sampling.n.max(1) as usize;
     let mut completions = vec![Completion::default(); prompts.len() * n];
-    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n, ROWS);
+    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n, ROWS, READ);
     for unit in units {
         let unit = Unit { decoder, prompts, unit: &order[unit], sampling, accept };
         unit.write(key, control, &mut completions)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mopd_compiler::plan::Sampling;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::*;
 use crate::machine::place::Place;
@@ -18,7 +18,7 @@ use crate::tokenizer::Tokenizer;
 #[test]
 fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     let weights = Weights::initialise(Arc::new(tiny()), Arc::new(Tokenizer::Bytes), 8, 0);
-    for place in [Place::cpu(), Place::operators()] {
+    for place in Place::tested() {
         let Apart { first, most, largest, .. } = apart(&weights, place);
         assert!(first < 1e-3, "{place:?}: first tokens {first}");
         assert!(most < 1e-3 && largest < 2e-3, "{place:?}: others {most}, at most {largest}");
@@ -30,7 +30,8 @@ fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
 /// order and rounded to half precision on the way: most tokens are within 1e-2 all the same.
 #[test]
 fn large_weights_blow_up_no_more_than_roundings() {
-    for (place, first_within) in [(Place::cpu(), 1e-3), (Place::operators(), 0.05)] {
+    for place in Place::tested() {
+        let first_within = if place.loops().is_some() { 1e-3 } else { 0.05 };
         let Apart { first, median, largest, .. } = apart(&random_model(&tiny(), 8), place);
         assert!(first < first_within, "{place:?}: the first tokens are off by {first}");
         assert!(
@@ -69,7 +70,7 @@ fn apart(weights: &Weights, place: Place) -> Apart {
     let pairs = prompts.iter().zip(&completions);
     let batch = PackedBatch::new(
         pairs.map(|(prompt, completion)| (prompt.as_slice(), completion.tokens.as_slice())),
-        Device::Cpu,
+        place.device,
     );
     let trained =
         logits(decoder.place, &decoder.hidden(&batch), decoder.lm_head(), None).log_softmax(-1, Kind::Float);

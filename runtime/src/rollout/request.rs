@@ -5,7 +5,7 @@ use std::ops::Range;
 use mopd_compiler::plan::Sampling;
 use serde::{Deserialize, Serialize};
 
-use super::{Completion, Prompt, ROWS, units};
+use super::{Completion, Prompt, READ, ROWS, units};
 use crate::random::Key;
 use crate::tokenizer::Token;
 
@@ -77,7 +77,7 @@ pub(super) struct OpenRollout {
 impl OpenRollout {
     pub(super) fn new(request: RolloutRequest) -> OpenRollout {
         let (n, lengths) = (request.n(), request.prompts.iter().map(|prompt| prompt.tokens.len()));
-        let (order, units) = units(lengths, n, ROWS);
+        let (order, units) = units(lengths, n, ROWS, READ);
         let completions = vec![Completion::default(); request.prompts.len() * n];
         OpenRollout { request, completions, order, unread: units.into_iter(), turn: 0, ended: (0, 0) }
     }

@@ -1,12 +1,15 @@
-//! [`super::sampler`] by libtorch's operators, where logits are: only the token that was drawn and its
-//! log-probability leave the device. It draws by inverting the same cumulative distribution, summed in f64 by
+//! [`super::sampler`] where logits are, by a kernel or by libtorch's operators: only the token that was drawn
+//! and its log-probability leave the device. It draws by inverting the same cumulative distribution, summed in f64 by
 //! the same pieces, so that a uniform number picks the same token but where it falls within rounding of the
 //! border between two.
 
 use mopd_compiler::plan::Sampling;
+use mopd_kernels::cuda::DrawKernel;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::sampler::{PIECE, SampledToken};
+use crate::machine::device::compiled;
+use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec_f64, upload};
 use crate::model::ABSENT;
 use crate::tokenizer::Token;
@@ -21,6 +24,7 @@ pub fn draws(sampling: &Sampling) -> bool {
 /// The next token of each row: by its place among `logits`, `[rows, entries]` in f32, and its uniform number.
 /// The first `count` entries are tokens, but for the `absent` ones. None where logits are not finite.
 pub fn draw(
+    place: Place,
     logits: &Tensor,
     (count, absent): (usize, &[Token]),
     temperature: f64,
@@ -33,26 +37,36 @@ pub fn draw(
         return Vec::new();
     }
     let device = logits.device();
-    let mut rows = logits.narrow(1, 0, count as i64).index_select(0, &upload(&places, device));
     if !absent.is_empty() {
-        let _ = rows.index_fill_(1, &upload(absent, device), f64::from(ABSENT));
+        let _ = logits.shallow_clone().index_fill_(1, &upload(absent, device), f64::from(ABSENT));
     }
-    let finite = rows.isfinite().all_dim(1, false);
-    let largest = rows.amax([1i64].as_slice(), true);
-    let (token, logp) = if temperature == 0.0 {
-        let entries = Tensor::arange(count as i64, (Kind::Int64, device));
-        // The first of equals.
-        let token =
-            entries.where_scalarother(&rows.eq_tensor(&largest), count as i64).amin([1i64].as_slice(), true);
-        (token, largest.zeros_like().to_kind(Kind::Double))
-    } else {
-        inverse(&rows, &largest, temperature, &upload(&uniforms, device).unsqueeze(1))
+    let (of_rows, of_uniforms) = (upload(&places, device), upload(&uniforms, device));
+    let answer = match place.kernels().and_then(|gpu| compiled(DrawKernel::of(gpu, PIECE))) {
+        Some(kernel) => kernel.draw(logits, count, temperature, &of_rows, &of_uniforms),
+        None => {
+            let rows = logits.narrow(1, 0, count as i64).index_select(0, &of_rows);
+            by_operators(&rows, temperature, &of_uniforms)
+        }
     };
-    let answer =
-        Tensor::cat(&[token.to_kind(Kind::Double), logp, finite.to_kind(Kind::Double).unsqueeze(1)], 1);
     let numbers = to_vec_f64(&answer);
     let draw = |of: &[f64]| (of[2] != 0.0).then(|| SampledToken::new(of[0] as Token, of[1]));
     zip_equal(numbers.chunks(3), &places).map(|(of, _)| draw(of)).collect()
+}
+
+/// Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`.
+fn by_operators(rows: &Tensor, temperature: f64, uniforms: &Tensor) -> Tensor {
+    let (device, count) = (rows.device(), rows.size()[1]);
+    let finite = rows.isfinite().all_dim(1, false);
+    let largest = rows.amax([1i64].as_slice(), true);
+    let (token, logp) = if temperature == 0.0 {
+        let entries = Tensor::arange(count, (Kind::Int64, device));
+        // The first of equals.
+        let token = entries.where_scalarother(&rows.eq_tensor(&largest), count).amin([1i64].as_slice(), true);
+        (token, largest.zeros_like().to_kind(Kind::Double))
+    } else {
+        inverse(rows, &largest, temperature, &uniforms.unsqueeze(1))
+    };
+    Tensor::cat(&[token.to_kind(Kind::Double), logp, finite.to_kind(Kind::Double).unsqueeze(1)], 1)
 }
 
 /// The first entry whose cumulative mass exceeds the uniform's part of it, and its log-probability, `[rows,
@@ -85,8 +99,6 @@ fn inverse(rows: &Tensor, largest: &Tensor, temperature: f64, uniforms: &Tensor)
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::super::sampler::{Scratch, draw as drawn_by_loops};
     use super::*;
     use crate::random::{Key, Purpose};
@@ -101,18 +113,21 @@ mod tests {
     fn tokens_and_log_probabilities_are_those_of_the_loops() {
         let key = Key::new(1, 0, Purpose::Sample, 0);
         let (mut apart, mut scratch) = (0, Scratch::default());
-        for (seed, (width, count)) in [(300, 259), (256, 256), (2000, 1999), (7, 5)].into_iter().enumerate() {
+        let shapes = [(300, 259), (256, 256), (2000, 1999), (7, 5), (50_000, 49_990)];
+        let by = Place::tested().split_off(1);
+        let cases = by.into_iter().flat_map(|place| shapes.map(|shape| (place, shape)));
+        for (seed, (place, (width, count))) in cases.enumerate() {
             let numbers = logits(64, width, seed);
-            let there = Tensor::from_slice(&numbers).view([64, width as i64]);
+            let there = Tensor::from_slice(&numbers).view([64, width as i64]).to_device(place.device);
             for temperature in [0.0, 0.3, 1.0, 2.0] {
                 let sampling = Sampling::new(1, temperature, 1);
                 assert!(draws(&sampling));
                 // A place may have several rows.
-                let places: Vec<usize> = (0..96).map(|row| row * 7 % 64).collect();
+                let rows: Vec<usize> = (0..96).map(|row| row * 7 % 64).collect();
                 let uniforms: Vec<f64> = (0..96).map(|row| key.row(row, 0).uniform()).collect();
-                let got = draw(&there, (count, &[]), temperature, zip_equal(places.clone(), uniforms));
-                for ((row, place), got) in zip_equal((0..96).zip(places), got) {
-                    let own = &numbers[place * width..][..count];
+                let got = draw(place, &there, (count, &[]), temperature, zip_equal(rows.clone(), uniforms));
+                for ((row, at), got) in zip_equal((0..96).zip(rows), got) {
+                    let own = &numbers[at * width..][..count];
                     let mut uniforms = key.row(row, 0);
                     let expected =
                         drawn_by_loops(own, &sampling, [&[], &[]], &mut uniforms, &mut scratch).unwrap();
@@ -125,19 +140,22 @@ mod tests {
                 }
             }
         }
-        // 1,536 draws; a uniform falls on the border between two entries in one of millions.
+        // 1,920 draws at each place; a uniform falls on the border between two entries in one of millions.
         assert_eq!(apart, 0);
     }
 
     #[test]
     fn what_has_no_token_is_not_drawn_and_bad_logits_are_told() {
-        let there = Tensor::from_slice(&[0.0f32, 9.0, 1.0, f32::NAN, 0.0, 0.0]).view([2, 3]);
-        for temperature in [0.0, 1.0] {
-            let got = draw(&there, (3, &[1]), temperature, [(0, 0.999_999), (1, 0.5)].into_iter());
-            assert_eq!(got[0].unwrap().token, 2);
-            assert_eq!(got[1], None);
+        for place in Place::tested().split_off(1) {
+            let there = Tensor::from_slice(&[0.0f32, 9.0, 1.0, f32::NAN, 0.0, 0.0]).view([2, 3]);
+            let there = there.to_device(place.device);
+            for temperature in [0.0, 1.0] {
+                let rows = [(0, 0.999_999), (1, 0.5)].into_iter();
+                let got = draw(place, &there, (3, &[1]), temperature, rows);
+                assert_eq!(got[0].unwrap().token, 2);
+                assert_eq!(got[1], None);
+            }
+            assert!(draw(place, &there, (3, &[]), 1.0, std::iter::empty()).is_empty());
         }
-        assert!(draw(&there, (3, &[]), 1.0, std::iter::empty()).is_empty());
-        assert_eq!(there.device(), Device::Cpu);
     }
 }

@@ -504,20 +504,26 @@ fn what_is_predicted_is_what_is_taken() {
     }
 }
 
+/// The model of [`decoder`] wherever operators work alone.
+fn by_operators() -> Vec<Decoder> {
+    let places = Place::tested().split_off(1);
+    places.into_iter().map(|place| Decoder::frozen(&decoder_weights(2.5), place, Kind::Float)).collect()
+}
+
 /// The two ways to generate agree as far as rounding lets them.
 #[test]
 fn rows_in_step_write_the_same() {
     let decoder = decoder();
-    let on_tensors = Decoder::frozen(&decoder_weights(2.5), Place::operators(), Kind::Float);
+    let on_tensors = by_operators();
     let prompts: Vec<Vec<Token>> = (0..12).map(|i| made_up(1 + i * 7 % 50, i)).collect();
     let key = Key::new(1, 2, Purpose::Rollout, 3);
     for settings in [Sampling::new(1, 0.0, 150), Sampling::new(4, 1.0, 150)] {
         let continuous =
             rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
         // With tokens drawn on the host and by operators; all rows together, and few at a time.
-        for (author, budget) in
-            [(&decoder, ENOUGH), (&on_tensors, ENOUGH), (&on_tensors, MemoryBudget(1 << 18))]
-        {
+        let budgets = [ENOUGH, MemoryBudget(1 << 18)];
+        let by_operators = on_tensors.iter().flat_map(|author| budgets.map(|budget| (author, budget)));
+        for (author, budget) in std::iter::once((&decoder, ENOUGH)).chain(by_operators) {
             let in_step = in_step::rollout(
                 author,
                 &requests(&prompts),
@@ -565,10 +571,10 @@ fn whoever_asks_to_stop_is_heard_before_completions_end() {
 #[test]
 fn completions_are_watched_while_they_are_written() {
     let decoder = decoder();
-    let on_tensors = Decoder::frozen(&decoder_weights(2.5), Place::operators(), Kind::Float);
+    let on_tensors = by_operators();
     let (prompts, settings) = (prompts(), Sampling::new(2, 1.0, 40));
     let key = Key::new(1, 2, Purpose::Rollout, 3);
-    for author in [&decoder, &on_tensors] {
+    for author in std::iter::once(&decoder).chain(&on_tensors) {
         let mut seen: Vec<Vec<Completion>> = Vec::new();
         let mut watch = |completions: &[Completion]| {
             seen.push(completions.to_vec());

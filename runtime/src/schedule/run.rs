@@ -25,6 +25,7 @@ use crate::control::Control;
 use crate::evaluate::{evaluate, score};
 use crate::failure::{Error, Result};
 use crate::machine::arithmetic::Arithmetic;
+use crate::machine::memory::peak_memory;
 use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
@@ -207,6 +208,7 @@ pub fn run(
         guards: std::mem::take(&mut *lock(&shared.guards)),
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
+        peak_memory: peak_memory(shared.place),
         predicted_memory: state.predicted_memory.filter(|_| !state.unpredicted),
         device: Some(match job.processes {
             1 => shared.place.name(),

@@ -63,7 +63,8 @@ impl Generator<'_> {
         self.bias.select(3, self.filled + 1).copy_(&hidden.view([rows, 1, 1]));
         let last = Tensor::arange(rows, (Kind::Int64, decoder.device())) * 2 + &stands;
         self.filled = length;
-        self.positions = &self.positions + 1 + &stands;
+        let _ = self.positions.g_add_(&(&stands + 1));
+        self.on_gpu.iter_mut().for_each(|on_gpu| on_gpu.set_place(length));
         self.predict(stream.index_select(0, &last));
     }
 }

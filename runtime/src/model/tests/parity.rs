@@ -105,8 +105,12 @@ impl Reference {
 }
 
 /// Sequences of different lengths, all in one batch.
-pub(super) fn batch(references: &[Reference]) -> PackedBatch {
-    super::batch(&references.iter().map(Reference::sequence).collect::<Vec<_>>())
+fn batch(references: &[Reference]) -> PackedBatch {
+    batch_at(references, Place::cpu())
+}
+
+pub(super) fn batch_at(references: &[Reference], place: Place) -> PackedBatch {
+    super::batch_at(&references.iter().map(Reference::sequence).collect::<Vec<_>>(), place)
 }
 
 fn expected(references: &[Reference]) -> Vec<f64> {

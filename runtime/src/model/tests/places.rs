@@ -1,16 +1,16 @@
 //! The CPU's own loops against libtorch's operators, which a GPU runs: every family, in every precision that
 //! models compute in. `--nocapture` prints the table of the book's page on devices.
 
-use tch::{Kind, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::parity::{CASES, batch, gradient, references, weights};
+use super::parity::{CASES, batch_at, gradient, references, weights};
 use crate::machine::place::Place;
 use crate::model::*;
 use crate::tokenizer::Token;
 
 /// The distance of two tensors, as a part of the length of the second.
 fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    let [a, b] = [a, b].map(|tensor| tensor.to_kind(Kind::Double).reshape([-1]));
+    let [a, b] = [a, b].map(|tensor| tensor.to_device(Device::Cpu).to_kind(Kind::Double).reshape([-1]));
     ((a - &b).norm() / b.norm()).double_value(&[])
 }
 
@@ -32,10 +32,10 @@ fn generated(decoder: &Decoder, prompts: &[&[Token]]) -> Tensor {
     } else {
         assert!(PagedGenerator::new(decoder, 8).is_none(), "the CPU's generator where operators work alone");
         let mut generator = Generator::start(decoder, prompts, 6);
-        all.push(generator.logits_on_device().reshape([-1]));
+        all.push(generator.logits_on_device().reshape([-1]).copy());
         for step in 0..5 {
             generator.step(&tokens(step));
-            all.push(generator.logits_on_device().reshape([-1]));
+            all.push(generator.logits_on_device().reshape([-1]).copy());
         }
     }
     Tensor::cat(&all, 0)
@@ -43,8 +43,8 @@ fn generated(decoder: &Decoder, prompts: &[&[Token]]) -> Tensor {
 
 #[test]
 fn operators_compute_what_the_loops_do() {
-    println!("| family | precision | last hidden states | gradient | logits of generation |");
-    println!("|---|---|---:|---:|---:|");
+    println!("| family | place | precision | last hidden states | gradient | logits of generation |");
+    println!("|---|---|---|---:|---:|---:|");
     for (kind, name, bounds) in [
         (Kind::Float, "float32", [2e-6, 2e-5, 5e-6]),
         // Between the operators of a layer numbers are rounded to three digits; the loops keep more.
@@ -52,21 +52,29 @@ fn operators_compute_what_the_loops_do() {
     ] {
         for case in CASES {
             let (weights, references) = (weights(case), references(case));
-            let batch = batch(&references);
             let prompts: Vec<&[Token]> =
                 references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
-            let [loops, operators] = [Place::cpu(), Place::operators()].map(|place| {
+            let computed = |place: Place| {
                 let decoder = Decoder::trainable(&weights, place, kind);
+                let batch = batch_at(&references, place);
                 let gradient = gradient(&decoder, &batch, 1);
                 let _guard = no_grad_guard();
                 [decoder.hidden(&batch), gradient, generated(&decoder, &prompts)]
-            });
-            let apart: Vec<f64> = loops.iter().zip(&operators).map(|(a, b)| apart(b, a)).collect();
-            println!("| {case} | {name} | {:.1e} | {:.1e} | {:.1e} |", apart[0], apart[1], apart[2]);
-            for (apart, bound) in apart.iter().zip(bounds) {
-                // Mixtures of experts: a rounding may choose another expert for a token.
-                let bound = if case.contains("moe") && kind == Kind::BFloat16 { 0.5 } else { bound };
-                assert!(*apart < bound, "{case} in {name}: {apart:.1e}, not {bound:.0e}");
+            };
+            let loops = computed(Place::cpu());
+            for place in &Place::tested()[1..] {
+                let operators = computed(*place);
+                let apart: Vec<f64> = loops.iter().zip(&operators).map(|(a, b)| apart(b, a)).collect();
+                let place = place.name();
+                println!(
+                    "| {case} | {place} | {name} | {:.1e} | {:.1e} | {:.1e} |",
+                    apart[0], apart[1], apart[2]
+                );
+                for (apart, bound) in apart.iter().zip(bounds) {
+                    // Mixtures of experts: a rounding may choose another expert for a token.
+                    let bound = if case.contains("moe") && kind == Kind::BFloat16 { 0.5 } else { bound };
+                    assert!(*apart < bound, "{case} in {name}, {place}: {apart:.1e}, not {bound:.0e}");
+                }
             }
         }
     }

@@ -49,8 +49,9 @@ fn adapters_have_the_references_gradient() {
         let mut train = train(direct(Support::Full, Mass::Raw), 1);
         train.trainable = Trainable::Adapter(adapter(kind));
         let mut stage = fixture.stage(&train, ROUTED, &models);
-        let places = [Place::cpu(), Place::operators()];
-        for (place, micro_batch) in places.into_iter().flat_map(|place| [(place, None), (place, Some(3))]) {
+        for (place, micro_batch) in
+            Place::tested().into_iter().flat_map(|place| [(place, None), (place, Some(3))])
+        {
             (stage.place, stage.micro_batch) = (place, micro_batch);
             let mut trainer = Trainer::new(&stage).unwrap();
             for step in 0..3 {

@@ -1,0 +1,190 @@
+//! The kernels of `decode.cu`, over tensors.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::sync::{Mutex, PoisonError};
+
+use tch::{Kind, Tensor};
+
+use super::driver::{Function, compile, launch};
+use super::{Gpu, argument};
+
+/// What the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DecodeShape {
+    /// Heads of queries; of keys and values, which divide them.
+    pub heads: i64,
+    pub groups: i64,
+    /// Numbers of a head.
+    pub width: i64,
+    /// Of keys and values: f32 or bf16.
+    pub kind: Kind,
+}
+
+/// Compiled for a shape and a GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeKernels {
+    gpu: Gpu,
+    shape: DecodeShape,
+    warps: i64,
+    rotate_and_store: Function,
+    attend: Function,
+}
+
+/// Keys and values of a layer, `[rows, groups, capacity, width]` each, and where the next token goes.
+#[derive(Clone, Copy)]
+pub struct Cache<'a> {
+    pub keys: &'a Tensor,
+    pub values: &'a Tensor,
+    /// i64, `[1]`.
+    pub place: &'a Tensor,
+}
+
+const SOURCE: &str = include_str!("decode.cu");
+/// Warps of a block of attention, at most, and bytes that they share: what every GPU has for a block.
+const WARPS: i64 = 8;
+const SHARED_BYTES: i64 = 40 << 10;
+
+impl DecodeKernels {
+    /// Compiled once in a process. None for a precision that they are not written for.
+    ///
+    /// # Errors
+    /// If CUDA's compiler is missing or refuses.
+    pub fn of(gpu: Gpu, shape: DecodeShape) -> Result<Option<DecodeKernels>, String> {
+        type Compiled = HashMap<(usize, DecodeShape), Result<DecodeKernels, String>>;
+        static COMPILED: Mutex<Option<Compiled>> = Mutex::new(None);
+        if !matches!(shape.kind, Kind::Float | Kind::BFloat16) || shape.heads % shape.groups != 0 {
+            return Ok(None);
+        }
+        let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = compiled.get_or_insert_with(HashMap::new);
+        known
+            .entry((gpu.index, shape))
+            .or_insert_with(|| DecodeKernels::compile(gpu, shape))
+            .clone()
+            .map(Some)
+    }
+
+    pub fn gpu(&self) -> Gpu {
+        self.gpu
+    }
+
+    fn compile(gpu: Gpu, shape: DecodeShape) -> Result<DecodeKernels, String> {
+        let of_warp = 4 * shape.heads / shape.groups * (whole_warps(shape.width) + 2);
+        let warps = (SHARED_BYTES / of_warp).clamp(1, WARPS);
+        let defines = [
+            ("HEADS", shape.heads),
+            ("GROUPS", shape.groups),
+            ("WIDTH", shape.width),
+            ("HALF", i64::from(shape.kind == Kind::BFloat16)),
+            ("WARPS", warps),
+        ];
+        let [rotate_and_store, attend] = compile(SOURCE, &defines, [c"rotate_and_store", c"attend"])?;
+        Ok(DecodeKernels { gpu, shape, warps, rotate_and_store, attend })
+    }
+
+    /// Of projected `[rows, heads + 2 groups, width]`: queries, `[rows, heads, width]` in f32, normalised,
+    /// rotated and multiplied by `query_scale`. Keys, normalised and rotated, and values go to the cache.
+    /// `norm`: the scales of queries and keys, f32, `[2, width]`, and what is added to a mean square.
+    /// `rotary`: cosines and sines, `[positions, width]`, of which each row has those of its position, i64,
+    /// `[rows]`.
+    pub fn rotate_and_store(
+        &self,
+        projected: &Tensor,
+        norm: Option<(&Tensor, f64)>,
+        rotary: Option<[&Tensor; 2]>,
+        positions: &Tensor,
+        query_scale: f64,
+        cache: Cache,
+    ) -> Tensor {
+        let DecodeShape { heads, groups, width, kind } = self.shape;
+        let (rows, capacity) = self.checked(cache);
+        let query = Tensor::empty([rows, heads, width], (Kind::Float, projected.device()));
+        let mut projected = self.gpu.pointer(projected, kind, &[rows, heads + 2 * groups, width]);
+        let mut scales = norm
+            .map_or(std::ptr::null_mut(), |(scales, _)| self.gpu.pointer(scales, Kind::Float, &[2, width]));
+        let mut epsilon = norm.map_or(0.0, |(_, epsilon)| epsilon as f32);
+        let [mut cosine, mut sine] = rotary.map_or([std::ptr::null_mut(); 2], |tables| {
+            tables.map(|table| self.gpu.pointer(table, kind, &[table.size()[0], width]))
+        });
+        let mut positions = self.gpu.pointer(positions, Kind::Int64, &[rows]);
+        let [mut keys, mut values, mut place, mut query_at] =
+            [cache.keys, cache.values, cache.place, &query].map(Tensor::data_ptr);
+        let (mut query_scale, mut capacity) = (query_scale as f32, capacity as c_int);
+        let mut arguments = [
+            argument(&mut projected),
+            argument(&mut scales),
+            argument(&mut epsilon),
+            argument(&mut cosine),
+            argument(&mut sine),
+            argument(&mut positions),
+            argument(&mut place),
+            argument(&mut query_scale),
+            argument(&mut query_at),
+            argument(&mut keys),
+            argument(&mut values),
+            argument(&mut capacity),
+        ];
+        let threads = whole_warps(width) as u32;
+        let blocks = [rows as u32, (heads + 2 * groups) as u32];
+        // SAFETY: types and order are those of `decode.cu`, kinds and sizes were checked; positions and the
+        // place are within tables and cache by whoever counts them. Libtorch gives memory to nobody else
+        // before its stream has come past the kernel.
+        unsafe { launch(self.rotate_and_store, blocks, threads, self.gpu.stream(), &mut arguments) };
+        query
+    }
+
+    /// What queries of [`Self::rotate_and_store`] see in the cache up to its place, `[rows, heads * width]`:
+    /// the last `window` places, or all, but for those whose `bias`, `[rows, capacity]`, is not 0.
+    pub fn attend(
+        &self,
+        query: &Tensor,
+        bias: &Tensor,
+        window: Option<usize>,
+        softcap: Option<f64>,
+        cache: Cache,
+    ) -> Tensor {
+        let DecodeShape { heads, groups, width, kind } = self.shape;
+        let (rows, capacity) = self.checked(cache);
+        let attended = Tensor::empty([rows, heads * width], (kind, query.device()));
+        let mut query = self.gpu.pointer(query, Kind::Float, &[rows, heads, width]);
+        let mut bias = self.gpu.pointer(bias, kind, &[rows, 1, 1, capacity]);
+        let [mut keys, mut values, mut place, mut attended_at] =
+            [cache.keys, cache.values, cache.place, &attended].map(Tensor::data_ptr);
+        let mut window = window.map_or(0, |window| c_int::try_from(window).unwrap_or(0));
+        let (mut capacity, mut softcap) = (capacity as c_int, softcap.map_or(0.0, |cap| cap as f32));
+        let mut arguments = [
+            argument(&mut query),
+            argument(&mut keys),
+            argument(&mut values),
+            argument(&mut bias),
+            argument(&mut place),
+            argument(&mut attended_at),
+            argument(&mut capacity),
+            argument(&mut window),
+            argument(&mut softcap),
+        ];
+        let blocks = [rows as u32, groups as u32];
+        // SAFETY: as above.
+        unsafe { launch(self.attend, blocks, self.warps as u32 * 32, self.gpu.stream(), &mut arguments) };
+        attended
+    }
+
+    /// Rows and capacity of a cache.
+    fn checked(&self, cache: Cache) -> (i64, i64) {
+        let [rows, groups, capacity, width] = cache.keys.size()[..] else {
+            panic!("a cache has rows, groups, places and widths")
+        };
+        assert_eq!((groups, width), (self.shape.groups, self.shape.width));
+        for tensor in [cache.keys, cache.values] {
+            self.gpu.pointer(tensor, self.shape.kind, &[rows, groups, capacity, width]);
+        }
+        self.gpu.pointer(cache.place, Kind::Int64, &[1]);
+        (rows, capacity)
+    }
+}
+
+/// Threads for so many numbers.
+fn whole_warps(numbers: i64) -> i64 {
+    (numbers + 31) / 32 * 32
+}

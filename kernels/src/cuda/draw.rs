@@ -1,0 +1,72 @@
+//! The kernel of `draw.cu`, over tensors.
+
+use std::ffi::c_int;
+use std::sync::OnceLock;
+
+use tch::{Kind, Tensor};
+
+use super::driver::{Function, compile, launch};
+use super::{Gpu, argument};
+
+/// Draws tokens where their logits are.
+#[derive(Clone, Copy, Debug)]
+pub struct DrawKernel {
+    gpu: Gpu,
+    /// Entries whose weights are summed before the sums are.
+    piece: usize,
+    draw: Function,
+}
+
+impl DrawKernel {
+    /// Compiled once in a process, for pieces of so many entries: a multiple of 32.
+    ///
+    /// # Errors
+    /// If CUDA's compiler is missing or refuses.
+    pub fn of(gpu: Gpu, piece: usize) -> Result<DrawKernel, String> {
+        static COMPILED: OnceLock<Result<DrawKernel, String>> = OnceLock::new();
+        assert_eq!(piece % 32, 0, "each lane of a warp has as many");
+        let compiled = COMPILED.get_or_init(|| {
+            let [draw] = compile(include_str!("draw.cu"), &[("PIECE", piece as i64)], [c"draw"])?;
+            Ok(DrawKernel { gpu, piece, draw })
+        });
+        let kernel = compiled.clone()?;
+        assert_eq!((kernel.gpu, kernel.piece), (gpu, piece), "a process has one GPU and one size of pieces");
+        Ok(kernel)
+    }
+
+    /// Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`: by the
+    /// first `count` of the logits at its place, i64, of `[.., entries]` in f32, and its uniform number, f64.
+    pub fn draw(
+        &self,
+        logits: &Tensor,
+        count: usize,
+        temperature: f64,
+        places: &Tensor,
+        uniforms: &Tensor,
+    ) -> Tensor {
+        let [_, entries] = logits.size()[..] else { panic!("logits have rows and entries") };
+        let rows = places.size()[0];
+        assert!((1..=entries).contains(&(count as i64)), "{count} of {entries} entries");
+        let numbers = |columns: i64| Tensor::empty([rows, columns], (Kind::Double, logits.device()));
+        let (sums, drawn) = (numbers(count.div_ceil(self.piece) as i64), numbers(3));
+        let mut logits = self.gpu.pointer(logits, Kind::Float, &logits.size());
+        let mut places = self.gpu.pointer(places, Kind::Int64, &[rows]);
+        let mut uniforms = self.gpu.pointer(uniforms, Kind::Double, &[rows]);
+        let [mut sums_at, mut drawn_at] = [&sums, &drawn].map(Tensor::data_ptr);
+        let (mut entries, mut count, mut temperature) = (entries as c_int, count as c_int, temperature);
+        let mut arguments = [
+            argument(&mut logits),
+            argument(&mut entries),
+            argument(&mut count),
+            argument(&mut places),
+            argument(&mut uniforms),
+            argument(&mut temperature),
+            argument(&mut sums_at),
+            argument(&mut drawn_at),
+        ];
+        // SAFETY: types and order are those of `draw.cu`, kinds and sizes were checked; places are of rows by
+        // whoever counts them. Libtorch gives memory to nobody else before its stream has come past the kernel.
+        unsafe { launch(self.draw, [rows as u32, 1], 1024, self.gpu.stream(), &mut arguments) };
+        drawn
+    }
+}

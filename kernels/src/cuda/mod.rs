@@ -1,0 +1,52 @@
+//! What libtorch's operators leave to be wished for on a GPU while one token after the other is written: kernels
+//! of our own between the products of matrices, and graphs, which ask for a whole step by one call.
+
+mod decode;
+mod draw;
+mod driver;
+mod graph;
+
+pub use decode::{Cache, DecodeKernels, DecodeShape};
+pub use draw::DrawKernel;
+pub use graph::Graph;
+
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::accelerator::ffi::mopd_stream;
+
+/// Leave to run kernels on tensors that are on a GPU. The place of a run hands it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    index: usize,
+}
+
+impl Gpu {
+    pub const fn new(index: usize) -> Gpu {
+        Gpu { index }
+    }
+
+    /// Where this thread's operators run.
+    fn stream(self) -> *mut c_void {
+        let mut stream = null_mut();
+        // SAFETY: one pointer is written, or none.
+        let known = unsafe { mopd_stream(self.index as c_int, &raw mut stream) };
+        assert_eq!(known, 1, "libtorch knows the stream of a GPU that it works on");
+        stream
+    }
+
+    /// Of a tensor without gaps that is here.
+    fn pointer(self, tensor: &Tensor, kind: Kind, shape: &[i64]) -> *mut c_void {
+        assert_eq!((tensor.device(), tensor.kind()), (Device::Cuda(self.index), kind));
+        assert_eq!(tensor.size(), shape);
+        assert!(tensor.is_contiguous(), "kernels read tensors without gaps");
+        tensor.data_ptr()
+    }
+}
+
+/// As the driver takes it: where the value is.
+fn argument<T>(value: &mut T) -> *mut c_void {
+    std::ptr::from_mut(value).cast()
+}

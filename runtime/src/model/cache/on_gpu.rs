@@ -1,0 +1,128 @@
+//! Steps on a GPU: kernels of our own between the products of matrices, and from the second step on a whole
+//! step by one call. What a step needs to know it reads from the GPU's memory, so that it is the same each time.
+
+use mopd_kernels::cuda::{Cache, DecodeKernels, DecodeShape, Graph};
+use tch::{Kind, Tensor};
+
+use super::Generator;
+use crate::machine::device::compiled;
+use crate::machine::transfer::upload;
+use crate::model::decoder::Decoder;
+use crate::tokenizer::Token;
+
+pub(super) struct OnGpu {
+    kernels: DecodeKernels,
+    /// By layer, the scales of queries and keys, `[2, head width]` in f32.
+    norms: Vec<Option<Tensor>>,
+    /// i64, `[1]`: where the new token goes.
+    place: Tensor,
+    /// i64, `[rows]`: the new tokens.
+    tokens: Option<Tensor>,
+    recording: Recording,
+}
+
+/// A step as one call.
+enum Recording {
+    /// None of these tensors was done yet, which loads everything that it needs.
+    Unloaded,
+    Loaded,
+    Recorded(Recorded),
+    /// It can't be: experts wait for the GPU to know how many tokens each has.
+    Impossible,
+}
+
+struct Recorded {
+    graph: Graph,
+    last: Tensor,
+    logits: Tensor,
+}
+
+impl Recording {
+    fn new(decoder: &Decoder) -> Recording {
+        if decoder.config.experts.is_some() { Recording::Impossible } else { Recording::Unloaded }
+    }
+}
+
+impl OnGpu {
+    /// None where the decoder is elsewhere, or in a precision that kernels are not written for.
+    pub fn of(decoder: &Decoder) -> Option<OnGpu> {
+        let config = &*decoder.config;
+        let [heads, groups, width] =
+            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let shape = DecodeShape { heads, groups, width, kind: decoder.kind() };
+        let kernels = compiled(DecodeKernels::of(decoder.place.kernels()?, shape))??;
+        let scales = |scales: &Tensor| decoder.scale(scales).to_kind(Kind::Float).contiguous();
+        let norms = decoder.layers.iter().map(|layer| layer.query_key_norm.as_ref().map(scales)).collect();
+        let place = Tensor::zeros([1], (Kind::Int64, decoder.device()));
+        Some(OnGpu { kernels, norms, place, tokens: None, recording: Recording::new(decoder) })
+    }
+
+    /// The caches are others now, or have other rows.
+    pub fn forget(&mut self, decoder: &Decoder) {
+        (self.tokens, self.recording) = (None, Recording::new(decoder));
+    }
+
+    /// Where the next token goes.
+    pub fn set_place(&mut self, place: i64) {
+        let _ = self.place.fill_(place);
+    }
+
+    /// The stream behind the last layer and the logits. Positions and place are those of the next token then.
+    pub fn step(&mut self, generator: &Generator, tokens: &[Token]) -> (Tensor, Tensor) {
+        let new = upload(tokens, generator.decoder.device());
+        match &mut self.tokens {
+            Some(there) => there.copy_(&new),
+            none => *none = Some(new),
+        }
+        match self.recording {
+            Recording::Unloaded => {
+                self.recording = Recording::Loaded;
+                return self.compute(generator);
+            }
+            Recording::Loaded => {
+                let recorded = Graph::record(self.kernels.gpu(), || self.compute(generator));
+                self.recording = match recorded {
+                    Some((graph, (last, logits))) => Recording::Recorded(Recorded { graph, last, logits }),
+                    None => Recording::Impossible,
+                };
+            }
+            Recording::Recorded(_) | Recording::Impossible => {}
+        }
+        let Recording::Recorded(Recorded { graph, last, logits }) = &self.recording else {
+            return self.compute(generator);
+        };
+        graph.replay();
+        (last.shallow_clone(), logits.shallow_clone())
+    }
+
+    fn compute(&self, generator: &Generator) -> (Tensor, Tensor) {
+        let decoder = generator.decoder;
+        let config = &*decoder.config;
+        let [heads, groups, width] =
+            [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let tokens = self.tokens.as_ref().expect("tokens were written");
+        let mut stream = decoder.embed(tokens);
+        for (index, layer) in decoder.layers.iter().enumerate() {
+            let normed = decoder.normalise(&stream, &layer.norm_attention);
+            let projected = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, width]);
+            let [keys, values] = [&generator.keys, &generator.values].map(|caches| &caches[index]);
+            let cache = Cache { keys, values, place: &self.place };
+            let query = self.kernels.rotate_and_store(
+                &projected,
+                self.norms[index].as_ref().map(|scales| (scales, config.norm.epsilon)),
+                generator.rotary.of(&layer.attention).map(|rotary| [&rotary.cosine, &rotary.sine]),
+                &generator.positions,
+                config.attention_scale,
+                cache,
+            );
+            let (window, softcap) = (layer.attention.window, config.attention_softcap);
+            let attended = self.kernels.attend(&query, &generator.bias, window, softcap, cache);
+            stream = decoder.finish(layer, stream, &attended);
+        }
+        for counted in [&generator.positions, &self.place] {
+            let _ = counted.shallow_clone().g_add_scalar_(1);
+        }
+        let logits = decoder.project_vocabulary(&stream);
+        (stream, logits)
+    }
+}
