@@ -24,11 +24,14 @@ import torch
 from transformers import AutoModelForCausalLM
 model, dtype, batch, new, prompt, threads = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 torch.set_num_threads(threads)
-model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-ids = torch.randint(0, model.config.vocab_size, (batch, prompt))
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval().to(device)
+ids = torch.randint(0, model.config.vocab_size, (batch, prompt), device=device)
 settings = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0)
 with torch.inference_mode():
-    model.generate(ids[:1, :8], max_new_tokens=2, min_new_tokens=2, attention_mask=torch.ones(1, 8), **settings)
+    model.generate(ids[:1, :8], max_new_tokens=2, min_new_tokens=2, attention_mask=torch.ones_like(ids[:1, :8]), **settings)
+    if device == "cuda":
+        torch.cuda.synchronize()
     begin = time.perf_counter()
     model.generate(ids, max_new_tokens=new, min_new_tokens=new, attention_mask=torch.ones_like(ids), **settings)
     print(json.dumps(batch * new / (time.perf_counter() - begin)))

@@ -112,7 +112,7 @@ def entry(trained, student, teachers, arguments):
             return predicted, None
         mopd(arguments, "run", "largest.mopd", "--predict=never", "--out", "out", at=work)
         results = json.loads(next((work / "out").rglob("results.json")).read_text())
-        return predicted, max(stage["peak_memory"] for stage in results["stages"]) / 2**30
+        return predicted, max(stage["peak_memory"] or 0 for stage in results["stages"]) / 2**30
 
 
 def main():

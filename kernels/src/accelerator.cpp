@@ -90,6 +90,8 @@ extern "C" {
 int mopd_device_memory(int device, uint64_t out[4]) {
   return tried([&] {
     auto index = static_cast<c10::DeviceIndex>(device);
+    // It is asked before the first tensor is made, which would do this.
+    at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
     auto [free, total] = at::accelerator::getMemoryInfo(index);
     auto stats = at::accelerator::getDeviceStats(index);
     auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);

@@ -49,6 +49,7 @@ impl Error {
             None => text.lines().next().unwrap_or(text),
         };
         out_of_memory(line)
+            .or_else(|| not_deterministic(line))
             .unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("internal error: {line}")))
     }
 
@@ -104,6 +105,19 @@ fn out_of_memory(line: &str) -> Option<Error> {
     ))
 }
 
+/// Where an operator of libtorch can't add in the same order each time (`grid_sampler does not have a
+/// deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'`).
+fn not_deterministic(line: &str) -> Option<Error> {
+    let (before, _) = line.split_once(" does not have a deterministic implementation")?;
+    let operator = before.rsplit([' ', '"']).next().unwrap_or_default();
+    let message = format!("libtorch's `{operator}` does not give the same bits each time on a GPU");
+    Some(
+        Error::new(FailureKind::Runtime, message).help(
+            "set `deterministic = false` in the experiment: two runs may differ in their last bits then",
+        ),
+    )
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -132,7 +146,9 @@ impl From<tch::TchError> for Error {
         // Libtorch appends its own C++ frames after the first line; they say nothing to the author of an
         // experiment.
         let line = text.lines().next().unwrap_or("unknown error").trim();
-        out_of_memory(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("libtorch: {line}")))
+        out_of_memory(line)
+            .or_else(|| not_deterministic(line))
+            .unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("libtorch: {line}")))
     }
 }
 
@@ -151,6 +167,9 @@ mod tests {
         let gpu = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to \
                    allocate 2.50 GiB. GPU 0 has\")";
         assert_eq!(panic(gpu), "memory of the GPU ran out: 2.50 GiB more were asked for");
+        let order = "called `Result::unwrap()` on an `Err` value: Torch(\"put_ does not have a \
+                     deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'\")";
+        assert_eq!(panic(order), "libtorch's `put_` does not give the same bits each time on a GPU");
         assert!(
             panic("called `Result::unwrap()` on an `Err` value: Torch(\"a shape\")")
                 .starts_with("internal error: a shape")

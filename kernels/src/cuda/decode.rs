@@ -79,7 +79,7 @@ impl DecodeKernels {
             ("HALF", i64::from(shape.kind == Kind::BFloat16)),
             ("WARPS", warps),
         ];
-        let [rotate_and_store, attend] = compile(SOURCE, &defines, [c"rotate_and_store", c"attend"])?;
+        let [rotate_and_store, attend] = compile(gpu, SOURCE, &defines, [c"rotate_and_store", c"attend"])?;
         Ok(DecodeKernels { gpu, shape, warps, rotate_and_store, attend })
     }
 

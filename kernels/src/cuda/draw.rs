@@ -26,7 +26,7 @@ impl DrawKernel {
         static COMPILED: OnceLock<Result<DrawKernel, String>> = OnceLock::new();
         assert_eq!(piece % 32, 0, "each lane of a warp has as many");
         let compiled = COMPILED.get_or_init(|| {
-            let [draw] = compile(include_str!("draw.cu"), &[("PIECE", piece as i64)], [c"draw"])?;
+            let [draw] = compile(gpu, include_str!("draw.cu"), &[("PIECE", piece as i64)], [c"draw"])?;
             Ok(DrawKernel { gpu, piece, draw })
         });
         let kernel = compiled.clone()?;
@@ -65,7 +65,8 @@ impl DrawKernel {
             argument(&mut drawn_at),
         ];
         // SAFETY: types and order are those of `draw.cu`, kinds and sizes were checked; places are of rows by
-        // whoever counts them. Libtorch gives memory to nobody else before its stream has come past the kernel.
+        // whoever counts them. Libtorch gives memory to nobody else before its stream has come past the
+        // kernel.
         unsafe { launch(self.draw, [rows as u32, 1], 1024, self.gpu.stream(), &mut arguments) };
         drawn
     }

@@ -1,10 +1,12 @@
-//! The functions of CUDA's driver and of its compiler that kernels of our own need, found by their names in the
-//! library that libtorch has for its own use of them: no header of CUDA is needed where this is compiled.
+//! The functions of CUDA's driver and of its compiler that kernels of our own need, found by their names in
+//! the library that libtorch has for its own use of them: no header of CUDA is needed where this is compiled.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
+use super::Gpu;
+use crate::accelerator;
 use crate::os::Library;
 
 type Pointer = *mut c_void;
@@ -30,8 +32,8 @@ macro_rules! functions {
                 Some(Driver {
                     $($name: {
                         let address = library.symbol(CString::new(stringify!($name)).ok()?.as_c_str())?;
-                        // SAFETY: CUDA's headers declare the function of this name so: `cuda.h` and `nvrtc.h` of
-                        // CUDA 13, whose functions keep their signatures within a version.
+                        // SAFETY: CUDA's headers declare the function of this name so: `cuda.h` and `nvrtc.h`
+                        // of CUDA 13, whose functions keep their signatures within a version.
                         unsafe { std::mem::transmute::<Pointer, unsafe extern "C" fn($($argument),*) -> c_int>(address) }
                     },)*
                 })
@@ -89,16 +91,20 @@ fn checked(code: c_int, what: &str) -> Result<(), String> {
     if code == 0 { Ok(()) } else { Err(format!("{what} failed with code {code}")) }
 }
 
-/// Compiles a source for the GPU that this thread uses: its functions of these names.
+/// Compiles a source for a GPU: its functions of these names.
 ///
 /// # Errors
 /// With what the compiler says, or the driver.
 pub(super) fn compile<const N: usize>(
+    gpu: Gpu,
     source: &str,
     defines: &[(&str, i64)],
     names: [&CStr; N],
 ) -> Result<[Function; N], String> {
     let driver = driver()?;
+    // The driver works for what this thread has a context of, which libtorch makes when it is asked for
+    // something.
+    accelerator::synchronize(gpu.index);
     let mut device = 0;
     // SAFETY: all calls below get pointers to values that outlive them, of the sizes that were asked for, and
     // strings that end with 0.

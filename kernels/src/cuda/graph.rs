@@ -1,5 +1,5 @@
-//! What was asked of a GPU, noted once and done again by one call: hundreds of small operators cost the time of
-//! asking for each of them otherwise.
+//! What was asked of a GPU, noted once and done again by one call: hundreds of small operators cost the time
+//! of asking for each of them otherwise.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,16 +8,16 @@ use std::ptr::NonNull;
 use super::Gpu;
 use crate::accelerator::ffi::{mopd_graph_begin, mopd_graph_end, mopd_graph_free, mopd_graph_replay};
 
-/// Operators with the memory that they read and write. Tensors that were made while it was recorded are written
-/// anew by every replay; those that were there before have to stay.
-pub struct Graph(NonNull<c_void>);
+/// Operators with the memory that they read and write. Tensors that were made while it was recorded are
+/// written anew by every replay; those that were there before have to stay.
+pub struct CudaGraph(NonNull<c_void>);
 
-impl Graph {
+impl CudaGraph {
     /// Notes what `work` asks of the GPU, which does not do it. None where that can't be done: the work waits
     /// for the GPU, say, or something else in this process waits for all that the GPU does. Operators fail
     /// then; the work is to be done without.
-    pub fn record<T>(gpu: Gpu, work: impl FnOnce() -> T) -> Option<(Graph, T)> {
-        let graph = Graph(NonNull::new(mopd_graph_begin(gpu.index as c_int))?);
+    pub fn record<T>(gpu: Gpu, work: impl FnOnce() -> T) -> Option<(CudaGraph, T)> {
+        let graph = CudaGraph(NonNull::new(mopd_graph_begin(gpu.index as c_int))?);
         let made = catch_unwind(AssertUnwindSafe(work));
         // SAFETY: a graph whose recording has begun.
         let ended = unsafe { mopd_graph_end(graph.0.as_ptr()) } != 0;
@@ -32,7 +32,7 @@ impl Graph {
     }
 }
 
-impl Drop for Graph {
+impl Drop for CudaGraph {
     fn drop(&mut self) {
         // SAFETY: it is freed once.
         unsafe { mopd_graph_free(self.0.as_ptr()) }
@@ -50,7 +50,7 @@ mod tests {
     fn what_is_recorded_is_done_by_replays() {
         let gpu = Gpu::new(0);
         if crate::accelerator::memory(0).is_none() {
-            assert!(Graph::record(gpu, || panic!("nothing is done")).is_none());
+            assert!(CudaGraph::record(gpu, || panic!("nothing is done")).is_none());
             return;
         }
         let counter = Tensor::zeros([1], (Kind::Float, Device::Cuda(0)));
@@ -58,7 +58,7 @@ mod tests {
             let _ = counter.shallow_clone().g_add_scalar_(1.0);
             &counter * 2.0
         };
-        let (graph, double) = Graph::record(gpu, add).unwrap();
+        let (graph, double) = CudaGraph::record(gpu, add).unwrap();
         assert_eq!(counter.double_value(&[0]), 0.0);
         for count in 1..=3 {
             graph.replay();
@@ -68,7 +68,7 @@ mod tests {
             );
         }
         // What waits can't be recorded, and what follows is as if nothing had been.
-        assert!(Graph::record(gpu, || counter.double_value(&[0])).is_none());
-        assert!(Graph::record(gpu, add).is_some());
+        assert!(CudaGraph::record(gpu, || counter.double_value(&[0])).is_none());
+        assert!(CudaGraph::record(gpu, add).is_some());
     }
 }

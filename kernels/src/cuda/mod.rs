@@ -1,14 +1,16 @@
-//! What libtorch's operators leave to be wished for on a GPU while one token after the other is written: kernels
-//! of our own between the products of matrices, and graphs, which ask for a whole step by one call.
+//! What libtorch's operators leave to be wished for on a GPU while one token after the other is written:
+//! kernels of our own between the products of matrices, and graphs, which ask for a whole step by one call.
 
 mod decode;
 mod draw;
 mod driver;
+mod entries;
 mod graph;
 
 pub use decode::{Cache, DecodeKernels, DecodeShape};
 pub use draw::DrawKernel;
-pub use graph::Graph;
+pub use entries::EntryKernels;
+pub use graph::CudaGraph;
 
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;

@@ -29,8 +29,8 @@ impl Library {
         if !handle.is_null() {
             return Ok(Library(handle));
         }
-        // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the next
-        // such call.
+        // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the
+        // next such call.
         Err(unsafe {
             let text = libc::dlerror();
             if text.is_null() {

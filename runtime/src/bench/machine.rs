@@ -21,7 +21,8 @@ pub struct Product {
 
 impl Product {
     /// That of a model's feed-forward part, with more rows than a small step has: the matrix library leaves
-    /// cores idle where there are few, a GPU most of its own, and what is asked for is what the machine can do.
+    /// cores idle where there are few, a GPU most of its own, and what is asked for is what the machine can
+    /// do.
     pub fn of(config: &Config, place: Place) -> Product {
         // As the layers have them.
         let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden);

@@ -8,6 +8,7 @@ use std::fs;
 use mopd_compiler::expr::jit;
 use mopd_compiler::keys;
 use mopd_compiler::plan::GpuArithmetic;
+use mopd_kernels::cuda::EntryKernels;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -163,8 +164,8 @@ pub struct Numeric<'a> {
     pub device: String,
 }
 
-/// As a key has it: a GPU with its model, which others compute otherwise than, and with what an experiment
-/// lets it do.
+/// As a key has it: a GPU with its model, which others compute otherwise than, with what an experiment lets
+/// it do, and without kernels of our own where they can't be compiled.
 pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let name = place.name();
     if place.device == Device::Cpu {
@@ -175,7 +176,9 @@ pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let mut models: Vec<String> = texts.filter_map(|text| model(&text)).collect();
     models.sort();
     models.dedup();
-    let allowed = [(!gpu.deterministic, "nondeterministic"), (gpu.tf32, "tf32")];
+    let kernels = place.kernels().is_some_and(|gpu| EntryKernels::of(gpu).is_ok());
+    let allowed =
+        [(!kernels, "operators alone"), (!gpu.deterministic, "nondeterministic"), (gpu.tf32, "tf32")];
     let allowed = allowed.into_iter().filter(|(allowed, _)| *allowed).map(|(_, what)| what.to_owned());
     std::iter::once(name).chain(models).chain(allowed).collect::<Vec<_>>().join(", ")
 }

@@ -71,12 +71,13 @@ impl Sizes {
     };
 
     /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in single precision,
-    /// half as much in half; the rest is for the student, its optimiser and activations.
+    /// half as much in half, gradients by logits a sixteenth; the rest is for the student, its optimiser and
+    /// activations.
     fn gpu(bytes: u64) -> Sizes {
         Sizes {
             chunk: 1 << 26,
             block: 1 << 26,
-            kept: 1 << 30,
+            kept: (bytes / 16) as usize,
             piece: 1 << 26,
             matrix_rows: 1 << 26,
             resident: (bytes / 12) as usize,
@@ -102,7 +103,8 @@ impl Place {
         Place { device: Device::Cuda(index), engine: Engine::Operators, sizes: Sizes::gpu(bytes) }
     }
 
-    /// What tests compare: the CPU with its loops, then libtorch's operators there and on a GPU, where one is.
+    /// What tests compare: the CPU with its loops, then libtorch's operators there and on a GPU, where one
+    /// is.
     #[cfg(test)]
     pub fn tested() -> Vec<Place> {
         static CUDA: std::sync::LazyLock<super::device::Cuda> =

@@ -1,7 +1,7 @@
 //! [`super::sampler`] where logits are, by a kernel or by libtorch's operators: only the token that was drawn
-//! and its log-probability leave the device. It draws by inverting the same cumulative distribution, summed in f64 by
-//! the same pieces, so that a uniform number picks the same token but where it falls within rounding of the
-//! border between two.
+//! and its log-probability leave the device. It draws by inverting the same cumulative distribution, summed
+//! in f64 by the same pieces, so that a uniform number picks the same token but where it falls within
+//! rounding of the border between two.
 
 use mopd_compiler::plan::Sampling;
 use mopd_kernels::cuda::DrawKernel;

@@ -1,7 +1,8 @@
 //! Steps on a GPU: kernels of our own between the products of matrices, and from the second step on a whole
-//! step by one call. What a step needs to know it reads from the GPU's memory, so that it is the same each time.
+//! step by one call. What a step needs to know it reads from the GPU's memory, so that it is the same each
+//! time.
 
-use mopd_kernels::cuda::{Cache, DecodeKernels, DecodeShape, Graph};
+use mopd_kernels::cuda::{Cache, CudaGraph, DecodeKernels, DecodeShape};
 use tch::{Kind, Tensor};
 
 use super::Generator;
@@ -32,7 +33,7 @@ enum Recording {
 }
 
 struct Recorded {
-    graph: Graph,
+    graph: CudaGraph,
     last: Tensor,
     logits: Tensor,
 }
@@ -80,7 +81,7 @@ impl OnGpu {
                 return self.compute(generator);
             }
             Recording::Loaded => {
-                let recorded = Graph::record(self.kernels.gpu(), || self.compute(generator));
+                let recorded = CudaGraph::record(self.kernels.gpu(), || self.compute(generator));
                 self.recording = match recorded {
                     Some((graph, (last, logits))) => Recording::Recorded(Recorded { graph, last, logits }),
                     None => Recording::Impossible,

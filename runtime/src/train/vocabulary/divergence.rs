@@ -6,7 +6,6 @@ use mopd_compiler::plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
 
 use super::Spans;
-use super::loops;
 use super::rows::{LogitRows, LogpGrad};
 use super::summands::StepSummand;
 use super::support::{Entries, entries};
@@ -62,8 +61,8 @@ impl StepDivergence<'_> {
     pub fn values(&self, rows: &LogitRows) -> Tensor {
         let compared = self.compared(rows);
         if self.is_plain(&compared)
-            && let Some(cpu) = rows.loops()
-            && let Some(sums) = loops::sums(cpu, Sum::Kl, &compared.left.logps, &compared.right.logps)
+            && let Some(loops) = rows.loops()
+            && let Some(sums) = loops.sums(Sum::Kl, &compared.left.logps, &compared.right.logps)
         {
             return sums;
         }
@@ -113,7 +112,7 @@ impl StepDivergence<'_> {
             if self.is_plain(&compared) {
                 let side = if is_left { KlGradient::KlByLeft } else { KlGradient::KlByRight };
                 let logps = [&compared.left.logps, &compared.right.logps];
-                let own_loops = rows.loops().and_then(|cpu| loops::gradients(cpu, side, logps, adjoint));
+                let own_loops = rows.loops().and_then(|loops| loops.gradients(side, logps, adjoint));
                 if let Some(on_side) = own_loops {
                     self.through_mass(rows, &compared, own, on_side, grad);
                     continue;

@@ -4,10 +4,9 @@ use mopd_compiler::plan::{Role, Support};
 use tch::{Kind, Tensor};
 
 use super::divergence::StepDivergence;
-use super::loops;
+use super::loops::Loops;
 use super::rows::{LogitRows, LogpGrad};
 use super::support::{Entries, entries, in_nucleus, mask, top};
-use mopd_kernels::Cpu;
 use mopd_kernels::entries::Sum;
 
 /// What can be asked of a distribution.
@@ -137,8 +136,8 @@ impl Primitive<'_> {
 }
 
 /// Entropy of each row of log-probabilities, `[rows]`, in nats.
-fn entropy(cpu: Option<Cpu>, logps: &Tensor) -> Tensor {
-    let here = cpu.and_then(|cpu| loops::sums(cpu, Sum::Entropy, logps, logps));
+fn entropy(loops: Option<Loops>, logps: &Tensor) -> Tensor {
+    let here = loops.and_then(|loops| loops.sums(Sum::Entropy, logps, logps));
     here.unwrap_or_else(|| -(logps.exp() * logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float))
 }
 

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 
 use mopd_compiler::plan::Role;
-use mopd_kernels::Cpu;
 use tch::{Kind, Tensor};
 
+use super::loops::Loops;
 use super::{Block, Spans, Vocabulary, are_listed};
 use crate::model::ABSENT;
 use crate::tokenizer::Token;
@@ -46,8 +46,8 @@ impl<'a> LogitRows<'a> {
     }
 
     /// Leave to run our own loops on what is here; none where operators work alone.
-    pub fn loops(&self) -> Option<Cpu> {
-        self.vocabulary.place.loops()
+    pub fn loops(&self) -> Option<Loops> {
+        Loops::at(self.vocabulary.place)
     }
 
     /// The temperature of the policy that is trained.
