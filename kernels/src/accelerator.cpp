@@ -11,7 +11,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <new>
 
 namespace {
 template <typename F> int tried(F work) {
@@ -62,7 +61,7 @@ struct Graph {
   alignas(64) unsigned char memory[1024] = {};
   c10::impl::VirtualGuardImpl guard{c10::DeviceType::CUDA};
   c10::Stream before;
-  bool recording = false;
+  bool capturing = false;
   int device;
 
   explicit Graph(int device) : before(guard.getStream(cuda(device))), device(device) {
@@ -74,8 +73,8 @@ struct Graph {
   }
 
   void stop() {
-    if (recording) guard.exchangeStream(before);
-    recording = false;
+    if (capturing) guard.exchangeStream(before);
+    capturing = false;
   }
 };
 
@@ -112,7 +111,7 @@ int mopd_empty_cache() {
 }
 
 // Waits until everything that was asked of the device is done: operators of all threads run on one stream. To wait
-// for the device itself would end what another thread records (CUDA C++ Programming Guide, "Prohibited and Unhandled
+// for the device itself would end what another thread captures (CUDA C++ Programming Guide, "Prohibited and Unhandled
 // Operations").
 int mopd_synchronize(int device) {
   return tried([&] {
@@ -129,7 +128,7 @@ int mopd_stream(int device, void **out) {
   });
 }
 
-// From here on what this thread asks of the device is noted and not done; null where that can't be.
+// From here on what this thread launches is captured and does not run; null where that can't be.
 void *mopd_graph_begin(int device) {
   std::unique_ptr<std::shared_ptr<Graph>> graph;
   tried([&] {
@@ -138,7 +137,7 @@ void *mopd_graph_begin(int device) {
     bool shares = last && last->device == device;
     auto pool = shares ? functions().pool(last->memory) : c10::MempoolId_t{0, 0};
     made->guard.exchangeStream(made->guard.getStreamFromGlobalPool(cuda(device), false));
-    made->recording = true;
+    made->capturing = true;
     functions().begin(made->memory, pool, Mode::thread_local_errors);
     graph = std::make_unique<std::shared_ptr<Graph>>(std::move(made));
   });
@@ -153,7 +152,7 @@ int mopd_graph_end(void *graph) {
   return ended;
 }
 
-// Does what was noted, after what this thread asked for before.
+// Launches what was captured, after what this thread launched before.
 int mopd_graph_replay(void *graph) {
   return tried([&] { functions().replay((*static_cast<std::shared_ptr<Graph> *>(graph))->memory); });
 }

@@ -48,9 +48,7 @@ impl Error {
             Some((_, message)) => message.split("\\n").next().unwrap_or(message),
             None => text.lines().next().unwrap_or(text),
         };
-        out_of_memory(line)
-            .or_else(|| not_deterministic(line))
-            .unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("internal error: {line}")))
+        known(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("internal error: {line}")))
     }
 
     fn change(mut self, change: impl FnOnce(&mut Failure)) -> Error {
@@ -85,6 +83,11 @@ impl Error {
     pub fn at_step(self, step: u32) -> Error {
         self.change(|failure| failure.step = failure.step.or(Some(step)))
     }
+}
+
+/// What libtorch says that there is something to do about.
+fn known(line: &str) -> Option<Error> {
+    out_of_memory(line).or_else(|| not_deterministic(line))
 }
 
 /// Where libtorch got no memory, on the CPU (`DefaultCPUAllocator: can't allocate memory: you tried to
@@ -146,9 +149,7 @@ impl From<tch::TchError> for Error {
         // Libtorch appends its own C++ frames after the first line; they say nothing to the author of an
         // experiment.
         let line = text.lines().next().unwrap_or("unknown error").trim();
-        out_of_memory(line)
-            .or_else(|| not_deterministic(line))
-            .unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("libtorch: {line}")))
+        known(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("libtorch: {line}")))
     }
 }
 

@@ -6,7 +6,7 @@
 //   HALF                 1: numbers are bf16, 0: f32. Sums are in f32 in both
 //   WARPS                warps of a block of `attend`
 //
-// Where the new token goes is read from memory, so that a recorded step can be done again.
+// Where the new token goes is read from memory, so that a captured step can be replayed.
 
 #if HALF
 typedef unsigned short T;

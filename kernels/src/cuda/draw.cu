@@ -1,6 +1,6 @@
-// The next token of each row of logits: one block a row. Compiled while running; PIECE is defined by `draw.rs`.
+// The next token of each row of logits: one block a row. Compiled while running; PIECE and
+// THREADS are defined by `draw.rs`.
 
-#define THREADS 1024
 #define LOWEST __int_as_float(0xff800000)
 
 template <typename N, typename F> __device__ inline N over_warp(N number, F both) {

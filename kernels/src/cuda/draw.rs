@@ -17,6 +17,9 @@ pub struct DrawKernel {
     draw: Function,
 }
 
+/// Threads of a row.
+const THREADS: u32 = 1024;
+
 impl DrawKernel {
     /// Compiled once in a process, for pieces of so many entries: a multiple of 32.
     ///
@@ -26,7 +29,8 @@ impl DrawKernel {
         static COMPILED: OnceLock<Result<DrawKernel, String>> = OnceLock::new();
         assert_eq!(piece % 32, 0, "each lane of a warp has as many");
         let compiled = COMPILED.get_or_init(|| {
-            let [draw] = compile(gpu, include_str!("draw.cu"), &[("PIECE", piece as i64)], [c"draw"])?;
+            let defines = [("PIECE", piece as i64), ("THREADS", THREADS.into())];
+            let [draw] = compile(gpu, include_str!("draw.cu"), &defines, [c"draw"])?;
             Ok(DrawKernel { gpu, piece, draw })
         });
         let kernel = compiled.clone()?;
@@ -67,7 +71,7 @@ impl DrawKernel {
         // SAFETY: types and order are those of `draw.cu`, kinds and sizes were checked; places are of rows by
         // whoever counts them. Libtorch gives memory to nobody else before its stream has come past the
         // kernel.
-        unsafe { launch(self.draw, [rows as u32, 1], 1024, self.gpu.stream(), &mut arguments) };
+        unsafe { launch(self.draw, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
         drawn
     }
 }

@@ -1,7 +1,7 @@
 // Sums over the entries of next-token distributions, and gradients by entry, from log-probabilities `[rows, width]`
-// on two sides: what `entries.rs` does on the CPU. Compiled while running.
+// on two sides: what `entries.rs` does on the CPU. Compiled while running; THREADS is
+// defined by `entries.rs`.
 
-#define THREADS 512
 
 // `p (l - r) - p + q`, the summand of the generalized KL divergence.
 __device__ inline float kl(float l, float r) {

@@ -9,7 +9,7 @@ use super::driver::{Function, compile, launch};
 use super::{Gpu, argument};
 use crate::entries::{KlGradient, Sum};
 
-/// As `entries.cu` has them.
+/// Threads of a block.
 const THREADS: u32 = 512;
 /// Blocks that share a row's gradients, at most.
 const BLOCKS: u32 = 32;
@@ -33,7 +33,7 @@ impl EntryKernels {
         let compiled = COMPILED.get_or_init(|| {
             let names = [c"sum_kl", c"sum_entropy", c"gradient_kl_by_left", c"gradient_kl_by_right"];
             let [sum_kl, sum_entropy, kl_by_left, kl_by_right] =
-                compile(gpu, include_str!("entries.cu"), &[], names)?;
+                compile(gpu, include_str!("entries.cu"), &[("THREADS", THREADS.into())], names)?;
             Ok(EntryKernels { gpu, sum_kl, sum_entropy, kl_by_left, kl_by_right })
         });
         let kernels = compiled.clone()?;

@@ -1,5 +1,5 @@
-//! What was asked of a GPU, noted once and done again by one call: hundreds of small operators cost the time
-//! of asking for each of them otherwise.
+//! CUDA graphs: the kernels of a piece of work, captured once and replayed by one launch. Hundreds of small
+//! operators cost the time of as many launches otherwise.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,25 +8,25 @@ use std::ptr::NonNull;
 use super::Gpu;
 use crate::accelerator::ffi::{mopd_graph_begin, mopd_graph_end, mopd_graph_free, mopd_graph_replay};
 
-/// Operators with the memory that they read and write. Tensors that were made while it was recorded are
-/// written anew by every replay; those that were there before have to stay.
+/// Kernels with the memory that they read and write. Tensors that were made during the capture are written
+/// anew by every replay; those that were there before have to stay.
 pub struct CudaGraph(NonNull<c_void>);
 
 impl CudaGraph {
-    /// Notes what `work` asks of the GPU, which does not do it. None where that can't be done: the work waits
+    /// Captures what `work` launches; nothing of it runs yet. None where that can't be done: the work waits
     /// for the GPU, say, or something else in this process waits for all that the GPU does. Operators fail
     /// then; the work is to be done without.
-    pub fn record<T>(gpu: Gpu, work: impl FnOnce() -> T) -> Option<(CudaGraph, T)> {
+    pub fn capture<T>(gpu: Gpu, work: impl FnOnce() -> T) -> Option<(CudaGraph, T)> {
         let graph = CudaGraph(NonNull::new(mopd_graph_begin(gpu.index as c_int))?);
         let made = catch_unwind(AssertUnwindSafe(work));
-        // SAFETY: a graph whose recording has begun.
+        // SAFETY: a graph whose capture has begun.
         let ended = unsafe { mopd_graph_end(graph.0.as_ptr()) } != 0;
         Some((graph, made.ok().filter(|_| ended)?))
     }
 
-    /// Does it again, after everything that this thread has asked for.
+    /// Launches it, after everything that this thread has launched.
     pub fn replay(&self) {
-        // SAFETY: a graph whose recording has ended.
+        // SAFETY: a graph whose capture has ended.
         let done = unsafe { mopd_graph_replay(self.0.as_ptr()) };
         assert_eq!(done, 1, "CUDA can't replay a graph");
     }
@@ -45,12 +45,12 @@ mod tests {
 
     use super::*;
 
-    /// Where there is no GPU nothing is recorded; on one, a replay does everything again.
+    /// Where there is no GPU nothing is captured; on one, a replay does everything again.
     #[test]
-    fn what_is_recorded_is_done_by_replays() {
+    fn what_is_captured_is_done_by_replays() {
         let gpu = Gpu::new(0);
         if crate::accelerator::memory(0).is_none() {
-            assert!(CudaGraph::record(gpu, || panic!("nothing is done")).is_none());
+            assert!(CudaGraph::capture(gpu, || panic!("nothing is done")).is_none());
             return;
         }
         let counter = Tensor::zeros([1], (Kind::Float, Device::Cuda(0)));
@@ -58,7 +58,7 @@ mod tests {
             let _ = counter.shallow_clone().g_add_scalar_(1.0);
             &counter * 2.0
         };
-        let (graph, double) = CudaGraph::record(gpu, add).unwrap();
+        let (graph, double) = CudaGraph::capture(gpu, add).unwrap();
         assert_eq!(counter.double_value(&[0]), 0.0);
         for count in 1..=3 {
             graph.replay();
@@ -67,8 +67,8 @@ mod tests {
                 (f64::from(count), f64::from(2 * count))
             );
         }
-        // What waits can't be recorded, and what follows is as if nothing had been.
-        assert!(CudaGraph::record(gpu, || counter.double_value(&[0])).is_none());
-        assert!(CudaGraph::record(gpu, add).is_some());
+        // What waits can't be captured, and what follows is as if nothing had been.
+        assert!(CudaGraph::capture(gpu, || counter.double_value(&[0])).is_none());
+        assert!(CudaGraph::capture(gpu, add).is_some());
     }
 }

@@ -1,5 +1,5 @@
 //! What libtorch's operators leave to be wished for on a GPU while one token after the other is written:
-//! kernels of our own between the products of matrices, and graphs, which ask for a whole step by one call.
+//! kernels of our own between the products of matrices, and graphs, by which a whole step is one launch.
 
 mod decode;
 mod draw;

@@ -1,7 +1,5 @@
 //! `mopd bench divergence`: the two passes over the vocabulary against what they replace.
 
-use std::time::Instant;
-
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::{Graph, LiveId};
 use mopd_compiler::plan::events::{BenchDivergence, BenchJob, Event, FailureKind, Measure};
@@ -10,7 +8,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::machine::memory::{peak_since_reset, reset_peak_memory};
+use crate::machine::memory::{peak_of, reset_peak_of};
 use crate::machine::place::Place;
 use crate::train::vocabulary::{Logits, Parameters, Primitive, Vocabulary};
 
@@ -27,13 +25,13 @@ pub fn bench(job: &BenchJob, place: Place, control: &Control) -> Result<()> {
     let inputs = BenchInputs::new(job, place);
     match job.measure {
         Measure::Memory { plain } => {
-            let before = reset_peak_memory();
+            let before = reset_peak_of(place);
             if plain {
                 drop(inputs.plain())
             } else {
                 drop(inputs.chunked(inputs.student.shallow_clone()))
             };
-            let bytes = before.map(|before| peak_since_reset().unwrap_or(before).saturating_sub(before));
+            let bytes = before.map(|before| peak_of(place).unwrap_or(before).saturating_sub(before));
             control.emit(&Event::MeasuredMemory { bytes });
         }
         Measure::Time { runs } => {
@@ -41,14 +39,14 @@ pub fn bench(job: &BenchJob, place: Place, control: &Control) -> Result<()> {
             let mut differences = (0.0, 0.0);
             for run in 0..=runs {
                 control.check()?;
-                let started = Instant::now();
+                let started = place.now();
                 let expected = inputs.plain();
-                let plain_seconds = started.elapsed().as_secs_f64();
+                let plain_seconds = (place.now() - started).as_secs_f64();
                 // The gradient takes the place of given logits: each run has its own.
                 let student = inputs.student.copy();
-                let started = Instant::now();
+                let started = place.now();
                 let got = inputs.chunked(student);
-                let chunked_seconds = started.elapsed().as_secs_f64();
+                let chunked_seconds = (place.now() - started).as_secs_f64();
                 // The first run brings code and memory in.
                 if run == 0 {
                     let gradients = expected

@@ -165,7 +165,8 @@ pub struct Numeric<'a> {
 }
 
 /// As a key has it: a GPU with its model, which others compute otherwise than, with what an experiment lets
-/// it do, and without kernels of our own where they can't be compiled.
+/// it do, how many bytes of gradients by logits it keeps (others are computed once more, and rounded
+/// otherwise), and without kernels of our own where they can't be compiled.
 pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let name = place.name();
     if place.device == Device::Cpu {
@@ -179,8 +180,9 @@ pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let kernels = place.kernels().is_some_and(|gpu| EntryKernels::of(gpu).is_ok());
     let allowed =
         [(!kernels, "operators alone"), (!gpu.deterministic, "nondeterministic"), (gpu.tf32, "tf32")];
+    let kept = format!("{} bytes kept", place.sizes.kept);
     let allowed = allowed.into_iter().filter(|(allowed, _)| *allowed).map(|(_, what)| what.to_owned());
-    std::iter::once(name).chain(models).chain(allowed).collect::<Vec<_>>().join(", ")
+    [name, kept].into_iter().chain(models).chain(allowed).collect::<Vec<_>>().join(", ")
 }
 
 /// `Model: NVIDIA H100 80GB HBM3`
@@ -249,6 +251,7 @@ pub mod tests {
         let gpu = Place::gpu(0, 80 << 30);
         assert_eq!(device_of_key(Place::cpu(), fast), "cpu");
         assert!(!device_of_key(gpu, usual).contains("tf32"));
+        assert_ne!(device_of_key(gpu, usual), device_of_key(Place::gpu(0, 40 << 30), usual));
         assert_eq!(
             device_of_key(gpu, fast),
             format!("{}, nondeterministic, tf32", device_of_key(gpu, usual))

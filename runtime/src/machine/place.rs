@@ -40,7 +40,8 @@ pub struct Sizes {
     pub matrix_rows: i64,
     /// Parameters of the frozen models that stay in memory together.
     pub resident: usize,
-    /// Tokens of prompts that are read together, unless one prompt alone has more.
+    /// Tokens of prompts that are read together, unless one prompt alone has more: enough for the products of
+    /// matrices to run at full speed, few enough that what is between them is small.
     pub read: usize,
 }
 
@@ -55,7 +56,6 @@ impl Sizes {
         piece: 1 << 22,
         matrix_rows: 1 << 21,
         resident: 1 << 26,
-        // The products of matrices run at full speed, and what is between them is small.
         read: 2048,
     };
 
@@ -71,13 +71,13 @@ impl Sizes {
     };
 
     /// Of a GPU with so many bytes of memory. The frozen models may take a third of it in single precision,
-    /// half as much in half, gradients by logits a sixteenth; the rest is for the student, its optimiser and
-    /// activations.
+    /// half as much in half, gradients by logits a sixteenth, rounded down to a power of two because bits
+    /// follow from it; the rest is for the student, its optimiser and activations.
     fn gpu(bytes: u64) -> Sizes {
         Sizes {
             chunk: 1 << 26,
             block: 1 << 26,
-            kept: (bytes / 16) as usize,
+            kept: (bytes / 16).checked_ilog2().map_or(0, |bits| 1 << bits),
             piece: 1 << 26,
             matrix_rows: 1 << 26,
             resident: (bytes / 12) as usize,

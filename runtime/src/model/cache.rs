@@ -46,10 +46,14 @@ pub struct Generator<'a> {
 /// Tokens that room is made for at a time, at least; and as a part of what is there.
 const GROWTH: i64 = 64;
 const SHARE: i64 = 4;
-/// The same at least on a GPU, where a step is recorded anew after it.
+/// The same at least on a GPU, where a step is captured anew after it.
 const GROWTH_ON_GPU: i64 = 256;
 /// Rows that take a GPU no longer than one.
 const ROWS_OF_A_STEP: usize = 32;
+
+fn growth(on_gpu: Option<&OnGpu>) -> i64 {
+    if on_gpu.is_some() { GROWTH_ON_GPU } else { GROWTH }
+}
 
 impl<'a> Generator<'a> {
     /// Reads the prompts, of one token each at least. Up to `max_tokens` more can follow: room for them is
@@ -62,8 +66,7 @@ impl<'a> Generator<'a> {
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
         let most = (longest + max_tokens) as i64;
         let mut on_gpu = OnGpu::of(decoder);
-        let growth = if on_gpu.is_some() { GROWTH_ON_GPU } else { GROWTH };
-        let capacity = most.min(longest as i64 + growth) as usize;
+        let capacity = most.min(longest as i64 + growth(on_gpu.as_ref())) as usize;
         let mut bias = vec![0.0f32; prompts.len() * capacity];
         for (row, prompt) in prompts.iter().enumerate() {
             bias[row * capacity..][..longest - prompt.len()].fill(HIDDEN as f32);
@@ -179,7 +182,7 @@ impl<'a> Generator<'a> {
 
     /// Makes room, layer by layer: what is there is copied.
     fn grow(&mut self) {
-        let least = if self.on_gpu.is_some() { GROWTH_ON_GPU } else { GROWTH };
+        let least = growth(self.on_gpu.as_ref());
         let more = (self.capacity / SHARE).max(least).min(self.most - self.capacity);
         assert!(more > 0, "no more tokens than were said to follow");
         let longer = |tensor: &Tensor, dimension: i64| {
@@ -216,8 +219,8 @@ impl<'a> Generator<'a> {
 
     /// How many rows of so many may go on for it to be worth while to leave the others out: that costs a copy
     /// of the cache, and going on with them costs computing for nothing. On a GPU a step of few rows takes as
-    /// long as one of fewer, and has to be recorded again.
-    pub fn few_enough(&self, rows: usize) -> usize {
+    /// long as one of fewer, and has to be captured again.
+    pub fn compaction_threshold(&self, rows: usize) -> usize {
         match self.on_gpu {
             None => rows * 3 / 4,
             Some(_) if rows > ROWS_OF_A_STEP => rows / 2,

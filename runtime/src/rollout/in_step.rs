@@ -114,7 +114,7 @@ fn write_unit(
         if rows.is_empty() {
             break;
         }
-        if rows.len() <= generator.few_enough(width) {
+        if rows.len() <= generator.compaction_threshold(width) {
             select(&mut generator, &mut guide, &places);
             inputs = places.iter().map(|&place| inputs[place]).collect();
             places = (0..rows.len()).collect();

@@ -24,6 +24,7 @@ use tch::Kind;
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::machine::place::Place;
 use crate::model::{Config, Decoder, page_layout};
 use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
@@ -99,9 +100,8 @@ impl Prompt<'_> {
 /// Rows in flight at most: enough to keep a core busy, few enough that their keys and values stay near it.
 const ROWS: usize = 256;
 
-/// Tokens of prompts that are read together, at most, unless one prompt alone has more: enough for the
-/// products of matrices to run at full speed, few enough that what is between them is small.
-const READ: usize = 2048;
+/// Tokens of prompts that are read together on the processor: see [`crate::machine::place::Sizes::read`].
+const READ: usize = Place::cpu().sizes.read;
 
 /// Bytes that keys, values and logits of the rows in flight may take. Where one row alone takes more, it has
 /// what it needs. No result depends on it.

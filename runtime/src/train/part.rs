@@ -189,7 +189,7 @@ impl<'a> StagePart<'a> {
         let plain = |error: Error| (error, true);
         let objective = &self.stage.train.objective;
         let (mut batch, pass) = self.scored(scoring, rollouts, step).map_err(plain)?;
-        let scored = Instant::now();
+        let scored = self.stage.place.now();
         non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
         noise::add(self.stage, objective, step, &mut batch);
         batch.carried.clone_from(&self.carried);

@@ -19,28 +19,28 @@ pub(super) struct OnGpu {
     place: Tensor,
     /// i64, `[rows]`: the new tokens.
     tokens: Option<Tensor>,
-    recording: Recording,
+    capture: Capture,
 }
 
-/// A step as one call.
-enum Recording {
-    /// None of these tensors was done yet, which loads everything that it needs.
+/// A step of these tensors as one graph.
+enum Capture {
+    /// None was done yet, which loads everything that it needs.
     Unloaded,
     Loaded,
-    Recorded(Recorded),
-    /// It can't be: experts wait for the GPU to know how many tokens each has.
+    Captured(Captured),
+    /// It can't be captured: experts wait for the GPU to know how many tokens each has.
     Impossible,
 }
 
-struct Recorded {
+struct Captured {
     graph: CudaGraph,
     last: Tensor,
     logits: Tensor,
 }
 
-impl Recording {
-    fn new(decoder: &Decoder) -> Recording {
-        if decoder.config.experts.is_some() { Recording::Impossible } else { Recording::Unloaded }
+impl Capture {
+    fn new(decoder: &Decoder) -> Capture {
+        if decoder.config.experts.is_some() { Capture::Impossible } else { Capture::Unloaded }
     }
 }
 
@@ -55,12 +55,12 @@ impl OnGpu {
         let scales = |scales: &Tensor| decoder.scale(scales).to_kind(Kind::Float).contiguous();
         let norms = decoder.layers.iter().map(|layer| layer.query_key_norm.as_ref().map(scales)).collect();
         let place = Tensor::zeros([1], (Kind::Int64, decoder.device()));
-        Some(OnGpu { kernels, norms, place, tokens: None, recording: Recording::new(decoder) })
+        Some(OnGpu { kernels, norms, place, tokens: None, capture: Capture::new(decoder) })
     }
 
     /// The caches are others now, or have other rows.
     pub fn forget(&mut self, decoder: &Decoder) {
-        (self.tokens, self.recording) = (None, Recording::new(decoder));
+        (self.tokens, self.capture) = (None, Capture::new(decoder));
     }
 
     /// Where the next token goes.
@@ -75,21 +75,21 @@ impl OnGpu {
             Some(there) => there.copy_(&new),
             none => *none = Some(new),
         }
-        match self.recording {
-            Recording::Unloaded => {
-                self.recording = Recording::Loaded;
+        match self.capture {
+            Capture::Unloaded => {
+                self.capture = Capture::Loaded;
                 return self.compute(generator);
             }
-            Recording::Loaded => {
-                let recorded = CudaGraph::record(self.kernels.gpu(), || self.compute(generator));
-                self.recording = match recorded {
-                    Some((graph, (last, logits))) => Recording::Recorded(Recorded { graph, last, logits }),
-                    None => Recording::Impossible,
+            Capture::Loaded => {
+                let captured = CudaGraph::capture(self.kernels.gpu(), || self.compute(generator));
+                self.capture = match captured {
+                    Some((graph, (last, logits))) => Capture::Captured(Captured { graph, last, logits }),
+                    None => Capture::Impossible,
                 };
             }
-            Recording::Recorded(_) | Recording::Impossible => {}
+            Capture::Captured(_) | Capture::Impossible => {}
         }
-        let Recording::Recorded(Recorded { graph, last, logits }) = &self.recording else {
+        let Capture::Captured(Captured { graph, last, logits }) = &self.capture else {
             return self.compute(generator);
         };
         graph.replay();
