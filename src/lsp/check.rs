@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use mopd_lang::check::{Analysis, Loader, analyse, outline};
+use mopd_lang::check::{Analysis, Loader, outline};
 use mopd_lang::source::SourceFile;
 
 /// Why the analysis of a document is names and trees alone.
@@ -50,7 +50,7 @@ pub fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis
         }
         Err(said) => {
             let path = entry.path.clone();
-            let analysis = guarded(|| outline(entry, load)).unwrap_or_else(|_| empty(&path));
+            let analysis = guarded(|| outline(entry, load)).unwrap_or_else(|_| Analysis::unread(&path));
             CheckOutcome { analysis, failure: Some(CheckFailure::Panic(said)) }
         }
     }
@@ -63,10 +63,6 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
         said.unwrap_or("no message").to_owned()
     })
-}
-
-pub fn empty(path: &str) -> Analysis {
-    analyse(SourceFile { path: path.to_owned(), text: String::new() }, &|_| None)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use std::io::{self, BufReader, Write};
 use std::sync::Arc;
 
 use lsp_server::{Connection, ErrorCode, Message, Notification, Request, Response};
+use mopd_lang::stack;
 
 use crate::problem::{Problem, Status};
 use capabilities::EditorClient;
@@ -48,7 +49,8 @@ pub fn serve() -> Result<Status, Problem> {
         receiver.into_iter().try_for_each(|message| frames::write(&mut output, &message))?;
         output.flush()
     });
-    let status = talk(&connection);
+    // Once for all checks: each would take its own otherwise.
+    let status = stack::with_room(|| talk(&connection));
     drop(connection);
     let outcome = writer.join().map_err(|_| io::Error::other("a bug in mopd")).flatten();
     // Where the client went first, the reader has come to its end. Else it waits for more, and ends with the

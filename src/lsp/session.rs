@@ -17,7 +17,7 @@ use mopd_lang::source::{FileId, SourceFile, Span};
 use serde_json::json;
 
 use super::capabilities::EditorClient;
-use super::check::{CheckFailure, CheckOutcome, MOST_TIME, checked, empty, guarded};
+use super::check::{CheckFailure, CheckOutcome, MOST_TIME, checked, guarded};
 use super::convert::LineIndex;
 use super::intake::Intake;
 use super::publish::{Converter, Published};
@@ -97,7 +97,7 @@ impl Session {
             uri,
             version,
             text,
-            analysis: empty(&path),
+            analysis: Analysis::unread(&path),
             failure: None,
             memory: AnalysisCache::default(),
             imports: BTreeSet::new(),
@@ -167,7 +167,7 @@ impl Session {
         while let Some(path) = self.stale.pop_first() {
             let Some(document) = self.documents.get_mut(&path) else { continue };
             // The old analysis goes first: what it holds can't be changed in place.
-            document.analysis = empty(&path);
+            document.analysis = Analysis::unread(&path);
             let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
             let go_on = self.patience();
             let (mut checked, imports) = self.check(&path, text.clone(), &mut memory, &go_on);

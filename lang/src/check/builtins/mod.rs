@@ -24,6 +24,7 @@ pub(in crate::check) mod weights;
 use std::sync::LazyLock;
 
 use mopd_ops::{Notation, OperatorEntry};
+use rustc_hash::FxHashMap;
 
 use crate::formula::{Function, Memory, Reduction, Scan, Statistic};
 
@@ -177,7 +178,10 @@ fn elementwise(function: Function) -> Builtin {
 }
 
 pub fn find(name: &str) -> Option<&'static Builtin> {
-    BUILTINS.iter().find(|builtin| builtin.name == name)
+    static BY_NAME: LazyLock<FxHashMap<&str, &Builtin>> =
+        // The first of a name counts.
+        LazyLock::new(|| BUILTINS.iter().rev().map(|builtin| (builtin.name, builtin)).collect());
+    BY_NAME.get(name).copied()
 }
 
 /// Every built-in.

@@ -75,12 +75,15 @@ impl AnalysisCache {
         path: &str,
         file: FileId,
         text: &str,
-    ) -> (Module, Vec<Diagnostic>) {
+    ) -> (Rc<Module>, Vec<Diagnostic>) {
         let cached = match self.files.get_mut(path) {
             Some(cached) => cached,
             None => self.files.entry(path.to_owned()).or_default(),
         };
         cached.used = true;
+        if let Some(unchanged) = cached.known.unchanged(file, text) {
+            return unchanged;
+        }
         let (module, diagnostics) = cached.known.parse(file, text);
         let mut old: Vec<Option<CachedItem>> =
             std::mem::take(&mut cached.items).into_iter().map(Some).collect();

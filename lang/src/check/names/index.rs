@@ -10,6 +10,7 @@ mod declare;
 mod walk;
 
 use std::cell::LazyCell;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
@@ -172,13 +173,16 @@ pub struct RecordedValues {
 impl RecordedValues {
     /// A body is evaluated once per call; what differs between calls is no constant.
     pub fn record(&mut self, declared: Span, info: &ValueInfo) {
-        let mut info = info.clone();
-        if let Some(before) = self.values.get(&declared)
-            && before.constant != info.constant
-        {
-            info.constant = None;
+        match self.values.entry(declared) {
+            Entry::Vacant(place) => {
+                place.insert(info.clone());
+            }
+            Entry::Occupied(before) if before.get() == info => {}
+            Entry::Occupied(mut before) => {
+                let constant = info.constant.filter(|_| before.get().constant == info.constant);
+                before.insert(ValueInfo { constant, ..info.clone() });
+            }
         }
-        self.values.insert(declared, info);
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use rustc_hash::FxHashMap;
-
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Sources};
 use crate::syntax::ast::{ItemKind, Name, Parameter};
@@ -76,16 +74,8 @@ impl Files<'_> {
             self.report(diagnostic);
         }
         let id = ModuleId(self.modules.loaded.len() as u32);
-        let tree = Rc::new(tree);
         self.modules.by_file.entry(Rc::clone(&path)).or_insert(id);
-        self.modules.loaded.push(LoadedModules {
-            file,
-            path,
-            standard,
-            tree: tree.clone(),
-            names: FxHashMap::default(),
-            set: FxHashMap::default(),
-        });
+        self.modules.loaded.push(LoadedModules::new(file, path, standard, tree.clone()));
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });
@@ -105,9 +95,10 @@ impl Files<'_> {
     fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
         let tree = self.modules.tree(item.module);
         let standard = item.module != module || self.modules.is_standard(module);
-        let taken = builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text);
-        let called = callable(&tree.items[item.index].kind).is_some() && taken;
-        if called || signals::is_reserved(&name.text) {
+        let taken =
+            || builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text);
+        let called = callable(&tree.items[item.index].kind).is_some();
+        if called && taken() || signals::is_reserved(&name.text) {
             self.report(
                 Diagnostic::error(
                     Code::DuplicateName,

@@ -82,7 +82,24 @@ pub struct Declared {
     pub span: Span,
 }
 
+impl LoadedModules {
+    pub(in crate::check) fn new(
+        file: FileId,
+        path: Rc<str>,
+        standard: bool,
+        tree: Rc<Module>,
+    ) -> LoadedModules {
+        LoadedModules { file, path, standard, tree, names: FxHashMap::default(), set: FxHashMap::default() }
+    }
+}
+
 impl Modules {
+    /// One module without items.
+    pub(in crate::check) fn of_empty_file(path: &str, file: FileId) -> Modules {
+        let module = LoadedModules::new(file, path.into(), false, Rc::default());
+        Modules { loaded: vec![module], ..Modules::default() }
+    }
+
     pub fn tree(&self, id: ModuleId) -> Rc<Module> {
         self.loaded[id.0 as usize].tree.clone()
     }

@@ -5,6 +5,8 @@
 //! it means there, so that nothing is reported that may be in use; and the text is at hand, where the index
 //! of names would have to be built first.
 
+use memchr::memmem;
+
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{Index, Item, ItemKind, Name, Route, Statement, Use};
@@ -18,9 +20,9 @@ use crate::check::names::modules::ModuleId;
 const ENTRY: ModuleId = ModuleId(0);
 
 /// A name, where it is declared, and where it could be read.
-struct Declaration {
+struct Declaration<'a> {
     what: &'static str,
-    name: String,
+    name: &'a str,
     span: Span,
     within: Span,
     /// Where it may stand without being read: a state in its own next value.
@@ -30,14 +32,14 @@ struct Declaration {
     help: &'static str,
 }
 
-impl Declaration {
-    fn new(what: &'static str, name: &Name, within: Span) -> Declaration {
+impl<'a> Declaration<'a> {
+    fn new(what: &'static str, name: &'a Name, within: Span) -> Declaration<'a> {
         let (effect, help) = ("it changes nothing", "use it where its value belongs, or remove it");
-        Declaration { what, name: name.text.clone(), span: name.span, within, itself: None, effect, help }
+        Declaration { what, name: &name.text, span: name.span, within, itself: None, effect, help }
     }
 
     /// `d` of `[d in domains]`; `within` is all that may read it.
-    fn variable(index: &Index, within: Span) -> Declaration {
+    fn variable(index: &'a Index, within: Span) -> Declaration<'a> {
         let (effect, help) =
             ("all members are the same", "read it where they differ, such as `on: d`, or declare just one");
         Declaration { effect, help, ..Declaration::new("variable", &index.name, within) }
@@ -129,7 +131,7 @@ impl Checker {
 }
 
 /// The variables of the arms of a route, `for d in domains: ...`.
-fn variables_of(route: &Route) -> impl Iterator<Item = Declaration> {
+fn variables_of(route: &Route) -> impl Iterator<Item = Declaration<'_>> {
     let help = "read it in the condition or behind the arrow, or write the arm once: `else -> ...`";
     let variable = move |index, within| Declaration {
         effect: "all of these arms are the same",
@@ -172,17 +174,22 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
 fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Span]) -> bool {
     let (start, end) = (declared.within.start as usize, declared.within.end as usize);
     let bytes = text.as_bytes();
-    text[start..end].match_indices(declared.name.as_str()).any(|(at, word)| {
-        let (from, to) = (start + at, start + at + word.len());
-        let whole = (from == 0 || !is_word_byte(bytes[from - 1]))
-            && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
-        let here = Span::new(file, from, to);
-        let passed = passed_over
-            .iter()
-            .chain(&declared.itself)
-            .any(|span| span.start <= here.start && here.end <= span.end);
-        whole && here != declared.span && !passed && !in_comment(&bytes[..from])
-    })
+    let stands_in = |start: usize, end: usize| {
+        memmem::find_iter(&bytes[start..end], declared.name).any(|at| {
+            let (from, to) = (start + at, start + at + declared.name.len());
+            let whole = (from == 0 || !is_word_byte(bytes[from - 1]))
+                && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
+            let here = Span::new(file, from, to);
+            let passed = passed_over
+                .iter()
+                .chain(&declared.itself)
+                .any(|span| span.start <= here.start && here.end <= span.end);
+            whole && !passed && !in_comment(&bytes[..from])
+        })
+    };
+    // Most names are read soon after they are declared: that is where the search begins.
+    let own = (declared.span.start as usize, declared.span.end as usize);
+    stands_in(own.1.clamp(start, end), end) || stands_in(start, own.0.clamp(start, end))
 }
 
 /// Whether `state.name` stands somewhere.

@@ -1,6 +1,8 @@
 //! Routes: which teacher scores the prompts of which domain. Total over the domains and over what their data
 //! may say.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
 use crate::formula::{Axis, Formula, FormulaKind, Role, Signal, Unit};
@@ -25,7 +27,7 @@ pub enum RouteState {
     /// The file has none.
     Absent,
     /// In order; a domain without a teacher has been reported.
-    Evaluated(Vec<TeacherChoice>),
+    Evaluated(Rc<Vec<TeacherChoice>>),
 }
 
 /// One arm after `for` has been spelled out.
@@ -57,7 +59,7 @@ impl Checker {
         let chosen = match own {
             Some((route, env)) => self.evaluate_route(route, env, domains),
             None => match self.file_route(ENTRY) {
-                RouteState::Evaluated(chosen) => chosen,
+                RouteState::Evaluated(chosen) => Rc::unwrap_or_clone(chosen),
                 _ => {
                     self.report(
                         Diagnostic::error(
@@ -95,7 +97,8 @@ impl Checker {
                 Some(route) => self.apart(ItemEffort::default(), |checker| {
                     let domains: Vec<DomainId> =
                         (0..checker.parts.domains.read().len() as u32).map(DomainId).collect();
-                    RouteState::Evaluated(checker.evaluate_route(route, &Env::constant(entry), &domains))
+                    let chosen = checker.evaluate_route(route, &Env::constant(entry), &domains);
+                    RouteState::Evaluated(Rc::new(chosen))
                 }),
             };
         }

@@ -24,6 +24,7 @@ pub struct KnownFile {
     file: Option<FileId>,
     text: String,
     chunks: Vec<Chunk>,
+    tree: Rc<Module>,
     /// By item of the last tree: where it was in the tree before, unless it is new.
     before: Vec<Option<usize>>,
 }
@@ -43,7 +44,9 @@ struct Chunk {
 
 impl KnownFile {
     /// Reads the file anew. The result is that of [`super::parse`].
-    pub fn parse(&mut self, file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
+    pub fn parse(&mut self, file: FileId, text: &str) -> (Rc<Module>, Vec<Diagnostic>) {
+        // Items can't be moved in place while the old tree holds them.
+        self.tree = Rc::default();
         let (pieces, items_close) = layout::pieces(file, text, self.same_pieces(text));
         let mut old: Vec<Option<Chunk>> = std::mem::take(&mut self.chunks).into_iter().map(Some).collect();
         let counts = old
@@ -85,7 +88,16 @@ impl KnownFile {
         }
         self.file = Some(file);
         text.clone_into(&mut self.text);
+        let doc: Vec<&str> =
+            self.chunks.iter().flat_map(|chunk| &chunk.module_doc).map(String::as_str).collect();
+        let items = self.chunks.iter().flat_map(|chunk| &chunk.items).cloned().collect();
+        self.tree = Rc::new(Module { doc: doc.join("\n"), items });
         self.result()
+    }
+
+    /// What was read last, if it was this text of this file.
+    pub fn unchanged(&self, file: FileId, text: &str) -> Option<(Rc<Module>, Vec<Diagnostic>)> {
+        (self.file == Some(file) && self.text == text).then(|| self.result())
     }
 
     /// By item of the last tree: where it was in the tree before, unless it is new.
@@ -117,12 +129,9 @@ impl KnownFile {
         }
     }
 
-    fn result(&self) -> (Module, Vec<Diagnostic>) {
-        let doc: Vec<&str> =
-            self.chunks.iter().flat_map(|chunk| &chunk.module_doc).map(String::as_str).collect();
-        let items = self.chunks.iter().flat_map(|chunk| &chunk.items).cloned().collect();
+    fn result(&self) -> (Rc<Module>, Vec<Diagnostic>) {
         let diagnostics = self.chunks.iter().flat_map(|chunk| &chunk.diagnostics).cloned().collect();
-        (Module { doc: doc.join("\n"), items }, diagnostics)
+        (Rc::clone(&self.tree), diagnostics)
     }
 }
 
@@ -214,6 +223,20 @@ mod tests {
         assert_eq!(reused(FIVE, &FIVE.replace("live ratio", "live ratio\n  weight = 2")), 3);
         // A comment goes with the item after it.
         assert_eq!(reused(FIVE, &FIVE.replace("let z", "// last\nlet z")), 3);
+    }
+
+    #[test]
+    fn a_text_that_is_the_same_is_not_read_again() {
+        let mut known = KnownFile::default();
+        assert!(known.unchanged(FILE, "").is_none(), "nothing has been read");
+        let broken = format!("{FIVE}let = 1\n");
+        let (tree, diagnostics) = known.parse(FILE, &broken);
+        let (same, said) = known.unchanged(FILE, &broken).expect("the text of the last parse");
+        assert!(Rc::ptr_eq(&tree, &same));
+        assert!(!said.is_empty() && format!("{said:?}") == format!("{diagnostics:?}"));
+        // Places name their file.
+        assert!(known.unchanged(FileId(1), &broken).is_none());
+        assert!(known.unchanged(FILE, FIVE).is_none());
     }
 
     #[test]

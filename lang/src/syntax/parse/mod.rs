@@ -20,6 +20,7 @@ mod salvage;
 mod tests;
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use pest::Parser;
 use pest::iterators::Pair;
@@ -38,7 +39,8 @@ struct Grammar;
 /// one, with [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported
 /// because of it.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
-    KnownFile::default().parse(file, text)
+    let (tree, diagnostics) = KnownFile::default().parse(file, text);
+    (Rc::unwrap_or_clone(tree), diagnostics)
 }
 
 /// Where the items of a laid-out text stand, sound or broken.
