@@ -14,23 +14,20 @@ import subprocess
 import sys
 import tempfile
 
-ONE_TEACHER = "route { else -> guide }\n"
-TWO_TEACHERS = "route {\n  domain == sums -> guide\n  domain == more -> second\n}\n"
 
-
-def distill(teachers, objective, settings, dtype="float32", prompts=4, new=32, steps=4):
+def distill(settings=(), domains=("sums",), dtype="float32"):
+    """Full KL, with a teacher for each domain."""
     def source(files, scale):
-        domains = ["sums"] if teachers == ONE_TEACHER else ["sums", "more"]
-        lines = [f"use std.opd.{objective}", "", f'experiment "predictions" {{ seed = 1, dtype = {dtype} }}']
+        lines = ["use std.opd.mopd_full", "", f'experiment "predictions" {{ seed = 1, dtype = {dtype} }}']
         lines += [f'domain {name} {{ prompts = "prompts.jsonl", format = text, reward = exact_match, share = 1/{len(domains)} }}'
                   for name in domains]
         lines += [f'model start = hf("{files["student"]}")', f'model strong = hf("{files["teacher"]}")']
-        names = ["guide"] if teachers == ONE_TEACHER else ["guide", "second"]
-        for name in names:
-            lines += ["// allow(foreign-teacher): only its cost is measured", f"teacher {name} = strong {{ origin = foreign }}"]
-        lines += [teachers, "model learner = distill(start) {", f"  objective = {objective}()",
-                  f"  rollout = sample(n: 1, temperature: 1.0, max_tokens: {new * scale})",
-                  f"  prompts = {prompts}", f"  steps = {steps * scale}", "  lr = 1e-6"]
+        for name in domains:
+            lines += ["// allow(foreign-teacher): only its cost is measured", f"teacher of_{name} = strong {{ origin = foreign }}"]
+        lines += ["route {"] + [f"  domain == {name} -> of_{name}" for name in domains] + ["}"]
+        lines += ["model learner = distill(start) {", "  objective = mopd_full()",
+                  f"  rollout = sample(n: 1, temperature: 1.0, max_tokens: {32 * scale})",
+                  "  prompts = 4", f"  steps = {4 * scale}", "  lr = 1e-6"]
         return "\n".join(lines + [f"  {setting}" for setting in settings] + ["}", ""])
     return source
 
@@ -53,11 +50,11 @@ def fine_tune(files, scale):
 
 
 PLANS = {
-    "kl": ("distillation in `bfloat16`, full KL", distill(ONE_TEACHER, "mopd_full", [], dtype="bfloat16")),
+    "kl": ("distillation in `bfloat16`, full KL", distill(dtype="bfloat16")),
     "teachers": ("full KL from two teachers, `micro_batch = 2`, `checkpointing = all`",
-                 distill(TWO_TEACHERS, "mopd_full", ["micro_batch = 2", "checkpointing = all"])),
-    "lora": ("distillation, full KL, LoRA of rank 16", distill(
-        ONE_TEACHER, "mopd_full", ["adapter = lora(rank: 16, alpha: 32, targets: [attention, feed_forward])"])),
+                 distill(["micro_batch = 2", "checkpointing = all"], domains=("sums", "more"))),
+    "lora": ("distillation, full KL, LoRA of rank 16",
+             distill(["adapter = lora(rank: 16, alpha: 32, targets: [attention, feed_forward])"])),
     "grpo": ("GRPO, 2 prompts x 4 samples, `micro_batch = 4`", reinforce),
     "sft": ("fine-tuning in `bfloat16`, 16 sequences a step", fine_tune),
 }

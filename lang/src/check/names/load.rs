@@ -95,10 +95,9 @@ impl Files<'_> {
     fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
         let tree = self.modules.tree(item.module);
         let standard = item.module != module || self.modules.is_standard(module);
-        let taken =
-            || builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text);
-        let called = callable(&tree.items[item.index].kind).is_some();
-        if called && taken() || signals::is_reserved(&name.text) {
+        let taken = callable(&tree.items[item.index].kind).is_some()
+            && (builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text));
+        if taken || signals::is_reserved(&name.text) {
             self.report(
                 Diagnostic::error(
                     Code::DuplicateName,

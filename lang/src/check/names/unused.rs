@@ -5,6 +5,8 @@
 //! it means there, so that nothing is reported that may be in use; and the text is at hand, where the index
 //! of names would have to be built first.
 
+use std::ops::Range;
+
 use memchr::memmem;
 
 use crate::diag::{Code, Diagnostic};
@@ -173,18 +175,11 @@ fn unused_import(text: &str, item: &Item, import: &Use, is_read: impl Fn(&Name) 
 /// Whether the word stands somewhere but where it is declared, imported or swept over.
 fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Span]) -> bool {
     let (start, end) = (declared.within.start as usize, declared.within.end as usize);
-    let bytes = text.as_bytes();
     let stands_in = |start: usize, end: usize| {
-        memmem::find_iter(&bytes[start..end], declared.name).any(|at| {
-            let (from, to) = (start + at, start + at + declared.name.len());
-            let whole = (from == 0 || !is_word_byte(bytes[from - 1]))
-                && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
-            let here = Span::new(file, from, to);
-            let passed = passed_over
-                .iter()
-                .chain(&declared.itself)
-                .any(|span| span.start <= here.start && here.end <= span.end);
-            whole && !passed && !in_comment(&bytes[..from])
+        words_in(text, start..end, declared.name).any(|at| {
+            let here = Span::new(file, at, at + declared.name.len());
+            let mut passed = passed_over.iter().chain(&declared.itself);
+            !passed.any(|span| span.start <= here.start && here.end <= span.end)
         })
     };
     // Most names are read soon after they are declared: that is where the search begins.
@@ -194,11 +189,16 @@ fn mentioned(text: &str, file: FileId, declared: &Declaration, passed_over: &[Sp
 
 /// Whether `state.name` stands somewhere.
 fn named_by_a_stage(text: &str, name: &str) -> bool {
-    let (read, bytes) = (format!("state.{name}"), text.as_bytes());
-    text.match_indices(&read).any(|(at, _)| {
-        let whole = (at == 0 || !is_word_byte(bytes[at - 1]))
-            && bytes.get(at + read.len()).is_none_or(|byte| !is_word_byte(*byte));
-        whole && !in_comment(&bytes[..at])
+    words_in(text, 0..text.len(), &format!("state.{name}")).next().is_some()
+}
+
+/// Where a word stands in a part of a text, whole and in no comment.
+fn words_in<'a>(text: &'a str, part: Range<usize>, word: &'a str) -> impl Iterator<Item = usize> {
+    let (bytes, first) = (text.as_bytes(), part.start);
+    memmem::find_iter(&bytes[part], word).map(move |at| first + at).filter(move |&from| {
+        let whole = (from == 0 || !is_word_byte(bytes[from - 1]))
+            && bytes.get(from + word.len()).is_none_or(|byte| !is_word_byte(*byte));
+        whole && !in_comment(&bytes[..from])
     })
 }
 
