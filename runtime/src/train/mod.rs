@@ -11,6 +11,7 @@ mod alignment;
 mod backward;
 mod batches;
 mod cached_scores;
+mod checkpoints;
 mod compose;
 mod data_signals;
 mod diagnostics;
@@ -44,6 +45,7 @@ mod scores;
 mod sequences;
 mod served;
 mod spans;
+mod steps;
 mod tensor_graph;
 #[cfg(test)]
 mod tests;
@@ -68,11 +70,11 @@ use tch::{Kind, Tensor};
 
 pub use self::batches::{RolloutCache, Written};
 pub use self::cached_scores::{AT_MOST, ScoreCache, ScoredBatch};
+pub use self::checkpoints::{Checkpoints, Pace};
 use self::diagnostics::{StepTotals, diagnose};
 use self::extrapolate::Extrapolator;
 use self::guards::{GuardedStage, Guards};
 pub use self::learner_turn::LearnerTurn;
-pub use self::learners::{train, train_in_turns};
 use self::losses::Losses;
 use self::models::Models;
 pub use self::models::fits_in_memory;
@@ -82,8 +84,8 @@ use self::objective::Outputs;
 use self::optimizer::OptimizerState;
 use self::part::{Evaluated, Rollouts, Scoring, StagePart};
 use self::privacy::Privacy;
-use self::restore::RestoreMode;
 pub use self::route::{RoutedTeacher, SourceTeachers};
+pub use self::steps::{train, train_in_turns};
 use self::trained::Trained;
 use self::validation::Validator;
 use crate::control::Control;
@@ -100,7 +102,7 @@ use crate::report::Record;
 use crate::reward::Verifier;
 use crate::rollout::MemoryBudget;
 use crate::served::Servers;
-use crate::store::{adapter, state::TrainState};
+use crate::store::adapter;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
 
@@ -213,34 +215,6 @@ pub struct Finished {
     pub found: Option<ScoresFound>,
     /// That it took, from the first step on.
     pub seconds: f64,
-}
-
-/// What a stage goes on from, and where its state goes between steps.
-pub struct Checkpoints<'a> {
-    pub from: Option<(TrainState, RestoreMode)>,
-    pub rollouts: Option<RolloutCache<'a>>,
-    pub scores: Option<ScoreCache<'a>>,
-    pub pace: Pace,
-    /// Makes a state durable. Where that fails, training goes on.
-    pub keep: &'a dyn Fn(&TrainState) -> Result<()>,
-}
-
-/// When a state is written down.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Pace {
-    Every(Duration),
-    /// Every minute, and less often where that would take more than a fiftieth of the time.
-    Sparing,
-}
-
-impl Pace {
-    /// `since` the last one, which took `took`.
-    fn due(self, since: Duration, took: Duration) -> bool {
-        match self {
-            Pace::Every(interval) => since >= interval,
-            Pace::Sparing => since >= Duration::from_secs(60).max(took.saturating_mul(50)),
-        }
-    }
 }
 
 /// A model that learns, with everything that it learns from.

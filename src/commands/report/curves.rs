@@ -135,163 +135,204 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
     let domains = distinct(rows.iter().map(|row| domain(metrics, *row)));
-    let teachers =
-        distinct(rows.iter().map(|row| metrics.text("teacher", *row)).filter(|teacher| !teacher.is_empty()));
+    let teachers = distinct(rows.iter().map(|row| metrics.text("teacher", *row)));
+    let teachers: Vec<&str> = teachers.into_iter().filter(|teacher| !teacher.is_empty()).collect();
+    let stage = StageRows { metrics, rows, steps, points, seeds, by_seed };
     let of_domains = gathered(metrics, rows.iter().copied(), "domain");
     let routed = of_domains.len() < rows.len();
+    let mut series = stage.of_domains(&of_domains, &domains);
+    if routed {
+        series.extend(stage.shares(&teachers));
+    }
+    series.extend(stage.of_teachers(&teachers));
+    series.extend(stage.of_steps());
     let first = |point: usize| (point * steps).div_ceil(points);
-    let at = (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect();
-    let mut curves = StageCurves {
+    StageCurves {
         steps: steps as u32,
-        seeds: seeds.clone(),
-        domains: domains.clone(),
-        teachers: if routed {
-            teachers.iter().map(|teacher| (*teacher).to_owned()).collect()
-        } else {
-            Vec::new()
-        },
-        at,
+        domains,
+        teachers: if routed { teachers.into_iter().map(str::to_owned).collect() } else { Vec::new() },
+        at: (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect(),
         whole: points == steps,
-        elapsed_seconds: elapsed(metrics, rows, &seeds, steps, points, |_, row| {
-            metrics.number("seconds", row)
-        }),
-        elapsed_tokens: elapsed(metrics, rows, &seeds, steps, points, |before, row| {
-            Some(before.unwrap_or(0.0) + metrics.number("tokens", row)?)
-        }),
-        series: Vec::new(),
-    };
-    let series =
-        |metric: Cow<'static, str>, by: By, of: &str, values: &mut dyn Iterator<Item = CurvePoint>| {
-            let mut means = vec![vec![WeightedMean::default(); points]; seeds.len()];
-            for CurvePoint { row, value, weight } in values {
-                if let (Some(value), Some(weight)) = (value, weight) {
-                    let point = metrics.whole("step", row) as usize * points / steps;
-                    let seed = metrics.whole("seed", row);
-                    let seed =
-                        seeds.iter().position(|known| *known == seed).expect("every row's seed was counted");
-                    means[seed][point].add(value, weight);
-                }
-            }
-            let of_seeds = |point: usize| means.iter().filter_map(move |seed| seed[point].value());
-            let over = |join: fn(f64, f64) -> f64| {
-                (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>()
-            };
-            let mean = (0..points).map(|point| {
-                let mut mean = WeightedMean::default();
-                of_seeds(point).for_each(|value| mean.add(value, 1.0));
-                mean.value().map(Rounded)
-            });
-            let mean: Vec<_> = mean.collect();
-            mean.iter().any(Option::is_some).then(|| Series {
-                metric,
-                by,
-                of: of.to_owned(),
-                mean,
-                low: (seeds.len() > 1).then(|| over(f64::min)),
-                high: (seeds.len() > 1).then(|| over(f64::max)),
-                by_seed: if by_seed && seeds.len() > 1 {
-                    let of_seed = |seed: &Vec<WeightedMean>| {
-                        seed.iter().map(|point| point.value().map(Rounded)).collect()
-                    };
-                    means.iter().map(of_seed).collect()
-                } else {
-                    Vec::new()
-                },
-            })
-        };
-    let is = |column: &str, row: usize, name: &str| metrics.text(column, row) == name;
-    let [reward, others @ ..] = OF_DOMAIN;
-    for metric in std::iter::once(reward).chain(metrics.columns(REWARD_PART)).chain(others) {
-        for of in &domains {
-            let own = of_domains.iter().filter(|rows| domain(metrics, rows[0]) == *of);
-            let mut values = own.map(|rows| CurvePoint {
-                row: rows[0],
-                value: number(metrics, metric, rows),
-                weight: Some(1.0),
-            });
-            curves.series.extend(series(metric.to_owned().into(), By::Domain, of, &mut values));
-        }
+        elapsed_seconds: stage.elapsed(|_, row| metrics.number("seconds", row)),
+        elapsed_tokens: stage
+            .elapsed(|before, row| Some(before.unwrap_or(0.0) + metrics.number("tokens", row)?)),
+        series,
+        seeds: stage.seeds,
     }
-    let of_steps = if routed { gathered(metrics, rows.iter().copied(), "stage") } else { Vec::new() };
-    for metric in SHARES {
-        for teacher in &teachers {
-            let mut values = of_steps.iter().map(|rows| {
-                let own: Vec<usize> =
-                    rows.iter().copied().filter(|row| is("teacher", *row, teacher)).collect();
-                // Of a step that has no prompts for it, the teacher has no part.
-                let value = if own.is_empty() { Some(0.0) } else { number(metrics, metric, &own) };
-                CurvePoint { row: rows[0], value, weight: Some(1.0) }
-            });
-            curves.series.extend(series(metric.into(), By::Teacher, teacher, &mut values));
-        }
-    }
-    for metric in OF_TEACHER {
-        for teacher in &teachers {
-            // A teacher of several domains: every token counts alike.
-            let own = rows.iter().copied().filter(|row| is("teacher", *row, teacher));
-            let mut values = own.map(|row| {
-                let weight = metrics.number("token_share", row).filter(|share| *share > 0.0);
-                CurvePoint { row, value: metrics.number(metric, row), weight }
-            });
-            curves.series.extend(series(metric.into(), By::Teacher, teacher, &mut values));
-        }
-    }
-    for metric in OF_STEP {
-        // Every row of a step says the same.
-        let unit = if metric == "memory" { GIB } else { 1.0 };
-        let mut values = rows.iter().map(|&row| CurvePoint {
-            row,
-            value: metrics.number(metric, row).map(|value| value / unit),
-            weight: Some(1.0),
-        });
-        curves.series.extend(series(metric.into(), By::Step, "", &mut values));
-    }
-    // The tokens of several steps by their time: each counts as long as it took.
-    let tokens = tokens_of_steps(metrics, rows.iter().copied());
-    let mut speeds = tokens.into_values().map(|(row, tokens)| {
-        let seconds = metrics.number("seconds", row).filter(|seconds| *seconds > 0.0);
-        CurvePoint { row, value: seconds.map(|seconds| tokens / seconds), weight: seconds }
-    });
-    curves.series.extend(series("tokens_per_second".into(), By::Step, "", &mut speeds));
-    for name in NAMED.iter().flat_map(|prefix| metrics.columns(prefix)) {
-        let mut values =
-            rows.iter().map(|&row| CurvePoint { row, value: metrics.number(name, row), weight: Some(1.0) });
-        curves.series.extend(series(name.to_owned().into(), By::Step, "", &mut values));
-    }
-    curves
 }
 
-/// What adds up over the steps of each seed, at the middle of the steps of each point. `add` makes the number
-/// of a step out of what its rows before had and the next row. None where a step is missing.
-fn elapsed(
-    metrics: &ColumnTable,
-    rows: &[usize],
-    seeds: &[u64],
+/// The rows of a stage, and the points that its series are reduced to.
+struct StageRows<'a> {
+    metrics: &'a ColumnTable,
+    rows: &'a [usize],
     steps: usize,
     points: usize,
-    add: impl Fn(Option<f64>, usize) -> Option<f64>,
-) -> Option<Elapsed> {
-    let mut of_steps = vec![vec![None; steps]; seeds.len()];
-    for row in rows {
-        let seed = seeds.iter().position(|known| *known == metrics.whole("seed", *row))?;
-        let step = &mut of_steps[seed][metrics.whole("step", *row) as usize];
-        *step = Some(add(*step, *row)?);
-    }
-    let at_points = |of_seed: Vec<Option<f64>>| {
-        let mut means = vec![WeightedMean::default(); points];
-        let mut sum = 0.0;
-        for (step, number) in of_seed.into_iter().enumerate() {
-            sum += number?;
-            means[step * points / steps].add(sum, 1.0);
+    seeds: Vec<u64>,
+    /// Whether there is room for each seed's own.
+    by_seed: bool,
+}
+
+impl StageRows<'_> {
+    fn of_domains(&self, of_domains: &[Vec<usize>], domains: &[String]) -> Vec<Series> {
+        let metrics = self.metrics;
+        let mut found = Vec::new();
+        let [reward, others @ ..] = OF_DOMAIN;
+        for metric in std::iter::once(reward).chain(metrics.columns(REWARD_PART)).chain(others) {
+            for of in domains {
+                let own = of_domains.iter().filter(|rows| domain(metrics, rows[0]) == *of);
+                let values = own.map(|rows| CurvePoint {
+                    row: rows[0],
+                    value: number(metrics, metric, rows),
+                    weight: Some(1.0),
+                });
+                found.extend(self.series(metric.to_owned().into(), By::Domain, of, values));
+            }
         }
-        means.into_iter().map(WeightedMean::value).collect::<Option<Vec<f64>>>()
-    };
-    let by_seed = of_steps.into_iter().map(at_points).collect::<Option<Vec<Vec<f64>>>>()?;
-    let mean = |point: usize| by_seed.iter().map(|seed| seed[point]).sum::<f64>() / seeds.len() as f64;
-    Some(Elapsed {
-        mean: (0..points).map(mean).map(Rounded).collect(),
-        by_seed: by_seed.iter().map(|seed| seed.iter().copied().map(Rounded).collect()).collect(),
-    })
+        found
+    }
+
+    /// The part that each teacher has in a step, where the data chooses between them.
+    fn shares(&self, teachers: &[&str]) -> Vec<Series> {
+        let metrics = self.metrics;
+        let of_steps = gathered(metrics, self.rows.iter().copied(), "stage");
+        let mut found = Vec::new();
+        for metric in SHARES {
+            for teacher in teachers {
+                let values = of_steps.iter().map(|rows| {
+                    let own: Vec<usize> = of_teacher(metrics, rows, teacher).collect();
+                    // Of a step that has no prompts for it, the teacher has no part.
+                    let value = if own.is_empty() { Some(0.0) } else { number(metrics, metric, &own) };
+                    CurvePoint { row: rows[0], value, weight: Some(1.0) }
+                });
+                found.extend(self.series(metric.into(), By::Teacher, teacher, values));
+            }
+        }
+        found
+    }
+
+    /// Of a teacher of several domains, every token counts alike.
+    fn of_teachers(&self, teachers: &[&str]) -> Vec<Series> {
+        let metrics = self.metrics;
+        let mut found = Vec::new();
+        for metric in OF_TEACHER {
+            for teacher in teachers {
+                let values = of_teacher(metrics, self.rows, teacher).map(|row| {
+                    let weight = metrics.number("token_share", row).filter(|share| *share > 0.0);
+                    CurvePoint { row, value: metrics.number(metric, row), weight }
+                });
+                found.extend(self.series(metric.into(), By::Teacher, teacher, values));
+            }
+        }
+        found
+    }
+
+    /// Every row of a step says the same.
+    fn of_steps(&self) -> Vec<Series> {
+        let metrics = self.metrics;
+        let of = |name: Cow<'static, str>, unit: f64| {
+            let values = self.rows.iter().map(|&row| CurvePoint {
+                row,
+                value: metrics.number(&name, row).map(|value| value / unit),
+                weight: Some(1.0),
+            });
+            let values: Vec<CurvePoint> = values.collect();
+            self.series(name, By::Step, "", values.into_iter())
+        };
+        // The tokens of several steps by their time: each counts as long as it took.
+        let tokens = tokens_of_steps(metrics, self.rows.iter().copied());
+        let speeds = tokens.into_values().map(|(row, tokens)| {
+            let seconds = metrics.number("seconds", row).filter(|seconds| *seconds > 0.0);
+            CurvePoint { row, value: seconds.map(|seconds| tokens / seconds), weight: seconds }
+        });
+        let speed = self.series("tokens_per_second".into(), By::Step, "", speeds);
+        let named = NAMED.iter().flat_map(|prefix| metrics.columns(prefix));
+        OF_STEP
+            .iter()
+            .filter_map(|&name| of(name.into(), if name == "memory" { GIB } else { 1.0 }))
+            .chain(speed)
+            .chain(named.filter_map(|name| of(name.to_owned().into(), 1.0)))
+            .collect()
+    }
+
+    /// None where no step says anything.
+    fn series(
+        &self,
+        metric: Cow<'static, str>,
+        by: By,
+        of: &str,
+        values: impl Iterator<Item = CurvePoint>,
+    ) -> Option<Series> {
+        let StageRows { metrics, steps, points, ref seeds, by_seed, .. } = *self;
+        let mut means = vec![vec![WeightedMean::default(); points]; seeds.len()];
+        for CurvePoint { row, value, weight } in values {
+            if let (Some(value), Some(weight)) = (value, weight) {
+                let point = metrics.whole("step", row) as usize * points / steps;
+                means[self.seed_of(row)][point].add(value, weight);
+            }
+        }
+        let of_seeds = |point: usize| means.iter().filter_map(move |seed| seed[point].value());
+        let over = |join: fn(f64, f64) -> f64| {
+            (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>()
+        };
+        let mean = (0..points).map(|point| {
+            let mut mean = WeightedMean::default();
+            of_seeds(point).for_each(|value| mean.add(value, 1.0));
+            mean.value().map(Rounded)
+        });
+        let mean: Vec<_> = mean.collect();
+        let several = seeds.len() > 1;
+        let of_seed =
+            |seed: &Vec<WeightedMean>| seed.iter().map(|point| point.value().map(Rounded)).collect();
+        mean.iter().any(Option::is_some).then(|| Series {
+            metric,
+            by,
+            of: of.to_owned(),
+            mean,
+            low: several.then(|| over(f64::min)),
+            high: several.then(|| over(f64::max)),
+            by_seed: if by_seed && several { means.iter().map(of_seed).collect() } else { Vec::new() },
+        })
+    }
+
+    /// What adds up over the steps of each seed, at the middle of the steps of each point. `add` makes the
+    /// number of a step out of what its rows before had and the next row. None where a step is missing.
+    fn elapsed(&self, add: impl Fn(Option<f64>, usize) -> Option<f64>) -> Option<Elapsed> {
+        let StageRows { metrics, rows, steps, points, ref seeds, .. } = *self;
+        let mut of_steps = vec![vec![None; steps]; seeds.len()];
+        for row in rows {
+            let step = &mut of_steps[self.seed_of(*row)][metrics.whole("step", *row) as usize];
+            *step = Some(add(*step, *row)?);
+        }
+        let at_points = |of_seed: Vec<Option<f64>>| {
+            let mut means = vec![WeightedMean::default(); points];
+            let mut sum = 0.0;
+            for (step, number) in of_seed.into_iter().enumerate() {
+                sum += number?;
+                means[step * points / steps].add(sum, 1.0);
+            }
+            means.into_iter().map(WeightedMean::value).collect::<Option<Vec<f64>>>()
+        };
+        let by_seed = of_steps.into_iter().map(at_points).collect::<Option<Vec<Vec<f64>>>>()?;
+        let mean = |point: usize| by_seed.iter().map(|seed| seed[point]).sum::<f64>() / seeds.len() as f64;
+        Some(Elapsed {
+            mean: (0..points).map(mean).map(Rounded).collect(),
+            by_seed: by_seed.iter().map(|seed| seed.iter().copied().map(Rounded).collect()).collect(),
+        })
+    }
+
+    /// The place of a row's seed among all.
+    fn seed_of(&self, row: usize) -> usize {
+        let seed = self.metrics.whole("seed", row);
+        self.seeds.iter().position(|known| *known == seed).expect("every row's seed was counted")
+    }
+}
+
+fn of_teacher<'a>(
+    metrics: &'a ColumnTable,
+    rows: &'a [usize],
+    teacher: &'a str,
+) -> impl Iterator<Item = usize> + 'a {
+    rows.iter().copied().filter(move |row| metrics.text("teacher", *row) == teacher)
 }
 
 /// In the order of their first appearance.

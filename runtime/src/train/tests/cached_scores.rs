@@ -8,10 +8,8 @@ use mopd_compiler::plan::producers::Model;
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{Keep, Producer};
 
-use super::super::restore::RestoreMode;
 use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreCache, ScoredBatch};
 use super::*;
-use crate::store::state::TrainState;
 use crate::store::{Lookup, ScoreEntry, Store};
 
 /// A store, and how often a model was asked because of it.

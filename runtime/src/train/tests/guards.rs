@@ -7,12 +7,10 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Guard, GuardAction};
 
 use super::super::guards::{GuardedStage, Guards};
-use super::super::restore::RestoreMode;
 use super::super::{Checkpoints, Pace};
 use super::*;
 use crate::compiled;
 use crate::store::Store;
-use crate::store::state::TrainState;
 
 /// As they are written, of a stage on the domains of the fixture.
 pub fn guards(written: &str) -> Vec<Guard> {

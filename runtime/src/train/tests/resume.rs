@@ -7,7 +7,6 @@ use mopd_compiler::plan::{
 };
 
 use super::super::objective::objectives::{nll, objective};
-use super::super::restore::RestoreMode;
 use super::super::{Checkpoints, Finished, Pace};
 use super::chosen::tiers;
 use super::curriculum::{self, curriculum};
@@ -22,7 +21,6 @@ use super::rewrite::rewritten;
 use super::speculative::{speculative, weighed};
 use super::turns::{HEARD, behind_an_expert, environment, turns};
 use super::*;
-use crate::store::state::TrainState;
 use crate::store::{Lookup, Store};
 
 /// Asks for everything that outlives a step: the policy that sampled, and a number that is carried over.

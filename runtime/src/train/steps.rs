@@ -1,0 +1,278 @@
+//! The steps of a stage, one after the other, with what is kept between them. Most stages train one model;
+//! where there are several, a step gives each of them its turn: it is the student then, and the others are as
+//! their turns left them.
+
+use std::time::Instant;
+
+use mopd_compiler::plan::events::{Event, FailureKind};
+use mopd_compiler::plan::{Objective, Train};
+
+use super::cached_scores::CachedScores;
+use super::checkpoints::{Checkpoints, StateWriter, Urgency};
+use super::guards::Acted;
+use super::learners::{Learners, LearnersPosition};
+use super::non_finite::check_learning_rate;
+use super::restore::RestoreMode;
+use super::{Finished, Stage, Stopped, TrainedModel, exchange};
+use crate::failure::{Error, Result};
+use crate::model::Weights;
+use crate::report::Record;
+use crate::store::state::TrainState;
+use crate::zip::zip_equal;
+use mopd_kernels::os::trim_heap;
+
+/// What to do about a guard that stopped a stage.
+const STOPPED: &str =
+    "its checkpoint is kept: with the guard changed or removed, the next run goes on from there";
+
+/// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else
+/// of the next one.
+pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
+    train_in_turns(std::slice::from_ref(stage), checkpoints)
+}
+
+/// The same with several models: a stage for each, of as many steps. The first is what the stage answers.
+pub fn train_in_turns(
+    stages: &[Stage],
+    mut checkpoints: Option<Checkpoints>,
+) -> Result<Finished, Box<Stopped>> {
+    let started = Instant::now();
+    let own: Vec<Vec<Train<Objective>>> = stages.iter().map(|stage| stage.train.own_parts()).collect();
+    let parts: Vec<Vec<Stage>> = zip_equal(stages, &own).map(|(stage, own)| stage.parts(own)).collect();
+    let from = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take());
+    let begun = stages
+        .iter()
+        .try_for_each(check_learning_rate)
+        .and_then(|()| exchange::all_or_none(&stages[0], learners(&parts, checkpoints.as_ref())));
+    let mut training = match begun {
+        Ok(learners) => TrainingLoop {
+            stage: &stages[0],
+            parts: &parts,
+            checkpoints: checkpoints.as_ref(),
+            learners,
+            writer: None,
+            record: Record::default(),
+            started,
+            before: 0.0,
+        },
+        Err(error) => return Err(Box::new(Stopped { error, last_good: None, record: Record::default() })),
+    };
+    match training.to_the_end(from) {
+        Ok(()) => training.finished(),
+        Err(Halt { error, last_good }) => {
+            Err(Box::new(Stopped { error, last_good, record: training.record }))
+        }
+    }
+}
+
+/// Of each model, the parts of its stage.
+fn learners<'a>(parts: &'a [Vec<Stage<'a>>], checkpoints: Option<&Checkpoints<'a>>) -> Result<Learners<'a>> {
+    let caches = checkpoints.map(|checkpoints| (checkpoints.rollouts, checkpoints.scores));
+    let (rollouts, scores) = caches.unwrap_or((None, None));
+    Learners::new(parts, rollouts, scores)
+}
+
+/// Why training stopped early.
+struct Halt {
+    error: Error,
+    /// As in [`Stopped`].
+    last_good: Option<Weights>,
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Halt {
+        Halt { error, last_good: None }
+    }
+}
+
+/// A stage that is being trained.
+struct TrainingLoop<'a> {
+    /// Of the first model.
+    stage: &'a Stage<'a>,
+    parts: &'a [Vec<Stage<'a>>],
+    checkpoints: Option<&'a Checkpoints<'a>>,
+    learners: Learners<'a>,
+    /// None where no states are kept.
+    writer: Option<StateWriter<'a>>,
+    /// Of all steps so far.
+    record: Record,
+    started: Instant,
+    /// Seconds that the steps took which an earlier run did.
+    before: f64,
+}
+
+impl TrainingLoop<'_> {
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// From its first step, or from where a state left it, to its last one.
+    fn to_the_end(&mut self, from: Option<(TrainState, RestoreMode)>) -> Result<(), Halt> {
+        let first = match from {
+            Some((state, mode)) => self.go_on_from(state, mode)?,
+            None => LearnersPosition::default(),
+        };
+        // They were said when the steps were done.
+        if let Some(stop) = self.learners.look_back(&self.record).into_iter().find(Acted::stops) {
+            return Err(stop.error(STOPPED).into());
+        }
+        self.writer = self.checkpoints.map(|checkpoints| StateWriter::new(checkpoints, first));
+        for step in first.step..self.stage.steps {
+            self.extrapolate(step)?;
+            self.step(step, first)?;
+            self.obey_guards(step)?;
+            if step + 1 < self.stage.steps {
+                self.keep(LearnersPosition::before(step + 1), Urgency::WhenDue);
+            }
+        }
+        self.extrapolate(self.stage.steps)?;
+        let untested = self.learners.0.iter().flat_map(|trainer| trainer.guards.untested());
+        untested.for_each(|text| self.stage.control.warn(text));
+        Ok(())
+    }
+
+    /// Where the steps go on that a state has done.
+    fn go_on_from(&mut self, state: TrainState, mode: RestoreMode) -> Result<LearnersPosition> {
+        let position = LearnersPosition::of(&state);
+        match (self.learners.restore(&state, mode), mode) {
+            (Ok(()), _) => {
+                (self.before, self.record) = (state.position.seconds, state.record);
+                Ok(position)
+            }
+            (Err(problem), RestoreMode::Resume) => {
+                let (name, step) = (self.stage.name, position.step);
+                self.stage.control.warn(format!(
+                    "the checkpoint of `{name}` at step {step} can't be restored, so the stage starts again \
+                     from its first step: {problem}"
+                ));
+                self.learners = learners(self.parts, self.checkpoints)?;
+                Ok(LearnersPosition::default())
+            }
+            (Err(problem), RestoreMode::Fork) => Err(no_fork(position.step, &problem)),
+        }
+    }
+
+    /// What comes after so many steps.
+    fn extrapolate(&mut self, steps: u32) -> Result<(), Halt> {
+        let Err(error) = self.learners.extrapolate(steps, &mut self.record) else { return Ok(()) };
+        // Who is stopped here is where the step left everything.
+        if self.stage.control.interrupted() || matches!(error, Error::Interrupted) {
+            self.keep(LearnersPosition::before(steps), Urgency::Now);
+        }
+        Err(error.at_step(steps - 1).into())
+    }
+
+    /// A step: each model's turn, but those that are done where the stage goes on from `first`.
+    fn step(&mut self, step: u32, first: LearnersPosition) -> Result<(), Halt> {
+        let mut events = Vec::new();
+        for turn in 0..self.learners.0.len() as u32 {
+            let position = LearnersPosition { step, turn };
+            let learner = self.learners.of_turn(turn);
+            if position < first || !self.learners.0[learner].stage.turn.comes(step) {
+                continue;
+            }
+            if let Err(error) = exchange::all_or_none(self.stage, self.stage.control.check()) {
+                self.keep(position, Urgency::Now);
+                return Err(error.into());
+            }
+            events.push((learner, self.turn(position, learner)?));
+        }
+        if let Some(event) = of_step(events) {
+            self.stage.control.emit(&event);
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, position: LearnersPosition, learner: usize) -> Result<Event, Halt> {
+        let step = position.step;
+        let trainer = &mut self.learners.0[learner];
+        let data = trainer.positions();
+        let (error, finite) = match trainer.step(step, &mut self.record) {
+            Ok(event) => return Ok(event),
+            Err(failed) => failed,
+        };
+        // Rollouts that are stopped, or whose judges were stopped along with the run, have changed nothing
+        // but the place in the data. Later passes have lost their rollouts. Of several processes that go on
+        // together, all have heard the same.
+        let interrupted = self.stage.peers.is_none() && self.stage.control.interrupted();
+        let stopped = interrupted || matches!(error, Error::Interrupted);
+        let first_pass = step.is_multiple_of(trainer.stage.train.passes.max(1));
+        if stopped && finite && first_pass && trainer.restore_positions(&data).is_ok() {
+            self.keep(position, Urgency::Now);
+        }
+        let trainer = &self.learners.0[learner];
+        let last_good = (!finite).then(|| trainer.trained.weights(&trainer.model));
+        let error = match trainer.stage.turn.name {
+            Some(turn) => error.behind(&format!("`step {turn}`: ")),
+            None => error,
+        };
+        Err(Halt { error: error.at_step(step), last_good })
+    }
+
+    /// Says what guards did about a step, and stops where one of them does.
+    fn obey_guards(&mut self, step: u32) -> Result<(), Halt> {
+        let acted = self.learners.acted();
+        let warnings = acted.iter().filter(|acted| !acted.stops());
+        warnings.for_each(|acted| self.stage.control.warn(acted.message()));
+        let Some(stop) = acted.iter().find(|acted| acted.stops()) else { return Ok(()) };
+        self.keep(LearnersPosition::before(step + 1), Urgency::Now);
+        Err(stop.error(STOPPED).into())
+    }
+
+    /// Writes the state down where that is wanted.
+    fn keep(&mut self, position: LearnersPosition, urgency: Urgency) {
+        let Some(wanted) = self.writer.as_ref().map(|writer| writer.wants(position, urgency)) else { return };
+        // Without its peers this process has only a part of the state. The next exchange reports the loss.
+        if !exchange::first_wants(self.stage, wanted).unwrap_or(false) {
+            return;
+        }
+        let (begun, seconds) = (Instant::now(), self.seconds());
+        let mut state = self.learners.state(position, seconds, std::mem::take(&mut self.record));
+        // The same where a peer is lost during the exchange.
+        let whole = self.learners.make_whole(&mut state).is_ok();
+        if let Some(writer) = self.writer.as_mut().filter(|_| whole) {
+            writer.write(self.stage.name, &state, begun, urgency, self.stage.control);
+        }
+        self.record = state.record;
+        // Steps leave holes between small blocks that stay, such as the rows of metrics, so that the heap of
+        // a long stage grows; what is in no use goes back now and then.
+        trim_heap();
+    }
+
+    fn finished(self) -> Result<Finished, Box<Stopped>> {
+        let seconds = self.seconds();
+        let found = self.learners.0[0].parts[0].kept.as_ref().map(CachedScores::found);
+        match self.learners.trained_models() {
+            Ok((TrainedModel { weights, adapter }, others)) => {
+                Ok(Finished { weights, adapter, others, record: self.record, found, seconds })
+            }
+            Err(error) => Err(Box::new(Stopped { error, last_good: None, record: self.record })),
+        }
+    }
+}
+
+/// What is said of a step: of several models, how the first of them fares, and what all took.
+fn of_step(mut events: Vec<(usize, Event)>) -> Option<Event> {
+    events.sort_by_key(|(learner, _)| *learner);
+    let mut events = events.into_iter().map(|(_, event)| event);
+    let first = events.next()?;
+    Some(events.fold(first, |mut all, event| {
+        if let (
+            Event::Step { tokens, seconds, rows, .. },
+            Event::Step { tokens: more, seconds: longer, rows: others, .. },
+        ) = (&mut all, event)
+        {
+            *tokens += more;
+            rows.extend(others);
+            seconds.rollout += longer.rollout;
+            seconds.scoring += longer.scoring;
+            seconds.update += longer.update;
+        }
+        all
+    }))
+}
+
+fn no_fork(step: u32, problem: &str) -> Error {
+    let message = format!("cannot fork from the checkpoint of step {step}: {problem}");
+    Error::new(FailureKind::Runtime, message).help("run it without the fork: it begins with its first step")
+}
