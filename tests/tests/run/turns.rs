@@ -65,11 +65,11 @@ fn a_student_learns_to_use_a_tool() {
 #[test]
 fn a_run_with_turns_that_is_interrupted_ends_with_the_same_bits() {
     let bench = bench();
-    bench.edit("tiny.mopd", "steps   = 40", "steps   = 120");
+    bench.edit("tiny.mopd", "steps   = 40", "steps   = 60");
     let expected = bench.tables("expected", &[]);
     let student = bench.student("expected");
     fs::remove_dir_all(bench.path(".mopd")).expect("removable");
-    for (signal, step) in [("-INT", 10), ("-TERM", 50)] {
+    for (signal, step) in [("-INT", 10), ("-TERM", 30)] {
         let moment = format!("\"stage\":\"expert\",\"seed\":1,\"step\":{step},");
         let mut command = bench.command(&["--format", "json", "--out", "out"]);
         command.stdin(std::process::Stdio::null());
