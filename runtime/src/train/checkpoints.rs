@@ -37,13 +37,13 @@ impl Pace {
     }
 }
 
-/// Whether a state must be written down, whenever the last one was.
+/// When a state that is there is written down.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Urgency {
-    /// Training stops here.
+pub(super) enum WriteWhen {
+    /// Whenever the last one was: training stops here.
     Now,
-    /// Training goes on.
-    WhenDue,
+    /// If it is time by the pace.
+    Due,
 }
 
 /// Writes the states of one stage down.
@@ -65,9 +65,9 @@ impl<'a> StateWriter<'a> {
         StateWriter { pace, keep, kept: first, last: Instant::now(), took: Duration::ZERO, failed: false }
     }
 
-    pub fn wants(&self, position: LearnersPosition, urgency: Urgency) -> bool {
+    pub fn wants(&self, position: LearnersPosition, when: WriteWhen) -> bool {
         let due = || self.pace.due(self.last.elapsed(), self.took);
-        position != self.kept && (urgency == Urgency::Now || due())
+        position != self.kept && (when == WriteWhen::Now || due())
     }
 
     /// `begun` is when putting the state together began.
@@ -76,18 +76,18 @@ impl<'a> StateWriter<'a> {
         stage: &str,
         state: &TrainState,
         begun: Instant,
-        urgency: Urgency,
+        when: WriteWhen,
         control: &Control,
     ) {
         let position = LearnersPosition::of(state);
         match (self.keep)(state) {
             Ok(()) => (self.kept, self.failed) = (position, false),
             // A disk that stays full is said once, and again where it costs something.
-            Err(error) if urgency == Urgency::Now || !self.failed => {
+            Err(error) if when == WriteWhen::Now || !self.failed => {
                 self.failed = true;
-                let next = match urgency {
-                    Urgency::Now => "so the next run goes on from an earlier one",
-                    Urgency::WhenDue => "training goes on",
+                let next = match when {
+                    WriteWhen::Now => "so the next run goes on from an earlier one",
+                    WriteWhen::Due => "training goes on",
                 };
                 let step = position.step;
                 control.warn(format!("no checkpoint of `{stage}` at step {step}, {next}: {error}"));

@@ -8,7 +8,7 @@ use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::{Objective, Train};
 
 use super::cached_scores::CachedScores;
-use super::checkpoints::{Checkpoints, StateWriter, Urgency};
+use super::checkpoints::{Checkpoints, StateWriter, WriteWhen};
 use super::guards::Acted;
 use super::learners::{Learners, LearnersPosition};
 use super::non_finite::check_learning_rate;
@@ -57,7 +57,7 @@ pub fn train_in_turns(
         },
         Err(error) => return Err(Box::new(Stopped { error, last_good: None, record: Record::default() })),
     };
-    match training.to_the_end(from) {
+    match training.train_on(from) {
         Ok(()) => training.finished(),
         Err(Halt { error, last_good }) => {
             Err(Box::new(Stopped { error, last_good, record: training.record }))
@@ -107,7 +107,7 @@ impl TrainingLoop<'_> {
     }
 
     /// From its first step, or from where a state left it, to its last one.
-    fn to_the_end(&mut self, from: Option<(TrainState, RestoreMode)>) -> Result<(), Halt> {
+    fn train_on(&mut self, from: Option<(TrainState, RestoreMode)>) -> Result<(), Halt> {
         let first = match from {
             Some((state, mode)) => self.go_on_from(state, mode)?,
             None => LearnersPosition::default(),
@@ -122,7 +122,7 @@ impl TrainingLoop<'_> {
             self.step(step, first)?;
             self.obey_guards(step)?;
             if step + 1 < self.stage.steps {
-                self.keep(LearnersPosition::before(step + 1), Urgency::WhenDue);
+                self.keep(LearnersPosition::before(step + 1), WriteWhen::Due);
             }
         }
         self.extrapolate(self.stage.steps)?;
@@ -157,7 +157,7 @@ impl TrainingLoop<'_> {
         let Err(error) = self.learners.extrapolate(steps, &mut self.record) else { return Ok(()) };
         // Who is stopped here is where the step left everything.
         if self.stage.control.interrupted() || matches!(error, Error::Interrupted) {
-            self.keep(LearnersPosition::before(steps), Urgency::Now);
+            self.keep(LearnersPosition::before(steps), WriteWhen::Now);
         }
         Err(error.at_step(steps - 1).into())
     }
@@ -172,7 +172,7 @@ impl TrainingLoop<'_> {
                 continue;
             }
             if let Err(error) = exchange::all_or_none(self.stage, self.stage.control.check()) {
-                self.keep(position, Urgency::Now);
+                self.keep(position, WriteWhen::Now);
                 return Err(error.into());
             }
             events.push((learner, self.turn(position, learner)?));
@@ -198,7 +198,7 @@ impl TrainingLoop<'_> {
         let stopped = interrupted || matches!(error, Error::Interrupted);
         let first_pass = step.is_multiple_of(trainer.stage.train.passes.max(1));
         if stopped && finite && first_pass && trainer.restore_positions(&data).is_ok() {
-            self.keep(position, Urgency::Now);
+            self.keep(position, WriteWhen::Now);
         }
         let trainer = &self.learners.0[learner];
         let last_good = (!finite).then(|| trainer.trained.weights(&trainer.model));
@@ -215,13 +215,13 @@ impl TrainingLoop<'_> {
         let warnings = acted.iter().filter(|acted| !acted.stops());
         warnings.for_each(|acted| self.stage.control.warn(acted.message()));
         let Some(stop) = acted.iter().find(|acted| acted.stops()) else { return Ok(()) };
-        self.keep(LearnersPosition::before(step + 1), Urgency::Now);
+        self.keep(LearnersPosition::before(step + 1), WriteWhen::Now);
         Err(stop.error(STOPPED).into())
     }
 
     /// Writes the state down where that is wanted.
-    fn keep(&mut self, position: LearnersPosition, urgency: Urgency) {
-        let Some(wanted) = self.writer.as_ref().map(|writer| writer.wants(position, urgency)) else { return };
+    fn keep(&mut self, position: LearnersPosition, when: WriteWhen) {
+        let Some(wanted) = self.writer.as_ref().map(|writer| writer.wants(position, when)) else { return };
         // Without its peers this process has only a part of the state. The next exchange reports the loss.
         if !exchange::first_wants(self.stage, wanted).unwrap_or(false) {
             return;
@@ -231,7 +231,7 @@ impl TrainingLoop<'_> {
         // The same where a peer is lost during the exchange.
         let whole = self.learners.make_whole(&mut state).is_ok();
         if let Some(writer) = self.writer.as_mut().filter(|_| whole) {
-            writer.write(self.stage.name, &state, begun, urgency, self.stage.control);
+            writer.write(self.stage.name, &state, begun, when, self.stage.control);
         }
         self.record = state.record;
         // Steps leave holes between small blocks that stay, such as the rows of metrics, so that the heap of
