@@ -18,6 +18,7 @@ mod optimizer;
 pub(super) mod roles;
 pub(super) mod settings;
 mod shares;
+mod stage;
 pub(super) mod sums;
 pub(super) mod teacher;
 

@@ -1,0 +1,279 @@
+//! Stages. A training stage keeps the checked one in place of its objective, which is lowered on its own.
+
+use std::iter::once;
+
+use mopd_lang::experiment as checked;
+
+use super::of_step::of_step;
+use super::roles::StageScorers;
+use super::settings::SettingsConverter;
+use super::{derived, feedback, filter, refused, roles, teacher};
+use crate::plan::producers;
+use crate::plan::template::view;
+use crate::plan::{
+    Axis, Feedback, Formula, Joint, Learner, Model, Origin, OwnData, Rollout, Scorers, Stage, Train,
+    Trainable, Validation, View,
+};
+use crate::refusal::{Converted, Origins};
+
+impl<'a> SettingsConverter<'a> {
+    pub fn model(&mut self, model: &'a checked::Model) -> Option<Model<&'a checked::Train>> {
+        let checked::Model { name, stage, origin } = model;
+        let stage = match stage {
+            checked::Stage::Initialise(of) => Stage::Initialise(of.clone()),
+            checked::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin, (&[], 0))?)),
+            checked::Stage::Merge(merge) => Stage::Merge(merge.clone()),
+            checked::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
+            checked::Stage::Joint(joint) => Stage::Joint(self.joint(joint, *origin)?),
+            checked::Stage::Member { joint, member } => {
+                let checked::Stage::Joint(of) = &self.experiment.model(*joint).stage else {
+                    unreachable!("a member is one of a joint stage's")
+                };
+                Stage::Learner { joint: *joint, learner: *member as u32, start: of.members[*member].start }
+            }
+            checked::Stage::Parameter => {
+                return self.refuse(*origin, format!("the model `{name}` without weights"));
+            }
+        };
+        Some(Model { name: name.clone(), stage, origin: *origin })
+    }
+
+    /// Several models that learn in turns: one step updates each of them.
+    fn joint(&mut self, joint: &'a checked::Joint, origin: Origin) -> Option<Joint<&'a checked::Train>> {
+        let length = joint.steps.first().map(|step| step.train.length);
+        let mut learners = Vec::with_capacity(joint.members.len());
+        for (index, member) in joint.members.iter().enumerate() {
+            let own = joint.steps.iter().zip(0..).filter(|(step, _)| step.updates == index);
+            let own: Vec<(&checked::JointStep, u32)> = own.collect();
+            let [(step, turn)] = own.as_slice() else {
+                self.refuse::<()>(member.origin, format!("`{}`, which two steps update,", member.name));
+                continue;
+            };
+            if step.every > 1 && step.train.passes > 1 {
+                self.refuse::<()>(member.origin, "several `passes` of a step that is not taken every time");
+            }
+            if Some(step.train.length) != length {
+                self.refuse::<()>(member.origin, "a step of `train` with a length of its own");
+            }
+            if let Some(train) = self.train(&step.train, origin, (&joint.members, index)) {
+                let (name, step_name) = (member.name.clone(), step.name.clone());
+                learners.push(Learner { name, step: step_name, turn: *turn, every: step.every, train });
+            }
+        }
+        (learners.len() == joint.members.len()).then_some(Joint { learners })
+    }
+
+    fn train(
+        &mut self,
+        train: &'a checked::Train,
+        origin: Origin,
+        learners: (&'a [checked::JointMember], usize),
+    ) -> Option<Train<&'a checked::Train>> {
+        let checked::Train {
+            recipe,
+            start,
+            mixture,
+            teachers: _,
+            reference: _,
+            sees,
+            passes,
+            rollout: _,
+            size: _,
+            keep: _,
+            filter: _,
+            priority: _,
+            refresh: _,
+            shares: _,
+            objective: _,
+            optimizer,
+            length,
+            learning_rate,
+            extrapolation: _,
+            validation,
+            alignment,
+            trainable,
+            execution,
+            ema,
+            guards: _,
+        } = train;
+        let in_turns = !learners.0.is_empty();
+        let sees = match sees.as_deref() {
+            None => Some(None),
+            Some(template) => self.student_view(template, origin).map(Some),
+        };
+        let (found, ladders) = (roles::find(train, self.experiment), train.ladders());
+        let origins = Origins { roles: &found.roles, ladders: &ladders, learners, ..self.origins };
+        let parts = train.parts();
+        if let [_, own, ..] = parts.as_slice() {
+            let learns = !found.roles.learned.is_empty();
+            self.refuse_beside_own_data(train, own.objective.terms[0].origin, (!ladders.is_empty(), learns));
+        }
+        let mut rollouts: Vec<Option<Rollout>> =
+            parts.iter().map(|part| self.rollout(part, origins)).collect();
+        let own_data = rollouts.split_off(1.min(rollouts.len()));
+        let rollout = rollouts.pop().flatten();
+        let curriculum = self.curriculum(train, rollout.as_ref(), in_turns, origins);
+        let drawn = once(&rollout).chain(&own_data).flatten();
+        let shares = self.shares(train, drawn, in_turns, origins);
+        let filter = self.filter(train, rollout.as_ref());
+        let scorers = self.scorers(train, &found, origins);
+        if let Some(scorers) = &scorers {
+            let drawn = parts.iter().zip(once(&rollout).chain(&own_data));
+            let drawn = drawn.filter_map(|(part, rollout)| Some((rollout.clone()?, part.rollout.origin)));
+            let chosen = curriculum.iter().flat_map(|curriculum| &curriculum.rollouts);
+            let chosen = chosen.map(|producer| (Rollout::new(1, producer.clone()), origin));
+            for (rollout, origin) in drawn.chain(chosen) {
+                let student = sees.as_ref().and_then(Option::as_ref);
+                self.note(roles::unfit_writer(&rollout, scorers, student, origins.span(origin)));
+            }
+        }
+        let written = found.feedback(&self.experiment.teachers, origins);
+        let written = written.map_err(|refusals| self.note(refusals)).ok();
+        if let Some((written, scorers)) = written.as_deref().zip(scorers.as_ref()) {
+            let derives = rollout.iter().chain(own_data.iter().flatten()).any(derived::derives);
+            self.refuse_feedback(written, scorers, derives, origin);
+        }
+        if let Some(rollout) = &rollout {
+            self.refuse_unaccounted(train, rollout, in_turns);
+        }
+        let extrapolation = self.extrapolation(train, in_turns);
+        let guards = self.guards(train, in_turns);
+        let alignment = alignment.as_ref().map(|alignment| self.alignment(alignment, train, in_turns));
+        let (optimizer, private) = super::optimizer::executable(optimizer);
+        self.refuse_updates(trainable, private.is_some(), origin);
+        let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
+            .map_err(|refusal| self.note([*refusal]))
+            .ok();
+        Some(Train {
+            recipe: *recipe,
+            start: *start,
+            mixture: mixture.clone(),
+            sees: sees?,
+            scorers: scorers?,
+            panels: found.stage_panels(self.experiment),
+            feedback: written?,
+            rollout: rollout?,
+            passes: *passes,
+            filter,
+            curriculum,
+            shares,
+            objective: train,
+            own_data: own_data
+                .into_iter()
+                .map(|rollout| Some(OwnData { rollout: rollout?, objective: train }))
+                .collect::<Option<Vec<_>>>()?,
+            trainable: trainable.clone(),
+            optimizer,
+            private,
+            length: *length,
+            learning_rate: learning_rate?,
+            ema: *ema,
+            guards,
+            extrapolation,
+            validation: validation.as_ref().map(|checked::Validation { target, every, rows, origin: _ }| {
+                Validation { target: target.clone(), every: *every, rows: *rows }
+            }),
+            alignment,
+            execution: *execution,
+        })
+    }
+
+    /// What the student reads in place of the prompts.
+    fn student_view(&mut self, template: &checked::Template, origin: Origin) -> Option<View> {
+        let at = self.origins.span(origin);
+        let view = view(template, at, self.origins).and_then(|view| {
+            if view.has_draft() || view.may_lack() {
+                let slot = if view.has_draft() { "draft" } else { "group" };
+                let construct = format!("the slot `{{{slot}}}` of the student's template `{}`", view.name);
+                return Err(refused(at, construct));
+            }
+            if view.moves() {
+                return Err(refused(at, "a template of the student that changes during the run"));
+            }
+            Ok(view)
+        });
+        view.map_err(|refusal| self.note([*refusal])).ok()
+    }
+
+    /// What a part of a stage trains on.
+    fn rollout(&mut self, part: &checked::Train, origins: Origins) -> Option<Rollout> {
+        let of_completions = |formula: &_, what: &str, axis| -> Converted<Formula> {
+            filter::formula(formula, what, axis, origins)
+        };
+        producers::rollout(part, origins, &of_completions).map_err(|refusals| self.note(refusals)).ok()
+    }
+
+    /// The prompts of a step that are trained on, by their completions.
+    fn filter(&mut self, train: &checked::Train, rollout: Option<&Rollout>) -> Option<Formula> {
+        let (formula, rollout) = (train.filter.as_ref()?, rollout?);
+        if train.chooses_prompts() {
+            return None;
+        }
+        if !rollout.producer.drawn_anew() {
+            let construct = "a `filter` of prompts whose completions are not all drawn anew in every step";
+            return self.refuse(formula.0.origin, construct);
+        }
+        filter::formula(formula, "a `filter`", Axis::Group, self.origins)
+            .map_err(|refusal| self.note([*refusal]))
+            .ok()
+    }
+
+    /// The models that score: those of the route, the reference, and those that terms name.
+    fn scorers(&mut self, train: &checked::Train, found: &StageScorers, origins: Origins) -> Option<Scorers> {
+        let known = &self.experiment.teachers;
+        let mut choices = Vec::with_capacity(train.teachers.len());
+        for arm in &train.teachers {
+            match teacher::choice(arm, train, known, origins) {
+                Ok(choice) => choices.push(choice),
+                Err(refusals) => self.note(refusals),
+            }
+        }
+        self.note(roles::sums_in_route(train, known, origins));
+        let named = found.scorers(train, known, origins).map_err(|refusals| self.note(refusals)).ok();
+        let routed = (choices.len() == train.teachers.len()).then_some(choices);
+        Some(Scorers::new(routed?, train.reference.iter().copied(), named?))
+    }
+
+    fn refuse_feedback(&mut self, written: &[Feedback], scorers: &Scorers, derives: bool, origin: Origin) {
+        self.note(feedback::unfit(written, scorers, self.origins.span(origin)));
+        if derives && !written.is_empty() {
+            self.refuse::<()>(origin, "`feedback` about completions of prompts that are `derived`");
+        }
+    }
+
+    fn refuse_updates(&mut self, trainable: &Trainable, private: bool, origin: Origin) {
+        // Which elements changed may tell of the records, and no budget has that.
+        if private && trainable.changes().next().is_some() {
+            self.refuse::<()>(origin, "`changed` with the optimizer `private_adamw`");
+        }
+        if let Trainable::Adapter(adapter) = trainable
+            && adapter.dropout != 0.0
+        {
+            self.refuse::<()>(origin, "an adapter with `dropout`");
+        }
+    }
+
+    /// What decides by a step's completions has one set of them to look at.
+    fn refuse_beside_own_data(
+        &mut self,
+        train: &checked::Train,
+        term: Origin,
+        (climbs, learns): (bool, bool),
+    ) {
+        if let Some(filter) = &train.filter {
+            self.refuse::<()>(filter.0.origin, "a `filter` beside a term with completions of its own");
+        }
+        if climbs {
+            self.refuse::<()>(term, "a term with completions of its own where a `ladder` moves a rollout,");
+        }
+        if learns {
+            let construct = "a term with completions of its own where what a teacher sees is `learned`,";
+            self.refuse::<()>(term, construct);
+        }
+        let recorded =
+            |part: &checked::Train| matches!(part.rollout.source, checked::RolloutSource::EachTurn { .. });
+        if train.parts().iter().any(recorded) {
+            self.refuse::<()>(term, "a term with completions of its own beside the rollout `each_turn`");
+        }
+    }
+}
