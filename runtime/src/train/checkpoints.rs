@@ -37,7 +37,7 @@ impl Pace {
     }
 }
 
-/// When a state that is there is written down.
+/// When a checkpoint is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriteWhen {
     /// Whenever the last one was: training stops here.
@@ -46,8 +46,8 @@ pub(super) enum WriteWhen {
     Due,
 }
 
-/// Writes the states of one stage down.
-pub(super) struct StateWriter<'a> {
+/// Writes the checkpoints of one stage.
+pub(super) struct CheckpointWriter<'a> {
     pace: Pace,
     keep: &'a dyn Fn(&TrainState) -> Result<()>,
     /// Of the last state that is durable, or of the first.
@@ -59,10 +59,17 @@ pub(super) struct StateWriter<'a> {
     failed: bool,
 }
 
-impl<'a> StateWriter<'a> {
-    pub fn new(checkpoints: &Checkpoints<'a>, first: LearnersPosition) -> StateWriter<'a> {
+impl<'a> CheckpointWriter<'a> {
+    pub fn new(checkpoints: &Checkpoints<'a>, first: LearnersPosition) -> CheckpointWriter<'a> {
         let Checkpoints { pace, keep, .. } = *checkpoints;
-        StateWriter { pace, keep, kept: first, last: Instant::now(), took: Duration::ZERO, failed: false }
+        CheckpointWriter {
+            pace,
+            keep,
+            kept: first,
+            last: Instant::now(),
+            took: Duration::ZERO,
+            failed: false,
+        }
     }
 
     pub fn wants(&self, position: LearnersPosition, when: WriteWhen) -> bool {

@@ -8,7 +8,7 @@ use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::{Objective, Train};
 
 use super::cached_scores::CachedScores;
-use super::checkpoints::{Checkpoints, StateWriter, WriteWhen};
+use super::checkpoints::{CheckpointWriter, Checkpoints, WriteWhen};
 use super::guards::Acted;
 use super::learners::{Learners, LearnersPosition};
 use super::non_finite::check_learning_rate;
@@ -93,7 +93,7 @@ struct TrainingLoop<'a> {
     checkpoints: Option<&'a Checkpoints<'a>>,
     learners: Learners<'a>,
     /// None where no states are kept.
-    writer: Option<StateWriter<'a>>,
+    writer: Option<CheckpointWriter<'a>>,
     /// Of all steps so far.
     record: Record,
     started: Instant,
@@ -116,7 +116,7 @@ impl TrainingLoop<'_> {
         if let Some(stop) = self.learners.look_back(&self.record).into_iter().find(Acted::stops) {
             return Err(stop.error(STOPPED).into());
         }
-        self.writer = self.checkpoints.map(|checkpoints| StateWriter::new(checkpoints, first));
+        self.writer = self.checkpoints.map(|checkpoints| CheckpointWriter::new(checkpoints, first));
         for step in first.step..self.stage.steps {
             self.extrapolate(step)?;
             self.step(step, first)?;
@@ -219,7 +219,7 @@ impl TrainingLoop<'_> {
         Err(stop.error(STOPPED).into())
     }
 
-    /// Writes the state down where that is wanted.
+    /// Writes a checkpoint where that is wanted.
     fn keep(&mut self, position: LearnersPosition, when: WriteWhen) {
         let Some(wanted) = self.writer.as_ref().map(|writer| writer.wants(position, when)) else { return };
         // Without its peers this process has only a part of the state. The next exchange reports the loss.

@@ -118,13 +118,13 @@ impl<'a> SettingsConverter<'a> {
         let filter = self.filter(train, rollout.as_ref());
         let scorers = self.scorers(train, &found, origins);
         if let Some(scorers) = &scorers {
+            let student = sees.as_ref().and_then(Option::as_ref);
             let drawn = parts.iter().zip(once(&rollout).chain(&own_data));
-            let drawn = drawn.filter_map(|(part, rollout)| Some((rollout.clone()?, part.rollout.origin)));
+            let drawn = drawn.filter_map(|(part, rollout)| Some((rollout.as_ref()?, part.rollout.origin)));
             let chosen = curriculum.iter().flat_map(|curriculum| &curriculum.rollouts);
-            let chosen = chosen.map(|producer| (Rollout::new(1, producer.clone()), origin));
-            for (rollout, origin) in drawn.chain(chosen) {
-                let student = sees.as_ref().and_then(Option::as_ref);
-                self.note(roles::unfit_writer(&rollout, scorers, student, origins.span(origin)));
+            let chosen: Vec<Rollout> = chosen.map(|producer| Rollout::new(1, producer.clone())).collect();
+            for (rollout, origin) in drawn.chain(chosen.iter().map(|rollout| (rollout, origin))) {
+                self.note(roles::unfit_writer(rollout, scorers, student, origins.span(origin)));
             }
         }
         let written = found.feedback(&self.experiment.teachers, origins);
