@@ -46,6 +46,8 @@ mod lines;
 pub mod os;
 pub mod paged_attention;
 pub mod pages;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 pub mod rope;
 mod scalar;
 pub mod sum;

@@ -1,20 +1,26 @@
 //! Attention of one new token over what came before it.
 
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::functions::exp;
 use crate::lanes::{LANES, folded, summed};
-use crate::{CpuFeatures, Loop, Scalar, with_cpu_features};
 #[cfg(target_arch = "x86_64")]
-pub use x86::LoadF32x16;
+pub use crate::registers::LoadF32;
+use crate::{CpuFeatures, Loop, Scalar, with_cpu_features};
 
 /// Elsewhere all numbers are read one by one.
 #[cfg(not(target_arch = "x86_64"))]
-pub use Scalar as LoadF32x16;
+pub use Scalar as LoadF32;
+
+/// Queries that go through together, at most: beyond these, the registers are too few.
+#[cfg(target_arch = "x86_64")]
+const QUERIES: usize = 4;
 
 /// Tokens of a page. Scores are made of as many keys at a time as a register has numbers: those of a page.
 pub const PAGE: usize = LANES;
@@ -71,6 +77,16 @@ impl<'a, T: Copy> Cached<'a, T> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl<T: Copy> Cached<'_, T> {
+    /// Where the keys or values of the page behind this one begin; of the last page, its own.
+    #[inline(always)]
+    fn ahead(&self, which: usize, page: usize, places: &Range<usize>) -> *const T {
+        let next = (page + 1).min(places.end.div_ceil(PAGE) - 1);
+        self.pages[next].cast::<T>().wrapping_add(self.begin[which]).cast_const()
+    }
+}
+
 /// The pages that some places are in.
 #[inline(always)]
 fn pages_of(places: &Range<usize>) -> Range<usize> {
@@ -91,7 +107,7 @@ pub struct ScoreRule {
 ///
 /// # Safety
 /// As for [`Cached::slots`], but others may read what is read here.
-pub unsafe fn attend<T: LoadF32x16>(
+pub unsafe fn attend<T: LoadF32>(
     queries: &[f32],
     cached: Cached<T>,
     places: Range<usize>,
@@ -116,25 +132,45 @@ struct Seen<'a, T: Copy> {
     scores: ScoreRule,
 }
 
-impl<T: LoadF32x16> Seen<'_, T> {
+impl<T: LoadF32> Seen<'_, T> {
     fn by(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
         let width = self.width;
         #[cfg(target_arch = "x86_64")]
-        if matches!(CpuFeatures::detect(), CpuFeatures::Avx512 { .. }) && width.is_multiple_of(LANES) {
-            let together = x86::QUERIES * width;
-            for (queries, attended) in queries.chunks(together).zip(attended.chunks_mut(together)) {
+        if width.is_multiple_of(LANES) {
+            let features = CpuFeatures::detect();
+            let together = QUERIES * width;
+            let parts = queries.chunks(together).zip(attended.chunks_mut(together));
+            match features {
                 // SAFETY: the processor has the instructions.
-                unsafe {
+                CpuFeatures::Avx512 { .. } => parts.for_each(|(queries, attended)| unsafe {
                     match queries.len() / width {
-                        1 => x86::attend::<1, T>(queries, self, scratch, attended),
-                        2 => x86::attend::<2, T>(queries, self, scratch, attended),
-                        3 => x86::attend::<3, T>(queries, self, scratch, attended),
-                        _ => x86::attend::<4, T>(queries, self, scratch, attended),
+                        1 => avx512::attend::<1, T>(queries, self, scratch, attended),
+                        2 => avx512::attend::<2, T>(queries, self, scratch, attended),
+                        3 => avx512::attend::<3, T>(queries, self, scratch, attended),
+                        _ => avx512::attend::<4, T>(queries, self, scratch, attended),
                     }
+                }),
+                // SAFETY: the processor has the instructions.
+                CpuFeatures::Avx2 => parts.for_each(|(queries, attended)| unsafe {
+                    match queries.len() / width {
+                        1 => avx2::attend::<1, 8, 8, T>(queries, self, scratch, attended),
+                        2 => avx2::attend::<2, 4, 4, T>(queries, self, scratch, attended),
+                        3 => avx2::attend::<3, 4, 4, T>(queries, self, scratch, attended),
+                        _ => avx2::attend::<4, 2, 2, T>(queries, self, scratch, attended),
+                    }
+                }),
+                CpuFeatures::Any => {
+                    parts.for_each(|(queries, attended)| self.plainly(queries, scratch, attended))
                 }
             }
             return;
         }
+        self.plainly(queries, scratch, attended);
+    }
+
+    /// One query after the other.
+    fn plainly(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
+        let width = self.width;
         for (query, attended) in queries.chunks_exact(width).zip(attended.chunks_exact_mut(width)) {
             with_cpu_features(Plain { query, seen: self, scratch: &mut *scratch, attended });
         }
@@ -238,7 +274,7 @@ mod tests {
         }
     }
 
-    fn compare<T: LoadF32x16>(
+    fn compare<T: LoadF32>(
         queries: &[f32],
         [keys, values]: [&[f32]; 2],
         width: usize,

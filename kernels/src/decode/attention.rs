@@ -3,7 +3,7 @@
 use super::pass::Pass;
 use super::{LayerWeights, PIECE, Tables};
 use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
-use crate::paged_attention::{Cached, LoadF32x16, ScoreRule, attend};
+use crate::paged_attention::{Cached, LoadF32, ScoreRule, attend};
 use crate::thread_pool::PoolWorker;
 use crate::{round_to_bf16, with_cpu_features};
 
@@ -57,7 +57,7 @@ impl Pass<'_> {
     }
 
     /// Writes keys and values, and what each head sees of the pages.
-    pub fn attention<T: LoadF32x16>(&self, worker: &PoolWorker, index: usize, layer: &LayerWeights) {
+    pub fn attention<T: LoadF32>(&self, worker: &PoolWorker, index: usize, layer: &LayerWeights) {
         let items = self.rows * self.decoder.shape.key_value_heads;
         let mut scratch = AttentionScratch::default();
         if self.pages.alone {
@@ -80,7 +80,7 @@ impl Pass<'_> {
 
     /// Of a row and a key-value head: what all heads projected, the number of the head, the pages, and where
     /// in them the row's own place is.
-    fn row_of<T: LoadF32x16>(&self, index: usize, item: usize) -> (&[f32], usize, Cached<'_, T>, usize) {
+    fn row_of<T: LoadF32>(&self, index: usize, item: usize) -> (&[f32], usize, Cached<'_, T>, usize) {
         let shape = &self.decoder.shape;
         let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
         let stride = (shape.heads + 2 * shape.key_value_heads) * shape.head_width;
@@ -92,7 +92,7 @@ impl Pass<'_> {
         (&projected[row * stride..][..stride], group, cached, position)
     }
 
-    fn write_key_value<T: LoadF32x16>(
+    fn write_key_value<T: LoadF32>(
         &self,
         index: usize,
         layer: &LayerWeights,
@@ -115,7 +115,7 @@ impl Pass<'_> {
         });
     }
 
-    fn attend<T: LoadF32x16>(
+    fn attend<T: LoadF32>(
         &self,
         index: usize,
         layer: &LayerWeights,

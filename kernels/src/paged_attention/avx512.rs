@@ -1,53 +1,22 @@
-//! Queries that share keys and values, side by side: each key and each value is read once for all of them,
-//! and what is summed stays in registers. One query after the other, in loops that the compiler arranges,
-//! takes two and a half times as long.
+//! With AVX-512, queries that share keys and values, side by side: each key and each value is read once for
+//! all of them, and what is summed stays in registers. One query after the other, in loops that the compiler
+//! arranges, takes two and a half times as long.
 
 use std::arch::x86_64::*;
 
-use half::bf16;
-
+use super::{PAGE, Seen, pages_of, softmax};
 use crate::lanes::LANES;
-
-use super::{PAGE, Scalar, Seen, pages_of, softmax};
+use crate::registers::LoadF32;
 
 /// Scores of a page are made in one register.
 const _: () = assert!(PAGE <= LANES);
 
-/// Queries that go through together, at most: beyond these, the registers are too few.
-pub const QUERIES: usize = 4;
-
 /// Registers of values that are summed at one time, at most.
 const SPAN: usize = 4;
 
-/// Numbers that fill a register in single precision.
-pub trait LoadF32x16: Scalar {
-    /// # Safety
-    /// There are [`LANES`] numbers from `place` on, and the processor has the instructions.
-    unsafe fn load(place: *const Self) -> __m512;
-}
-
-impl LoadF32x16 for f32 {
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    unsafe fn load(place: *const f32) -> __m512 {
-        // SAFETY: by the caller's promise.
-        unsafe { _mm512_loadu_ps(place) }
-    }
-}
-
-impl LoadF32x16 for bf16 {
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    unsafe fn load(place: *const bf16) -> __m512 {
-        // SAFETY: by the caller's promise.
-        let halves = unsafe { _mm256_loadu_si256(place.cast()) };
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
-    }
-}
-
 /// `Q` queries, `[Q, width]`; `width` is whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub fn attend<const Q: usize, T: LoadF32x16>(
+pub fn attend<const Q: usize, T: LoadF32>(
     queries: &[f32],
     seen: Seen<T>,
     scratch: &mut Vec<f32>,
@@ -71,7 +40,7 @@ pub fn attend<const Q: usize, T: LoadF32x16>(
             let mut sums = [_mm512_setzero_ps(); Q];
             for at in (0..width).step_by(LANES) {
                 // SAFETY: `place < count` and `at + LANES <= width`, here and for the queries.
-                let key = unsafe { T::load(keys.as_ptr().add(place * width + at)) };
+                let key = unsafe { T::load_x16(keys.as_ptr().add(place * width + at)) };
                 for (index, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: as above.
                     let query = unsafe { _mm512_loadu_ps(queries.as_ptr().add(index * width + at)) };
@@ -116,7 +85,7 @@ pub fn attend<const Q: usize, T: LoadF32x16>(
 /// `weights` is `[Q, room]` with at least as much room as there are places, `attended` is `[Q, width]`, and
 /// `at + R * LANES <= width`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn means<const Q: usize, const R: usize, T: LoadF32x16>(
+unsafe fn means<const Q: usize, const R: usize, T: LoadF32>(
     weights: &[f32],
     room: usize,
     totals: &[f32; Q],
@@ -135,7 +104,7 @@ unsafe fn means<const Q: usize, const R: usize, T: LoadF32x16>(
             let mut value = [_mm512_setzero_ps(); R];
             for (register, value) in value.iter_mut().enumerate() {
                 // SAFETY: by the caller's promise.
-                *value = unsafe { T::load(values.as_ptr().add(at + register * LANES)) };
+                *value = unsafe { T::load_x16(values.as_ptr().add(at + register * LANES)) };
             }
             for (index, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: by the caller's promise.
