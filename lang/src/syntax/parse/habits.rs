@@ -1,15 +1,15 @@
 //! What other languages write: found in what could not be read, and said how it is written here.
 
-use super::build::{AstBuilder, Broken};
-use crate::diag::{Code, Diagnostic};
-use crate::syntax::words::{self, split_word};
+use super::build::Broken;
+use super::unparsed::Unparsed;
+use crate::diag::Diagnostic;
+use crate::syntax::words;
 
 /// Statements of other languages, by their first word.
-pub(super) fn foreign(builder: &AstBuilder, slice: &str, start: usize, kind: Broken) -> Option<Diagnostic> {
-    let (first, rest) = split_word(slice);
-    let (second, _) = split_word(rest);
-    let place = builder.span_at(start, start + first.len());
-    let error = |message: &str| Diagnostic::error(Code::ForeignSyntax, place, message);
+pub(super) fn foreign(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let Unparsed { slice, kind, .. } = *unparsed;
+    let ((first, rest), (second, _)) = (unparsed.first(), unparsed.second());
+    let error = |message: &str| unparsed.foreign(0, first.len(), message);
     let named = !second.is_empty();
     let in_arms = matches!(kind, Broken::Arm | Broken::MatchArm);
     let diagnostic = match first {
@@ -32,16 +32,14 @@ pub(super) fn foreign(builder: &AstBuilder, slice: &str, start: usize, kind: Bro
                 .label("`use module.name`")
                 .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
             match imported(first, rest) {
-                Some(ours) => diagnostic.fix(
-                    format!("write `{ours}`"),
-                    builder.span_at(start, start + slice.trim_end().len()),
-                    ours,
-                ),
+                Some(ours) => {
+                    diagnostic.fix(format!("write `{ours}`"), unparsed.span(0, slice.trim_end().len()), ours)
+                }
                 None => diagnostic,
             }
         }
         "if" | "elif" | "when" | "case" if in_arms && (named || rest.starts_with('(')) => {
-            let whole = builder.span_at(start, start + slice.len() - rest.len());
+            let whole = unparsed.span(0, unparsed.after_first());
             error(&format!("an arm begins with its condition, without `{first}`"))
                 .label("nothing stands before it")
                 .fix("remove it", whole, "")
@@ -76,7 +74,7 @@ pub(super) fn foreign(builder: &AstBuilder, slice: &str, start: usize, kind: Bro
         "for" if kind == Broken::Item => error("there is no `for` over items")
             .label("a loop, as in Python")
             .help("one model or teacher for each domain is a family: `model expert[d in domains] = ...`"),
-        _ => return ternary(builder, slice, start),
+        _ => return ternary(unparsed),
     };
     Some(diagnostic)
 }
@@ -85,26 +83,24 @@ const CHOICES: &str = "choose between two numbers with `where(condition, then, e
                        `match { condition -> value, else -> value }`, a teacher with `route`";
 
 /// `a if c else b`
-fn ternary(builder: &AstBuilder, slice: &str, start: usize) -> Option<Diagnostic> {
-    let (value, rest) = slice.split_once(" if ")?;
+fn ternary(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (value, rest) = unparsed.slice.split_once(" if ")?;
     let (condition, otherwise) = rest.split_once(" else ")?;
     if value.contains('"') {
         return None;
     }
-    let word = start + value.len() + 1;
-    let place = builder.span_at(word, word + "if".len());
-    let diagnostic = Diagnostic::error(
-        Code::ForeignSyntax,
-        place,
-        "there is no `if`: a choice between two values is written `where`",
-    )
-    .label("a conditional expression, as in Python")
-    .help(
-        "`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e \
-         }`",
-    );
-    let parts = [condition, after_equals(value), otherwise];
-    Some(chosen(builder, diagnostic, slice, start, parts))
+    let diagnostic = unparsed
+        .foreign(
+            value.len() + 1,
+            "if".len(),
+            "there is no `if`: a choice between two values is written `where`",
+        )
+        .label("a conditional expression, as in Python")
+        .help(
+            "`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e \
+             }`",
+        );
+    Some(chosen(unparsed, diagnostic, [condition, after_equals(value), otherwise]))
 }
 
 /// What a setting or `let` is given.
@@ -117,13 +113,8 @@ pub(super) fn after_equals(text: &str) -> &str {
 
 /// With the fix `where(condition, then, otherwise)`, if the parts are so plain that it is clear where they
 /// begin and end.
-pub(super) fn chosen(
-    builder: &AstBuilder,
-    diagnostic: Diagnostic,
-    slice: &str,
-    start: usize,
-    parts: [&str; 3],
-) -> Diagnostic {
+pub(super) fn chosen(unparsed: &Unparsed, diagnostic: Diagnostic, parts: [&str; 3]) -> Diagnostic {
+    let slice = unparsed.slice;
     let parts = parts.map(str::trim);
     let plain = |part: &str| {
         !part.is_empty() && !part.contains(['(', '[', '{', ',', '"', '?', ':']) && !part.contains(" if ")
@@ -134,11 +125,8 @@ pub(super) fn chosen(
             let [condition, then, otherwise] = parts;
             let ours = format!("where({condition}, {then}, {otherwise})");
             let first = slice.len() - after_equals(slice).trim_start().len();
-            diagnostic.fix(
-                format!("write `{ours}`"),
-                builder.span_at(start + first, start + slice.trim_end().len()),
-                ours,
-            )
+            let value = unparsed.span(first, slice.trim_end().len() - first);
+            diagnostic.fix(format!("write `{ours}`"), value, ours)
         }
         None => diagnostic,
     }
@@ -166,142 +154,187 @@ pub(super) fn imported(word: &str, rest: &str) -> Option<String> {
     })
 }
 
-/// Signs and words of other languages where the grammar gave up.
-pub(super) fn habit(
-    builder: &AstBuilder,
-    slice: &str,
-    start: usize,
-    at: usize,
-    kind: Broken,
-) -> Option<Diagnostic> {
-    let stuck = &slice[at..];
-    let (first, rest) = split_word(slice);
-    let error = |from: usize, length: usize, message: &str| {
-        Diagnostic::error(Code::ForeignSyntax, builder.span_at(start + from, start + from + length), message)
-    };
-    // `doubt += 0.1`
-    if let Some(sign) = ["+=", "-=", "*=", "/="].into_iter().find(|sign| rest.starts_with(sign))
-        && kind == Broken::Statement
-        && !first.is_empty()
+/// Signs and words of other languages: the first of [`HABITS`] that it is.
+pub(super) fn habit(unparsed: &Unparsed) -> Option<Diagnostic> {
+    HABITS.iter().find_map(|habit| habit(unparsed))
+}
+
+const HABITS: [fn(&Unparsed) -> Option<Diagnostic>; 11] = [
+    assigned_in_place,
+    unnamed_term,
+    reduce_with_commas,
+    import_of_all,
+    import_by_another_name,
+    import_of_a_file,
+    settings_in_parentheses,
+    block_without_a_name,
+    plus_sign,
+    shell_variable,
+    half_open_range,
+];
+
+/// `doubt += 0.1`
+fn assigned_in_place(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (first, rest) = unparsed.first();
+    let sign = ["+=", "-=", "*=", "/="].into_iter().find(|sign| rest.starts_with(sign))?;
+    if unparsed.kind != Broken::Statement || first.is_empty() {
+        return None;
+    }
+    let message = format!("`{sign}` would change a value in place: a name has one value");
+    Some(unparsed.foreign(unparsed.after_first(), sign.len(), message).help(format!(
+        "give the new value a name of its own: `let new_{first} = {first} {} ...`",
+        &sign[..1]
+    )))
+}
+
+/// `-live student.logp` alone on a line of an objective
+fn unnamed_term(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let ((first, rest), slice) = (unparsed.first(), unparsed.slice);
+    let is_live = || slice.split(|c: char| !words::is_word(c)).any(|word| word == "live");
+    if unparsed.kind != Broken::Statement
+        || rest.starts_with('=')
+        || matches!(first, "term" | "let")
+        || !is_live()
     {
-        let from = slice.len() - rest.len();
-        let diagnostic =
-            error(from, sign.len(), &format!("`{sign}` would change a value in place: a name has one value"));
-        return Some(diagnostic.help(format!(
-            "give the new value a name of its own: `let new_{first} = {first} {} ...`",
-            &sign[..1]
-        )));
+        return None;
     }
-    // `-live student.logp` alone on a line of an objective
-    if kind == Broken::Statement
-        && !rest.starts_with('=')
-        && slice.split(|c: char| !words::is_word(c)).any(|word| word == "live")
-        && first != "term"
-        && first != "let"
-    {
-        let diagnostic = error(
-            0,
-            slice.lines().next().unwrap_or_default().trim_end().len(),
-            "a part of the loss is a `term` with a name",
-        );
-        return Some(diagnostic.help("write `term name = ...`"));
+    let line = slice.lines().next().unwrap_or_default().trim_end();
+    let message = "a part of the loss is a `term` with a name";
+    Some(unparsed.foreign(0, line.len(), message).help("write `term name = ...`"))
+}
+
+/// `reduce = mean(token), mean(sequence)`
+fn reduce_with_commas(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let ((first, rest), start) = (unparsed.first(), unparsed.start);
+    if unparsed.kind != Broken::Statement || !matches!(first, "mean" | "sum") || !rest.starts_with('(') {
+        return None;
     }
-    // `reduce = mean(token), mean(sequence)`
-    if kind == Broken::Statement && matches!(first, "mean" | "sum") && rest.starts_with('(') {
-        let before = builder.text()[..start].trim_end();
-        let comma = before.strip_suffix(',').map(|before| before.trim_end().len());
-        let diagnostic = error(0, first.len(), "the steps of a `reduce` are joined by `then`");
-        let diagnostic = diagnostic.help("for example `reduce = mean(token) then mean(sequence)`");
-        return Some(match comma {
-            Some(comma) => diagnostic.fix("write `then`", builder.span_at(comma, start), " then "),
-            None => diagnostic,
-        });
+    let diagnostic = unparsed
+        .foreign(0, first.len(), "the steps of a `reduce` are joined by `then`")
+        .help("for example `reduce = mean(token) then mean(sequence)`");
+    let before = unparsed.builder.text()[..start].trim_end();
+    let comma = before.strip_suffix(',').map(|before| before.trim_end().len());
+    Some(match comma {
+        Some(comma) => diagnostic.fix("write `then`", unparsed.builder.span_at(comma, start), " then "),
+        None => diagnostic,
+    })
+}
+
+/// What an import has behind `use`.
+fn import<'a>(unparsed: &Unparsed<'a, '_>) -> Option<&'a str> {
+    let (first, rest) = unparsed.first();
+    (first == "use" && unparsed.kind == Broken::Item).then_some(rest)
+}
+
+/// `use std.opd.*`
+fn import_of_all(unparsed: &Unparsed) -> Option<Diagnostic> {
+    import(unparsed)?;
+    let star = unparsed.slice.find('*')?;
+    let module = unparsed.slice[..star].trim_end();
+    Some(
+        unparsed
+            .foreign(star, 1, "an import takes names one by one: there is no `*`")
+            .help(format!("list them: `{module}{{first, second}}`")),
+    )
+}
+
+/// `use std.opd.mopd as base`
+fn import_by_another_name(unparsed: &Unparsed) -> Option<Diagnostic> {
+    import(unparsed)?;
+    let alias = unparsed.slice.find(" as ")?;
+    let import = unparsed.slice[..alias].trim_end();
+    Some(
+        unparsed
+            .foreign(alias + 1, "as".len(), "an import keeps its name: there is no `as`")
+            .help(format!("write `{import}`, and use that name")),
+    )
+}
+
+/// `use "losses/mine.mopd"`
+fn import_of_a_file(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let quoted = import(unparsed)?.strip_prefix('"')?;
+    let path = quoted.split('"').next().unwrap_or_default();
+    let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
+    let message = "a module is named by a path of words, without quotes";
+    Some(
+        unparsed
+            .foreign(unparsed.after_first(), path.len() + 2, message)
+            .help(format!("for example `use {module}.name` takes `name` from `{path}`")),
+    )
+}
+
+/// `experiment (seed = 1)`
+fn settings_in_parentheses(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (first, at, stuck) = (unparsed.first().0, unparsed.at, unparsed.stuck());
+    let has_settings = matches!(first, "experiment" | "compare" | "domain" | "eval");
+    if unparsed.kind != Broken::Item || !has_settings || !stuck.starts_with('(') {
+        return None;
     }
-    if first == "use" && kind == Broken::Item {
-        if let Some(star) = slice.find('*') {
-            return Some(
-                error(star, 1, "an import takes names one by one: there is no `*`")
-                    .help(format!("list them: `{}{{first, second}}`", slice[..star].trim_end())),
-            );
+    let diagnostic = unparsed
+        .foreign(at, 1, format!("the settings of `{first}` stand in braces, not in `(`"))
+        .help("write `{` and `}`: `{ key = value }`");
+    let inner = stuck.trim_end().strip_prefix('(').and_then(|inner| inner.strip_suffix(')'));
+    Some(match inner.filter(|inner| !inner.contains(['(', ')', ':'])) {
+        Some(inner) => {
+            let ours = format!("{{ {} }}", inner.trim());
+            diagnostic.fix("write braces", unparsed.span(at, stuck.trim_end().len()), ours)
         }
-        if let Some(alias) = slice.find(" as ") {
-            return Some(
-                error(alias + 1, 2, "an import keeps its name: there is no `as`")
-                    .help(format!("write `{}`, and use that name", slice[..alias].trim_end())),
-            );
-        }
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let path = quoted.split('"').next().unwrap_or_default();
-            let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
-            let diagnostic = error(
-                slice.len() - rest.len(),
-                path.len() + 2,
-                "a module is named by a path of words, without quotes",
-            );
-            return Some(
-                diagnostic.help(format!("for example `use {module}.name` takes `name` from `{path}`")),
-            );
-        }
+        None => diagnostic,
+    })
+}
+
+/// `experiment { ... }`
+fn block_without_a_name(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (first, at) = (unparsed.first().0, unparsed.at);
+    let named = unparsed.kind == Broken::Item && matches!(first, "experiment" | "compare");
+    if !named || !unparsed.stuck().starts_with('{') || at != unparsed.after_first() {
+        return None;
     }
-    if matches!(first, "experiment" | "compare" | "domain" | "eval")
-        && stuck.starts_with('(')
-        && kind == Broken::Item
-    {
-        let diagnostic = error(at, 1, &format!("the settings of `{first}` stand in braces, not in `(`"));
-        let diagnostic = diagnostic.help("write `{` and `}`: `{ key = value }`");
-        let inner = stuck.trim_end().strip_prefix('(').and_then(|inner| inner.strip_suffix(')'));
-        return Some(match inner.filter(|inner| !inner.contains(['(', ')', ':'])) {
-            Some(inner) => {
-                let ours = format!("{{ {} }}", inner.trim());
-                diagnostic.fix(
-                    "write braces",
-                    builder.span_at(start + at, start + slice.trim_end().len()),
-                    ours,
-                )
-            }
-            None => diagnostic,
-        });
+    Some(
+        unparsed
+            .foreign(at, 1, format!("`{first}` needs a name in double quotes"))
+            .help(format!("write `{first} \"name\" {{ ... }}`")),
+    )
+}
+
+/// `+3`; `3 + 4` is no value with a sign.
+fn plus_sign(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (stuck, before) = (unparsed.stuck(), unparsed.before());
+    let is_sign = before.ends_with(['=', '(', ',', ':', '[', '>']);
+    if !stuck.starts_with('+') || stuck.starts_with("+=") || !is_sign {
+        return None;
     }
-    if matches!(first, "experiment" | "compare")
-        && stuck.starts_with('{')
-        && kind == Broken::Item
-        && at == slice.len() - rest.len()
-    {
-        let example = format!("`{first} \"name\" {{ ... }}`");
-        return Some(
-            error(at, 1, &format!("`{first}` needs a name in double quotes"))
-                .help(format!("write {example}")),
-        );
+    let diagnostic = unparsed.foreign(unparsed.at, 1, "a number has no `+` in front");
+    Some(diagnostic.help("remove it").replace_with("remove it", ""))
+}
+
+fn shell_variable(unparsed: &Unparsed) -> Option<Diagnostic> {
+    if !unparsed.stuck().starts_with('$') || unparsed.at == 0 {
+        return None;
     }
-    // `3 + 4` is no value with a sign; `+3` is.
-    let before = slice[..at].trim_end();
-    if stuck.starts_with('+') && before.ends_with(['=', '(', ',', ':', '[', '>']) && !stuck.starts_with("+=")
-    {
-        return Some(
-            error(at, 1, "a number has no `+` in front").help("remove it").replace_with("remove it", ""),
-        );
+    Some(unparsed.foreign(unparsed.at, 1, "`$` names nothing here").help(
+        "a value from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set \
+         weights=...`",
+    ))
+}
+
+/// `0:8`
+fn half_open_range(unparsed: &Unparsed) -> Option<Diagnostic> {
+    let (after, before) = (unparsed.stuck().strip_prefix(':')?, unparsed.before());
+    let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+    let from = before.len() - before.bytes().rev().take_while(u8::is_ascii_digit).count();
+    if digits == 0 || from == before.len() || before[..from].ends_with(words::is_word) {
+        return None;
     }
-    if stuck.starts_with('$') && at > 0 {
-        return Some(error(at, 1, "`$` names nothing here").help(
-            "a value from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set \
-             weights=...`",
-        ));
-    }
-    // `0:8`
-    if stuck.starts_with(':')
-        && let digits = stuck[1..].bytes().take_while(u8::is_ascii_digit).count()
-        && let from = before.len() - before.bytes().rev().take_while(u8::is_ascii_digit).count()
-        && digits > 0
-        && from < before.len()
-        && !before[..from].ends_with(words::is_word)
-        && let Ok(end @ 1..) = stuck[1..1 + digits].parse::<u64>()
-    {
-        let ours = format!("{}..={}", &before[from..], end - 1);
-        let diagnostic = error(at, 1, "a range is written `..=` and holds both its ends; `:` makes none");
-        let whole = builder.span_at(start + from, start + at + 1 + digits);
-        return Some(
-            diagnostic.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours).possibly(),
-        );
-    }
-    None
+    let Ok(end @ 1..) = after[..digits].parse::<u64>() else { return None };
+    let ours = format!("{}..={}", &before[from..], end - 1);
+    let message = "a range is written `..=` and holds both its ends; `:` makes none";
+    let whole = unparsed.span(from, unparsed.at + 1 + digits - from);
+    Some(
+        unparsed
+            .foreign(unparsed.at, 1, message)
+            .help(format!("write `{ours}`"))
+            .fix(format!("write `{ours}`"), whole, ours)
+            .possibly(),
+    )
 }

@@ -16,8 +16,10 @@ mod literal;
 mod mistakes;
 mod operators;
 mod salvage;
+mod slips;
 #[cfg(test)]
 mod tests;
+mod unparsed;
 
 use std::ops::Range;
 use std::rc::Rc;

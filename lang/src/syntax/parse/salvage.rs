@@ -5,7 +5,7 @@ use pest::iterators::Pair;
 
 use super::Rule;
 use super::build::{AstBuilder, Broken};
-use super::explain;
+use super::slips::is_item_head;
 use crate::diag::nearest;
 use crate::source::Span;
 use crate::syntax::ast::*;
@@ -166,7 +166,7 @@ impl<'a> AstBuilder<'a> {
 
         let lost = Expr { span, kind: ExprKind::Error };
         let (first, rest) = split_word(slice);
-        if explain::is_item_head(slice) {
+        if is_item_head(slice) {
             return None;
         }
         let (word, at) = match first {
