@@ -56,15 +56,32 @@ pub(super) struct Named {
 
 /// Everything that a term may be told to follow, the best known first.
 pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
-    let (sampler, length) = (&spec.sampler, spec.size.length);
-    let mut found: Vec<Named> = Vec::new();
+    let mut candidates = Candidates { view, spec, others: others(view, &spec.sampler), found: Vec::new() };
+    candidates.kl();
+    candidates.log_likelihoods();
+    candidates.give("the student's entropy".into(), GradientSource::Entropy, false);
+    candidates.outcomes();
+    candidates.standard();
+    candidates.own();
+    candidates.rankings();
+    candidates.about_as_good();
+    candidates.found
+}
+
+/// Whoever teaches: those that the term reads, and whoever writes what it reads.
+fn others(view: &TermView, sampler: &Sampler) -> Vec<Role> {
     let mut others = view.others();
     match sampler {
         Sampler::By { role, .. } if !others.contains(role) => others.push(role.clone()),
         Sampler::Mixture { .. } if !others.contains(&Role::Teacher) => others.push(Role::Teacher),
         _ => {}
     }
-    let plain = |kind: DivergenceKind, left: &Role, right: &Role| Divergence {
+    others
+}
+
+/// Between two whole distributions.
+fn plain(kind: DivergenceKind, left: &Role, right: &Role) -> Divergence {
+    Divergence {
         kind,
         left: Distribution::Role(left.clone()),
         right: Distribution::Role(right.clone()),
@@ -72,57 +89,79 @@ pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
         mass: Mass::Raw,
         temperature: 1.0,
         clip_each: None,
-    };
-    let scored_at = view.scored_at(sampler);
-    let mut give = |name: String, source: GradientSource, teaches: bool| {
-        if !found.iter().any(|known: &Named| known.name == name) {
-            found.push(Named { name, source, teaches });
-        }
-    };
-    let named = |kind: &str, left: &Role, right: &Role, between: &str| {
-        format!("{kind}({}{between}{})", left.name(), right.name())
-    };
-    let student = Role::Student;
-    for role in &others {
-        give(
-            named("KL", &student, role, " || "),
-            GradientSource::Divergence(plain(DivergenceKind::Kl, &student, role), vec![]),
-            true,
-        );
-        give(
-            named("KL", role, &student, " || "),
-            GradientSource::Divergence(plain(DivergenceKind::Kl, role, &student), vec![]),
-            true,
-        );
     }
-    if scored_at != 1.0 {
-        // What log-ratios of the tokens taken follow.
-        for role in &others {
-            for (left, right) in [(&student, role), (role, &student)] {
-                let name = format!(
-                    "{} at temperature {}",
-                    named("KL", left, right, " || "),
-                    text::number(scored_at)
-                );
-                let scaled = Divergence { temperature: scored_at, ..plain(DivergenceKind::Kl, left, right) };
-                give(name, GradientSource::Divergence(scaled, vec![]), true);
+}
+
+/// `KL(student || teacher)`
+fn name_between(kind: &str, left: &Role, right: &Role, between: &str) -> String {
+    format!("{kind}({}{between}{})", left.name(), right.name())
+}
+
+struct Candidates<'a> {
+    view: &'a TermView<'a>,
+    spec: &'a ToyModelSpec,
+    others: Vec<Role>,
+    found: Vec<Named>,
+}
+
+impl Candidates<'_> {
+    /// What has a name already is better known by it.
+    fn give(&mut self, name: String, source: GradientSource, teaches: bool) {
+        if !self.found.iter().any(|known| known.name == name) {
+            self.found.push(Named { name, source, teaches });
+        }
+    }
+
+    fn scored_at(&self) -> f64 {
+        self.view.scored_at(&self.spec.sampler)
+    }
+
+    fn is_on_policy(&self) -> bool {
+        self.spec.sampler.is_on_policy(self.scored_at())
+    }
+
+    /// Both ways, and at the temperature at which log-ratios of the tokens taken follow it.
+    fn kl(&mut self) {
+        let student = Role::Student;
+        for temperature in [1.0, self.scored_at()] {
+            for role in self.others.clone() {
+                for (left, right) in [(&student, &role), (&role, &student)] {
+                    let divergence = Divergence { temperature, ..plain(DivergenceKind::Kl, left, right) };
+                    let name = name_between("KL", left, right, " || ");
+                    let name = if temperature == 1.0 {
+                        name
+                    } else {
+                        format!("{name} at temperature {}", text::number(temperature))
+                    };
+                    self.give(name, GradientSource::Divergence(divergence, vec![]), true);
+                }
             }
         }
     }
-    let on_policy = sampler.is_on_policy(scored_at);
-    if !on_policy {
-        let name = match sampler {
+
+    /// Of completions that the student did not write as it is.
+    fn log_likelihoods(&mut self) {
+        if self.is_on_policy() {
+            return;
+        }
+        let name = match &self.spec.sampler {
             Sampler::Elsewhere { name } => format!("KL({name} || student)"),
             Sampler::Student { .. } => "KL(sampler || student)".into(),
             Sampler::By { role, temperature: 1.0 } => format!("KL({} || student)", role.name()),
             _ => "minus the log-likelihood of what was drawn".into(),
         };
-        give(name, GradientSource::Sampled, true);
-        give("minus the log-likelihood of the completions that are kept".into(), GradientSource::Kept, true);
+        self.give(name, GradientSource::Sampled, true);
+        let kept = "minus the log-likelihood of the completions that are kept";
+        self.give(kept.into(), GradientSource::Kept, true);
     }
-    give("the student's entropy".into(), GradientSource::Entropy, false);
-    if on_policy || length == 1 {
-        for part in view.formulas().into_iter().flat_map(Formula::parts) {
+
+    /// Of whole completions: what they are rewarded with, and how likely they are.
+    fn outcomes(&mut self) {
+        let length = self.spec.size.length;
+        if !self.is_on_policy() && length != 1 {
+            return;
+        }
+        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
             let FormulaKind::Signal(signal) = &part.0.kind else { continue };
             let outcome = match signal {
                 Signal::Reward => NamedOutcome::Reward,
@@ -130,70 +169,83 @@ pub(super) fn candidates(view: &TermView, spec: &ToyModelSpec) -> Vec<Named> {
                 signal if judgement(signal).is_some() => NamedOutcome::Judged(signal.clone()),
                 _ => continue,
             };
-            give(outcome.name(), GradientSource::Policy(outcome), false);
+            self.give(outcome.name(), GradientSource::Policy(outcome), false);
         }
         if length > 1 {
-            for role in &others {
+            for role in self.others.clone() {
                 let name = format!("KL(student || {}) of whole completions", role.name());
-                give(name, GradientSource::Sequences(role.clone()), true);
+                self.give(name, GradientSource::Sequences(role), true);
             }
         }
     }
-    for role in &others {
-        for (name, between, reversed, kind) in standard().iter().filter(|(name, ..)| name != "JSD") {
-            let (left, right) = if *reversed { (&student, role) } else { (role, &student) };
-            let divergence = plain(kind.clone(), left, right);
-            let numbers = parameters(&divergence, spec).unwrap_or_default();
-            give(named(name, left, right, between), GradientSource::Divergence(divergence, numbers), true);
-        }
-    }
-    let own = view.divergences();
-    for divergence in &own {
-        // The same on the whole vocabulary is known already; on a support, the forms that agree with the
-        // teacher go first.
-        let variants: Vec<Mass> = match (&divergence.support, divergence.mass) {
-            (Support::Full, mass) => vec![mass],
-            (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
-            (_, mass) => vec![mass],
-        };
-        let Some(parameters) = parameters(divergence, spec) else { continue };
-        for mass in variants {
-            let variant = Divergence { mass, ..(*divergence).clone() };
-            if variant.reaches_student() {
-                let name = text::divergence(&variant).replace(", support: full", "");
-                give(name, GradientSource::Divergence(variant, parameters.clone()), true);
+
+    /// Of the standard library, but those of [`Candidates::about_as_good`].
+    fn standard(&mut self) {
+        let student = Role::Student;
+        for role in self.others.clone() {
+            for (name, between, reversed, kind) in standard().iter().filter(|(name, ..)| name != "JSD") {
+                let (left, right) = if *reversed { (&student, &role) } else { (&role, &student) };
+                self.give_standard((name, between), plain(kind.clone(), left, right), (left, right));
             }
         }
-        if divergence.support != Support::Full && !reads_token(&divergence.support) {
-            give(
-                format!("the student's mass on {}", text::support(&divergence.support)),
-                GradientSource::Mass(divergence.support.clone()),
-                false,
-            );
+    }
+
+    fn give_standard(
+        &mut self,
+        (name, between): (&str, &str),
+        of: Divergence,
+        (left, right): (&Role, &Role),
+    ) {
+        let numbers = parameters(&of, self.spec).unwrap_or_default();
+        let name = name_between(name, left, right, between);
+        self.give(name, GradientSource::Divergence(of, numbers), true);
+    }
+
+    /// Those that the term itself reads.
+    fn own(&mut self) {
+        for divergence in self.view.divergences() {
+            let Some(parameters) = parameters(divergence, self.spec) else { continue };
+            // The same on the whole vocabulary is known already; on a support, the forms that agree with the
+            // teacher go first.
+            let variants: Vec<Mass> = match (&divergence.support, divergence.mass) {
+                (Support::Full, mass) => vec![mass],
+                (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
+                (_, mass) => vec![mass],
+            };
+            for mass in variants {
+                let variant = Divergence { mass, ..divergence.clone() };
+                if variant.reaches_student() {
+                    let name = text::divergence(&variant).replace(", support: full", "");
+                    self.give(name, GradientSource::Divergence(variant, parameters.clone()), true);
+                }
+            }
+            if divergence.support != Support::Full && !reads_token(&divergence.support) {
+                let name = format!("the student's mass on {}", text::support(&divergence.support));
+                self.give(name, GradientSource::Mass(divergence.support.clone()), false);
+            }
         }
     }
-    for part in view.value.parts() {
-        if let FormulaKind::Live(Live::Ranking { order }) = &part.0.kind {
-            give(
-                format!("ranking(order: {})", text::support(order)),
-                GradientSource::Ranking(order.clone()),
-                true,
-            );
+
+    fn rankings(&mut self) {
+        for part in self.view.value.parts() {
+            if let FormulaKind::Live(Live::Ranking { order }) = &part.0.kind {
+                let name = format!("ranking(order: {})", text::support(order));
+                self.give(name, GradientSource::Ranking(order.clone()), true);
+            }
         }
     }
-    for role in &others {
-        for (name, between, _, kind) in standard().iter().filter(|(name, ..)| name == "JSD") {
-            let divergence = plain(kind.clone(), role, &student);
-            let numbers = parameters(&divergence, spec).unwrap_or_default();
-            give(named(name, role, &student, between), GradientSource::Divergence(divergence, numbers), true);
+
+    /// What others are often as near to.
+    fn about_as_good(&mut self) {
+        let student = Role::Student;
+        for role in self.others.clone() {
+            for (name, between, _, kind) in standard().iter().filter(|(name, ..)| name == "JSD") {
+                self.give_standard((name, between), plain(kind.clone(), &role, &student), (&role, &student));
+            }
+            let name = format!("the log-loss of {}'s most probable token", role.name());
+            self.give(name, GradientSource::Likelihood(role), true);
         }
-        give(
-            format!("the log-loss of {}'s most probable token", role.name()),
-            GradientSource::Likelihood(role.clone()),
-            true,
-        );
     }
-    found
 }
 
 type Standard = (String, &'static str, bool, DivergenceKind);

@@ -17,7 +17,7 @@ use super::leaves::GraphLeaf;
 use super::parts::{operands, switched_off};
 use super::positions;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::{Axis, Function, Live, Scan, Signal};
+use crate::plan::{Axis, Function, Live, Signal};
 use crate::refusal::{Origins, refused};
 
 /// A live primitive and the first place that reads it.
@@ -52,7 +52,7 @@ pub(super) struct Lowering<'a> {
     places: HashMap<NodeId, Origin>,
     /// By address of a formula that chooses at random: its random numbers, which are the same wherever it is
     /// lowered.
-    draws: HashMap<*const FormulaNode, u32>,
+    pub(super) draws: HashMap<*const FormulaNode, u32>,
     /// Numbers and primitives whose names leave something out, with what they are.
     cut: Vec<(String, FormulaKind)>,
     elsewhere: Elsewhere<'a>,
@@ -264,47 +264,18 @@ impl<'a> Lowering<'a> {
     /// A formula whose parts are lowered.
     fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
-        let kind = match self.supply {
-            Supply::Runtime if formula.axis == Axis::Block && !self.blocks => {
-                return Err(refused(span, "one number per block in this place"));
-            }
-            Supply::Runtime => {
-                executable::kind_with(formula, self.origins.at(formula.origin), self.elsewhere)?
-            }
-            Supply::Anything | Supply::Leaves => {
-                match executable::kind_of_anything(formula, self.origins.at(formula.origin))? {
-                    ExecutableKind::Signal(Signal::Other { text, axis }) => {
-                        ExecutableKind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
-                    }
-                    ExecutableKind::Live(Live::Other { text }) => {
-                        ExecutableKind::Live(Live::Other { text: self.distinct(text, formula) })
-                    }
-                    kind => kind,
-                }
-            }
-        };
-        Ok(match kind {
+        Ok(match self.executable(formula)? {
             ExecutableKind::Number(value) if !value.is_finite() => {
-                return Err(Diagnostic::error(
-                    Code::OutOfRange,
-                    span,
-                    format!("the number {value} is not finite"),
-                )
-                .into());
+                let message = format!("the number {value} is not finite");
+                return Err(self.error(formula, Code::OutOfRange, message));
             }
             ExecutableKind::Number(value) => self.graph.constant(Axis::Run, value),
             ExecutableKind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
-            ExecutableKind::Schedule(schedule) => {
-                if !super::finite::schedule_is_finite(&schedule) {
-                    return Err(Diagnostic::error(
-                        Code::OutOfRange,
-                        span,
-                        "a schedule has a bound that is not finite",
-                    )
-                    .into());
-                }
-                self.graph.schedule(schedule)
+            ExecutableKind::Schedule(schedule) if !super::finite::schedule_is_finite(&schedule) => {
+                let message = "a schedule has a bound that is not finite";
+                return Err(self.error(formula, Code::OutOfRange, message));
             }
+            ExecutableKind::Schedule(schedule) => self.graph.schedule(schedule),
             ExecutableKind::Signal(Signal::VocabularySize) if let Some(tokens) = self.vocabulary => {
                 self.graph.constant(Axis::Run, f64::from(tokens))
             }
@@ -329,20 +300,17 @@ impl<'a> Lowering<'a> {
             }
             ExecutableKind::Score { of: None, on } => self.live_score(on, formula.origin),
             ExecutableKind::Dpo => {
-                let [beta] = operands(formula)[..] else { unreachable!("a preference has one operand") };
-                let beta = self.lowered(beta);
+                let beta = self.operand(formula);
                 self.dpo(beta, formula.origin)
             }
             ExecutableKind::BradleyTerry { on } => self.bradley_terry(on, formula.origin),
             ExecutableKind::SquaredError { on } => {
-                let [target] = operands(formula)[..] else { unreachable!("an error has one target") };
-                let target = self.lowered(target);
+                let target = self.operand(formula);
                 self.squared_error(on, target, formula.origin)
             }
             ExecutableKind::Confidence => self.live_confidence(formula.origin),
             ExecutableKind::CrossEntropy => {
-                let [target] = operands(formula)[..] else { unreachable!("a cross-entropy has one target") };
-                let target = self.lowered(target);
+                let target = self.operand(formula);
                 self.cross_entropy(target, formula.origin)
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
@@ -359,50 +327,9 @@ impl<'a> Lowering<'a> {
                 let (operand, among) = self.peers(formula, over, reduction.name())?;
                 self.graph.reduce(reduction, operand, over, among)
             }
-            ExecutableKind::Statistic { statistic, over } => {
-                let (operand, among) = self.peers(formula, over, statistic.name())?;
-                if let Some(fraction) =
-                    statistic.fraction().filter(|fraction| !(0.0..=1.0).contains(fraction))
-                {
-                    let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
-                    return Err(Diagnostic::error(Code::OutOfRange, span, message).into());
-                }
-                if statistic.chooses_at_random() {
-                    let axis = self.graph.axis(operand);
-                    let draws = self.draws.len() as u32;
-                    let draw = *self.draws.entry(std::ptr::from_ref(formula)).or_insert(draws);
-                    let noise = self.graph.signal(Signal::Uniform { draw, axis });
-                    self.graph.random_choice(statistic, operand, over, among, noise)
-                } else {
-                    self.graph.statistic(statistic, operand, over, among)
-                }
-            }
-            ExecutableKind::Scan { scan, over } => {
-                let name = scan.name();
-                let discount = match &scan {
-                    Scan::RewardToGo { discount } => Some(self.lowered(discount)),
-                    _ => None,
-                };
-                if discount.is_some_and(|discount| self.graph.axis(discount) != Axis::Run) {
-                    return Err(Diagnostic::error(
-                        Code::AxisMismatch,
-                        span,
-                        "a discount is one number for the whole run",
-                    )
-                    .into());
-                }
-                let scan = scan.with_discount(|discount| self.lowered(&discount));
-                let (operand, among) = self.peers(formula, over, name)?;
-                self.graph.scan(scan, operand, over, among)
-            }
-            ExecutableKind::Memory(memory) => {
-                let operand = self.lowered(operands(formula)[0]);
-                if self.graph.axis(operand) > Axis::Batch {
-                    let message = format!("`{}` carries a single number to the next step", memory.name());
-                    return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
-                }
-                self.graph.memory(memory, operand)
-            }
+            ExecutableKind::Statistic { statistic, over } => self.statistic(formula, statistic, over)?,
+            ExecutableKind::Scan { scan, over } => self.scan(formula, scan, over)?,
+            ExecutableKind::Memory(memory) => self.memory(formula, memory)?,
             ExecutableKind::Across { index } => {
                 let FormulaKind::Across { members, among, .. } = &formula.kind else {
                     unreachable!("only such a formula converts to it")
@@ -414,6 +341,42 @@ impl<'a> Lowering<'a> {
                 self.across(&members, &among, index)
             }
         })
+    }
+
+    /// What a formula is, its operands aside, where somebody supplies it.
+    fn executable(&mut self, formula: &FormulaNode) -> Result<ExecutableKind, Box<Diagnostic>> {
+        let site = self.origins.at(formula.origin);
+        Ok(match self.supply {
+            Supply::Runtime if formula.axis == Axis::Block && !self.blocks => {
+                let span = self.origins.span(formula.origin);
+                return Err(refused(span, "one number per block in this place"));
+            }
+            Supply::Runtime => executable::kind_with(formula, site, self.elsewhere)?,
+            Supply::Anything | Supply::Leaves => match executable::kind_of_anything(formula, site)? {
+                ExecutableKind::Signal(Signal::Other { text, axis }) => {
+                    ExecutableKind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
+                }
+                ExecutableKind::Live(Live::Other { text }) => {
+                    ExecutableKind::Live(Live::Other { text: self.distinct(text, formula) })
+                }
+                kind => kind,
+            },
+        })
+    }
+
+    pub(super) fn error(
+        &self,
+        formula: &FormulaNode,
+        code: Code,
+        message: impl Into<String>,
+    ) -> Box<Diagnostic> {
+        Diagnostic::error(code, self.origins.span(formula.origin), message).into()
+    }
+
+    /// The one operand of a formula that has one.
+    pub(super) fn operand(&mut self, formula: &FormulaNode) -> NodeId {
+        let [operand] = operands(formula)[..] else { unreachable!("the checker gave it one operand") };
+        self.lowered(operand)
     }
 
     pub(super) fn live(&mut self, live: Live, origin: Origin) -> NodeId {
@@ -438,62 +401,5 @@ impl<'a> Lowering<'a> {
             self.cut.push((text.clone(), formula.kind.clone()));
         }
         if number == 0 { text } else { format!("{text} (number {})", number + 1) }
-    }
-
-    /// What is put together, compared or run along, and which of its elements `among` lets take part: all
-    /// where it says nothing.
-    fn peers(
-        &mut self,
-        formula: &FormulaNode,
-        over: Axis,
-        name: &str,
-    ) -> Result<(NodeId, Option<NodeId>), Box<Diagnostic>> {
-        let among = match &formula.kind {
-            FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.as_ref(),
-            _ => None,
-        };
-        let (operand, among) = (self.lowered(operands(formula)[0]), among.map(|among| self.lowered(among)));
-        let axis = self.graph.axis(operand);
-        if axis <= over {
-            let span = self.origins.span(formula.origin);
-            let message =
-                format!("`{name}` has nothing to go through: its argument is one number per {}", over.name());
-            return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
-        }
-        Ok((operand, among.map(|among| self.graph.broadcast(among, axis))))
-    }
-
-    /// The softmax of `members[index]` among those members that `among` lets pass; 0 for the others. Where
-    /// one of them says nothing, which is NaN, all that pass count alike.
-    fn across(&mut self, members: &[NodeId], among: &[NodeId], index: usize) -> NodeId {
-        use Function::*;
-        let graph = &mut self.graph;
-        let [zero, one, lowest] =
-            [0.0, 1.0, f64::from(f32::MIN)].map(|value| graph.constant(Axis::Run, value));
-        let sum = |graph: &mut Graph, nodes: &[NodeId]| {
-            nodes.iter().copied().reduce(|left, right| graph.apply(Add, &[left, right])).unwrap_or(zero)
-        };
-        let passes = |graph: &mut Graph, at: usize, then: NodeId, otherwise: NodeId| match among.get(at) {
-            Some(passes) => graph.apply(Where, &[*passes, then, otherwise]),
-            None => then,
-        };
-        let values: Vec<NodeId> =
-            (0..members.len()).map(|at| passes(graph, at, members[at], lowest)).collect();
-        let highest =
-            values.iter().copied().reduce(|left, right| graph.apply(Maximum, &[left, right])).unwrap_or(zero);
-        let shares: Vec<NodeId> = (0..members.len())
-            .map(|at| {
-                let below = graph.apply(Subtract, &[values[at], highest]);
-                let share = graph.apply(Exp, &[below]);
-                passes(graph, at, share, zero)
-            })
-            .collect();
-        let counted: Vec<NodeId> = (0..members.len()).map(|at| passes(graph, at, one, zero)).collect();
-        let (total, count) = (sum(graph, &shares), sum(graph, &counted));
-        let alike = graph.apply(Divide, &[one, count]);
-        let missing = graph.apply(NotEqual, &[total, total]);
-        let share = graph.apply(Divide, &[shares[index], total]);
-        let stated = graph.apply(Where, &[missing, alike, share]);
-        passes(graph, index, stated, zero)
     }
 }

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod attempts;
+mod axes;
 mod balance;
 mod blocks;
 mod cost;

@@ -1,0 +1,121 @@
+//! Formulas over the elements of an axis, over several values at one place, and over steps.
+
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
+
+use super::formula::Lowering;
+use super::parts::operands;
+use crate::expr::graph::{Graph, NodeId};
+use crate::plan::{Axis, Function, Memory, Scan, Signal, Statistic};
+
+impl Lowering<'_> {
+    pub(super) fn statistic(
+        &mut self,
+        formula: &FormulaNode,
+        statistic: Statistic,
+        over: Axis,
+    ) -> Result<NodeId, Box<Diagnostic>> {
+        let (operand, among) = self.peers(formula, over, statistic.name())?;
+        if let Some(fraction) = statistic.fraction().filter(|fraction| !(0.0..=1.0).contains(fraction)) {
+            let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
+            return Err(self.error(formula, Code::OutOfRange, message));
+        }
+        if !statistic.chooses_at_random() {
+            return Ok(self.graph.statistic(statistic, operand, over, among));
+        }
+        let axis = self.graph.axis(operand);
+        let draws = self.draws.len() as u32;
+        let draw = *self.draws.entry(std::ptr::from_ref(formula)).or_insert(draws);
+        let noise = self.graph.signal(Signal::Uniform { draw, axis });
+        Ok(self.graph.random_choice(statistic, operand, over, among, noise))
+    }
+
+    pub(super) fn scan(
+        &mut self,
+        formula: &FormulaNode,
+        scan: Scan<Formula>,
+        over: Axis,
+    ) -> Result<NodeId, Box<Diagnostic>> {
+        let name = scan.name();
+        let discount = match &scan {
+            Scan::RewardToGo { discount } => Some(self.lowered(discount)),
+            _ => None,
+        };
+        if discount.is_some_and(|discount| self.graph.axis(discount) != Axis::Run) {
+            let message = "a discount is one number for the whole run";
+            return Err(self.error(formula, Code::AxisMismatch, message));
+        }
+        let scan = scan.with_discount(|discount| self.lowered(&discount));
+        let (operand, among) = self.peers(formula, over, name)?;
+        Ok(self.graph.scan(scan, operand, over, among))
+    }
+
+    pub(super) fn memory(
+        &mut self,
+        formula: &FormulaNode,
+        memory: Memory,
+    ) -> Result<NodeId, Box<Diagnostic>> {
+        let operand = self.operand(formula);
+        if self.graph.axis(operand) > Axis::Batch {
+            let message = format!("`{}` carries a single number to the next step", memory.name());
+            return Err(self.error(formula, Code::AxisMismatch, message));
+        }
+        Ok(self.graph.memory(memory, operand))
+    }
+
+    /// What is put together, compared or run along, and which of its elements `among` lets take part: all
+    /// where it says nothing.
+    pub(super) fn peers(
+        &mut self,
+        formula: &FormulaNode,
+        over: Axis,
+        name: &str,
+    ) -> Result<(NodeId, Option<NodeId>), Box<Diagnostic>> {
+        let among = match &formula.kind {
+            FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.as_ref(),
+            _ => None,
+        };
+        let (operand, among) = (self.lowered(operands(formula)[0]), among.map(|among| self.lowered(among)));
+        let axis = self.graph.axis(operand);
+        if axis <= over {
+            let message =
+                format!("`{name}` has nothing to go through: its argument is one number per {}", over.name());
+            return Err(self.error(formula, Code::AxisMismatch, message));
+        }
+        Ok((operand, among.map(|among| self.graph.broadcast(among, axis))))
+    }
+
+    /// The softmax of `members[index]` among those members that `among` lets pass; 0 for the others. Where
+    /// one of them says nothing, which is NaN, all that pass count alike.
+    pub(super) fn across(&mut self, members: &[NodeId], among: &[NodeId], index: usize) -> NodeId {
+        use Function::*;
+        let graph = &mut self.graph;
+        let [zero, one, lowest] =
+            [0.0, 1.0, f64::from(f32::MIN)].map(|value| graph.constant(Axis::Run, value));
+        let sum = |graph: &mut Graph, nodes: &[NodeId]| {
+            nodes.iter().copied().reduce(|left, right| graph.apply(Add, &[left, right])).unwrap_or(zero)
+        };
+        let passes = |graph: &mut Graph, at: usize, then: NodeId, otherwise: NodeId| match among.get(at) {
+            Some(passes) => graph.apply(Where, &[*passes, then, otherwise]),
+            None => then,
+        };
+        let values: Vec<NodeId> =
+            (0..members.len()).map(|at| passes(graph, at, members[at], lowest)).collect();
+        let highest =
+            values.iter().copied().reduce(|left, right| graph.apply(Maximum, &[left, right])).unwrap_or(zero);
+        let shares: Vec<NodeId> = (0..members.len())
+            .map(|at| {
+                let below = graph.apply(Subtract, &[values[at], highest]);
+                let share = graph.apply(Exp, &[below]);
+                passes(graph, at, share, zero)
+            })
+            .collect();
+        let counted: Vec<NodeId> = (0..members.len()).map(|at| passes(graph, at, one, zero)).collect();
+        let (total, count) = (sum(graph, &shares), sum(graph, &counted));
+        let alike = graph.apply(Divide, &[one, count]);
+        let missing = graph.apply(NotEqual, &[total, total]);
+        let share = graph.apply(Divide, &[shares[index], total]);
+        let stated = graph.apply(Where, &[missing, alike, share]);
+        passes(graph, index, stated, zero)
+    }
+}
