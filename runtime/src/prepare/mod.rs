@@ -7,6 +7,7 @@ pub mod load;
 pub mod preflight;
 pub mod prompts;
 mod room;
+mod training;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,9 +25,10 @@ use mopd_store::programs::CommandSources;
 use mopd_store::regular;
 
 use self::cache::DataCache;
-use self::check::{check_evaluation, check_training, fewer_tests, fits, idle_arms, more_than_rows};
+use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows};
 use self::load::LoadedModel;
 use self::prompts::{MESSAGES, Prompts};
+use self::training::check_training;
 use crate::data::{self, ContextLength, Dataset, DatasetRequest, Field, FieldKind, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};

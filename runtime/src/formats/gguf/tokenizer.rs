@@ -49,151 +49,206 @@ const WAY_OUT: &str = "put the model's tokenizer.json beside the file";
 
 /// Names and contents of `tokenizer.json` and the files around it.
 pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
-    let text = |key: &str| match metadata.get(key) {
-        Some(GgufValue::Text(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    match text("tokenizer.ggml.model") {
+    match text(metadata, "model") {
         Some("gpt2") => {}
         Some(other) => {
             return Err(format!("its tokenizer is of type `{other}`, only `gpt2` can be read: {WAY_OUT}"));
         }
         None => return Err(format!("it has no tokenizer: {WAY_OUT}")),
     }
-    let pre = text("tokenizer.ggml.pre").unwrap_or("default");
+    let pre = text(metadata, "pre").unwrap_or("default");
     let splitting = splitting(pre)
         .ok_or_else(|| format!("its tokenizer splits text as `{pre}`, which is not known: {WAY_OUT}"))?;
     let tokens = texts(metadata, "tokenizer.ggml.tokens")?;
-    let merges = texts(metadata, "tokenizer.ggml.merges")?;
-    let kinds = match metadata.get("tokenizer.ggml.token_type") {
+    let file = |name: &str, content: Json| (name.to_owned(), content.to_string().into_bytes());
+    Ok(vec![
+        file("tokenizer.json", tokenizer(metadata, &tokens, &splitting)?),
+        file("tokenizer_config.json", config(metadata, &tokens)?),
+        file("generation_config.json", json!({ "eos_token_id": ends(metadata) })),
+    ])
+}
+
+/// What the file says of its tokenizer, by the end of the key.
+fn of_tokenizer<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a GgufValue> {
+    metadata.get(&format!("tokenizer.ggml.{key}"))
+}
+
+fn text<'a>(metadata: &'a Metadata, key: &str) -> Option<&'a str> {
+    match of_tokenizer(metadata, key) {
+        Some(GgufValue::Text(text)) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+fn flag(metadata: &Metadata, key: &str) -> Option<bool> {
+    match of_tokenizer(metadata, key) {
+        Some(GgufValue::Flag(flag)) => Some(*flag),
+        _ => None,
+    }
+}
+
+/// The id of the token for `eos`, `bos` and the like.
+fn special(metadata: &Metadata, key: &str) -> Option<u64> {
+    match of_tokenizer(metadata, &format!("{key}_token_id")) {
+        Some(GgufValue::Unsigned(id)) => Some(*id),
+        _ => None,
+    }
+}
+
+fn token<'a>(tokens: &[&'a str], id: u64) -> Option<&'a str> {
+    tokens.get(usize::try_from(id).ok()?).copied()
+}
+
+/// `tokenizer.json`
+fn tokenizer(metadata: &Metadata, tokens: &[&str], splitting: &Splitting) -> Result<Json, String> {
+    let vocabulary = vocabulary(tokens)?;
+    let merges = merges(metadata, &vocabulary)?;
+    let (normalises, keeps_whole_words) = match splitting {
+        Splitting::Gpt2 | Splitting::Digits => (false, false),
+        Splitting::Pattern { normalises, keeps_whole_words, .. } => (*normalises, *keeps_whole_words),
+    };
+    Ok(json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added(metadata, tokens)?,
+        "normalizer": if normalises { json!({ "type": "NFC" }) } else { Json::Null },
+        "pre_tokenizer": pre_tokenizer(splitting), "post_processor": post_processor(metadata, tokens),
+        "decoder": byte_level(true),
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": "", "end_of_word_suffix": "",
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words,
+            "vocab": vocabulary, "merges": merges,
+        },
+    }))
+}
+
+fn vocabulary<'a>(tokens: &[&'a str]) -> Result<BTreeMap<&'a str, usize>, String> {
+    let mut vocabulary = BTreeMap::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if let Some(other) = vocabulary.insert(*token, id) {
+            return Err(format!("the tokens {other} and {id} are both {token:?}"));
+        }
+    }
+    Ok(vocabulary)
+}
+
+/// Tokens that are found in a text before it is split.
+fn added(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, String> {
+    let kinds = match of_tokenizer(metadata, "token_type") {
         Some(GgufValue::Numbers(kinds)) if kinds.len() == tokens.len() => Some(kinds),
         None => None,
         Some(_) => {
             return Err("`tokenizer.ggml.token_type` does not have one number for each token".to_owned());
         }
     };
-    let mut vocabulary: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut added = Vec::new();
-    for (id, token) in tokens.iter().enumerate() {
-        if let Some(other) = vocabulary.insert(token, id) {
-            return Err(format!("the tokens {other} and {id} are both {token:?}"));
-        }
-        let kind = match kinds.and_then(|kinds| kinds.get(id)) {
-            Some(GgufValue::Signed(kind)) => kind,
-            Some(GgufValue::Unsigned(kind)) => kind as i64,
-            _ => NORMAL,
-        };
-        if kind == CONTROL || kind == USER_DEFINED {
-            added.push(json!({
+    let kind = |id: usize| match kinds.and_then(|kinds| kinds.get(id)) {
+        Some(GgufValue::Signed(kind)) => kind,
+        Some(GgufValue::Unsigned(kind)) => kind as i64,
+        _ => NORMAL,
+    };
+    let added = |(id, token): (usize, &&str)| {
+        let kind = kind(id);
+        matches!(kind, CONTROL | USER_DEFINED).then(|| {
+            json!({
                 "id": id, "content": token, "single_word": false,
                 "lstrip": false, "rstrip": false, "normalized": false,
                 "special": kind == CONTROL,
-            }));
-        }
-    }
-    let mut pairs = Vec::new();
-    for merge in merges {
+            })
+        })
+    };
+    Ok(tokens.iter().enumerate().filter_map(added).collect())
+}
+
+fn merges(metadata: &Metadata, vocabulary: &BTreeMap<&str, usize>) -> Result<Vec<Json>, String> {
+    let pair = |merge: &str| {
         // A space within a token is written as another character, so that the one here parts two tokens.
         let (left, right) =
             merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
         let merged = format!("{left}{right}");
-        if let Some(unknown) =
-            [left, right, &merged].into_iter().find(|token| !vocabulary.contains_key(token))
-        {
-            return Err(format!(
+        match [left, right, &merged].into_iter().find(|token| !vocabulary.contains_key(token)) {
+            Some(unknown) => Err(format!(
                 "the merge {merge:?} needs the token {unknown:?}, which is not in the vocabulary"
-            ));
+            )),
+            None => Ok(json!([left, right])),
         }
-        pairs.push(json!([left, right]));
-    }
-    let byte_level = |splits: bool| {
-        json!({
-            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits,
-        })
     };
+    texts(metadata, "tokenizer.ggml.merges")?.into_iter().map(pair).collect()
+}
+
+fn byte_level(splits: bool) -> Json {
+    json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits,
+    })
+}
+
+fn pre_tokenizer(splitting: &Splitting) -> Json {
     let sequence =
         |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
-    let (pre_tokenizer, normalises, keeps_whole_words) = match splitting {
-        Splitting::Gpt2 => (byte_level(true), false, false),
+    match splitting {
+        Splitting::Gpt2 => byte_level(true),
         Splitting::Digits => {
-            (sequence(json!({ "type": "Digits", "individual_digits": true }), byte_level(true)), false, false)
+            sequence(json!({ "type": "Digits", "individual_digits": true }), byte_level(true))
         }
-        Splitting::Pattern { pattern, normalises, keeps_whole_words } => {
+        Splitting::Pattern { pattern, .. } => {
             let split = json!({
                 "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
             });
-            (sequence(split, byte_level(false)), normalises, keeps_whole_words)
+            sequence(split, byte_level(false))
         }
+    }
+}
+
+/// What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for
+/// it.
+fn post_processor(metadata: &Metadata, tokens: &[&str]) -> Json {
+    let begin = || {
+        let id = special(metadata, "bos").filter(|_| flag(metadata, "add_bos_token") == Some(true))?;
+        Some((id, token(tokens, id)?))
     };
-    // What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for
-    // it.
-    let begins = matches!(metadata.get("tokenizer.ggml.add_bos_token"), Some(GgufValue::Flag(true)));
-    let begin = match metadata.get("tokenizer.ggml.bos_token_id") {
-        Some(GgufValue::Unsigned(id)) if begins => {
-            usize::try_from(*id).ok().and_then(|id| Some((id, *tokens.get(id)?)))
-        }
-        _ => None,
-    };
-    let post_processor = begin.map_or(Json::Null, |(id, token)| {
-        let (special, first, second) = (
-            json!({ "SpecialToken": { "id": token, "type_id": 0 } }),
-            json!({ "Sequence": { "id": "A", "type_id": 0 } }),
-            json!({ "Sequence": { "id": "B", "type_id": 1 } }),
-        );
-        let tokens = json!({ token: { "id": token, "ids": [id], "tokens": [token] } });
-        let pair = json!([special.clone(), first.clone(), special.clone(), second]);
-        json!({
-            "type": "TemplateProcessing", "single": [special, first], "pair": pair, "special_tokens": tokens,
-        })
-    });
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-        "normalizer": if normalises { json!({ "type": "NFC" }) } else { Json::Null },
-        "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": byte_level(true),
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null,
-            "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words,
-            "vocab": vocabulary, "merges": pairs,
-        },
-    });
+    let Some((id, token)) = begin() else { return Json::Null };
+    let (special, first, second) = (
+        json!({ "SpecialToken": { "id": token, "type_id": 0 } }),
+        json!({ "Sequence": { "id": "A", "type_id": 0 } }),
+        json!({ "Sequence": { "id": "B", "type_id": 1 } }),
+    );
+    let tokens = json!({ token: { "id": token, "ids": [id], "tokens": [token] } });
+    let pair = json!([special.clone(), first.clone(), special.clone(), second]);
+    json!({
+        "type": "TemplateProcessing", "single": [special, first], "pair": pair, "special_tokens": tokens,
+    })
+}
+
+/// `tokenizer_config.json`
+fn config(metadata: &Metadata, tokens: &[&str]) -> Result<Json, String> {
     let mut config = Map::new();
     for (key, name) in
         [("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"), ("unknown", "unk_token")]
     {
-        let id = match metadata.get(&format!("tokenizer.ggml.{key}_token_id")) {
-            Some(GgufValue::Unsigned(id)) => usize::try_from(*id).ok(),
-            _ => continue,
-        };
-        let token = id
-            .and_then(|id| tokens.get(id))
-            .ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
+        let Some(id) = special(metadata, key) else { continue };
+        let token =
+            token(tokens, id).ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
         config.insert(name.to_owned(), json!(token));
     }
     for name in ["add_bos_token", "add_eos_token"] {
-        if let Some(GgufValue::Flag(flag)) = metadata.get(&format!("tokenizer.ggml.{name}")) {
+        if let Some(flag) = flag(metadata, name) {
             config.insert(name.to_owned(), json!(flag));
         }
     }
-    if let Some(template) = text("tokenizer.chat_template") {
+    if let Some(GgufValue::Text(template)) = metadata.get("tokenizer.chat_template") {
         config.insert("chat_template".to_owned(), json!(template));
     }
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
-    // Models that converse end a turn by another token than a text.
-    let mut ends: Vec<u64> = Vec::new();
-    for key in ["eos", "eot", "eom"] {
-        if let Some(GgufValue::Unsigned(id)) = metadata.get(&format!("tokenizer.ggml.{key}_token_id"))
-            && !ends.contains(id)
-        {
-            ends.push(*id);
+    Ok(Json::Object(config))
+}
+
+/// Models that converse end a turn by another token than a text.
+fn ends(metadata: &Metadata) -> Vec<u64> {
+    let mut ends = Vec::new();
+    for id in ["eos", "eot", "eom"].into_iter().filter_map(|key| special(metadata, key)) {
+        if !ends.contains(&id) {
+            ends.push(id);
         }
     }
-    let file = |name: &str, content: Json| (name.to_owned(), content.to_string().into_bytes());
-    Ok(vec![
-        file("tokenizer.json", tokenizer),
-        file("tokenizer_config.json", Json::Object(config)),
-        file("generation_config.json", json!({ "eos_token_id": ends })),
-    ])
+    ends
 }
 
 /// Kinds of tokens in GGUF.
