@@ -85,16 +85,17 @@ def main():
     arguments = parser.parse_args()
     arguments.mopd = str(pathlib.Path(arguments.mopd).absolute())
     files = {"student": str(arguments.student.absolute()), "teacher": str(arguments.teacher.absolute())}
-    print("| stage | cores that others keep busy | seconds measured | predicted | peak memory measured | predicted |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print("| stage | cores that others keep busy | seconds measured | predicted | its range | peak memory measured | predicted |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for busy in map(int, arguments.busy.split(",")):
         others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
         try:
             for plan in arguments.plans.split(","):
                 stage = measure(plan, files, arguments)
                 took, memory, predicted = stage["seconds"], stage["peak_memory"], stage["predicted"]
+                least, most = predicted["range"]["least"], predicted["range"]["most"]
                 said = [f"{PLANS[plan][0]}", str(busy), f"{took:.1f}",
-                        f"{predicted['seconds']:.1f} ({predicted['seconds'] / took - 1:+.0%})",
+                        f"{predicted['seconds']:.1f} ({predicted['seconds'] / took - 1:+.0%})", f"{least:.1f} to {most:.1f}",
                         f"{memory / 2**30:.2f} GiB",
                         f"{predicted['memory'] / 2**30:.2f} GiB ({predicted['memory'] / memory - 1:+.0%})"]
                 print(f"| {' | '.join(said)} |", flush=True)

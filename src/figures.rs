@@ -1,5 +1,7 @@
 //! Numbers in a readable form.
 
+use mopd_compiler::plan::events::TimeRange;
+
 /// `19 200`, `1.23 M`: exact up to a hundred thousand, three figures above.
 pub fn count(n: u64) -> String {
     if n < 100_000 {
@@ -39,6 +41,15 @@ pub fn duration(seconds: f64) -> String {
     } else {
         format!("{} d {:02} h", whole / 86400, whole % 86400 / 3600)
     }
+}
+
+/// A predicted time; `17.0 s [14.0 s, 24.0 s]` where it may be off by more than a tenth.
+pub fn predicted(seconds: f64, range: TimeRange) -> String {
+    let TimeRange { least, most } = range;
+    if least > 0.9 * seconds && most < 1.1 * seconds {
+        return duration(seconds);
+    }
+    format!("{} [{}, {}]", duration(seconds), duration(least), duration(most))
 }
 
 /// What was not predicted, if anything: `1 stage is not predicted: trying it would take about as long`
@@ -92,6 +103,13 @@ fn scaled(value: f64, step: f64, units: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_predicted_time_has_its_range_where_that_is_wide() {
+        assert_eq!(predicted(10.0, TimeRange { least: 9.1, most: 10.9 }), "10.0 s");
+        assert_eq!(predicted(10.0, TimeRange { least: 9.1, most: 20.0 }), "10.0 s [9.1 s, 20.0 s]");
+        assert_eq!(predicted(10.0, TimeRange { least: 6.0, most: 10.0 }), "10.0 s [6.0 s, 10.0 s]");
+    }
 
     #[test]
     fn what_is_not_predicted_is_said_with_the_reason() {

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_compiler::plan::events::{Prediction, TimeRange};
 use mopd_compiler::plan::results::{Interval, Results, Score, StageRecord, Table, TableRow};
 use mopd_compiler::plan::{Comparison, Evaluation, Plan};
 
-use crate::figures::{bytes, duration};
+use crate::figures::{self, bytes, duration};
 use crate::output::{Style, counted};
 
 /// Every table with its caption, and behind it one for each further metric. The best value of a column is
@@ -103,17 +104,18 @@ pub fn stages(records: &[StageRecord]) -> String {
     let line = |(name, records): (&&str, &Vec<&StageRecord>)| {
         let count = records.len() as f64;
         let took = records.iter().map(|record| record.seconds).sum::<f64>() / count;
-        let expected =
-            records.iter().filter_map(|record| record.predicted).map(|it| it.seconds).sum::<f64>() / count;
+        let predictions: Vec<Prediction> = records.iter().filter_map(|record| record.predicted).collect();
+        let mean = |of: fn(&Prediction) -> f64| predictions.iter().map(of).sum::<f64>() / count;
+        let range = TimeRange { least: mean(|it| it.range().least), most: mean(|it| it.range().most) };
+        let expected = figures::predicted(mean(|it| it.seconds), range);
         let memory = records.iter().filter_map(|record| record.peak_memory).max();
-        let most =
-            records.iter().filter_map(|record| record.predicted).map(|it| it.memory).max().unwrap_or(0);
+        let most = predictions.iter().map(|it| it.memory).max().unwrap_or(0);
         let memory = match memory {
             Some(memory) => format!("peak memory {} (predicted {})", bytes(memory), bytes(most)),
             // Nobody knows whose memory it was.
             None => format!("ran beside others (alone, peak memory {} was predicted)", bytes(most)),
         };
-        format!("{name:>width$}  {:>10} (predicted {}), {memory}\n", duration(took), duration(expected))
+        format!("{name:>width$}  {:>10} (predicted {expected}), {memory}\n", duration(took))
     };
     by_name.iter().map(line).collect()
 }
@@ -327,8 +329,15 @@ merging: pass@1, 8 samples a prompt, 200 prompts, seed 1; mean [95% interval ove
             whole(&results, 20.0, 3 << 30),
             "20.0 s (4.0 s before the first stage), peak memory 3.00 GiB (predicted 1.00 GiB)"
         );
-        let predicted =
-            Prediction { seconds: 2.0, rollout: 0.0, scoring: 0.0, update: 0.0, memory: 2 << 20, resting: 0 };
+        let predicted = Prediction {
+            seconds: 2.0,
+            rollout: 0.0,
+            scoring: 0.0,
+            update: 0.0,
+            memory: 2 << 20,
+            resting: 0,
+            range: None,
+        };
         let record = |stage: &str, peak_memory| StageRecord {
             stage: stage.to_owned(),
             seed: 1,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, Failure, Job, Prediction, RunJob};
+use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
@@ -133,11 +133,9 @@ fn predicted(plan: &plan::Plan, mode: PredictMode, arguments: &PlanArgs) -> Resu
     let mut said: BTreeSet<String> = BTreeSet::new();
     let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
     let status = worker::ask(&Job::Predict(Box::new(job)), failed, |event| match event {
-        Event::Predicted { stage, prediction: Prediction { seconds, memory, .. }, .. }
-            if said.insert(stage.clone()) =>
-        {
-            let took = figures::duration(seconds);
-            let memory = figures::bytes(memory);
+        Event::Predicted { stage, prediction, .. } if said.insert(stage.clone()) => {
+            let took = figures::predicted(prediction.seconds, prediction.range());
+            let memory = figures::bytes(prediction.memory);
             let of =
                 if processes > 1 { format!(" of {processes} processes together") } else { String::new() };
             output::result(&format!("predicted {stage}: {took}, peak memory {memory}{of}\n"));

@@ -451,6 +451,31 @@ pub struct Prediction {
     /// Of that, what the worker holds also while nothing runs, in bytes.
     #[serde(default)]
     pub resting: u64,
+    /// What `seconds` may turn out as, by how unlike the tried steps were, how long they waited for a core
+    /// and what may run beside the stage. None in results of versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<TimeRange>,
+}
+
+/// The fewest and the most seconds that something may take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimeRange {
+    pub least: f64,
+    pub most: f64,
+}
+
+impl Prediction {
+    /// The seconds alone where no range was said.
+    pub fn range(&self) -> TimeRange {
+        self.range.unwrap_or(TimeRange { least: self.seconds, most: self.seconds })
+    }
+}
+
+impl TimeRange {
+    /// Of one after the other.
+    pub fn plus(self, then: TimeRange) -> TimeRange {
+        TimeRange { least: self.least + then.least, most: self.most + then.most }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ mod choosing;
 mod estimate;
 mod judging;
 mod machine;
+mod taken;
 mod trial;
 mod validating;
 
@@ -25,12 +26,13 @@ use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, ModelSpec};
 use crate::rollout::MemoryBudget;
 use crate::tokenizer::Tokenizer;
-use mopd_compiler::plan::events::Prediction;
+use mopd_compiler::plan::events::{Prediction, TimeRange};
 use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
 
 pub use machine::MachineSpeed;
-use trial::{StageTrial, Taken};
+use taken::Taken;
+use trial::StageTrial;
 
 /// Multiplications and additions that a step of a shallow trial may take: about a second on one core of a
 /// usual processor.
@@ -143,6 +145,7 @@ pub fn predict(
                 update: before.update + turn.update,
                 memory: before.memory.max(memory),
                 resting: before.resting.min(turn.resting),
+                range: Some(before.range().plus(turn.range())),
             },
         });
     }
@@ -222,10 +225,17 @@ fn turn(
     let steps = f64::from(steps);
     let rollout = taken.rollout * steps * part_written(train, domains, steps) + chosen;
     let (scoring, update) = (taken.scoring * steps, taken.update * steps + aligned);
-    let seconds = taken.around + rollout + scoring + update + judged + validated + saved;
+    let (stepping, rest) = (rollout + scoring + update, taken.around + judged + validated + saved);
+    let stepping_range = taken.range(stepping);
+    let range = TimeRange {
+        // Whoever kept the cores busy may end.
+        least: (stepping_range.least + rest) * (1.0 - taken.waited),
+        most: stepping_range.most + rest,
+    };
     let memory = memory as u64 + aligned_bytes(train, &shapes.configs[model.0 as usize]);
     let resting = taken.resting as u64;
-    Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting }))
+    let seconds = stepping + rest;
+    Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting, range: Some(range) }))
 }
 
 /// Whether trying a stage takes well less than the stage, both roughly.
@@ -439,24 +449,4 @@ fn some_weights(config: Config, tokenizer: &Arc<Tokenizer>) -> Weights {
         (state >> 8) as f32 / (1 << 24) as f32 * 0.1 - 0.05
     });
     Weights::new(config.clone(), tokenizer.clone(), values.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn taken(memory: f64) -> Taken {
-        Taken { around: 1.0, rollout: 2.0 * memory, scoring: 3.0, update: 4.0, memory, resting: 0.5 }
-    }
-
-    #[test]
-    fn what_grows_is_extrapolated_and_what_shrank_by_chance_is_not() {
-        let ten = taken(5.0).extrapolated(taken(7.0), 9.0);
-        assert_eq!((ten.memory, ten.rollout, ten.scoring), (23.0, 46.0, 3.0));
-        assert_eq!(taken(5.0).extrapolated(taken(4.0), 9.0), taken(5.0));
-        // A student of 3 layers and teachers of 2, where a layer of theirs takes 1 and one of its own 2.
-        let (one, own, others) = (taken(5.0), taken(7.0), taken(6.0));
-        let both = one.extrapolated(own, 2.0).plus(one.extrapolated(others, 1.0).minus(one));
-        assert_eq!(both.memory, 10.0);
-    }
 }

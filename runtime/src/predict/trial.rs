@@ -4,17 +4,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mopd_compiler::plan::events::TimeRange;
 use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::{
     Keep, ModelId, Objective, Reward, RewardPart, Share, Train, Trainable, WeightFilter,
 };
 use tch::Kind;
 
+use super::taken::Taken;
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::environment::Environments;
 use crate::failure::Result;
-use crate::machine::{memory, place::Place};
+use crate::machine::{cores::CoreWaits, memory, place::Place};
 use crate::model::{Config, Weights};
 use crate::prepare::prompts::Prompts;
 use crate::prepare::{DomainData, ModelSpec, trained, validated};
@@ -27,6 +29,8 @@ use crate::train::{self, LearnerTurn, Source, SourceTeachers};
 const STEPS: u32 = 4;
 /// Of one that takes long.
 const FEW_STEPS: u32 = 3;
+/// Where a thread waits for a core for so much of the time, others keep it busy.
+const BUSY: f64 = 0.1;
 
 pub struct StageTrial<'a> {
     pub train: &'a Train<Objective>,
@@ -55,48 +59,6 @@ enum Size {
     Cut { batch: u32, own: usize, others: usize },
 }
 
-/// What a trial took, or what one is expected to take.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Taken {
-    /// Seconds before the first step and after the last one.
-    pub around: f64,
-    /// Of one step: rollouts, forward passes of all models, gradient and update.
-    pub rollout: f64,
-    pub scoring: f64,
-    pub update: f64,
-    /// Most resident memory of this process, in bytes.
-    pub memory: f64,
-    /// What it held before.
-    pub resting: f64,
-}
-
-impl Taken {
-    fn zip(self, other: Taken, f: impl Fn(f64, f64) -> f64) -> Taken {
-        Taken {
-            around: f(self.around, other.around),
-            rollout: f(self.rollout, other.rollout),
-            scoring: f(self.scoring, other.scoring),
-            update: f(self.update, other.update),
-            memory: f(self.memory, other.memory),
-            resting: f(self.resting, other.resting),
-        }
-    }
-
-    pub fn plus(self, other: Taken) -> Taken {
-        self.zip(other, |a, b| a + b)
-    }
-
-    pub fn minus(self, other: Taken) -> Taken {
-        self.zip(other, |a, b| a - b)
-    }
-
-    /// `more` was measured one unit further; this is `units` further. What measured less only did so by
-    /// chance.
-    pub fn extrapolated(self, more: Taken, units: f64) -> Taken {
-        self.zip(more, |a, b| a + units * (b - a).max(0.0))
-    }
-}
-
 impl StageTrial<'_> {
     /// What is known of the trained model.
     pub fn spec(&self) -> ModelSpec {
@@ -116,9 +78,12 @@ impl StageTrial<'_> {
     }
 
     /// Steps of the stage with `batch` sequences and else as they will be, of several not the first.
-    /// `written` is how many sequences teachers write before the first step; a batch where absent.
+    /// `written` is how many sequences teachers write before the first step; a batch where absent. On a busy
+    /// machine steps are unlike, so these are tried twice.
     pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<Taken> {
-        self.run(Size::Whole { batch, written }, steps)
+        let size = Size::Whole { batch, written };
+        let taken = self.run(size, steps)?;
+        if steps > 1 && taken.waited > BUSY { Ok(taken.or(self.run(size, steps)?)) } else { Ok(taken) }
     }
 
     /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Their memory is that
@@ -146,9 +111,10 @@ impl StageTrial<'_> {
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);
         let resting = memory::reset_peak_of(self.place).unwrap_or(0);
-        let started = Instant::now();
+        let (started, waits) = (Instant::now(), CoreWaits::now());
         let rows = self.train(&train, &verifier, steps, size)?;
         let seconds = started.elapsed().as_secs_f64();
+        let waited = CoreWaits::now().longest_since(&waits).as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
             memory::reset_peak_of(self.place);
             memory::exactly(|| self.train(&train, &verifier, 1, size))?;
@@ -164,11 +130,22 @@ impl StageTrial<'_> {
         // Only the first of a rollout's steps has drawn it.
         let drawn = warm.iter().filter(|row| row.step.is_multiple_of(passes)).map(|row| row.rollout_seconds);
         let drawn = drawn.reduce(f64::min).unwrap_or(0.0);
+        // All steps of a rollout together, whichever has drawn it.
+        let steps_of = |rows: &[&StepMetrics]| {
+            rows.iter().map(|row| row.rollout_seconds + row.scoring_seconds + row.update_seconds).sum::<f64>()
+                / f64::from(passes)
+        };
+        let each_step: Vec<f64> = warm.chunks_exact(passes as usize).map(steps_of).collect();
         Ok(Taken {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
             rollout: drawn / f64::from(passes),
             scoring: least(|row| row.scoring_seconds).unwrap_or(0.0),
             update: least(|row| row.update_seconds).unwrap_or(0.0),
+            step: TimeRange {
+                least: each_step.iter().copied().reduce(f64::min).unwrap_or(0.0),
+                most: each_step.iter().copied().reduce(f64::max).unwrap_or(0.0),
+            },
+            waited: (waited / seconds).min(1.0),
             memory,
             resting: resting as f64,
         })

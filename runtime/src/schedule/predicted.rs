@@ -15,7 +15,7 @@ use crate::machine::device::kind;
 use crate::machine::memory;
 use crate::machine::place::Place;
 use crate::predict::{MachineSpeed, Shapes, predict};
-use mopd_compiler::plan::events::{Event, Predict, Prediction, RunJob};
+use mopd_compiler::plan::events::{Event, Predict, Prediction, RunJob, TimeRange};
 use mopd_compiler::plan::{ModelId, Objective, Plan, Stage, Train};
 
 /// After so long, [`Predict::Quick`] tries no further stage.
@@ -98,7 +98,8 @@ impl Predicted {
                 });
                 match measured {
                     Ok(Some(prediction)) => {
-                        stages.insert(id, of_all(prediction, job, id, &shapes));
+                        let prediction = of_all(prediction, job, id, &shapes);
+                        stages.insert(id, beside(prediction, room.side_by_side(widths[index] > 1)));
                     }
                     Ok(None) => short += 1,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -162,6 +163,12 @@ fn of_all(one: Prediction, job: &RunJob, id: ModelId, shapes: &Shapes) -> Predic
     Prediction { memory, resting: processes * one.resting, ..one }
 }
 
+/// Tasks that run side by side share caches and memory, at worst so that each has its part of them.
+fn beside(alone: Prediction, tasks: usize) -> Prediction {
+    let TimeRange { least, most } = alone.range();
+    Prediction { range: Some(TimeRange { least, most: most * tasks as f64 }), ..alone }
+}
+
 #[cfg(test)]
 mod tests {
     use mopd_compiler::plan::{DomainId, Evaluation, Sampling};
@@ -177,6 +184,7 @@ mod tests {
             update: 0.0,
             memory,
             resting,
+            range: None,
         };
         let evaluation = Work::Evaluate {
             model: ModelId(0),

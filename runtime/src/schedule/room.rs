@@ -44,8 +44,13 @@ impl Room {
     /// result depends on it.
     pub fn generation(&self, exclusive: bool) -> MemoryBudget {
         let Some(bytes) = self.bytes else { return MemoryBudget(UNKNOWN) };
-        let tasks = if exclusive { 1 } else { self.workers };
+        let tasks = self.side_by_side(exclusive);
         MemoryBudget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks / self.processes as usize)
+    }
+
+    /// Tasks that may run at once where this one does.
+    pub fn side_by_side(&self, exclusive: bool) -> usize {
+        if exclusive { 1 } else { self.workers }
     }
 
     /// Whether tasks that are predicted to take so much together may run side by side. What is not known is

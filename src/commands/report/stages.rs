@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mopd_compiler::plan::events::{Prediction, TimeRange};
 use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{Model, ModelId, Objective, Recipe, Stage};
 use serde::Serialize;
@@ -10,7 +11,7 @@ use super::curves::{StageCurves, curves};
 use super::samples::{Edges, Histogram, SampledCompletion, histograms, samples};
 use super::source::{self, Excerpt, RunSources};
 use super::{LoadedRun, Rounded};
-use crate::figures::{bytes, count, duration, flops};
+use crate::figures::{self, bytes, count, duration, flops};
 use crate::output::{counted, printable};
 
 #[derive(Serialize)]
@@ -142,6 +143,14 @@ fn total(records: &[&StageRecord], number: impl Fn(&StageRecord) -> Option<f64>)
     records.iter().map(|record| number(record)).sum()
 }
 
+/// Of all seeds, one after the other; none where one was not predicted.
+fn predicted_time(records: &[&StageRecord]) -> Option<String> {
+    let predictions: Option<Vec<Prediction>> = records.iter().map(|record| record.predicted).collect();
+    let predictions = predictions.filter(|all| !all.is_empty())?;
+    let range = predictions.iter().map(Prediction::range).reduce(TimeRange::plus)?;
+    Some(figures::predicted(predictions.iter().map(|it| it.seconds).sum(), range))
+}
+
 pub fn edges(run: &LoadedRun) -> Vec<Edge> {
     let mut edges = Vec::new();
     for (index, model) in run.folder.plan.experiment.models.iter().enumerate() {
@@ -239,7 +248,7 @@ fn card(
         curves: (!stage.curves.at.is_empty()).then(|| format!("train-{}", stage.id)),
         excerpts,
         runs: if records.is_empty() { "kept".to_owned() } else { counted(records.len(), "seed") },
-        predicted: or_dash(stage.predicted.map(|seconds| duration(seconds.0))),
+        predicted: or_dash(predicted_time(records)),
         spent: or_dash(stage.seconds.map(|seconds| duration(seconds.0))),
         memory_predicted: or_dash(memory_predicted.map(bytes)),
         memory: or_dash(memory.map(bytes)),

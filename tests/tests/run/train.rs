@@ -64,6 +64,32 @@ fn the_memory_of_a_run_is_predicted_where_all_that_trains_is() {
     assert_eq!(predicted("never", &["--predict", "never"]), None);
 }
 
+/// Beside others a stage takes longer than alone, which is what is tried.
+#[test]
+fn a_predicted_time_says_what_stages_side_by_side_make_of_it() {
+    let bench = Bench::new();
+    let slowest = |workers: &str| {
+        bench.tables("out", &["--predict", "full", "--workers", workers, "--fresh"]);
+        let results = fs::read(bench.path("out/results.json")).expect("results.json");
+        let results: serde_json::Value = serde_json::from_slice(&results).expect("JSON");
+        let stages = results["stages"].as_array().expect("stages").clone();
+        let predicted = stages.iter().map(|stage| &stage["predicted"]).filter(|one| !one.is_null());
+        let ratios = predicted.map(|one| {
+            let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+            let (least, most) = (number(&one["range"]["least"]), number(&one["range"]["most"]));
+            let seconds = number(&one["seconds"]);
+            assert!(0.0 <= least && least <= seconds && seconds <= most, "{one}");
+            // The rest of it is in the steps of the trial.
+            let stepping = number(&one["rollout"]) + number(&one["scoring"]) + number(&one["update"]);
+            assert!(stepping <= seconds, "{one}");
+            most / seconds
+        });
+        ratios.reduce(f64::min).expect("stages that train")
+    };
+    assert!(slowest("2") >= 2.0);
+    assert!(slowest("1") >= 1.0);
+}
+
 /// Each is a model of its own, is found again, and is computed again with the other where one is gone.
 #[test]
 fn all_models_are_published_found_and_made_again() {
