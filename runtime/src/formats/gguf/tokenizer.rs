@@ -101,6 +101,7 @@ fn token<'a>(tokens: &[&'a str], id: u64) -> Option<&'a str> {
 
 /// `tokenizer.json`
 fn tokenizer(metadata: &Metadata, tokens: &[&str], splitting: &Splitting) -> Result<Json, String> {
+    let added = added(metadata, tokens)?;
     let vocabulary = vocabulary(tokens)?;
     let merges = merges(metadata, &vocabulary)?;
     let (normalises, keeps_whole_words) = match splitting {
@@ -108,7 +109,7 @@ fn tokenizer(metadata: &Metadata, tokens: &[&str], splitting: &Splitting) -> Res
         Splitting::Pattern { normalises, keeps_whole_words, .. } => (*normalises, *keeps_whole_words),
     };
     Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added(metadata, tokens)?,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": if normalises { json!({ "type": "NFC" }) } else { Json::Null },
         "pre_tokenizer": pre_tokenizer(splitting), "post_processor": post_processor(metadata, tokens),
         "decoder": byte_level(true),
