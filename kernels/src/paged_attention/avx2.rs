@@ -1,8 +1,8 @@
 //! The same with AVX2 and FMA, whose sixteen registers of eight lanes hold as many sums as keys or values are
 //! read for.
 //!
-//! Pages lie anywhere, and the processor reads ahead within four kilobytes only: a page's keys of one head
-//! are that much. So those of the next page are asked for while these are read.
+//! Pages lie anywhere, and the processor reads ahead within four kilobytes only: a page has not much more of
+//! one head's keys. So those of the next page are asked for while these are read.
 
 use std::arch::x86_64::*;
 
