@@ -1,6 +1,7 @@
 //! Products of small matrices, summed and returned in f32 whatever the matrices are in.
 
 use std::ffi::c_int;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -38,7 +39,21 @@ impl<'a, T> Grid<'a, T> {
         Grid { transposed: !self.transposed, ..self }
     }
 
-    fn shape(&self) -> [usize; 2] {
+    /// Some of its columns.
+    pub fn columns(self, range: Range<usize>) -> Grid<'a, T> {
+        let [_, columns] = self.shape();
+        assert!(range.start <= range.end && range.end <= columns, "a matrix has no such columns");
+        let first = if self.transposed { range.start * self.stride } else { range.start };
+        let numbers = &self.numbers[first.min(self.numbers.len())..];
+        if self.transposed {
+            Grid { numbers, rows: range.len(), ..self }
+        } else {
+            Grid { numbers, columns: range.len(), ..self }
+        }
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
         if self.transposed { [self.columns, self.rows] } else { [self.rows, self.columns] }
     }
 }
@@ -147,14 +162,6 @@ pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *
     }
 }
 
-/// The same into a slice of whole rows, one behind the other.
-pub fn multiply_into<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: &mut [f32]) {
-    let ([rows, _], [_, columns]) = (a.shape(), b.shape());
-    assert!(to.len() == rows * columns, "a product of another shape");
-    // SAFETY: the product's rows are those of the slice.
-    unsafe { multiply_small(a, b, beta, to.as_mut_ptr(), columns) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +181,11 @@ mod tests {
             for transposed in [[false, false], [true, false], [false, true], [true, true]] {
                 let (a, b) = (numbers(11 * 11, 1), numbers(11 * 11, 2));
                 let (a, b) = (grid(&a, rows, inner, transposed[0]), grid(&b, inner, columns, transposed[1]));
+                // Some of its columns, which are those of the whole.
+                let part = b.columns(2..4);
+                assert_eq!(part.shape(), [inner, 2]);
+                let same = |row, column| part.at(row, column) == b.at(row, column + 2);
+                assert!((0..inner).all(|row| same(row, 0) && same(row, 1)));
                 for beta in [0.0, 1.0] {
                     let mut sum = vec![2.0f32; rows * 6];
                     // SAFETY: seven rows of five numbers.

@@ -14,7 +14,8 @@ use half::{bf16, f16};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::Cpu;
-use crate::gemm::{Grid, multiply_into};
+use crate::features::CpuFeatures;
+use crate::gemm::{Grid, multiply_small};
 use crate::symbols::bf16_gemm;
 
 /// A number that a tensor may be made of.
@@ -229,7 +230,7 @@ pub fn multiply(_: Cpu, a: &Tensor, b: &Tensor) -> Tensor {
         return a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
     };
     let mut product = Tensor::empty([a.size()[0], b.size()[1]], (Kind::Float, Device::Cpu));
-    multiply_into(left.grid, right.grid, 0.0, &mut view_mut(&mut product).expect("it was made here"));
+    multiply_lent(&left, &right, 0.0, &mut product);
     product
 }
 
@@ -239,9 +240,35 @@ pub fn add_product(_: Cpu, sum: &mut Tensor, a: &Tensor, b: &Tensor) {
     match factors(a, b) {
         Some([left, right]) => {
             assert!(sum.size() == [a.size()[0], b.size()[1]], "a sum of another shape");
-            multiply_into(left.grid, right.grid, 1.0, &mut view_mut(sum).expect("a sum in f32, in order"));
+            multiply_lent(&left, &right, 1.0, sum);
         }
         None => drop(sum.addmm_(&a.to_kind(Kind::Float), &b.to_kind(Kind::Float))),
+    }
+}
+
+/// `a b + beta sum` into `sum`, which is in f32, contiguous and of their shape.
+fn multiply_lent(a: &Lent, b: &Lent, beta: f32, sum: &mut Tensor) {
+    let ([rows, inner], [_, columns]) = (a.grid.shape(), b.grid.shape());
+    if rows == 0 {
+        return;
+    }
+    let block = columns_at_once(inner);
+    let mut numbers = view_mut::<f32>(sum).expect("a sum in f32, in order");
+    for first in (0..columns).step_by(block) {
+        let part = b.grid.columns(first..columns.min(first + block));
+        // SAFETY: of each row of the sum, which is `columns` wide, some columns.
+        unsafe { multiply_small(a.grid, part, beta, numbers.as_mut_ptr().add(first), columns) };
+    }
+}
+
+/// Columns of a matrix of bf16 that are multiplied at a time. Where the processor has no instructions for
+/// bf16, the matrix library makes a copy of them in f32: of a whole `lm_head`, twice what itself takes.
+fn columns_at_once(inner: usize) -> usize {
+    const COPIED: usize = 4 << 20;
+    match CpuFeatures::detect() {
+        #[cfg(target_arch = "x86_64")]
+        CpuFeatures::Avx512 { bf16: true } => usize::MAX,
+        _ => (COPIED / inner.max(1)).max(1),
     }
 }
 
@@ -312,5 +339,24 @@ mod tests {
         assert_eq!(multiply(cpu, &a[0].narrow(0, 0, 0), &b[0]).size(), [0, columns]);
         let single = a[0].to_kind(Kind::Float);
         assert!(multiply(cpu, &single, &b[0]).equal(&single.mm(&b[0].to_kind(Kind::Float))));
+    }
+
+    /// As many columns as are multiplied at a time, and more; whole numbers, so that no order rounds.
+    #[test]
+    fn wide_products_are_made_block_by_block() {
+        let (rows, inner) = (3, 1 << 20);
+        let columns = 10;
+        let matrix = |rows: i64, columns: i64, step: i64| {
+            let numbers = Tensor::arange(rows * columns, (Kind::Int64, Device::Cpu));
+            ((numbers * step).remainder(7) - 3).view([rows, columns]).to_kind(Kind::BFloat16)
+        };
+        let (a, cpu) = (matrix(rows, inner, 3), Cpu::new(1));
+        for b in [matrix(inner, columns, 5), matrix(columns, inner, 5).tr()] {
+            let exact = a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float));
+            let mut sum = multiply(cpu, &a, &b);
+            assert!(sum.equal(&exact));
+            add_product(cpu, &mut sum, &a, &b);
+            assert!(sum.equal(&(exact * 2.0)));
+        }
     }
 }

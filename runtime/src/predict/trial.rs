@@ -59,6 +59,20 @@ enum Size {
     Cut { batch: u32, own: usize, others: usize },
 }
 
+/// What a trial has of each model.
+struct TrialModels {
+    of: HashMap<ModelId, Arc<Weights>>,
+    /// Those whose numbers are made up, each shape once. A trial has them in memory; a run has its own in files.
+    made: Vec<Weights>,
+}
+
+impl TrialModels {
+    /// Bytes of those that are made up.
+    fn made_bytes(&self) -> u64 {
+        self.made.iter().map(|made| 4 * Weights::parameters(&made.config) as u64).sum()
+    }
+}
+
 impl StageTrial<'_> {
     /// What is known of the trained model.
     pub fn spec(&self) -> ModelSpec {
@@ -74,7 +88,7 @@ impl StageTrial<'_> {
 
     /// Weights of its own depth.
     pub fn start(&self) -> Arc<Weights> {
-        self.weights(self.model, Size::Whole { batch: 1, written: None }, true)
+        Arc::new(self.weights(self.model, Size::Whole { batch: 1, written: None }, &mut Vec::new()))
     }
 
     /// Steps of the stage with `batch` sequences and else as they will be, of several not the first.
@@ -111,16 +125,16 @@ impl StageTrial<'_> {
         let passes = train.passes.max(1);
         let steps = steps.saturating_mul(passes);
         let resting = memory::reset_peak_of(self.place).unwrap_or(0);
+        let models = self.models(size);
         let (started, waits) = (Instant::now(), CoreWaits::now());
-        let rows = self.train(&train, &verifier, steps, size)?;
+        let rows = self.train(&train, &verifier, steps, &models)?;
         let seconds = started.elapsed().as_secs_f64();
         let waited = CoreWaits::now().longest_since(&waits).as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
             memory::reset_peak_of(self.place);
-            memory::exactly(|| self.train(&train, &verifier, 1, size))?;
+            memory::exactly(|| self.train(&train, &verifier, 1, &models))?;
         }
-        // In a run, what a stage starts from stays in the files of earlier ones.
-        let memory = memory::peak_of(self.place).unwrap_or(0).saturating_sub(self.given(size)) as f64;
+        let memory = memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes()) as f64;
 
         // One row a domain and teacher; all of a step say the same.
         let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
@@ -241,32 +255,42 @@ impl StageTrial<'_> {
 
     /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried
     /// whole.
-    fn made_up(&self, id: ModelId, size: Size, own: bool) -> Option<Config> {
+    fn made_up(&self, id: ModelId, size: Size) -> Option<Config> {
         let config = &self.shapes.configs[id.0 as usize];
         match size {
             Size::Whole { .. } if self.shapes.weights[id.0 as usize].is_some() => None,
             Size::Whole { .. } => Some(config.as_ref().clone()),
-            Size::Cut { own: layers, .. } if own => Some(cut(config, layers)),
-            Size::Cut { others: layers, .. } => Some(cut(config, layers)),
+            Size::Cut { own, others, .. } => {
+                Some(cut(config, if id == self.train.start { own } else { others }))
+            }
         }
     }
 
-    fn weights(&self, id: ModelId, size: Size, own: bool) -> Arc<Weights> {
-        let index = id.0 as usize;
-        Arc::new(match (self.made_up(id, size, own), &self.shapes.weights[index]) {
-            (None, Some(weights)) => weights.clone(),
-            (Some(config), _) => some_weights(config, &self.shapes.tokenizers[index]),
-            (None, None) => unreachable!("only models that exist are not made up"),
-        })
+    /// Of all that learn in the stage, what they begin with and ask.
+    fn models(&self, size: Size) -> TrialModels {
+        let read = |learner: &&'_ Train<Objective>| learner.asked().chain([learner.start]).collect::<Vec<_>>();
+        let ids: BTreeSet<ModelId> = self.learners.iter().flat_map(read).collect();
+        let mut made = Vec::new();
+        let of = ids.into_iter().map(|id| (id, Arc::new(self.weights(id, size, &mut made)))).collect();
+        TrialModels { of, made }
     }
 
-    /// Bytes of the models that a trial holds in memory, and a run in files.
-    fn given(&self, size: Size) -> u64 {
-        let bytes = |id: ModelId, own: bool| {
-            4 * self.made_up(id, size, own).map_or(0, |config| Weights::parameters(&config)) as u64
+    /// A model's own weights, or some that `made` has of its shape: of many teachers, each would have an
+    /// embedding of its own.
+    fn weights(&self, id: ModelId, size: Size, made: &mut Vec<Weights>) -> Weights {
+        let index = id.0 as usize;
+        let Some(config) = self.made_up(id, size) else {
+            return self.shapes.weights[index].clone().expect("only models that exist are not made up");
         };
-        let beside = self.beside().into_iter().filter(|id| *id != self.train.start);
-        bytes(self.train.start, true) + beside.map(|id| bytes(id, false)).sum::<u64>()
+        let tokenizer = self.shapes.tokenizers[index].clone();
+        if let Some(known) = made.iter().find(|known| *known.config == config) {
+            let mut weights = known.clone();
+            weights.tokenizer = tokenizer;
+            return weights;
+        }
+        let weights = some_weights(config, &tokenizer);
+        made.push(weights.clone());
+        weights
     }
 
     /// The rows of so many steps.
@@ -275,10 +299,9 @@ impl StageTrial<'_> {
         train: &Train<Objective>,
         verifier: &Verifier,
         steps: u32,
-        size: Size,
+        models: &TrialModels,
     ) -> Result<Vec<StepMetrics>> {
         let quiet = Control::new(std::io::sink());
-        let start = self.weights(self.train.start, size, true);
         let mut stages = Vec::with_capacity(self.learners.len());
         for (place, other) in self.learners.iter().copied().enumerate() {
             let own = place == self.learner;
@@ -286,7 +309,7 @@ impl StageTrial<'_> {
             let every = if own { 1 } else { u32::MAX };
             let turn = LearnerTurn { name: None, place: place as u32, every };
             let settings = if own { train } else { other };
-            stages.push(self.stage(settings, (turn, &start), verifier, steps, size, &quiet)?);
+            stages.push(self.stage(settings, turn, verifier, steps, models, &quiet)?);
         }
         train::train_in_turns(&stages, None)
             .map(|trained| trained.record.rows)
@@ -296,21 +319,13 @@ impl StageTrial<'_> {
     fn stage<'s>(
         &'s self,
         train: &'s Train<Objective>,
-        (turn, own_start): (LearnerTurn<'s>, &Arc<Weights>),
+        turn: LearnerTurn<'s>,
         verifier: &'s Verifier,
         steps: u32,
-        size: Size,
+        models: &TrialModels,
         control: &'s Control,
     ) -> Result<train::Stage<'s>> {
-        // Of several that begin alike, all begin with the same numbers.
-        let same = train.start == self.train.start;
-        let start = if same { own_start.clone() } else { self.weights(train.start, size, false) };
-        let mut teachers: HashMap<ModelId, Arc<Weights>> = HashMap::new();
-        for id in train.asked() {
-            // A student's own start is one model, whoever reads it.
-            let one = || if id == train.start { start.clone() } else { self.weights(id, size, false) };
-            teachers.entry(id).or_insert_with(one);
-        }
+        let start = &models.of[&train.start];
         Ok(train::Stage {
             name: "trial",
             seed: 0,
@@ -321,9 +336,9 @@ impl StageTrial<'_> {
             turn,
             steps,
             sources: self.sources(train, |data| trained(data, train), verifier)?,
-            start: train::beginning(train, &start, (0, 0)),
+            start: train::beginning(train, start, (0, 0)),
             start_place: String::new(),
-            models: teachers,
+            models: train.asked().map(|id| (id, models.of[&id].clone())).collect(),
             models_fit: Some(self.models_fit()),
             budget: self.budget,
             micro_batch: train.execution.micro_batch,
