@@ -54,8 +54,8 @@ impl Matrix<'_> {
 #[derive(Clone, Copy)]
 pub struct Prefetch(*const u8);
 
-/// The rows on the left, `[rows, inputs]`; `bf16` are the same rounded, for products with matrices
-/// that are.
+/// The rows on the left, `[rows, inputs]`. Where the matrix is in bf16 they are rounded to it, in both: `bf16`
+/// is for processors that multiply such numbers, and `f32` spares the others a conversion for each product.
 #[derive(Clone, Copy)]
 pub struct InputRows<'a> {
     pub inputs: usize,
@@ -305,13 +305,13 @@ impl Tile<'_> {
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Matrix::Bf16(matrix), CpuFeatures::Avx512 { .. } | CpuFeatures::Avx2) => {
-                    avx2::tile::<R, O, _>(&x.bf16[from], &matrix[weights], inputs, sums_of)
+                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
                 }
                 (Matrix::F32(matrix), CpuFeatures::Any) => {
                     portable::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
                 }
                 (Matrix::Bf16(matrix), CpuFeatures::Any) => {
-                    portable::<R, O, _>(&x.bf16[from], &matrix[weights], inputs, sums_of)
+                    portable::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
                 }
             }
         }
@@ -325,7 +325,7 @@ impl Tile<'_> {
 /// Sums in eight lanes, as the compiler can put them into registers.
 #[inline(always)]
 fn portable<const R: usize, const O: usize, T: Scalar>(
-    x: &[T],
+    x: &[f32],
     weights: &[T],
     inputs: usize,
     sums: &mut Sums,
@@ -338,7 +338,7 @@ fn portable<const R: usize, const O: usize, T: Scalar>(
             for (row, lanes) in lanes.iter_mut().enumerate() {
                 let x = &x[row * inputs + first..][..8];
                 for lane in 0..8 {
-                    lanes[output][lane] += x[lane].as_f32() * weights[lane].as_f32();
+                    lanes[output][lane] += x[lane] * weights[lane].as_f32();
                 }
             }
         }
@@ -346,7 +346,7 @@ fn portable<const R: usize, const O: usize, T: Scalar>(
     for (row, lanes) in lanes.iter().enumerate() {
         for (output, lanes) in lanes.iter().enumerate() {
             let rest = (whole..inputs)
-                .map(|at| x[row * inputs + at].as_f32() * weights[output * inputs + at].as_f32());
+                .map(|at| x[row * inputs + at] * weights[output * inputs + at].as_f32());
             sums[row * O + output] = lanes.iter().sum::<f32>() + rest.sum::<f32>();
         }
     }
@@ -383,6 +383,7 @@ mod tests {
                 |values: &[f32]| values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>();
             let (x_bf16, matrix_bf16) = (rounded(&x), rounded(&matrix));
             for is_bf16 in [false, true] {
+                let x = if is_bf16 { x_bf16.iter().map(|x| x.to_f32()).collect() } else { x.clone() };
                 let mut got = vec![1.0; rows * (outputs + 2)];
                 let buffer = DisjointSlices::new(&mut got);
                 Cpu::new(3).parallel(|worker| {

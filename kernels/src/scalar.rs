@@ -47,6 +47,16 @@ pub fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
     });
 }
 
+/// The same, and in single precision in place.
+pub fn round_to_bf16_in_place(numbers: &mut [f32], to: &mut [bf16]) {
+    with_cpu_features(|| {
+        for (to, number) in to.iter_mut().zip(numbers) {
+            *to = Scalar::from_f32(*number);
+            *number = to.as_f32();
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +73,12 @@ mod tests {
             .collect();
         let mut rounded = vec![bf16::ZERO; numbers.len()];
         round_to_bf16(&numbers, &mut rounded);
+        let (mut in_place, mut again) = (numbers.clone(), rounded.clone());
+        round_to_bf16_in_place(&mut in_place, &mut again);
+        let bits = |numbers: &[bf16]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&again), bits(&rounded));
+        let same = |(single, half): (&f32, &bf16)| single.to_bits() == half.to_f32().to_bits();
+        assert!(in_place.iter().zip(&rounded).all(same));
         for (number, got) in numbers.iter().zip(rounded) {
             assert!(got == bf16::from_f32(*number) || (got.is_nan() && number.is_nan()), "{number} {got}");
         }

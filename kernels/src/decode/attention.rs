@@ -5,7 +5,7 @@ use super::{LayerWeights, PIECE, Tables};
 use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
 use crate::paged_attention::{Cached, LoadF32, ScoreRule, attend};
 use crate::thread_pool::PoolWorker;
-use crate::{round_to_bf16, with_cpu_features};
+use crate::{round_to_bf16_in_place, with_cpu_features};
 
 /// A worker's own.
 #[derive(Default)]
@@ -143,7 +143,7 @@ impl Pass<'_> {
         if self.is_bf16 {
             // SAFETY: as above.
             let rounded = unsafe { self.attended_bf16.slice_mut(range) };
-            round_to_bf16(attended, rounded);
+            round_to_bf16_in_place(attended, rounded);
         }
     }
 

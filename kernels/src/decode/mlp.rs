@@ -7,7 +7,7 @@ use super::{Gated, LinearWeights, PIECE};
 use crate::functions::{Activation, exp, gelu};
 use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
 use crate::thread_pool::{DisjointSlices, PoolWorker};
-use crate::{round_to_bf16, with_cpu_features};
+use crate::{round_to_bf16_in_place, with_cpu_features};
 
 impl Pass<'_> {
     pub fn mlp(
@@ -77,7 +77,7 @@ impl Pass<'_> {
             if self.is_bf16 {
                 // SAFETY: as above.
                 let rounded = unsafe { self.gate_bf16.slice_mut(range) };
-                round_to_bf16(gate, rounded);
+                round_to_bf16_in_place(gate, rounded);
             }
         }
     }

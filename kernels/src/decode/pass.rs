@@ -8,7 +8,7 @@ use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
 use crate::lanes::LANES;
 use crate::pages::RowPages;
 use crate::thread_pool::{DisjointSlices, PoolWorker};
-use crate::{round_to_bf16, with_cpu_features};
+use crate::{round_to_bf16_in_place, with_cpu_features};
 
 /// Everything that the thread pool shares during a pass. Buffers are `[rows, ...]`.
 pub struct Pass<'a> {
@@ -132,7 +132,7 @@ impl Pass<'_> {
         }
         if self.is_bf16 {
             normed.bf16.resize(stream.len(), bf16::ZERO);
-            round_to_bf16(&normed.f32, &mut normed.bf16);
+            round_to_bf16_in_place(&mut normed.f32, &mut normed.bf16);
         }
     }
 

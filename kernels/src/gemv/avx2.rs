@@ -10,7 +10,7 @@ const LANES: usize = 8;
 /// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time.
 #[target_feature(enable = "avx2,fma")]
 pub fn tile<const R: usize, const O: usize, T: LoadF32>(
-    x: &[T],
+    x: &[f32],
     weights: &[T],
     inputs: usize,
     sums: &mut Sums,
@@ -35,7 +35,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
         let mut row = 0;
         while row < R {
             // SAFETY: as above, and there are as many rows.
-            let x = unsafe { T::load_x8(x.as_ptr().add(row * inputs + first)) };
+            let x = unsafe { f32::load_x8(x.as_ptr().add(row * inputs + first)) };
             let mut output = 0;
             while output < O {
                 lanes[row][output] = _mm256_fmadd_ps(x, row_of_weights[output], lanes[row][output]);

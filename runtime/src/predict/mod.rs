@@ -26,7 +26,7 @@ use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, ModelSpec};
 use crate::rollout::MemoryBudget;
 use crate::tokenizer::Tokenizer;
-use mopd_compiler::plan::events::{Prediction, TimeRange};
+use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::{ModelId, Objective, Plan, Producer, Reward, Share, Stage, Train, Trainable};
 
@@ -226,12 +226,7 @@ fn turn(
     let rollout = taken.rollout * steps * part_written(train, domains, steps) + chosen;
     let (scoring, update) = (taken.scoring * steps, taken.update * steps + aligned);
     let (stepping, rest) = (rollout + scoring + update, taken.around + judged + validated + saved);
-    let stepping_range = taken.range(stepping);
-    let range = TimeRange {
-        // Whoever kept the cores busy may end.
-        least: (stepping_range.least + rest) * (1.0 - taken.waited),
-        most: stepping_range.most + rest,
-    };
+    let range = taken.range(stepping, rest);
     let memory = memory as u64 + aligned_bytes(train, &shapes.configs[model.0 as usize]);
     let resting = taken.resting as u64;
     let seconds = stepping + rest;

@@ -2,6 +2,13 @@
 
 use mopd_compiler::plan::events::TimeRange;
 
+/// Where a thread waits for a core for so much of the time, others keep it busy.
+const BUSY: f64 = 0.1;
+/// Times as long as alone that a stage may take beside a program that keeps a core busy: a thread that shares
+/// its core has half of it, and all others wait for that thread. Ten stages on two cores took up to 2.7 times
+/// as long.
+const BESIDE_OTHERS: f64 = 2.7;
+
 /// What a trial took, or what one is expected to take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Taken {
@@ -68,8 +75,25 @@ impl Taken {
         Taken { memory, ..self.zip(again, step, f64::min) }
     }
 
-    /// What steps that should take so many seconds may take, by the fastest and the slowest that was tried.
-    pub fn range(&self, seconds: f64) -> TimeRange {
+    /// Whether others kept cores busy.
+    pub fn on_busy_cores(&self) -> bool {
+        self.waited > BUSY
+    }
+
+    /// What a stage may take whose steps should take so many seconds, and the rest of it so many.
+    pub fn range(&self, stepping: f64, rest: f64) -> TimeRange {
+        let steps = self.range_of_steps(stepping);
+        // Whoever kept the cores busy may end, or keep them busier than in the trial.
+        let alone = (steps.least + rest) * (1.0 - self.waited);
+        let most = steps.most + rest;
+        TimeRange {
+            least: alone,
+            most: if self.on_busy_cores() { most.max(BESIDE_OTHERS * alone) } else { most },
+        }
+    }
+
+    /// By the fastest and the slowest that was tried.
+    fn range_of_steps(&self, seconds: f64) -> TimeRange {
         let step = self.rollout + self.scoring + self.update;
         if step <= 0.0 {
             return TimeRange { least: seconds, most: seconds };
@@ -119,10 +143,22 @@ mod tests {
         assert_eq!(less.extrapolated(more, 2.0).step, TimeRange { least: 19.0, most: 26.0 });
         assert_eq!(more.minus(less).step, TimeRange { least: 7.0, most: 11.0 });
         // The rollout of 20 seconds takes 26 at most.
-        let range = less.extrapolated(more, 2.0).range(100.0);
-        assert_eq!(range, TimeRange { least: 95.0, most: 130.0 });
+        let range = less.extrapolated(more, 2.0).range(100.0, 10.0);
+        assert_eq!(range, TimeRange { least: 105.0, most: 140.0 });
         let still = Taken { rollout: 0.0, ..taken(0.0) };
-        assert_eq!(still.range(3.0), TimeRange { least: 3.0, most: 3.0 });
+        assert_eq!(still.range(3.0, 1.0), TimeRange { least: 4.0, most: 4.0 });
+    }
+
+    #[test]
+    fn others_that_keep_cores_busy_may_end_or_take_more() {
+        // Steps of 4 to 5 seconds, as they were.
+        let quiet = Taken { waited: 0.05, ..taken(2.0) };
+        assert_eq!(quiet.range(4.0, 0.0), TimeRange { least: 3.8, most: 5.0 });
+        let beside = Taken { waited: 0.25, ..taken(2.0) };
+        assert_eq!(beside.range(4.0, 0.0), TimeRange { least: 3.0, most: 8.1 });
+        // Busier than that is not made less.
+        let most = Taken { waited: 0.75, ..taken(2.0) };
+        assert_eq!(most.range(4.0, 0.0), TimeRange { least: 1.0, most: 5.0 });
     }
 
     #[test]

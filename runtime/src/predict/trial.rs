@@ -29,8 +29,6 @@ use crate::train::{self, LearnerTurn, Source, SourceTeachers};
 const STEPS: u32 = 4;
 /// Of one that takes long.
 const FEW_STEPS: u32 = 3;
-/// Where a thread waits for a core for so much of the time, others keep it busy.
-const BUSY: f64 = 0.1;
 
 pub struct StageTrial<'a> {
     pub train: &'a Train<Objective>,
@@ -97,7 +95,7 @@ impl StageTrial<'_> {
     pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<Taken> {
         let size = Size::Whole { batch, written };
         let taken = self.run(size, steps)?;
-        if steps > 1 && taken.waited > BUSY { Ok(taken.or(self.run(size, steps)?)) } else { Ok(taken) }
+        if steps > 1 && taken.on_busy_cores() { Ok(taken.or(self.run(size, steps)?)) } else { Ok(taken) }
     }
 
     /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Their memory is that
@@ -268,7 +266,8 @@ impl StageTrial<'_> {
 
     /// Of all that learn in the stage, what they begin with and ask.
     fn models(&self, size: Size) -> TrialModels {
-        let read = |learner: &&'_ Train<Objective>| learner.asked().chain([learner.start]).collect::<Vec<_>>();
+        let read =
+            |learner: &&'_ Train<Objective>| learner.asked().chain([learner.start]).collect::<Vec<_>>();
         let ids: BTreeSet<ModelId> = self.learners.iter().flat_map(read).collect();
         let mut made = Vec::new();
         let of = ids.into_iter().map(|id| (id, Arc::new(self.weights(id, size, &mut made)))).collect();

@@ -95,8 +95,7 @@ pub fn stages(run: &LoadedRun, sources: &mut RunSources, runs: usize) -> (Vec<St
             kind: kind(&model.stage).to_owned(),
             seconds: (!records.is_empty())
                 .then(|| Rounded(records.iter().map(|record| record.seconds).sum())),
-            predicted: total(&records, |record| record.predicted.map(|prediction| prediction.seconds))
-                .map(Rounded),
+            predicted: predicted_time(&records).map(|(seconds, _)| Rounded(seconds)),
             curves: curves.remove(&model.name).unwrap_or_default(),
             histograms: histograms.kept.remove(&model.name).unwrap_or_default(),
             samples: samples.kept.remove(&model.name).unwrap_or_default(),
@@ -135,20 +134,11 @@ fn records<'a>(run: &'a LoadedRun, stage: &str) -> Vec<&'a StageRecord> {
     records.filter(|record| record.stage == stage).collect()
 }
 
-/// The sum over seeds, where each has the number.
-fn total(records: &[&StageRecord], number: impl Fn(&StageRecord) -> Option<f64>) -> Option<f64> {
-    if records.is_empty() {
-        return None;
-    }
-    records.iter().map(|record| number(record)).sum()
-}
-
-/// Of all seeds, one after the other; none where one was not predicted.
-fn predicted_time(records: &[&StageRecord]) -> Option<String> {
+/// Seconds of all seeds, one after the other, and their range; none where one was not predicted.
+fn predicted_time(records: &[&StageRecord]) -> Option<(f64, TimeRange)> {
     let predictions: Option<Vec<Prediction>> = records.iter().map(|record| record.predicted).collect();
-    let predictions = predictions.filter(|all| !all.is_empty())?;
-    let range = predictions.iter().map(Prediction::range).reduce(TimeRange::plus)?;
-    Some(figures::predicted(predictions.iter().map(|it| it.seconds).sum(), range))
+    let each = predictions?.into_iter().map(|prediction| (prediction.seconds, prediction.range()));
+    each.reduce(|(seconds, range), (more, its)| (seconds + more, range.plus(its)))
 }
 
 pub fn edges(run: &LoadedRun) -> Vec<Edge> {
@@ -248,7 +238,9 @@ fn card(
         curves: (!stage.curves.at.is_empty()).then(|| format!("train-{}", stage.id)),
         excerpts,
         runs: if records.is_empty() { "kept".to_owned() } else { counted(records.len(), "seed") },
-        predicted: or_dash(predicted_time(records)),
+        predicted: or_dash(
+            predicted_time(records).map(|(seconds, range)| figures::predicted(seconds, range)),
+        ),
         spent: or_dash(stage.seconds.map(|seconds| duration(seconds.0))),
         memory_predicted: or_dash(memory_predicted.map(bytes)),
         memory: or_dash(memory.map(bytes)),
