@@ -122,7 +122,8 @@ pub unsafe fn multiply(
     let row_bytes = x.inputs * matrix.element();
     let onward = Onward { matrix, inputs: x.inputs, left: range.end, next };
     let wide = is_wide(matrix, features);
-    let most = if wide { 8 } else { 4 };
+    let most_rows = if wide { 8 } else { 4 };
+    let passes = rows.div_ceil(most_rows);
     // Where few rows wait for memory, weights are read as they lie: those of one output after the other for
     // one row, which is a quarter faster than those of eight outputs side by side.
     let parts = if wide && rows > 4 { row_bytes.div_ceil(PART).max(1) } else { 1 };
@@ -135,7 +136,7 @@ pub unsafe fn multiply(
         let outputs = start..(start + block).min(range.end);
         let mut row = 0;
         while row < rows {
-            let count = (rows - row).min(most);
+            let count = (rows - row).min(most_rows);
             // The first rows find weights in memory, and ask for those that follow; the others find them in
             // the second cache.
             let ahead = match (row, parts) {
@@ -149,8 +150,14 @@ pub unsafe fn multiply(
                 let (mut output, mut index) = (outputs.start, 0);
                 while output < outputs.end {
                     let columns = if outputs.end - output < most { 1 } else { most };
-                    let ahead = onward.ahead(output + columns + ahead);
-                    let tile = Tile { x, row, matrix, output, inputs: inputs.clone(), ahead };
+                    // In smaller registers the first rows take as long as the others, so all ask for a part.
+                    let ahead = if wide || passes == 1 {
+                        onward.ahead(output + columns + ahead)
+                    } else {
+                        let done = row / most_rows * block + output - outputs.start;
+                        onward.bytes_ahead(outputs.end, done * row_bytes / passes)
+                    };
+                    let tile = Tile { x, row, matrix, output, inputs: inputs.clone(), ahead, passes };
                     let to = (&mut sums, output - outputs.start);
                     // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and `output + columns <=
                     // range.end`. Of several parts, a tile carries its sums from one to the next.
@@ -208,6 +215,12 @@ struct Onward<'a> {
 }
 
 impl Onward<'_> {
+    /// So many bytes behind the first weight of an output.
+    fn bytes_ahead(self, output: usize, bytes: usize) -> *const u8 {
+        let row = (self.inputs * self.matrix.element()).max(1);
+        self.ahead(output + bytes / row).wrapping_add(bytes % row)
+    }
+
     /// Where the weights of an output are, or what is read instead.
     fn ahead(self, output: usize) -> *const u8 {
         match self.next {
@@ -229,6 +242,8 @@ struct Tile<'a> {
     inputs: Range<usize>,
     /// What is read soon.
     ahead: *const u8,
+    /// Tiles that have the same outputs, with other rows each: of what is read soon, each asks for its part.
+    passes: usize,
 }
 
 impl Tile<'_> {
@@ -281,7 +296,7 @@ impl Tile<'_> {
         carried: &mut MaybeUninit<Registers>,
         to: (&mut [[f32; OUTPUTS]; 8], usize),
     ) {
-        let Tile { x, row, matrix, output, ahead, .. } = *self;
+        let Tile { x, row, matrix, output, ahead, passes, .. } = *self;
         let (inputs, part) = (x.inputs, self.inputs.clone());
         let mut sums = [0.0; 32];
         let sums_of = &mut sums;
@@ -301,11 +316,11 @@ impl Tile<'_> {
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Matrix::F32(matrix), CpuFeatures::Avx2) => {
-                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
+                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, (ahead, passes), sums_of)
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Matrix::Bf16(matrix), CpuFeatures::Avx512 { .. } | CpuFeatures::Avx2) => {
-                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
+                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, (ahead, passes), sums_of)
                 }
                 (Matrix::F32(matrix), CpuFeatures::Any) => {
                     portable::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
@@ -345,8 +360,8 @@ fn portable<const R: usize, const O: usize, T: Scalar>(
     }
     for (row, lanes) in lanes.iter().enumerate() {
         for (output, lanes) in lanes.iter().enumerate() {
-            let rest = (whole..inputs)
-                .map(|at| x[row * inputs + at] * weights[output * inputs + at].as_f32());
+            let rest =
+                (whole..inputs).map(|at| x[row * inputs + at] * weights[output * inputs + at].as_f32());
             sums[row * O + output] = lanes.iter().sum::<f32>() + rest.sum::<f32>();
         }
     }

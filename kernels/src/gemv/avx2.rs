@@ -2,17 +2,21 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, Sums};
+use super::Sums;
 use crate::registers::{LoadF32, sums_of_eight};
 
 const LANES: usize = 8;
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
 
-/// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time.
+/// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time. What is
+/// `ahead` is asked for meanwhile, by each of so many `passes` a part as large as that of what it reads.
 #[target_feature(enable = "avx2,fma")]
 pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     x: &[f32],
     weights: &[T],
     inputs: usize,
+    (ahead, passes): (*const u8, usize),
     sums: &mut Sums,
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
@@ -21,13 +25,19 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     // In loops over places: what the library does with iterators is compiled for smaller registers, and
     // called.
     let mut first = 0;
+    // In bytes; for as many as all passes read, each asks for its part.
+    let (mut asked, mut read) = (0, 0);
     while first < whole {
+        read += O * LANES * size_of::<T>();
+        while asked * passes < read {
+            // Asking for memory reads none, wherever it is.
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(asked).cast());
+            asked += LINE;
+        }
         let mut row_of_weights = [_mm256_setzero_ps(); O];
         let mut output = 0;
         while output < O {
             let place = weights.as_ptr().wrapping_add(output * inputs + first);
-            // Asking for memory reads none, wherever it is.
-            _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD).cast());
             // SAFETY: `first + LANES <= whole`, and the matrix has these outputs.
             row_of_weights[output] = unsafe { T::load_x8(place) };
             output += 1;

@@ -152,10 +152,10 @@ mod tests {
     #[test]
     fn others_that_keep_cores_busy_may_end_or_take_more() {
         // Steps of 4 to 5 seconds, as they were.
-        let quiet = Taken { waited: 0.05, ..taken(2.0) };
-        assert_eq!(quiet.range(4.0, 0.0), TimeRange { least: 3.8, most: 5.0 });
+        let quiet = Taken { waited: 0.0625, ..taken(2.0) };
+        assert_eq!(quiet.range(4.0, 0.0), TimeRange { least: 3.75, most: 5.0 });
         let beside = Taken { waited: 0.25, ..taken(2.0) };
-        assert_eq!(beside.range(4.0, 0.0), TimeRange { least: 3.0, most: 8.1 });
+        assert_eq!(beside.range(4.0, 0.0), TimeRange { least: 3.0, most: BESIDE_OTHERS * 3.0 });
         // Busier than that is not made less.
         let most = Taken { waited: 0.75, ..taken(2.0) };
         assert_eq!(most.range(4.0, 0.0), TimeRange { least: 1.0, most: 5.0 });
