@@ -16,36 +16,45 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     x: &[f32],
     weights: &[T],
     inputs: usize,
-    (ahead, passes): (*const u8, usize),
+    (mut ahead, passes): (*const u8, usize),
     sums: &mut Sums,
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
     let mut lanes = [[_mm256_setzero_ps(); O]; R];
+    // Where each begins. Places that are computed in the loop are looked at for overflow there, and then the
+    // compiler keeps the sums in memory.
+    let (mut of_rows, mut of_outputs) = ([x.as_ptr(); R], [weights.as_ptr(); O]);
+    for (row, place) in of_rows.iter_mut().enumerate() {
+        *place = x[row * inputs..].as_ptr();
+    }
+    for (output, place) in of_outputs.iter_mut().enumerate() {
+        *place = weights[output * inputs..].as_ptr();
+    }
     let whole = inputs - inputs % LANES;
     // In loops over places: what the library does with iterators is compiled for smaller registers, and
     // called.
     let mut first = 0;
-    // In bytes; for as many as all passes read, each asks for its part.
-    let (mut asked, mut read) = (0, 0);
+    // In bytes; of as many as all passes read, each asks for its part.
+    let (mut asked, mut read, line) = (0usize, 0usize, LINE * passes);
     while first < whole {
-        read += O * LANES * size_of::<T>();
-        while asked * passes < read {
+        read = read.wrapping_add(O * LANES * size_of::<T>());
+        while asked < read {
             // Asking for memory reads none, wherever it is.
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(asked).cast());
-            asked += LINE;
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            ahead = ahead.wrapping_add(LINE);
+            asked = asked.wrapping_add(line);
         }
         let mut row_of_weights = [_mm256_setzero_ps(); O];
         let mut output = 0;
         while output < O {
-            let place = weights.as_ptr().wrapping_add(output * inputs + first);
             // SAFETY: `first + LANES <= whole`, and the matrix has these outputs.
-            row_of_weights[output] = unsafe { T::load_x8(place) };
+            row_of_weights[output] = unsafe { T::load_x8(of_outputs[output].wrapping_add(first)) };
             output += 1;
         }
         let mut row = 0;
         while row < R {
             // SAFETY: as above, and there are as many rows.
-            let x = unsafe { f32::load_x8(x.as_ptr().add(row * inputs + first)) };
+            let x = unsafe { f32::load_x8(of_rows[row].wrapping_add(first)) };
             let mut output = 0;
             while output < O {
                 lanes[row][output] = _mm256_fmadd_ps(x, row_of_weights[output], lanes[row][output]);
@@ -53,7 +62,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
             }
             row += 1;
         }
-        first += LANES;
+        first = first.wrapping_add(LANES);
     }
     if whole < inputs {
         for (row, lanes) in lanes.iter_mut().enumerate() {
