@@ -54,8 +54,9 @@ impl Matrix<'_> {
 #[derive(Clone, Copy)]
 pub struct Prefetch(*const u8);
 
-/// The rows on the left, `[rows, inputs]`. Where the matrix is in bf16 they are rounded to it, in both: `bf16`
-/// is for processors that multiply such numbers, and `f32` spares the others a conversion for each product.
+/// The rows on the left, `[rows, inputs]`. Where the matrix is in bf16 they are rounded to it, in both:
+/// `bf16` is for processors that multiply such numbers, and `f32` spares the others a conversion for each
+/// product.
 #[derive(Clone, Copy)]
 pub struct InputRows<'a> {
     pub inputs: usize,

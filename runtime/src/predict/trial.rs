@@ -60,7 +60,8 @@ enum Size {
 /// What a trial has of each model.
 struct TrialModels {
     of: HashMap<ModelId, Arc<Weights>>,
-    /// Those whose numbers are made up, each shape once. A trial has them in memory; a run has its own in files.
+    /// Those whose numbers are made up, each shape once. A trial has them in memory; a run has its own in
+    /// files.
     made: Vec<Weights>,
 }
 
