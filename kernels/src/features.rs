@@ -28,6 +28,14 @@ impl CpuFeatures {
         CpuFeatures::Any
     }
 
+    /// Whether it multiplies numbers in bf16 as they are.
+    pub fn has_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == CpuFeatures::Avx512 { bf16: true };
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Results of different ones may differ in their last bits.
     pub fn name(self) -> &'static str {
         match self {

@@ -181,9 +181,9 @@ pub unsafe fn multiply(
 /// Whether the widest registers are used.
 fn is_wide(matrix: Matrix, features: CpuFeatures) -> bool {
     match (matrix, features) {
+        (Matrix::Bf16(_), features) => features.has_bf16(),
         #[cfg(target_arch = "x86_64")]
-        (Matrix::F32(_), CpuFeatures::Avx512 { .. })
-        | (Matrix::Bf16(_), CpuFeatures::Avx512 { bf16: true }) => true,
+        (Matrix::F32(_), CpuFeatures::Avx512 { .. }) => true,
         _ => false,
     }
 }

@@ -265,11 +265,7 @@ fn multiply_lent(a: &Lent, b: &Lent, beta: f32, sum: &mut Tensor) {
 /// bf16, the matrix library makes a copy of them in f32: of a whole `lm_head`, twice what itself takes.
 fn columns_at_once(inner: usize) -> usize {
     const COPIED: usize = 4 << 20;
-    match CpuFeatures::detect() {
-        #[cfg(target_arch = "x86_64")]
-        CpuFeatures::Avx512 { bf16: true } => usize::MAX,
-        _ => (COPIED / inner.max(1)).max(1),
-    }
+    if CpuFeatures::detect().has_bf16() { usize::MAX } else { (COPIED / inner.max(1)).max(1) }
 }
 
 #[cfg(test)]

@@ -21,8 +21,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
     let mut lanes = [[_mm256_setzero_ps(); O]; R];
-    // Where each begins. Places that are computed in the loop are looked at for overflow there, and then the
-    // compiler keeps the sums in memory.
+    // Where each begins: places that are computed in the loop are checked for overflow there.
     let (mut of_rows, mut of_outputs) = ([x.as_ptr(); R], [weights.as_ptr(); O]);
     for (row, place) in of_rows.iter_mut().enumerate() {
         *place = x[row * inputs..].as_ptr();

@@ -267,9 +267,8 @@ impl StageTrial<'_> {
 
     /// Of all that learn in the stage, what they begin with and ask.
     fn models(&self, size: Size) -> TrialModels {
-        let read =
-            |learner: &&'_ Train<Objective>| learner.asked().chain([learner.start]).collect::<Vec<_>>();
-        let ids: BTreeSet<ModelId> = self.learners.iter().flat_map(read).collect();
+        let read = self.learners.iter().flat_map(|learner| learner.asked().chain([learner.start]));
+        let ids: BTreeSet<ModelId> = read.collect();
         let mut made = Vec::new();
         let of = ids.into_iter().map(|id| (id, Arc::new(self.weights(id, size, &mut made)))).collect();
         TrialModels { of, made }
