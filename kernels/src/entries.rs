@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::Cpu;
 use crate::functions::exp;
-use crate::lanes::summed;
+use crate::lanes::{folded, summed};
 use crate::thread_pool::DisjointSlices;
 use crate::{Loop, with_cpu_features};
 
@@ -31,6 +31,19 @@ pub enum KlGradient {
 /// Entries that a thread takes at a time: they stay in its nearest cache, and their sum in single precision
 /// keeps its digits.
 const PIECE: usize = 1 << 11;
+
+/// The largest of the logits of one row; none where one of them is not finite.
+pub fn largest(logits: &[f32]) -> Option<f32> {
+    let mut found = None;
+    with_cpu_features(|| {
+        let largest =
+            folded(logits, f32::NEG_INFINITY, |largest, of| if of > largest { of } else { largest });
+        // 0 times what is not finite is no number, and nor is any sum with it.
+        let zero = folded(logits, 0.0, |sum, of| sum + 0.0 * of);
+        found = (zero == 0.0).then_some(largest);
+    });
+    found
+}
 
 /// A sum of each row of `width` entries.
 pub fn sums(cpu: Cpu, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f32]) {
@@ -133,6 +146,21 @@ impl Loop for Graded<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_logit_is_found_among_finite_ones() {
+        for count in [1, 15, 16, 50] {
+            let mut logits: Vec<f32> = (0..count).map(|at| -1.0 - ((at * 7) % count) as f32).collect();
+            assert_eq!(largest(&logits), Some(-1.0), "{count}");
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, count / 2, count - 1] {
+                    let before = std::mem::replace(&mut logits[at], wrong);
+                    assert_eq!(largest(&logits), None, "{count} {at} {wrong}");
+                    logits[at] = before;
+                }
+            }
+        }
+    }
 
     /// Against double precision, whatever the threads; of equal sides exactly 0.
     #[test]

@@ -9,12 +9,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
 
 use crate::lanes::LANES;
+use crate::lines::{LINE, Lines};
 use crate::thread_pool::DisjointSlices;
 use crate::{CpuFeatures, Scalar};
 
@@ -87,8 +89,8 @@ const OUTPUTS: usize = 24;
 const SECOND: usize = 256 << 10;
 
 /// Bytes of a row that are worked through before the rest of it, where there are many rows: as much of eight
-/// of them stays in the nearest cache.
-const PART: usize = 3 << 10;
+/// of them stays in the second cache beside the weights.
+const PART: usize = 16 << 10;
 
 /// How far ahead of its use a weight is asked for, in bytes. The processor's own guesses are too short-
 /// sighted while rows are multiplied with each weight: without this, a product reaches a third to a half of
@@ -133,32 +135,30 @@ pub unsafe fn multiply(
     // To set them to something would take as long as some products.
     let mut sums = [[0.0; OUTPUTS]; 8];
     let mut carried = [const { MaybeUninit::<Registers>::uninit() }; OUTPUTS / 2];
+    let mut copies = COPIES.take();
+    let x = copies.spread(x, matrix, wide);
     for start in range.clone().step_by(block) {
         let outputs = start..(start + block).min(range.end);
         let mut row = 0;
         while row < rows {
             let count = (rows - row).min(most_rows);
-            // The first rows find weights in memory, and ask for those that follow; the others find them in
-            // the second cache.
-            let ahead = match (row, parts) {
-                (0, 1) => AHEAD.div_ceil(row_bytes.max(1)),
-                (0, _) => block,
-                _ => 0,
-            };
             for first in (0..x.inputs.max(1)).step_by(part.max(1)) {
                 let inputs = first..(first + part).min(x.inputs);
                 let most = if wide && rows == 1 { 1 } else { outputs_at_once(wide, count) };
                 let (mut output, mut index) = (outputs.start, 0);
                 while output < outputs.end {
                     let columns = if outputs.end - output < most { 1 } else { most };
-                    // In smaller registers the first rows take as long as the others, so all ask for a part.
-                    let ahead = if wide || passes == 1 {
-                        onward.ahead(output + columns + ahead)
+                    let ahead = if passes == 1 && parts == 1 {
+                        onward.bytes_ahead(output + columns, AHEAD)
                     } else {
-                        let done = row / most_rows * block + output - outputs.start;
-                        onward.bytes_ahead(outputs.end, done * row_bytes / passes)
+                        // A block ahead: what all passes over this one read is as long as the next.
+                        let before = row / most_rows * outputs.len() * x.inputs
+                            + outputs.len() * inputs.start
+                            + (output - outputs.start) * inputs.len();
+                        onward.bytes_ahead(outputs.end, before * matrix.element() / passes)
                     };
-                    let tile = Tile { x, row, matrix, output, inputs: inputs.clone(), ahead, passes };
+                    let ahead = Ahead { place: ahead, interval: LINE * passes, read: 0, asked: 0 };
+                    let tile = Tile { x, row, matrix, output, inputs: inputs.clone(), ahead };
                     let to = (&mut sums, output - outputs.start);
                     // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and `output + columns <=
                     // range.end`. Of several parts, a tile carries its sums from one to the next.
@@ -176,6 +176,60 @@ pub unsafe fn multiply(
             row += count;
         }
     }
+    COPIES.set(copies);
+}
+
+/// Rows on the left, `stride` apart; of the two kinds of numbers, those that the matrix is multiplied with.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    inputs: usize,
+    stride: usize,
+    f32: &'a [f32],
+    bf16: &'a [bf16],
+}
+
+thread_local! {
+    /// Kept for the next product: new memory has to be cleared first.
+    static COPIES: RefCell<Copies> = RefCell::default();
+}
+
+/// Room for copies of rows.
+#[derive(Default)]
+struct Copies {
+    f32: Lines<f32>,
+    bf16: Lines<bf16>,
+}
+
+impl Copies {
+    /// The rows, further apart where they lie so that the nearest cache has room for few of them at a time:
+    /// numbers whose places differ by a power of two drive each other out there. 32 rows of 2,048 numbers are
+    /// multiplied 1.8 times as fast.
+    fn spread<'a>(&'a mut self, x: InputRows<'a>, matrix: Matrix, wide: bool) -> Rows<'a> {
+        let InputRows { inputs, f32, bf16 } = x;
+        if !wide || x.count() == 1 || !(inputs * matrix.element()).is_multiple_of(1 << 10) {
+            return Rows { inputs, stride: inputs, f32, bf16 };
+        }
+        match matrix {
+            Matrix::F32(_) => {
+                let stride = spread(f32, inputs, &mut self.f32);
+                Rows { inputs, stride, f32: &self.f32, bf16: &[] }
+            }
+            Matrix::Bf16(_) => {
+                let stride = spread(bf16, inputs, &mut self.bf16);
+                Rows { inputs, stride, f32: &[], bf16: &self.bf16 }
+            }
+        }
+    }
+}
+
+/// Copies rows, each with a line of the cache behind it. Outputs how far apart they are then.
+fn spread<T: Scalar>(rows: &[T], inputs: usize, to: &mut Lines<T>) -> usize {
+    let stride = inputs + LINE / size_of::<T>();
+    to.resize(rows.len() / inputs.max(1) * stride);
+    for (row, to) in rows.chunks_exact(inputs.max(1)).zip(to.chunks_exact_mut(stride)) {
+        to[..inputs].copy_from_slice(row);
+    }
+    stride
 }
 
 /// Whether the widest registers are used.
@@ -233,18 +287,46 @@ impl Onward<'_> {
     }
 }
 
+/// What is read soon, as a tile asks for it. Tiles that have the same outputs, with other rows each, ask for a
+/// part each.
+#[derive(Clone, Copy)]
+struct Ahead {
+    place: *const u8,
+    /// Bytes that it reads before it asks for another line: as many lines as there are tiles with the same
+    /// outputs.
+    interval: usize,
+    read: usize,
+    /// Bytes that are read when it asks again.
+    asked: usize,
+}
+
+impl Ahead {
+    /// Asks for more, since so many bytes are read now. Lines are asked into the second cache: the list of
+    /// those that the nearest one waits for is short, and where it is full the products wait, too. Four rows
+    /// are multiplied 1.4 to 1.6 times as fast.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn prefetch(&mut self, bytes: usize) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        self.read = self.read.wrapping_add(bytes);
+        while self.asked < self.read {
+            // SAFETY: every processor that this is compiled for has the instruction, and it reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.place.cast()) };
+            self.place = self.place.wrapping_add(LINE);
+            self.asked = self.asked.wrapping_add(self.interval);
+        }
+    }
+}
+
 /// Some rows with some outputs.
 struct Tile<'a> {
-    x: InputRows<'a>,
+    x: Rows<'a>,
     row: usize,
     matrix: Matrix<'a>,
     output: usize,
     /// Those that are summed now. What came before them is carried.
     inputs: Range<usize>,
-    /// What is read soon.
-    ahead: *const u8,
-    /// Tiles that have the same outputs, with other rows each: of what is read soon, each asks for its part.
-    passes: usize,
+    ahead: Ahead,
 }
 
 impl Tile<'_> {
@@ -297,31 +379,41 @@ impl Tile<'_> {
         carried: &mut MaybeUninit<Registers>,
         to: (&mut [[f32; OUTPUTS]; 8], usize),
     ) {
-        let Tile { x, row, matrix, output, ahead, passes, .. } = *self;
+        let Tile { x, row, matrix, output, ahead, .. } = *self;
         let (inputs, part) = (x.inputs, self.inputs.clone());
         let mut sums = [0.0; 32];
         let sums_of = &mut sums;
-        let from = row * inputs..(row + R) * inputs;
+        let from = row * x.stride..(row + R - 1) * x.stride + inputs;
         let weights = output * inputs..(output + O) * inputs;
         // SAFETY: the slices are in bounds by the caller's promise, and each version runs where its
         // instructions are.
         unsafe {
             match (matrix, features) {
                 #[cfg(target_arch = "x86_64")]
-                (Matrix::F32(matrix), CpuFeatures::Avx512 { .. }) => {
-                    avx512::f32_tile::<R, O>(&x.f32[from], &matrix[weights], part, ahead, carried, sums_of)
-                }
+                (Matrix::F32(matrix), CpuFeatures::Avx512 { .. }) => avx512::f32_tile::<R, O>(
+                    (&x.f32[from], x.stride),
+                    &matrix[weights],
+                    part,
+                    ahead,
+                    carried,
+                    sums_of,
+                ),
                 #[cfg(target_arch = "x86_64")]
-                (Matrix::Bf16(matrix), CpuFeatures::Avx512 { bf16: true }) => {
-                    avx512::bf16_tile::<R, O>(&x.bf16[from], &matrix[weights], part, ahead, carried, sums_of)
-                }
+                (Matrix::Bf16(matrix), CpuFeatures::Avx512 { bf16: true }) => avx512::bf16_tile::<R, O>(
+                    (&x.bf16[from], x.stride),
+                    &matrix[weights],
+                    part,
+                    ahead,
+                    carried,
+                    sums_of,
+                ),
                 #[cfg(target_arch = "x86_64")]
                 (Matrix::F32(matrix), CpuFeatures::Avx2) => {
-                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, (ahead, passes), sums_of)
+                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, ahead, sums_of)
                 }
                 #[cfg(target_arch = "x86_64")]
                 (Matrix::Bf16(matrix), CpuFeatures::Avx512 { .. } | CpuFeatures::Avx2) => {
-                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, (ahead, passes), sums_of)
+                    avx2::tile::<R, O, _>(&x.f32[from], &matrix[weights], inputs, ahead, sums_of)
                 }
                 (Matrix::F32(matrix), CpuFeatures::Any) => {
                     portable::<R, O, _>(&x.f32[from], &matrix[weights], inputs, sums_of)
@@ -391,7 +483,8 @@ mod tests {
             (8, 96, 40),
             (21, 70, 18),
             (6, 1700, 31),
-            (9, 3100, 26),
+            (9, 9100, 26),
+            (11, 512, 27),
         ] {
             let (x, matrix, bias) =
                 (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
@@ -435,7 +528,7 @@ mod tests {
     /// its inputs are summed part by part.
     #[test]
     fn products_do_not_depend_on_the_batch() {
-        for (inputs, outputs) in [(83, 29), (1700, 26)] {
+        for (inputs, outputs) in [(83, 29), (1700, 26), (1024, 27), (9000, 25)] {
             let (x, matrix) = (numbers(19 * inputs, 4), numbers(outputs * inputs, 5));
             let bf16 = |values: &[f32]| values.iter().map(|&of| bf16::from_f32(of)).collect::<Vec<_>>();
             let (x_bf16, matrix_bf16) = (bf16(&x), bf16(&matrix));

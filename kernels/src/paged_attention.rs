@@ -5,11 +5,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::functions::exp;
 use crate::lanes::{LANES, folded, summed};
+#[cfg(target_arch = "x86_64")]
+use crate::lines::LINE;
 #[cfg(target_arch = "x86_64")]
 pub use crate::registers::LoadF32;
 use crate::{CpuFeatures, Loop, Scalar, with_cpu_features};
@@ -91,6 +95,25 @@ impl<T: Copy> Cached<'_, T> {
 #[inline(always)]
 fn pages_of(places: &Range<usize>) -> Range<usize> {
     places.start / PAGE..places.end.div_ceil(PAGE)
+}
+
+/// What a head's keys or values take of a page, at most, for the next page to be asked into the nearest cache.
+/// The list of lines that it waits for is short: longer pages are asked into the second one.
+#[cfg(target_arch = "x86_64")]
+const NEAR: usize = 2 << 10;
+
+/// Asks for so many numbers of rows of `width`, wherever they are: none is read.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch<T>(place: *const T, count: usize, width: usize) {
+    let near = PAGE * width * size_of::<T>() <= NEAR;
+    let mut byte = 0;
+    while byte < count * size_of::<T>() {
+        let line = place.wrapping_byte_add(byte).cast();
+        // SAFETY: every processor that this is compiled for has the instruction.
+        unsafe { if near { _mm_prefetch::<_MM_HINT_T0>(line) } else { _mm_prefetch::<_MM_HINT_T1>(line) } };
+        byte += LINE;
+    }
 }
 
 /// How scores are made of products.

@@ -2,21 +2,19 @@
 
 use std::arch::x86_64::*;
 
-use super::Sums;
+use super::{Ahead, Sums};
 use crate::registers::{LoadF32, sums_of_eight};
 
 const LANES: usize = 8;
-/// Bytes of a line of the caches.
-const LINE: usize = 64;
 
 /// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time. What is
-/// `ahead` is asked for meanwhile, by each of so many `passes` a part as large as that of what it reads.
+/// `ahead` is asked for meanwhile.
 #[target_feature(enable = "avx2,fma")]
 pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     x: &[f32],
     weights: &[T],
     inputs: usize,
-    (mut ahead, passes): (*const u8, usize),
+    mut ahead: Ahead,
     sums: &mut Sums,
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
@@ -33,16 +31,8 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     // In loops over places: what the library does with iterators is compiled for smaller registers, and
     // called.
     let mut first = 0;
-    // In bytes; of as many as all passes read, each asks for its part.
-    let (mut asked, mut read, line) = (0usize, 0usize, LINE * passes);
     while first < whole {
-        read = read.wrapping_add(O * LANES * size_of::<T>());
-        while asked < read {
-            // Asking for memory reads none, wherever it is.
-            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            ahead = ahead.wrapping_add(LINE);
-            asked = asked.wrapping_add(line);
-        }
+        ahead.prefetch(O * LANES * size_of::<T>());
         let mut row_of_weights = [_mm256_setzero_ps(); O];
         let mut output = 0;
         while output < O {

@@ -6,70 +6,69 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{Register, Registers, Sums};
+use super::{Ahead, Register, Registers, Sums};
 use crate::lanes::LANES;
 use crate::lines::LINE;
 
 /// Of each register, the sum of its lanes: `((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))`, where
-/// `s0 = l0 + l8` and so on. Of one register alone it would take longer than its products.
+/// `s0 = l0 + l8` and so on. Of one register alone it would take longer than its products. What is known to
+/// be zeros where this is compiled costs nothing.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
 #[inline]
 fn sums_of_sixteen(lanes: &[__m512; 16]) -> __m512 {
-    let [mut halves, mut quarters, mut eighths] = [[_mm512_setzero_ps(); 8]; 3];
+    // Each step adds one half of the lanes to the other, of two registers at a time: what one keeps and the
+    // other gives is blended, and what is added to it moved across. `a + b` is `b + a` to the bit.
+    let across = _mm512_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
+    let mut halves = [_mm512_setzero_ps(); 8];
     // In loops over places: what the library does with iterators is compiled for smaller registers, and
     // called.
     let mut place = 0;
     while place < 8 {
-        // With the register four places behind it: then the sums come out in order.
-        let (a, b) = (lanes[place / 4 * 8 + place % 4], lanes[place / 4 * 8 + place % 4 + 4]);
-        let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
-        let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
-        halves[place] = _mm512_add_ps(low, high);
+        let (a, b) = (lanes[2 * place], lanes[2 * place + 1]);
+        let kept = _mm512_mask_blend_ps(0b11111111_00000000, a, b);
+        halves[place] = _mm512_add_ps(kept, _mm512_permutex2var_ps(a, across, b));
         place += 1;
     }
+    // Of eight lanes each: neighbours.
+    let across = _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+    let mut quarters = [_mm512_setzero_ps(); 4];
     place = 0;
     while place < 4 {
-        quarters[place] = of_neighbours(halves[2 * place], halves[2 * place + 1]);
+        let (a, b) = (halves[2 * place], halves[2 * place + 1]);
+        let kept = _mm512_mask_blend_ps(0b10101010_10101010, a, b);
+        quarters[place] = _mm512_add_ps(kept, _mm512_permutex2var_ps(a, across, b));
         place += 1;
     }
+    // Neighbours by two.
+    let across = _mm512_setr_epi32(2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
+    let mut eighths = [_mm512_setzero_ps(); 2];
     place = 0;
     while place < 2 {
-        eighths[place] = of_neighbours(quarters[2 * place], quarters[2 * place + 1]);
+        let (a, b) = (quarters[2 * place], quarters[2 * place + 1]);
+        let kept = _mm512_mask_blend_ps(0b11001100_11001100, a, b);
+        eighths[place] = _mm512_add_ps(kept, _mm512_permutex2var_ps(a, across, b));
         place += 1;
     }
-    let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(eighths[0], eighths[1]);
-    let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(eighths[0], eighths[1]);
-    _mm512_add_ps(even, odd)
-}
-
-/// The sums of each two lanes that stand side by side.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn of_neighbours(a: __m512, b: __m512) -> __m512 {
-    let even = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
-    let odd = _mm512_shuffle_ps::<0b11_01_11_01>(a, b);
-    _mm512_add_ps(even, odd)
+    // And by four. Each sum now stands where the bits of its register's place, in the order of these steps,
+    // say.
+    let across = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+    let [a, b] = eighths;
+    let kept = _mm512_mask_blend_ps(0b11110000_11110000, a, b);
+    let sums = _mm512_add_ps(kept, _mm512_permutex2var_ps(a, across, b));
+    let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    _mm512_permutexvar_ps(order, sums)
 }
 
 /// The sums of the first so many registers. How many there are does not change the order of a sum.
-///
-/// # Safety
-/// They were written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-unsafe fn reduce(registers: *const Register, count: usize, sums: &mut Sums) {
-    for first in (0..count).step_by(16) {
-        let mut sixteen = [_mm512_setzero_ps(); 16];
-        let mut place = 0;
-        while place < 16 {
-            if first + place < count {
-                // SAFETY: by the caller's promise.
-                sixteen[place] = unsafe { _mm512_load_ps(registers.add(first + place).cast()) };
-            }
-            place += 1;
-        }
-        let to = sums[first..first + 16].as_mut_ptr();
+#[inline]
+fn reduce(registers: &[__m512; 32], count: usize, sums: &mut Sums) {
+    let ((registers, _), (sums, _)) = (registers.as_chunks::<16>(), sums.as_chunks_mut::<16>());
+    let mut at = 0;
+    while at < count.div_ceil(16) {
         // SAFETY: there are sixteen places.
-        unsafe { _mm512_storeu_ps(to, sums_of_sixteen(&sixteen)) };
+        unsafe { _mm512_storeu_ps(sums[at].as_mut_ptr(), sums_of_sixteen(&registers[at])) };
+        at += 1;
     }
 }
 
@@ -85,43 +84,46 @@ macro_rules! tile {
         #[target_feature(enable = $features)]
         #[allow(clippy::needless_range_loop, reason = "iterators are compiled for smaller registers")]
         pub unsafe fn $name<const R: usize, const O: usize>(
-            x: &[$number],
+            (x, stride): (&[$number], usize),
             weights: &[$number],
             part: Range<usize>,
-            ahead: *const u8,
+            mut ahead: Ahead,
             carried: &mut MaybeUninit<Registers>,
             sums: &mut Sums,
         ) {
-            let inputs = x.len() / R;
-            assert!(x.len() == R * inputs && weights.len() == O * inputs && part.end <= inputs);
+            let inputs = weights.len() / O;
+            assert!(stride >= inputs && x.len() >= (R - 1) * stride + inputs);
+            assert!(weights.len() == O * inputs && part.end <= inputs);
             let carried = carried.as_mut_ptr().cast::<Register>();
             let (mut of_rows, mut of_outputs) = ([x.as_ptr(); R], [weights.as_ptr(); O]);
-            let mut lanes = [[_mm512_setzero_ps(); O]; R];
             for row in 0..R {
-                of_rows[row] = x[row * inputs..].as_ptr();
-                for output in 0..O {
-                    of_outputs[output] = weights[output * inputs..].as_ptr();
-                    if part.start > 0 {
+                of_rows[row] = x[row * stride..].as_ptr();
+            }
+            for output in 0..O {
+                of_outputs[output] = weights[output * inputs..].as_ptr();
+            }
+            let mut lanes = [[_mm512_setzero_ps(); O]; R];
+            if part.start > 0 {
+                for row in 0..R {
+                    for output in 0..O {
                         // SAFETY: by the caller's promise.
                         lanes[row][output] = unsafe { _mm512_load_ps(carried.add(row * O + output).cast()) };
                     }
                 }
             }
-            let (mut first, mut ahead) = (part.start, ahead);
+            let mut first = part.start;
             while part.end - first >= $wide {
+                ahead.prefetch(O * LINE);
                 let mut weight = [_mm512_setzero_ps(); O];
                 let mut output = 0;
                 while output < O {
-                    // Asking for memory reads none, wherever it is.
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    ahead = ahead.wrapping_add(LINE);
                     // SAFETY: so many numbers are left of each output.
                     weight[output] = unsafe { ($whole)(of_outputs[output].add(first)) };
                     output += 1;
                 }
                 let mut row = 0;
                 while row < R {
-                    // SAFETY: as above.
+                    // SAFETY: so are of each row.
                     let x = unsafe { ($whole)(of_rows[row].add(first)) };
                     let mut output = 0;
                     while output < O {
@@ -144,16 +146,22 @@ macro_rules! tile {
                     }
                 }
             }
+            if part.end < inputs {
+                for row in 0..R {
+                    for output in 0..O {
+                        // SAFETY: there are as many places.
+                        unsafe { _mm512_store_ps(carried.add(row * O + output).cast(), lanes[row][output]) };
+                    }
+                }
+                return;
+            }
+            let mut in_order = [_mm512_setzero_ps(); 32];
             for row in 0..R {
                 for output in 0..O {
-                    // SAFETY: there are as many places.
-                    unsafe { _mm512_store_ps(carried.add(row * O + output).cast(), lanes[row][output]) };
+                    in_order[row * O + output] = lanes[row][output];
                 }
             }
-            if part.end == inputs {
-                // SAFETY: they were just written.
-                unsafe { reduce(carried, R * O, sums) };
-            }
+            reduce(&in_order, R * O, sums);
         }
     };
 }

@@ -6,13 +6,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{Seen, pages_of, softmax};
+use super::{Seen, pages_of, prefetch, softmax};
 use crate::registers::{LoadF32, sums_of_eight};
 
 const LANES: usize = 8;
-
-/// Bytes that are asked for at a time.
-const LINE: usize = 64;
 
 /// `Q` queries, `[Q, width]`; `width` is whole registers. `K` keys are multiplied at a time, and `R`
 /// registers of values summed.
@@ -86,17 +83,6 @@ pub fn attend<const Q: usize, const K: usize, const R: usize, T: LoadF32>(
     }
 }
 
-/// Asks for so many numbers, wherever they are: none is read.
-#[inline(always)]
-fn prefetch<T>(place: *const T, count: usize) {
-    let mut byte = 0;
-    while byte < count * size_of::<T>() {
-        // SAFETY: every processor that this is compiled for has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(byte).cast()) };
-        byte += LINE;
-    }
-}
-
 /// Of each query with each of `K` keys that lie one behind the other. `next` is where the next page has its.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
@@ -108,7 +94,7 @@ fn multiply<const Q: usize, const K: usize, T: LoadF32>(
 ) {
     let width = queries.len() / Q;
     assert!(keys.len() == K * width && queries.len() == Q * width && width.is_multiple_of(LANES));
-    prefetch(next, K * width);
+    prefetch(next, K * width, width);
     // Places are counted once: the checks of each count would take longer than the products.
     let mut query_rows = [queries.as_ptr(); Q];
     let mut key_rows = [keys.as_ptr(); K];
@@ -183,7 +169,7 @@ fn accumulate<const Q: usize, const R: usize, T: LoadF32>(
     }
     let (mut value_row, mut next) = (values.as_ptr().wrapping_add(at), next.wrapping_add(at));
     for row in 0..count {
-        prefetch(next, R * LANES);
+        prefetch(next, R * LANES, width);
         let mut weight = [_mm256_setzero_ps(); Q];
         let mut query = 0;
         while query < Q {

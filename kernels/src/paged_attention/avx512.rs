@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{PAGE, Seen, pages_of, softmax};
+use super::{PAGE, Seen, pages_of, prefetch, softmax};
 use crate::lanes::LANES;
 use crate::registers::LoadF32;
 
@@ -33,10 +33,12 @@ pub fn attend<const Q: usize, T: LoadF32>(
     for page in pages_of(&range) {
         // SAFETY: the caller of `super::attend` promised that they can be read.
         let keys = unsafe { cached.piece(0, page, &range) };
+        let next = cached.ahead(0, page, &range);
         let count = keys.len() / width;
         assert!(count <= LANES);
         let mut lanes = [[_mm512_setzero_ps(); LANES]; Q];
         for place in 0..count {
+            prefetch(next.wrapping_add(place * width), width, width);
             let mut sums = [_mm512_setzero_ps(); Q];
             for at in (0..width).step_by(LANES) {
                 // SAFETY: `place < count` and `at + LANES <= width`, here and for the queries.
@@ -100,7 +102,10 @@ unsafe fn means<const Q: usize, const R: usize, T: LoadF32>(
     for page in pages_of(&range) {
         // SAFETY: the caller of `super::attend` promised that they can be read.
         let values = unsafe { cached.piece(1, page, &range) };
+        let mut next = cached.ahead(1, page, &range).wrapping_add(at);
         for values in values.chunks_exact(width) {
+            prefetch(next, R * LANES, width);
+            next = next.wrapping_add(width);
             let mut value = [_mm512_setzero_ps(); R];
             for (register, value) in value.iter_mut().enumerate() {
                 // SAFETY: by the caller's promise.

@@ -5,6 +5,7 @@ use mopd_compiler::plan::Sampling;
 use super::speculative::DraftVerdict;
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
+use mopd_kernels::entries::largest;
 use mopd_kernels::functions::exp;
 use mopd_kernels::with_cpu_features;
 
@@ -85,14 +86,7 @@ fn shaped<'s>(
             penalised
         }
     };
-    let (mut largest, mut finite) = (f32::NEG_INFINITY, true);
-    with_cpu_features(|| {
-        for &logit in logits {
-            finite &= logit.is_finite();
-            largest = if logit > largest { logit } else { largest };
-        }
-    });
-    finite.then_some((logits, largest))
+    largest(logits).map(|largest| (logits, largest))
 }
 
 fn best(logits: &[f32], largest: f32) -> usize {
