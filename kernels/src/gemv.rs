@@ -92,6 +92,9 @@ const SECOND: usize = 256 << 10;
 /// of them stays in the second cache beside the weights.
 const PART: usize = 16 << 10;
 
+/// Bytes whose places in the nearest cache are all different; so far apart, places are the same.
+const WAY: usize = 4 << 10;
+
 /// How far ahead of its use a weight is asked for, in bytes. The processor's own guesses are too short-
 /// sighted while rows are multiplied with each weight: without this, a product reaches a third to a half of
 /// the memory's rate.
@@ -201,12 +204,11 @@ struct Copies {
 }
 
 impl Copies {
-    /// The rows, further apart where they lie so that the nearest cache has room for few of them at a time:
-    /// numbers whose places differ by a power of two drive each other out there. 32 rows of 2,048 numbers are
-    /// multiplied 1.8 times as fast.
+    /// The rows, further apart where each would take the same places of the nearest cache and drive out the
+    /// others. 32 rows of 2,048 numbers are multiplied 1.7 times as fast.
     fn spread<'a>(&'a mut self, x: InputRows<'a>, matrix: Matrix, wide: bool) -> Rows<'a> {
         let InputRows { inputs, f32, bf16 } = x;
-        if !wide || x.count() == 1 || !(inputs * matrix.element()).is_multiple_of(1 << 10) {
+        if !wide || x.count() == 1 || !(inputs * matrix.element()).is_multiple_of(WAY) {
             return Rows { inputs, stride: inputs, f32, bf16 };
         }
         match matrix {
