@@ -4,19 +4,21 @@
 //! a few times, so the time is that of reading the weights. A general product first copies the matrix into
 //! another order; here it is read as it lies, `[outputs, inputs]`, along the inputs.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod rows;
 
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
 
+use self::ahead::{Ahead, Onward};
+use self::rows::{COPIES, StridedRows};
 use crate::lanes::LANES;
-use crate::lines::{LINE, Lines};
 use crate::thread_pool::DisjointSlices;
 use crate::{CpuFeatures, Scalar};
 
@@ -92,9 +94,6 @@ const SECOND: usize = 256 << 10;
 /// of them stays in the second cache beside the weights.
 const PART: usize = 16 << 10;
 
-/// Bytes whose places in the nearest cache are all different; so far apart, places are the same.
-const WAY: usize = 4 << 10;
-
 /// How far ahead of its use a weight is asked for, in bytes. The processor's own guesses are too short-
 /// sighted while rows are multiplied with each weight: without this, a product reaches a third to a half of
 /// the memory's rate.
@@ -130,8 +129,8 @@ pub unsafe fn multiply(
     let wide = is_wide(matrix, features);
     let most_rows = if wide { 8 } else { 4 };
     let passes = rows.div_ceil(most_rows);
-    // Where few rows wait for memory, weights are read as they lie: those of one output after the other for
-    // one row, which is a quarter faster than those of eight outputs side by side.
+    // Where few rows wait for memory, weights are read as they lie: for one row, those of one output after
+    // the other, which is as fast as eight outputs side by side.
     let parts = if wide && rows > 4 { row_bytes.div_ceil(PART).max(1) } else { 1 };
     let part = x.inputs.div_ceil(parts).next_multiple_of(2 * LANES);
     let block = (SECOND / row_bytes.max(1) / OUTPUTS * OUTPUTS).clamp(OUTPUTS / 2, OUTPUTS);
@@ -160,7 +159,7 @@ pub unsafe fn multiply(
                             + (output - outputs.start) * inputs.len();
                         onward.bytes_ahead(outputs.end, before * matrix.element() / passes)
                     };
-                    let ahead = Ahead { place: ahead, interval: LINE * passes, read: 0, asked: 0 };
+                    let ahead = Ahead::new(ahead, passes);
                     let tile = Tile { x, row, matrix, output, inputs: inputs.clone(), ahead };
                     let to = (&mut sums, output - outputs.start);
                     // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and `output + columns <=
@@ -180,58 +179,6 @@ pub unsafe fn multiply(
         }
     }
     COPIES.set(copies);
-}
-
-/// Rows on the left, `stride` apart; of the two kinds of numbers, those that the matrix is multiplied with.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    inputs: usize,
-    stride: usize,
-    f32: &'a [f32],
-    bf16: &'a [bf16],
-}
-
-thread_local! {
-    /// Kept for the next product: new memory has to be cleared first.
-    static COPIES: RefCell<Copies> = RefCell::default();
-}
-
-/// Room for copies of rows.
-#[derive(Default)]
-struct Copies {
-    f32: Lines<f32>,
-    bf16: Lines<bf16>,
-}
-
-impl Copies {
-    /// The rows, further apart where each would take the same places of the nearest cache and drive out the
-    /// others. 32 rows of 2,048 numbers are multiplied 1.7 times as fast.
-    fn spread<'a>(&'a mut self, x: InputRows<'a>, matrix: Matrix, wide: bool) -> Rows<'a> {
-        let InputRows { inputs, f32, bf16 } = x;
-        if !wide || x.count() == 1 || !(inputs * matrix.element()).is_multiple_of(WAY) {
-            return Rows { inputs, stride: inputs, f32, bf16 };
-        }
-        match matrix {
-            Matrix::F32(_) => {
-                let stride = spread(f32, inputs, &mut self.f32);
-                Rows { inputs, stride, f32: &self.f32, bf16: &[] }
-            }
-            Matrix::Bf16(_) => {
-                let stride = spread(bf16, inputs, &mut self.bf16);
-                Rows { inputs, stride, f32: &[], bf16: &self.bf16 }
-            }
-        }
-    }
-}
-
-/// Copies rows, each with a line of the cache behind it. Outputs how far apart they are then.
-fn spread<T: Scalar>(rows: &[T], inputs: usize, to: &mut Lines<T>) -> usize {
-    let stride = inputs + LINE / size_of::<T>();
-    to.resize(rows.len() / inputs.max(1) * stride);
-    for (row, to) in rows.chunks_exact(inputs.max(1)).zip(to.chunks_exact_mut(stride)) {
-        to[..inputs].copy_from_slice(row);
-    }
-    stride
 }
 
 /// Whether the widest registers are used.
@@ -261,68 +208,9 @@ fn write(places: &mut [f32], sums: &[f32], bias: Option<&[f32]>, add: bool) {
     }
 }
 
-/// What a thread reads: outputs of a matrix up to `left`, whose weights lie one behind the other, then what
-/// is said to come next; where nothing is known, what lies there.
-#[derive(Clone, Copy)]
-struct Onward<'a> {
-    matrix: Matrix<'a>,
-    inputs: usize,
-    left: usize,
-    next: Option<Prefetch>,
-}
-
-impl Onward<'_> {
-    /// So many bytes behind the first weight of an output.
-    fn bytes_ahead(self, output: usize, bytes: usize) -> *const u8 {
-        let row = (self.inputs * self.matrix.element()).max(1);
-        self.ahead(output + bytes / row).wrapping_add(bytes % row)
-    }
-
-    /// Where the weights of an output are, or what is read instead.
-    fn ahead(self, output: usize) -> *const u8 {
-        match self.next {
-            Some(Prefetch(next)) if output >= self.left => {
-                next.wrapping_add((output - self.left) * self.inputs * self.matrix.element())
-            }
-            _ => self.matrix.prefetch(output, self.inputs).0,
-        }
-    }
-}
-
-/// What is read soon, as a tile asks for it. Tiles that have the same outputs, with other rows each, ask for a
-/// part each.
-#[derive(Clone, Copy)]
-struct Ahead {
-    place: *const u8,
-    /// Bytes that it reads before it asks for another line: as many lines as there are tiles with the same
-    /// outputs.
-    interval: usize,
-    read: usize,
-    /// Bytes that are read when it asks again.
-    asked: usize,
-}
-
-impl Ahead {
-    /// Asks for more, since so many bytes are read now. Lines are asked into the second cache: the list of
-    /// those that the nearest one waits for is short, and where it is full the products wait, too. Four rows
-    /// are multiplied 1.4 to 1.6 times as fast.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn prefetch(&mut self, bytes: usize) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        self.read = self.read.wrapping_add(bytes);
-        while self.asked < self.read {
-            // SAFETY: every processor that this is compiled for has the instruction, and it reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.place.cast()) };
-            self.place = self.place.wrapping_add(LINE);
-            self.asked = self.asked.wrapping_add(self.interval);
-        }
-    }
-}
-
 /// Some rows with some outputs.
 struct Tile<'a> {
-    x: Rows<'a>,
+    x: StridedRows<'a>,
     row: usize,
     matrix: Matrix<'a>,
     output: usize,

@@ -97,8 +97,8 @@ fn pages_of(places: &Range<usize>) -> Range<usize> {
     places.start / PAGE..places.end.div_ceil(PAGE)
 }
 
-/// What a head's keys or values take of a page, at most, for the next page to be asked into the nearest cache.
-/// The list of lines that it waits for is short: longer pages are asked into the second one.
+/// What a head's keys or values take of a page, at most, for the next page to be asked into the nearest
+/// cache. The list of lines that it waits for is short: longer pages are asked into the second one.
 #[cfg(target_arch = "x86_64")]
 const NEAR: usize = 2 << 10;
 
