@@ -374,7 +374,7 @@ mod tests {
             (21, 70, 18),
             (6, 1700, 31),
             (9, 9100, 26),
-            (11, 512, 27),
+            (11, 2048, 27),
         ] {
             let (x, matrix, bias) =
                 (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
@@ -418,7 +418,7 @@ mod tests {
     /// its inputs are summed part by part.
     #[test]
     fn products_do_not_depend_on_the_batch() {
-        for (inputs, outputs) in [(83, 29), (1700, 26), (1024, 27), (9000, 25)] {
+        for (inputs, outputs) in [(83, 29), (1700, 26), (2048, 27), (9000, 25)] {
             let (x, matrix) = (numbers(19 * inputs, 4), numbers(outputs * inputs, 5));
             let bf16 = |values: &[f32]| values.iter().map(|&of| bf16::from_f32(of)).collect::<Vec<_>>();
             let (x_bf16, matrix_bf16) = (bf16(&x), bf16(&matrix));
