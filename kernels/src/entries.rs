@@ -36,10 +36,9 @@ const PIECE: usize = 1 << 11;
 pub fn largest(logits: &[f32]) -> Option<f32> {
     let mut found = None;
     with_cpu_features(|| {
-        let largest =
-            folded(logits, f32::NEG_INFINITY, |largest, of| if of > largest { of } else { largest });
-        // 0 times what is not finite is no number, and nor is any sum with it.
-        let zero = folded(logits, 0.0, |sum, of| sum + 0.0 * of);
+        let largest = folded(logits, f32::NEG_INFINITY, f32::max);
+        // 0 times what is not finite is NaN, and so is any sum with it.
+        let zero = folded(logits, 0.0, |sum, logit| sum + 0.0 * logit);
         found = (zero == 0.0).then_some(largest);
     });
     found

@@ -54,7 +54,7 @@ impl Matrix<'_> {
     }
 }
 
-/// Weights that will be read soon, wherever they are: they are asked for, not read.
+/// Weights that will be read soon, wherever they are: they are prefetched, not read.
 #[derive(Clone, Copy)]
 pub struct Prefetch(*const u8);
 
@@ -83,18 +83,17 @@ pub struct GemvOutput<'a, 'b> {
     pub add: bool,
 }
 
-/// Outputs that are worked through before the next rows, at most: their weights stay in the second cache
-/// meanwhile.
+/// Outputs that are worked through before the next rows, at most: their weights stay in L2 meanwhile.
 const OUTPUTS: usize = 24;
 
 /// As many bytes of weights stay there.
-const SECOND: usize = 256 << 10;
+const L2_WEIGHTS: usize = 256 << 10;
 
 /// Bytes of a row that are worked through before the rest of it, where there are many rows: as much of eight
-/// of them stays in the second cache beside the weights.
+/// of them stays in L2 beside the weights.
 const PART: usize = 16 << 10;
 
-/// How far ahead of its use a weight is asked for, in bytes. The processor's own guesses are too short-
+/// How far ahead of its use a weight is prefetched, in bytes. The processor's own guesses are too short-
 /// sighted while rows are multiplied with each weight: without this, a product reaches a third to a half of
 /// the memory's rate.
 const AHEAD: usize = 16 << 10;
@@ -133,12 +132,12 @@ pub unsafe fn multiply(
     // the other, which is as fast as eight outputs side by side.
     let parts = if wide && rows > 4 { row_bytes.div_ceil(PART).max(1) } else { 1 };
     let part = x.inputs.div_ceil(parts).next_multiple_of(2 * LANES);
-    let block = (SECOND / row_bytes.max(1) / OUTPUTS * OUTPUTS).clamp(OUTPUTS / 2, OUTPUTS);
-    // To set them to something would take as long as some products.
+    let block = (L2_WEIGHTS / row_bytes.max(1) / OUTPUTS * OUTPUTS).clamp(OUTPUTS / 2, OUTPUTS);
     let mut sums = [[0.0; OUTPUTS]; 8];
+    // To set them to something would take as long as some products.
     let mut carried = [const { MaybeUninit::<Registers>::uninit() }; OUTPUTS / 2];
     let mut copies = COPIES.take();
-    let x = copies.spread(x, matrix, wide);
+    let x = copies.pad(x, matrix, wide);
     for start in range.clone().step_by(block) {
         let outputs = start..(start + block).min(range.end);
         let mut row = 0;

@@ -97,12 +97,12 @@ fn pages_of(places: &Range<usize>) -> Range<usize> {
     places.start / PAGE..places.end.div_ceil(PAGE)
 }
 
-/// What a head's keys or values take of a page, at most, for the next page to be asked into the nearest
-/// cache. The list of lines that it waits for is short: longer pages are asked into the second one.
+/// Bytes that a head's keys or values take of a page, at most, for the next page to be prefetched into L1. It
+/// has few miss buffers: longer pages are prefetched into L2.
 #[cfg(target_arch = "x86_64")]
 const NEAR: usize = 2 << 10;
 
-/// Asks for so many numbers of rows of `width`, wherever they are: none is read.
+/// Prefetches so many numbers of rows of `width`, wherever they are: none is read.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch<T>(place: *const T, count: usize, width: usize) {

@@ -8,7 +8,7 @@ use crate::registers::{LoadF32, sums_of_eight};
 const LANES: usize = 8;
 
 /// `R` rows with `O` outputs. `R * O` sums, `O` weights and a row are in registers at one time. What is
-/// `ahead` is asked for meanwhile.
+/// `ahead` is prefetched meanwhile.
 #[target_feature(enable = "avx2,fma")]
 pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     x: &[f32],

@@ -167,8 +167,8 @@ macro_rules! tile {
 }
 
 tile! {
-    /// `R` rows with `O` outputs, whose weights lie one behind the other. `ahead` is what is read soon: as
-    /// many lines are asked for as are read here, in their order in memory.
+    /// `R` rows with `O` outputs, whose weights lie one behind the other. What is `ahead` is prefetched
+    /// meanwhile.
     f32_tile of f32, LANES, features "avx512f,avx512bw,avx512dq",
     whole |place: *const f32| _mm512_loadu_ps(place),
     some |mask, place: *const f32| _mm512_maskz_loadu_ps(mask, place),

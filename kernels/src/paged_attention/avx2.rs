@@ -2,7 +2,7 @@
 //! read for.
 //!
 //! Pages lie anywhere, and the processor reads ahead within four kilobytes only: a page has not much more of
-//! one head's keys. So those of the next page are asked for while these are read.
+//! one head's keys. So those of the next page are prefetched while these are read.
 
 use std::arch::x86_64::*;
 
