@@ -59,8 +59,9 @@ impl AdamWGradient<'_> {
     }
 }
 
-/// The numbers of one step. Products are taken in single precision.
+/// The numbers of one step. Products are taken in single precision. `cuda/adamw.cu` has the same fields.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct AdamWUpdate {
     /// The gradient is multiplied by it: clipping.
     pub scale: f32,

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::driver::{Function, compile, launch};
 use super::{Gpu, argument};
+use crate::functions::Activation;
 
 /// What the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,9 +27,13 @@ pub struct DecodeShape {
 pub struct DecodeKernels {
     gpu: Gpu,
     shape: DecodeShape,
+    /// Warps of a block of attention, and heads that it looks at together.
     warps: i64,
+    together: i64,
     rotate_and_store: Function,
     attend: Function,
+    add_and_normalise: Function,
+    gate: Function,
 }
 
 /// Keys and values of a layer, `[rows, groups, capacity, width]` each, and where the next token goes.
@@ -41,9 +46,14 @@ pub struct Cache<'a> {
 }
 
 const SOURCE: &str = include_str!("decode.cu");
+/// Numbers that a lane loads at a time.
+const LOADED: u64 = 8;
+/// Numbers of queries that a lane of attention keeps, at most: more would not fit its registers.
+const NUMBERS: i64 = 64;
 /// Warps of a block of attention, at most, and bytes that they share: what every GPU has for a block.
 const WARPS: i64 = 8;
 const SHARED_BYTES: i64 = 40 << 10;
+const GATE_THREADS: u32 = 128;
 
 impl DecodeKernels {
     /// Compiled once in a process. None for a precision that they are not written for.
@@ -70,17 +80,26 @@ impl DecodeKernels {
     }
 
     fn compile(gpu: Gpu, shape: DecodeShape) -> Result<DecodeKernels, String> {
-        let of_warp = 4 * shape.heads / shape.groups * (whole_warps(shape.width) + 2);
-        let warps = (SHARED_BYTES / of_warp).clamp(1, WARPS);
+        let DecodeShape { heads, groups, width, kind } = shape;
+        let lanes = (width as u64).div_ceil(LOADED).next_power_of_two().min(32) as i64;
+        let per = (width as u64).div_ceil(LOADED * lanes as u64) as i64 * LOADED as i64;
+        let shared = heads / groups;
+        let together = (1..=shared).rev().find(|heads| shared % heads == 0 && heads * per <= NUMBERS);
+        let together = together.unwrap_or(1);
+        let warps = (SHARED_BYTES / (4 * together * (width + 2))).clamp(1, WARPS);
         let defines = [
-            ("HEADS", shape.heads),
-            ("GROUPS", shape.groups),
-            ("WIDTH", shape.width),
-            ("HALF", i64::from(shape.kind == Kind::BFloat16)),
+            ("HEADS", heads),
+            ("GROUPS", groups),
+            ("WIDTH", width),
+            ("HALF", i64::from(kind == Kind::BFloat16)),
+            ("LANES", lanes),
+            ("PER", per),
+            ("TOGETHER", together),
             ("WARPS", warps),
         ];
-        let [rotate_and_store, attend] = compile(gpu, SOURCE, &defines, [c"rotate_and_store", c"attend"])?;
-        Ok(DecodeKernels { gpu, shape, warps, rotate_and_store, attend })
+        let names = [c"rotate_and_store", c"attend", c"add_and_normalise", c"gate"];
+        let [rotate_and_store, attend, add_and_normalise, gate] = compile(gpu, SOURCE, &defines, names)?;
+        Ok(DecodeKernels { gpu, shape, warps, together, rotate_and_store, attend, add_and_normalise, gate })
     }
 
     /// Of projected `[rows, heads + 2 groups, width]`: queries, `[rows, heads, width]` in f32, normalised,
@@ -144,7 +163,7 @@ impl DecodeKernels {
         softcap: Option<f64>,
         cache: Cache,
     ) -> Tensor {
-        let DecodeShape { heads, groups, width, kind } = self.shape;
+        let DecodeShape { heads, width, kind, .. } = self.shape;
         let (rows, capacity) = self.checked(cache);
         let attended = Tensor::empty([rows, heads * width], (kind, query.device()));
         let mut query = self.gpu.pointer(query, Kind::Float, &[rows, heads, width]);
@@ -164,10 +183,65 @@ impl DecodeKernels {
             argument(&mut window),
             argument(&mut softcap),
         ];
-        let blocks = [rows as u32, groups as u32];
+        let blocks = [rows as u32, (heads / self.together) as u32];
         // SAFETY: as above.
         unsafe { launch(self.attend, blocks, self.warps as u32 * 32, self.gpu.stream(), &mut arguments) };
         attended
+    }
+
+    /// The stream, `[rows, width]`, with what is added to it, if anything; and that normalised with scales,
+    /// f32, `[width]`. `epsilon` is added to a mean square.
+    pub fn add_and_normalise(
+        &self,
+        stream: &Tensor,
+        added: Option<&Tensor>,
+        scales: &Tensor,
+        epsilon: f64,
+    ) -> (Tensor, Tensor) {
+        let kind = self.shape.kind;
+        let [rows, width] = stream.size()[..] else { panic!("a stream has rows and a width") };
+        let empty = || Tensor::empty([rows, width], (kind, stream.device()));
+        let (sum, normed) = (added.map_or_else(|| stream.shallow_clone(), |_| empty()), empty());
+        let mut stream = self.gpu.pointer(stream, kind, &[rows, width]);
+        let mut added =
+            added.map_or(std::ptr::null_mut(), |added| self.gpu.pointer(added, kind, &[rows, width]));
+        let mut scales = self.gpu.pointer(scales, Kind::Float, &[width]);
+        let [mut sum_at, mut normed_at] = [&sum, &normed].map(Tensor::data_ptr);
+        let (mut epsilon, mut numbers) = (epsilon as f32, width as c_int);
+        let mut arguments = [
+            argument(&mut stream),
+            argument(&mut added),
+            argument(&mut scales),
+            argument(&mut epsilon),
+            argument(&mut sum_at),
+            argument(&mut normed_at),
+            argument(&mut numbers),
+        ];
+        let threads = whole_warps(width / loaded(width)).min(1024) as u32;
+        // SAFETY: as above.
+        unsafe {
+            launch(self.add_and_normalise, [rows as u32, 1], threads, self.gpu.stream(), &mut arguments);
+        }
+        (sum, normed)
+    }
+
+    /// Activated gates times what they let through, `[rows, inner]`, of both beside each other, `[rows, 2
+    /// inner]`.
+    pub fn gate(&self, gate_up: &Tensor, activation: Activation) -> Tensor {
+        let [rows, both] = gate_up.size()[..] else { panic!("gates have rows and a width") };
+        let inner = both / 2;
+        let gated = Tensor::empty([rows, inner], (self.shape.kind, gate_up.device()));
+        let mut gate_up = self.gpu.pointer(gate_up, self.shape.kind, &[rows, 2 * inner]);
+        let (mut gated_at, mut numbers) = (gated.data_ptr(), inner as c_int);
+        let mut gelu = c_int::from(activation == Activation::Gelu);
+        let mut arguments =
+            [argument(&mut gate_up), argument(&mut gated_at), argument(&mut numbers), argument(&mut gelu)];
+        let blocks = (inner / loaded(inner)).unsigned_abs().div_ceil(GATE_THREADS.into());
+        // SAFETY: as above.
+        unsafe {
+            launch(self.gate, [rows as u32, blocks as u32], GATE_THREADS, self.gpu.stream(), &mut arguments);
+        }
+        gated
     }
 
     /// Rows and capacity of a cache.
@@ -182,6 +256,12 @@ impl DecodeKernels {
         self.gpu.pointer(cache.place, Kind::Int64, &[1]);
         (rows, capacity)
     }
+}
+
+/// How many of a row's numbers a thread of [`DecodeKernels::add_and_normalise`] or [`DecodeKernels::gate`] has
+/// at a time: what is loaded together has to begin at a multiple of its size.
+fn loaded(numbers: i64) -> i64 {
+    if numbers % LOADED as i64 == 0 { LOADED as i64 } else { 1 }
 }
 
 /// Threads for so many numbers.

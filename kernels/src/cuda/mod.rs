@@ -1,12 +1,14 @@
 //! What libtorch's operators leave to be wished for on a GPU while one token after the other is written:
 //! kernels of our own between the products of matrices, and graphs, by which a whole step is one launch.
 
+mod adamw;
 mod decode;
 mod draw;
 mod driver;
 mod entries;
 mod graph;
 
+pub use adamw::{AdamWKernels, AdamWTensors};
 pub use decode::{Cache, DecodeKernels, DecodeShape};
 pub use draw::DrawKernel;
 pub use entries::EntryKernels;

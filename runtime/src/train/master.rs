@@ -10,6 +10,7 @@ use crate::machine::transfer::to_vec;
 use crate::model::Weights;
 use crate::store::state::StateTensors;
 use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined, low_half};
+use mopd_kernels::cuda::AdamWTensors;
 use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
 
 /// One vector of them.
@@ -123,6 +124,14 @@ impl Master {
         let high: Tensor = (&bits + 0x8000).bitwise_right_shift_tensor_scalar(16);
         self.values.view_dtype(Kind::Int16).copy_(&high);
         low.copy_(&bits);
+    }
+
+    /// For a GPU's kernels.
+    pub fn tensors(&self) -> AdamWTensors<'_> {
+        match &self.low {
+            None => AdamWTensors::F32(&self.values),
+            Some(low) => AdamWTensors::Split { high: &self.values, low },
+        }
     }
 
     /// For the processor's own loops; none where they are elsewhere.

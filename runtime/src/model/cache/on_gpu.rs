@@ -8,18 +8,27 @@ use tch::{Kind, Tensor};
 use super::Generator;
 use crate::machine::device::compiled;
 use crate::machine::transfer::upload;
-use crate::model::decoder::Decoder;
+use crate::model::decoder::{Decoder, Layer};
+use crate::model::feed_forward::FeedForward;
 use crate::tokenizer::Token;
 
 pub(super) struct OnGpu {
     kernels: DecodeKernels,
-    /// By layer, the scales of queries and keys, `[2, head width]` in f32.
-    norms: Vec<Option<Tensor>>,
+    layers: Vec<LayerScales>,
     /// i64, `[1]`: where the new token goes.
     place: Tensor,
     /// i64, `[rows]`: the new tokens.
     tokens: Option<Tensor>,
     capture: Capture,
+}
+
+/// What a layer's normalisations multiply with, in f32.
+struct LayerScales {
+    /// `[width]`: before attention, and before the feed-forward part.
+    attention: Tensor,
+    feed_forward: Tensor,
+    /// Of queries and keys, `[2, head width]`.
+    query_key: Option<Tensor>,
 }
 
 /// A step of these tensors as one graph.
@@ -53,9 +62,14 @@ impl OnGpu {
         let shape = DecodeShape { heads, groups, width, kind: decoder.kind() };
         let kernels = compiled(DecodeKernels::of(decoder.place.kernels()?, shape))??;
         let scales = |scales: &Tensor| decoder.scale(scales).to_kind(Kind::Float).contiguous();
-        let norms = decoder.layers.iter().map(|layer| layer.query_key_norm.as_ref().map(scales)).collect();
+        let of_layer = |layer: &Layer| LayerScales {
+            attention: scales(&layer.norm_attention),
+            feed_forward: scales(&layer.norm_feed_forward),
+            query_key: layer.query_key_norm.as_ref().map(scales),
+        };
+        let layers = decoder.layers.iter().map(of_layer).collect();
         let place = Tensor::zeros([1], (Kind::Int64, decoder.device()));
-        Some(OnGpu { kernels, norms, place, tokens: None, capture: Capture::new(decoder) })
+        Some(OnGpu { kernels, layers, place, tokens: None, capture: Capture::new(decoder) })
     }
 
     /// The caches are others now, or have other rows.
@@ -102,15 +116,20 @@ impl OnGpu {
         let [heads, groups, width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let tokens = self.tokens.as_ref().expect("tokens were written");
-        let mut stream = decoder.embed(tokens);
+        let epsilon = config.norm.epsilon;
+        let add_and_normalise = |stream: &Tensor, added: Option<&Tensor>, scales: &Tensor| {
+            self.kernels.add_and_normalise(stream, added, scales, epsilon)
+        };
+        let (mut stream, mut normed) =
+            add_and_normalise(&decoder.embed(tokens), None, &self.layers[0].attention);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            let normed = decoder.normalise(&stream, &layer.norm_attention);
+            let scales = &self.layers[index];
             let projected = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, width]);
             let [keys, values] = [&generator.keys, &generator.values].map(|caches| &caches[index]);
             let cache = Cache { keys, values, place: &self.place };
             let query = self.kernels.rotate_and_store(
                 &projected,
-                self.norms[index].as_ref().map(|scales| (scales, config.norm.epsilon)),
+                scales.query_key.as_ref().map(|scales| (scales, epsilon)),
                 generator.rotary.of(&layer.attention).map(|rotary| [&rotary.cosine, &rotary.sine]),
                 &generator.positions,
                 config.attention_scale,
@@ -118,7 +137,19 @@ impl OnGpu {
             );
             let (window, softcap) = (layer.attention.window, config.attention_softcap);
             let attended = self.kernels.attend(&query, &generator.bias, window, softcap, cache);
-            stream = decoder.finish(layer, stream, &attended);
+            let attended = decoder.after(layer.output.apply(&attended), layer.after_attention.as_ref());
+            (stream, normed) = add_and_normalise(&stream, Some(&attended), &scales.feed_forward);
+            let answer = match &layer.feed_forward {
+                FeedForward::Gated { gate_up, down, .. } => {
+                    down.apply(&self.kernels.gate(&gate_up.apply(&normed), config.activation))
+                }
+                experts => experts.infer(&normed, config.activation, config.experts.as_ref()),
+            };
+            let answer = decoder.after(answer, layer.after_feed_forward.as_ref());
+            match self.layers.get(index + 1) {
+                Some(next) => (stream, normed) = add_and_normalise(&stream, Some(&answer), &next.attention),
+                None => stream += answer,
+            }
         }
         for counted in [&generator.positions, &self.place] {
             let _ = counted.shallow_clone().g_add_scalar_(1);

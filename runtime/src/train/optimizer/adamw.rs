@@ -7,7 +7,7 @@ use mopd_kernels::adamw::{self, AdamWUpdate};
 use mopd_kernels::tensor::view_mut;
 use tch::{Kind, Tensor};
 
-use super::{Master, Step, gradient_here, zeros};
+use super::{Master, Step, gradient_here, kernels, zeros};
 
 pub struct AdamWState {
     settings: plan::AdamW,
@@ -47,14 +47,27 @@ impl AdamWState {
         keep: f64,
         step: Step,
     ) {
-        let Step { scale, learning_rate, steps, cpu } = step;
+        let Step { scale, learning_rate, steps, place } = step;
         let plan::AdamW { beta1, beta2, epsilon, .. } = self.settings;
         let correction1 = 1.0 - beta1.powi(steps);
         let correction2 = 1.0 - beta2.powi(steps);
         let [mut mean, mut square] =
             [&self.mean, &self.square].map(|moment| moment.narrow(0, range.start as i64, range.len() as i64));
+        let update = AdamWUpdate {
+            scale: scale as f32,
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            epsilon: epsilon as f32,
+            keep: keep as f32,
+            rate: (learning_rate / correction1) as f32,
+            correction: (1.0 / correction2) as f32,
+        };
+        if let Some(kernels) = kernels(place) {
+            kernels.step(parameters.tensors(), [&mean, &square], gradient, update);
+            return;
+        }
         let (Some(cpu), Some(gradient_here), Some(mut parameters_here)) =
-            (cpu, gradient_here(gradient), parameters.here())
+            (place.loops(), gradient_here(gradient), parameters.here())
         else {
             let gradient = gradient.to_kind(Kind::Float) * scale;
             let _ = mean.lerp_(&gradient, 1.0 - beta1);
@@ -66,15 +79,6 @@ impl AdamWState {
             let _ = single.addcdiv_(&(&mean * (-learning_rate / correction1)), &denominator);
             parameters.set(&single);
             return;
-        };
-        let update = AdamWUpdate {
-            scale: scale as f32,
-            beta1: beta1 as f32,
-            beta2: beta2 as f32,
-            epsilon: epsilon as f32,
-            keep: keep as f32,
-            rate: (learning_rate / correction1) as f32,
-            correction: (1.0 / correction2) as f32,
         };
         let [mut mean, mut square] =
             [&mut mean, &mut square].map(|moment| view_mut(moment).expect("where the gradient is"));
@@ -180,32 +184,39 @@ mod tests {
         }
     }
 
-    /// What runs on other devices, against the processor's loop.
+    /// Operators and kernels of a GPU, against the processor's loop.
     #[test]
-    fn tensors_step_as_the_loop_does() {
+    fn every_place_steps_as_the_loop_does() {
         let settings =
             plan::AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip_norm: 0.5 };
         let weights = random_model(&tiny(), 1);
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let of = || Master::of_model(&weights.flat(kind, Device::Cpu), &weights);
-            let (mut here, mut elsewhere) = (of(), of());
-            let [mut loops, mut tensors] = [&here, &elsewhere]
-                .map(|master| OptimizerState::new(&plan::Optimizer::AdamW(settings.clone()), master, 100));
-            for step in 0..3 {
+        for (kind, place) in [Kind::Float, Kind::BFloat16]
+            .into_iter()
+            .flat_map(|kind| Place::tested().into_iter().skip(1).map(move |place| (kind, place)))
+        {
+            let of = |place: Place| {
+                let master = Master::of_model(&weights.flat(kind, place.device), &weights);
+                let settings = plan::Optimizer::AdamW(settings.clone());
+                let optimizer = OptimizerState::new(&settings, &master, 100);
+                (place, master, optimizer)
+            };
+            let [mut here, mut elsewhere] = [of(Place::cpu()), of(place)];
+            for (step, of_gradient) in [kind, Kind::Float, kind].into_iter().enumerate() {
+                let length = here.1.len() as i64;
                 let gradient =
-                    (Tensor::arange(here.len() as i64, (Kind::Float, Device::Cpu)) * 0.37 + step).sin();
-                // No slice can be made of every second number of a longer one.
-                let apart = Tensor::stack(&[&gradient, &gradient], 1).select(1, 0);
-                for (optimizer, master, gradient) in
-                    [(&mut loops, &mut here, gradient), (&mut tensors, &mut elsewhere, apart)]
-                {
-                    let gradient = Gradient::whole(gradient, Place::cpu());
+                    (Tensor::arange(length, (Kind::Float, Device::Cpu)) * 0.37 + step as f64).sin();
+                let norms = [&mut here, &mut elsewhere].map(|(place, master, optimizer)| {
+                    let gradient = gradient.to_kind(of_gradient).to_device(place.device);
+                    let gradient = Gradient::whole(gradient, *place);
                     let norm = gradient_norm(&gradient);
                     optimizer.step(master, gradient, norm, 1e-3);
-                }
+                    norm
+                });
+                assert!((norms[0] / norms[1] - 1.0).abs() < 1e-9, "{kind:?}, {place:?}: {norms:?}");
             }
-            let apart = (here.to_f32() - elsewhere.to_f32()).abs().max().double_value(&[]);
-            assert!(apart < 1e-7, "{kind:?}: {apart:e}");
+            let apart = here.1.to_f32() - elsewhere.1.to_f32().to_device(Device::Cpu);
+            let apart = apart.abs().max().double_value(&[]);
+            assert!(apart < 1e-7, "{kind:?}, {place:?}: {apart:e}");
         }
     }
 }

@@ -4,13 +4,15 @@ mod adamw;
 mod sgd;
 
 use mopd_compiler::plan;
-use mopd_kernels::Cpu;
 use mopd_kernels::adamw::sum_of_squares as of_piece;
+use mopd_kernels::cuda::AdamWKernels;
 use tch::{Kind, Tensor, no_grad_guard};
 
 use self::adamw::AdamWState;
 use self::sgd::SgdState;
 use super::master::{Master, gradient_here};
+use crate::machine::device::compiled;
+use crate::machine::place::Place;
 use crate::model::Gradient;
 use crate::store::state::StateTensors;
 
@@ -67,7 +69,7 @@ impl OptimizerState {
         // rounding.
         let scale = (clip_norm / (norm + 1e-6)).min(1.0);
         self.steps += 1;
-        let step = Step { scale, learning_rate, steps: self.steps, cpu: gradient.place.loops() };
+        let step = Step { scale, learning_rate, steps: self.steps, place: gradient.place };
         for (range, piece) in gradient.into_pieces() {
             match &self.rule {
                 Rule::AdamW(adamw) => adamw.step(parameters, range, &piece, step),
@@ -84,8 +86,7 @@ struct Step {
     learning_rate: f64,
     /// This one included.
     steps: i32,
-    /// Leave to run our own loops.
-    cpu: Option<Cpu>,
+    place: Place,
 }
 
 fn zeros(parameters: &Master) -> Tensor {
@@ -104,11 +105,20 @@ pub fn gradient_norm(gradient: &Gradient) -> f64 {
 
 /// In f64. Not finite where some part of the gradient is not.
 pub fn sum_of_squares(gradient: &Gradient) -> f64 {
+    let kernels = kernels(gradient.place);
     let sums = gradient.written().map(|piece| match gradient.place.loops().zip(gradient_here(piece)) {
         Some((cpu, piece)) => of_piece(cpu, piece.gradient()),
-        None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
+        None => match kernels {
+            Some(kernels) => kernels.sum_of_squares(piece),
+            None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
+        },
     });
     sums.sum()
+}
+
+/// Those of a GPU, where they can be compiled.
+fn kernels(place: Place) -> Option<AdamWKernels> {
+    compiled(AdamWKernels::of(place.kernels()?))
 }
 
 #[cfg(test)]
