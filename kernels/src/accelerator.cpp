@@ -5,6 +5,7 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <dlfcn.h>
@@ -76,6 +77,13 @@ struct Graph {
     if (capturing) guard.exchangeStream(before);
     capturing = false;
   }
+};
+
+// Page-locked memory, and when what was last asked to cross between it and the device has done so.
+struct Pinned {
+  c10::DataPtr memory;
+  c10::Event crossed{c10::DeviceType::CUDA};
+  c10::impl::VirtualGuardImpl guard{c10::DeviceType::CUDA};
 };
 
 // The last one of this thread. Its memory is what the next one uses: blocks of a graph's own pool go back to
@@ -158,6 +166,32 @@ int mopd_graph_replay(void *graph) {
 }
 
 void mopd_graph_free(void *graph) { delete static_cast<std::shared_ptr<Graph> *>(graph); }
+
+// Null where that can't be. `memory` is where it is.
+void *mopd_pinned_new(size_t bytes, void **memory) {
+  std::unique_ptr<Pinned> pinned;
+  tried([&] {
+    auto made = std::make_unique<Pinned>();
+    made->memory = at::globalContext().getPinnedMemoryAllocator(c10::DeviceType::CUDA)->allocate(bytes);
+    *memory = made->memory.get();
+    pinned = std::move(made);
+  });
+  return pinned.release();
+}
+
+// What this thread has launched until now is what `mopd_pinned_wait` waits for.
+int mopd_pinned_record(void *pinned, int device) {
+  return tried([&] {
+    auto &own = *static_cast<Pinned *>(pinned);
+    own.crossed.record(own.guard.getStream(cuda(device)));
+  });
+}
+
+int mopd_pinned_wait(void *pinned) {
+  return tried([&] { static_cast<Pinned *>(pinned)->crossed.synchronize(); });
+}
+
+void mopd_pinned_free(void *pinned) { delete static_cast<Pinned *>(pinned); }
 
 // How the device computes, for the whole process.
 int mopd_set_arithmetic(int deterministic, int tf32) {

@@ -28,6 +28,10 @@ pub(crate) mod ffi {
         pub fn mopd_graph_end(graph: *mut c_void) -> c_int;
         pub fn mopd_graph_replay(graph: *mut c_void) -> c_int;
         pub fn mopd_graph_free(graph: *mut c_void);
+        pub fn mopd_pinned_new(bytes: usize, memory: *mut *mut c_void) -> *mut c_void;
+        pub fn mopd_pinned_record(pinned: *mut c_void, device: c_int) -> c_int;
+        pub fn mopd_pinned_wait(pinned: *mut c_void) -> c_int;
+        pub fn mopd_pinned_free(pinned: *mut c_void);
     }
 }
 
@@ -83,6 +87,28 @@ pub(crate) mod ffi {
     /// # Safety
     /// As above.
     pub unsafe fn mopd_graph_free(_: *mut c_void) {}
+
+    /// # Safety
+    /// As of the function that it stands for: nothing is written.
+    pub unsafe fn mopd_pinned_new(_: usize, _: *mut *mut c_void) -> *mut c_void {
+        null_mut()
+    }
+
+    /// # Safety
+    /// As of the function that it stands for: no such memory is made here.
+    pub unsafe fn mopd_pinned_record(_: *mut c_void, _: c_int) -> c_int {
+        0
+    }
+
+    /// # Safety
+    /// As above.
+    pub unsafe fn mopd_pinned_wait(_: *mut c_void) -> c_int {
+        0
+    }
+
+    /// # Safety
+    /// As above.
+    pub unsafe fn mopd_pinned_free(_: *mut c_void) {}
 }
 
 pub fn memory(device: usize) -> Option<DeviceMemory> {

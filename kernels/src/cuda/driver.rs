@@ -57,6 +57,7 @@ functions! {
     cuLaunchKernel(
         Pointer, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Pointer, *mut Pointer, *mut Pointer
     );
+    cuMemcpyAsync(u64, u64, usize, Pointer);
 }
 
 /// Links to the driver and to its compiler.
@@ -194,4 +195,25 @@ pub(super) unsafe fn launch(
         )
     };
     assert_eq!(code, 0, "cuLaunchKernel failed");
+}
+
+/// Asks for bytes to be copied on a stream, from or to the GPU.
+///
+/// # Safety
+/// Both have as many bytes and stay until the stream has come past the copy; what is in the host's memory is
+/// page-locked, and nobody else touches it meanwhile.
+pub(super) unsafe fn copy(to: Pointer, from: Pointer, bytes: usize, stream: Pointer) {
+    let driver = driver().expect("who has page-locked memory has the driver");
+    // SAFETY: the caller's promise. With unified addressing, which every GPU has that libtorch knows, the
+    // driver tells from an address whose memory it is.
+    let code = unsafe { (driver.cuMemcpyAsync)(to as u64, from as u64, bytes, stream) };
+    assert_eq!(code, 0, "cuMemcpyAsync failed");
+}
+
+/// Whether the driver can be used at all.
+///
+/// # Errors
+/// With what is missing.
+pub(super) fn available() -> Result<(), String> {
+    driver().map(|_| ())
 }

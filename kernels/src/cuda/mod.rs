@@ -7,12 +7,14 @@ mod draw;
 mod driver;
 mod entries;
 mod graph;
+mod pinned;
 
 pub use adamw::{AdamWKernels, AdamWTensors};
 pub use decode::{Cache, DecodeKernels, DecodeShape};
 pub use draw::DrawKernel;
 pub use entries::EntryKernels;
 pub use graph::CudaGraph;
+pub use pinned::Pinned;
 
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;

@@ -19,6 +19,9 @@ use mopd_kernels::{CpuFeatures, symbols};
 /// of a sum, another rounding, another use of random numbers, another meaning of a setting.
 pub const NUMERIC_VERSION: u32 = 10;
 
+/// The same of what a GPU computes alone: its kernels, and which rows it computes together.
+const GPU_VERSION: u32 = 2;
+
 /// Of the keys of stores that do not say it.
 fn unsaid() -> u32 {
     2
@@ -164,8 +167,8 @@ pub struct Numeric<'a> {
     pub device: String,
 }
 
-/// As a key has it: a GPU with its model, which others compute otherwise than, with what an experiment lets
-/// it do, how many bytes of gradients by logits it keeps (others are computed once more, and rounded
+/// As a key has it: a GPU with its model, which others compute otherwise than, with the version of what it
+/// computes, what an experiment lets it do, how many bytes of gradients by logits it keeps (others are computed once more, and rounded
 /// otherwise), and without kernels of our own where they can't be compiled.
 pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let name = place.name();
@@ -181,8 +184,9 @@ pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let allowed =
         [(!kernels, "operators alone"), (!gpu.deterministic, "nondeterministic"), (gpu.tf32, "tf32")];
     let kept = format!("{} bytes kept", place.sizes.kept);
+    let version = format!("version {GPU_VERSION}");
     let allowed = allowed.into_iter().filter(|(allowed, _)| *allowed).map(|(_, what)| what.to_owned());
-    [name, kept].into_iter().chain(models).chain(allowed).collect::<Vec<_>>().join(", ")
+    [name, version, kept].into_iter().chain(models).chain(allowed).collect::<Vec<_>>().join(", ")
 }
 
 /// `Model: NVIDIA H100 80GB HBM3`

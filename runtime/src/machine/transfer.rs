@@ -5,7 +5,10 @@
 
 use std::cell::Cell;
 
+use mopd_kernels::cuda::Pinned;
 use tch::{Device, Kind, Tensor, kind::Element};
+
+use super::place::Place;
 
 /// Bytes that transferred on this thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +71,64 @@ pub fn to_vec_f64(tensor: &Tensor) -> Vec<f64> {
     values
 }
 
+/// Numbers in f64 that cross while nobody waits, one list of them at a time: a device reads or writes them when
+/// it comes to it. Where tensors are in the program's own memory they cross at once.
+pub struct StagingBuffer {
+    place: Place,
+    pinned: Option<Pinned>,
+    /// What was asked to come, and how many numbers that is.
+    coming: Option<(Option<Tensor>, usize)>,
+}
+
+impl StagingBuffer {
+    pub fn new(place: Place) -> StagingBuffer {
+        StagingBuffer { place, pinned: None, coming: None }
+    }
+
+    /// As a tensor on the device, `[numbers]`.
+    pub fn upload(&mut self, numbers: &[f64]) -> Tensor {
+        let device = self.place.device;
+        let Some(pinned) = self.room(numbers.len()) else { return upload(numbers, device) };
+        let there = Tensor::empty([numbers.len() as i64], (Kind::Double, device));
+        pinned.upload(numbers, &there);
+        note_to_device(size_of_val(numbers));
+        there
+    }
+
+    /// Has a tensor's numbers come, once what was launched before is done.
+    pub fn download(&mut self, tensor: &Tensor) {
+        let count = tensor.numel();
+        let rest = match self.room(count) {
+            Some(pinned) => {
+                pinned.download::<f64>(tensor);
+                None
+            }
+            None => Some(tensor.shallow_clone()),
+        };
+        self.coming = Some((rest, count));
+    }
+
+    /// The numbers that were asked to come.
+    pub fn take(&mut self) -> Vec<f64> {
+        match self.coming.take().expect("numbers were asked to come") {
+            (Some(tensor), _) => to_vec_f64(&tensor),
+            (None, count) => {
+                note_to_host(count * size_of::<f64>());
+                self.pinned.as_ref().expect("it is where they come to").read(count)
+            }
+        }
+    }
+
+    fn room(&mut self, count: usize) -> Option<&mut Pinned> {
+        let bytes = (count * size_of::<f64>()).max(1);
+        let gpu = self.place.kernels()?;
+        if self.pinned.as_ref().is_none_or(|pinned| pinned.bytes() < bytes) {
+            self.pinned = Pinned::new(gpu, bytes.next_power_of_two());
+        }
+        self.pinned.as_mut()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +141,20 @@ mod tests {
         assert_eq!(to_vec_f64(&tensor.narrow(0, 1, 1)), [2.0]);
         assert_eq!(transferred() - before, Transferred { to_device: 24, to_host: 20 });
         std::thread::spawn(|| assert_eq!(transferred(), Transferred::default())).join().unwrap();
+    }
+
+    #[test]
+    fn staged_numbers_are_those_that_were_sent_and_are_counted() {
+        for place in Place::tested() {
+            let mut staging = StagingBuffer::new(place);
+            let before = transferred();
+            for count in [3, 1, 40] {
+                let numbers: Vec<f64> = (0..count).map(|at| f64::from(at) * 0.1).collect();
+                let there = staging.upload(&numbers);
+                staging.download(&(there + 1.0));
+                assert_eq!(staging.take(), numbers.iter().map(|number| number + 1.0).collect::<Vec<f64>>());
+            }
+            assert_eq!(transferred() - before, Transferred { to_device: 44 * 8, to_host: 44 * 8 });
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::attention::{HIDDEN, cap, wide_softmax};
 use super::decoder::{Decoder, Layer};
 use super::packed_batch::PackedBatch;
 use super::rope::Rotaries;
+use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
 use crate::tokenizer::Token;
@@ -130,8 +131,18 @@ impl<'a> Generator<'a> {
         }
     }
 
+    /// Where it works.
+    pub fn place(&self) -> Place {
+        self.decoder.place
+    }
+
     /// Appends one token to every row.
     pub fn step(&mut self, tokens: &[Token]) {
+        self.step_on_device(&upload(tokens, self.decoder.device()));
+    }
+
+    /// The same of tokens that are where the decoder is, i64, `[rows]`.
+    pub fn step_on_device(&mut self, tokens: &Tensor) {
         let _guard = no_grad_guard();
         if self.filled == self.capacity {
             self.grow();
@@ -145,13 +156,12 @@ impl<'a> Generator<'a> {
         }
         let decoder = self.decoder;
         let config = &*decoder.config;
-        let rows = tokens.len() as i64;
+        let rows = tokens.size()[0];
         let [heads, groups, head_width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
-        let tokens = upload(tokens, decoder.device());
         let rotary = self.rotary.at(&self.positions);
         let length = self.filled + 1;
-        let mut stream = decoder.embed(&tokens);
+        let mut stream = decoder.embed(tokens);
         for (index, layer) in decoder.layers.iter().enumerate() {
             let (query, key, value) = decoder.project(layer, &stream, &rotary);
             self.keys[index].select(2, self.filled).copy_(&key);

@@ -7,7 +7,7 @@ use super::Author;
 use super::guided::{self, GuidanceStep, GuidedScratch};
 use super::sampler::{SampledToken, draw};
 use super::speculative::DraftVerdict;
-use super::tensor_sampler;
+use super::tensor_sampler::{self, DeviceVocabulary};
 use crate::machine::place::{self, Place};
 use crate::model::{ABSENT, Decoder, Generator};
 use crate::random::Uniforms;
@@ -68,8 +68,8 @@ pub(super) struct Drawer<'a> {
     /// Another model that has a say in each token.
     guide: Option<(VocabularyMask<'a>, GuidanceStep)>,
     place: Place,
-    /// Tokens are drawn where the model is, and only they come from there.
-    on_device: bool,
+    /// Where tokens are drawn where the model is, and only they come from there.
+    on_device: Option<DeviceVocabulary>,
     /// The other draws are on the processor wherever the model is.
     cpu: Cpu,
     /// A buffer for each thread.
@@ -79,11 +79,13 @@ pub(super) struct Drawer<'a> {
 impl<'a> Drawer<'a> {
     pub(super) fn new(author: Author<'a>) -> Drawer<'a> {
         let (cpu, decoder) = (place::host(), author.model);
+        let tokens = VocabularyMask::of(decoder);
+        let on_device = decoder.place.loops().is_none() && author.guide.is_none();
         Drawer {
             place: decoder.place,
-            on_device: decoder.place.loops().is_none() && author.guide.is_none(),
+            on_device: on_device.then(|| DeviceVocabulary::new(tokens.count, tokens.absent, decoder.place)),
             cpu,
-            tokens: VocabularyMask::of(decoder),
+            tokens,
             guide: author.guide.map(|guide| (VocabularyMask::of(guide.model), guide.guidance)),
             scratch: vec![GuidedScratch::default(); cpu.threads()],
         }
@@ -104,12 +106,17 @@ impl<'a> Drawer<'a> {
         generator: &mut Generator,
         guide: Option<&mut Generator>,
     ) -> Vec<Option<SampledToken>> {
-        if !self.on_device || !tensor_sampler::draws(sampling) {
+        let Some(vocabulary) = self.vocabulary_on_device(sampling) else {
             return self.draw(rows, generator.logits(), guide.map(Generator::logits));
-        }
+        };
         let rows = rows.iter_mut().map(|row| (row.place, row.uniforms.uniform()));
-        let entries = (self.tokens.count, self.tokens.absent);
-        tensor_sampler::draw(self.place, generator.logits_on_device(), entries, sampling.temperature, rows)
+        let logits = generator.logits_on_device();
+        tensor_sampler::draw(self.place, logits, vocabulary, sampling.temperature, rows)
+    }
+
+    /// Where tokens are drawn on the device, what they are drawn from.
+    pub(super) fn vocabulary_on_device(&self, sampling: &Sampling) -> Option<&DeviceVocabulary> {
+        self.on_device.as_ref().filter(|_| tensor_sampler::draws(sampling))
     }
 
     /// The same of logits on the host, and those of a guide.

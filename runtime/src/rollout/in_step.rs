@@ -3,7 +3,9 @@
 
 use mopd_compiler::plan::Sampling;
 
-use super::{Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Stop, Watch, append, drawer, units};
+use super::{
+    Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Stop, Watch, ahead, append, drawer, units,
+};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator};
@@ -47,11 +49,11 @@ fn rows_in_step(author: Author, longest: usize, sampling: &Sampling, budget: Mem
     1 << rows.ilog2()
 }
 
-struct StepRow {
+pub(super) struct StepRow {
     /// Index into the completions.
-    index: usize,
-    uniforms: Uniforms,
-    most: usize,
+    pub(super) index: usize,
+    pub(super) uniforms: Uniforms,
+    pub(super) most: usize,
 }
 
 fn write_unit(
@@ -85,6 +87,11 @@ fn write_unit(
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
     if n > 1 {
         select(&mut generator, &mut guide, &places);
+    }
+    if let Some(vocabulary) = drawer.vocabulary_on_device(sampling) {
+        let rows = zip_equal(rows, places).collect();
+        let of_draws = (vocabulary, sampling, &stop);
+        return ahead::write(&mut generator, of_draws, rows, (control, watch), completions);
     }
     let mut width = rows.len();
     for step in 0..longest {

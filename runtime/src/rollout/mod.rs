@@ -1,5 +1,6 @@
 //! Completions sampled from a model.
 
+mod ahead;
 pub mod confidence;
 mod continuous;
 mod debate;

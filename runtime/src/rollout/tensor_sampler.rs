@@ -13,7 +13,6 @@ use crate::machine::place::Place;
 use crate::machine::transfer::{to_vec_f64, upload};
 use crate::model::ABSENT;
 use crate::tokenizer::Token;
-use crate::zip::zip_equal;
 
 /// Whether it knows what a sampling asks for: entries that depend on what was written, or on their order, are
 /// weighed on the host.
@@ -21,36 +20,70 @@ pub fn draws(sampling: &Sampling) -> bool {
     sampling.repetition_penalty.is_none() && sampling.top_k.is_none() && sampling.top_p.is_none()
 }
 
-/// The next token of each row: by its place among `logits`, `[rows, entries]` in f32, and its uniform number.
-/// The first `count` entries are tokens, but for the `absent` ones. None where logits are not finite.
+/// The tokens of a vocabulary where logits are: the first `count` entries, but for the absent ones.
+pub struct DeviceVocabulary {
+    count: usize,
+    absent: Option<Tensor>,
+}
+
+impl DeviceVocabulary {
+    pub fn new(count: usize, absent: &[Token], place: Place) -> DeviceVocabulary {
+        let absent = (!absent.is_empty()).then(|| upload(absent, place.device));
+        DeviceVocabulary { count, absent }
+    }
+}
+
+/// Draws the next token of each row: by its place, i64, among `logits`, `[.., entries]` in f32, and its uniform
+/// number, f64. Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`.
+pub fn launch(
+    place: Place,
+    logits: &Tensor,
+    vocabulary: &DeviceVocabulary,
+    temperature: f64,
+    [places, uniforms]: [&Tensor; 2],
+) -> Tensor {
+    let _guard = no_grad_guard();
+    if let Some(absent) = &vocabulary.absent {
+        let _ = logits.shallow_clone().index_fill_(1, absent, f64::from(ABSENT));
+    }
+    match place.kernels().and_then(|gpu| compiled(DrawKernel::of(gpu, PIECE))) {
+        Some(kernel) => kernel.draw(logits, vocabulary.count, temperature, places, uniforms),
+        None => {
+            let rows = logits.narrow(1, 0, vocabulary.count as i64).index_select(0, places);
+            by_operators(&rows, temperature, uniforms)
+        }
+    }
+}
+
+/// What [`launch`] answers, on the host. None where logits are not finite.
+pub fn sampled(numbers: &[f64]) -> Vec<Option<SampledToken>> {
+    let draw = |of: &[f64]| (of[2] != 0.0).then(|| SampledToken::new(of[0] as Token, of[1]));
+    numbers.chunks_exact(3).map(draw).collect()
+}
+
+/// The tokens of what [`launch`] answers, where it is: i64, `[rows]`.
+pub fn tokens(drawn: &Tensor) -> Tensor {
+    drawn.select(1, 0).to_kind(Kind::Int64)
+}
+
+/// [`launch`], of which the host waits for what it answers.
 pub fn draw(
     place: Place,
     logits: &Tensor,
-    (count, absent): (usize, &[Token]),
+    vocabulary: &DeviceVocabulary,
     temperature: f64,
     rows: impl Iterator<Item = (usize, f64)>,
 ) -> Vec<Option<SampledToken>> {
-    let _guard = no_grad_guard();
     let (places, uniforms): (Vec<i64>, Vec<f64>) =
         rows.map(|(place, uniform)| (place as i64, uniform)).unzip();
     if places.is_empty() {
         return Vec::new();
     }
-    let device = logits.device();
-    if !absent.is_empty() {
-        let _ = logits.shallow_clone().index_fill_(1, &upload(absent, device), f64::from(ABSENT));
-    }
-    let (of_rows, of_uniforms) = (upload(&places, device), upload(&uniforms, device));
-    let answer = match place.kernels().and_then(|gpu| compiled(DrawKernel::of(gpu, PIECE))) {
-        Some(kernel) => kernel.draw(logits, count, temperature, &of_rows, &of_uniforms),
-        None => {
-            let rows = logits.narrow(1, 0, count as i64).index_select(0, &of_rows);
-            by_operators(&rows, temperature, &of_uniforms)
-        }
-    };
-    let numbers = to_vec_f64(&answer);
-    let draw = |of: &[f64]| (of[2] != 0.0).then(|| SampledToken::new(of[0] as Token, of[1]));
-    zip_equal(numbers.chunks(3), &places).map(|(of, _)| draw(of)).collect()
+    let (of_rows, of_uniforms) = (upload(&places, place.device), upload(&uniforms, place.device));
+    let drawn = launch(place, logits, vocabulary, temperature, [&of_rows, &of_uniforms]);
+    let draws = sampled(&to_vec_f64(&drawn));
+    assert_eq!(draws.len(), places.len());
+    draws
 }
 
 /// Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`.
@@ -102,6 +135,7 @@ mod tests {
     use super::super::sampler::{Scratch, draw as drawn_by_loops};
     use super::*;
     use crate::random::{Key, Purpose};
+    use crate::zip::zip_equal;
 
     /// Logits of a few rows, padded beyond the tokens; with one token that has no probability to speak of.
     fn logits(rows: usize, width: usize, seed: usize) -> Vec<f32> {
@@ -125,7 +159,8 @@ mod tests {
                 // A place may have several rows.
                 let rows: Vec<usize> = (0..96).map(|row| row * 7 % 64).collect();
                 let uniforms: Vec<f64> = (0..96).map(|row| key.row(row, 0).uniform()).collect();
-                let got = draw(place, &there, (count, &[]), temperature, zip_equal(rows.clone(), uniforms));
+                let vocabulary = DeviceVocabulary::new(count, &[], place);
+                let got = draw(place, &there, &vocabulary, temperature, zip_equal(rows.clone(), uniforms));
                 for ((row, at), got) in zip_equal((0..96).zip(rows), got) {
                     let own = &numbers[at * width..][..count];
                     let mut uniforms = key.row(row, 0);
@@ -149,13 +184,14 @@ mod tests {
         for place in Place::tested().split_off(1) {
             let there = Tensor::from_slice(&[0.0f32, 9.0, 1.0, f32::NAN, 0.0, 0.0]).view([2, 3]);
             let there = there.to_device(place.device);
+            let vocabulary = DeviceVocabulary::new(3, &[1], place);
             for temperature in [0.0, 1.0] {
                 let rows = [(0, 0.999_999), (1, 0.5)].into_iter();
-                let got = draw(place, &there, (3, &[1]), temperature, rows);
+                let got = draw(place, &there, &vocabulary, temperature, rows);
                 assert_eq!(got[0].unwrap().token, 2);
                 assert_eq!(got[1], None);
             }
-            assert!(draw(place, &there, (3, &[]), 1.0, std::iter::empty()).is_empty());
+            assert!(draw(place, &there, &vocabulary, 1.0, std::iter::empty()).is_empty());
         }
     }
 }

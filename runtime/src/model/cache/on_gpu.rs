@@ -1,16 +1,15 @@
-//! Steps on a GPU: kernels of our own between the products of matrices, and from the second step on a whole
-//! step by one call. What a step needs to know it reads from the GPU's memory, so that it is the same each
-//! time.
+//! Steps on a GPU: kernels of our own between the products of matrices, and a whole step by one call. What a
+//! step needs to know it reads from the GPU's memory, so that it is the same each time.
+
+use std::sync::{Mutex, PoisonError};
 
 use mopd_kernels::cuda::{Cache, CudaGraph, DecodeKernels, DecodeShape};
 use tch::{Kind, Tensor};
 
 use super::Generator;
 use crate::machine::device::compiled;
-use crate::machine::transfer::upload;
 use crate::model::decoder::{Decoder, Layer};
 use crate::model::feed_forward::FeedForward;
-use crate::tokenizer::Token;
 
 pub(super) struct OnGpu {
     kernels: DecodeKernels,
@@ -33,9 +32,8 @@ struct LayerScales {
 
 /// A step of these tensors as one graph.
 enum Capture {
-    /// None was done yet, which loads everything that it needs.
-    Unloaded,
-    Loaded,
+    /// None was captured yet.
+    Waiting,
     Captured(Captured),
     /// It can't be captured: experts wait for the GPU to know how many tokens each has.
     Impossible,
@@ -49,8 +47,23 @@ struct Captured {
 
 impl Capture {
     fn new(decoder: &Decoder) -> Capture {
-        if decoder.config.experts.is_some() { Capture::Impossible } else { Capture::Unloaded }
+        if decoder.config.experts.is_some() { Capture::Impossible } else { Capture::Waiting }
     }
+}
+
+/// What decides which kernels a step launches: sizes of the model, and rows.
+type StepSizes = (DecodeShape, [usize; 4], i64);
+
+/// Whether a step of such sizes was done in this process before; from now on it was. What a kernel needs is
+/// loaded when it is first launched, which can't be captured.
+fn loaded(sizes: StepSizes) -> bool {
+    static LOADED: Mutex<Vec<StepSizes>> = Mutex::new(Vec::new());
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = loaded.contains(&sizes);
+    if !known {
+        loaded.push(sizes);
+    }
+    known
 }
 
 impl OnGpu {
@@ -83,18 +96,16 @@ impl OnGpu {
     }
 
     /// The stream behind the last layer and the logits. Positions and place are those of the next token then.
-    pub fn step(&mut self, generator: &Generator, tokens: &[Token]) -> (Tensor, Tensor) {
-        let new = upload(tokens, generator.decoder.device());
+    pub fn step(&mut self, generator: &Generator, tokens: &Tensor) -> (Tensor, Tensor) {
         match &mut self.tokens {
-            Some(there) => there.copy_(&new),
-            none => *none = Some(new),
+            Some(there) => there.copy_(tokens),
+            none => *none = Some(tokens.copy()),
         }
         match self.capture {
-            Capture::Unloaded => {
-                self.capture = Capture::Loaded;
+            Capture::Waiting if !loaded(self.sizes(generator.decoder, tokens)) => {
                 return self.compute(generator);
             }
-            Capture::Loaded => {
+            Capture::Waiting => {
                 let captured = CudaGraph::capture(self.kernels.gpu(), || self.compute(generator));
                 self.capture = match captured {
                     Some((graph, (last, logits))) => Capture::Captured(Captured { graph, last, logits }),
@@ -108,6 +119,12 @@ impl OnGpu {
         };
         graph.replay();
         (last.shallow_clone(), logits.shallow_clone())
+    }
+
+    fn sizes(&self, decoder: &Decoder, tokens: &Tensor) -> StepSizes {
+        let config = &*decoder.config;
+        let sizes = [config.layers, config.width, config.hidden, config.vocabulary];
+        (self.kernels.shape(), sizes, tokens.size()[0])
     }
 
     fn compute(&self, generator: &Generator) -> (Tensor, Tensor) {
