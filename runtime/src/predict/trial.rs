@@ -9,7 +9,7 @@ use mopd_compiler::plan::producers::Once;
 use mopd_compiler::plan::{
     Keep, ModelId, Objective, Reward, RewardPart, Share, Train, Trainable, WeightFilter,
 };
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::taken::Taken;
 use super::{Shapes, cut, some_weights};
@@ -60,15 +60,16 @@ enum Size {
 /// What a trial has of each model.
 struct TrialModels {
     of: HashMap<ModelId, Arc<Weights>>,
-    /// Those whose numbers are made up, each shape once. A trial has them in memory; a run has its own in
-    /// files.
+    /// Those whose numbers are made up, each shape once. A trial has them in the host's memory; a run has its
+    /// own in files.
     made: Vec<Weights>,
 }
 
 impl TrialModels {
-    /// Bytes of those that are made up.
-    fn made_bytes(&self) -> u64 {
-        self.made.iter().map(|made| 4 * Weights::parameters(&made.config) as u64).sum()
+    /// Of a place's memory, bytes of those that are made up.
+    fn made_bytes(&self, place: Place) -> u64 {
+        let bytes = |made: &Weights| 4 * Weights::parameters(&made.config) as u64;
+        if place.device == Device::Cpu { self.made.iter().map(bytes).sum() } else { 0 }
     }
 }
 
@@ -133,7 +134,7 @@ impl StageTrial<'_> {
             memory::reset_peak_of(self.place);
             memory::exactly(|| self.train(&train, &verifier, 1, &models))?;
         }
-        let memory = memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes()) as f64;
+        let memory = memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes(self.place)) as f64;
 
         // One row a domain and teacher; all of a step say the same.
         let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
@@ -354,5 +355,21 @@ impl StageTrial<'_> {
             peers: None,
             control,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::{random_model, tiny};
+
+    /// What is made up is the host's, however much of it a GPU has besides.
+    #[test]
+    fn made_up_models_take_no_memory_of_a_gpu() {
+        let weights = random_model(&tiny(), 1);
+        let bytes = 4 * Weights::parameters(&weights.config) as u64;
+        let models = TrialModels { of: HashMap::new(), made: vec![weights.clone(), weights] };
+        assert_eq!(models.made_bytes(Place::cpu()), 2 * bytes);
+        assert_eq!(models.made_bytes(Place::gpu(0, 80 << 30)), 0);
     }
 }
