@@ -10,8 +10,8 @@ use super::driver::{Function, compile, launch};
 use super::{Gpu, argument};
 use crate::adamw::AdamWUpdate;
 
-/// Threads of a block, and blocks at most: enough to keep every GPU of today busy, and the same for all, since
-/// sums are taken block by block.
+/// Threads of a block, and blocks at most: enough to keep every GPU of today busy, and the same for all,
+/// since sums are taken block by block.
 const THREADS: u32 = 256;
 const BLOCKS: u32 = 2048;
 
@@ -74,8 +74,8 @@ impl AdamWKernels {
             argument(&mut count),
             argument(&mut update),
         ];
-        // SAFETY: types and order are those of `adamw.cu`, kinds and sizes were checked. Libtorch gives memory
-        // to nobody else before its stream has come past the kernel.
+        // SAFETY: types and order are those of `adamw.cu`, kinds and sizes were checked. Libtorch gives
+        // memory to nobody else before its stream has come past the kernel.
         unsafe { launch(self.step, [blocks(count), 1], THREADS, self.gpu.stream(), &mut arguments) };
     }
 

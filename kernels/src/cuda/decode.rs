@@ -262,8 +262,8 @@ impl DecodeKernels {
     }
 }
 
-/// How many of a row's numbers a thread of [`DecodeKernels::add_and_normalise`] or [`DecodeKernels::gate`] has
-/// at a time: what is loaded together has to begin at a multiple of its size.
+/// How many of a row's numbers a thread of [`DecodeKernels::add_and_normalise`] or [`DecodeKernels::gate`]
+/// has at a time: what is loaded together has to begin at a multiple of its size.
 fn loaded(numbers: i64) -> i64 {
     if numbers % LOADED as i64 == 0 { LOADED as i64 } else { 1 }
 }

@@ -72,7 +72,8 @@ impl Pinned {
     }
 
     fn cross(&mut self, to: *mut c_void, from: *mut c_void, bytes: usize) {
-        // SAFETY: both have so many bytes, one of them is this page-locked memory, which is not touched before
+        // SAFETY: both have so many bytes, one of them is this page-locked memory, which is not touched
+        // before
         // `wait`; libtorch gives the tensor's memory to nobody else before its stream has come past the copy.
         let recorded = unsafe {
             copy(to, from, bytes, self.gpu.stream());

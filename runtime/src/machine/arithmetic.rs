@@ -168,8 +168,8 @@ pub struct Numeric<'a> {
 }
 
 /// As a key has it: a GPU with its model, which others compute otherwise than, with the version of what it
-/// computes, what an experiment lets it do, how many bytes of gradients by logits it keeps (others are computed once more, and rounded
-/// otherwise), and without kernels of our own where they can't be compiled.
+/// computes, what an experiment lets it do, how many bytes of gradients by logits it keeps (others are
+/// computed once more, and rounded otherwise), and without kernels of our own where they can't be compiled.
 pub fn device_of_key(place: Place, gpu: GpuArithmetic) -> String {
     let name = place.name();
     if place.device == Device::Cpu {

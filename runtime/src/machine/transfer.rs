@@ -71,13 +71,20 @@ pub fn to_vec_f64(tensor: &Tensor) -> Vec<f64> {
     values
 }
 
-/// Numbers in f64 that cross while nobody waits, one list of them at a time: a device reads or writes them when
-/// it comes to it. Where tensors are in the program's own memory they cross at once.
+/// Numbers in f64 that cross while nobody waits, one list of them at a time: a device reads or writes them
+/// when it comes to it. Where tensors are in the program's own memory they cross at once.
 pub struct StagingBuffer {
     place: Place,
     pinned: Option<Pinned>,
-    /// What was asked to come, and how many numbers that is.
-    coming: Option<(Option<Tensor>, usize)>,
+    coming: Option<Coming>,
+}
+
+/// What was asked to come.
+enum Coming {
+    /// So many numbers, to page-locked memory.
+    Pinned(usize),
+    /// Those of a tensor, when they are wanted.
+    Tensor(Tensor),
 }
 
 impl StagingBuffer {
@@ -98,21 +105,20 @@ impl StagingBuffer {
     /// Has a tensor's numbers come, once what was launched before is done.
     pub fn download(&mut self, tensor: &Tensor) {
         let count = tensor.numel();
-        let rest = match self.room(count) {
+        self.coming = Some(match self.room(count) {
             Some(pinned) => {
                 pinned.download::<f64>(tensor);
-                None
+                Coming::Pinned(count)
             }
-            None => Some(tensor.shallow_clone()),
-        };
-        self.coming = Some((rest, count));
+            None => Coming::Tensor(tensor.shallow_clone()),
+        });
     }
 
     /// The numbers that were asked to come.
     pub fn take(&mut self) -> Vec<f64> {
         match self.coming.take().expect("numbers were asked to come") {
-            (Some(tensor), _) => to_vec_f64(&tensor),
-            (None, count) => {
+            Coming::Tensor(tensor) => to_vec_f64(&tensor),
+            Coming::Pinned(count) => {
                 note_to_host(count * size_of::<f64>());
                 self.pinned.as_ref().expect("it is where they come to").read(count)
             }

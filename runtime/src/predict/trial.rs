@@ -134,7 +134,8 @@ impl StageTrial<'_> {
             memory::reset_peak_of(self.place);
             memory::exactly(|| self.train(&train, &verifier, 1, &models))?;
         }
-        let memory = memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes(self.place)) as f64;
+        let memory =
+            memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes(self.place)) as f64;
 
         // One row a domain and teacher; all of a step say the same.
         let each: Vec<_> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();

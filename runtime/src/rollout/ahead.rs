@@ -1,7 +1,6 @@
 //! Rows that go on in step, whose tokens are drawn where the model is: the next step is launched before the
 //! host has seen what was drawn for this one, so that the device never waits for the host.
 
-use mopd_compiler::plan::Sampling;
 use tch::{Kind, Tensor};
 
 use super::in_step::StepRow;
@@ -15,7 +14,7 @@ use crate::machine::transfer::{StagingBuffer, upload};
 use crate::model::Generator;
 use crate::zip::zip_equal;
 
-/// Draws that were launched and those that the host has seen, of which there is one less at most.
+/// Draws that were launched, of which the host has seen all but the last two.
 struct Draws<'a> {
     place: Place,
     vocabulary: &'a DeviceVocabulary,
@@ -35,7 +34,7 @@ impl Draws<'_> {
     /// Draws for each row by its place among the logits, i64, and its uniform number: the tokens, i64,
     /// `[rows]`, where they are.
     fn launch(&mut self, logits: &Tensor, places: &Tensor, uniforms: &[f64]) -> Tensor {
-        assert!(self.pending() < self.staging.len(), "the host has seen what has this place");
+        assert!(self.launched - self.taken < 2, "the host has seen what was staged here");
         let staging = &mut self.staging[self.launched % 2];
         let uniforms = staging.uniforms.upload(uniforms);
         let of_rows = [places, &uniforms];
@@ -51,17 +50,13 @@ impl Draws<'_> {
         self.taken += 1;
         tensor_sampler::sampled(&numbers)
     }
-
-    fn pending(&self) -> usize {
-        self.launched - self.taken
-    }
 }
 
-/// Goes on with rows that begin at the generator's `logits`, each at its place. A row that has ended stays, and
-/// draws for nothing, until enough can leave.
+/// Goes on with rows that begin at the generator's `logits`, each at its place. A row that has ended stays,
+/// and draws for nothing, until enough can leave.
 pub(super) fn write(
     generator: &mut Generator,
-    (vocabulary, sampling, stop): (&DeviceVocabulary, &Sampling, &Stop),
+    (vocabulary, temperature, stop): (&DeviceVocabulary, f64, &Stop),
     rows: Vec<(StepRow, usize)>,
     (control, watch): (&Control, Watch),
     completions: &mut [Completion],
@@ -69,7 +64,6 @@ pub(super) fn write(
     let place = generator.place();
     let longest = rows.iter().map(|(row, _)| row.most).max().unwrap_or(0);
     let staging = || Staging { uniforms: StagingBuffer::new(place), drawn: StagingBuffer::new(place) };
-    let temperature = sampling.temperature;
     let mut draws =
         Draws { place, vocabulary, temperature, staging: [staging(), staging()], launched: 0, taken: 0 };
     let (rows, places): (Vec<StepRow>, Vec<i64>) =

@@ -1,4 +1,4 @@
-//! The next token of every row of logits.
+//! The next token of every row of logits, on the host; [`super::tensor_sampler`] draws where they are.
 
 use mopd_compiler::plan::Sampling;
 use mopd_kernels::Cpu;
@@ -7,9 +7,8 @@ use super::Author;
 use super::guided::{self, GuidanceStep, GuidedScratch};
 use super::sampler::{SampledToken, draw};
 use super::speculative::DraftVerdict;
-use super::tensor_sampler::{self, DeviceVocabulary};
-use crate::machine::place::{self, Place};
-use crate::model::{ABSENT, Decoder, Generator};
+use crate::machine::place;
+use crate::model::{ABSENT, Decoder};
 use crate::random::Uniforms;
 use crate::tokenizer::Token;
 use crate::zip::zip_equal;
@@ -62,15 +61,11 @@ pub(super) struct DrawRow<'a> {
     pub(super) verdicts: &'a [DraftVerdict],
 }
 
-/// Draws next tokens.
+/// Draws next tokens on the host, wherever the model is.
 pub(super) struct Drawer<'a> {
     tokens: VocabularyMask<'a>,
     /// Another model that has a say in each token.
     guide: Option<(VocabularyMask<'a>, GuidanceStep)>,
-    place: Place,
-    /// Where tokens are drawn where the model is, and only they come from there.
-    on_device: Option<DeviceVocabulary>,
-    /// The other draws are on the processor wherever the model is.
     cpu: Cpu,
     /// A buffer for each thread.
     scratch: Vec<GuidedScratch>,
@@ -78,14 +73,10 @@ pub(super) struct Drawer<'a> {
 
 impl<'a> Drawer<'a> {
     pub(super) fn new(author: Author<'a>) -> Drawer<'a> {
-        let (cpu, decoder) = (place::host(), author.model);
-        let tokens = VocabularyMask::of(decoder);
-        let on_device = decoder.place.loops().is_none() && author.guide.is_none();
+        let cpu = place::host();
         Drawer {
-            place: decoder.place,
-            on_device: on_device.then(|| DeviceVocabulary::new(tokens.count, tokens.absent, decoder.place)),
             cpu,
-            tokens,
+            tokens: VocabularyMask::of(author.model),
             guide: author.guide.map(|guide| (VocabularyMask::of(guide.model), guide.guidance)),
             scratch: vec![GuidedScratch::default(); cpu.threads()],
         }
@@ -97,29 +88,7 @@ impl<'a> Drawer<'a> {
         (self.tokens.rows + guide) * size_of::<f32>()
     }
 
-    /// The next token of every row, all drawn alike, whose logits a generator has at its place; none where
-    /// they are not finite.
-    pub(super) fn draw_of(
-        &mut self,
-        sampling: &Sampling,
-        rows: &mut [DrawRow],
-        generator: &mut Generator,
-        guide: Option<&mut Generator>,
-    ) -> Vec<Option<SampledToken>> {
-        let Some(vocabulary) = self.vocabulary_on_device(sampling) else {
-            return self.draw(rows, generator.logits(), guide.map(Generator::logits));
-        };
-        let rows = rows.iter_mut().map(|row| (row.place, row.uniforms.uniform()));
-        let logits = generator.logits_on_device();
-        tensor_sampler::draw(self.place, logits, vocabulary, sampling.temperature, rows)
-    }
-
-    /// Where tokens are drawn on the device, what they are drawn from.
-    pub(super) fn vocabulary_on_device(&self, sampling: &Sampling) -> Option<&DeviceVocabulary> {
-        self.on_device.as_ref().filter(|_| tensor_sampler::draws(sampling))
-    }
-
-    /// The same of logits on the host, and those of a guide.
+    /// The next token of every row, of logits and those of a guide; none where they are not finite.
     pub(super) fn draw(
         &mut self,
         rows: &mut [DrawRow],

@@ -3,6 +3,7 @@
 
 use mopd_compiler::plan::Sampling;
 
+use super::tensor_sampler::DeviceVocabulary;
 use super::{
     Author, Completion, Drawer, MemoryBudget, Prompt, ROWS, Stop, Watch, ahead, append, drawer, units,
 };
@@ -65,7 +66,7 @@ fn write_unit(
     completions: &mut [Completion],
 ) -> Result<()> {
     let n = sampling.n.max(1) as usize;
-    let (mut drawer, stop) = (Drawer::new(author), Stop::new(&sampling.stop, &author.model.tokenizer));
+    let stop = Stop::new(&sampling.stop, &author.model.tokenizer);
     let row = |row: usize| {
         let (prompt, sample) = (unit[row / n], row % n);
         let most = sampling.max_tokens(prompts[prompt].limit) as usize;
@@ -88,11 +89,12 @@ fn write_unit(
     if n > 1 {
         select(&mut generator, &mut guide, &places);
     }
-    if let Some(vocabulary) = drawer.vocabulary_on_device(sampling) {
+    if let Some(vocabulary) = DeviceVocabulary::of(author, sampling) {
         let rows = zip_equal(rows, places).collect();
-        let of_draws = (vocabulary, sampling, &stop);
+        let of_draws = (&vocabulary, sampling.temperature, &stop);
         return ahead::write(&mut generator, of_draws, rows, (control, watch), completions);
     }
+    let mut drawer = Drawer::new(author);
     let mut width = rows.len();
     for step in 0..longest {
         control.check()?;
@@ -102,7 +104,7 @@ fn write_unit(
             let seen = [prompts[*index / n].tokens, tokens.as_slice()];
             drawn.push(drawer::DrawRow { sampling, uniforms, place, seen, verdicts });
         }
-        let draws = drawer.draw_of(sampling, &mut drawn, &mut generator, guide.as_mut());
+        let draws = drawer.draw(&mut drawn, generator.logits(), guide.as_mut().map(Generator::logits));
         let mut inputs = vec![author.model.tokenizer.padding(); width];
         let (mut alive, mut alive_places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for (number, ((row, place), draw)) in zip_equal(zip_equal(rows, places), draws).enumerate() {

@@ -7,16 +7,18 @@ use mopd_compiler::plan::Sampling;
 use mopd_kernels::cuda::DrawKernel;
 use tch::{Kind, Tensor, no_grad_guard};
 
+use super::Author;
+use super::drawer::VocabularyMask;
 use super::sampler::{PIECE, SampledToken};
 use crate::machine::device::compiled;
 use crate::machine::place::Place;
-use crate::machine::transfer::{to_vec_f64, upload};
+use crate::machine::transfer::upload;
 use crate::model::ABSENT;
 use crate::tokenizer::Token;
 
 /// Whether it knows what a sampling asks for: entries that depend on what was written, or on their order, are
 /// weighed on the host.
-pub fn draws(sampling: &Sampling) -> bool {
+fn draws(sampling: &Sampling) -> bool {
     sampling.repetition_penalty.is_none() && sampling.top_k.is_none() && sampling.top_p.is_none()
 }
 
@@ -27,14 +29,22 @@ pub struct DeviceVocabulary {
 }
 
 impl DeviceVocabulary {
-    pub fn new(count: usize, absent: &[Token], place: Place) -> DeviceVocabulary {
+    /// Of an author whose tokens can be drawn where its model is; none where the host draws them.
+    pub fn of(author: Author, sampling: &Sampling) -> Option<DeviceVocabulary> {
+        let (place, tokens) = (author.model.place, VocabularyMask::of(author.model));
+        let draws = place.loops().is_none() && author.guide.is_none() && draws(sampling);
+        draws.then(|| DeviceVocabulary::new(tokens.count, tokens.absent, place))
+    }
+
+    fn new(count: usize, absent: &[Token], place: Place) -> DeviceVocabulary {
         let absent = (!absent.is_empty()).then(|| upload(absent, place.device));
         DeviceVocabulary { count, absent }
     }
 }
 
-/// Draws the next token of each row: by its place, i64, among `logits`, `[.., entries]` in f32, and its uniform
-/// number, f64. Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`.
+/// Draws the next token of each row: by its place, i64, among `logits`, `[.., entries]` in f32, and its
+/// uniform number, f64. Of each row the token, its log-probability and whether its logits are finite, f64,
+/// `[rows, 3]`.
 pub fn launch(
     place: Place,
     logits: &Tensor,
@@ -64,26 +74,6 @@ pub fn sampled(numbers: &[f64]) -> Vec<Option<SampledToken>> {
 /// The tokens of what [`launch`] answers, where it is: i64, `[rows]`.
 pub fn tokens(drawn: &Tensor) -> Tensor {
     drawn.select(1, 0).to_kind(Kind::Int64)
-}
-
-/// [`launch`], of which the host waits for what it answers.
-pub fn draw(
-    place: Place,
-    logits: &Tensor,
-    vocabulary: &DeviceVocabulary,
-    temperature: f64,
-    rows: impl Iterator<Item = (usize, f64)>,
-) -> Vec<Option<SampledToken>> {
-    let (places, uniforms): (Vec<i64>, Vec<f64>) =
-        rows.map(|(place, uniform)| (place as i64, uniform)).unzip();
-    if places.is_empty() {
-        return Vec::new();
-    }
-    let (of_rows, of_uniforms) = (upload(&places, place.device), upload(&uniforms, place.device));
-    let drawn = launch(place, logits, vocabulary, temperature, [&of_rows, &of_uniforms]);
-    let draws = sampled(&to_vec_f64(&drawn));
-    assert_eq!(draws.len(), places.len());
-    draws
 }
 
 /// Of each row the token, its log-probability and whether its logits are finite, f64, `[rows, 3]`.
@@ -134,8 +124,29 @@ fn inverse(rows: &Tensor, largest: &Tensor, temperature: f64, uniforms: &Tensor)
 mod tests {
     use super::super::sampler::{Scratch, draw as drawn_by_loops};
     use super::*;
+    use crate::machine::transfer::to_vec_f64;
     use crate::random::{Key, Purpose};
     use crate::zip::zip_equal;
+
+    /// [`launch`], of which the host waits for what it answers.
+    fn draw(
+        place: Place,
+        logits: &Tensor,
+        vocabulary: &DeviceVocabulary,
+        temperature: f64,
+        rows: impl Iterator<Item = (usize, f64)>,
+    ) -> Vec<Option<SampledToken>> {
+        let (places, uniforms): (Vec<i64>, Vec<f64>) =
+            rows.map(|(place, uniform)| (place as i64, uniform)).unzip();
+        if places.is_empty() {
+            return Vec::new();
+        }
+        let (of_rows, of_uniforms) = (upload(&places, place.device), upload(&uniforms, place.device));
+        let drawn = launch(place, logits, vocabulary, temperature, [&of_rows, &of_uniforms]);
+        let draws = sampled(&to_vec_f64(&drawn));
+        assert_eq!(draws.len(), places.len());
+        draws
+    }
 
     /// Logits of a few rows, padded beyond the tokens; with one token that has no probability to speak of.
     fn logits(rows: usize, width: usize, seed: usize) -> Vec<f32> {

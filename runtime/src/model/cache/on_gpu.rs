@@ -54,17 +54,9 @@ impl Capture {
 /// What decides which kernels a step launches: sizes of the model, and rows.
 type StepSizes = (DecodeShape, [usize; 4], i64);
 
-/// Whether a step of such sizes was done in this process before; from now on it was. What a kernel needs is
-/// loaded when it is first launched, which can't be captured.
-fn loaded(sizes: StepSizes) -> bool {
-    static LOADED: Mutex<Vec<StepSizes>> = Mutex::new(Vec::new());
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = loaded.contains(&sizes);
-    if !known {
-        loaded.push(sizes);
-    }
-    known
-}
+/// Steps of these sizes were done in this process. What a kernel needs is loaded when it is first launched,
+/// which can't be captured.
+static LOADED: Mutex<Vec<StepSizes>> = Mutex::new(Vec::new());
 
 impl OnGpu {
     /// None where the decoder is elsewhere, or in a precision that kernels are not written for.
@@ -102,10 +94,14 @@ impl OnGpu {
             none => *none = Some(tokens.copy()),
         }
         match self.capture {
-            Capture::Waiting if !loaded(self.sizes(generator.decoder, tokens)) => {
-                return self.compute(generator);
-            }
             Capture::Waiting => {
+                let sizes = self.sizes(generator.decoder, tokens);
+                let loaded = || LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+                if !loaded().contains(&sizes) {
+                    let computed = self.compute(generator);
+                    loaded().push(sizes);
+                    return computed;
+                }
                 let captured = CudaGraph::capture(self.kernels.gpu(), || self.compute(generator));
                 self.capture = match captured {
                     Some((graph, (last, logits))) => Capture::Captured(Captured { graph, last, logits }),
