@@ -51,6 +51,12 @@ pub fn upload<T: Element>(numbers: &[T], device: Device) -> Tensor {
     Tensor::from_slice(numbers).to_device(device)
 }
 
+/// A tensor as it is, on the host.
+pub fn to_host(tensor: &Tensor) -> Tensor {
+    note_to_host(tensor.numel() * tensor.kind().elt_size_in_bytes());
+    tensor.detach().to_device(Device::Cpu)
+}
+
 /// The elements of a tensor, in f32, on the host.
 pub fn to_vec(tensor: &Tensor) -> Vec<f32> {
     let tensor = tensor.detach().to_kind(Kind::Float).to_device(Device::Cpu).contiguous();

@@ -21,9 +21,17 @@ pub struct MachineSpeed {
     pub free: Option<f64>,
 }
 
-/// Side of the matrices that are multiplied.
-const SIDE: i64 = 1024;
-/// Bytes that are read, and written.
+/// What is measured: the side of the matrices that are multiplied, and bytes that are read.
+struct Measured {
+    side: i64,
+    read: usize,
+}
+
+/// Some milliseconds of a core.
+const ON_CPU: Measured = Measured { side: 1024, read: 32 << 20 };
+/// Enough for a GPU that it takes longer than to ask for it.
+const ON_GPU: Measured = Measured { side: 4096, read: 256 << 20 };
+/// Bytes that are written.
 const BLOCK: usize = 32 << 20;
 
 impl MachineSpeed {
@@ -32,13 +40,14 @@ impl MachineSpeed {
     pub fn measure(place: Place, kind: Kind, folder: &Path) -> MachineSpeed {
         let _guard = no_grad_guard();
         let options = (kind, place.device);
-        let (one, other) = (Tensor::ones([SIDE, SIDE], options), Tensor::ones([SIDE, SIDE], options));
-        let block = Tensor::ones([BLOCK as i64 / 4], (Kind::Float, place.device));
+        let Measured { side, read } = if place.kernels().is_some() { ON_GPU } else { ON_CPU };
+        let (one, other) = (Tensor::ones([side, side], options), Tensor::ones([side, side], options));
+        let block = Tensor::ones([read as i64 / 4], (Kind::Float, place.device));
         let products = seconds(|| place.multiply(&one, &other).double_value(&[0, 0]));
         let bytes = seconds(|| block.sum(Kind::Float).double_value(&[]));
         MachineSpeed {
-            products: SIDE.pow(3) as f64 / products,
-            bytes: BLOCK as f64 / bytes,
+            products: side.pow(3) as f64 / products,
+            bytes: read as f64 / bytes,
             written: written(folder).map_or(f64::INFINITY, |seconds| BLOCK as f64 / seconds),
             free: memory::available_at(place).map(|bytes| bytes as f64),
         }

@@ -6,12 +6,17 @@ use std::ops::Range;
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use crate::machine::transfer::to_vec;
+use crate::machine::transfer::{to_host, to_vec};
 use crate::model::Weights;
 use crate::store::state::StateTensors;
+use crate::zip::zip_equal;
 use mopd_kernels::adamw::{AdamWGradient, AdamWParameters, joined, low_half};
 use mopd_kernels::cuda::AdamWTensors;
 use mopd_kernels::tensor::{View, ViewMut, view, view_mut};
+
+/// Numbers of halves that are joined together: some tensors of as many are made on the way, which is a
+/// multiple of a large model's own memory if all are.
+const PIECE: usize = 1 << 24;
 
 /// One vector of them.
 pub struct Master {
@@ -94,21 +99,21 @@ impl Master {
     pub fn to_f32(&self) -> Tensor {
         let _guard = no_grad_guard();
         let Some(low) = &self.low else { return self.values.shallow_clone() };
-        // Rounding up carried 1 into the high half where the low one is negative.
-        let carried = self.values.view_dtype(Kind::Int16).to_kind(Kind::Int) - low.lt(0).to_kind(Kind::Int);
-        let bits = carried
-            .bitwise_left_shift_tensor_scalar(16)
-            .bitwise_or_tensor(&low.to_kind(Kind::Int).bitwise_and(0xffff));
-        bits.view_dtype(Kind::Float)
+        let whole = Tensor::empty([self.len() as i64], (Kind::Float, self.device()));
+        for start in (0..self.len()).step_by(PIECE) {
+            let part = |of: &Tensor| of.narrow(0, start as i64, PIECE.min(self.len() - start) as i64);
+            part(&whole).copy_(&joined_tensors(&part(&self.values), &part(low)));
+        }
+        whole
     }
 
-    /// The same as plain numbers, without a tensor of them in between where they are here.
+    /// The same as plain numbers. Halves are joined here, wherever they are.
     pub fn numbers(&self) -> Vec<f32> {
-        let halves = self.low.as_ref().and_then(|low| Some((view::<bf16>(&self.values)?, view::<i16>(low)?)));
-        match halves {
-            Some((high, low)) => high.iter().zip(&*low).map(|(high, low)| joined(*high, *low)).collect(),
-            None => to_vec(&self.to_f32()),
-        }
+        let Some(low) = &self.low else { return to_vec(&self.values) };
+        let [high, low] = [&self.values, low].map(to_host);
+        let (high, low) = (view::<bf16>(&high), view::<i16>(&low));
+        let (high, low) = high.zip(low).expect("they are contiguous, of these types, and here");
+        zip_equal(&*high, &*low).map(|(high, low)| joined(*high, *low)).collect()
     }
 
     /// Makes them those that [`Master::to_f32`] answered, after they were changed there.
@@ -141,6 +146,16 @@ impl Master {
             Some(low) => Some(ParametersHere::Split(view_mut(&mut self.values)?, view_mut(low)?)),
         }
     }
+}
+
+/// In single precision, what [`joined`] makes of high and low halves.
+fn joined_tensors(high: &Tensor, low: &Tensor) -> Tensor {
+    // Rounding up carried 1 into the high half where the low one is negative.
+    let carried = high.view_dtype(Kind::Int16).to_kind(Kind::Int) - low.lt(0).to_kind(Kind::Int);
+    let bits = carried
+        .bitwise_left_shift_tensor_scalar(16)
+        .bitwise_or_tensor(&low.to_kind(Kind::Int).bitwise_and(0xffff));
+    bits.view_dtype(Kind::Float)
 }
 
 /// Parameters in the processor's memory.
@@ -243,6 +258,10 @@ mod tests {
         let weights = awkward();
         let mut master = Master::of_model(&weights.flat(Kind::BFloat16, Device::Cpu), &weights);
         assert_eq!(to_vec(&master.to_f32()), master.numbers());
+        // The last piece has fewer numbers than the others.
+        let halves = |least, kind| Tensor::randint_low(least, 500, [(PIECE + 5) as i64], (kind, Device::Cpu));
+        let long = Master { values: halves(1, Kind::BFloat16), low: Some(halves(-500, Kind::Int16)) };
+        assert_eq!(to_vec(&long.to_f32()), long.numbers());
         let single = master.to_f32() * 1.000_1;
         master.set(&single);
         assert!(master.to_f32().equal(&single));
