@@ -79,10 +79,10 @@ struct Graph {
   }
 };
 
-// Page-locked memory, and when what was last asked to cross between it and the device has done so.
+// Page-locked memory, with an event behind the last asynchronous copy from or to it.
 struct Pinned {
   c10::DataPtr memory;
-  c10::Event crossed{c10::DeviceType::CUDA};
+  c10::Event copied{c10::DeviceType::CUDA};
   c10::impl::VirtualGuardImpl guard{c10::DeviceType::CUDA};
 };
 
@@ -183,12 +183,12 @@ void *mopd_pinned_new(size_t bytes, void **memory) {
 int mopd_pinned_record(void *pinned, int device) {
   return tried([&] {
     auto &own = *static_cast<Pinned *>(pinned);
-    own.crossed.record(own.guard.getStream(cuda(device)));
+    own.copied.record(own.guard.getStream(cuda(device)));
   });
 }
 
 int mopd_pinned_wait(void *pinned) {
-  return tried([&] { static_cast<Pinned *>(pinned)->crossed.synchronize(); });
+  return tried([&] { static_cast<Pinned *>(pinned)->copied.synchronize(); });
 }
 
 void mopd_pinned_free(void *pinned) { delete static_cast<Pinned *>(pinned); }

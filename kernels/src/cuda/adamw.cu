@@ -5,19 +5,19 @@ struct Update {
   float scale, beta1, beta2, epsilon, keep, rate, correction;
 };
 
-__device__ inline float of_half(unsigned short bits) { return __uint_as_float((unsigned)bits << 16); }
+__device__ inline float load_bf16(unsigned short bits) { return __uint_as_float((unsigned)bits << 16); }
 
-__device__ inline float number_of(const void *gradient, int half, long long at) {
-  return half ? of_half(((const unsigned short *)gradient)[at]) : ((const float *)gradient)[at];
+__device__ inline float number_of(const void *gradient, int is_bf16, long long at) {
+  return is_bf16 ? load_bf16(((const unsigned short *)gradient)[at]) : ((const float *)gradient)[at];
 }
 
 // Parameters are f32; or, where there is a `low`, bf16 numbers with low halves, see `AdamWParameters::Split`. A
-// gradient is bf16 where `half`.
-extern "C" __global__ void step(void *values, short *low, float *mean, float *square, const void *gradient, int half, long long count,
+// gradient is bf16 where `is_bf16`.
+extern "C" __global__ void step(void *values, short *low, float *mean, float *square, const void *gradient, int is_bf16, long long count,
                                 Update update) {
   const long long stride = (long long)gridDim.x * THREADS;
   for (long long at = (long long)blockIdx.x * THREADS + threadIdx.x; at < count; at += stride) {
-    const float number = number_of(gradient, half, at) * update.scale;
+    const float number = number_of(gradient, is_bf16, at) * update.scale;
     float first = mean[at], second = square[at];
     first += (number - first) * (1.0f - update.beta1);
     second = second * update.beta2 + number * number * (1.0f - update.beta2);
@@ -44,12 +44,12 @@ extern "C" __global__ void step(void *values, short *low, float *mean, float *sq
 }
 
 // Of each block the sum of its numbers' squares: each thread's, then all threads' in one order.
-extern "C" __global__ void sum_of_squares(const void *gradient, int half, long long count, double *sums) {
+extern "C" __global__ void sum_of_squares(const void *gradient, int is_bf16, long long count, double *sums) {
   __shared__ double parts[THREADS];
   const long long stride = (long long)gridDim.x * THREADS;
   double sum = 0.0;
   for (long long at = (long long)blockIdx.x * THREADS + threadIdx.x; at < count; at += stride) {
-    const double number = number_of(gradient, half, at);
+    const double number = number_of(gradient, is_bf16, at);
     sum += number * number;
   }
   parts[threadIdx.x] = sum;

@@ -63,14 +63,14 @@ impl AdamWKernels {
             }
         };
         let [mut mean, mut square] = [mean, square].map(|of| self.gpu.pointer(of, Kind::Float, &shape));
-        let (mut gradient, mut half, mut count) = self.gradient(gradient);
+        let (mut gradient, mut is_bf16, mut count) = self.gradient(gradient);
         let mut arguments = [
             argument(&mut values),
             argument(&mut low),
             argument(&mut mean),
             argument(&mut square),
             argument(&mut gradient),
-            argument(&mut half),
+            argument(&mut is_bf16),
             argument(&mut count),
             argument(&mut update),
         ];
@@ -82,11 +82,11 @@ impl AdamWKernels {
     /// The sum of squares of a gradient, `[numbers]` in f32 or bf16, in f64.
     pub fn sum_of_squares(&self, gradient: &Tensor) -> f64 {
         let device = gradient.device();
-        let (mut gradient, mut half, mut count) = self.gradient(gradient);
+        let (mut gradient, mut is_bf16, mut count) = self.gradient(gradient);
         let sums = Tensor::empty([i64::from(blocks(count))], (Kind::Double, device));
         let mut sums_at = sums.data_ptr();
         let mut arguments =
-            [argument(&mut gradient), argument(&mut half), argument(&mut count), argument(&mut sums_at)];
+            [argument(&mut gradient), argument(&mut is_bf16), argument(&mut count), argument(&mut sums_at)];
         // SAFETY: as above.
         unsafe {
             launch(self.sum_of_squares, [blocks(count), 1], THREADS, self.gpu.stream(), &mut arguments)
@@ -94,12 +94,12 @@ impl AdamWKernels {
         sums.sum(Kind::Double).double_value(&[])
     }
 
-    /// Where it is, whether it is in half precision, and how many numbers it has.
+    /// Where it is, whether it is in bf16, and how many numbers it has.
     fn gradient(&self, gradient: &Tensor) -> (*mut std::ffi::c_void, c_int, c_longlong) {
         let count = gradient.numel() as i64;
-        let half = gradient.kind() == Kind::BFloat16;
-        let kind = if half { Kind::BFloat16 } else { Kind::Float };
-        (self.gpu.pointer(gradient, kind, &[count]), half.into(), count)
+        let is_bf16 = gradient.kind() == Kind::BFloat16;
+        let kind = if is_bf16 { Kind::BFloat16 } else { Kind::Float };
+        (self.gpu.pointer(gradient, kind, &[count]), is_bf16.into(), count)
     }
 }
 

@@ -79,10 +79,6 @@ impl DecodeKernels {
         self.gpu
     }
 
-    pub fn shape(&self) -> DecodeShape {
-        self.shape
-    }
-
     fn compile(gpu: Gpu, shape: DecodeShape) -> Result<DecodeKernels, String> {
         let DecodeShape { heads, groups, width, kind } = shape;
         let lanes = (width as u64).div_ceil(LOADED).next_power_of_two().min(32) as i64;

@@ -1,5 +1,5 @@
-//! What libtorch's operators leave to be wished for on a GPU while one token after the other is written:
-//! kernels of our own between the products of matrices, and graphs, by which a whole step is one launch.
+//! What libtorch's operators leave to be wished for on a GPU: kernels of our own, graphs, by which a whole
+//! step of decoding is one launch, and asynchronous copies.
 
 mod adamw;
 mod decode;

@@ -255,6 +255,7 @@ pub mod tests {
         let gpu = Place::gpu(0, 80 << 30);
         assert_eq!(device_of_key(Place::cpu(), fast), "cpu");
         assert!(!device_of_key(gpu, usual).contains("tf32"));
+        assert!(device_of_key(gpu, usual).contains(&format!("version {GPU_VERSION}")));
         assert_ne!(device_of_key(gpu, usual), device_of_key(Place::gpu(0, 40 << 30), usual));
         assert_eq!(
             device_of_key(gpu, fast),

@@ -77,15 +77,15 @@ pub fn to_vec_f64(tensor: &Tensor) -> Vec<f64> {
     values
 }
 
-/// Numbers in f64 that cross while nobody waits, one list of them at a time: a device reads or writes them
-/// when it comes to it. Where tensors are in the program's own memory they cross at once.
+/// Asynchronous copies of numbers in f64, one list of them at a time: a device does them in the order of its
+/// stream. Where tensors are in the program's own memory they are done at once.
 pub struct StagingBuffer {
     place: Place,
     pinned: Option<Pinned>,
     coming: Option<Coming>,
 }
 
-/// What was asked to come.
+/// What is to be taken.
 enum Coming {
     /// So many numbers, to page-locked memory.
     Pinned(usize),
@@ -108,21 +108,21 @@ impl StagingBuffer {
         there
     }
 
-    /// Has a tensor's numbers come, once what was launched before is done.
+    /// Copies a tensor's numbers, once what was launched before is done; see [`StagingBuffer::take`].
     pub fn download(&mut self, tensor: &Tensor) {
         let count = tensor.numel();
         self.coming = Some(match self.room(count) {
             Some(pinned) => {
-                pinned.download::<f64>(tensor);
+                pinned.download(tensor);
                 Coming::Pinned(count)
             }
             None => Coming::Tensor(tensor.shallow_clone()),
         });
     }
 
-    /// The numbers that were asked to come.
+    /// The numbers of the last download: waits for them.
     pub fn take(&mut self) -> Vec<f64> {
-        match self.coming.take().expect("numbers were asked to come") {
+        match self.coming.take().expect("there was a download") {
             Coming::Tensor(tensor) => to_vec_f64(&tensor),
             Coming::Pinned(count) => {
                 note_to_host(count * size_of::<f64>());

@@ -1,13 +1,14 @@
 //! Steps on a GPU: kernels of our own between the products of matrices, and a whole step by one call. What a
 //! step needs to know it reads from the GPU's memory, so that it is the same each time.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_kernels::cuda::{Cache, CudaGraph, DecodeKernels, DecodeShape};
 use tch::{Kind, Tensor};
 
 use super::Generator;
 use crate::machine::device::compiled;
+use crate::model::config::Config;
 use crate::model::decoder::{Decoder, Layer};
 use crate::model::feed_forward::FeedForward;
 
@@ -51,12 +52,12 @@ impl Capture {
     }
 }
 
-/// What decides which kernels a step launches: sizes of the model, and rows.
-type StepSizes = (DecodeShape, [usize; 4], i64);
+/// What decides which kernels a step launches: the model's shape and precision, and rows.
+type StepShape = (Arc<Config>, Kind, i64);
 
-/// Steps of these sizes were done in this process. What a kernel needs is loaded when it is first launched,
+/// Steps of these shapes were done in this process. What a kernel needs is loaded when it is first launched,
 /// which can't be captured.
-static LOADED: Mutex<Vec<StepSizes>> = Mutex::new(Vec::new());
+static LOADED: Mutex<Vec<StepShape>> = Mutex::new(Vec::new());
 
 impl OnGpu {
     /// None where the decoder is elsewhere, or in a precision that kernels are not written for.
@@ -95,11 +96,12 @@ impl OnGpu {
         }
         match self.capture {
             Capture::Waiting => {
-                let sizes = self.sizes(generator.decoder, tokens);
+                let decoder = generator.decoder;
+                let shape = (decoder.config.clone(), decoder.kind(), tokens.size()[0]);
                 let loaded = || LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-                if !loaded().contains(&sizes) {
+                if !loaded().contains(&shape) {
                     let computed = self.compute(generator);
-                    loaded().push(sizes);
+                    loaded().push(shape);
                     return computed;
                 }
                 let captured = CudaGraph::capture(self.kernels.gpu(), || self.compute(generator));
@@ -115,12 +117,6 @@ impl OnGpu {
         };
         graph.replay();
         (last.shallow_clone(), logits.shallow_clone())
-    }
-
-    fn sizes(&self, decoder: &Decoder, tokens: &Tensor) -> StepSizes {
-        let config = &*decoder.config;
-        let sizes = [config.layers, config.width, config.hidden, config.vocabulary];
-        (self.kernels.shape(), sizes, tokens.size()[0])
     }
 
     fn compute(&self, generator: &Generator) -> (Tensor, Tensor) {
