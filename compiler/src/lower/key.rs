@@ -14,7 +14,7 @@ use crate::plan::{
     Architecture, Comparison, Composition, CurriculumMeaning, DataFormula, DataSource, Domain, DomainId,
     Evaluation, Experiment, Extrapolation, Feedback, FeedbackMeaning, Formula, GradientAlignment, Guard,
     GuardMeaning, Ladder, Learned, Learner, Length, Live, MergeMethod, ModelId, Objective, OfStep, Optimizer,
-    Panel, PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, ServedMeaning, Stage,
+    Panel, PanelMeaning, Pretrained, Private, PromptFormat, Recipe, Reward, Rounding, ServedMeaning, Stage,
     StudentCopy, TableColumn, Teacher, TeacherChoice, TermGradient, TokenizerSpec, Train, Trainable,
     Validation, WeightGroup,
 };
@@ -132,8 +132,8 @@ struct TrainMeaning<'a> {
     validation: Option<ValidationMeaning<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     alignment: Option<GradientAlignment>,
-    /// It moves the rounding of sums; layers that are computed again give the same bits.
-    micro_batch: Option<u32>,
+    #[serde(flatten)]
+    rounding: Rounding,
 }
 
 #[derive(Serialize)]
@@ -403,7 +403,7 @@ impl<'a> TrainMeaning<'a> {
             extrapolation: train.extrapolation.as_ref().map(extrapolation),
             validation: ValidationMeaning::of(experiment, train, files),
             alignment: train.alignment,
-            micro_batch: train.execution.micro_batch,
+            rounding: train.rounding(),
         }
     }
 }

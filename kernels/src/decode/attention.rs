@@ -1,6 +1,7 @@
 //! A step's attention: projections, positions, and what each head sees of the pages.
 
 use super::pass::Pass;
+use super::saved::Saved;
 use super::{LayerWeights, PIECE, Tables};
 use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
 use crate::paged_attention::{Cached, LoadF32, ScoreRule, attend};
@@ -113,6 +114,21 @@ impl Pass<'_> {
             own_key.iter_mut().zip(&rotated[..width]).for_each(|(to, from)| *to = T::from_f32(*from));
             own_value.iter_mut().zip(value).for_each(|(to, from)| *to = T::from_f32(*from));
         });
+        let first = shape.heads + group;
+        self.save_heads(index, item, first, (key, &rotated[..width]));
+        self.save_heads(index, item, first + shape.key_value_heads, (value, value));
+    }
+
+    /// Saves heads of an item's row from the `first` on, as they were projected and in their positions.
+    fn save_heads(&self, index: usize, item: usize, first: usize, (before, projected): (&[f32], &[f32])) {
+        let Some(saved) = &self.saved else { return };
+        let shape = &self.decoder.shape;
+        let at = (item / shape.key_value_heads, first * shape.head_width);
+        // SAFETY: an item's heads are one worker's.
+        unsafe {
+            saved.write(index, Saved::BeforeNorm, at, before);
+            saved.write(index, Saved::Projected, at, projected);
+        }
     }
 
     fn attend<T: LoadF32>(
@@ -127,10 +143,11 @@ impl Pass<'_> {
         let (own, group, cached, position) = self.row_of::<T>(index, item);
         let AttentionScratch { rotated, scores } = scratch;
         rotated.resize(shared_by * width, 0.0);
-        let queries = own[group * shared_by * width..].chunks_exact(width);
-        for (query, rotated) in queries.zip(rotated.chunks_exact_mut(width)) {
+        let queries = &own[group * shared_by * width..][..shared_by * width];
+        for (query, rotated) in queries.chunks_exact(width).zip(rotated.chunks_exact_mut(width)) {
             self.apply_rope(query, layer.query_norm.as_deref(), layer.tables, position, rotated);
         }
+        self.save_heads(index, item, group * shared_by, (queries, rotated));
         let place = (item / shape.key_value_heads * shape.heads + group * shared_by) * width;
         let range = place..place + shared_by * width;
         // SAFETY: no other worker has this row and group.
@@ -140,6 +157,11 @@ impl Pass<'_> {
         // SAFETY: as above; what came before was written by this worker or before a barrier, and nobody
         // writes there now.
         unsafe { attend(rotated, cached, seen, rule, scores, attended) };
+        if let Some(saved) = &self.saved {
+            let at = (item / shape.key_value_heads, group * shared_by * width);
+            // SAFETY: no other worker has this row and group.
+            unsafe { saved.write(index, Saved::Attended, at, attended) };
+        }
         if self.is_bf16 {
             // SAFETY: as above.
             let rounded = unsafe { self.attended_bf16.slice_mut(range) };

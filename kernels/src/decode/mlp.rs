@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::pass::{Normed, Pass};
+use super::saved::Saved;
 use super::{Gated, LinearWeights, PIECE};
 use crate::functions::{Activation, exp, gelu};
 use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
@@ -13,7 +14,7 @@ impl Pass<'_> {
     pub fn mlp(
         &self,
         worker: &PoolWorker,
-        gated: &Gated,
+        (index, gated): (usize, &Gated),
         normed: &Normed,
         after: Option<&[f32]>,
         then: Option<Prefetch>,
@@ -23,7 +24,7 @@ impl Pass<'_> {
         for (outputs, next) in worker.chunks(hidden, PIECE) {
             let next = next
                 .map_or_else(|| gated.down.first_of(worker, PIECE), |next| gated.gate.prefetch(next.start));
-            self.gate(outputs, gated, x, 0..self.rows, self.inner, next);
+            self.gate(outputs, (Some(index), gated), x, 0..self.rows, self.inner, next);
         }
         worker.barrier();
         // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are
@@ -45,11 +46,11 @@ impl Pass<'_> {
     }
 
     /// Some outputs of act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride`
-    /// apart.
+    /// apart. Of a layer with one unit, what training reads is saved where it has a place.
     fn gate(
         &self,
         part: Range<usize>,
-        gated: &Gated,
+        (layer, gated): (Option<usize>, &Gated),
         x: InputRows,
         to: Range<usize>,
         stride: usize,
@@ -68,6 +69,12 @@ impl Pass<'_> {
             // SAFETY: as above.
             let (gate, up) =
                 unsafe { (self.gate.slice_mut(range.clone()), self.up.slice_mut(range.clone())) };
+            if let (Some(layer), Some(saved)) = (layer, &self.saved) {
+                for (first, numbers) in [(0, &*gate), (gated.gate.outputs, &*up)] {
+                    // SAFETY: as above.
+                    unsafe { saved.write(layer, Saved::GateUp, (place, first + part.start), numbers) };
+                }
+            }
             match self.decoder.shape.activation {
                 Activation::Silu => with_cpu_features(|| {
                     gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + exp(-*gate)) * *up);
@@ -133,7 +140,7 @@ impl Pass<'_> {
                 let place = row * slots + slot;
                 self.gate(
                     worker.range(experts[*expert].gate.outputs, 16),
-                    &experts[*expert],
+                    (None, &experts[*expert]),
                     row_of(row),
                     place..place + 1,
                     self.inner,

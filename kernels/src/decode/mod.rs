@@ -11,11 +11,13 @@
 mod attention;
 mod mlp;
 mod pass;
+pub mod saved;
 mod weights;
 
 use half::bf16;
 
 use self::pass::Pass;
+use self::saved::SavedPass;
 pub use self::weights::{Gated, LayerWeights, LinearWeights, Mlp, Tables, WeightMatrix};
 use crate::Cpu;
 use crate::functions::Activation;
@@ -101,13 +103,15 @@ impl StepDecoder {
         StepDecoder { cpu, shape, weights, buffers: Buffers::default() }
     }
 
-    /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`, into `logits`.
+    /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`, into `logits`. What
+    /// training reads of the rows is saved where it has a place.
     pub fn step(
         &mut self,
         tokens: &[i64],
         pages: &mut Pages,
         sequences: Vec<&mut PagedSequence>,
         logits: &mut Vec<f32>,
+        saved: Option<&mut SavedPass>,
     ) {
         assert_eq!(sequences.len(), tokens.len(), "every row has pages");
         logits.resize(tokens.len() * self.shape.vocabulary, 0.0);
@@ -115,14 +119,21 @@ impl StepDecoder {
             let start = sequence.length().checked_sub(1).expect("a row has a token");
             SequencePart { sequence, start, tokens, predicts: true }
         });
-        self.pass(parts.collect(), pages, logits);
+        self.pass(parts.collect(), pages, logits, saved);
     }
 
     /// Passes tokens of some sequences, those that stand at a place and after it, where there is room for
     /// them. What a token answers depends on the tokens before it alone, to the bit: not on the other
     /// sequences, nor on how many of its own pass together. The logits of what follows the last token of each
-    /// part that predicts, in this order, into `logits`.
-    pub fn pass(&mut self, parts: Vec<SequencePart>, pages: &mut Pages, logits: &mut [f32]) {
+    /// part that predicts, in this order, into `logits`. What training reads of the tokens, in the order of
+    /// the parts, is saved where it has a place.
+    pub fn pass(
+        &mut self,
+        parts: Vec<SequencePart>,
+        pages: &mut Pages,
+        logits: &mut [f32],
+        saved: Option<&mut SavedPass>,
+    ) {
         let mut buffers = std::mem::take(&mut self.buffers);
         let shape = &self.shape;
         let tokens: Vec<i64> = parts.iter().flat_map(|part| part.tokens).copied().collect();
@@ -133,6 +144,7 @@ impl StepDecoder {
         });
         let predicted: Vec<usize> = ends.filter(|(_, predicts)| *predicts).map(|(end, _)| end - 1).collect();
         assert_eq!(logits.len(), predicted.len() * shape.vocabulary, "logits of other rows");
+        assert!(saved.as_ref().is_none_or(|saved| saved.tokens() == rows), "activations of other rows");
         let is_bf16 = matches!(self.weights.embedding, WeightMatrix::Bf16(_));
         let element = if is_bf16 { size_of::<bf16>() } else { size_of::<f32>() };
         assert!(pages.layout() == shape.page_layout(element), "pages of another decoder");
@@ -163,6 +175,7 @@ impl StepDecoder {
             up: DisjointSlices::new(&mut buffers.up),
             branch: DisjointSlices::new(&mut buffers.branch),
             logits: DisjointSlices::new(logits),
+            saved: saved.map(SavedPass::slots),
         };
         self.cpu.parallel(|worker| pass.work(&worker));
         if let Some(cap) = shape.logit_softcap {

@@ -3,6 +3,7 @@
 
 use half::bf16;
 
+use super::saved::{Saved, SavedSlots};
 use super::{LinearWeights, Mlp, PIECE, StepDecoder, WIDE_PIECE};
 use crate::gemv::{GemvOutput, InputRows, Prefetch, multiply};
 use crate::lanes::LANES;
@@ -31,6 +32,8 @@ pub struct Pass<'a> {
     /// The output of a block before it is normalised or weighed.
     pub branch: DisjointSlices<'a, f32>,
     pub logits: DisjointSlices<'a, f32>,
+    /// Where what training reads of the rows is saved, if it is.
+    pub saved: Option<SavedSlots<'a>>,
 }
 
 /// A worker's own copy of normalised rows.
@@ -63,6 +66,7 @@ impl Pass<'_> {
         let shape = &self.decoder.shape;
         let mut normed = Normed::default();
         for (index, layer) in self.decoder.weights.layers.iter().enumerate() {
+            self.save_stream(worker, index, Saved::Stream);
             self.normalise(&layer.norm_attention, &mut normed);
             self.project(worker, layer, normed.rows(shape.width), layer.output.first_of(worker, PIECE));
             worker.barrier();
@@ -87,6 +91,7 @@ impl Pass<'_> {
             };
             self.residual(worker, &layer.output, attended, layer.after_attention.as_deref(), next);
             worker.barrier();
+            self.save_stream(worker, index, Saved::Middle);
             self.normalise(&layer.norm_mlp, &mut normed);
             match &layer.mlp {
                 Mlp::Plain(gated) => {
@@ -94,7 +99,7 @@ impl Pass<'_> {
                         Some(layer) => layer.query.first_of(worker, PIECE),
                         None => self.decoder.weights.lm_head.first_of(worker, WIDE_PIECE),
                     };
-                    self.mlp(worker, gated, &normed, layer.after_mlp.as_deref(), next);
+                    self.mlp(worker, (index, gated), &normed, layer.after_mlp.as_deref(), next);
                 }
                 Mlp::Experts { router, experts, per_token, normalised } => {
                     let chosen = self.route(router, normed.rows(shape.width), *per_token, *normalised);
@@ -103,6 +108,7 @@ impl Pass<'_> {
             }
             worker.barrier();
         }
+        self.save_stream(worker, shape.layers, Saved::Stream);
         self.normalise(&self.decoder.weights.norm, &mut normed);
         normed.keep(self.predicted, shape.width);
         let output = &self.decoder.weights.lm_head;
@@ -113,6 +119,18 @@ impl Pass<'_> {
             unsafe {
                 multiply(normed.rows(shape.width), output.weight.matrix(), None, outputs, next, &target)
             };
+        }
+    }
+
+    /// Saves the stream as it is between two waits, where it is to be saved.
+    fn save_stream(&self, worker: &PoolWorker, layer: usize, as_what: Saved) {
+        let Some(saved) = &self.saved else { return };
+        let width = self.decoder.shape.width;
+        // SAFETY: between the waits around this nobody writes the stream.
+        let stream = unsafe { self.stream.as_slice() };
+        for row in worker.range(self.rows, 1) {
+            // SAFETY: workers have rows of their own.
+            unsafe { saved.write(layer, as_what, (row, 0), &stream[row * width..(row + 1) * width]) };
         }
     }
 

@@ -11,6 +11,8 @@
 //!   that goes through the layers takes `2 N` operations.
 //! - Attention: a token that sees `s` tokens, itself among them, takes `4 heads head_width s` in every layer.
 //! - The LM head, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
+//! - The student goes through the layers once, while it writes: what its gradient reads of its completions can
+//!   be kept from there. Logits of all tokens can't, so these are made again to be compared with.
 //! - The way back of a layer is two products for each on the way there, one for its input and one for its
 //!   matrix; with an adapter, one for its input, and two for each of the adapter's. The LM head likewise.
 //! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has
@@ -205,7 +207,8 @@ pub fn phases(
     }
     let through = forward(student, &own, 1.0);
     let read = own.read(sequences * tokens.length()) + own.output;
-    phases.push(phase(StepPart::Scoring, "the student", 1.0, through, bytes * read));
+    let logits = 2.0 * tokens.predicted() * own.output;
+    phases.push(phase(StepPart::Scoring, "the student's logits", 1.0, logits, bytes * own.output));
 
     let (back, numbers) = match updated {
         Updated::Weights { numbers } => (2.0 * through, numbers),
@@ -354,7 +357,8 @@ mod tests {
             (Rollout, 1.0, 2.0 * (560.0 + 128.0), weights + 4.0 * 2.0 * 32.0),
             // 2 sequences x (4 x 480 + 10 looks of 16 in 2 layers) and 4 predictions.
             (Scoring, 1.0, 2.0 * (1920.0 + 320.0) + 320.0, weights),
-            (Scoring, 1.0, 4800.0, weights),
+            // 4 predictions of 80, of the LM head's 40 numbers.
+            (Scoring, 1.0, 320.0, 4.0 * 40.0),
             (Update, 1.0, 9600.0, weights),
             (Update, 1.0, 0.0, 28.0 * 300.0),
         ];

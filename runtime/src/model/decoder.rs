@@ -321,6 +321,13 @@ impl Decoder {
         GatedUnit::of(self.place.loops()?, &layer.feed_forward, self.config.activation)
     }
 
+    /// Whether all that its gradient reads of a token is what our own loops save, so that generation can save
+    /// it.
+    pub fn saves_activations(&self) -> bool {
+        let all = |index| self.packed_attention(index).is_some() && self.unit(index).is_some();
+        self.second_head.is_none() && (0..self.layers.len()).all(all)
+    }
+
     /// Runs something of which the experts were counted before.
     pub fn uncounted<T>(&self, run: impl FnOnce() -> T) -> T {
         let counts = self.load.take();

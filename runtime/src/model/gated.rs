@@ -28,7 +28,7 @@ pub(super) struct GatedUnit<'a> {
 }
 
 /// What the backward pass reads: gate and up, `[tokens, 2 * inner]`.
-pub(super) struct SavedForBackward(Tensor);
+pub(super) struct SavedForBackward(pub Tensor);
 
 /// A matrix of the unit.
 #[derive(Clone, Copy)]

@@ -37,7 +37,7 @@ pub use layout::{EntryKind, ParameterEntry, layout};
 pub use lm_head_grad::{HeadGrads, LmHeadGrad};
 pub use packed_batch::PackedBatch;
 pub use paged::{PagedGenerator, page_layout};
-pub use saved_activations::SavedActivations;
+pub use saved_activations::{GeneratedActivations, SavedActivations};
 pub use second_head::{CERTAIN, SecondHeadGrad, SecondPass};
 pub use weights::Weights;
 

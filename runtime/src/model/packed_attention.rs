@@ -45,11 +45,11 @@ pub(super) struct BatchPlaces<'a> {
 pub(super) struct SavedForBackward {
     /// `[tokens, heads + 2 * groups, head width]`: what queries and keys were before they were normalised,
     /// where they are.
-    read: Option<Tensor>,
+    pub read: Option<Tensor>,
     /// The same after their positions, with the values.
-    projected: Tensor,
+    pub projected: Tensor,
     /// `[tokens, heads * head width]`
-    attended: Tensor,
+    pub attended: Tensor,
 }
 
 impl SavedForBackward {

@@ -7,6 +7,7 @@ use super::Config;
 use super::decoder::Decoder;
 use super::packed_batch::PackedBatch;
 use super::rope::Rotaries;
+use super::saved_activations::GeneratedActivations;
 use crate::machine::transfer::to_vec;
 use crate::tokenizer::Token;
 use mopd_kernels::decode;
@@ -36,6 +37,8 @@ pub struct PagedGenerator<'a> {
     pages: Pages,
     stepper: decode::StepDecoder,
     logits: Vec<f32>,
+    /// Where activations of all that it reads are saved, if they are.
+    activations: Option<&'a mut GeneratedActivations>,
 }
 
 impl<'a> PagedGenerator<'a> {
@@ -44,7 +47,7 @@ impl<'a> PagedGenerator<'a> {
     pub fn new(decoder: &'a Decoder, longest: usize) -> Option<PagedGenerator<'a>> {
         let stepper = stepper(decoder, longest)?;
         let pages = Pages::new(page_layout(&decoder.config, decoder.kind()));
-        Some(PagedGenerator { decoder, longest, pages, stepper, logits: Vec::new() })
+        Some(PagedGenerator { decoder, longest, pages, stepper, logits: Vec::new(), activations: None })
     }
 
     /// Sequences may have so many tokens from now on; it changes no number.
@@ -53,6 +56,20 @@ impl<'a> PagedGenerator<'a> {
             self.stepper = stepper(self.decoder, longest).expect("there was one for shorter sequences");
             self.longest = longest;
         }
+    }
+
+    /// Saves activations of all that it reads from now on.
+    ///
+    /// # Panics
+    /// Where the decoder is not one that [`Decoder::saves_activations`].
+    pub fn save(&mut self, activations: &'a mut GeneratedActivations) {
+        assert!(self.decoder.saves_activations(), "generation does not know all that training saves");
+        self.activations = Some(activations);
+    }
+
+    /// What it saves, where it does.
+    pub fn activations(&mut self) -> Option<&mut GeneratedActivations> {
+        self.activations.as_deref_mut()
     }
 
     /// Its memory.
@@ -70,19 +87,31 @@ impl<'a> PagedGenerator<'a> {
         let next = [decoder.tokenizer.padding()];
         let batch =
             PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), decoder.device());
-        let (kind, mut layer) = (decoder.kind(), 0);
-        let last = decoder.uncounted(|| {
-            decoder.pass(&batch, |read| {
-                let packed = read.keys_values(config, &batch).map(|part| part.to_kind(kind).contiguous());
-                let mut first = 0;
-                for sequence in &sequences {
-                    let part = packed.each_ref().map(|part| part.narrow(0, first, sequence.length() as i64));
-                    self.write(sequence, layer, &part);
-                    first += sequence.length() as i64;
-                }
-                layer += 1;
+        let kind = decoder.kind();
+        let mut write = |layer, keys_values: [Tensor; 2]| {
+            let packed = keys_values.map(|part| part.to_kind(kind).contiguous());
+            let mut first = 0;
+            for sequence in &sequences {
+                let part = packed.each_ref().map(|part| part.narrow(0, first, sequence.length() as i64));
+                write(&mut self.pages, sequence, layer, &part);
+                first += sequence.length() as i64;
+            }
+        };
+        let last = if let Some(activations) = &mut self.activations {
+            let trace = decoder.trace(&batch, 0);
+            activations.begin();
+            trace.save(activations.pass(decoder, prompts.iter().map(|prompt| prompt.len()).sum()));
+            trace.keys_values(decoder).enumerate().for_each(|(layer, read)| write(layer, read));
+            trace.last_stream()
+        } else {
+            let mut layer = 0;
+            decoder.uncounted(|| {
+                decoder.pass(&batch, |read| {
+                    write(layer, read.keys_values(config, &batch));
+                    layer += 1;
+                })
             })
-        });
+        };
         self.logits = to_vec(&decoder.project_vocabulary(&last));
         sequences
     }
@@ -109,6 +138,7 @@ impl<'a> PagedGenerator<'a> {
         let mut rest: Vec<(&mut PagedSequence, &[Token])> =
             sequences.iter_mut().zip(prompts.iter().copied()).collect();
         let mut logits = self.logits.as_mut_slice();
+        self.activations.iter_mut().for_each(|activations| activations.begin());
         let mut first = 0;
         while first < rest.len() {
             let (mut parts, mut room, mut predicted) = (Vec::new(), at_once, 0);
@@ -127,36 +157,43 @@ impl<'a> PagedGenerator<'a> {
             first += predicted;
             let (own, others) = std::mem::take(&mut logits).split_at_mut(predicted * vocabulary);
             logits = others;
-            self.stepper.pass(parts, &mut self.pages, own);
+            let saved = self.activations.as_mut();
+            let saved = saved.map(|activations| activations.pass(self.decoder, at_once - room));
+            self.stepper.pass(parts, &mut self.pages, own, saved);
         }
         sequences
-    }
-
-    fn write(&mut self, sequence: &PagedSequence, layer: usize, [keys, values]: &[Tensor; 2]) {
-        const WHOLE: &str = "a contiguous part on the processor, of the decoder's kind";
-        match keys.kind() {
-            Kind::BFloat16 => {
-                let numbers = [view::<bf16>(keys).expect(WHOLE), view::<bf16>(values).expect(WHOLE)];
-                self.pages.write(sequence, layer, numbers.each_ref().map(|numbers| &**numbers));
-            }
-            _ => {
-                let numbers = [view::<f32>(keys).expect(WHOLE), view::<f32>(values).expect(WHOLE)];
-                self.pages.write(sequence, layer, numbers.each_ref().map(|numbers| &**numbers));
-            }
-        }
     }
 
     /// Appends a token to each of these rows; then [`PagedGenerator::logits`] are of what follows.
     pub fn step<'s>(&mut self, rows: impl Iterator<Item = &'s mut PagedSequence>, tokens: &[Token]) {
         let mut rows: Vec<&mut PagedSequence> = rows.collect();
         rows.iter_mut().for_each(|row| self.pages.grow(row));
-        self.stepper.step(tokens, &mut self.pages, rows, &mut self.logits);
+        let saved = self.activations.as_mut().map(|activations| {
+            activations.begin();
+            activations.pass(self.decoder, tokens.len())
+        });
+        self.stepper.step(tokens, &mut self.pages, rows, &mut self.logits, saved);
     }
 
     /// `[rows, vocabulary]`: of the prompts that were just read, or of the rows that just went on. To be
     /// changed before they are read.
     pub fn logits(&mut self) -> &mut [f32] {
         &mut self.logits
+    }
+}
+
+/// Keys and values of a layer, `[tokens, groups, head width]` each, into a sequence's pages.
+fn write(pages: &mut Pages, sequence: &PagedSequence, layer: usize, [keys, values]: &[Tensor; 2]) {
+    const WHOLE: &str = "a contiguous part on the processor, of the decoder's kind";
+    match keys.kind() {
+        Kind::BFloat16 => {
+            let numbers = [view::<bf16>(keys).expect(WHOLE), view::<bf16>(values).expect(WHOLE)];
+            pages.write(sequence, layer, numbers.each_ref().map(|numbers| &**numbers));
+        }
+        _ => {
+            let numbers = [view::<f32>(keys).expect(WHOLE), view::<f32>(values).expect(WHOLE)];
+            pages.write(sequence, layer, numbers.each_ref().map(|numbers| &**numbers));
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! layers below come. Some layers keep nothing but what they read, and are run again (arXiv:1604.06174):
 //! memory for their activations becomes time for one more forward pass of theirs.
 
+mod generated;
+
 use std::ops::Range;
 
 use tch::{Kind, Tensor, no_grad_guard};
@@ -18,6 +20,7 @@ use super::parameters::{LayerBlock, ParameterLeaf};
 use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
 use gated::UnitMatrix;
+pub use generated::GeneratedActivations;
 use mopd_kernels::Cpu;
 use mopd_kernels::tensor::multiply;
 use packed_attention::AttentionMatrix;

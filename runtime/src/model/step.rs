@@ -101,7 +101,8 @@ fn held(tensor: Tensor) -> Option<WeightMatrix> {
     }
 }
 
-fn shape(decoder: &Decoder) -> Shape {
+/// Its sizes and constants, as steps read them.
+pub(super) fn shape(decoder: &Decoder) -> Shape {
     let config = &*decoder.config;
     Shape {
         layers: config.layers,

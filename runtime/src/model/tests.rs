@@ -11,6 +11,7 @@ use crate::machine::transfer::to_vec;
 use crate::tokenizer::{BEGIN, END, Token, Tokenizer};
 use mopd_kernels::pages::PagedSequence;
 
+mod generated;
 pub mod parity;
 mod places;
 mod steps;

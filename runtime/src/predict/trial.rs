@@ -132,7 +132,8 @@ impl StageTrial<'_> {
         let waited = CoreWaits::now().longest_since(&waits).as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
             memory::reset_peak_of(self.place);
-            memory::exactly(|| self.train(&train, &verifier, 1, &models))?;
+            // To the first of a step that has what generation saved, which the first of all has not.
+            memory::exactly(|| self.train(&train, &verifier, passes + 1, &models))?;
         }
         let memory =
             memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes(self.place)) as f64;

@@ -9,16 +9,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::flying_row::{FlyingRow, ReadPrompt};
 use super::request::OpenRollout;
 use super::{
     Author, Completion, Drawer, MemoryBudget, READ, ROWS, RolloutRequest, Stop, Watch, append, drawer,
 };
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::PagedGenerator;
+use crate::model::{GeneratedActivations, PagedGenerator};
 use crate::random::Uniforms;
 use crate::zip::zip_equal;
-use mopd_kernels::pages::{PAGE, PagedSequence, pages_of};
+use mopd_kernels::pages::{PagedSequence, pages_of};
 
 /// What a rollout took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,34 +38,6 @@ pub struct RequestId(u64);
 
 /// The completions of a request, those of a prompt adjacent.
 pub type FinishedRequest = (RequestId, Result<Vec<Completion>>);
-
-struct FlyingRow {
-    request: RequestId,
-    /// Index into the request's completions.
-    index: usize,
-    uniforms: Uniforms,
-    /// Its prompt, and what follows; the same where a guide reads it.
-    sequence: PagedSequence,
-    guide: Option<PagedSequence>,
-    /// Tokens of its prompt.
-    prompt: usize,
-    /// Tokens of its completion at most.
-    most: usize,
-    /// Tokens of its completion that the sequence has.
-    fed: usize,
-}
-
-impl FlyingRow {
-    /// Pages that it does not share with other samples of its prompt, once its completion has so many tokens.
-    /// The last token is never read.
-    fn pages(&self, tokens: usize) -> usize {
-        pages_of(self.prompt + tokens.clamp(1, self.most) - 1) - self.prompt / PAGE
-    }
-
-    fn pages_now(&self) -> usize {
-        self.sequence.pages_beyond(self.prompt / PAGE)
-    }
-}
 
 pub struct Flight<'a> {
     author: Author<'a>,
@@ -109,6 +82,12 @@ impl<'a> Flight<'a> {
             full: false,
             took: FlightStats::default(),
         })
+    }
+
+    /// Saves the activations of what it reads: see [`PagedGenerator::save`].
+    pub fn saving(mut self, activations: &'a mut GeneratedActivations) -> Flight<'a> {
+        self.generator.save(activations);
+        self
     }
 
     /// The completions of one request, those of a prompt adjacent. Asked to stop, it does so at the next
@@ -284,13 +263,25 @@ impl<'a> Flight<'a> {
         let read = |generator: &mut PagedGenerator| {
             if as_rows { generator.read_rows(&tokens) } else { generator.read(&tokens) }
         };
-        let mut sequences = read(&mut self.generator).into_iter();
+        let sequences = read(&mut self.generator);
         let mut of_guide = self.guide.as_mut().map(|guide| read(guide).into_iter());
+        let activations = self.generator.activations();
+        let mut saved = activations.map(|activations| activations.just_read());
+        let mut read = zip_equal(sequences, tokens.iter().map(|prompt| prompt.len()).collect::<Vec<_>>())
+            .map(|(sequence, length)| ReadPrompt {
+                sequence,
+                guide: of_guide.as_mut().and_then(Iterator::next),
+                saved: saved.as_mut().map_or_else(Vec::new, |saved| {
+                    let (own, others) = saved.split_at(length);
+                    *saved = others;
+                    own.to_vec()
+                }),
+            })
+            .collect::<Vec<_>>()
+            .into_iter();
         let mut first = 0;
         for (id, unit) in units {
-            let of_guide = of_guide.as_mut().map(|of_guide| of_guide.by_ref().take(unit.len()).collect());
-            let own = sequences.by_ref().take(unit.len()).collect();
-            self.begin(id, &unit, first, (own, of_guide), done);
+            self.begin(id, &unit, first, read.by_ref().take(unit.len()).collect(), done);
             first += unit.len();
         }
         true
@@ -302,7 +293,7 @@ impl<'a> Flight<'a> {
         id: RequestId,
         unit: &[usize],
         first: usize,
-        (sequences, of_guide): (Vec<PagedSequence>, Option<Vec<PagedSequence>>),
+        read: Vec<ReadPrompt>,
         done: &mut Vec<FinishedRequest>,
     ) {
         let open = self.open.get_mut(&id).expect("it has prompts");
@@ -336,20 +327,18 @@ impl<'a> Flight<'a> {
             let (index, most) = (unit[place] * n + sample, sampling.max_tokens(prompt.limit) as usize);
             match append(&mut open.completions[index], draw, most, &stop) {
                 Ok(true) => {
-                    let sequence = self.generator.pages().share(&sequences[place]);
-                    let guide = self.guide.as_mut().zip(of_guide.as_ref());
-                    let guide = guide.map(|(guide, sequences)| guide.pages().share(&sequences[place]));
-                    let prompt = prompt.tokens.len();
-                    let request = id;
+                    let ReadPrompt { sequence, guide, saved } = &read[place];
+                    let guide = self.guide.as_mut().zip(guide.as_ref());
                     self.ready.push_back(FlyingRow {
-                        request,
+                        request: id,
                         index,
                         uniforms,
-                        sequence,
-                        guide,
-                        prompt,
+                        sequence: self.generator.pages().share(sequence),
+                        guide: guide.map(|(guide, sequence)| guide.pages().share(sequence)),
+                        prompt: prompt.tokens.len(),
                         most,
                         fed: 0,
+                        saved: saved.clone(),
                     });
                 }
                 Ok(false) => ended.push(index),
@@ -357,8 +346,13 @@ impl<'a> Flight<'a> {
             }
         }
         ended.into_iter().for_each(|index| open.end(index));
-        let mut of_guide = of_guide.into_iter().flatten();
-        sequences.into_iter().for_each(|sequence| self.end_sequences(sequence, of_guide.next()));
+        for (prompt, ReadPrompt { sequence, guide, saved }) in zip_equal(unit, read) {
+            // Those that end at once have read no more.
+            if let Some(activations) = self.generator.activations() {
+                activations.insert(self.open[&id].request.prompts[*prompt].tokens.clone(), saved);
+            }
+            self.end_sequences(sequence, guide);
+        }
         self.close(id, failed, done);
     }
 
@@ -397,6 +391,7 @@ impl<'a> Flight<'a> {
                 guide.pages().shorten(sequence, row.prompt);
             }
             row.fed = 0;
+            row.saved.truncate(row.prompt);
             self.ready.push_front(row);
             self.full = true;
             self.took.preempted += 1;
@@ -418,6 +413,10 @@ impl<'a> Flight<'a> {
         self.generator.step(self.flying.iter_mut().map(|row| &mut row.sequence), &tokens);
         if let Some(guide) = &mut self.guide {
             guide.step(self.flying.iter_mut().filter_map(|row| row.guide.as_mut()), &tokens);
+        }
+        if let Some(activations) = self.generator.activations() {
+            zip_equal(&mut self.flying, activations.just_read())
+                .for_each(|(row, saved)| row.saved.push(*saved));
         }
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         for (place, row) in self.flying.iter_mut().enumerate() {
@@ -451,8 +450,12 @@ impl<'a> Flight<'a> {
         let mut ended = BTreeSet::new();
         for (row, over) in zip_equal(std::mem::take(&mut self.flying), over) {
             if over {
-                self.open.get_mut(&row.request).expect("as above").end(row.index);
+                let open = self.open.get_mut(&row.request).expect("as above");
+                open.end(row.index);
                 self.full = false;
+                if let Some(activations) = self.generator.activations() {
+                    activations.insert(open.read(row.index, row.fed), row.saved);
+                }
                 self.end_sequences(row.sequence, row.guide);
                 ended.insert(row.request);
             } else {

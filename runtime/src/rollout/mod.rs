@@ -5,6 +5,7 @@ pub mod confidence;
 mod continuous;
 mod debate;
 mod drawer;
+mod flying_row;
 mod guided;
 mod in_step;
 mod paired;
@@ -26,7 +27,7 @@ use tch::Kind;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
-use crate::model::{Config, Decoder, page_layout};
+use crate::model::{Config, Decoder, GeneratedActivations, page_layout};
 use crate::random::{Key, Uniforms};
 use crate::tokenizer::Token;
 use mopd_kernels::pages::{PAGE, pages_of};
@@ -166,6 +167,21 @@ pub fn rollout<'a>(
     rollout_watched(author, prompts, sampling, key, budget, control, &mut |_| Ok(()))
 }
 
+/// The same by a model alone. Where it [can](Decoder::saves_activations), what training reads of the tokens
+/// is saved as they are read.
+pub fn rollout_saving(
+    model: &Decoder,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    key: Key,
+    budget: MemoryBudget,
+    control: &Control,
+    activations: &mut GeneratedActivations,
+) -> Result<Vec<Completion>> {
+    let activations = model.saves_activations().then_some(activations);
+    written(model.into(), prompts, (sampling, key), (budget, activations), control, &mut |_| Ok(()))
+}
+
 /// The same; `watch` sees all completions, as far as they are written, after every token. Not those of two
 /// heads.
 pub fn rollout_watched<'a>(
@@ -174,6 +190,17 @@ pub fn rollout_watched<'a>(
     sampling: &Sampling,
     key: Key,
     budget: MemoryBudget,
+    control: &Control,
+    watch: Watch,
+) -> Result<Vec<Completion>> {
+    written(author.into(), prompts, (sampling, key), (budget, None), control, watch)
+}
+
+fn written(
+    author: Author,
+    prompts: &[Prompt],
+    (sampling, key): (&Sampling, Key),
+    (budget, activations): (MemoryBudget, Option<&mut GeneratedActivations>),
     control: &Control,
     watch: Watch,
 ) -> Result<Vec<Completion>> {
@@ -186,14 +213,19 @@ pub fn rollout_watched<'a>(
     if prompts.is_empty() {
         return Ok(Vec::new());
     }
-    let author = author.into();
     if let Some(accept) = sampling.accept {
         assert!(author.guide.is_none(), "nobody has a say in what two heads draw");
         return paired::rollout(author.model, prompts, (sampling, accept), key, control);
     }
     let request = RolloutRequest::new(prompts, sampling, key);
     match Flight::new(author, request.lengths().max().unwrap_or(1), budget) {
-        Some(flight) => flight.run(request, control, watch).map(|(completions, _)| completions),
+        Some(flight) => {
+            let flight = match activations {
+                Some(activations) => flight.saving(activations),
+                None => flight,
+            };
+            flight.run(request, control, watch).map(|(completions, _)| completions)
+        }
         None => in_step::rollout(author, prompts, (sampling, key), budget, control, watch),
     }
 }

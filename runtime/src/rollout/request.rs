@@ -101,6 +101,12 @@ impl OpenRollout {
         }
     }
 
+    /// What a row has read that was fed so many tokens of its completion.
+    pub(super) fn read(&self, index: usize, fed: usize) -> Vec<Token> {
+        let prompt = &self.request.prompts[index / self.request.n()].tokens;
+        prompt.iter().chain(&self.completions[index].tokens[..fed]).copied().collect()
+    }
+
     pub(super) fn end(&mut self, index: usize) {
         self.ended = (self.ended.0 + 1, self.ended.1 + self.completions[index].tokens.len());
     }

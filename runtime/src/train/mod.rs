@@ -65,7 +65,7 @@ use std::time::{Duration, Instant};
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::{Event, Seconds};
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
+use mopd_compiler::plan::{ModelId, Objective, Origin, Producer, TeacherChoice, Train};
 use tch::{Kind, Tensor};
 
 pub use self::batches::{RolloutCache, Written};
@@ -163,6 +163,20 @@ impl Stage<'_> {
     fn guarded_stage(&self) -> GuardedStage<'_> {
         let Stage { name, seed, steps, train, turn, guards_from: from, .. } = *self;
         GuardedStage { name, seed, steps, train, turn: turn.name, from }
+    }
+
+    /// Whether generation saves activations of the student's completions, so that their gradient needs no
+    /// forward pass: where a step trains on them as they were written, and holds those of all at once anyway.
+    /// In the first step the student may be what its teacher or its reference is. Then both go through the
+    /// same forward pass: what rounding makes of no difference would move weights as far as any gradient
+    /// does.
+    fn saves_activations(&self, student: &Decoder, step: u32) -> bool {
+        let Train { rollout, filter, sees, private, .. } = self.train;
+        let rewritten = sees.as_ref().is_some_and(|view| view.of_completions());
+        let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;
+        // Of what is drawn and left out, and of examples that have a gradient each, they would be of no use.
+        let of_use = filter.is_none() && private.is_none();
+        step > 0 && as_written && self.micro_batch.is_none() && of_use && student.saves_activations()
     }
 
     /// Of random numbers of the part's own; `index` is below 2^48.

@@ -30,7 +30,7 @@ use super::views::Now;
 use super::vocabulary::Logits;
 use super::{Stage, adjoints, exchange, noise};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Gradient};
+use crate::model::{Decoder, GeneratedActivations, Gradient, PackedBatch, SavedActivations};
 
 pub struct StagePart<'a> {
     /// With the rollout and the objective of this part.
@@ -58,6 +58,8 @@ pub struct Rollouts {
     pub known: RefCell<Vec<(Role, Vec<Logits>)>>,
     /// Those of the student as it was when it sampled, where several passes read them.
     pub policy: RefCell<Option<Logits>>,
+    /// What generation saved of them, until the student is asked.
+    pub activations: RefCell<Option<GeneratedActivations>>,
 }
 
 /// A part of a batch, with its tokens among those of the batch.
@@ -75,9 +77,32 @@ impl Rollouts {
         Rollouts { own, ..Rollouts::alone(sequences) }
     }
 
+    /// What this process scores of it.
+    pub fn scored(&self) -> &Rollouts {
+        self.own.as_ref().map_or(self, |own| &*own.rollouts)
+    }
+
+    /// With what generation saved of it.
+    fn generated(self, activations: GeneratedActivations) -> Rollouts {
+        self.scored().activations.replace(Some(activations));
+        self
+    }
+
+    /// The student's pass over all of it, as generation left it or by going through it now.
+    pub fn trace(&self, stage: &Stage, model: &Decoder, packed: &PackedBatch) -> SavedActivations {
+        let generated = self.activations.take().and_then(|saved| saved.into_trace(model, packed));
+        generated.unwrap_or_else(|| model.trace(packed, stage.recomputed))
+    }
+
     /// Of one process, whoever else trains.
     fn alone(sequences: Sequences) -> Rollouts {
-        Rollouts { sequences, own: None, known: RefCell::default(), policy: RefCell::default() }
+        Rollouts {
+            sequences,
+            own: None,
+            known: RefCell::default(),
+            policy: RefCell::default(),
+            activations: RefCell::default(),
+        }
     }
 }
 
@@ -172,7 +197,7 @@ impl<'a> StagePart<'a> {
             _ => {
                 self.batches.keep_to(self.stage, states, step)?;
                 let sequences = self.batches.next(self.stage, model, models, step)?;
-                Ok(Rollouts::new(self.stage, sequences))
+                Ok(Rollouts::new(self.stage, sequences).generated(self.batches.take_activations(self.stage)))
             }
         }
     }

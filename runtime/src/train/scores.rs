@@ -329,7 +329,7 @@ impl ScoringPass {
         let sequences = &rollouts.sequences;
         let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
         let trace = match micro_batches.as_slice() {
-            [all] => Some(model.trace(&sequences.packed(stage, all, &Shown::Own), stage.recomputed)),
+            [all] => Some(rollouts.trace(stage, model, &sequences.packed(stage, all, &Shown::Own))),
             _ => None,
         };
         let of_layers = match &trace {

@@ -42,6 +42,7 @@ mod each_turn;
 mod elements;
 mod extrapolation;
 mod feedback;
+mod generated;
 mod given;
 mod guards;
 mod guided;

@@ -323,6 +323,17 @@ fn a_routes_conditions_are_meaning() {
     assert_eq!(json.matches("\"when\"").count(), 1);
 }
 
+/// What a step computes again has the bits of what it computed, but not of what generation saves.
+#[test]
+fn layers_that_are_computed_again_are_meaning_where_generation_saves_them() {
+    let none: [usize; 0] = [];
+    let on_data: Change = |experiment| trained(experiment, 1).execution.checkpointing = Checkpointing::All;
+    assert_eq!(changed(on_data), none);
+    let on_rollouts: Change =
+        |experiment| trained(experiment, 4).execution.checkpointing = Checkpointing::Layers(1);
+    assert_eq!(changed(on_rollouts), [4]);
+}
+
 /// The text of every key, and the numbers that select random numbers, of a representative plan: a difference
 /// here empties every user's store. Where it is not meant, `#[serde(rename)]` holds a field's name; where it
 /// is, raise [`keys::VERSION`](crate::keys::VERSION) and write the file anew with `MOPD_UPDATE=1`.

@@ -97,7 +97,7 @@ pub(super) fn references(case: &str) -> Vec<Reference> {
 
 impl Reference {
     /// Whose predictors are the places that logits are known of; the last token is only predicted.
-    fn sequence(&self) -> (Vec<Token>, Vec<Token>) {
+    pub(super) fn sequence(&self) -> (Vec<Token>, Vec<Token>) {
         let known = self.logits.len() / VOCABULARY;
         let (prompt, rest) = self.tokens.split_at(self.tokens.len() + 1 - known);
         (prompt.to_vec(), rest.iter().copied().chain([0]).collect())
@@ -308,7 +308,15 @@ pub fn loss_and_gradient(
     recomputed: usize,
     loss: impl Fn(&Tensor) -> Tensor,
 ) -> (f64, Tensor) {
-    let trace = decoder.trace(batch, recomputed);
+    gradient_of_trace(decoder, decoder.trace(batch, recomputed), loss)
+}
+
+/// The same from what a forward pass has saved.
+pub fn gradient_of_trace(
+    decoder: &Decoder,
+    trace: SavedActivations,
+    loss: impl Fn(&Tensor) -> Tensor,
+) -> (f64, Tensor) {
     let hidden = trace.hidden.detach().set_requires_grad(true);
     let matrix = decoder.lm_head().detach().set_requires_grad(true);
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
@@ -328,7 +336,7 @@ pub(super) fn gradient(decoder: &Decoder, batch: &PackedBatch, recomputed: usize
     loss_and_gradient(decoder, batch, recomputed, |logits| mean_logp(logits, batch)).1
 }
 
-fn mean_logp(logits: &Tensor, batch: &PackedBatch) -> Tensor {
+pub(super) fn mean_logp(logits: &Tensor, batch: &PackedBatch) -> Tensor {
     logits.log_softmax(-1, None::<Kind>).gather(1, &batch.targets.unsqueeze(1), false).mean(None::<Kind>)
 }
 

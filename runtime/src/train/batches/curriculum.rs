@@ -9,8 +9,9 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{self, Formula};
 
 use super::filter::{judged, of_groups, value_of};
+use super::prompts::shuffle;
 use super::sample::numbered;
-use super::{Batch, Draws, Making, make, shuffle};
+use super::{Batch, Draws, Making, make};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, PromptChoice};
 use crate::failure::{Error, Result};

@@ -5,8 +5,9 @@ use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Formula, Signal};
 
+use super::prompts::shuffle;
 use super::sample::numbered;
-use super::{Batch, Batches, Group, shuffle};
+use super::{Batch, Batches, Group};
 use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::Purpose;

@@ -17,6 +17,7 @@ mod keep;
 mod mix;
 mod model;
 mod pairs;
+mod prompts;
 mod refine;
 mod replay;
 mod retry;
@@ -40,6 +41,7 @@ use mopd_compiler::plan::{Ladder, Length, Producer};
 use self::curriculum::CurriculumState;
 use self::debate::Panels;
 pub use self::filter::of_completions;
+use self::prompts::{by_share, draw, of_prompts, prompts, shuffle, told_shares};
 pub use self::refine::text_of_at_most;
 use self::replay::Buffer;
 use self::sample::{Numbered, numbered};
@@ -57,8 +59,8 @@ use super::{Source, Stage, exchange, privacy};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, MixturePosition};
 use crate::failure::{Error, Result};
-use crate::model::Decoder;
-use crate::random::{Key, Purpose, Uniforms};
+use crate::model::{Decoder, GeneratedActivations};
+use crate::random::{Key, Purpose};
 use crate::rollout::Sequence;
 use crate::store::state::BufferedGroup;
 use crate::tokenizer::Token;
@@ -150,6 +152,7 @@ fn make(producer: &Producer, making: &Making) -> Result<Box<dyn Draws>> {
 }
 
 /// The step that a batch is drawn for.
+#[derive(Clone, Copy)]
 struct Batch<'a> {
     stage: &'a Stage<'a>,
     /// As it is now.
@@ -160,6 +163,8 @@ struct Batch<'a> {
     climbed: &'a [u32],
     /// What is learned, as it is now.
     learned: Option<f64>,
+    /// Where activations of the student's completions are saved, if the step's gradient is made of them.
+    activations: Option<&'a RefCell<GeneratedActivations>>,
 }
 
 impl Batch<'_> {
@@ -184,6 +189,8 @@ pub struct Batches {
     climbed: Vec<u32>,
     /// What learns how much of a slot is shown, where something does.
     policy: Option<LearnedPolicy>,
+    /// What generation saved of the last batch.
+    activations: RefCell<GeneratedActivations>,
 }
 
 impl Batches {
@@ -210,7 +217,8 @@ impl Batches {
         let climbed = vec![0; stage.train.objective.ladders.len()];
         let policy = stage.train.objective.learned.as_ref().map(LearnedPolicy::new);
         let panels = Panels::of_stage(stage);
-        Ok(Batches { mixture, producer, curriculum, panels, climbed, policy })
+        let activations = GeneratedActivations::new(stage.recomputed).into();
+        Ok(Batches { mixture, producer, curriculum, panels, climbed, policy, activations })
     }
 
     pub fn position(&self) -> MixturePosition {
@@ -345,7 +353,7 @@ impl Batches {
             }
         }
         let (climbed, learned) = (self.climbed.clone(), self.learned());
-        let batch = Batch { stage, student, models, step, climbed: &climbed, learned };
+        let batch = Batch { stage, student, models, step, climbed: &climbed, learned, activations: None };
         attempts::attempt(&batch, &mut sequences)?;
         feedback::write(&batch, &mut sequences)?;
         let debates = self.panels.talk(&batch, &sequences)?;
@@ -360,7 +368,7 @@ impl Batches {
         step: u32,
     ) -> Result<Sequences> {
         let (climbed, learned) = (self.climbed.clone(), self.learned());
-        let batch = Batch { stage, student, models, step, climbed: &climbed, learned };
+        let batch = Batch { stage, student, models, step, climbed: &climbed, learned, activations: None };
         let (mut groups, draws) = self.drawn(&batch)?;
         if stage.train.rollout.leaves_out() {
             return keep::what_is_left(stage, groups, &draws);
@@ -407,7 +415,14 @@ impl Batches {
 
     /// What the producer makes of draws: each process of its part of them, where there are several.
     fn produced(&self, batch: &Batch, draws: &[Numbered]) -> Result<Vec<Group>> {
-        exchange::draw(batch.stage, draws, |draws| self.producer.draw(batch, draws, Purpose::Rollout))
+        let saves = batch.stage.saves_activations(batch.student, batch.step);
+        let batch = Batch { activations: saves.then_some(&self.activations), ..*batch };
+        exchange::draw(batch.stage, draws, |draws| self.producer.draw(&batch, draws, Purpose::Rollout))
+    }
+
+    /// What generation saved of the last batch, for its gradient.
+    pub fn take_activations(&self, stage: &Stage) -> GeneratedActivations {
+        self.activations.replace(GeneratedActivations::new(stage.recomputed))
     }
 
     /// What was drawn last is kept for later steps.
@@ -436,63 +451,4 @@ fn first_epoch(stage: &Stage, mut mixture: Mixture) -> FirstEpoch {
         &mixture.sizes(),
         (0..batches).map(|_| draw(&mut mixture, groups, stage, Purpose::Shuffle)),
     )
-}
-
-/// The prompts of each source, or its trajectories.
-fn prompts(stage: &Stage) -> Vec<usize> {
-    stage.sources.iter().map(|source| source.prompts.dataset.draws()).collect()
-}
-
-/// From the prompts, as long as the stage trains.
-fn of_prompts(stage: &Stage) -> Mixture {
-    match stage.train.length {
-        Length::Epochs(epochs) => Mixture::in_epochs(&prompts(stage), epochs),
-        Length::Steps(_) => by_share(stage, &prompts(stage)),
-    }
-}
-
-/// From so many records of each source, by the domains' shares.
-fn by_share(stage: &Stage, records: &[usize]) -> Mixture {
-    let shares = zip_equal(&stage.sources, records).map(|(source, records)| (source.share, *records));
-    Mixture::new(&shares.collect::<Vec<_>>())
-}
-
-/// An epoch visits every prompt once: where the domains' shares are others than those of their prompts, they
-/// do not hold, and that is said.
-fn told_shares(stage: &Stage, sizes: &[usize]) {
-    let all: usize = sizes.iter().sum();
-    let shares = stage.sources.iter().map(|source| source.share);
-    let whole: f64 = shares.clone().sum();
-    let differ = zip_equal(shares, sizes)
-        .any(|(share, size)| (share / whole - *size as f64 / all as f64).abs() > 0.005);
-    if !differ {
-        return;
-    }
-    let percent = |share: f64| format!("{:.0}%", 100.0 * share);
-    let of = |(source, size): (&Source, &usize)| {
-        format!(
-            "`{}` {} (its share is {})",
-            source.name,
-            percent(*size as f64 / all as f64),
-            percent(source.share / whole)
-        )
-    };
-    let listed: Vec<String> = zip_equal(&stage.sources, sizes).map(of).collect();
-    stage.control.warn(format!(
-        "`{}` trains in epochs, which visit every prompt once, so its batches are by the number of prompts: \
-         {}. Write `steps = ...` without `epochs` to keep to the shares",
-        stage.name,
-        listed.join(", ")
-    ));
-}
-
-/// The next prompts of the mixture. Epochs are shuffled by numbers of their own.
-fn draw(mixture: &mut Mixture, count: u32, stage: &Stage, purpose: Purpose) -> Vec<Draw> {
-    mixture.next_batch(count, shuffle(stage, purpose))
-}
-
-/// The numbers that shuffle each epoch of each source.
-fn shuffle(stage: &Stage, purpose: Purpose) -> impl Fn(usize, u64) -> Uniforms {
-    let (seed, stream) = (stage.seed, stage.stream);
-    move |source, epoch| Key::new(seed, stream, purpose, epoch).row(source as u32, 0)
 }

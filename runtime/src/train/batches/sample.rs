@@ -7,7 +7,7 @@ use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::random::{Key, Purpose};
 use crate::reward::{Judgement, RewardInput};
-use crate::rollout::{Author, Completion, Prompt, Sequence, rollout};
+use crate::rollout::{Author, Completion, Prompt, Sequence, rollout, rollout_saving};
 use crate::tokenizer::Token;
 use crate::train::Stage;
 use crate::train::views::Shown;
@@ -70,6 +70,25 @@ pub(super) fn sample_now<'a>(
     sample_shown(batch, (author, None), draws, sampling, purpose)
 }
 
+/// Those of the student, whose activations are saved where the step trains on them.
+pub(super) fn sample_student(
+    batch: &Batch,
+    draws: &[Numbered],
+    sampling: &Sampling,
+    purpose: Purpose,
+) -> Result<Vec<Group>> {
+    let Some(activations) = batch.activations else {
+        return sample_now(batch, batch.student, draws, sampling, purpose);
+    };
+    let Batch { stage, student, step, climbed, .. } = *batch;
+    let (now, shown) = (sampling.at(step, stage.steps, climbed), Shown::Own);
+    let (prompts, key) = (prompts(stage, &shown, draws), batch.key(purpose));
+    let mut activations = activations.borrow_mut();
+    let (budget, control) = (stage.budget, stage.control);
+    let completions = rollout_saving(student, &prompts, &now, key, budget, control, &mut activations)?;
+    Ok(groups(draws, completions, &now))
+}
+
 /// The same by an author that may see something in place of the prompts.
 pub(super) fn sample_shown<'a>(
     batch: &Batch,
@@ -92,11 +111,16 @@ pub(super) fn sample<'a>(
     sampling: &Sampling,
     key: Key,
 ) -> Result<Vec<Group>> {
-    let n = sampling.n.max(1) as usize;
     let prompts = prompts(stage, shown, draws);
     let completions = rollout(author, &prompts, sampling, key, stage.budget, stage.control)?;
+    Ok(groups(draws, completions, sampling))
+}
+
+/// Those of each draw.
+fn groups(draws: &[Numbered], completions: Vec<Completion>, sampling: &Sampling) -> Vec<Group> {
+    let n = sampling.n.max(1) as usize;
     let sequences = completions.into_iter().enumerate();
-    Ok(in_groups(sequences.map(|(index, completion)| sequence(draws[index / n].draw, completion)), n))
+    in_groups(sequences.map(|(index, completion)| sequence(draws[index / n].draw, completion)), n)
 }
 
 /// The drawn prompts, as they are shown to whoever writes.

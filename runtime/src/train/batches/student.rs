@@ -3,7 +3,7 @@
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::producers::Student;
 
-use super::sample::{Numbered, judge, sample_now};
+use super::sample::{Numbered, judge, sample_student};
 use super::{Batch, Draws, Group, Making};
 use crate::failure::Result;
 use crate::random::Purpose;
@@ -19,7 +19,7 @@ pub(super) fn make(student: &Student, making: &Making) -> OfStudent {
 
 impl Draws for OfStudent {
     fn draw(&self, batch: &Batch, draws: &[Numbered], purpose: Purpose) -> Result<Vec<Group>> {
-        let mut list = sample_now(batch, batch.student, draws, &self.sampling, purpose)?;
+        let mut list = sample_student(batch, draws, &self.sampling, purpose)?;
         if self.judged {
             judge(batch.stage, list.iter_mut().flatten())?;
         }

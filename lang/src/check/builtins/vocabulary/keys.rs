@@ -272,13 +272,13 @@ macro_rules! stage {
                 "micro_batch",
                 Takes::Count,
                 "Sequences per forward and backward pass; all of a step by default. Less memory, the same \
-                 result."
+                 result up to rounding."
             ),
             may(
                 "checkpointing",
                 Takes::Layers,
                 "Number of layers, or `all`, that recompute their activations in the backward pass; none by \
-                 default. Less memory, more work, the same result."
+                 default. Less memory, more work, the same result up to rounding."
             ),
             may(
                 "ema",

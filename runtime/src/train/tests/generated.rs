@@ -1,0 +1,61 @@
+//! Steps whose gradient is made of what generation saved of the student's completions.
+
+use super::*;
+use crate::peers::Peers;
+use crate::peers::tests::among;
+
+/// Loss and gradient of some steps by a forward pass, and with what generation saved.
+fn steps(
+    kind: Kind,
+    (micro_batch, recomputed): (Option<u32>, usize),
+    peers: Option<&Peers>,
+) -> Vec<[Vec<f64>; 2]> {
+    let (fixture, models) = (Fixture::new(), models(true));
+    let rollout = Rollout::new(5, Producer::student(Sampling::new(3, 1.0, 6)));
+    let train = Train { rollout, ..train(mopd(1.0), 1) };
+    let stage = fixture.stage(&train, ROUTED, &models);
+    let stage = Stage { kind, peers, micro_batch, recomputed, ..stage };
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let step = |step| {
+        let rollouts = trainer.rollouts_of(step).unwrap().remove(0);
+        let saved = rollouts.scored().activations.take();
+        [None, saved].map(|saved| {
+            rollouts.scored().activations.replace(saved);
+            let Evaluated { outputs, gradient, .. } =
+                trainer.evaluate(0, &rollouts, step).map_err(|(error, _)| error).unwrap();
+            let gradient = gradient.part(0..gradient.parameters()).to_kind(Kind::Double);
+            let loss = f64::from(outputs.get(train.objective.loss)[0]);
+            std::iter::once(loss).chain(Vec::try_from(gradient).unwrap()).collect()
+        })
+    };
+    (0..3).map(step).collect()
+}
+
+fn apart(saved: &[f64], forward: &[f64]) -> f64 {
+    super::apart(&saved.iter().map(|number| *number as f32).collect::<Vec<_>>(), forward)
+}
+
+/// The same up to rounding, in one process and in several. In the first step it is the same to the bit: the
+/// student may be what its teacher is, and learns nothing from rounding.
+#[test]
+fn a_step_on_what_generation_saved_is_that_of_a_forward_pass() {
+    for (kind, within) in [(Kind::Float, 1e-5), (Kind::BFloat16, 0.1)] {
+        let several = among(2, |peers| steps(kind, (None, 0), Some(peers)));
+        for steps in several.into_iter().chain([steps(kind, (None, 0), None)]) {
+            for (step, [forward, saved]) in steps.iter().enumerate() {
+                assert_eq!(forward == saved, step == 0, "{kind:?}, step {step}");
+                let apart = apart(saved, forward);
+                assert!(apart < within, "{kind:?}, step {step}: {apart}");
+            }
+        }
+    }
+}
+
+/// Of layers that are run again, what they read is saved; of a batch that goes through in parts, nothing.
+#[test]
+fn what_is_saved_follows_what_a_step_holds() {
+    for [forward, saved] in &steps(Kind::Float, (None, usize::MAX), None)[1..] {
+        assert!(forward != saved && apart(saved, forward) < 1e-5);
+    }
+    assert!(steps(Kind::Float, (Some(2), 0), None).iter().all(|[forward, saved]| forward == saved));
+}
