@@ -3,11 +3,13 @@
 
 mod allocator;
 pub mod bounded;
+mod huge_pages;
 mod library;
 mod mapping;
 mod process;
 
 pub use allocator::{disable_trim, return_blocks_above, trim_heap};
+pub use huge_pages::advise_huge_pages;
 pub use library::{Library, load_library};
 pub use mapping::Mapping;
 pub use process::kill;

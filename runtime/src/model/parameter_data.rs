@@ -14,6 +14,7 @@ use super::{ParameterEntry, Weights, layout};
 use crate::machine::place;
 use crate::machine::transfer::{note_to_device, upload};
 use crate::mapped::{NumberEncoding, Stored};
+use mopd_kernels::os::advise_huge_pages;
 use mopd_kernels::round_to_bf16;
 use mopd_kernels::tensor::{Element, ViewMut, view_mut};
 
@@ -118,7 +119,7 @@ impl ParameterData {
         match self {
             ParameterData::Owned(values) => converted(&values[range], kind, device),
             ParameterData::Stored(all) => {
-                let vector = Tensor::empty([range.len() as i64], (kind, device));
+                let vector = empty(range.len(), kind, device);
                 for (part, offset) in
                     all.parts.iter().zip(&all.offsets).filter(|(_, offset)| range.contains(offset))
                 {
@@ -165,13 +166,31 @@ impl ParameterData {
     }
 }
 
+/// Bytes of a vector that is worth large pages: a model that stays. Layers that come and go take memory that
+/// is there.
+const STAYS: usize = 64 << 20;
+
+/// For so many numbers.
+fn empty(count: usize, kind: Kind, device: Device) -> Tensor {
+    let mut tensor = Tensor::empty([count as i64], (kind, device));
+    if count * kind.elt_size_in_bytes() >= STAYS {
+        if let Some(mut numbers) = view_mut::<f32>(&mut tensor) {
+            advise_huge_pages(&mut numbers);
+        }
+        if let Some(mut numbers) = view_mut::<bf16>(&mut tensor) {
+            advise_huge_pages(&mut numbers);
+        }
+    }
+    tensor
+}
+
 /// Numbers as a tensor; where it can be, written there once and by all threads.
 fn converted(numbers: &[f32], kind: Kind, device: Device) -> Tensor {
     if device != Device::Cpu || !matches!(kind, Kind::Float | Kind::BFloat16) {
         return upload(numbers, device).to_kind(kind);
     }
     note_to_device(numbers.len() * kind.elt_size_in_bytes());
-    let mut tensor = Tensor::empty([numbers.len() as i64], (kind, device));
+    let mut tensor = empty(numbers.len(), kind, device);
     let from = |first: usize, count: usize| &numbers[first..first + count];
     if kind == Kind::BFloat16 {
         let mut here = here::<bf16>(&mut tensor);
