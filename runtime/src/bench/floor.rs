@@ -11,8 +11,8 @@
 //!   that goes through the layers takes `2 N` operations.
 //! - Attention: a token that sees `s` tokens, itself among them, takes `4 heads head_width s` in every layer.
 //! - The LM head, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
-//! - The student goes through the layers once, while it writes: what its gradient reads of its completions can
-//!   be kept from there. Logits of all tokens can't, so these are made again to be compared with.
+//! - The student goes through the layers once, while it writes: what its gradient reads of its completions
+//!   can be kept from there. Logits of all tokens can't, so these are made again to be compared with.
 //! - The way back of a layer is two products for each on the way there, one for its input and one for its
 //!   matrix; with an adapter, one for its input, and two for each of the adapter's. The LM head likewise.
 //! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has
