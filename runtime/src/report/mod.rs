@@ -28,6 +28,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether some step so far has moved weights.
+    pub fn moved(&self) -> bool {
+        self.rows.iter().any(|row| row.gradient_norm > 0.0 && row.learning_rate > 0.0)
+    }
+
     /// The same of a stage with another name: what is computed once may be called differently in two
     /// experiments.
     pub fn of_stage(mut self, name: &str) -> Record {

@@ -265,20 +265,14 @@ impl<'a> Flight<'a> {
         };
         let sequences = read(&mut self.generator);
         let mut of_guide = self.guide.as_mut().map(|guide| read(guide).into_iter());
-        let activations = self.generator.activations();
-        let mut saved = activations.map(|activations| activations.just_read());
-        let mut read = zip_equal(sequences, tokens.iter().map(|prompt| prompt.len()).collect::<Vec<_>>())
-            .map(|(sequence, length)| ReadPrompt {
-                sequence,
-                guide: of_guide.as_mut().and_then(Iterator::next),
-                saved: saved.as_mut().map_or_else(Vec::new, |saved| {
-                    let (own, others) = saved.split_at(length);
-                    *saved = others;
-                    own.to_vec()
-                }),
-            })
-            .collect::<Vec<_>>()
-            .into_iter();
+        let lengths: Vec<usize> = tokens.iter().map(|prompt| prompt.len()).collect();
+        let mut saved = self.generator.activations().map_or(&[][..], |activations| activations.just_read());
+        let read = zip_equal(sequences, lengths).map(|(sequence, length)| {
+            let own = saved.split_off(..length.min(saved.len())).expect("no more than there are");
+            let guide = of_guide.as_mut().and_then(Iterator::next);
+            ReadPrompt { sequence, guide, saved: own.to_vec() }
+        });
+        let mut read = read.collect::<Vec<_>>().into_iter();
         let mut first = 0;
         for (id, unit) in units {
             self.begin(id, &unit, first, read.by_ref().take(unit.len()).collect(), done);

@@ -167,16 +167,13 @@ impl Stage<'_> {
 
     /// Whether generation saves activations of the student's completions, so that their gradient needs no
     /// forward pass: where a step trains on them as they were written, and holds those of all at once anyway.
-    /// In the first step the student may be what its teacher or its reference is. Then both go through the
-    /// same forward pass: what rounding makes of no difference would move weights as far as any gradient
-    /// does.
-    fn saves_activations(&self, student: &Decoder, step: u32) -> bool {
+    fn saves_activations(&self, student: &Decoder) -> bool {
         let Train { rollout, filter, sees, private, .. } = self.train;
         let rewritten = sees.as_ref().is_some_and(|view| view.of_completions());
         let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;
         // Of what is drawn and left out, and of examples that have a gradient each, they would be of no use.
         let of_use = filter.is_none() && private.is_none();
-        step > 0 && as_written && self.micro_batch.is_none() && of_use && student.saves_activations()
+        as_written && self.micro_batch.is_none() && of_use && student.saves_activations()
     }
 
     /// Of random numbers of the part's own; `index` is below 2^48.
@@ -238,6 +235,8 @@ struct Trainer<'a> {
     place: usize,
     model: Rc<Decoder>,
     trained: Trained,
+    /// Whether it is known that the weights are no longer those that the stage began with.
+    moved: bool,
     /// The moving average of the weights and its rate, where that is the stage's answer.
     average: Option<(f64, Tensor)>,
     models: Models,
@@ -299,6 +298,7 @@ impl<'a> Trainer<'a> {
             place,
             model,
             trained,
+            moved: false,
             average,
             models,
             optimizer,
@@ -315,9 +315,9 @@ impl<'a> Trainer<'a> {
 
     /// What a step trains on, part by part: a batch of its own, or the last one's for another pass.
     fn rollouts_of(&mut self, step: u32) -> Result<Vec<Rollouts>> {
-        let Trainer { model, models, parts, losses, .. } = self;
+        let Trainer { model, moved, models, parts, losses, .. } = self;
         let states = &losses.states;
-        let rollouts = parts.iter_mut().map(|part| part.rollouts_of(model, models, states, step));
+        let rollouts = parts.iter_mut().map(|part| part.rollouts_of((model, *moved), models, states, step));
         let rollouts = rollouts.collect::<Result<_>>()?;
         // Whoever is stopped before draws the same again.
         parts.iter().for_each(|part| part.batches.commit());
@@ -348,6 +348,7 @@ impl<'a> Trainer<'a> {
     /// so far.
     fn step(&mut self, step: u32, record: &mut Record) -> Result<Event, Classified> {
         self.validate(step).map_err(non_finite::classify)?;
+        self.moved = self.moved || record.moved();
         let started = Instant::now();
         let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
         self.update(rollouts, started, step, record)

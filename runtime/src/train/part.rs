@@ -183,10 +183,11 @@ impl<'a> StagePart<'a> {
         Scoring { stage, model, trained, models, roles, tags, batches, kept, recorded, losses }
     }
 
-    /// What a step trains on: a batch of its own, or the last one's for another pass.
+    /// What a step trains on: a batch of its own, or the last one's for another pass. `moved`: the student is
+    /// no longer what it began as.
     pub fn rollouts_of(
         &mut self,
-        model: &Decoder,
+        (model, moved): (&Decoder, bool),
         models: &Models,
         states: &States,
         step: u32,
@@ -196,8 +197,12 @@ impl<'a> StagePart<'a> {
             Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
             _ => {
                 self.batches.keep_to(self.stage, states, step)?;
-                let sequences = self.batches.next(self.stage, model, models, step)?;
-                Ok(Rollouts::new(self.stage, sequences).generated(self.batches.take_activations(self.stage)))
+                if !(moved && self.stage.saves_activations(model)) {
+                    let sequences = self.batches.next(self.stage, model, models, step)?;
+                    return Ok(Rollouts::new(self.stage, sequences));
+                }
+                let (sequences, saved) = self.batches.next_saving(self.stage, model, models, step)?;
+                Ok(Rollouts::new(self.stage, sequences).generated(saved))
             }
         }
     }

@@ -189,8 +189,8 @@ pub struct Batches {
     climbed: Vec<u32>,
     /// What learns how much of a slot is shown, where something does.
     policy: Option<LearnedPolicy>,
-    /// What generation saved of the last batch.
-    activations: RefCell<GeneratedActivations>,
+    /// Where generation saves activations of the batch that is drawn, if it does.
+    activations: Option<RefCell<GeneratedActivations>>,
 }
 
 impl Batches {
@@ -217,8 +217,7 @@ impl Batches {
         let climbed = vec![0; stage.train.objective.ladders.len()];
         let policy = stage.train.objective.learned.as_ref().map(LearnedPolicy::new);
         let panels = Panels::of_stage(stage);
-        let activations = GeneratedActivations::new(stage.recomputed).into();
-        Ok(Batches { mixture, producer, curriculum, panels, climbed, policy, activations })
+        Ok(Batches { mixture, producer, curriculum, panels, climbed, policy, activations: None })
     }
 
     pub fn position(&self) -> MixturePosition {
@@ -332,6 +331,20 @@ impl Batches {
         self.mixture.restore(position, shuffle(stage, Purpose::Shuffle))
     }
 
+    /// The sequences of the next step, with what generation saves of them.
+    pub fn next_saving(
+        &mut self,
+        stage: &Stage,
+        student: &Decoder,
+        models: &Models,
+        step: u32,
+    ) -> Result<(Sequences, GeneratedActivations)> {
+        self.activations = Some(GeneratedActivations::new(stage.recomputed).into());
+        let sequences = self.next(stage, student, models, step);
+        let saved = self.activations.take().expect("it was put there");
+        Ok((sequences?, saved.into_inner()))
+    }
+
     /// The sequences of the next step. `student` is as it is now.
     pub fn next(
         &mut self,
@@ -415,14 +428,8 @@ impl Batches {
 
     /// What the producer makes of draws: each process of its part of them, where there are several.
     fn produced(&self, batch: &Batch, draws: &[Numbered]) -> Result<Vec<Group>> {
-        let saves = batch.stage.saves_activations(batch.student, batch.step);
-        let batch = Batch { activations: saves.then_some(&self.activations), ..*batch };
+        let batch = Batch { activations: self.activations.as_ref(), ..*batch };
         exchange::draw(batch.stage, draws, |draws| self.producer.draw(&batch, draws, Purpose::Rollout))
-    }
-
-    /// What generation saved of the last batch, for its gradient.
-    pub fn take_activations(&self, stage: &Stage) -> GeneratedActivations {
-        self.activations.replace(GeneratedActivations::new(stage.recomputed))
     }
 
     /// What was drawn last is kept for later steps.
