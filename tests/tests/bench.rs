@@ -90,7 +90,7 @@ fn steps_are_measured_and_counted() {
         "the prompts",
         "one more token for every sequence",
         "a teacher",
-        "the student",
+        "the student's logits",
         "the backward pass",
         "AdamW",
     ];

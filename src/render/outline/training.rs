@@ -82,7 +82,28 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
             train.refresh.map(|steps| format!(", and again every {}", counted(steps as usize, "step")));
         rows.push(("prompts chosen", format!("before the first step{}", again.unwrap_or_default())));
     }
-    let length = match train.length {
+    let passes =
+        if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
+    let (length, rate) = (length(train), rate(&train.learning_rate));
+    rows.push(("training", format!("{length}{passes}, learning rate {rate}")));
+    rows.push(("optimizer", optimizer(&train.optimizer)));
+    rows.extend(weights(&train.trainable, experiment).map(|weights| ("trained weights", weights)));
+    rows.extend(train.ema.map(|rate| {
+        ("output", format!("moving average of the weights, {} kept at every step", setting(rate)))
+    }));
+    rows.extend(execution(train).map(|execution| ("execution", execution)));
+    rows.extend(train.validation.as_ref().map(|settings| ("validation", validation(settings))));
+    rows.extend(train.guards.iter().map(|guard| ("guard", self::guard(guard, experiment))));
+    rows.extend(train.alignment.as_ref().map(|of| ("gradient alignment", alignment(of, train))));
+    if let Some(extrapolation) = &train.extrapolation {
+        rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
+    }
+    rows
+}
+
+/// `200 steps`
+fn length(train: &Train) -> String {
+    match train.length {
         Length::Steps(steps) => counted(steps as usize, "step"),
         Length::Epochs(epochs) if matches!(train.rollout.source, RolloutSource::From { .. }) => {
             counted(epochs as usize, "epoch")
@@ -91,57 +112,39 @@ pub fn training(train: &Train, experiment: &Experiment) -> OutlineRows {
             format!("{}, each prompt of each domain once an epoch", counted(epochs as usize, "epoch"))
         }
         Length::Epochs(epochs) => format!("{}, each prompt once an epoch", counted(epochs as usize, "epoch")),
+    }
+}
+
+/// What a step holds at a time, where it is not all.
+fn execution(train: &Train) -> Option<String> {
+    let at_once = train.execution.micro_batch;
+    let at_once = at_once.map(|sequences| format!("{} at once", counted(sequences as usize, "sequence")));
+    let recomputed = match train.execution.checkpointing {
+        Checkpointing::None => None,
+        Checkpointing::Layers(layers) => {
+            Some(format!("{} recomputed in the backward pass", counted(layers as usize, "layer")))
+        }
+        Checkpointing::All => Some("every layer recomputed in the backward pass".to_owned()),
     };
-    let passes =
-        if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
-    rows.push(("training", format!("{length}{passes}, learning rate {}", rate(&train.learning_rate))));
-    rows.push(("optimizer", optimizer(&train.optimizer)));
-    rows.extend(weights(&train.trainable, experiment).map(|weights| ("trained weights", weights)));
-    rows.extend(train.ema.map(|rate| {
-        ("output", format!("moving average of the weights, {} kept at every step", setting(rate)))
-    }));
-    let execution = [
-        train
-            .execution
-            .micro_batch
-            .map(|sequences| format!("{} at once", counted(sequences as usize, "sequence"))),
-        match train.execution.checkpointing {
-            Checkpointing::None => None,
-            Checkpointing::Layers(layers) => {
-                Some(format!("{} recomputed in the backward pass", counted(layers as usize, "layer")))
-            }
-            Checkpointing::All => Some("every layer recomputed in the backward pass".to_owned()),
-        },
-    ];
-    let execution: Vec<String> = execution.into_iter().flatten().collect();
-    if !execution.is_empty() {
-        rows.push(("execution", execution.join(", ")));
-    }
-    if let Some(Validation { target, every, rows: read, origin: _ }) = &train.validation {
-        let read = match read {
-            Some(read) => format!("the first {} of each domain", counted(*read as usize, "validation row")),
-            None => "the validation rows".to_owned(),
-        };
-        rows.push((
-            "validation",
-            format!("loss on `{target}` of {read}, every {}", counted(*every as usize, "step")),
-        ));
-    }
-    rows.extend(train.guards.iter().map(|guard| ("guard", self::guard(guard, experiment))));
-    if let Some(GradientAlignment { between, every, origin: _ }) = &train.alignment {
-        let count = match between {
-            Between::Terms => train.objective.terms.len(),
-            Between::Domains => train.mixture.len(),
-        };
-        let every = counted(*every as usize, "step");
-        let text =
-            format!("gradients of {count} {} compared every {every}: {count} more in memory", between.name());
-        rows.push(("gradient alignment", text));
-    }
-    if let Some(extrapolation) = &train.extrapolation {
-        rows.push(("extrapolation", self::extrapolation(extrapolation, train.length, experiment)));
-    }
-    rows
+    let parts: Vec<String> = [at_once, recomputed].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn validation(Validation { target, every, rows, origin: _ }: &Validation) -> String {
+    let rows = match rows {
+        Some(rows) => format!("the first {} of each domain", counted(*rows as usize, "validation row")),
+        None => "the validation rows".to_owned(),
+    };
+    format!("loss on `{target}` of {rows}, every {}", counted(*every as usize, "step"))
+}
+
+fn alignment(GradientAlignment { between, every, origin: _ }: &GradientAlignment, train: &Train) -> String {
+    let count = match between {
+        Between::Terms => train.objective.terms.len(),
+        Between::Domains => train.mixture.len(),
+    };
+    let every = counted(*every as usize, "step");
+    format!("gradients of {count} {} compared every {every}: {count} more in memory", between.name())
 }
 
 /// `entropy < 0.1 on math, for 10 steps: a warning`
