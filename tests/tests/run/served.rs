@@ -410,8 +410,9 @@ fn sampler(folder: &Path, port: &str, dtype: &str) -> Server {
     Server::start(folder, &model("a"), port, &["--allow-updates", "pushed", "--dtype", dtype])
 }
 
-/// A student of teachers at hand, whose loss reads the sampler's log-probabilities; `by` wraps its rollout. It
-/// takes a forward pass of what it has sampled itself, too: what generation saves of it differs by rounding.
+/// A student of teachers at hand, whose loss reads the sampler's log-probabilities; `by` wraps its rollout.
+/// In micro-batches it takes a forward pass of what it has sampled itself, too: what generation saves of that
+/// differs by rounding.
 fn sampled(steps: u32, by: &str, settings: &str) -> String {
     let sample = "sample(n: 2, temperature: 1.0, max_tokens: 6)";
     let by = by.replace("SAMPLE", sample);
