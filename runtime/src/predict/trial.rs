@@ -132,8 +132,10 @@ impl StageTrial<'_> {
         let waited = CoreWaits::now().longest_since(&waits).as_secs_f64();
         if matches!(size, Size::Cut { .. }) {
             memory::reset_peak_of(self.place);
-            // To the first of a step that has what generation saved, which the first of all has not.
-            memory::exactly(|| self.train(&train, &verifier, passes + 1, &models))?;
+            let saves = self.train.rollouts().any(|rollout| self.train.saves_activations(rollout));
+            // To the first step that has what generation saved, which the first of all has not.
+            let steps = if saves { passes + 1 } else { 1 };
+            memory::exactly(|| self.train(&train, &verifier, steps, &models))?;
         }
         let memory =
             memory::peak_of(self.place).unwrap_or(0).saturating_sub(models.made_bytes(self.place)) as f64;
@@ -345,6 +347,8 @@ impl StageTrial<'_> {
             budget: self.budget,
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
+            // As the stage does it, whose filter a trial leaves out.
+            saves_activations: self.train.saves_activations(&self.train.rollout),
             judge: None,
             validation: match train.validation {
                 Some(_) => self.sources(train, validated, verifier)?,

@@ -294,6 +294,7 @@ impl Scheduler<'_> {
                 budget: self.room.generation(self.widths[index] > 1),
                 micro_batch: settings.execution.micro_batch,
                 recomputed: settings.execution.checkpointing.layers(),
+                saves_activations: settings.saves_activations(&settings.rollout),
                 judge: settings.extrapolation.as_ref().map(|of| &self.domains[of.judged_by.0 as usize]),
                 validation: match settings.validation {
                     Some(_) => self.sources(settings, validated).map_err(failed)?,

@@ -65,7 +65,7 @@ use std::time::{Duration, Instant};
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::{Event, Seconds};
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, Producer, TeacherChoice, Train};
+use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
 use tch::{Kind, Tensor};
 
 pub use self::batches::{RolloutCache, Written};
@@ -136,6 +136,8 @@ pub struct Stage<'a> {
     pub budget: MemoryBudget,
     /// The first so many layers are computed again for the gradient.
     pub recomputed: usize,
+    /// Whether generation saves what the gradient reads, by its settings.
+    pub saves_activations: bool,
     /// The prompts by which weights are extrapolated, where they are.
     pub judge: Option<&'a DomainData>,
     /// The domains with their validation rows in place of those trained on; none where the stage does not
@@ -155,7 +157,12 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// The stage with its terms on its own rollout, then with each of the others' (`own`).
     fn parts<'p>(&'p self, own: &'p [Train<Objective>]) -> Vec<Stage<'p>> {
-        let own = own.iter().zip(1..).map(|(train, part)| Stage { train, part, ..self.clone() });
+        let own = own.iter().zip(1..).map(|(train, part)| Stage {
+            train,
+            part,
+            saves_activations: train.saves_activations(&train.rollout),
+            ..self.clone()
+        });
         std::iter::once(self.clone()).chain(own).collect()
     }
 
@@ -163,17 +170,6 @@ impl Stage<'_> {
     fn guarded_stage(&self) -> GuardedStage<'_> {
         let Stage { name, seed, steps, train, turn, guards_from: from, .. } = *self;
         GuardedStage { name, seed, steps, train, turn: turn.name, from }
-    }
-
-    /// Whether generation saves activations of the student's completions, so that their gradient needs no
-    /// forward pass: where a step trains on them as they were written, and holds those of all at once anyway.
-    fn saves_activations(&self, student: &Decoder) -> bool {
-        let Train { rollout, filter, sees, private, .. } = self.train;
-        let rewritten = sees.as_ref().is_some_and(|view| view.of_completions());
-        let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;
-        // Of what is drawn and left out, and of examples that have a gradient each, they would be of no use.
-        let of_use = filter.is_none() && private.is_none();
-        as_written && self.micro_batch.is_none() && of_use && student.saves_activations()
     }
 
     /// Of random numbers of the part's own; `index` is below 2^48.

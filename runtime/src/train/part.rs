@@ -197,7 +197,7 @@ impl<'a> StagePart<'a> {
             Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
             _ => {
                 self.batches.keep_to(self.stage, states, step)?;
-                if !(moved && self.stage.saves_activations(model)) {
+                if !(moved && self.stage.saves_activations && model.saves_activations()) {
                     let sequences = self.batches.next(self.stage, model, models, step)?;
                     return Ok(Rollouts::new(self.stage, sequences));
                 }

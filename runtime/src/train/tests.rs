@@ -169,6 +169,7 @@ impl Fixture {
             budget: MemoryBudget(usize::MAX),
             micro_batch: None,
             recomputed: 0,
+            saves_activations: train.saves_activations(&train.rollout),
             judge: train.extrapolation.as_ref().map(|_| &self.judge),
             validation: Vec::new(),
             place: Place::cpu(),

@@ -332,6 +332,13 @@ fn layers_that_are_computed_again_are_meaning_where_generation_saves_them() {
     let on_rollouts: Change =
         |experiment| trained(experiment, 4).execution.checkpointing = Checkpointing::Layers(1);
     assert_eq!(changed(on_rollouts), [4]);
+    // In micro-batches nothing is saved.
+    let divided = |checkpointing| {
+        let mut divided = experiment();
+        trained(&mut divided, 4).execution = Execution { micro_batch: Some(2), checkpointing };
+        compiled(&divided).stages[4].key.clone()
+    };
+    assert_eq!(divided(Checkpointing::None), divided(Checkpointing::All));
 }
 
 /// The text of every key, and the numbers that select random numbers, of a representative plan: a difference

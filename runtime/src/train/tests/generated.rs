@@ -12,7 +12,8 @@ fn steps(
 ) -> Vec<[Vec<f64>; 2]> {
     let (fixture, models) = (Fixture::new(), models(true));
     let rollout = Rollout::new(5, Producer::student(Sampling::new(3, 1.0, 6)));
-    let train = Train { rollout, ..train(mopd(1.0), 1) };
+    let execution = Execution { micro_batch, ..Execution::default() };
+    let train = Train { rollout, execution, ..train(mopd(1.0), 1) };
     let stage = fixture.stage(&train, ROUTED, &models);
     let stage = Stage { kind, peers, micro_batch, recomputed, ..stage };
     let mut trainer = Trainer::new(&stage).unwrap();

@@ -1,0 +1,33 @@
+//! Where generation saves activations of the student's completions, so that their gradient needs no forward
+//! pass; and what of a step's execution moves the rounding of its result, and with it the key.
+
+use serde::Serialize;
+
+use super::{Checkpointing, Producer, Rollout, Train};
+
+#[derive(Serialize)]
+pub struct Rounding {
+    /// It moves the order of sums.
+    micro_batch: Option<u32>,
+    /// Layers that are computed again give the same bits, but not to the bit what generation computed and
+    /// would save of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpointing: Option<Checkpointing>,
+}
+
+impl<O> Train<O> {
+    /// Whether a step trains on the completions of a rollout as the student wrote them, and holds the
+    /// activations of all at once anyway. Of completions that a filter leaves out, and of examples that have
+    /// a gradient each, they would be of no use.
+    pub fn saves_activations(&self, rollout: &Rollout) -> bool {
+        let rewritten = self.sees.as_ref().is_some_and(|view| view.of_completions());
+        let as_written = matches!(rollout.producer, Producer::Student(_)) && !rewritten;
+        as_written && self.filter.is_none() && self.private.is_none() && self.execution.micro_batch.is_none()
+    }
+
+    pub fn rounding(&self) -> Rounding {
+        let saves = self.rollouts().any(|rollout| self.saves_activations(rollout));
+        let checkpointing = Some(self.execution.checkpointing).filter(|of| *of != Checkpointing::None);
+        Rounding { micro_batch: self.execution.micro_batch, checkpointing: checkpointing.filter(|_| saves) }
+    }
+}
