@@ -92,7 +92,6 @@ fn weights_alone(parameters: Option<u64>) -> Cost {
     Cost { parameters, trained: Some(0), sequences: Some(0), tokens: Some(0), flops: Some(0.0), memory }
 }
 
-/// Every sequence is taken to fill the context, since prompts are not known before the data is read.
 fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs: &[Cost]) -> Cost {
     let second = architecture.filter(|_| train.trains_second_head()).map_or(0, second_head);
     let with_head = |numbers: u64| numbers.saturating_add(second);
@@ -104,112 +103,190 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
         Length::Steps(steps) => Some(u64::from(steps)),
         Length::Epochs(_) => None,
     };
-    let of_rollout = |rollout: &Rollout| {
-        let rows = u64::from(rollout.group()).saturating_mul(u64::from(rollout.producer.kind().rows()?));
-        let each_step = u64::from(rollout.groups).saturating_mul(rows);
-        steps.map(|steps| steps.saturating_mul(each_step))
-    };
-    let tokens_of = |rollout: &Rollout| Some(of_rollout(rollout)?.saturating_mul(context?));
+    let sequences_of = |rollout: &Rollout| sequences(rollout, steps);
+    let tokens_of = |rollout: &Rollout| Some(sequences_of(rollout)?.saturating_mul(context?));
     let sum = |of: &dyn Fn(&Rollout) -> Option<u64>| {
         train.rollouts().map(of).reduce(|all, own| Some(all?.saturating_add(own?))).flatten()
     };
-    let (sequences, tokens) = (sum(&of_rollout), sum(&tokens_of));
-    // The largest model, where several share the work.
-    let largest = |models: &mut dyn Iterator<Item = Option<u64>>| {
-        models.collect::<Option<Vec<u64>>>().map(|models| models.into_iter().max().unwrap_or(0))
+    let (sequences, tokens) = (sum(&sequences_of), sum(&tokens_of));
+    // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are
+    // chosen, only their files know.
+    let known = train.extrapolation.is_none() && train.validation.is_none() && train.curriculum.is_none();
+    let flops = || {
+        let models = Models::of(train, parameters?, trained?, costs)?;
+        let each = train.objectives().map(|(rollout, objective)| {
+            let (steps, context) = (steps? as f64, context? as f64);
+            let size = Size { steps, context, tokens: tokens_of(rollout)? as f64 };
+            Operations { train, rollout, objective, models: &models, size }.all()
+        });
+        each.sum()
     };
-    let of = |model: ModelId| costs[model.0 as usize].parameters;
-    let scorer = |scorer: &Scorer| {
-        largest(&mut scorer.choices.iter().map(|choice| match &choice.teacher {
+    let memory = parameters.zip(trained).map(|(parameters, trained)| memory(train, parameters, trained));
+    Cost { parameters, trained, sequences, tokens, flops: known.then(flops).flatten(), memory }
+}
+
+/// Weights, gradients and what is kept of each, in bytes.
+fn memory(train: &Train<Objective>, parameters: u64, trained: u64) -> u64 {
+    let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
+    let each = TRAINING_BYTES
+        + MOMENT_BYTES * train.optimizer.moments()
+        + if train.private.is_some() { PRIVATE_BYTES } else { 0 }
+        + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 }
+        + GRADIENT_BYTES * train.aligned() as u64
+        + if train.trainable.changes().next().is_some() { ELEMENT_BYTES } else { 0 };
+    frozen.saturating_add(trained.saturating_mul(each))
+}
+
+/// All sequences of a stage's rollout. None where the number of steps, or of rows, is in a file.
+fn sequences(rollout: &Rollout, steps: Option<u64>) -> Option<u64> {
+    let rows = u64::from(rollout.group()).saturating_mul(u64::from(rollout.producer.kind().rows()?));
+    let each_step = u64::from(rollout.groups).saturating_mul(rows);
+    steps.map(|steps| steps.saturating_mul(each_step))
+}
+
+/// How much a stage computes on.
+struct Size {
+    steps: f64,
+    context: f64,
+    /// Every sequence is taken to fill the context, since prompts are not known before the data is read.
+    tokens: f64,
+}
+
+/// Parameters of the models that a stage computes with.
+struct Models<'a> {
+    /// The student's, and how many of them it trains.
+    student: u64,
+    trained: u64,
+    scorers: Vec<(Role, u64)>,
+    costs: &'a [Cost],
+}
+
+impl Models<'_> {
+    fn of<'a>(train: &Train<Objective>, student: u64, trained: u64, costs: &'a [Cost]) -> Option<Models<'a>> {
+        let of = |model: ModelId| costs[model.0 as usize].parameters;
+        let choice = |teacher: &Teacher| match teacher {
             Teacher::Model(model) => of(*model),
-            Teacher::Student(_) => parameters,
+            Teacher::Student(_) => Some(student),
             // Those that it is made of are scorers themselves.
             Teacher::Composed(_) => Some(0),
             // Somebody else's work.
             Teacher::Served(_) => Some(0),
             Teacher::Learner { start, .. } => of(*start),
-        }))
-    };
-    let scorers: Option<Vec<(Role, u64)>> =
-        train.scorers.iter().map(|(role, known)| Some((role, scorer(known)?))).collect();
-    let flops_of = |(rollout, objective): (&Rollout, &Objective)| {
-        let (parameters, tokens, scorers) = (parameters?, tokens_of(rollout)? as f64, scorers.as_ref()?);
-        let writes = |writer: Writer| match writer {
-            Writer::Student => Some(parameters),
+        };
+        // The largest model, where several share the work.
+        let scorer = |scorer: &Scorer| {
+            let models = scorer.choices.iter().map(|of| choice(&of.teacher)).collect::<Option<Vec<u64>>>();
+            models.map(|models| models.into_iter().max().unwrap_or(0))
+        };
+        let scorers = train.scorers.iter().map(|(role, known)| Some((role, scorer(known)?)));
+        Some(Models { student, trained, scorers: scorers.collect::<Option<_>>()?, costs })
+    }
+
+    fn scorer(&self, role: Role) -> Option<u64> {
+        self.scorers.iter().find(|(known, _)| *known == role).map(|(_, parameters)| *parameters)
+    }
+
+    fn writer(&self, writer: Writer) -> Option<u64> {
+        match writer {
+            Writer::Student => Some(self.student),
             Writer::Scorer(role) | Writer::Guide(role) | Writer::Editor { editor: role, .. } => {
-                scorers.iter().find(|(known, _)| *known == role).map(|(_, parameters)| *parameters)
+                self.scorer(role)
             }
-            Writer::Model(model) => of(model),
-        };
-        let producer = &rollout.producer;
-        // Rollouts serve as many updates as there are passes.
-        let rollouts = FORWARD * tokens / f64::from(train.passes.max(1));
-        let sampling = match producer.once() {
-            Some(once) => {
-                let writer = producer.drawn().first().and_then(|(writer, _)| writes(*writer))?;
-                FORWARD * writer as f64 * f64::from(once.sequences) * context? as f64
-            }
-            None => rollouts * producer.kind().parameters(&writes)?,
-        };
-        let scored = train.scorers.scored(|role| objective.reads(role));
-        let scores = scorers.iter().filter(|(role, _)| scored.contains(role));
-        let scoring: f64 = scores.map(|(_, parameters)| FORWARD * *parameters as f64 * tokens).sum();
-        // What panels say, once for the completions of a prompt.
-        let spoken = |panel: &Panel| {
-            let of = |role: &Role| scorers.iter().find(|(known, _)| known == role);
-            let each: u64 = panel.members.iter().filter_map(of).map(|(_, parameters)| *parameters).sum();
-            let turns = tokens / f64::from(rollout.group().max(1)) / f64::from(train.passes.max(1));
-            FORWARD * each as f64 * f64::from(panel.rounds) * turns
-        };
-        let talk: f64 = train.panels.iter().map(spoken).sum();
-        // What is written about each completion, and the completions of others of the same prompts.
-        let beside =
-            train.feedback_for(objective).into_iter().map(|place| train.feedback[place as usize].writer);
-        let beside = beside.chain(objective.attempts()).map(|role| {
-            let writer = scorers.iter().find(|(known, _)| *known == role);
-            rollouts * writer.map_or(0.0, |(_, parameters)| *parameters as f64)
-        });
-        let beside: f64 = beside.sum();
-        // What goes on from where blocks begin, behind what stands before each.
-        let continued = objective.agreements().into_iter().map(|agreement| {
-            let writer = scorers.iter().find(|(known, _)| *known == agreement.role);
-            let sequences = tokens / context? as f64;
-            let all = tokens * f64::from(agreement.blocks) + sequences * agreement.written();
-            Some(FORWARD * writer.map_or(0.0, |(_, parameters)| *parameters as f64) * all)
-        });
-        let continued: f64 = continued.sum::<Option<f64>>()?;
-        // Of recorded text, one for each prompt of a step.
-        let prompts = steps? as f64 * f64::from(rollout.groups) * context? as f64;
-        let recorded = FORWARD * parameters as f64 * prompts * objective.recorded().len() as f64;
-        // Gradients of frozen weights are not computed, those of their inputs are.
-        let updates = (TRAINING - FORWARD) * parameters as f64 + FORWARD * trained? as f64;
+            Writer::Model(model) => self.costs[model.0 as usize].parameters,
+        }
+    }
+}
+
+/// What a part of a stage computes in all its steps: multiplications and additions.
+struct Operations<'a> {
+    train: &'a Train<Objective>,
+    rollout: &'a Rollout,
+    objective: &'a Objective,
+    models: &'a Models<'a>,
+    size: Size,
+}
+
+impl Operations<'_> {
+    fn all(&self) -> Option<f64> {
         // The batch is looked at as a whole, then record by record.
-        let times = if train.private.is_some() { 2.0 } else { 1.0 };
-        // Gradients of parts of the loss, each through the student alone.
-        let aligned = match (train.alignment, train.length) {
-            (Some(alignment), Length::Steps(steps)) => {
-                let share = f64::from(alignment.times(steps)) / f64::from(steps.max(1));
-                train.aligned_in(objective) as f64 * share * updates * tokens
+        let times = if self.train.private.is_some() { 2.0 } else { 1.0 };
+        let updates = self.update() * self.size.tokens + self.scoring() + self.continued();
+        let aligned = self.aligned();
+        Some(times * updates + aligned + self.sampling()? + self.talk() + self.beside() + self.recorded())
+    }
+
+    /// Of a token. Gradients of frozen weights are not computed, those of their inputs are. The student's
+    /// forward pass is in it: a bound, since on a CPU there is none where generation
+    /// [saves activations](Train::saves_activations).
+    fn update(&self) -> f64 {
+        (TRAINING - FORWARD) * self.models.student as f64 + FORWARD * self.models.trained as f64
+    }
+
+    /// Of a parameter that reads all completions. Rollouts serve as many updates as there are passes.
+    fn rollouts(&self) -> f64 {
+        FORWARD * self.size.tokens / f64::from(self.train.passes.max(1))
+    }
+
+    fn sampling(&self) -> Option<f64> {
+        let producer = &self.rollout.producer;
+        match producer.once() {
+            Some(once) => {
+                let writer = producer.drawn().first().and_then(|(writer, _)| self.models.writer(*writer))?;
+                Some(FORWARD * writer as f64 * f64::from(once.sequences) * self.size.context)
             }
-            _ => 0.0,
+            None => Some(self.rollouts() * producer.kind().parameters(&|of| self.models.writer(of))?),
+        }
+    }
+
+    fn scoring(&self) -> f64 {
+        let scored = self.train.scorers.scored(|role| self.objective.reads(role));
+        let scores = self.models.scorers.iter().filter(|(role, _)| scored.contains(role));
+        scores.map(|(_, parameters)| FORWARD * *parameters as f64 * self.size.tokens).sum()
+    }
+
+    /// What panels say, once for the completions of a prompt.
+    fn talk(&self) -> f64 {
+        let turns = self.rollouts() / f64::from(self.rollout.group().max(1));
+        let spoken = |panel: &Panel| {
+            let each: u64 = panel.members.iter().filter_map(|role| self.models.scorer(*role)).sum();
+            each as f64 * f64::from(panel.rounds) * turns
         };
-        Some(times * (updates * tokens + scoring + continued) + aligned + sampling + talk + beside + recorded)
-    };
-    let memory = parameters.zip(trained).map(|(parameters, trained)| {
-        let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
-        let each = TRAINING_BYTES
-            + MOMENT_BYTES * train.optimizer.moments()
-            + if train.private.is_some() { PRIVATE_BYTES } else { 0 }
-            + if train.extrapolation.is_some() { EXTRAPOLATED_BYTES } else { 0 }
-            + GRADIENT_BYTES * train.aligned() as u64
-            + if train.trainable.changes().next().is_some() { ELEMENT_BYTES } else { 0 };
-        frozen.saturating_add(trained.saturating_mul(each))
-    });
-    // How many prompts judge what is extrapolated, how many rows validate, and of how many prompts some are
-    // chosen, only their files know.
-    let known = train.extrapolation.is_none() && train.validation.is_none() && train.curriculum.is_none();
-    let flops = train.objectives().map(flops_of).sum::<Option<f64>>().filter(|_| known);
-    Cost { parameters, trained, sequences, tokens, flops, memory }
+        self.train.panels.iter().map(spoken).sum()
+    }
+
+    /// What is written about each completion, and the completions of others of the same prompts.
+    fn beside(&self) -> f64 {
+        let feedback = self.train.feedback_for(self.objective).into_iter();
+        let feedback = feedback.map(|place| self.train.feedback[place as usize].writer);
+        let writers = feedback.chain(self.objective.attempts());
+        writers.map(|role| self.rollouts() * self.models.scorer(role).unwrap_or(0) as f64).sum()
+    }
+
+    /// What goes on from where blocks begin, behind what stands before each.
+    fn continued(&self) -> f64 {
+        let sequences = self.size.tokens / self.size.context;
+        let each = self.objective.agreements().into_iter().map(|agreement| {
+            let writer = self.models.scorer(agreement.role).unwrap_or(0) as f64;
+            let all = self.size.tokens * f64::from(agreement.blocks) + sequences * agreement.written();
+            FORWARD * writer * all
+        });
+        each.sum()
+    }
+
+    /// Of recorded text, one for each prompt of a step.
+    fn recorded(&self) -> f64 {
+        let prompts = self.size.steps * f64::from(self.rollout.groups) * self.size.context;
+        FORWARD * self.models.student as f64 * prompts * self.objective.recorded().len() as f64
+    }
+
+    /// Gradients of parts of the loss, each through the student alone.
+    fn aligned(&self) -> f64 {
+        let (Some(alignment), Length::Steps(steps)) = (self.train.alignment, self.train.length) else {
+            return 0.0;
+        };
+        let share = f64::from(alignment.times(steps)) / f64::from(steps.max(1));
+        self.train.aligned_in(self.objective) as f64 * share * self.update() * self.size.tokens
+    }
 }
 
 /// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU

@@ -2,21 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use mopd_compiler::plan::results::{Interval, Score, TableRow};
+use mopd_compiler::plan::results::{Score, TableRow};
 use mopd_compiler::plan::{Comparison, DomainId, Metric, ModelId, Objective, Row};
 
 use super::answers::PromptAnswers;
 use interval::{Crossed, Estimate, of_rewards};
+use scale::NormalizedScale;
 
 mod calibration;
 pub mod compare;
 mod interval;
+mod scale;
 
 pub(super) type CompiledExperiment = mopd_compiler::plan::Experiment<Objective>;
-
-/// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the
-/// smallest that `n` prompts can show is `1 / n`.
-const SMALLEST_GAIN: f64 = 1e-6;
 
 /// What is behind one table, by model, column and seed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -80,92 +78,34 @@ pub fn table_rows(
         rows.iter().chain(anchors.iter().flat_map(|(zero, one)| [zero, one])),
     )?;
     let domain = |column: usize| experiment.domain(comparison.columns[column].domain);
+    let names: Vec<&str> = (0..sizes.len()).map(|column| domain(column).name.as_str()).collect();
 
     let mut warnings = Vec::new();
     let mut warn = |what: String| warnings.push(format!("compare \"{}\": {what}", comparison.name));
-    let everything = 0..seeds.len();
-    let scale = |seeds: std::ops::Range<usize>| {
-        anchors.as_ref().map(|(zero, one)| Scale::new(&zero.means(seeds.clone()), &one.means(seeds)))
-    };
-    let flat = |column: usize, scale: &Scale, when: &str| {
-        format!(
-            "no normalized score{when}: on `{}` the row that scores 1 has {:.3}, which does not exceed the \
-             {:.3} of the row that scores 0",
-            domain(column).name,
-            scale.zero[column] + scale.gain[column],
-            scale.zero[column],
-        )
-    };
-    let whole = scale(everything.clone());
-    let whole = match whole.as_ref().map(|scale| (scale, scale.flat())) {
-        Some((scale, Some(column))) => {
-            warn(flat(column, scale, ""));
-            None
-        }
-        _ => whole,
-    };
-    let mut of_seed = Vec::new();
-    if let (Some(scale_of_all), Some((zero, one))) = (&whole, &anchors) {
-        for (index, seed) in seeds.iter().enumerate() {
-            let Some(scale) = scale(index..index + 1) else { break };
-            if let Some(column) = scale.flat() {
-                warn(flat(column, &scale, &format!(" per seed, because of seed {seed}")));
-                of_seed.clear();
-                break;
-            }
-            of_seed.push(scale);
-        }
-        for column in 0..sizes.len() {
-            let lead =
-                Estimate { columns: vec![combined(&[(1.0, &one.0[column]), (-1.0, &zero.0[column])])] };
-            if lead.interval().0 <= 0.0 {
-                warn(format!(
-                    "the intervals of normalized scores are unreliable: on `{}` the row that scores 1 \
-                     exceeds the row that scores 0 by {:.3}, which may be chance",
-                    domain(column).name,
-                    scale_of_all.gain[column],
-                ));
-            }
-        }
-    }
-    for (column, size) in sizes.iter().enumerate() {
+    let anchors = anchors.as_ref();
+    let scale = anchors.and_then(|(zero, one)| NormalizedScale::of((zero, one), &names, seeds, &mut warn));
+    for (name, size) in names.iter().zip(&sizes) {
         if *size == 1 {
-            warn(format!(
-                "one test prompt on `{}`: its intervals say nothing of other prompts",
-                domain(column).name
-            ));
+            warn(format!("one test prompt on `{name}`: its intervals say nothing of other prompts"));
         }
     }
 
     let mut table = Vec::with_capacity(rows.len());
     for (row, named) in rows.iter().zip(&comparison.rows) {
-        let means = row.means(everything.clone());
+        let means = row.means(0..seeds.len());
         let score = |column: usize| {
             let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])])] };
             let bounded = domain(column).reward.range().is_unit();
             let (low, high) = if bounded { of_rewards(&estimate) } else { estimate.interval() };
-            let by_seed = estimate.of_seeds();
-            (
-                domain(column).name.clone(),
-                Score { mean: means[column], low, high, n: sizes[column] as u32, by_seed },
-            )
-        };
-        let normalized = whole.as_ref().map(|scale| scale.normalized(&means));
-        let interval = |(scale, (zero, one)): (&Scale, &(TableEntry, TableEntry))| {
-            let (low, high) = interval::around(
-                mean(&scale.normalized(&means)),
-                &Estimate { columns: scale.linear(&means, &row.0, &zero.0, &one.0) }.components(),
-            );
-            Interval { mean: mean(&scale.normalized(&means)), low, high }
+            let (n, by_seed) = (sizes[column] as u32, estimate.of_seeds());
+            (names[column].to_owned(), Score { mean: means[column], low, high, n, by_seed })
         };
         table.push(TableRow {
             model: named.label.clone(),
             scores: (0..sizes.len()).map(score).collect(),
-            normalized: whole.as_ref().zip(anchors.as_ref()).map(interval),
-            normalized_by_seed: (of_seed.iter().enumerate())
-                .map(|(seed, scale)| mean(&scale.normalized(&row.means(seed..seed + 1))))
-                .collect(),
-            spread: normalized.as_deref().map(population_deviation),
+            normalized: scale.as_ref().map(|scale| scale.mean_of(row, &means)),
+            normalized_by_seed: scale.as_ref().map_or_else(Vec::new, |scale| scale.by_seed(row)),
+            spread: scale.as_ref().map(|scale| population_deviation(&scale.scores(&means))),
             metrics: metrics_of_row(experiment, comparison, seeds, scores, named, &mut warn),
         });
     }
@@ -281,52 +221,6 @@ fn prompts<'a>(
         }
     }
     Ok(sizes.into_iter().map(Option::unwrap_or_default).collect())
-}
-
-/// What 0 and 1 mean in each column.
-struct Scale {
-    zero: Vec<f64>,
-    /// `one - zero`
-    gain: Vec<f64>,
-}
-
-impl Scale {
-    fn new(zero: &[f64], one: &[f64]) -> Scale {
-        Scale { zero: zero.to_vec(), gain: one.iter().zip(zero).map(|(one, zero)| one - zero).collect() }
-    }
-
-    /// The first column where the scale has no length.
-    fn flat(&self) -> Option<usize> {
-        self.gain.iter().position(|gain| *gain < SMALLEST_GAIN)
-    }
-
-    /// `(s_d - zero_d) / (one_d - zero_d)` of each column (arXiv:2606.30406, headline metric).
-    fn normalized(&self, means: &[f64]) -> Vec<f64> {
-        means
-            .iter()
-            .zip(&self.zero)
-            .zip(&self.gain)
-            .map(|((mean, zero), gain)| (mean - zero) / gain)
-            .collect()
-    }
-
-    /// What each answer does to the normalized score to first order, in every column: `(s - (1 - n) zero - n
-    /// one) / gain`, where n is the column's normalized score, as a share of the mean over columns.
-    fn linear<Rewards: AsRef<[f64]>>(
-        &self,
-        means: &[f64],
-        row: &[Vec<Rewards>],
-        zero: &[Vec<Rewards>],
-        one: &[Vec<Rewards>],
-    ) -> Vec<Crossed> {
-        let normalized = self.normalized(means);
-        let columns = normalized.len() as f64;
-        let column = |index: usize| {
-            let (share, n) = (1.0 / (self.gain[index] * columns), normalized[index]);
-            combined(&[(share, &row[index]), (-(1.0 - n) * share, &zero[index]), (-n * share, &one[index])])
-        };
-        (0..normalized.len()).map(column).collect()
-    }
 }
 
 fn population_deviation(values: &[f64]) -> f64 {

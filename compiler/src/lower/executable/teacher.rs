@@ -1,7 +1,10 @@
 //! Teachers: a plan knows those that are a model of the run, as it is, and those that are composed of others.
 
-use mopd_lang::experiment::{self as checked, Alignment, PanelId, SelfCopy, TeacherId, TeacherWeights};
+use mopd_lang::experiment::{
+    self as checked, Alignment, Capability, PanelId, SelfCopy, TeacherId, TeacherWeights,
+};
 use mopd_lang::formula::{Formula, Role};
+use mopd_lang::source::Span;
 
 use super::{Converted, Diagnostic, data, divergence, filter, formula, refused};
 use crate::plan::template::{view_of_panel, view_with_numbers};
@@ -141,6 +144,50 @@ fn weights_of(
     origins: Origins,
     refusals: &mut Vec<Diagnostic>,
 ) -> Option<plan::Teacher> {
+    let at = origins.span(teacher.origin);
+    refusals.extend(unsupported(teacher).into_iter().map(|construct| *refused(at, construct)));
+    let converted = match &teacher.weights {
+        TeacherWeights::Model(model) => Ok(plan::Teacher::Model(*model)),
+        // The weights before the first step are those that the stage starts from.
+        TeacherWeights::Student(SelfCopy::Initial) => Ok(plan::Teacher::Model(start)),
+        TeacherWeights::Student(SelfCopy::Current) => Ok(plan::Teacher::Student(StudentCopy::Current)),
+        TeacherWeights::Student(SelfCopy::Ema { rate }) => {
+            Ok(plan::Teacher::Student(StudentCopy::Average { rate: *rate }))
+        }
+        TeacherWeights::Student(SelfCopy::Every { steps }) => {
+            Ok(plan::Teacher::Student(StudentCopy::Every { steps: *steps }))
+        }
+        TeacherWeights::Trained { member } => {
+            let (learners, student) = origins.learners;
+            match learners.iter().position(|learner| learner.name == *member) {
+                Some(own) if own == student => Ok(plan::Teacher::Student(StudentCopy::Current)),
+                Some(other) => {
+                    Ok(plan::Teacher::Learner { learner: other as u32, start: learners[other].start })
+                }
+                None => Err(refused(at, "a teacher that is trained in another stage")),
+            }
+        }
+        TeacherWeights::Served { engine, url, model, key } => {
+            let engine = Engine::named(engine).expect("the checker knows the engines");
+            answers_of(engine, teacher.answers, at).map(|answers| {
+                let (url, model, key) = (url.clone(), model.clone(), key.clone());
+                plan::Teacher::Served(Box::new(Served { engine, url, model, answers, key }))
+            })
+        }
+        TeacherWeights::Composed { logits, .. } => composed(logits, origins).map(plan::Teacher::Composed),
+        TeacherWeights::Pooled { pool, members } => {
+            pooled(*pool, members, origins.at(teacher.origin)).map(plan::Teacher::Composed)
+        }
+        TeacherWeights::Panelist { .. } => unreachable!("it is the weights of whoever speaks"),
+        TeacherWeights::Parameter => {
+            Err(refused(at, format!("the teacher `{}` without weights", teacher.name)))
+        }
+    };
+    converted.map_err(|refusal| refusals.push(*refusal)).ok()
+}
+
+/// What is said of a teacher, beside its weights, that can't be run with them.
+fn unsupported(teacher: &checked::Teacher) -> Vec<&'static str> {
     // What weights at hand can answer only narrows what objectives may ask, and the checker has seen to that;
     // so has it to `foreign`.
     let checked::Teacher {
@@ -149,99 +196,59 @@ fn weights_of(
         sees,
         // It is said of what is made of these weights.
         temperature,
-        answers,
+        answers: _,
         foreign: _,
         align,
         reveals,
         // It is of the stage: see `feedback`.
         feedback: _,
-        origin,
+        origin: _,
     } = teacher;
-    let at = origins.span(*origin);
-    let mut refuse = |construct: &str| refusals.push(*refused(at, construct));
+    let mut constructs = Vec::new();
     let of_others = matches!(weights, TeacherWeights::Composed { .. } | TeacherWeights::Pooled { .. });
     if of_others && sees.is_some() {
-        refuse("a template that a teacher sees which is composed of others");
+        constructs.push("a template that a teacher sees which is composed of others");
     }
     if reveals.is_some() {
-        refuse("a teacher that reads what a denoising student has not filled yet");
+        constructs.push("a teacher that reads what a denoising student has not filled yet");
     }
-    match align {
-        Alignment::Positions => {}
-        Alignment::Tokens if of_others || *temperature != 1.0 => {
-            refuse("a teacher with `align = tokens` that is composed of others, or has a temperature,");
+    match (align, weights) {
+        (Alignment::Positions, _) => {}
+        (Alignment::Tokens, _) if of_others || *temperature != 1.0 => {
+            constructs
+                .push("a teacher with `align = tokens` that is composed of others, or has a temperature,");
         }
-        Alignment::Tokens if matches!(weights, TeacherWeights::Served { .. }) => {
-            refuse("a teacher on a server (`served`) with `align = tokens`");
+        (Alignment::Tokens, TeacherWeights::Served { .. }) => {
+            constructs.push("a teacher on a server (`served`) with `align = tokens`");
         }
-        Alignment::Tokens if matches!(weights, TeacherWeights::Trained { .. }) => {
-            refuse("a teacher with `align = tokens` that is trained in the same stage");
+        (Alignment::Tokens, TeacherWeights::Trained { .. }) => {
+            constructs.push("a teacher with `align = tokens` that is trained in the same stage");
         }
-        Alignment::Tokens => {}
-        Alignment::Shifted => refuse("a teacher whose positions are shifted by one"),
+        (Alignment::Tokens, _) => {}
+        (Alignment::Shifted, _) => constructs.push("a teacher whose positions are shifted by one"),
     }
-    let construct = match weights {
-        TeacherWeights::Model(model) => return Some(plan::Teacher::Model(*model)),
-        // The weights before the first step are those that the stage starts from.
-        TeacherWeights::Student(SelfCopy::Initial) => return Some(plan::Teacher::Model(start)),
-        TeacherWeights::Student(SelfCopy::Current) => {
-            return Some(plan::Teacher::Student(StudentCopy::Current));
-        }
-        TeacherWeights::Student(SelfCopy::Ema { rate }) => {
-            return Some(plan::Teacher::Student(StudentCopy::Average { rate: *rate }));
-        }
-        TeacherWeights::Student(SelfCopy::Every { steps }) => {
-            return Some(plan::Teacher::Student(StudentCopy::Every { steps: *steps }));
-        }
-        TeacherWeights::Trained { member } => {
-            let (learners, student) = origins.learners;
-            match learners.iter().position(|learner| learner.name == *member) {
-                Some(own) if own == student => return Some(plan::Teacher::Student(StudentCopy::Current)),
-                Some(other) => {
-                    let start = learners[other].start;
-                    return Some(plan::Teacher::Learner { learner: other as u32, start });
-                }
-                None => "a teacher that is trained in another stage".to_owned(),
-            }
-        }
-        TeacherWeights::Served { engine, url, model, key } => match Answers::of(*answers) {
-            Some(answers) => {
-                let engine = Engine::named(engine).expect("the checker knows the engines");
-                let (name, whole) = (engine.name(), answers == Answers::Distribution);
-                match engine {
-                    Engine::Sglang if whole => {
-                        let what = format!("`answers: dist` of `served({name:?})`");
-                        let help = "SGLang lists entries: `answers: top_k(20)`, or `sampled`";
-                        refusals.push((*refused(at, what)).help(help));
-                        return None;
-                    }
-                    Engine::Mopd if !whole => {
-                        let what = format!("`answers: {answers}` of `served({name:?})`");
-                        let help = "`mopd serve` answers whole distributions: `answers: dist`; by its other \
-                                    dialects, `\"vllm\"` and `\"sglang\"`, it answers less";
-                        refusals.push((*refused(at, what)).help(help));
-                        return None;
-                    }
-                    _ => {}
-                }
-                let (url, model, key) = (url.clone(), model.clone(), key.clone());
-                return Some(plan::Teacher::Served(Box::new(Served { engine, url, model, answers, key })));
-            }
-            None => "a teacher on a server that only writes (`answers: text`)".to_owned(),
-        },
-        TeacherWeights::Composed { logits, .. } => {
-            let composed = composed(logits, origins);
-            return composed.map(plan::Teacher::Composed).map_err(|found| refusals.push(*found)).ok();
-        }
-        TeacherWeights::Pooled { pool, members } => {
-            let pooled = pooled(*pool, members, origins.at(*origin));
-            return pooled.map(plan::Teacher::Composed).map_err(|found| refusals.push(*found)).ok();
-        }
-        TeacherWeights::Panelist { .. } => unreachable!("it is the weights of whoever speaks"),
-        TeacherWeights::Parameter => format!("the teacher `{}` without weights", teacher.name),
+    constructs
+}
+
+/// What a teacher on a server answers, where servers of that kind can.
+fn answers_of(engine: Engine, answers: Capability, at: Span) -> Converted<Answers> {
+    let Some(known) = Answers::of(answers) else {
+        return Err(refused(at, "a teacher on a server that only writes (`answers: text`)"));
     };
-    refuse(&construct);
-    None
+    let (name, whole) = (engine.name(), known == Answers::Distribution);
+    let cannot = |what: String, help: &str| Err(Box::new(refused(at, what).help(help)));
+    match engine {
+        Engine::Sglang if whole => cannot(
+            format!("`answers: dist` of `served({name:?})`"),
+            "SGLang lists entries: `answers: top_k(20)`, or `sampled`",
+        ),
+        Engine::Mopd if !whole => cannot(
+            format!("`answers: {answers}` of `served({name:?})`"),
+            "`mopd serve` answers whole distributions: `answers: dist`; by its other dialects, `\"vllm\"` \
+             and `\"sglang\"`, it answers less",
+        ),
+        _ => Ok(known),
+    }
 }
 
 /// A sum of logits, each with a factor.

@@ -23,17 +23,7 @@ impl Checker {
     /// `live student.logp`, `live ratio`, `live kl(...)`, `live dpo(...)`
     pub(in crate::check) fn live(&mut self, operand: &Expr, span: Span, env: &Env) -> Value {
         if env.context != EvaluationContext::Term {
-            let word = Span { end: operand.span.start, ..span };
-            self.report(
-                Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
-                    .label("no gradient flows from here")
-                    .help(
-                        "gradient flows from a term to the student; weights, selections and `let`s are \
-                         plain numbers",
-                    )
-                    .fix("remove `live`", word, "")
-                    .possibly(),
-            );
+            self.report(outside_term(operand, span));
             // Read as the plain number.
             return self.evaluate(operand, env);
         }
@@ -63,72 +53,13 @@ impl Checker {
                 );
             }
         };
-        let live = match &formula.0.kind {
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
-                ModelSignal::Logp
-                | ModelSignal::EndLogp
-                | ModelSignal::Mean
-                | ModelSignal::Score
-                | ModelSignal::Value
-                | ModelSignal::Confidence => Live::Part(part.clone()),
-                ModelSignal::Entropy
-                | ModelSignal::Top1
-                | ModelSignal::Rank
-                | ModelSignal::Deviation
-                | ModelSignal::StatedConfidence
-                | ModelSignal::Correct => {
-                    let text = format!("no gradient is defined through `student.{}` here", part.name());
-                    self.report(Diagnostic::error(Code::NotDifferentiable, span, text).help(
-                        "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or \
-                         a divergence",
-                    ));
-                    return Value::Error;
-                }
-            },
-            FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {
-                Live::Divergence(divergence.clone())
+        match differentiable(&formula, span) {
+            Ok(live) => self.primitive(live, span),
+            Err(diagnostic) => {
+                self.report(*diagnostic);
+                Value::Error
             }
-            FormulaKind::Signal(Signal::Divergence(_) | Signal::Of { .. }) => {
-                self.report(
-                    Diagnostic::error(
-                        Code::NothingLive,
-                        span,
-                        "nothing here belongs to the student, so no gradient can flow",
-                    )
-                    .label("teachers and samplers are frozen")
-                    .help(
-                        "mark a number that the student computes: `live student.logp`, or a divergence with \
-                         `student` in it",
-                    ),
-                );
-                return Value::Error;
-            }
-            FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct) => {
-                let diagnostic =
-                    Diagnostic::error(Code::NotDifferentiable, span, "no gradient flows through a reward");
-                self.report(diagnostic.label("the verifier's verdict on the whole text").help(
-                    "a policy gradient weighs the log-probability with it: `-advantage * live \
-                     student.logp`, `-advantage * live ratio`",
-                ));
-                return Value::Error;
-            }
-            _ => {
-                self.report(
-                    Diagnostic::error(
-                        Code::NotDifferentiable,
-                        span,
-                        "`live` marks one of the student's own numbers",
-                    )
-                    .label("this is computed from several")
-                    .help(
-                        "write `live` directly before `student.logp`, `ratio` or a divergence: `a * live \
-                         student.logp`",
-                    ),
-                );
-                return Value::Error;
-            }
-        };
-        self.primitive(live, span)
+        }
     }
 
     fn primitive(&mut self, live: Live, span: Span) -> Value {
@@ -248,4 +179,66 @@ impl Checker {
         }
         Some((part, formula))
     }
+}
+
+fn outside_term(operand: &Expr, span: Span) -> Diagnostic {
+    let word = Span { end: operand.span.start, ..span };
+    Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
+        .label("no gradient flows from here")
+        .help("gradient flows from a term to the student; weights, selections and `let`s are plain numbers")
+        .fix("remove `live`", word, "")
+        .possibly()
+}
+
+/// The number of the student's, or the divergence, that a gradient flows through.
+fn differentiable(formula: &Formula, span: Span) -> Result<Live, Box<Diagnostic>> {
+    let error = |code: Code, message: &str| Diagnostic::error(code, span, message);
+    let diagnostic = match &formula.0.kind {
+        FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
+            ModelSignal::Logp
+            | ModelSignal::EndLogp
+            | ModelSignal::Mean
+            | ModelSignal::Score
+            | ModelSignal::Value
+            | ModelSignal::Confidence => return Ok(Live::Part(part.clone())),
+            ModelSignal::Entropy
+            | ModelSignal::Top1
+            | ModelSignal::Rank
+            | ModelSignal::Deviation
+            | ModelSignal::StatedConfidence
+            | ModelSignal::Correct => {
+                let message = format!("no gradient is defined through `student.{}` here", part.name());
+                error(Code::NotDifferentiable, &message).help(
+                    "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or a \
+                     divergence",
+                )
+            }
+        },
+        FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {
+            return Ok(Live::Divergence(divergence.clone()));
+        }
+        FormulaKind::Signal(Signal::Divergence(_) | Signal::Of { .. }) => {
+            error(Code::NothingLive, "nothing here belongs to the student, so no gradient can flow")
+                .label("teachers and samplers are frozen")
+                .help(
+                    "mark a number that the student computes: `live student.logp`, or a divergence with \
+                     `student` in it",
+                )
+        }
+        FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct) => {
+            error(Code::NotDifferentiable, "no gradient flows through a reward")
+                .label("the verifier's verdict on the whole text")
+                .help(
+                    "a policy gradient weighs the log-probability with it: `-advantage * live student.logp`, \
+                     `-advantage * live ratio`",
+                )
+        }
+        _ => error(Code::NotDifferentiable, "`live` marks one of the student's own numbers")
+            .label("this is computed from several")
+            .help(
+                "write `live` directly before `student.logp`, `ratio` or a divergence: `a * live \
+                 student.logp`",
+            ),
+    };
+    Err(diagnostic.into())
 }

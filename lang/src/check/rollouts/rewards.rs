@@ -7,7 +7,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
-use crate::check::builtins::rewards::{Parts, RewardCall};
+use crate::check::builtins::rewards::{Parts, Python, RewardCall};
 use crate::check::builtins::teachers::Environment;
 use crate::check::builtins::{Builtin, BuiltinKind};
 use crate::check::data::domains::rounded;
@@ -85,34 +85,7 @@ impl Checker {
                 let range = self.read(given.range, env)?.unwrap_or_default();
                 Reward::Command { command, time_limit_seconds, batch, depends, range }
             }
-            RewardCall::Python(given) => {
-                if let ExprKind::Field { field, .. } = &given.function.expr.kind {
-                    let expr = given.function.expr;
-                    let text = "the function is named in quotes, with its file before it";
-                    let file = self.sources.text(expr.span).trim_end_matches(&field.text);
-                    let file = file.trim_end_matches('.').replace('.', "/");
-                    self.report(
-                        Diagnostic::error(Code::TypeMismatch, expr.span, text)
-                            .label("a module of Python is no name of this language")
-                            .help(format!("it looks like `python(\"{file}.py:{}\")`", field.text)),
-                    );
-                    return None;
-                }
-                let named = self.read(given.function, env)?;
-                let Some((file, function)) = function_of(&named) else {
-                    let text = "this does not name a file of Python and a function in it";
-                    self.report(Diagnostic::error(Code::OutOfRange, given.call.span, text).help(
-                        "it looks like `python(\"judge.py:score\")`; the path has no spaces, and none of the \
-                         characters that a shell reads",
-                    ));
-                    return None;
-                };
-                let time_limit_seconds = self.read(given.time_limit, env)?;
-                let batch = self.read(given.batch, env)?;
-                let depends = self.read(given.depends, env)?.unwrap_or_default();
-                let range = self.read(given.range, env)?.unwrap_or_default();
-                Reward::Python { file, function, time_limit_seconds, batch, depends, range }
-            }
+            RewardCall::Python(given) => return self.reward_in_python(given, env),
             RewardCall::JsonSchema(given) => {
                 let schema = self.read(given.schema, env)?;
                 if schema.trim().is_empty() {
@@ -146,6 +119,36 @@ impl Checker {
             }
             RewardCall::Parts(given) => return self.reward_parts(given, env),
         })
+    }
+
+    /// `python("judge.py:score")`
+    fn reward_in_python(&mut self, given: Python, env: &Env) -> Option<Reward> {
+        if let ExprKind::Field { field, .. } = &given.function.expr.kind {
+            let expr = given.function.expr;
+            let text = "the function is named in quotes, with its file before it";
+            let file = self.sources.text(expr.span).trim_end_matches(&field.text);
+            let file = file.trim_end_matches('.').replace('.', "/");
+            self.report(
+                Diagnostic::error(Code::TypeMismatch, expr.span, text)
+                    .label("a module of Python is no name of this language")
+                    .help(format!("it looks like `python(\"{file}.py:{}\")`", field.text)),
+            );
+            return None;
+        }
+        let named = self.read(given.function, env)?;
+        let Some((file, function)) = function_of(&named) else {
+            let text = "this does not name a file of Python and a function in it";
+            self.report(Diagnostic::error(Code::OutOfRange, given.call.span, text).help(
+                "it looks like `python(\"judge.py:score\")`; the path has no spaces, and none of the \
+                 characters that a shell reads",
+            ));
+            return None;
+        };
+        let time_limit_seconds = self.read(given.time_limit, env)?;
+        let batch = self.read(given.batch, env)?;
+        let depends = self.read(given.depends, env)?.unwrap_or_default();
+        let range = self.read(given.range, env)?.unwrap_or_default();
+        Some(Reward::Python { file, function, time_limit_seconds, batch, depends, range })
     }
 
     /// `parts(accuracy: numeric, format: regex("..."), weights: [0.8, 0.2])`

@@ -9,7 +9,8 @@ use mopd_compiler::plan::results::{
 use mopd_compiler::plan::{Comparison, ModelId, Reward, TableColumn};
 
 use super::interval::{Component, Crossed, Estimate, around, of_rewards};
-use super::{Scale, combined, mean};
+use super::scale::Scale;
+use super::{combined, mean};
 use crate::report::rewards::PromptReward;
 
 /// A run as its folder tells it.

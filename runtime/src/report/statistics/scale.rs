@@ -1,0 +1,135 @@
+//! Normalized scores: between a row that scores 0 and a row that scores 1.
+
+use std::ops::Range;
+
+use mopd_compiler::plan::results::Interval;
+
+use super::interval::{Crossed, Estimate, around};
+use super::{TableEntry, combined, mean};
+
+/// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the
+/// smallest that `n` prompts can show is `1 / n`.
+const SMALLEST_GAIN: f64 = 1e-6;
+
+/// What scores are normalized by, over all seeds and in each.
+pub(super) struct NormalizedScale<'a> {
+    zero: &'a TableEntry<'a>,
+    one: &'a TableEntry<'a>,
+    whole: Scale,
+    /// Empty where a seed's own has no length.
+    of_seeds: Vec<Scale>,
+}
+
+impl<'a> NormalizedScale<'a> {
+    /// Of columns with these names. None where the row that scores 1 does not exceed the row that scores 0; a
+    /// reader is warned of it, and of a lead that may be chance.
+    pub fn of(
+        (zero, one): (&'a TableEntry<'a>, &'a TableEntry<'a>),
+        names: &[&str],
+        seeds: &[u64],
+        warn: &mut dyn FnMut(String),
+    ) -> Option<NormalizedScale<'a>> {
+        let scale = |seeds: Range<usize>| Scale::new(&zero.means(seeds.clone()), &one.means(seeds));
+        let flat = |scale: &Scale, column: usize, when: &str| {
+            format!(
+                "no normalized score{when}: on `{}` the row that scores 1 has {:.3}, which does not exceed \
+                 the {:.3} of the row that scores 0",
+                names[column],
+                scale.zero[column] + scale.gain[column],
+                scale.zero[column],
+            )
+        };
+        let whole = scale(0..seeds.len());
+        if let Some(column) = whole.flat() {
+            warn(flat(&whole, column, ""));
+            return None;
+        }
+        let mut of_seeds = Vec::with_capacity(seeds.len());
+        for (index, seed) in seeds.iter().enumerate() {
+            let scale = scale(index..index + 1);
+            if let Some(column) = scale.flat() {
+                warn(flat(&scale, column, &format!(" per seed, because of seed {seed}")));
+                of_seeds.clear();
+                break;
+            }
+            of_seeds.push(scale);
+        }
+        for (column, name) in names.iter().enumerate() {
+            let lead =
+                Estimate { columns: vec![combined(&[(1.0, &one.0[column]), (-1.0, &zero.0[column])])] };
+            if lead.interval().0 <= 0.0 {
+                warn(format!(
+                    "the intervals of normalized scores are unreliable: on `{name}` the row that scores 1 \
+                     exceeds the row that scores 0 by {:.3}, which may be chance",
+                    whole.gain[column],
+                ));
+            }
+        }
+        Some(NormalizedScale { zero, one, whole, of_seeds })
+    }
+
+    /// A row's normalized score on each column.
+    pub fn scores(&self, means: &[f64]) -> Vec<f64> {
+        self.whole.normalized(means)
+    }
+
+    /// Their mean over columns.
+    pub fn mean_of(&self, row: &TableEntry, means: &[f64]) -> Interval {
+        let mean = mean(&self.scores(means));
+        let columns = self.whole.linear(means, &row.0, &self.zero.0, &self.one.0);
+        let (low, high) = around(mean, &Estimate { columns }.components());
+        Interval { mean, low, high }
+    }
+
+    /// The same of each seed alone.
+    pub fn by_seed(&self, row: &TableEntry) -> Vec<f64> {
+        let seeds = self.of_seeds.iter().enumerate();
+        seeds.map(|(seed, scale)| mean(&scale.normalized(&row.means(seed..seed + 1)))).collect()
+    }
+}
+
+/// What 0 and 1 mean in each column.
+pub(super) struct Scale {
+    zero: Vec<f64>,
+    /// `one - zero`
+    gain: Vec<f64>,
+}
+
+impl Scale {
+    pub fn new(zero: &[f64], one: &[f64]) -> Scale {
+        Scale { zero: zero.to_vec(), gain: one.iter().zip(zero).map(|(one, zero)| one - zero).collect() }
+    }
+
+    /// The first column where the scale has no length.
+    pub fn flat(&self) -> Option<usize> {
+        self.gain.iter().position(|gain| *gain < SMALLEST_GAIN)
+    }
+
+    /// `(s_d - zero_d) / (one_d - zero_d)` of each column (arXiv:2606.30406, headline metric).
+    pub fn normalized(&self, means: &[f64]) -> Vec<f64> {
+        means
+            .iter()
+            .zip(&self.zero)
+            .zip(&self.gain)
+            .map(|((mean, zero), gain)| (mean - zero) / gain)
+            .collect()
+    }
+
+    /// What each answer does to the normalized score to first order, in every column: `(s - (1 - n) zero - n
+    /// one) / gain`, where n is the column's normalized score, as a share of the mean over columns.
+    pub fn linear<Rewards: AsRef<[f64]>>(
+        &self,
+        means: &[f64],
+        row: &[Vec<Rewards>],
+        zero: &[Vec<Rewards>],
+        one: &[Vec<Rewards>],
+    ) -> Vec<Crossed> {
+        let normalized = self.normalized(means);
+        let columns = normalized.len() as f64;
+        let column = |index: usize| {
+            let (share, n) = (1.0 / (self.gain[index] * columns), normalized[index]);
+            combined(&[(share, &row[index]), (-(1.0 - n) * share, &zero[index]), (-n * share, &one[index])])
+        };
+        (0..normalized.len()).map(column).collect()
+    }
+}
