@@ -112,51 +112,6 @@ extern "C" __global__ void gate(const T *gate_up, T *gated, int inner, int gelu)
     gate_row<1>(gate_up, gate_up + inner, gated, inner, gelu);
 }
 
-// A block is one head of one row, `[rows, HEADS + 2 GROUPS, WIDTH]`, with a thread for each number. Queries and keys
-// are normalised where there are `scales`, `[2, WIDTH]`, and rotated where there are tables,
-// `[positions, WIDTH]`, whose sines are negative in the first half. Queries are multiplied by `query_scale`; keys
-// and values go to `place` of caches of `[rows, GROUPS, capacity, WIDTH]`.
-extern "C" __global__ void rotate_and_store(const T *projected, const float *scales, float epsilon, const T *cosine, const T *sine,
-                                            const long long *positions, const long long *place, float query_scale,
-                                            float *query, T *keys, T *values, int capacity) {
-  const long long row = blockIdx.x;
-  const int head = blockIdx.y, at = threadIdx.x;
-  const bool inside = at < WIDTH;
-  const T stored = inside ? projected[(row * (HEADS + 2 * GROUPS) + head) * WIDTH + at] : round_to(0.0f);
-  const int group = head < HEADS + GROUPS ? head - HEADS : head - HEADS - GROUPS;
-  const long long cached = ((row * GROUPS + group) * capacity + place[0]) * WIDTH + at;
-  if (head >= HEADS + GROUPS) {
-    if (inside) values[cached] = stored;
-    return;
-  }
-  __shared__ float whole[WIDTH];
-  __shared__ float sums[32];
-  float number = load(stored);
-  if (scales) {
-    const float part = warp_sum(number * number);
-    if (at % 32 == 0) sums[at / 32] = part;
-    __syncthreads();
-    float sum = 0.0f;
-    for (int warp = 0; warp < (WIDTH + 31) / 32; warp++) sum += sums[warp];
-    number = number / sqrtf(sum / WIDTH + epsilon);
-    if (inside) number *= scales[(head < HEADS ? 0 : WIDTH) + at];
-  }
-  if (cosine) {
-    if (inside) whole[at] = number;
-    __syncthreads();
-    if (inside) {
-      const long long angle = positions[row] * WIDTH + at;
-      number = number * load(cosine[angle]) + whole[(at + WIDTH / 2) % WIDTH] * load(sine[angle]);
-    }
-  }
-  if (!inside) return;
-  if (head < HEADS) {
-    query[(row * HEADS + head) * WIDTH + at] = number * query_scale;
-  } else {
-    keys[cached] = round_to(number);
-  }
-}
-
 // What a lane has of a head. LANES have one together, so that a warp has several places of the cache at a time.
 #define PLACES (32 / LANES)
 
@@ -178,38 +133,62 @@ __device__ inline Lane load_lane(const T *head, int first) {
   return lane;
 }
 
-// A block is TOGETHER heads of one row that share keys and values. Every part of a warp takes each PLACES * WARPS-th
-// place, with a softmax of its own that is scaled anew when a larger score comes (arXiv:1805.02867); in the end they
-// are added up. A place whose `bias`, `[rows, capacity]`, is not 0 is hidden. `window`, 0 for none, counts the new
-// token. `softcap`, 0 for none: scores are softcap * tanh(score / softcap).
+// A warp normalises a head where there are `scales`, `[WIDTH]`, and rotates it where there is an angle for each of its
+// numbers, whose sines are negative in the first half.
+__device__ inline void normalise_and_rotate(const T *head, const float *scales, float epsilon, const T *cosine, const T *sine,
+                                            float *to) {
+  constexpr int EACH = (WIDTH + 31) / 32;
+  const int lane = threadIdx.x % 32;
+  float numbers[EACH], square = 0.0f;
+  for (int i = 0; i < EACH; i++) {
+    const int at = i * 32 + lane;
+    numbers[i] = at < WIDTH ? load(head[at]) : 0.0f;
+    square += numbers[i] * numbers[i];
+  }
+  if (scales) {
+    const float root = sqrtf(warp_sum(square) / WIDTH + epsilon);
+    for (int i = 0; i < EACH; i++)
+      if (i * 32 + lane < WIDTH) numbers[i] = numbers[i] / root * scales[i * 32 + lane];
+  }
+  for (int i = 0; i < EACH; i++)
+    if (i * 32 + lane < WIDTH) to[i * 32 + lane] = numbers[i];
+  if (!cosine) return;
+  __syncwarp();
+  for (int i = 0; i < EACH; i++) {
+    const int at = i * 32 + lane;
+    if (at < WIDTH) numbers[i] = numbers[i] * load(cosine[at]) + to[(at + WIDTH / 2) % WIDTH] * load(sine[at]);
+  }
+  __syncwarp();
+  for (int i = 0; i < EACH; i++)
+    if (i * 32 + lane < WIDTH) to[i * 32 + lane] = numbers[i];
+}
+
+// A block is TOGETHER heads of one row that share keys and values. It first makes its queries, multiplied by
+// `query_scale`, and the new key of what is projected, `[rows, HEADS + 2 GROUPS, WIDTH]`; `scales` are `[2, WIDTH]`, of
+// queries and of keys, and tables of angles `[positions, WIDTH]`, each null where the model has none. The new key and
+// value go to `place` of caches of `[rows, GROUPS, capacity, WIDTH]`.
+//
+// Every part of a warp takes each PLACES * WARPS-th place before it, with a softmax of its own that is scaled anew when a
+// larger score comes (arXiv:1805.02867); in the end they are added up. A place whose `bias`, `[rows, capacity]`, is not 0
+// is hidden. `window`, 0 for none, counts the new token. `softcap`, 0 for none: scores are softcap * tanh(score / softcap).
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-    attend(const float *query, const T *keys, const T *values, const T *bias, const long long *place, T *attended, int capacity,
-           int window, float softcap) {
+    attend(const T *projected, const float *scales, float epsilon, const T *cosine, const T *sine, const long long *positions,
+           float query_scale, T *keys, T *values, const T *bias, const long long *place, T *attended, int capacity, int window,
+           float softcap) {
   const long long row = blockIdx.x;
   const int first_head = blockIdx.y * TOGETHER, group = first_head / (HEADS / GROUPS);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, own = lane % LANES * PER;
   const int last = (int)place[0];
   const int first = window > 0 && last + 1 > window ? last + 1 - window : 0;
-  const T *key = keys + (row * GROUPS + group) * capacity * WIDTH;
-  const T *value = values + (row * GROUPS + group) * capacity * WIDTH;
+  T *key = keys + (row * GROUPS + group) * capacity * WIDTH, *value = values + (row * GROUPS + group) * capacity * WIDTH;
   const T *hidden = bias + row * capacity;
 
-  float of_query[TOGETHER][PER], sum[TOGETHER], largest[TOGETHER], weighted[TOGETHER][PER];
-  for (int head = 0; head < TOGETHER; head++) {
-    sum[head] = 0.0f;
-    largest[head] = LOWEST;
-    const float *from = query + (row * HEADS + first_head + head) * WIDTH;
-    for (int i = 0; i < PER; i++) {
-      of_query[head][i] = own + i < WIDTH ? from[own + i] : 0.0f;
-      weighted[head][i] = 0.0f;
-    }
-  }
   // The next place is on its way while one is worked on.
   int at = first + warp * PLACES + lane / LANES;
   Lane next_key = {}, next_value = {};
   bool next_seen = false;
   const auto fetch = [&] {
-    next_seen = at <= last;
+    next_seen = at < last;
     if (next_seen) {
       next_key = load_lane(key + (long long)at * WIDTH, own);
       next_value = load_lane(value + (long long)at * WIDTH, own);
@@ -218,7 +197,54 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     at += WARPS * PLACES;
   };
   fetch();
-  for (int begin = first + warp * PLACES; begin <= last; begin += WARPS * PLACES) {
+
+  // First what the block makes, queries and then the key; in the end what its warps have seen.
+  __shared__ float sums[WARPS][TOGETHER], largests[WARPS][TOGETHER], parts[WARPS > 1 ? WARPS : 2][TOGETHER][WIDTH];
+  float *made = parts[0][0];
+  const T *of_row = projected + row * (HEADS + 2 * GROUPS) * WIDTH;
+  const T *new_value = of_row + (HEADS + GROUPS + group) * WIDTH;
+  const T *cosines = cosine ? cosine + positions[row] * WIDTH : nullptr, *sines = cosine ? sine + positions[row] * WIDTH : nullptr;
+  for (int head = warp; head <= TOGETHER; head += WARPS) {
+    const bool is_key = head == TOGETHER;
+    const T *from = of_row + (is_key ? HEADS + group : first_head + head) * WIDTH;
+    const float *of_kind = scales && is_key ? scales + WIDTH : scales;
+    normalise_and_rotate(from, of_kind, epsilon, cosines, sines, made + head * WIDTH);
+    for (int number = lane; number < WIDTH; number += 32) {
+      float &there = made[head * WIDTH + number];
+      // As the cache has it.
+      there = is_key ? load(round_to(there)) : there * query_scale;
+      // Of several blocks that share it, one stores it.
+      if (is_key && first_head % (HEADS / GROUPS) == 0) {
+        key[(long long)last * WIDTH + number] = round_to(there);
+        value[(long long)last * WIDTH + number] = new_value[number];
+      }
+    }
+  }
+  __syncthreads();
+
+  float of_query[TOGETHER][PER], sum[TOGETHER], largest[TOGETHER], weighted[TOGETHER][PER];
+  const Lane of_new_value = load_lane(new_value, own);
+  const bool takes_new = warp == 0 && lane < LANES && load(hidden[last]) == 0.0f;
+  const auto score_of = [&](float score) {
+    for (int step = LANES / 2; step > 0; step /= 2) score += __shfl_xor_sync(~0u, score, step);
+    return softcap > 0.0f ? softcap * tanhf(score / softcap) : score;
+  };
+  for (int head = 0; head < TOGETHER; head++) {
+    float score = 0.0f;
+    for (int i = 0; i < PER; i++) {
+      const bool inside = own + i < WIDTH;
+      of_query[head][i] = inside ? made[head * WIDTH + own + i] : 0.0f;
+      score += inside ? of_query[head][i] * made[TOGETHER * WIDTH + own + i] : 0.0f;
+    }
+    score = score_of(score);
+    largest[head] = takes_new ? score : LOWEST;
+    sum[head] = takes_new ? 1.0f : 0.0f;
+    for (int i = 0; i < PER; i++) weighted[head][i] = takes_new ? lane_number(of_new_value, i) : 0.0f;
+  }
+  // What was made is read: its place is free.
+  __syncthreads();
+
+  for (int begin = first + warp * PLACES; begin < last; begin += WARPS * PLACES) {
     const Lane of_key = next_key, of_value = next_value;
     const bool seen = next_seen;
     fetch();
@@ -226,8 +252,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     for (int head = 0; head < TOGETHER; head++) {
       float score = 0.0f;
       for (int i = 0; i < PER; i++) score += of_query[head][i] * lane_number(of_key, i);
-      for (int step = LANES / 2; step > 0; step /= 2) score += __shfl_xor_sync(~0u, score, step);
-      scores[head] = softcap > 0.0f ? softcap * tanhf(score / softcap) : score;
+      scores[head] = score_of(score);
     }
     if (!seen) continue;
     for (int head = 0; head < TOGETHER; head++) {
@@ -239,7 +264,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     }
   }
 
-  __shared__ float sums[WARPS][TOGETHER], largests[WARPS][TOGETHER], parts[WARPS][TOGETHER][WIDTH];
   for (int head = 0; head < TOGETHER; head++) {
     for (int step = LANES; step < 32; step *= 2) {
       const float other = __shfl_xor_sync(~0u, largest[head], step);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::ptr::null_mut;
 use std::sync::{Mutex, PoisonError};
 
 use tch::{Kind, Tensor};
@@ -30,7 +31,6 @@ pub struct DecodeKernels {
     /// Warps of a block of attention, and heads that it looks at together.
     warps: i64,
     together: i64,
-    rotate_and_store: Function,
     attend: Function,
     add_and_normalise: Function,
     gate: Function,
@@ -43,6 +43,22 @@ pub struct Cache<'a> {
     pub values: &'a Tensor,
     /// i64, `[1]`.
     pub place: &'a Tensor,
+}
+
+/// What a layer's attention reads besides projections and cache.
+#[derive(Clone, Copy)]
+pub struct DecodeAttention<'a> {
+    /// The scales of queries and keys, f32, `[2, width]`, and what is added to a mean square.
+    pub norm: Option<(&'a Tensor, f64)>,
+    /// Cosines and sines, `[positions, width]`, of which each row has those of its position, i64, `[rows]`.
+    pub rotary: Option<[&'a Tensor; 2]>,
+    pub positions: &'a Tensor,
+    pub query_scale: f64,
+    /// `[rows, 1, 1, capacity]`; a place where it is not 0 is hidden.
+    pub bias: &'a Tensor,
+    /// The last so many places are seen, or all.
+    pub window: Option<usize>,
+    pub softcap: Option<f64>,
 }
 
 const SOURCE: &str = include_str!("decode.cu");
@@ -97,39 +113,37 @@ impl DecodeKernels {
             ("TOGETHER", together),
             ("WARPS", warps),
         ];
-        let names = [c"rotate_and_store", c"attend", c"add_and_normalise", c"gate"];
-        let [rotate_and_store, attend, add_and_normalise, gate] = compile(gpu, SOURCE, &defines, names)?;
-        Ok(DecodeKernels { gpu, shape, warps, together, rotate_and_store, attend, add_and_normalise, gate })
+        let names = [c"attend", c"add_and_normalise", c"gate"];
+        let [attend, add_and_normalise, gate] = compile(gpu, SOURCE, &defines, names)?;
+        Ok(DecodeKernels { gpu, shape, warps, together, attend, add_and_normalise, gate })
     }
 
-    /// Of projected `[rows, heads + 2 groups, width]`: queries, `[rows, heads, width]` in f32, normalised,
-    /// rotated and multiplied by `query_scale`. Keys, normalised and rotated, and values go to the cache.
-    /// `norm`: the scales of queries and keys, f32, `[2, width]`, and what is added to a mean square.
-    /// `rotary`: cosines and sines, `[positions, width]`, of which each row has those of its position, i64,
-    /// `[rows]`.
-    pub fn rotate_and_store(
-        &self,
-        projected: &Tensor,
-        norm: Option<(&Tensor, f64)>,
-        rotary: Option<[&Tensor; 2]>,
-        positions: &Tensor,
-        query_scale: f64,
-        cache: Cache,
-    ) -> Tensor {
+    /// What the new token's queries see in the cache up to its place, `[rows, heads * width]`, of projected
+    /// queries, keys and values, `[rows, heads + 2 groups, width]`. Its key and value go to the cache.
+    pub fn attend(&self, projected: &Tensor, attention: &DecodeAttention, cache: Cache) -> Tensor {
         let DecodeShape { heads, groups, width, kind } = self.shape;
-        let (rows, capacity) = self.checked(cache);
-        let query = Tensor::empty([rows, heads, width], (Kind::Float, projected.device()));
+        let [rows, groups_there, capacity, width_there] = cache.keys.size()[..] else {
+            panic!("a cache has rows, groups, places and widths")
+        };
+        assert_eq!((groups_there, width_there), (groups, width));
+        let attended = Tensor::empty([rows, heads * width], (kind, projected.device()));
         let mut projected = self.gpu.pointer(projected, kind, &[rows, heads + 2 * groups, width]);
-        let mut scales = norm
-            .map_or(std::ptr::null_mut(), |(scales, _)| self.gpu.pointer(scales, Kind::Float, &[2, width]));
-        let mut epsilon = norm.map_or(0.0, |(_, epsilon)| epsilon as f32);
-        let [mut cosine, mut sine] = rotary.map_or([std::ptr::null_mut(); 2], |tables| {
+        let mut scales = attention
+            .norm
+            .map_or(null_mut(), |(scales, _)| self.gpu.pointer(scales, Kind::Float, &[2, width]));
+        let mut epsilon = attention.norm.map_or(0.0, |(_, epsilon)| epsilon as f32);
+        let [mut cosine, mut sine] = attention.rotary.map_or([null_mut(); 2], |tables| {
             tables.map(|table| self.gpu.pointer(table, kind, &[table.size()[0], width]))
         });
-        let mut positions = self.gpu.pointer(positions, Kind::Int64, &[rows]);
-        let [mut keys, mut values, mut place, mut query_at] =
-            [cache.keys, cache.values, cache.place, &query].map(Tensor::data_ptr);
-        let (mut query_scale, mut capacity) = (query_scale as f32, capacity as c_int);
+        let mut positions = self.gpu.pointer(attention.positions, Kind::Int64, &[rows]);
+        let mut query_scale = attention.query_scale as f32;
+        let [mut keys, mut values] = [cache.keys, cache.values]
+            .map(|tensor| self.gpu.pointer(tensor, kind, &[rows, groups, capacity, width]));
+        let mut bias = self.gpu.pointer(attention.bias, kind, &[rows, 1, 1, capacity]);
+        let mut place = self.gpu.pointer(cache.place, Kind::Int64, &[1]);
+        let (mut attended_at, mut capacity) = (attended.data_ptr(), capacity as c_int);
+        let mut window = attention.window.map_or(0, |window| c_int::try_from(window).unwrap_or(0));
+        let mut softcap = attention.softcap.map_or(0.0, |cap| cap as f32);
         let mut arguments = [
             argument(&mut projected),
             argument(&mut scales),
@@ -137,43 +151,7 @@ impl DecodeKernels {
             argument(&mut cosine),
             argument(&mut sine),
             argument(&mut positions),
-            argument(&mut place),
             argument(&mut query_scale),
-            argument(&mut query_at),
-            argument(&mut keys),
-            argument(&mut values),
-            argument(&mut capacity),
-        ];
-        let threads = whole_warps(width) as u32;
-        let blocks = [rows as u32, (heads + 2 * groups) as u32];
-        // SAFETY: types and order are those of `decode.cu`, kinds and sizes were checked; positions and the
-        // place are within tables and cache by whoever counts them. Libtorch gives memory to nobody else
-        // before its stream has come past the kernel.
-        unsafe { launch(self.rotate_and_store, blocks, threads, self.gpu.stream(), &mut arguments) };
-        query
-    }
-
-    /// What queries of [`Self::rotate_and_store`] see in the cache up to its place, `[rows, heads * width]`:
-    /// the last `window` places, or all, but for those whose `bias`, `[rows, capacity]`, is not 0.
-    pub fn attend(
-        &self,
-        query: &Tensor,
-        bias: &Tensor,
-        window: Option<usize>,
-        softcap: Option<f64>,
-        cache: Cache,
-    ) -> Tensor {
-        let DecodeShape { heads, width, kind, .. } = self.shape;
-        let (rows, capacity) = self.checked(cache);
-        let attended = Tensor::empty([rows, heads * width], (kind, query.device()));
-        let mut query = self.gpu.pointer(query, Kind::Float, &[rows, heads, width]);
-        let mut bias = self.gpu.pointer(bias, kind, &[rows, 1, 1, capacity]);
-        let [mut keys, mut values, mut place, mut attended_at] =
-            [cache.keys, cache.values, cache.place, &attended].map(Tensor::data_ptr);
-        let mut window = window.map_or(0, |window| c_int::try_from(window).unwrap_or(0));
-        let (mut capacity, mut softcap) = (capacity as c_int, softcap.map_or(0.0, |cap| cap as f32));
-        let mut arguments = [
-            argument(&mut query),
             argument(&mut keys),
             argument(&mut values),
             argument(&mut bias),
@@ -184,7 +162,9 @@ impl DecodeKernels {
             argument(&mut softcap),
         ];
         let blocks = [rows as u32, (heads / self.together) as u32];
-        // SAFETY: as above.
+        // SAFETY: types and order are those of `decode.cu`, kinds and sizes were checked; positions and the
+        // place are within tables and cache by whoever counts them. Libtorch gives memory to nobody else
+        // before its stream has come past the kernel.
         unsafe { launch(self.attend, blocks, self.warps as u32 * 32, self.gpu.stream(), &mut arguments) };
         attended
     }
@@ -203,8 +183,7 @@ impl DecodeKernels {
         let empty = || Tensor::empty([rows, width], (kind, stream.device()));
         let (sum, normed) = (added.map_or_else(|| stream.shallow_clone(), |_| empty()), empty());
         let mut stream = self.gpu.pointer(stream, kind, &[rows, width]);
-        let mut added =
-            added.map_or(std::ptr::null_mut(), |added| self.gpu.pointer(added, kind, &[rows, width]));
+        let mut added = added.map_or(null_mut(), |added| self.gpu.pointer(added, kind, &[rows, width]));
         let mut scales = self.gpu.pointer(scales, Kind::Float, &[width]);
         let [mut sum_at, mut normed_at] = [&sum, &normed].map(Tensor::data_ptr);
         let (mut epsilon, mut numbers) = (epsilon as f32, width as c_int);
@@ -242,19 +221,6 @@ impl DecodeKernels {
             launch(self.gate, [rows as u32, blocks as u32], GATE_THREADS, self.gpu.stream(), &mut arguments);
         }
         gated
-    }
-
-    /// Rows and capacity of a cache.
-    fn checked(&self, cache: Cache) -> (i64, i64) {
-        let [rows, groups, capacity, width] = cache.keys.size()[..] else {
-            panic!("a cache has rows, groups, places and widths")
-        };
-        assert_eq!((groups, width), (self.shape.groups, self.shape.width));
-        for tensor in [cache.keys, cache.values] {
-            self.gpu.pointer(tensor, self.shape.kind, &[rows, groups, capacity, width]);
-        }
-        self.gpu.pointer(cache.place, Kind::Int64, &[1]);
-        (rows, capacity)
     }
 }
 

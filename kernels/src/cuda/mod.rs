@@ -10,7 +10,7 @@ mod graph;
 mod pinned;
 
 pub use adamw::{AdamWKernels, AdamWTensors};
-pub use decode::{Cache, DecodeKernels, DecodeShape};
+pub use decode::{Cache, DecodeAttention, DecodeKernels, DecodeShape};
 pub use draw::DrawKernel;
 pub use entries::EntryKernels;
 pub use graph::CudaGraph;

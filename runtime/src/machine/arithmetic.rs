@@ -20,7 +20,7 @@ use mopd_kernels::{CpuFeatures, symbols};
 pub const NUMERIC_VERSION: u32 = 11;
 
 /// The same of what a GPU computes alone: its kernels, and which rows it computes together.
-const GPU_VERSION: u32 = 2;
+const GPU_VERSION: u32 = 3;
 
 /// Of the keys of stores that do not say it.
 fn unsaid() -> u32 {

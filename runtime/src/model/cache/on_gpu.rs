@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mopd_kernels::cuda::{Cache, CudaGraph, DecodeKernels, DecodeShape};
+use mopd_kernels::cuda::{Cache, CudaGraph, DecodeAttention, DecodeKernels, DecodeShape};
 use tch::{Kind, Tensor};
 
 use super::Generator;
@@ -136,16 +136,16 @@ impl OnGpu {
             let projected = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, width]);
             let [keys, values] = [&generator.keys, &generator.values].map(|caches| &caches[index]);
             let cache = Cache { keys, values, place: &self.place };
-            let query = self.kernels.rotate_and_store(
-                &projected,
-                scales.query_key.as_ref().map(|scales| (scales, epsilon)),
-                generator.rotary.of(&layer.attention).map(|rotary| [&rotary.cosine, &rotary.sine]),
-                &generator.positions,
-                config.attention_scale,
-                cache,
-            );
-            let (window, softcap) = (layer.attention.window, config.attention_softcap);
-            let attended = self.kernels.attend(&query, &generator.bias, window, softcap, cache);
+            let attention = DecodeAttention {
+                norm: scales.query_key.as_ref().map(|scales| (scales, epsilon)),
+                rotary: generator.rotary.of(&layer.attention).map(|rotary| [&rotary.cosine, &rotary.sine]),
+                positions: &generator.positions,
+                query_scale: config.attention_scale,
+                bias: &generator.bias,
+                window: layer.attention.window,
+                softcap: config.attention_softcap,
+            };
+            let attended = self.kernels.attend(&projected, &attention, cache);
             let attended = decoder.after(layer.output.apply(&attended), layer.after_attention.as_ref());
             (stream, normed) = add_and_normalise(&stream, Some(&attended), &scales.feed_forward);
             let answer = match &layer.feed_forward {
