@@ -4,6 +4,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/ops/_flash_attention_forward.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -12,6 +13,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 
 namespace {
 template <typename F> int tried(F work) {
@@ -192,6 +195,23 @@ int mopd_pinned_wait(void *pinned) {
 }
 
 void mopd_pinned_free(void *pinned) { delete static_cast<Pinned *>(pinned); }
+
+// Causal attention over packed sequences: queries, keys, values and where sequences begin and end, see `flash.rs`. A
+// window of 0 is none. Answers null, or what went wrong; the text is this thread's until it asks again.
+const char *mopd_flash_attention(void *const in[4], int64_t longest, double scale, int64_t window, void **out) {
+  static thread_local std::string message;
+  try {
+    auto of = [&](int index) -> const at::Tensor & { return *static_cast<const at::Tensor *>(in[index]); };
+    auto left = window > 0 ? std::optional<int64_t>(window - 1) : std::nullopt;
+    auto answer = at::_flash_attention_forward(of(0), of(1), of(2), of(3), of(3), longest, longest, /*dropout_p=*/0.0,
+                                               /*is_causal=*/true, /*return_debug_mask=*/false, scale, left);
+    *out = new at::Tensor(std::get<0>(answer));
+    return nullptr;
+  } catch (const std::exception &error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
 
 // How the device computes, for the whole process.
 int mopd_set_arithmetic(int deterministic, int tf32) {

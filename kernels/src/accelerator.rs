@@ -15,7 +15,7 @@ pub struct DeviceMemory {
 
 #[cfg(accelerator)]
 pub(crate) mod ffi {
-    use std::ffi::{c_int, c_void};
+    use std::ffi::{c_char, c_int, c_void};
 
     unsafe extern "C" {
         pub fn mopd_device_memory(device: c_int, out: *mut u64) -> c_int;
@@ -32,12 +32,19 @@ pub(crate) mod ffi {
         pub fn mopd_pinned_record(pinned: *mut c_void, device: c_int) -> c_int;
         pub fn mopd_pinned_wait(pinned: *mut c_void) -> c_int;
         pub fn mopd_pinned_free(pinned: *mut c_void);
+        pub fn mopd_flash_attention(
+            tensors: *const *mut c_void,
+            longest: i64,
+            scale: f64,
+            window: i64,
+            out: *mut *mut c_void,
+        ) -> *const c_char;
     }
 }
 
 #[cfg(not(accelerator))]
 pub(crate) mod ffi {
-    use std::ffi::{c_int, c_void};
+    use std::ffi::{c_char, c_int, c_void};
     use std::ptr::null_mut;
 
     /// # Safety
@@ -109,6 +116,18 @@ pub(crate) mod ffi {
     /// # Safety
     /// As above.
     pub unsafe fn mopd_pinned_free(_: *mut c_void) {}
+
+    /// # Safety
+    /// As of the function that it stands for: nothing is written.
+    pub unsafe fn mopd_flash_attention(
+        _: *const *mut c_void,
+        _: i64,
+        _: f64,
+        _: i64,
+        _: *mut *mut c_void,
+    ) -> *const c_char {
+        c"this program was built without headers of libtorch".as_ptr()
+    }
 }
 
 pub fn memory(device: usize) -> Option<DeviceMemory> {

@@ -92,6 +92,30 @@ fn checked(code: c_int, what: &str) -> Result<(), String> {
     if code == 0 { Ok(()) } else { Err(format!("{what} failed with code {code}")) }
 }
 
+/// Of the process's GPU: major and minor.
+///
+/// # Errors
+/// With what is missing.
+pub(super) fn capability(gpu: Gpu) -> Result<[i32; 2], String> {
+    static ASKED: OnceLock<Result<[i32; 2], String>> = OnceLock::new();
+    let ask = || {
+        let driver = driver()?;
+        // The driver works for what this thread has a context of, which libtorch makes when it is asked for
+        // something.
+        accelerator::synchronize(gpu.index);
+        let (mut device, mut capability) = (0, [0; 2]);
+        // SAFETY: each call gets a place for the number that it writes.
+        unsafe {
+            checked((driver.cuCtxGetDevice)(&raw mut device), "cuCtxGetDevice")?;
+            for (number, attribute) in capability.iter_mut().zip(CAPABILITY) {
+                checked((driver.cuDeviceGetAttribute)(number, attribute, device), "cuDeviceGetAttribute")?;
+            }
+        }
+        Ok(capability)
+    };
+    ASKED.get_or_init(ask).clone()
+}
+
 /// Compiles a source for a GPU: its functions of these names.
 ///
 /// # Errors
@@ -103,18 +127,12 @@ pub(super) fn compile<const N: usize>(
     names: [&CStr; N],
 ) -> Result<[Function; N], String> {
     let driver = driver()?;
-    // The driver works for what this thread has a context of, which libtorch makes when it is asked for
-    // something.
+    // This thread may have no context yet.
     accelerator::synchronize(gpu.index);
-    let mut device = 0;
+    let [major, minor] = capability(gpu)?;
     // SAFETY: all calls below get pointers to values that outlive them, of the sizes that were asked for, and
     // strings that end with 0.
     unsafe {
-        checked((driver.cuCtxGetDevice)(&raw mut device), "cuCtxGetDevice")?;
-        let [mut major, mut minor] = [0; 2];
-        for (number, attribute) in [&mut major, &mut minor].into_iter().zip(CAPABILITY) {
-            checked((driver.cuDeviceGetAttribute)(number, attribute, device), "cuDeviceGetAttribute")?;
-        }
         let options: Vec<CString> = std::iter::once(format!("--gpu-architecture=sm_{major}{minor}"))
             .chain(defines.iter().map(|(name, value)| format!("-D{name}={value}")))
             .map(|option| CString::new(option).expect("no option has a 0 in it"))

@@ -6,6 +6,7 @@ mod decode;
 mod draw;
 mod driver;
 mod entries;
+mod flash;
 mod graph;
 mod pinned;
 
@@ -13,6 +14,7 @@ pub use adamw::{AdamWKernels, AdamWTensors};
 pub use decode::{Cache, DecodeAttention, DecodeKernels, DecodeShape};
 pub use draw::DrawKernel;
 pub use entries::EntryKernels;
+pub use flash::FlashAttention;
 pub use graph::CudaGraph;
 pub use pinned::Pinned;
 

@@ -3,12 +3,70 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::packed_attention::SavedForBackward;
+use super::packed_batch::PackedBatch;
 use super::{Config, LayerAttention};
 use crate::machine::place::Place;
+use mopd_kernels::cuda::FlashAttention;
 
 /// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays
 /// finite.
 pub(super) const HIDDEN: f64 = -1e30;
+
+/// How attention has the sequences of a batch, where our own loops do not run.
+pub(super) enum SideBySide {
+    /// Padded to the longest.
+    Padded(Masks),
+    /// End to end, as everything else has them.
+    Packed(FlashAttention),
+}
+
+impl SideBySide {
+    pub fn of(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SideBySide {
+        let [_, longest] = batch.shape;
+        // It has windows and grouped heads, but no caps.
+        let is_flash = |gpu| {
+            config.attention_softcap.is_none()
+                && FlashAttention::is_written_for(gpu, kind, config.head_width as i64)
+        };
+        if place.kernels().is_some_and(is_flash) {
+            SideBySide::Packed(FlashAttention::new(batch.bounds(place.device), longest))
+        } else {
+            SideBySide::Padded(Masks::new(config, longest as usize, kind, place.device))
+        }
+    }
+}
+
+/// What the attention of a layer read.
+pub(super) enum AttentionRead {
+    /// In our own loops, with all that they kept for the backward pass.
+    Own(SavedForBackward),
+    /// `[sequences, longest, groups, head width]`, padded as the batch is.
+    Padded { keys: Tensor, values: Tensor },
+    /// `[tokens, groups, head width]`
+    Packed { keys: Tensor, values: Tensor },
+}
+
+impl AttentionRead {
+    /// What our own loops kept.
+    pub fn saved_for_backward(self) -> Option<SavedForBackward> {
+        match self {
+            AttentionRead::Own(kept) => Some(kept),
+            AttentionRead::Padded { .. } | AttentionRead::Packed { .. } => None,
+        }
+    }
+
+    /// Keys and values of the batch's tokens, `[tokens, groups, head width]` each.
+    pub fn keys_values(&self, config: &Config, batch: &PackedBatch) -> [Tensor; 2] {
+        match self {
+            AttentionRead::Own(kept) => kept.keys_values(config),
+            AttentionRead::Padded { keys, values } => {
+                [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack))
+            }
+            AttentionRead::Packed { keys, values } => [keys.shallow_clone(), values.shallow_clone()],
+        }
+    }
+}
 
 /// What every layer of a batch may look at. One mask for each distinct window, made once.
 pub(super) struct Masks {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::attention::{Masks, attend, cap};
+use super::attention::{AttentionRead, SideBySide, attend, cap};
 use super::feed_forward::{ExpertLoad, FeedForward};
 use super::gated::{GatedUnit, SavedForBackward};
 use super::linear::Linear;
-use super::packed_attention::{self, BatchPlaces, PackedAttention};
+use super::packed_attention::{BatchPlaces, PackedAttention};
 use super::packed_batch::PackedBatch;
 use super::parameters::{FlatVector, ParameterLeaf, ParameterViews};
 use super::rope::Rotaries;
@@ -73,35 +73,7 @@ pub(super) struct ForwardContext {
     rotary: Rotaries,
     /// The same in single precision, for loops of our own.
     rotary_f32: Rotaries,
-    masks: Masks,
-}
-
-/// What the attention of a layer read.
-pub(super) enum AttentionRead {
-    /// In our own loops, with all that they kept for the backward pass.
-    Own(packed_attention::SavedForBackward),
-    /// `[sequences, longest, groups, head width]`, padded as the batch is.
-    Padded { keys: Tensor, values: Tensor },
-}
-
-impl AttentionRead {
-    /// What our own loops kept.
-    pub fn saved_for_backward(self) -> Option<packed_attention::SavedForBackward> {
-        match self {
-            AttentionRead::Own(kept) => Some(kept),
-            AttentionRead::Padded { .. } => None,
-        }
-    }
-
-    /// Keys and values of the batch's tokens, `[tokens, groups, head width]` each.
-    pub fn keys_values(&self, config: &Config, batch: &PackedBatch) -> [Tensor; 2] {
-        match self {
-            AttentionRead::Own(kept) => kept.keys_values(config),
-            AttentionRead::Padded { keys, values } => {
-                [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack))
-            }
-        }
-    }
+    side_by_side: SideBySide,
 }
 
 impl Decoder {
@@ -247,7 +219,7 @@ impl Decoder {
             batch: batch.shallow_clone(),
             rotary_f32: rotary.to_f32(),
             rotary,
-            masks: Masks::new(&self.config, length, kind, self.device()),
+            side_by_side: SideBySide::of(self.place, &self.config, kind, batch),
         }
     }
 
@@ -269,12 +241,11 @@ impl Decoder {
                 if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
             return ((answer + carried).to_kind(stream.kind()), AttentionRead::Own(kept));
         }
-        let (attended, keys, values) = self.attention(layer, &normed, context);
-        let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
+        let (attended, read) = self.attention(layer, &normed, context, last);
         let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
         // Never in place: the backward pass reads what the normalisations read.
         let answer = if last { gather(stream, &batch.predictors) + attended } else { stream + attended };
-        (answer, AttentionRead::Padded { keys, values })
+        (answer, read)
     }
 
     /// A layer's attention, where our own loops can run it.
@@ -348,40 +319,57 @@ impl Decoder {
         }
     }
 
-    /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`;
-    /// and the keys and values, `[sequences, longest, groups, head width]`.
+    /// What the heads saw, before the output projection, `[tokens, heads * head width]`, of the `last` layer
+    /// where the next token is predicted; and what they read.
     fn attention(
         &self,
         layer: &Layer,
         normed: &Tensor,
         context: &ForwardContext,
-    ) -> (Tensor, Tensor, Tensor) {
+        last: bool,
+    ) -> (Tensor, AttentionRead) {
         let config = &*self.config;
         let [heads, groups, head_width] =
             [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let batch = &context.batch;
-        let [sequences, longest] = batch.shape;
         let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_width]);
         let query_key = context.rotary.apply_rope(&layer.attention, self.normalise_heads(query_key, layer));
+        let value = layer.value.apply(normed);
+        // Splitting has a cheaper backward pass than two views.
+        let split = |query_key: &Tensor, axis| -> [Tensor; 2] {
+            let parts = query_key.split_with_sizes([heads, groups], axis);
+            parts.try_into().expect("two sizes make two parts")
+        };
+        let masks = match &context.side_by_side {
+            SideBySide::Padded(masks) => masks,
+            SideBySide::Packed(flash) => {
+                let [query, keys] = split(&query_key, 1);
+                let values = value.view([-1, groups, head_width]);
+                let (scale, window) = (config.attention_scale, layer.attention.window);
+                let attended = flash.attend([&query, &keys, &values], scale, window).flatten(1, 2);
+                let attended = if last { gather(&attended, &batch.predictors) } else { attended };
+                return (attended, AttentionRead::Packed { keys, values });
+            }
+        };
+        let [sequences, longest] = batch.shape;
         let query_key = query_key.view([-1, (heads + groups) * head_width]);
         let query_key =
             gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);
-        let value =
-            gather(&layer.value.apply(normed), &batch.unpack).view([sequences, longest, groups, head_width]);
-        // Splitting has a cheaper backward pass than two views.
-        let [query, key]: [Tensor; 2] =
-            query_key.split_with_sizes([heads, groups], 2).try_into().expect("two sizes make two parts");
+        let values = gather(&value, &batch.unpack).view([sequences, longest, groups, head_width]);
+        let [query, keys] = split(&query_key, 2);
         let by_head = |part: &Tensor| part.transpose(1, 2);
         let attended = attend(
             self.place,
             config,
             &layer.attention,
-            &context.masks,
+            masks,
             &by_head(&query),
-            &by_head(&key),
-            &by_head(&value),
+            &by_head(&keys),
+            &by_head(&values),
         );
-        (attended.transpose(1, 2).reshape([sequences * longest, heads * head_width]), key, value)
+        let attended = attended.transpose(1, 2).reshape([sequences * longest, heads * head_width]);
+        let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
+        (attended, AttentionRead::Padded { keys, values })
     }
 
     /// What embeddings are multiplied by.

@@ -89,6 +89,12 @@ impl PackedBatch {
         }
     }
 
+    /// Where each sequence begins among the tokens, and where the last ends: i32, `[sequences + 1]`.
+    pub(super) fn bounds(&self, device: Device) -> Tensor {
+        let ends = self.sequences.iter().map(|sequence| sequence.end as i32);
+        upload(&std::iter::once(0).chain(ends).collect::<Vec<i32>>(), device)
+    }
+
     pub(super) fn shallow_clone(&self) -> PackedBatch {
         PackedBatch {
             shape: self.shape,

@@ -1,0 +1,67 @@
+//! Attention over packed sequences that never writes scores down (FlashAttention-2, arXiv:2307.08691): the
+//! operator of libtorch that its bindings for Rust leave out.
+
+use std::ffi::{CStr, c_void};
+use std::ptr::null_mut;
+
+use tch::{Kind, Tensor};
+
+use super::Gpu;
+use super::driver::capability;
+use crate::accelerator::ffi::mopd_flash_attention;
+
+/// The first GPUs that the operator is written for: Ampere.
+const FIRST: i32 = 8;
+/// Numbers of a head, at most, and what they are a multiple of.
+const WIDTH: i64 = 256;
+const MULTIPLE: i64 = 8;
+
+/// The sequences of a batch on a GPU.
+#[derive(Debug)]
+pub struct FlashAttention {
+    /// i32, `[sequences + 1]`: where each begins, and where the last ends.
+    bounds: Tensor,
+    longest: i64,
+}
+
+impl FlashAttention {
+    /// Whether the operator is written for this GPU, kind of number and width of a head.
+    pub fn is_written_for(gpu: Gpu, kind: Kind, width: i64) -> bool {
+        kind == Kind::BFloat16
+            && width <= WIDTH
+            && width % MULTIPLE == 0
+            && capability(gpu).is_ok_and(|[major, _]| major >= FIRST)
+    }
+
+    /// `bounds` are i32, on the GPU, `[sequences + 1]`; the longest sequence has so many tokens.
+    pub fn new(bounds: Tensor, longest: i64) -> FlashAttention {
+        assert_eq!((bounds.kind(), bounds.dim()), (Kind::Int, 1));
+        FlashAttention { bounds, longest }
+    }
+
+    /// What queries see of the keys up to their own place, or of the last `window` of them; `scale`
+    /// multiplies scores. All have `[tokens, heads, width]`; keys and values may have fewer heads, which
+    /// divide the others. Has a gradient.
+    ///
+    /// # Panics
+    /// With libtorch's message, as its other operators.
+    pub fn attend(&self, [query, key, value]: [&Tensor; 3], scale: f64, window: Option<usize>) -> Tensor {
+        let [tokens, ..] = query.size()[..] else { panic!("queries have tokens, heads and widths") };
+        for of in [key, value] {
+            assert_eq!(of.size()[0], tokens, "a key and a value for each token");
+        }
+        let tensors = [query, key, value, &self.bounds].map(|of| of.as_ptr().cast_mut().cast::<c_void>());
+        let window = window.map_or(0, |window| i64::try_from(window).unwrap_or(0));
+        let mut out = null_mut();
+        // SAFETY: four tensors of libtorch are read, and one is made or a message, which is copied at once.
+        let attended = unsafe {
+            let failed = mopd_flash_attention(tensors.as_ptr(), self.longest, scale, window, &raw mut out);
+            if failed.is_null() {
+                Ok(Tensor::from_ptr(out.cast()))
+            } else {
+                Err(CStr::from_ptr(failed).to_string_lossy().into_owned())
+            }
+        };
+        attended.unwrap_or_else(|message| panic!("{message}"))
+    }
+}
