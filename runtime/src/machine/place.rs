@@ -157,9 +157,7 @@ impl Place {
             _ if a.kind() == Kind::Double || b.kind() == Kind::Double => a.mm(b),
             Some(cpu) => tensor::multiply(cpu, a, b),
             // Tensor cores sum products of bf16 in f32; the operator is written for CUDA alone.
-            None if matches!(self.device, Device::Cuda(_)) && a.kind() == Kind::BFloat16 => {
-                a.mm_dtype(b, Kind::Float)
-            }
+            None if self.kernels().is_some() && a.kind() == Kind::BFloat16 => a.mm_dtype(b, Kind::Float),
             None => a.to_kind(Kind::Float).mm(&b.to_kind(Kind::Float)),
         }
     }
@@ -169,6 +167,9 @@ impl Place {
         let _guard = no_grad_guard();
         match self.loops() {
             Some(cpu) => tensor::add_product(cpu, sum, a, b),
+            None if a.kind() == Kind::BFloat16 && self.kernels().is_some() => {
+                let _ = sum.addmm_dtype_out(sum, a, b, Kind::Float);
+            }
             None if a.kind() == Kind::BFloat16 => *sum += self.multiply(a, b),
             None => drop(sum.addmm_(a, b)),
         }
