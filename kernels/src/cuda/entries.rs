@@ -1,6 +1,7 @@
 //! The kernels of `entries.cu`, over tensors: [`crate::entries`] on a GPU.
 
-use std::ffi::c_longlong;
+use std::ffi::{c_int, c_longlong, c_void};
+use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use tch::{Kind, Tensor};
@@ -21,6 +22,28 @@ pub struct EntryKernels {
     sum_entropy: Function,
     kl_by_left: Function,
     kl_by_right: Function,
+    normalizers: Function,
+    kl_by_left_logits: Function,
+    kl_by_right_logits: Function,
+    zero_rows: Function,
+}
+
+/// Next-token distributions, `[rows, entries]` in f32.
+#[derive(Clone, Copy)]
+pub enum Distributions<'a> {
+    LogProbabilities(&'a Tensor),
+    /// Logits, and the log of the sum of each row's exponentials, `[rows]`.
+    Logits {
+        logits: &'a Tensor,
+        normalizers: &'a Tensor,
+    },
+}
+
+/// As `entries.cu` has it.
+#[repr(C)]
+struct Side {
+    logits: *mut c_void,
+    normalizers: *mut c_void,
 }
 
 impl EntryKernels {
@@ -31,21 +54,48 @@ impl EntryKernels {
     pub fn of(gpu: Gpu) -> Result<EntryKernels, String> {
         static COMPILED: OnceLock<Result<EntryKernels, String>> = OnceLock::new();
         let compiled = COMPILED.get_or_init(|| {
-            let names = [c"sum_kl", c"sum_entropy", c"gradient_kl_by_left", c"gradient_kl_by_right"];
-            let [sum_kl, sum_entropy, kl_by_left, kl_by_right] =
-                compile(gpu, include_str!("entries.cu"), &[("THREADS", THREADS.into())], names)?;
-            Ok(EntryKernels { gpu, sum_kl, sum_entropy, kl_by_left, kl_by_right })
+            let names = [
+                c"sum_kl",
+                c"sum_entropy",
+                c"gradient_kl_by_left",
+                c"gradient_kl_by_right",
+                c"normalizers",
+                c"kl_by_left_logits",
+                c"kl_by_right_logits",
+                c"zero_rows",
+            ];
+            let [
+                sum_kl,
+                sum_entropy,
+                kl_by_left,
+                kl_by_right,
+                normalizers,
+                kl_by_left_logits,
+                kl_by_right_logits,
+                zero_rows,
+            ] = compile(gpu, include_str!("entries.cu"), &[("THREADS", THREADS.into())], names)?;
+            Ok(EntryKernels {
+                gpu,
+                sum_kl,
+                sum_entropy,
+                kl_by_left,
+                kl_by_right,
+                normalizers,
+                kl_by_left_logits,
+                kl_by_right_logits,
+                zero_rows,
+            })
         });
         let kernels = compiled.clone()?;
         assert_eq!(kernels.gpu, gpu, "a process has one GPU");
         Ok(kernels)
     }
 
-    /// A sum of each row of log-probabilities, `[rows, entries]` in f32: `[rows]`.
-    pub fn sums(&self, sum: Sum, l: &Tensor, r: &Tensor) -> Tensor {
-        let [rows, width] = l.size()[..] else { panic!("distributions have rows and entries") };
-        let to = Tensor::empty([rows], (Kind::Float, l.device()));
-        let [mut l, mut r] = [l, r].map(|side| self.gpu.pointer(side, Kind::Float, &[rows, width]));
+    /// A sum of each row: `[rows]`.
+    pub fn sums(&self, sum: Sum, l: Distributions, r: Distributions) -> Tensor {
+        let [rows, width] = l.shape();
+        let to = Tensor::empty([rows], (Kind::Float, l.tensor().device()));
+        let [mut l, mut r] = [l, r].map(|side| self.side(side, [rows, width]));
         let (mut width, mut to_at) = (width as c_longlong, to.data_ptr());
         let mut arguments = [argument(&mut l), argument(&mut r), argument(&mut width), argument(&mut to_at)];
         let function = match sum {
@@ -59,10 +109,10 @@ impl EntryKernels {
     }
 
     /// Gradients of every entry, `[rows, entries]`, times a factor of its row, `[rows, 1]`.
-    pub fn gradients(&self, gradient: KlGradient, [l, r]: [&Tensor; 2], factors: &Tensor) -> Tensor {
-        let [rows, width] = l.size()[..] else { panic!("distributions have rows and entries") };
-        let to = Tensor::empty([rows, width], (Kind::Float, l.device()));
-        let [mut l, mut r] = [l, r].map(|side| self.gpu.pointer(side, Kind::Float, &[rows, width]));
+    pub fn gradients(&self, gradient: KlGradient, [l, r]: [Distributions; 2], factors: &Tensor) -> Tensor {
+        let [rows, width] = l.shape();
+        let to = Tensor::empty([rows, width], (Kind::Float, factors.device()));
+        let [mut l, mut r] = [l, r].map(|side| self.side(side, [rows, width]));
         let mut factors = self.gpu.pointer(factors, Kind::Float, &[rows, 1]);
         let blocks = (width as u32).div_ceil(THREADS).clamp(1, BLOCKS);
         let (mut width, mut to_at) = (width as c_longlong, to.data_ptr());
@@ -80,5 +130,82 @@ impl EntryKernels {
         // SAFETY: as above.
         unsafe { launch(function, [rows as u32, blocks], THREADS, self.gpu.stream(), &mut arguments) };
         to
+    }
+
+    /// The log of the sum of each row's exponentials, `[rows]`, of logits `[rows, entries]` in f32.
+    pub fn normalizers(&self, logits: &Tensor) -> Tensor {
+        let [rows, width] = logits.size()[..] else { panic!("distributions have rows and entries") };
+        let to = Tensor::empty([rows], (Kind::Float, logits.device()));
+        let mut logits = self.gpu.pointer(logits, Kind::Float, &[rows, width]);
+        let (mut width, mut to_at) = (width as c_longlong, to.data_ptr());
+        let mut arguments = [argument(&mut logits), argument(&mut width), argument(&mut to_at)];
+        // SAFETY: as above.
+        unsafe { launch(self.normalizers, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
+        to
+    }
+
+    /// [`Self::gradients`] carried on to the logits of the side that they are of, into `to`, `[rows,
+    /// entries]` in f32 or bf16, which may be those logits.
+    pub fn gradients_by_logits(
+        &self,
+        gradient: KlGradient,
+        [l, r]: [Distributions; 2],
+        factors: &Tensor,
+        to: &Tensor,
+    ) {
+        let [rows, width] = l.shape();
+        let [mut l, mut r] = [l, r].map(|side| self.side(side, [rows, width]));
+        let mut factors = self.gpu.pointer(factors, Kind::Float, &[rows, 1]);
+        let mut is_bf16 = c_int::from(to.kind() == Kind::BFloat16);
+        let kind = if is_bf16 != 0 { Kind::BFloat16 } else { Kind::Float };
+        let mut to_at = self.gpu.pointer(to, kind, &[rows, width]);
+        let mut width = width as c_longlong;
+        let mut arguments = [
+            argument(&mut l),
+            argument(&mut r),
+            argument(&mut width),
+            argument(&mut factors),
+            argument(&mut to_at),
+            argument(&mut is_bf16),
+        ];
+        let function = match gradient {
+            KlGradient::KlByLeft => self.kl_by_left_logits,
+            KlGradient::KlByRight => self.kl_by_right_logits,
+        };
+        // SAFETY: as above.
+        unsafe { launch(function, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
+    }
+
+    /// Writes 0 to all entries, `[rows, entries]` of any kind, of rows whose factor, `[rows, 1]`, is 0.
+    pub fn zero_rows(&self, of: &Tensor, factors: &Tensor) {
+        let [rows, width] = of.size()[..] else { panic!("gradients have rows and entries") };
+        let mut at = self.gpu.pointer(of, of.kind(), &[rows, width]);
+        let mut bytes = width * of.kind().elt_size_in_bytes() as c_longlong;
+        let mut factors = self.gpu.pointer(factors, Kind::Float, &[rows, 1]);
+        let mut arguments = [argument(&mut at), argument(&mut bytes), argument(&mut factors)];
+        // SAFETY: as above.
+        unsafe { launch(self.zero_rows, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
+    }
+
+    fn side(&self, of: Distributions, shape: [i64; 2]) -> Side {
+        let normalizers = match of {
+            Distributions::LogProbabilities(_) => null_mut(),
+            Distributions::Logits { normalizers, .. } => {
+                self.gpu.pointer(normalizers, Kind::Float, &shape[..1])
+            }
+        };
+        Side { logits: self.gpu.pointer(of.tensor(), Kind::Float, &shape), normalizers }
+    }
+}
+
+impl<'a> Distributions<'a> {
+    fn tensor(self) -> &'a Tensor {
+        match self {
+            Distributions::LogProbabilities(tensor) | Distributions::Logits { logits: tensor, .. } => tensor,
+        }
+    }
+
+    fn shape(self) -> [i64; 2] {
+        self.tensor().size()[..].try_into().expect("distributions have rows and entries")
     }
 }

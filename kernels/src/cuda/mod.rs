@@ -13,7 +13,7 @@ mod pinned;
 pub use adamw::{AdamWKernels, AdamWTensors};
 pub use decode::{Cache, DecodeAttention, DecodeKernels, DecodeShape};
 pub use draw::DrawKernel;
-pub use entries::EntryKernels;
+pub use entries::{Distributions, EntryKernels};
 pub use flash::FlashAttention;
 pub use graph::CudaGraph;
 pub use pinned::Pinned;

@@ -59,6 +59,9 @@ impl StepDivergence<'_> {
     /// The support is chosen on values: it is not differentiated through. Where it is the whole vocabulary,
     /// nothing is outside it and all kinds of mass agree.
     pub fn values(&self, rows: &LogitRows) -> Tensor {
+        if let Some(values) = self.value_of_logits(rows) {
+            return values;
+        }
         let compared = self.compared(rows);
         if self.is_plain(&compared)
             && let Some(loops) = rows.loops()
@@ -83,7 +86,7 @@ impl StepDivergence<'_> {
     }
 
     /// Of the role beside the student that has another tokenizer, if one has.
-    fn spans<'r>(&self, rows: &LogitRows<'r>) -> Option<&'r Spans> {
+    pub(super) fn spans<'r>(&self, rows: &LogitRows<'r>) -> Option<&'r Spans> {
         let parts = self.left.parts.iter().chain(&self.right.parts);
         parts.filter_map(|(_, role)| rows.spans(*role)).next()
     }
@@ -145,7 +148,7 @@ impl StepDivergence<'_> {
 
     /// What a role's logits are divided by. The sampler's were divided when it drew: what it is compared with
     /// is the policy that is trained, not a model at temperature 1.
-    fn temperature_of(&self, role: Role, rows: &LogitRows) -> f64 {
+    pub(super) fn temperature_of(&self, role: Role, rows: &LogitRows) -> f64 {
         let with_sampler = || {
             [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler))
         };

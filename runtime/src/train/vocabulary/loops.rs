@@ -2,7 +2,7 @@
 //! operation reads and writes all entries for each of them.
 
 use mopd_kernels::Cpu;
-use mopd_kernels::cuda::EntryKernels;
+use mopd_kernels::cuda::{Distributions, EntryKernels};
 use mopd_kernels::entries::{self, KlGradient, Sum};
 use mopd_kernels::tensor::{view, view_mut};
 use tch::{Kind, Tensor};
@@ -30,7 +30,10 @@ impl Loops {
     /// read them.
     pub fn sums(self, sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {
         match self {
-            Loops::Gpu(kernels) => readable([l, r]).then(|| kernels.sums(sum, l, r)),
+            Loops::Gpu(kernels) => readable([l, r]).then(|| {
+                let [l, r] = [l, r].map(Distributions::LogProbabilities);
+                kernels.sums(sum, l, r)
+            }),
             Loops::Cpu(cpu) => {
                 let (left, right) = (view(l)?, view(r)?);
                 let [rows, width] = l.size()[..] else { return None };
@@ -45,7 +48,8 @@ impl Loops {
     pub fn gradients(self, gradient: KlGradient, [l, r]: [&Tensor; 2], factors: &Tensor) -> Option<Tensor> {
         let factors = factors.contiguous();
         match self {
-            Loops::Gpu(kernels) => readable([l, r]).then(|| kernels.gradients(gradient, [l, r], &factors)),
+            Loops::Gpu(kernels) => readable([l, r])
+                .then(|| kernels.gradients(gradient, [l, r].map(Distributions::LogProbabilities), &factors)),
             Loops::Cpu(cpu) => {
                 let (left, right) = (view(l)?, view(r)?);
                 let mut to = l.empty_like();
@@ -60,7 +64,21 @@ impl Loops {
 }
 
 fn readable(sides: [&Tensor; 2]) -> bool {
-    sides.iter().all(|side| side.kind() == Kind::Float && side.is_contiguous() && side.dim() == 2)
+    sides.into_iter().all(is_readable)
+}
+
+/// Whether kernels read it.
+pub(super) fn is_readable(side: &Tensor) -> bool {
+    side.kind() == Kind::Float && side.is_contiguous() && side.dim() == 2
+}
+
+/// Writes 0 to all entries, `[rows, entries]`, of rows whose factor, `[rows, 1]`, is 0: also over an infinite
+/// gradient.
+pub(super) fn zero_rows(place: Place, of: &mut Tensor, factors: &Tensor) {
+    match Loops::at(place) {
+        Some(Loops::Gpu(kernels)) => kernels.zero_rows(of, &factors.to_kind(Kind::Float).contiguous()),
+        _ => drop(of.masked_fill_(&factors.eq(0.0), 0.0)),
+    }
 }
 
 #[cfg(test)]
@@ -99,8 +117,63 @@ mod tests {
                 assert_eq!(got.select(0, 2).abs().max().double_value(&[]), 0.0);
                 assert!(apart(got, exact) < 1e-5, "{place:?}");
             }
+            let mut grad = &l + f64::INFINITY;
+            zero_rows(place, &mut grad, &factors);
+            let zeros: Vec<i64> = Vec::try_from(grad.eq(0.0).all_dim(1, false).to_kind(Kind::Int64)).unwrap();
+            assert_eq!(zeros, [0, 0, 1, 0, 0, 0, 0]);
             // What has gaps is for operators.
             assert!(loops.sums(Sum::Kl, &l.tr(), &r.tr()).is_none());
+        }
+    }
+
+    /// Where kernels read logits: what they say of the log-probabilities, and gradients through the softmax,
+    /// in both precisions and over the logits themselves.
+    #[test]
+    fn of_logits_kernels_say_the_same() {
+        let made = |seed: f64| {
+            let numbers = Tensor::arange(7 * 5001, (Kind::Double, Device::Cpu)).view([7, 5001]);
+            (numbers * 0.61 + seed).sin() * 9.0 + 3.0
+        };
+        let exact = [made(1.0), made(5.0)];
+        let factors = Tensor::arange(7, (Kind::Double, Device::Cpu)).unsqueeze(1) - 2.0;
+        let [l, r] = [&exact[0], &exact[1]].map(|logits| logits.log_softmax(-1, Kind::Double));
+        let by_logits = |of: Tensor, own: &Tensor| {
+            let whole = of.sum_dim_intlist([-1].as_slice(), true, Kind::Double);
+            (of - own.exp() * whole) * &factors
+        };
+        let gradients = [
+            (KlGradient::KlByLeft, by_logits(l.exp() * (&l - &r), &l)),
+            (KlGradient::KlByRight, by_logits(r.exp() - l.exp(), &r)),
+        ];
+        for place in Place::tested() {
+            let Some(Loops::Gpu(kernels)) = Loops::at(place) else { continue };
+            let there = |of: &Tensor| of.to_kind(Kind::Float).to_device(place.device);
+            let logits = [&exact[0], &exact[1]].map(there);
+            let apart = |got: &Tensor, exact: &Tensor| {
+                (got.to_device(Device::Cpu).to_kind(Kind::Double) - exact).abs().max().double_value(&[])
+            };
+            let normalizers = [&logits[0], &logits[1]].map(|logits| kernels.normalizers(logits));
+            for (got, exact) in normalizers.iter().zip(&exact) {
+                assert!(apart(got, &exact.logsumexp([-1].as_slice(), false)) < 5e-6);
+            }
+            let side =
+                |of: usize| Distributions::Logits { logits: &logits[of], normalizers: &normalizers[of] };
+            let entropy = -(l.exp() * &l).sum_dim_intlist([-1].as_slice(), false, Kind::Double);
+            assert!(apart(&kernels.sums(Sum::Entropy, side(0), side(0)), &entropy) < 5e-6);
+            assert_eq!(apart(&kernels.sums(Sum::Kl, side(0), side(0)), &(&entropy * 0.0)), 0.0);
+            let factors = there(&factors);
+            for (index, (gradient, exact)) in gradients.iter().enumerate() {
+                for (kind, near) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+                    let to = Tensor::empty([7, 5001], (kind, place.device));
+                    kernels.gradients_by_logits(*gradient, [side(0), side(1)], &factors, &to);
+                    assert!(apart(&to, exact) < near, "{kind:?} {}", apart(&to, exact));
+                }
+                let over = logits[index].copy();
+                let own = Distributions::Logits { logits: &over, normalizers: &normalizers[index] };
+                let sides = if index == 0 { [own, side(1)] } else { [side(0), own] };
+                kernels.gradients_by_logits(*gradient, sides, &factors, &over);
+                assert!(apart(&over, exact) < 1e-5);
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ mod summands;
 mod support;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ pub use self::composed::{Composed, ComposedPart, part};
 pub use self::divergence::MixtureWeight;
 pub use self::listed::Listed;
 pub use self::logits::{Fetched, LmHead, Logits};
+use self::loops::zero_rows;
 pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
@@ -236,6 +238,7 @@ impl Vocabulary {
             if let Some(grad) = self.kept.borrow_mut().remove(&first) {
                 assert_eq!(grad.len(), live.len(), "the primitives of the first pass");
                 give(scaled_grad(
+                    self.place,
                     first,
                     grad,
                     live.iter().map(|(_, adjoint)| adjoint.narrow(0, first, count)),
@@ -261,10 +264,18 @@ impl Vocabulary {
         live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>,
         out: &mut Tensor,
     ) {
+        let live: Vec<_> = live.collect();
+        if let [(Primitive::Divergence(divergence), adjoint)] = &live[..]
+            && self.student.softcap().is_none()
+            && divergence.write_gradient(rows, adjoint, out)
+        {
+            // There is no probability where there is no token, and no gradient.
+            return;
+        }
         if out.kind() == Kind::BFloat16 {
             // Rounded once, at the end.
             let mut single = Tensor::empty(out.size(), (Kind::Float, out.device()));
-            self.grad_logits(rows, live, &mut single);
+            self.grad_logits(rows, live.into_iter(), &mut single);
             return out.copy_(&single);
         }
         let mut grad = LogpGrad::default();
@@ -407,11 +418,16 @@ impl ByLogits {
 }
 
 /// From d primitive / d logits and d loss / d primitive, `[block]`, of each live primitive.
-fn scaled_grad(first: i64, grad: Vec<Tensor>, adjoints: impl Iterator<Item = Tensor>) -> ByLogits {
+fn scaled_grad(
+    place: Place,
+    first: i64,
+    grad: Vec<Tensor>,
+    adjoints: impl Iterator<Item = Tensor>,
+) -> ByLogits {
     let mut parts = grad.into_iter().zip(adjoints).map(|(mut grad, adjoint)| {
         let adjoint = adjoint.unsqueeze(1);
         // An infinite gradient of a token that is not selected is nothing.
-        let _ = grad.masked_fill_(&adjoint.eq(0.0), 0.0);
+        zero_rows(place, &mut grad, &adjoint);
         (grad, adjoint)
     });
     let one = parts.next().expect("gradients are kept of live primitives");

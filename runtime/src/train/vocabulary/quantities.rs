@@ -58,9 +58,14 @@ impl Quantity<'_> {
     pub fn values(&self, rows: &LogitRows) -> Tensor {
         match self {
             Quantity::Primitive(primitive) => primitive.values(rows),
-            Quantity::Logp(role) => rows.scored(*role).gather(-1, &rows.targets, false).squeeze_dim(1),
-            Quantity::EndLogp(role) => rows.scored(*role).select(1, rows.end).contiguous(),
-            Quantity::Entropy(role) => entropy(rows.loops(), &rows.logps(*role, 1.0)),
+            Quantity::Logp(role) => rows.scored_at(*role, &rows.targets).squeeze_dim(1),
+            Quantity::EndLogp(role) => {
+                rows.scored_at(*role, &rows.targets.full_like(rows.end)).squeeze_dim(1)
+            }
+            Quantity::Entropy(role) => match rows.unnormalized(*role, 1.0) {
+                Some(unnormalized) => unnormalized.entropy(),
+                None => entropy(rows.loops(), &rows.logps(*role, 1.0)),
+            },
             Quantity::Top1(role) => rows.logps(*role, 1.0).amax([-1].as_slice(), false).exp(),
             Quantity::Rank(role) => {
                 let logps = rows.logps(*role, 1.0);

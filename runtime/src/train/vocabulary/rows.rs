@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor};
 
-use super::loops::Loops;
+use super::loops::{Loops, is_readable};
+use super::whole::Unnormalized;
 use super::{Block, Spans, Vocabulary, are_listed};
 use crate::model::ABSENT;
 use crate::tokenizer::Token;
@@ -25,6 +26,8 @@ pub struct LogitRows<'a> {
     pub end: Token,
     /// By whose logits they were made from and the temperature.
     logps: RefCell<Vec<(Role, f64, Tensor)>>,
+    /// By whose logits they are of.
+    normalizers: RefCell<Vec<(Role, Tensor)>>,
 }
 
 impl<'a> LogitRows<'a> {
@@ -34,7 +37,8 @@ impl<'a> LogitRows<'a> {
         let targets = vocabulary.targets.narrow(0, first, count).unsqueeze(1);
         let student = block.student.narrow(0, from, count);
         let end = vocabulary.end;
-        LogitRows { first, targets, student, vocabulary, block, end, logps: RefCell::default() }
+        let (logps, normalizers) = (RefCell::default(), RefCell::default());
+        LogitRows { first, targets, student, vocabulary, block, end, logps, normalizers }
     }
 
     pub fn len(&self) -> i64 {
@@ -58,7 +62,19 @@ impl<'a> LogitRows<'a> {
     /// Log-probabilities `[rows, vocabulary]` as the objective's `logp` has them: those of the sampler as it
     /// drew, the others' at the temperature of the policy.
     pub fn scored(&self, role: Role) -> Tensor {
-        self.logps(role, if role == Role::Sampler { 1.0 } else { self.temperature() })
+        self.logps(role, self.temperature_scored(role))
+    }
+
+    /// The same of the entries that `indices`, `[rows, any]`, name.
+    pub fn scored_at(&self, role: Role, indices: &Tensor) -> Tensor {
+        match self.unnormalized(role, self.temperature_scored(role)) {
+            Some(unnormalized) => unnormalized.at(indices),
+            None => self.scored(role).gather(-1, indices, false),
+        }
+    }
+
+    fn temperature_scored(&self, role: Role) -> f64 {
+        if role == Role::Sampler { 1.0 } else { self.temperature() }
     }
 
     /// Where the role beside the student begins tokens with it, if it has another tokenizer.
@@ -92,14 +108,7 @@ impl<'a> LogitRows<'a> {
     /// # Panics
     /// If the pass was not given what `role` reads: the caller looks before it starts one.
     pub fn logps(&self, role: Role, temperature: f64) -> Tensor {
-        let (role, temperature) = match role {
-            Role::Sampler => {
-                let (writer, own) =
-                    self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
-                (writer, temperature * own)
-            }
-            Role::Student | Role::Scorer(_) => (role, temperature),
-        };
+        let (role, temperature) = self.resolved(role, temperature);
         let mut known = self.logps.borrow_mut();
         if let Some((.., logps)) = known.iter().find(|(from, at, _)| *from == role && *at == temperature) {
             return logps.shallow_clone();
@@ -116,6 +125,42 @@ impl<'a> LogitRows<'a> {
         let logps = logits.log_softmax(-1, Kind::Float);
         known.push((role, temperature, logps.shallow_clone()));
         logps
+    }
+
+    /// What log-probabilities of [`Self::logps`] are made of, where kernels read it: none where others do,
+    /// and where logits are divided by a temperature.
+    pub(super) fn unnormalized(&self, role: Role, temperature: f64) -> Option<Unnormalized> {
+        let (role, temperature) = self.resolved(role, temperature);
+        let listed = matches!(role, Role::Scorer(_)) && are_listed(self.vocabulary.logits(role));
+        let Some(Loops::Gpu(kernels)) = self.loops().filter(|_| temperature == 1.0 && !listed) else {
+            return None;
+        };
+        let logits = self.role_logits(role);
+        if !is_readable(&logits) {
+            return None;
+        }
+        let mut known = self.normalizers.borrow_mut();
+        let normalizers = match known.iter().find(|(of, _)| *of == role) {
+            Some((_, normalizers)) => normalizers.shallow_clone(),
+            None => {
+                let normalizers = kernels.normalizers(&logits);
+                known.push((role, normalizers.shallow_clone()));
+                normalizers
+            }
+        };
+        Some(Unnormalized { kernels, logits, normalizers })
+    }
+
+    /// Whose logits a role's are, and what they are divided by.
+    fn resolved(&self, role: Role, temperature: f64) -> (Role, f64) {
+        match role {
+            Role::Sampler => {
+                let (writer, own) =
+                    self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
+                (writer, temperature * own)
+            }
+            Role::Student | Role::Scorer(_) => (role, temperature),
+        }
     }
 
     /// The rows of a number per token, `[rows, 1]`.
