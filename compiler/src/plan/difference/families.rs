@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{
-    DifferenceKind, Fate, ItemChange, Matched, Plan, PlanDifference, SettingChange, difference, renamed,
-};
+use super::{DifferenceKind, Fate, ItemChange, Matched, Plan, PlanDifference, SettingChange, difference};
 
 /// What changed on the way from the runs of one file to those of another, each with its name, which is empty
 /// where a file does not sweep. Runs are matched by name, then by what they mean. A stage that several runs
@@ -13,15 +11,9 @@ pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Pla
     let meant = |family: &[(String, &Plan)]| -> Vec<(String, String)> {
         family.iter().map(|(name, plan)| (name.clone(), plan.hash.clone())).collect()
     };
-    let runs = Matched::new(&meant(before), &meant(after));
-    let mut items = Vec::new();
-    for ((name, _), at) in after.iter().zip(&runs.before) {
-        match at {
-            None => items.push(ItemChange::new(DifferenceKind::Run, name, Fate::Added)),
-            Some(at) => items.extend(renamed(DifferenceKind::Run, &before[*at].0, name)),
-        }
-    }
-    items.extend(runs.removed(DifferenceKind::Run, before.iter().map(|(name, _)| name)));
+    let runs = Matched::new(DifferenceKind::Run, &meant(before), &meant(after));
+    // What differs between two runs is said below.
+    let mut items = runs.changes(|_, _| Default::default());
     items.extend(reordered(before, after, &runs));
 
     let pairs =

@@ -121,123 +121,72 @@ pub fn reruns(reruns: usize, stages: usize) -> String {
 /// what they are.
 pub fn difference(before: &Plan, after: &Plan) -> PlanDifference {
     let mut items = Vec::new();
-    let changed =
-        |kind: DifferenceKind, name: &str, settings: Vec<SettingChange>, objective: Vec<SettingChange>| {
-            let fate = Fate::Changed { settings, objective };
-            ItemChange::new(kind, name, fate)
-        };
-
     let whole = values::changes(&experiment(before), &experiment(after));
     if !whole.is_empty() {
-        items.push(changed(DifferenceKind::Experiment, &after.experiment.name, whole, Vec::new()));
+        let fate = Fate::Changed { settings: whole, objective: Vec::new() };
+        items.push(ItemChange::new(DifferenceKind::Experiment, &after.experiment.name, fate));
     }
 
-    let sources = |plan: &Plan| -> Vec<(String, String)> {
-        plan.experiment
-            .domains
-            .iter()
-            .map(|domain| (domain.name.clone(), self::domain(domain).to_string()))
-            .collect()
-    };
-    let domains = Matched::new(&sources(before), &sources(after));
-    for (index, domain) in after.experiment.domains.iter().enumerate() {
-        match domains.before[index] {
-            None => items.push(ItemChange::new(DifferenceKind::Domain, &domain.name, Fate::Added)),
-            Some(old) => {
-                let old = &before.experiment.domains[old];
-                items.extend(renamed(DifferenceKind::Domain, &old.name, &domain.name));
-                let found = values::changes(&self::domain(old), &self::domain(domain));
-                if !found.is_empty() {
-                    items.push(changed(DifferenceKind::Domain, &domain.name, found, Vec::new()));
-                }
-            }
-        }
-    }
-    items.extend(
-        domains.removed(DifferenceKind::Domain, before.experiment.domains.iter().map(|domain| &domain.name)),
-    );
+    let domains = Matched::new(DifferenceKind::Domain, &sources(before), &sources(after));
+    items.extend(domains.changes(|old, new| {
+        let [old, new] = [&before.experiment.domains[old], &after.experiment.domains[new]];
+        (values::changes(&domain(old), &domain(new)), Vec::new())
+    }));
 
-    let keyed = |plan: &Plan| -> Vec<(String, String)> {
-        let models = plan.experiment.models.iter().zip(&plan.stages);
-        models.map(|(model, facts)| (model.name.clone(), facts.key.clone())).collect()
-    };
-    let models = Matched::new(&keyed(before), &keyed(after));
+    let models = Matched::new(DifferenceKind::Stage, &keyed(before), &keyed(after));
     // The old plan's own words, but today's names: a renamed start is no other start.
-    let old = Names {
-        models: models.old_names(&keyed(before), &keyed(after)),
-        domains: domains.old_names(&sources(before), &sources(after)),
-    };
-    let new = Names {
-        models: after.experiment.models.iter().map(|model| model.name.clone()).collect(),
-        domains: after.experiment.domains.iter().map(|domain| domain.name.clone()).collect(),
-    };
-    for (index, model) in after.experiment.models.iter().enumerate() {
-        match models.before[index] {
-            None => items.push(ItemChange::new(DifferenceKind::Stage, &model.name, Fate::Added)),
-            Some(at) => {
-                let earlier = &before.experiment.models[at];
-                items.extend(renamed(DifferenceKind::Stage, &earlier.name, &model.name));
-                let settings = values::changes(&stage(earlier, &old), &stage(model, &new));
-                let trained = earlier.stage.trains().into_iter().zip(model.stage.trains());
-                let objective: Vec<_> = trained
-                    .flat_map(|(earlier, later)| objective::changes(&earlier.objective, &later.objective))
-                    .collect();
-                if !settings.is_empty() || !objective.is_empty() {
-                    items.push(changed(DifferenceKind::Stage, &model.name, settings, objective));
-                }
-            }
-        }
-    }
-    items.extend(
-        models.removed(DifferenceKind::Stage, before.experiment.models.iter().map(|model| &model.name)),
-    );
+    let old_names = Names { models: models.old_names(), domains: domains.old_names() };
+    let new_names = Names { models: models.new.clone(), domains: domains.new.clone() };
+    items.extend(models.changes(|old, new| {
+        let [old, new] = [&before.experiment.models[old], &after.experiment.models[new]];
+        let trained = old.stage.trains().into_iter().zip(new.stage.trains());
+        let objective = trained.flat_map(|(old, new)| objective::changes(&old.objective, &new.objective));
+        (values::changes(&stage(old, &old_names), &stage(new, &new_names)), objective.collect())
+    }));
 
-    let tabled = |plan: &Plan, names: &Names| -> Vec<(String, String)> {
-        let tables = plan.experiment.comparisons.iter();
-        tables.map(|table| (table.name.clone(), comparison(table, names).to_string())).collect()
-    };
-    let (old_tables, new_tables) = (tabled(before, &old), tabled(after, &new));
-    let tables = Matched::new(&old_tables, &new_tables);
-    for (index, table) in after.experiment.comparisons.iter().enumerate() {
-        match tables.before[index] {
-            None => items.push(ItemChange::new(DifferenceKind::Table, &table.name, Fate::Added)),
-            Some(at) => {
-                let earlier = &before.experiment.comparisons[at];
-                items.extend(renamed(DifferenceKind::Table, &earlier.name, &table.name));
-                let found = values::changes(&comparison(earlier, &old), &comparison(table, &new));
-                if !found.is_empty() {
-                    items.push(changed(DifferenceKind::Table, &table.name, found, Vec::new()));
-                }
-            }
-        }
-    }
-    items.extend(
-        tables.removed(DifferenceKind::Table, before.experiment.comparisons.iter().map(|table| &table.name)),
-    );
+    let tables = Matched::new(DifferenceKind::Table, &tabled(before, &old_names), &tabled(after, &new_names));
+    items.extend(tables.changes(|old, new| {
+        let [old, new] = [&before.experiment.comparisons[old], &after.experiment.comparisons[new]];
+        (values::changes(&comparison(old, &old_names), &comparison(new, &new_names)), Vec::new())
+    }));
 
     let known: HashSet<&str> = before.stages.iter().map(|StageFacts { key, .. }| key.as_str()).collect();
-    let rerun = after
-        .experiment
-        .models
-        .iter()
-        .zip(&after.stages)
-        .filter(|(_, facts)| !known.contains(facts.key.as_str()));
+    let stages = after.experiment.models.iter().zip(&after.stages);
+    let rerun = stages.filter(|(_, facts)| !known.contains(facts.key.as_str()));
     let reruns = rerun.map(|(model, _)| model.name.clone()).collect();
     PlanDifference { items, reruns, stages: after.stages.len() }
 }
 
-fn renamed(kind: DifferenceKind, before: &str, after: &str) -> Option<ItemChange> {
-    (before != after).then(|| ItemChange::new(kind, after, Fate::Renamed { before: before.to_owned() }))
+/// Domains by name, and what each is.
+fn sources(plan: &Plan) -> Vec<(String, String)> {
+    let domains = plan.experiment.domains.iter();
+    domains.map(|domain| (domain.name.clone(), self::domain(domain).to_string())).collect()
 }
 
-/// Which old one each new one was, by index.
+/// Models by name, and their keys.
+fn keyed(plan: &Plan) -> Vec<(String, String)> {
+    let models = plan.experiment.models.iter().zip(&plan.stages);
+    models.map(|(model, facts)| (model.name.clone(), facts.key.clone())).collect()
+}
+
+/// Tables by name, and what each says.
+fn tabled(plan: &Plan, names: &Names) -> Vec<(String, String)> {
+    let tables = plan.experiment.comparisons.iter();
+    tables.map(|table| (table.name.clone(), comparison(table, names).to_string())).collect()
+}
+
+/// Old and new things of a kind, by their names.
 struct Matched {
+    kind: DifferenceKind,
+    old: Vec<String>,
+    new: Vec<String>,
+    /// Which old one each new one was.
     before: Vec<Option<usize>>,
 }
 
 impl Matched {
     /// Each is a name and what it means. Names are unique; what two mean may be the same.
-    fn new(old: &[(String, String)], new: &[(String, String)]) -> Matched {
+    fn new(kind: DifferenceKind, old: &[(String, String)], new: &[(String, String)]) -> Matched {
         let named: BTreeMap<&str, usize> =
             old.iter().enumerate().map(|(index, (name, _))| (name.as_str(), index)).collect();
         let mut before: Vec<Option<usize>> =
@@ -249,24 +198,46 @@ impl Matched {
                 taken.extend(before[index]);
             }
         }
-        Matched { before }
+        let names = |of: &[(String, String)]| of.iter().map(|(name, _)| name.clone()).collect();
+        Matched { kind, old: names(old), new: names(new), before }
     }
 
     /// What old ones are called now; their own name where they are gone.
-    fn old_names(&self, old: &[(String, String)], new: &[(String, String)]) -> Vec<String> {
-        let mut names: Vec<String> = old.iter().map(|(name, _)| name.clone()).collect();
-        for (index, at) in self.before.iter().enumerate() {
-            if let Some(at) = at {
-                names[*at] = new[index].0.clone();
+    fn old_names(&self) -> Vec<String> {
+        let mut names = self.old.clone();
+        for (new, before) in self.new.iter().zip(&self.before) {
+            if let Some(before) = before {
+                names[*before] = new.clone();
             }
         }
         names
     }
 
-    fn removed<'a>(&self, kind: DifferenceKind, old: impl Iterator<Item = &'a String>) -> Vec<ItemChange> {
+    /// What is new, called otherwise, changed in its settings or its objective, by an old one and a new one,
+    /// and gone.
+    fn changes(
+        &self,
+        of: impl Fn(usize, usize) -> (Vec<SettingChange>, Vec<SettingChange>),
+    ) -> Vec<ItemChange> {
+        let mut items = Vec::new();
+        for (index, name) in self.new.iter().enumerate() {
+            let mut push = |fate| items.push(ItemChange::new(self.kind, name, fate));
+            let Some(at) = self.before[index] else {
+                push(Fate::Added);
+                continue;
+            };
+            if self.old[at] != *name {
+                push(Fate::Renamed { before: self.old[at].clone() });
+            }
+            let (settings, objective) = of(at, index);
+            if !settings.is_empty() || !objective.is_empty() {
+                push(Fate::Changed { settings, objective });
+            }
+        }
         let kept: HashSet<usize> = self.before.iter().flatten().copied().collect();
-        let gone = old.enumerate().filter(|(index, _)| !kept.contains(index));
-        gone.map(|(_, name)| ItemChange::new(kind, name, Fate::Removed)).collect()
+        let gone = self.old.iter().enumerate().filter(|(index, _)| !kept.contains(index));
+        items.extend(gone.map(|(_, name)| ItemChange::new(self.kind, name, Fate::Removed)));
+        items
     }
 }
 
