@@ -219,8 +219,6 @@ fn configuration(
 ) -> Configuration {
     let mut configuration = Configuration::verl();
     let mut set = |path: &str, value: Value| configuration.set(path, value);
-    let here = |file: &str| format!("${{oc.env:MOPD_EXPORT}}/{file}");
-    let sequences = settings.groups.saturating_mul(settings.samples);
     let micro = micro_batch(settings);
     let dtype = match settings.dtype {
         Dtype::Float32 => "float32",
@@ -229,39 +227,11 @@ fn configuration(
     let at = settings.origins.model;
     coverage.exact(format!("`dtype = {dtype}`"), at);
     coverage.exact(format!("{} prompts of {} samples a step", settings.groups, settings.samples), at);
-
-    let prompt_length = (settings.longest_prompt + TEMPLATE_TOKENS).next_multiple_of(64);
-    set("data.train_files", json!([here("train.jsonl")]));
-    set("data.val_files", json!([here("train.jsonl")]));
-    set("data.val_max_samples", json!(1));
-    set("data.max_prompt_length", json!(prompt_length));
-    set("data.train_batch_size", json!(settings.groups));
-    set("data.shuffle", json!(false));
-    set("data.seed", json!(settings.seed));
-    set("data.dataloader_num_workers", json!(0));
-
-    let actor = "actor_rollout_ref.actor";
-    set(&format!("{actor}.ppo_mini_batch_size"), json!(settings.groups));
-    set(&format!("{actor}.ppo_micro_batch_size_per_gpu"), json!(micro));
-    set(&format!("{actor}.data_loader_seed"), json!(settings.seed));
-    set(&format!("{actor}.fsdp_config.seed"), json!(settings.seed));
-    set(&format!("{actor}.fsdp_config.dtype"), json!(dtype));
-    set("actor_rollout_ref.ref.fsdp_config.dtype", json!(dtype));
-    set("actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu", json!(micro));
-    set("actor_rollout_ref.model.enable_gradient_checkpointing", json!(checkpointed(settings)));
+    prompts(settings, &mut set);
+    actor(settings, &mut set, dtype, micro);
     if let Some(objective) = objective {
-        set(&format!("{actor}.loss_agg_mode"), json!(aggregation_name(objective.aggregation)));
-        set(
-            &format!("{actor}.calculate_entropy"),
-            json!(objective.reads.iter().any(|name| name == "student.entropy")),
-        );
-        if objective.reads.iter().any(|name| name == "reference.logp") {
-            set(&format!("{actor}.use_kl_loss"), json!(true));
-            set(&format!("{actor}.kl_loss_coef"), json!(0.0));
-        }
-        set("distillation.distillation_loss.topk", objective.top_k.map_or(Value::Null, |k| json!(k)));
+        loss(objective, &mut set);
     }
-
     if let Some(start) = &settings.start {
         set("actor_rollout_ref.model.path", json!(start.path));
         if start.revision.is_some() {
@@ -271,7 +241,68 @@ fn configuration(
     }
     model_and_prompts(settings, &mut set, coverage);
     rollout(settings, &mut set, dtype, micro);
+    trainer(settings, &mut set);
+    optimizer(settings, &mut set, coverage);
+    distillation(settings, &mut set);
+    teachers(settings, &mut configuration);
+    configuration.insert(
+        "ray_kwargs.ray_init.runtime_env",
+        "env_vars",
+        json!({
+            "VERL_USE_EXTERNAL_MODULES": "mopd_verl",
+            "PYTHONPATH": "${oc.env:PYTHONPATH}",
+            "MOPD_EXPORT": "${oc.env:MOPD_EXPORT}",
+        }),
+    );
+    if settings.teachers.is_empty() {
+        coverage.refuse("a stage without a teacher", at, "verl's distillation asks one for every prompt");
+    }
+    configuration
+}
 
+/// A file of the export.
+fn here(file: &str) -> String {
+    format!("${{oc.env:MOPD_EXPORT}}/{file}")
+}
+
+fn prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
+    let prompt_length = (settings.longest_prompt + TEMPLATE_TOKENS).next_multiple_of(64);
+    set("data.train_files", json!([here("train.jsonl")]));
+    set("data.val_files", json!([here("train.jsonl")]));
+    set("data.val_max_samples", json!(1));
+    set("data.max_prompt_length", json!(prompt_length));
+    set("data.train_batch_size", json!(settings.groups));
+    set("data.shuffle", json!(false));
+    set("data.seed", json!(settings.seed));
+    set("data.dataloader_num_workers", json!(0));
+}
+
+const ACTOR: &str = "actor_rollout_ref.actor";
+
+fn actor(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), dtype: &str, micro: u32) {
+    set(&format!("{ACTOR}.ppo_mini_batch_size"), json!(settings.groups));
+    set(&format!("{ACTOR}.ppo_micro_batch_size_per_gpu"), json!(micro));
+    set(&format!("{ACTOR}.data_loader_seed"), json!(settings.seed));
+    set(&format!("{ACTOR}.fsdp_config.seed"), json!(settings.seed));
+    set(&format!("{ACTOR}.fsdp_config.dtype"), json!(dtype));
+    set("actor_rollout_ref.ref.fsdp_config.dtype", json!(dtype));
+    set("actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu", json!(micro));
+    set("actor_rollout_ref.model.enable_gradient_checkpointing", json!(checkpointed(settings)));
+}
+
+/// What the loss reads.
+fn loss(objective: &PluginObjective, set: &mut dyn FnMut(&str, Value)) {
+    let reads = |what: &str| objective.reads.iter().any(|name| name == what);
+    set(&format!("{ACTOR}.loss_agg_mode"), json!(aggregation_name(objective.aggregation)));
+    set(&format!("{ACTOR}.calculate_entropy"), json!(reads("student.entropy")));
+    if reads("reference.logp") {
+        set(&format!("{ACTOR}.use_kl_loss"), json!(true));
+        set(&format!("{ACTOR}.kl_loss_coef"), json!(0.0));
+    }
+    set("distillation.distillation_loss.topk", objective.top_k.map_or(Value::Null, |k| json!(k)));
+}
+
+fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
     set("algorithm.adv_estimator", json!("grpo"));
     set("critic.enable", json!(false));
     set("reward.custom_reward_function.path", json!(here("mopd_rewards.py")));
@@ -287,9 +318,9 @@ fn configuration(
     set("trainer.test_freq", json!(-1));
     set("trainer.val_before_train", json!(false));
     set("trainer.default_local_dir", json!(here("checkpoints")));
-    let _ = sequences;
-    optimizer(settings, &mut set, coverage);
+}
 
+fn distillation(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
     let loss = "distillation.distillation_loss";
     set("distillation.enabled", json!(!settings.teachers.is_empty()));
     set(&format!("{loss}.loss_mode"), json!("mopd"));
@@ -301,20 +332,6 @@ fn configuration(
     set("distillation.n_gpus_per_node", json!(settings.teachers.len()));
     set("distillation.nnodes", json!(u32::from(!settings.teachers.is_empty())));
     set("distillation.teacher_key", json!("teacher"));
-    teachers(settings, &mut configuration);
-    configuration.insert(
-        "ray_kwargs.ray_init.runtime_env",
-        "env_vars",
-        json!({
-            "VERL_USE_EXTERNAL_MODULES": "mopd_verl",
-            "PYTHONPATH": "${oc.env:PYTHONPATH}",
-            "MOPD_EXPORT": "${oc.env:MOPD_EXPORT}",
-        }),
-    );
-    if settings.teachers.is_empty() {
-        coverage.refuse("a stage without a teacher", at, "verl's distillation asks one for every prompt");
-    }
-    configuration
 }
 
 fn model_and_prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), coverage: &mut Coverage) {
