@@ -184,43 +184,6 @@ fn trained(
     if let Some(refusal) = across_parts(&checked.objective, &objective, &own_data, origins) {
         return Err(refusal);
     }
-    let own_parts = own_data.iter().map(|own| (&own.rollout, &own.objective));
-    let mut parts = std::iter::once((&rollout, &objective)).chain(own_parts);
-    let known =
-        |name: &String| parts.clone().flat_map(|(_, part)| &part.term_losses).any(|of| of.term == *name);
-    if let Some(name) = read_losses.iter().find(|name| !known(name)) {
-        let construct = format!("the signal `loss.{name}`, where no such term is trained,");
-        return Err(refused(origins.span(objective.origin), construct));
-    }
-    let reads = |(_, part): (_, &Objective)| part.signals().contains(&Signal::ValidationLoss);
-    let reads = parts.clone().any(reads) || train.scorers.signals().contains(&Signal::ValidationLoss);
-    if reads && train.validation.is_none() {
-        let construct = "the signal `loss.validation`, where the stage has no `validate`,";
-        return Err(refused(origins.span(objective.origin), construct));
-    }
-    let unfit = |(rollout, part)| {
-        let scorers = &train.scorers;
-        other_tokenizer::unfit(part, scorers, origins)
-            .or_else(|| partial::unfit(part, scorers, origins))
-            .or_else(|| partial::without_confidence(part, &train.panels, origins))
-            .or_else(|| attempts::unfit(part, rollout, scorers, origins))
-            .or_else(|| agreement::unfit(part, rollout, scorers, origins))
-            .or_else(|| drafts::unfit(part, rollout, scorers, origins))
-            .or_else(|| sampler::unfit(part, rollout, origins))
-            .or_else(|| {
-                let student = train.sees.as_ref();
-                let shown = recorded::ShownTemplates { scorers, feedback: &train.feedback, student };
-                recorded::unfit((part, &checked.objective), rollout, shown, origins)
-            })
-    };
-    if let Some(refusal) = parts.find_map(unfit) {
-        return Err(refusal.into());
-    }
-    let (scorers, validation) = (&train.scorers, train.validation.as_ref());
-    let steps = guards::Steps { objective: &objective, rollout: &rollout, scorers, validation };
-    if let Some(refusal) = guards::unfit(&train.guards, &steps, origins) {
-        return Err(refusal.into());
-    }
     let trained = Train {
         recipe: train.recipe,
         start: train.start,
@@ -248,8 +211,50 @@ fn trained(
         alignment: train.alignment,
         execution: train.execution,
     };
-    match served::unfit(&trained, origins) {
-        Some(refusal) => Err(refusal.into()),
+    match unfit(&trained, checked, &read_losses, origins) {
+        Some(refusal) => Err(refusal),
         None => Ok(trained),
     }
+}
+
+/// What a stage reads that it does not have, or can't be asked for beside what else it has.
+fn unfit(
+    train: &Train<Objective>,
+    checked: &checked::Train,
+    read_losses: &[String],
+    origins: Origins,
+) -> Option<Box<Diagnostic>> {
+    let own_parts = train.own_data.iter().map(|own| (&own.rollout, &own.objective));
+    let mut parts = std::iter::once((&train.rollout, &train.objective)).chain(own_parts);
+    let known =
+        |name: &String| parts.clone().flat_map(|(_, part)| &part.term_losses).any(|of| of.term == *name);
+    let here = origins.span(train.objective.origin);
+    if let Some(name) = read_losses.iter().find(|name| !known(name)) {
+        let construct = format!("the signal `loss.{name}`, where no such term is trained,");
+        return Some(refused(here, construct));
+    }
+    let reads = |(_, part): (_, &Objective)| part.signals().contains(&Signal::ValidationLoss);
+    let reads = parts.clone().any(reads) || train.scorers.signals().contains(&Signal::ValidationLoss);
+    if reads && train.validation.is_none() {
+        return Some(refused(here, "the signal `loss.validation`, where the stage has no `validate`,"));
+    }
+    let (scorers, validation) = (&train.scorers, train.validation.as_ref());
+    let unfit = |(rollout, part)| {
+        other_tokenizer::unfit(part, scorers, origins)
+            .or_else(|| partial::unfit(part, scorers, origins))
+            .or_else(|| partial::without_confidence(part, &train.panels, origins))
+            .or_else(|| attempts::unfit(part, rollout, scorers, origins))
+            .or_else(|| agreement::unfit(part, rollout, scorers, origins))
+            .or_else(|| drafts::unfit(part, rollout, scorers, origins))
+            .or_else(|| sampler::unfit(part, rollout, origins))
+            .or_else(|| {
+                let student = train.sees.as_ref();
+                let shown = recorded::ShownTemplates { scorers, feedback: &train.feedback, student };
+                recorded::unfit((part, &checked.objective), rollout, shown, origins)
+            })
+    };
+    let (objective, rollout) = (&train.objective, &train.rollout);
+    let steps = guards::Steps { objective, rollout, scorers, validation };
+    let refusal = parts.find_map(unfit).or_else(|| guards::unfit(&train.guards, &steps, origins));
+    refusal.or_else(|| served::unfit(train, origins)).map(Into::into)
 }

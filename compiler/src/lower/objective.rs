@@ -46,12 +46,7 @@ pub(super) fn lower(
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
     let gradients = self::gradients(&mut lowering, loss, &live, origins, here)?;
     if gradients.iter().all(|gradient| lowering.graph.constant_value(*gradient) == Some(0.0)) {
-        let message = format!("no gradient reaches anything `live` in the objective `{}`", objective.name);
-        let place = lowering.primitives.first().map_or(here, |primitive| origins.span(primitive.origin));
-        return Err(Diagnostic::error(Code::NothingLive, place, message)
-            .label("only compared, or multiplied away: its derivative is 0 everywhere")
-            .help("let a term be a product with a `live` factor")
-            .into());
+        return Err(nothing_live(&lowering, objective, origins).into());
     }
 
     let everything: Vec<NodeId> = total.into_iter().chain(coarser.iter().copied()).collect();
@@ -62,13 +57,12 @@ pub(super) fn lower(
         return Err(refused(here, "`clip` of a number of a block"));
     }
 
-    let mut term_losses = Vec::new();
-    for (term, weighted) in objective.terms.iter().zip(&weighted) {
-        if read_losses.contains(&term.name) {
-            let loss = term_loss(&mut lowering, term, weighted, selected, objective, origins)?;
-            term_losses.push(TermLoss { term: term.name.clone(), loss });
-        }
-    }
+    let read = objective.terms.iter().zip(&weighted).filter(|(term, _)| read_losses.contains(&term.name));
+    let term_losses = read.map(|(term, weighted)| {
+        let loss = term_loss(&mut lowering, term, weighted, selected, objective, origins)?;
+        Ok(TermLoss { term: term.name.clone(), loss })
+    });
+    let term_losses = term_losses.collect::<Result<Vec<TermLoss>, Box<Diagnostic>>>()?;
 
     let ladders = origins.ladders.iter().map(|ladder| self::ladder(&mut lowering, ladder, origins));
     let ladders = ladders.collect::<Result<Vec<Ladder>, _>>()?;
@@ -128,6 +122,14 @@ pub(super) fn lower(
         normal_form,
         origin: objective.origin,
     })
+}
+
+fn nothing_live(lowering: &Lowering, objective: &checked::Objective, origins: Origins) -> Diagnostic {
+    let message = format!("no gradient reaches anything `live` in the objective `{}`", objective.name);
+    let origin = lowering.primitives.first().map_or(objective.origin, |primitive| primitive.origin);
+    Diagnostic::error(Code::NothingLive, origins.span(origin), message)
+        .label("only compared, or multiplied away: its derivative is 0 everywhere")
+        .help("let a term be a product with a `live` factor")
 }
 
 /// What decides whether a ladder is climbed, after the step whose numbers it reads.
