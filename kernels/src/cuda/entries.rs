@@ -1,6 +1,6 @@
 //! The kernels of `entries.cu`, over tensors: [`crate::entries`] on a GPU.
 
-use std::ffi::{c_int, c_longlong, c_void};
+use std::ffi::{CStr, c_int, c_longlong, c_void};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
@@ -18,14 +18,47 @@ const BLOCKS: u32 = 32;
 #[derive(Clone, Copy, Debug)]
 pub struct EntryKernels {
     gpu: Gpu,
-    sum_kl: Function,
-    sum_entropy: Function,
-    kl_by_left: Function,
-    kl_by_right: Function,
-    normalizers: Function,
-    kl_by_left_logits: Function,
-    kl_by_right_logits: Function,
-    zero_rows: Function,
+    /// In the order of [`EntryKernel::ALL`].
+    functions: [Function; EntryKernel::ALL.len()],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EntryKernel {
+    SumKl,
+    SumEntropy,
+    GradientKlByLeft,
+    GradientKlByRight,
+    Normalizers,
+    KlByLeftLogits,
+    KlByRightLogits,
+    ZeroRows,
+}
+
+impl EntryKernel {
+    const ALL: [EntryKernel; 8] = [
+        EntryKernel::SumKl,
+        EntryKernel::SumEntropy,
+        EntryKernel::GradientKlByLeft,
+        EntryKernel::GradientKlByRight,
+        EntryKernel::Normalizers,
+        EntryKernel::KlByLeftLogits,
+        EntryKernel::KlByRightLogits,
+        EntryKernel::ZeroRows,
+    ];
+
+    /// In `entries.cu`.
+    fn name(self) -> &'static CStr {
+        match self {
+            EntryKernel::SumKl => c"sum_kl",
+            EntryKernel::SumEntropy => c"sum_entropy",
+            EntryKernel::GradientKlByLeft => c"gradient_kl_by_left",
+            EntryKernel::GradientKlByRight => c"gradient_kl_by_right",
+            EntryKernel::Normalizers => c"normalizers",
+            EntryKernel::KlByLeftLogits => c"kl_by_left_logits",
+            EntryKernel::KlByRightLogits => c"kl_by_right_logits",
+            EntryKernel::ZeroRows => c"zero_rows",
+        }
+    }
 }
 
 /// Next-token distributions, `[rows, entries]` in f32.
@@ -54,37 +87,9 @@ impl EntryKernels {
     pub fn of(gpu: Gpu) -> Result<EntryKernels, String> {
         static COMPILED: OnceLock<Result<EntryKernels, String>> = OnceLock::new();
         let compiled = COMPILED.get_or_init(|| {
-            let names = [
-                c"sum_kl",
-                c"sum_entropy",
-                c"gradient_kl_by_left",
-                c"gradient_kl_by_right",
-                c"normalizers",
-                c"kl_by_left_logits",
-                c"kl_by_right_logits",
-                c"zero_rows",
-            ];
-            let [
-                sum_kl,
-                sum_entropy,
-                kl_by_left,
-                kl_by_right,
-                normalizers,
-                kl_by_left_logits,
-                kl_by_right_logits,
-                zero_rows,
-            ] = compile(gpu, include_str!("entries.cu"), &[("THREADS", THREADS.into())], names)?;
-            Ok(EntryKernels {
-                gpu,
-                sum_kl,
-                sum_entropy,
-                kl_by_left,
-                kl_by_right,
-                normalizers,
-                kl_by_left_logits,
-                kl_by_right_logits,
-                zero_rows,
-            })
+            let names = EntryKernel::ALL.map(EntryKernel::name);
+            let functions = compile(gpu, include_str!("entries.cu"), &[("THREADS", THREADS.into())], names)?;
+            Ok(EntryKernels { gpu, functions })
         });
         let kernels = compiled.clone()?;
         assert_eq!(kernels.gpu, gpu, "a process has one GPU");
@@ -98,13 +103,13 @@ impl EntryKernels {
         let [mut l, mut r] = [l, r].map(|side| self.side(side, [rows, width]));
         let (mut width, mut to_at) = (width as c_longlong, to.data_ptr());
         let mut arguments = [argument(&mut l), argument(&mut r), argument(&mut width), argument(&mut to_at)];
-        let function = match sum {
-            Sum::Kl => self.sum_kl,
-            Sum::Entropy => self.sum_entropy,
+        let kernel = match sum {
+            Sum::Kl => EntryKernel::SumKl,
+            Sum::Entropy => EntryKernel::SumEntropy,
         };
         // SAFETY: types and order are those of `entries.cu`, kinds and sizes were checked. Libtorch gives
         // memory to nobody else before its stream has come past the kernel.
-        unsafe { launch(function, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
+        unsafe { self.launch(kernel, [rows as u32, 1], &mut arguments) };
         to
     }
 
@@ -123,12 +128,12 @@ impl EntryKernels {
             argument(&mut factors),
             argument(&mut to_at),
         ];
-        let function = match gradient {
-            KlGradient::KlByLeft => self.kl_by_left,
-            KlGradient::KlByRight => self.kl_by_right,
+        let kernel = match gradient {
+            KlGradient::KlByLeft => EntryKernel::GradientKlByLeft,
+            KlGradient::KlByRight => EntryKernel::GradientKlByRight,
         };
         // SAFETY: as above.
-        unsafe { launch(function, [rows as u32, blocks], THREADS, self.gpu.stream(), &mut arguments) };
+        unsafe { self.launch(kernel, [rows as u32, blocks], &mut arguments) };
         to
     }
 
@@ -140,7 +145,7 @@ impl EntryKernels {
         let (mut width, mut to_at) = (width as c_longlong, to.data_ptr());
         let mut arguments = [argument(&mut logits), argument(&mut width), argument(&mut to_at)];
         // SAFETY: as above.
-        unsafe { launch(self.normalizers, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
+        unsafe { self.launch(EntryKernel::Normalizers, [rows as u32, 1], &mut arguments) };
         to
     }
 
@@ -168,12 +173,12 @@ impl EntryKernels {
             argument(&mut to_at),
             argument(&mut is_bf16),
         ];
-        let function = match gradient {
-            KlGradient::KlByLeft => self.kl_by_left_logits,
-            KlGradient::KlByRight => self.kl_by_right_logits,
+        let kernel = match gradient {
+            KlGradient::KlByLeft => EntryKernel::KlByLeftLogits,
+            KlGradient::KlByRight => EntryKernel::KlByRightLogits,
         };
         // SAFETY: as above.
-        unsafe { launch(function, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
+        unsafe { self.launch(kernel, [rows as u32, 1], &mut arguments) };
     }
 
     /// Writes 0 to all entries, `[rows, entries]` of any kind, of rows whose factor, `[rows, 1]`, is 0.
@@ -184,7 +189,16 @@ impl EntryKernels {
         let mut factors = self.gpu.pointer(factors, Kind::Float, &[rows, 1]);
         let mut arguments = [argument(&mut at), argument(&mut bytes), argument(&mut factors)];
         // SAFETY: as above.
-        unsafe { launch(self.zero_rows, [rows as u32, 1], THREADS, self.gpu.stream(), &mut arguments) };
+        unsafe { self.launch(EntryKernel::ZeroRows, [rows as u32, 1], &mut arguments) };
+    }
+
+    /// # Safety
+    /// As of [`launch`].
+    unsafe fn launch(&self, kernel: EntryKernel, blocks: [u32; 2], arguments: &mut [*mut c_void]) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            launch(self.functions[kernel as usize], blocks, THREADS, self.gpu.stream(), arguments);
+        }
     }
 
     fn side(&self, of: Distributions, shape: [i64; 2]) -> Side {
@@ -207,5 +221,20 @@ impl<'a> Distributions<'a> {
 
     fn shape(self) -> [i64; 2] {
         self.tensor().size()[..].try_into().expect("distributions have rows and entries")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_stand_in_their_order_and_in_the_source() {
+        let source = include_str!("entries.cu");
+        for (index, kernel) in EntryKernel::ALL.into_iter().enumerate() {
+            assert_eq!(kernel as usize, index);
+            let name = kernel.name().to_str().unwrap();
+            assert!(source.contains(&format!("__global__ void {name}(")), "{name}");
+        }
     }
 }

@@ -21,6 +21,7 @@ const MULTIPLE: i64 = 8;
 pub struct FlashAttention {
     /// i32, `[sequences + 1]`: where each begins, and where the last ends.
     bounds: Tensor,
+    tokens: i64,
     longest: i64,
 }
 
@@ -33,10 +34,11 @@ impl FlashAttention {
             && capability(gpu).is_ok_and(|[major, _]| major >= FIRST)
     }
 
-    /// `bounds` are i32, on the GPU, `[sequences + 1]`; the longest sequence has so many tokens.
-    pub fn new(bounds: Tensor, longest: i64) -> FlashAttention {
+    /// `bounds` are i32, on the GPU, `[sequences + 1]`, of so many tokens in all, of which the longest
+    /// sequence has so many.
+    pub fn new(bounds: Tensor, tokens: i64, longest: i64) -> FlashAttention {
         assert_eq!((bounds.kind(), bounds.dim()), (Kind::Int, 1));
-        FlashAttention { bounds, longest }
+        FlashAttention { bounds, tokens, longest }
     }
 
     /// What queries see of the keys up to their own place, or of the last `window` of them; `scale`
@@ -46,9 +48,8 @@ impl FlashAttention {
     /// # Panics
     /// With libtorch's message, as its other operators.
     pub fn attend(&self, [query, key, value]: [&Tensor; 3], scale: f64, window: Option<usize>) -> Tensor {
-        let [tokens, ..] = query.size()[..] else { panic!("queries have tokens, heads and widths") };
-        for of in [key, value] {
-            assert_eq!(of.size()[0], tokens, "a key and a value for each token");
+        for of in [query, key, value] {
+            assert_eq!(of.size()[0], self.tokens, "a query, a key and a value for each token");
         }
         let tensors = [query, key, value, &self.bounds].map(|of| of.as_ptr().cast_mut().cast::<c_void>());
         let window = window.map_or(0, |window| i64::try_from(window).unwrap_or(0));

@@ -13,26 +13,26 @@ use mopd_kernels::cuda::FlashAttention;
 /// finite.
 pub(super) const HIDDEN: f64 = -1e30;
 
-/// How attention has the sequences of a batch, where our own loops do not run.
-pub(super) enum SideBySide {
+/// How attention reads the sequences of a batch, where our own loops do not run.
+pub(super) enum SequenceLayout {
     /// Padded to the longest.
     Padded(Masks),
-    /// End to end, as everything else has them.
+    /// End to end, as all other parts of a layer read them.
     Packed(FlashAttention),
 }
 
-impl SideBySide {
-    pub fn of(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SideBySide {
-        let [_, longest] = batch.shape;
+impl SequenceLayout {
+    pub fn of(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SequenceLayout {
+        let ([_, longest], tokens) = (batch.shape, batch.tokens.size()[0]);
         // It has windows and grouped heads, but no caps.
         let is_flash = |gpu| {
             config.attention_softcap.is_none()
                 && FlashAttention::is_written_for(gpu, kind, config.head_width as i64)
         };
         if place.kernels().is_some_and(is_flash) {
-            SideBySide::Packed(FlashAttention::new(batch.bounds(place.device), longest))
+            SequenceLayout::Packed(FlashAttention::new(batch.bounds(place.device), tokens, longest))
         } else {
-            SideBySide::Padded(Masks::new(config, longest as usize, kind, place.device))
+            SequenceLayout::Padded(Masks::new(config, longest as usize, kind, place.device))
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::attention::{AttentionRead, SideBySide, attend, cap};
+use super::attention::{AttentionRead, SequenceLayout, attend, cap};
 use super::feed_forward::{ExpertLoad, FeedForward};
 use super::gated::{GatedUnit, SavedForBackward};
 use super::linear::Linear;
@@ -73,7 +73,7 @@ pub(super) struct ForwardContext {
     rotary: Rotaries,
     /// The same in single precision, for loops of our own.
     rotary_f32: Rotaries,
-    side_by_side: SideBySide,
+    sequence_layout: SequenceLayout,
 }
 
 impl Decoder {
@@ -219,7 +219,7 @@ impl Decoder {
             batch: batch.shallow_clone(),
             rotary_f32: rotary.to_f32(),
             rotary,
-            side_by_side: SideBySide::of(self.place, &self.config, kind, batch),
+            sequence_layout: SequenceLayout::of(self.place, &self.config, kind, batch),
         }
     }
 
@@ -340,9 +340,9 @@ impl Decoder {
             let parts = query_key.split_with_sizes([heads, groups], axis);
             parts.try_into().expect("two sizes make two parts")
         };
-        let masks = match &context.side_by_side {
-            SideBySide::Padded(masks) => masks,
-            SideBySide::Packed(flash) => {
+        let masks = match &context.sequence_layout {
+            SequenceLayout::Padded(masks) => masks,
+            SequenceLayout::Packed(flash) => {
                 let [query, keys] = split(&query_key, 1);
                 let values = value.view([-1, groups, head_width]);
                 let (scale, window) = (config.attention_scale, layer.attention.window);

@@ -6,6 +6,7 @@ use mopd_compiler::plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
 
 use super::Spans;
+use super::loops::zero_rows;
 use super::rows::{LogitRows, LogpGrad};
 use super::summands::StepSummand;
 use super::support::{Entries, entries};
@@ -141,7 +142,7 @@ impl StepDivergence<'_> {
             compared.blank(&mut on_side);
             on_side *= adjoint;
             // Of a token that is not selected an infinite gradient is nothing.
-            let _ = on_side.masked_fill_(&adjoint.eq(0.0), 0.0);
+            zero_rows(rows.loops(), &mut on_side, adjoint);
             self.through_mass(rows, &compared, own, on_side, grad);
         }
     }

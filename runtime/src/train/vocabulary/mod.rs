@@ -38,7 +38,7 @@ pub use self::composed::{Composed, ComposedPart, part};
 pub use self::divergence::MixtureWeight;
 pub use self::listed::Listed;
 pub use self::logits::{Fetched, LmHead, Logits};
-use self::loops::zero_rows;
+use self::loops::{Loops, zero_rows};
 pub use self::mapped::{Columns, Mapped, Spans, logps_of};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
@@ -427,7 +427,7 @@ fn scaled_grad(
     let mut parts = grad.into_iter().zip(adjoints).map(|(mut grad, adjoint)| {
         let adjoint = adjoint.unsqueeze(1);
         // An infinite gradient of a token that is not selected is nothing.
-        zero_rows(place, &mut grad, &adjoint);
+        zero_rows(Loops::at(place), &mut grad, &adjoint);
         (grad, adjoint)
     });
     let one = parts.next().expect("gradients are kept of live primitives");

@@ -114,7 +114,7 @@ impl<'a> LogitRows<'a> {
             return logps.shallow_clone();
         }
         let logits = self.role_logits(role);
-        if matches!(role, Role::Scorer(_)) && are_listed(self.vocabulary.logits(role)) {
+        if self.is_listed(role) {
             assert!(temperature == 1.0, "what a server lists is at temperature 1: the compiler has looked");
             known.push((role, temperature, logits.shallow_clone()));
             return logits;
@@ -131,10 +131,10 @@ impl<'a> LogitRows<'a> {
     /// and where logits are divided by a temperature.
     pub(super) fn unnormalized(&self, role: Role, temperature: f64) -> Option<Unnormalized> {
         let (role, temperature) = self.resolved(role, temperature);
-        let listed = matches!(role, Role::Scorer(_)) && are_listed(self.vocabulary.logits(role));
-        let Some(Loops::Gpu(kernels)) = self.loops().filter(|_| temperature == 1.0 && !listed) else {
+        let Some(Loops::Gpu(kernels)) = self.loops() else { return None };
+        if temperature != 1.0 || self.is_listed(role) {
             return None;
-        };
+        }
         let logits = self.role_logits(role);
         if !is_readable(&logits) {
             return None;
@@ -151,7 +151,13 @@ impl<'a> LogitRows<'a> {
         Some(Unnormalized { kernels, logits, normalizers })
     }
 
-    /// Whose logits a role's are, and what they are divided by.
+    /// Whether a role's rows are log-probabilities already.
+    fn is_listed(&self, role: Role) -> bool {
+        matches!(role, Role::Scorer(_)) && are_listed(self.vocabulary.logits(role))
+    }
+
+    /// The role that has the logits, and the temperature that they are divided by: the sampler is another
+    /// role at the temperature that it drew at.
     fn resolved(&self, role: Role, temperature: f64) -> (Role, f64) {
         match role {
             Role::Sampler => {
