@@ -278,6 +278,7 @@ fn prompts(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
 }
 
 const ACTOR: &str = "actor_rollout_ref.actor";
+const LOSS: &str = "distillation.distillation_loss";
 
 fn actor(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value), dtype: &str, micro: u32) {
     set(&format!("{ACTOR}.ppo_mini_batch_size"), json!(settings.groups));
@@ -299,7 +300,7 @@ fn loss(objective: &PluginObjective, set: &mut dyn FnMut(&str, Value)) {
         set(&format!("{ACTOR}.use_kl_loss"), json!(true));
         set(&format!("{ACTOR}.kl_loss_coef"), json!(0.0));
     }
-    set("distillation.distillation_loss.topk", objective.top_k.map_or(Value::Null, |k| json!(k)));
+    set(&format!("{LOSS}.topk"), objective.top_k.map_or(Value::Null, |k| json!(k)));
 }
 
 fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
@@ -321,14 +322,13 @@ fn trainer(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
 }
 
 fn distillation(settings: &ExportSettings, set: &mut dyn FnMut(&str, Value)) {
-    let loss = "distillation.distillation_loss";
     set("distillation.enabled", json!(!settings.teachers.is_empty()));
-    set(&format!("{loss}.loss_mode"), json!("mopd"));
-    set(&format!("{loss}.use_task_rewards"), json!(false));
-    set(&format!("{loss}.use_policy_gradient"), json!(false));
+    set(&format!("{LOSS}.loss_mode"), json!("mopd"));
+    set(&format!("{LOSS}.use_task_rewards"), json!(false));
+    set(&format!("{LOSS}.use_policy_gradient"), json!(false));
     // Its own default bounds a loss at 10.
-    set(&format!("{loss}.loss_max_clamp"), Value::Null);
-    set(&format!("{loss}.log_prob_min_clamp"), Value::Null);
+    set(&format!("{LOSS}.loss_max_clamp"), Value::Null);
+    set(&format!("{LOSS}.log_prob_min_clamp"), Value::Null);
     set("distillation.n_gpus_per_node", json!(settings.teachers.len()));
     set("distillation.nnodes", json!(u32::from(!settings.teachers.is_empty())));
     set("distillation.teacher_key", json!("teacher"));
