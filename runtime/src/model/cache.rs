@@ -10,8 +10,9 @@ use tch::{Tensor, no_grad_guard};
 
 use self::on_gpu::OnGpu;
 use super::attention::{HIDDEN, cap, wide_softmax};
-use super::decoder::{Decoder, Layer};
+use super::decoder::Decoder;
 use super::packed_batch::PackedBatch;
+use super::parameters::Layer;
 use super::rope::Rotaries;
 use crate::machine::place::Place;
 use crate::machine::transfer::to_vec;

@@ -12,37 +12,17 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::attention::{AttentionRead, SequenceLayout, attend, cap};
-use super::feed_forward::{ExpertLoad, FeedForward};
+use super::feed_forward::ExpertLoad;
 use super::gated::{GatedUnit, SavedForBackward};
-use super::linear::Linear;
 use super::packed_attention::{BatchPlaces, PackedAttention};
 use super::packed_batch::PackedBatch;
-use super::parameters::{FlatVector, ParameterLeaf, ParameterViews};
+use super::parameters::{FlatVector, Layer, ParameterLeaf, ParameterViews};
 use super::rope::Rotaries;
 use super::second_head::SecondHead;
 use super::weights::Weights;
-use super::{Config, EntryKind, LayerAttention, ParameterEntry, layout};
+use super::{Config, EntryKind, ParameterEntry, layout};
 use crate::machine::place::Place;
 use crate::tokenizer::Tokenizer;
-
-/// Parameters of one layer.
-///
-/// Where several matrices read the same input, training multiplies them one by one, because the backward pass
-/// of a split costs more than it saves; `query_key_value` is the same numbers as one matrix, for inference.
-pub(super) struct Layer {
-    pub attention: LayerAttention,
-    pub norm_attention: Tensor,
-    pub after_attention: Option<Tensor>,
-    pub query_key: Linear,
-    pub value: Linear,
-    pub query_key_value: Linear,
-    /// `[2, head width]`: the scale of queries, then that of keys.
-    pub query_key_norm: Option<Tensor>,
-    pub output: Linear,
-    pub norm_feed_forward: Tensor,
-    pub after_feed_forward: Option<Tensor>,
-    pub feed_forward: FeedForward,
-}
 
 /// A model on a device. All parameters are views of its numbers, which are in the order of [`layout`].
 pub struct Decoder {
@@ -50,8 +30,8 @@ pub struct Decoder {
     pub tokenizer: Arc<Tokenizer>,
     pub place: Place,
     kind: Kind,
-    numbers: FlatVector,
-    entries: HashMap<String, ParameterEntry>,
+    pub(super) numbers: FlatVector,
+    pub(super) entries: HashMap<String, ParameterEntry>,
     /// Every tensor that gradients are taken for, in the order of the numbers.
     pub(super) leaves: Vec<ParameterLeaf>,
     decayed: i64,
@@ -67,6 +47,15 @@ pub struct Decoder {
     load: RefCell<Vec<Option<Tensor>>>,
 }
 
+/// What a decoder is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DecoderUse {
+    Training,
+    Inference,
+    /// Its layers are read one at a time, elsewhere: [`super::StreamedDecoder`].
+    Streaming,
+}
+
 /// What the layers of one forward pass have in common.
 pub(super) struct ForwardContext {
     pub batch: PackedBatch,
@@ -79,32 +68,49 @@ pub(super) struct ForwardContext {
 impl Decoder {
     /// For scoring and sampling, in a floating-point `kind`.
     pub fn frozen(weights: &Weights, place: Place, kind: Kind) -> Decoder {
-        Decoder::new(weights, FlatVector::whole(weights, kind, place.device), place, kind, false)
+        let numbers = FlatVector::whole(weights, kind, place.device);
+        Decoder::new(weights, numbers, place, kind, DecoderUse::Inference)
     }
 
     /// The same for a model that comes and goes: each layer takes what room is free, where a whole model
     /// would need it in one place.
-    pub fn streamed(weights: &Weights, place: Place, kind: Kind) -> Decoder {
-        Decoder::new(
-            weights,
-            FlatVector::by_layer(weights, &layout(&weights.config), kind, place.device),
-            place,
-            kind,
-            false,
-        )
+    pub fn by_layer(weights: &Weights, place: Place, kind: Kind) -> Decoder {
+        let numbers = FlatVector::by_layer(weights, &layout(&weights.config), kind, place.device);
+        Decoder::new(weights, numbers, place, kind, DecoderUse::Inference)
+    }
+
+    /// What stands before and behind the layers.
+    pub(super) fn without_layers(weights: &Weights, place: Place, kind: Kind) -> Decoder {
+        let numbers = FlatVector::outside_layers(weights, &layout(&weights.config), kind, place.device);
+        Decoder::new(weights, numbers, place, kind, DecoderUse::Streaming)
     }
 
     /// For training.
     pub fn trainable(weights: &Weights, place: Place, kind: Kind) -> Decoder {
-        Decoder::new(weights, FlatVector::whole(weights, kind, place.device), place, kind, true)
+        let numbers = FlatVector::whole(weights, kind, place.device);
+        Decoder::new(weights, numbers, place, kind, DecoderUse::Training)
     }
 
-    fn new(weights: &Weights, numbers: FlatVector, place: Place, kind: Kind, trainable: bool) -> Decoder {
+    fn new(
+        weights: &Weights,
+        numbers: FlatVector,
+        place: Place,
+        kind: Kind,
+        decoder_use: DecoderUse,
+    ) -> Decoder {
         let config = weights.config.clone();
-        let entries = layout(&config);
-        let mut parameters = ParameterViews::new(&entries, &numbers, trainable);
+        let list = layout(&config);
+        let decayed: usize =
+            list.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
+        let entries = list.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+        let mut parameters = ParameterViews::new(&entries, &numbers, decoder_use == DecoderUse::Training);
         let embedding = parameters.outside("model.embed_tokens.weight");
-        let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();
+        let layers = match decoder_use {
+            DecoderUse::Streaming => Vec::new(),
+            DecoderUse::Training | DecoderUse::Inference => {
+                (0..config.layers).map(|index| parameters.layer(&config, index)).collect()
+            }
+        };
         let lm_head =
             if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
         let scalar_head = config.scalar_head.then(|| parameters.outside("score.weight"));
@@ -114,9 +120,10 @@ impl Decoder {
             confidence: parameters.outside("second_head.confidence.weight"),
         });
         let norm = parameters.outside("model.norm.weight");
-        let leaves = parameters.leaves();
-        let decayed: usize =
-            entries.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
+        let leaves = match decoder_use {
+            DecoderUse::Streaming => Vec::new(),
+            DecoderUse::Training | DecoderUse::Inference => parameters.leaves(),
+        };
         Decoder {
             load: RefCell::new((0..config.layers).map(|_| None).collect()),
             tokenizer: weights.tokenizer.clone(),
@@ -124,7 +131,7 @@ impl Decoder {
             place,
             kind,
             numbers,
-            entries: entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect(),
+            entries,
             leaves,
             decayed: decayed as i64,
             embedding,
@@ -146,7 +153,7 @@ impl Decoder {
     /// The parameters as one vector; writing to it changes the model.
     ///
     /// # Panics
-    /// Where the model is one that comes and goes: [`Decoder::streamed`].
+    /// Where the model is one that comes and goes: [`Decoder::by_layer`].
     pub fn flat(&self) -> &Tensor {
         self.numbers.only().expect("a model that stays is one vector")
     }
@@ -205,11 +212,26 @@ impl Decoder {
     /// `each` gets what every layer's attention read, from the first layer on.
     pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(AttentionRead)) -> Tensor {
         let context = self.context(batch);
-        (0..self.layers.len()).fold(self.embed(&batch.tokens), |stream, layer| {
-            let (middle, read) = self.attention_block(layer, &stream, &context);
+        self.layers.iter().fold(self.embed(&batch.tokens), |stream, layer| {
+            let (answer, read) = self.through_layer(layer, &stream, &context);
             each(read);
-            self.mlp_block(layer, &middle).0
+            answer
         })
+    }
+
+    /// The stream behind a layer, and what its attention read.
+    pub(super) fn through_layer(
+        &self,
+        layer: &Layer,
+        stream: &Tensor,
+        context: &ForwardContext,
+    ) -> (Tensor, AttentionRead) {
+        let (middle, read) = self.attention_block(layer, stream, context);
+        (self.mlp_block(layer, &middle).0, read)
+    }
+
+    fn is_last(&self, layer: &Layer) -> bool {
+        layer.index + 1 == self.config.layers
     }
 
     pub(super) fn context(&self, batch: &PackedBatch) -> ForwardContext {
@@ -228,15 +250,15 @@ impl Decoder {
     /// position only matters if its prediction does.
     pub(super) fn attention_block(
         &self,
-        index: usize,
+        layer: &Layer,
         stream: &Tensor,
         context: &ForwardContext,
     ) -> (Tensor, AttentionRead) {
-        let (layer, batch) = (&self.layers[index], &context.batch);
+        let batch = &context.batch;
         let normed = self.normalise(stream, &layer.norm_attention);
-        let last = index + 1 == self.layers.len();
-        if let Some(attention) = self.packed_attention(index) {
-            let (answer, kept) = attention.forward(&normed, &self.places(index, context));
+        let last = self.is_last(layer);
+        if let Some(attention) = self.packed_attention(layer) {
+            let (answer, kept) = attention.forward(&normed, &self.places(layer, context));
             let carried =
                 if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
             return ((answer + carried).to_kind(stream.kind()), AttentionRead::Own(kept));
@@ -249,8 +271,7 @@ impl Decoder {
     }
 
     /// A layer's attention, where our own loops can run it.
-    pub(super) fn packed_attention(&self, index: usize) -> Option<PackedAttention<'_>> {
-        let layer = &self.layers[index];
+    pub(super) fn packed_attention<'a>(&'a self, layer: &'a Layer) -> Option<PackedAttention<'a>> {
         if layer.after_attention.is_some() {
             return None;
         }
@@ -259,33 +280,30 @@ impl Decoder {
     }
 
     /// What it needs to know of a batch.
-    pub(super) fn places<'a>(&self, index: usize, context: &'a ForwardContext) -> BatchPlaces<'a> {
-        let last = index + 1 == self.layers.len();
+    pub(super) fn places<'a>(&self, layer: &Layer, context: &'a ForwardContext) -> BatchPlaces<'a> {
         BatchPlaces {
             sequences: &context.batch.sequences,
-            rotary: context.rotary_f32.of(&self.layers[index].attention),
-            answered: last.then_some(&context.batch.predictors),
+            rotary: context.rotary_f32.of(&layer.attention),
+            answered: self.is_last(layer).then_some(&context.batch.predictors),
         }
     }
 
     /// The second half: what experts or a gated unit add; and what a unit of our own loops kept for its
     /// backward pass.
-    pub(super) fn mlp_block(&self, index: usize, stream: &Tensor) -> (Tensor, Option<SavedForBackward>) {
-        let layer = &self.layers[index];
+    pub(super) fn mlp_block(&self, layer: &Layer, stream: &Tensor) -> (Tensor, Option<SavedForBackward>) {
         let normed = self.normalise(stream, &layer.norm_feed_forward);
-        if let Some(unit) = self.unit(index) {
+        if let Some(unit) = self.unit(layer) {
             let (answer, kept) = unit.forward(&normed);
             return ((answer + stream).to_kind(stream.kind()), Some(kept));
         }
         let (answer, counts) =
             layer.feed_forward.train(&normed, self.config.activation, self.config.experts.as_ref());
-        self.count(index, counts);
+        self.count(layer.index, counts);
         (stream + self.after(answer, layer.after_feed_forward.as_ref()), None)
     }
 
     /// A layer's gated unit, where our own loops can run it.
-    pub(super) fn unit(&self, index: usize) -> Option<GatedUnit<'_>> {
-        let layer = &self.layers[index];
+    pub(super) fn unit<'a>(&'a self, layer: &'a Layer) -> Option<GatedUnit<'a>> {
         if layer.after_feed_forward.is_some() {
             return None;
         }
@@ -295,8 +313,8 @@ impl Decoder {
     /// Whether all that its gradient reads of a token is what our own loops save, so that generation can save
     /// it.
     pub fn saves_activations(&self) -> bool {
-        let all = |index| self.packed_attention(index).is_some() && self.unit(index).is_some();
-        self.second_head.is_none() && (0..self.layers.len()).all(all)
+        let all = |layer| self.packed_attention(layer).is_some() && self.unit(layer).is_some();
+        self.second_head.is_none() && self.layers.iter().all(all)
     }
 
     /// Runs something of which the experts were counted before.

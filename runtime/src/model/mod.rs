@@ -23,6 +23,7 @@ mod rope;
 mod saved_activations;
 mod second_head;
 mod step;
+mod streamed;
 mod weights;
 
 pub use adapter::Adapted;
@@ -39,6 +40,7 @@ pub use packed_batch::PackedBatch;
 pub use paged::{PagedGenerator, page_layout};
 pub use saved_activations::{GeneratedActivations, SavedActivations};
 pub use second_head::{CERTAIN, SecondHeadGrad, SecondPass};
+pub use streamed::{ScoringDecoder, StreamedDecoder};
 pub use weights::Weights;
 
 /// The logit of an id that no token has, in place of what the LM head says: its probability is 0 at any

@@ -11,9 +11,9 @@ use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Config;
-use super::decoder::Layer;
 use super::linear::Linear;
 use super::loops::{Normalised, numbers, numbers_mut};
+use super::parameters::Layer;
 use super::rope::Rotary;
 use crate::machine::transfer::to_vec;
 use mopd_kernels::causal_attention::AttentionHeads;

@@ -89,6 +89,11 @@ impl PackedBatch {
         }
     }
 
+    /// How many tokens are read.
+    pub(super) fn read(&self) -> i64 {
+        self.tokens.size()[0]
+    }
+
     /// Where each sequence begins among the tokens, and where the last ends: i32, `[sequences + 1]`.
     pub(super) fn bounds(&self, device: Device) -> Tensor {
         let ends = self.sequences.iter().map(|sequence| sequence.end as i32);

@@ -1,14 +1,35 @@
 //! The tensors of a decoder, cut from its numbers by the names of the layout.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::decoder::Layer;
 use super::feed_forward::{ExpertWeights, FeedForward};
 use super::layout::NormNames;
 use super::linear::Linear;
-use super::{Config, EntryKind, ParameterEntry, Weights};
+use super::{Config, EntryKind, LayerAttention, ParameterEntry, Weights};
+
+/// Parameters of one layer.
+///
+/// Where several matrices read the same input, training multiplies them one by one, because the backward pass
+/// of a split costs more than it saves; `query_key_value` is the same numbers as one matrix, for inference.
+pub(super) struct Layer {
+    /// Its place in the model.
+    pub index: usize,
+    pub attention: LayerAttention,
+    pub norm_attention: Tensor,
+    pub after_attention: Option<Tensor>,
+    pub query_key: Linear,
+    pub value: Linear,
+    pub query_key_value: Linear,
+    /// `[2, head width]`: the scale of queries, then that of keys.
+    pub query_key_norm: Option<Tensor>,
+    pub output: Linear,
+    pub norm_feed_forward: Tensor,
+    pub after_feed_forward: Option<Tensor>,
+    pub feed_forward: FeedForward,
+}
 
 /// A tensor that gradients are taken for.
 pub(super) struct ParameterLeaf {
@@ -42,13 +63,28 @@ impl FlatVector {
 
     /// The matrices of each layer in a tensor of their own.
     pub fn by_layer(weights: &Weights, entries: &[ParameterEntry], kind: Kind, device: Device) -> FlatVector {
-        let of = |entry: &ParameterEntry| (entry.kind == EntryKind::Matrix).then_some(entry.layer);
-        let runs = entries.chunk_by(|one, next| of(one) == of(next));
-        let pieces = runs.map(|run| {
-            let (first, last) = (&run[0], &run[run.len() - 1]);
-            (first.offset, weights.vector(first.offset..last.offset + last.len(), kind, device))
-        });
-        FlatVector { pieces: pieces.collect() }
+        let runs = runs(entries).map(|(_, run)| run);
+        FlatVector { pieces: runs.map(|run| piece(weights, run, kind, device)).collect() }
+    }
+
+    /// All but the matrices of layers: a vector with holes.
+    pub fn outside_layers(
+        weights: &Weights,
+        entries: &[ParameterEntry],
+        kind: Kind,
+        device: Device,
+    ) -> FlatVector {
+        let outside = runs(entries).filter(|(layer, _)| layer.is_none());
+        FlatVector { pieces: outside.map(|(_, run)| piece(weights, run, kind, device)).collect() }
+    }
+
+    /// The same with the matrices of one layer, which are the given numbers of the model.
+    pub fn with_layer(&self, weights: &Weights, matrices: Range<usize>) -> FlatVector {
+        let (_, outside) = &self.pieces[0];
+        let mut pieces = vec![piece(weights, matrices, outside.kind(), outside.device())];
+        pieces.extend(self.pieces.iter().map(|(offset, piece)| (*offset, piece.shallow_clone())));
+        pieces.sort_by_key(|(offset, _)| *offset);
+        FlatVector { pieces }
     }
 
     pub fn len(&self) -> usize {
@@ -68,17 +104,34 @@ impl FlatVector {
     }
 }
 
+/// Neighbours among the entries: the matrices of a layer, with its place, and what stands between.
+pub(super) fn runs(entries: &[ParameterEntry]) -> impl Iterator<Item = (Option<u32>, Range<usize>)> {
+    let of = |entry: &ParameterEntry| (entry.kind == EntryKind::Matrix).then_some(entry.layer);
+    entries.chunk_by(move |one, next| of(one) == of(next)).map(move |run| {
+        let (first, last) = (&run[0], &run[run.len() - 1]);
+        (of(first).flatten(), first.offset..last.offset + last.len())
+    })
+}
+
+/// Some numbers of a model, with the place of the first.
+fn piece(weights: &Weights, numbers: Range<usize>, kind: Kind, device: Device) -> (usize, Tensor) {
+    (numbers.start, weights.vector(numbers, kind, device))
+}
+
 /// Cuts views from a vector, and remembers those that gradients are taken for.
 pub(super) struct ParameterViews<'a> {
-    entries: HashMap<&'a str, &'a ParameterEntry>,
+    entries: &'a HashMap<String, ParameterEntry>,
     vector: &'a FlatVector,
     trainable: bool,
     leaves: Vec<ParameterLeaf>,
 }
 
 impl<'a> ParameterViews<'a> {
-    pub fn new(entries: &'a [ParameterEntry], vector: &'a FlatVector, trainable: bool) -> ParameterViews<'a> {
-        let entries = entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    pub fn new(
+        entries: &'a HashMap<String, ParameterEntry>,
+        vector: &'a FlatVector,
+        trainable: bool,
+    ) -> ParameterViews<'a> {
         ParameterViews { entries, vector, trainable, leaves: Vec::new() }
     }
 
@@ -115,6 +168,7 @@ impl<'a> ParameterViews<'a> {
         let output = of.linear(&["self_attn.o_proj"], biases.output);
         of.reader = LayerBlock::FeedForward(index);
         Layer {
+            index,
             attention: config.attention[index],
             norm_attention,
             after_attention,
@@ -131,7 +185,7 @@ impl<'a> ParameterViews<'a> {
 
     /// Parameters that are neighbours in the layout, as one tensor.
     fn view(&self, names: &[String], shape: &[i64]) -> (usize, Tensor) {
-        let entries: Vec<&ParameterEntry> = names.iter().map(|name| self.entries[name.as_str()]).collect();
+        let entries: Vec<&ParameterEntry> = names.iter().map(|name| &self.entries[name]).collect();
         let neighbours = entries.windows(2).all(|pair| pair[0].offset + pair[0].len() == pair[1].offset);
         assert!(neighbours, "{names:?} are not neighbours in the layout");
         let elements: usize = entries.iter().map(|entry| entry.len()).sum();
@@ -190,7 +244,7 @@ impl OfLayer<'_, '_> {
     }
 
     fn inputs(&self, matrices: &[String]) -> i64 {
-        self.parameters.entries[matrices[0].as_str()].shape[1] as i64
+        self.parameters.entries[&matrices[0]].shape[1] as i64
     }
 
     fn feed_forward(&mut self, config: &Config) -> FeedForward {

@@ -16,7 +16,7 @@ use super::gradient::Gradient;
 use super::lm_head_grad::{HeadGrads, LmHeadGrad};
 use super::loops::Normalised;
 use super::packed_batch::PackedBatch;
-use super::parameters::{LayerBlock, ParameterLeaf};
+use super::parameters::{Layer, LayerBlock, ParameterLeaf};
 use super::second_head::SecondHeadGrad;
 use super::{gated, packed_attention};
 use gated::UnitMatrix;
@@ -203,16 +203,16 @@ impl Decoder {
             let _guard = no_grad_guard();
             self.embed(&batch.tokens)
         };
-        for index in 0..self.layers.len() {
-            let (layer, answer) = if index < recomputed {
+        for layer in &self.layers {
+            let (saved, answer) = if layer.index < recomputed {
                 let _guard = no_grad_guard();
-                let middle = self.attention_block(index, &stream, &context).0;
-                (SavedLayer::Recomputed(stream), self.mlp_block(index, &middle).0)
+                let middle = self.attention_block(layer, &stream, &context).0;
+                (SavedLayer::Recomputed(stream), self.mlp_block(layer, &middle).0)
             } else {
-                let (whole, answer) = self.whole(index, &stream, &context);
+                let (whole, answer) = self.whole(layer, &stream, &context);
                 (SavedLayer::Kept(whole), answer)
             };
-            layers.push(layer);
+            layers.push(saved);
             stream = answer;
         }
         let last = Graph::new(&stream, |stream| self.normalise_last(stream));
@@ -220,14 +220,14 @@ impl Decoder {
     }
 
     /// One layer with what its gradient needs, and its answer.
-    fn whole(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> (Whole, Tensor) {
+    fn whole(&self, layer: &Layer, stream: &Tensor, context: &ForwardContext) -> (Whole, Tensor) {
         let run = |stream: &Tensor| {
-            let (answer, read) = self.attention_block(index, stream, context);
+            let (answer, read) = self.attention_block(layer, stream, context);
             (answer, read.saved_for_backward())
         };
-        let (attention, middle) = Tape::new(self.packed_attention(index).is_some(), stream, run);
-        let run = |middle: &Tensor| self.mlp_block(index, middle);
-        let (feed_forward, answer) = Tape::new(self.unit(index).is_some(), &middle, run);
+        let (attention, middle) = Tape::new(self.packed_attention(layer).is_some(), stream, run);
+        let run = |middle: &Tensor| self.mlp_block(layer, middle);
+        let (feed_forward, answer) = Tape::new(self.unit(layer).is_some(), &middle, run);
         (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
@@ -317,7 +317,7 @@ impl Decoder {
 
     /// What a layer would have kept. Its experts were counted when it ran first.
     fn recompute(&self, index: usize, stream: &Tensor, context: &ForwardContext) -> Whole {
-        self.uncounted(|| self.whole(index, stream, context).0)
+        self.uncounted(|| self.whole(&self.layers[index], stream, context).0)
     }
 
     fn through_attention(
@@ -331,7 +331,7 @@ impl Decoder {
     ) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
-        let attention = self.packed_attention(index).expect("it kept something");
+        let attention = self.packed_attention(layer).expect("it kept something");
         let (query_key, value) = (&layer.query_key, &layer.value);
         let of_matrix = |matrix, grad_output: &Tensor, input: &Tensor| {
             let matrices: &[&Tensor] = match matrix {
@@ -341,7 +341,7 @@ impl Decoder {
             gradient.write_product(attention.cpu, matrices, grad_output, input);
         };
         let by = self.normalised(attention.cpu, stream, &layer.norm_attention, |before| {
-            attention.backward(kept, &self.places(index, context), before, grad_answer, of_matrix)
+            attention.backward(kept, &self.places(layer, context), before, grad_answer, of_matrix)
         });
         let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
         write(&layer.norm_attention, &by.norm);
@@ -371,7 +371,7 @@ impl Decoder {
     ) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
-        let unit = self.unit(index).expect("it kept something");
+        let unit = self.unit(layer).expect("it kept something");
         let [gate, up, down] = layer.feed_forward.matrices().expect("a unit has them");
         let of_matrix = |matrix, grad_output: &Tensor, input: &Tensor| {
             let matrices: &[&Tensor] = match matrix {

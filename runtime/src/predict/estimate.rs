@@ -1,7 +1,7 @@
 //! What a step takes by arithmetic, roughly, before any is tried: how long a trial may be is decided by it.
 
-use mopd_compiler::plan::producers::Derived;
-use mopd_compiler::plan::{ModelId, Panel, Producer, Rollout, Share, Trainable};
+use mopd_compiler::plan::producers::{Derived, Writer};
+use mopd_compiler::plan::{ModelId, Objective, Panel, Producer, Rollout, Share, Trainable};
 
 use super::cut;
 use super::machine::MachineSpeed;
@@ -97,32 +97,50 @@ impl StageTrial<'_> {
     /// Bytes that a whole step needs at least: weights, gradients and moments of the student, and one other
     /// model.
     pub fn needed(&self) -> f64 {
-        let parameters = |id: ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]) as f64;
         let own = match self.train.trainable {
             Trainable::Adapter(_) => 4.0,
             Trainable::Weights { .. } => 12.0 + 4.0 * self.train.optimizer.moments() as f64,
         };
-        own * parameters(self.model) + 4.0 * self.beside_at_once(parameters)
+        own * self.parameters(self.model, usize::MAX) + 4.0 * self.beside_at_once(usize::MAX)
     }
 
-    /// Of the models beside the student that are in memory at once: of all where all stay, else of the
-    /// largest.
-    fn beside_at_once(&self, each: impl Fn(ModelId) -> f64) -> f64 {
-        let each = self.beside().into_iter().map(each);
+    /// Of a model with so many of its layers.
+    fn parameters(&self, id: ModelId, layers: usize) -> f64 {
+        Weights::parameters(&cut(&self.shapes.configs[id.0 as usize], layers)) as f64
+    }
+
+    /// Parameters of the models beside the student that are in memory at once, which have so many layers at
+    /// most: of all models where all stay, else of the largest.
+    fn beside_at_once(&self, layers: usize) -> f64 {
+        let layers = if self.streams() { layers.min(1) } else { layers };
+        let each = self.beside().into_iter().map(|id| self.parameters(id, layers));
         if self.models_fit() { each.sum() } else { each.fold(0.0, f64::max) }
+    }
+
+    /// Whether the models beside the student only score and don't stay: then they are in memory a layer at a
+    /// time.
+    fn streams(&self) -> bool {
+        let by_student =
+            |producer: &Producer| producer.drawn().iter().all(|(writer, _)| *writer == Writer::Student);
+        let train = self.train;
+        let only_scored = |(_, objective): (&Rollout, &Objective)| {
+            objective.attempts().is_empty() && objective.agreements().is_empty()
+        };
+        !self.models_fit()
+            && self.learners.len() == 1
+            && train.producers().chain(train.measured()).all(by_student)
+            && (train.panels.is_empty() && train.feedback.is_empty() && self.derived().next().is_none())
+            && train.objectives().all(only_scored)
     }
 
     /// Bytes of the models that are in memory while a teacher scores: a student of `own` layers with its
     /// moments; of teachers of `others` layers the largest, or all where all stay.
     pub fn while_scored(&self, own: usize, others: usize) -> f64 {
-        let parameters = |id: ModelId, layers: usize| {
-            Weights::parameters(&cut(&self.shapes.configs[id.0 as usize], layers)) as f64
-        };
         let computed = self.kind.elt_size_in_bytes() as f64;
         // In half precision, with what of each number is not computed with.
         let all = 4.0 + 4.0 * self.train.optimizer.moments() as f64;
         let each = if self.train.trainable.is_all() { all } else { computed };
-        each * parameters(self.model, own) + computed * self.beside_at_once(|id| parameters(id, others))
+        each * self.parameters(self.model, own) + computed * self.beside_at_once(others)
     }
 
     /// Multiplications and additions for a token, forward.

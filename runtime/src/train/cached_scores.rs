@@ -26,7 +26,7 @@ use super::scores::{hidden, in_order};
 use super::sequences::Sequences;
 use super::views::Shown;
 use crate::machine::transfer::upload;
-use crate::model::Decoder;
+use crate::model::ScoringDecoder;
 
 /// Bytes of a role's scores of one stage at most. Batches of the first epoch beyond it are computed in every
 /// epoch anew, as they come.
@@ -76,7 +76,7 @@ struct CachedBatch {
 }
 
 /// The model of a role for adjacent sources.
-pub struct CachedScorer<'d, F: Fn() -> &'d Decoder> {
+pub struct CachedScorer<'d, F: Fn() -> ScoringDecoder<'d>> {
     pub role: Role,
     pub model_ref: ModelRef,
     pub sources: Range<usize>,
@@ -136,7 +136,7 @@ impl<'a> CachedScores<'a> {
 
     /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in their
     /// order; none of a model whose scores are not kept.
-    pub fn hidden<'d, F: Fn() -> &'d Decoder>(
+    pub fn hidden<'d, F: Fn() -> ScoringDecoder<'d>>(
         &self,
         scoring: &Scoring,
         scorer: &CachedScorer<'d, F>,

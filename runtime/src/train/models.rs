@@ -1,8 +1,9 @@
 //! The models beside the student: scorers, and whoever writes completions.
 //!
-//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes
-//! room for the next, or for the student's gradient. So
-//! memory does not grow with their number. Weights that are equal are one model, whatever it is called.
+//! One of them at a time is in memory, unless all together are small: it scores what is its own, a layer at a
+//! time, and makes room for the next, or for the student's gradient. So memory does not grow with their
+//! number, nor with their depth unless they write. Weights that are equal are one model, whatever it is
+//! called.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -19,7 +20,7 @@ use super::route::Section;
 use super::vocabulary::{Fetched, LmHead};
 use crate::failure::Result;
 use crate::machine::place::Place;
-use crate::model::{Config, Decoder, Weights};
+use crate::model::{Config, Decoder, ScoringDecoder, StreamedDecoder, Weights};
 use crate::served::Server;
 use crate::store::state::StateTensors;
 
@@ -73,6 +74,23 @@ impl ScorerRef {
     }
 }
 
+/// A frozen model in memory.
+#[derive(Clone)]
+pub enum FrozenDecoder {
+    Held(Rc<Decoder>),
+    /// It only scores, and was not to stay.
+    Streamed(Rc<StreamedDecoder>),
+}
+
+impl FrozenDecoder {
+    pub fn scoring(&self) -> ScoringDecoder<'_> {
+        match self {
+            FrozenDecoder::Held(decoder) => ScoringDecoder::Held(decoder),
+            FrozenDecoder::Streamed(decoder) => ScoringDecoder::Streamed(decoder),
+        }
+    }
+}
+
 /// Whether models of so many parameters in all stay in memory together. Others are read anew for every step,
 /// which on the CPU takes far less time than a step of theirs.
 pub fn fits_in_memory(place: Place, parameters: usize) -> bool {
@@ -87,7 +105,7 @@ pub struct Models {
     frozen: Vec<Arc<Weights>>,
     of_model: HashMap<ModelId, usize>,
     /// All, or the one that was needed last.
-    resident: RefCell<HashMap<usize, Rc<Decoder>>>,
+    resident: RefCell<HashMap<usize, FrozenDecoder>>,
     /// LM heads of models that may stay, but of which nothing else was needed so far.
     lm_heads: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
@@ -106,8 +124,8 @@ pub struct Models {
 }
 
 /// The rows of an LM head that tokens have.
-fn first_rows(decoder: &Decoder, entries: i64) -> Tensor {
-    decoder.lm_head().detach().narrow(0, 0, entries)
+fn first_rows(lm_head: &Tensor, entries: i64) -> Tensor {
+    lm_head.detach().narrow(0, 0, entries)
 }
 
 /// The place of an element in a list of different ones, where it is put if it was not there.
@@ -311,28 +329,48 @@ impl Models {
         ModelRef::Frozen(self.of_model[&id])
     }
 
-    /// None for the student itself.
+    /// A model with all its layers, for one that writes. None for the student itself.
     pub fn decoder(&self, model_ref: ModelRef) -> Option<Rc<Decoder>> {
+        let ModelRef::Frozen(index) = model_ref else { return self.learning(model_ref) };
+        if let Some(FrozenDecoder::Held(decoder)) = self.resident.borrow().get(&index) {
+            return Some(decoder.clone());
+        }
+        self.make_room(index);
+        let make = if self.keeps_all { Decoder::frozen } else { Decoder::by_layer };
+        let decoder = Rc::new(make(&self.frozen[index], self.place, self.kind));
+        self.resident.borrow_mut().insert(index, FrozenDecoder::Held(decoder.clone()));
+        Some(decoder)
+    }
+
+    /// A model for one that scores: of one that may not stay, a layer at a time. None for the student itself.
+    pub fn scoring_decoder(&self, model_ref: ModelRef) -> Option<FrozenDecoder> {
+        let index = match model_ref {
+            ModelRef::Frozen(index) if !self.keeps_all => index,
+            _ => return self.decoder(model_ref).map(FrozenDecoder::Held),
+        };
+        if let Some(known) = self.resident.borrow().get(&index) {
+            return Some(known.clone());
+        }
+        self.make_room(index);
+        let streamed = StreamedDecoder::new(&self.frozen[index], self.place, self.kind);
+        let decoder = FrozenDecoder::Streamed(Rc::new(streamed));
+        self.resident.borrow_mut().insert(index, decoder.clone());
+        Some(decoder)
+    }
+
+    /// A copy of the student, or another model that learns.
+    fn learning(&self, model_ref: ModelRef) -> Option<Rc<Decoder>> {
         match model_ref {
-            ModelRef::Student => None,
             ModelRef::Copy(index) => Some(self.copies[index].decoder.clone()),
             ModelRef::Learner(index) => Some(self.learners[index].clone()),
-            ModelRef::Frozen(index) => {
-                let mut resident = self.resident.borrow_mut();
-                if !self.keeps_all && !resident.contains_key(&index) {
-                    // Before the next one is loaded, or two would be in memory at once.
-                    resident.clear();
-                }
-                self.lm_heads.borrow_mut().remove(&index);
-                let make = if self.keeps_all { Decoder::frozen } else { Decoder::streamed };
-                let decoder = resident.entry(index);
-                Some(
-                    decoder
-                        .or_insert_with(|| Rc::new(make(&self.frozen[index], self.place, self.kind)))
-                        .clone(),
-                )
-            }
+            ModelRef::Student | ModelRef::Frozen(_) => None,
         }
+    }
+
+    /// Before a frozen model is loaded, or two would be in memory at once.
+    fn make_room(&self, index: usize) {
+        self.let_go();
+        self.lm_heads.borrow_mut().remove(&index);
     }
 
     /// Makes room for the student's own forward and backward pass.
@@ -370,22 +408,23 @@ impl Models {
         }
     }
 
-    /// The part of a model's LM head that is compared with others', where its layers are in memory
-    /// (`decoder`) or where they are not needed. Of a model that may not stay it is fetched when it is
-    /// needed; `only` where nothing else is loaded before that: then what is there is taken.
-    pub fn lm_head(&self, model_ref: ModelRef, decoder: Option<&Decoder>, only: bool) -> LmHead {
+    /// The part of a model's LM head that is compared with others', where the model was needed otherwise
+    /// (`scored`) or not. Of a model that may not stay it is fetched when it is needed; `only` where nothing
+    /// else is loaded before that: then what is there is taken.
+    pub fn lm_head(&self, model_ref: ModelRef, scored: Option<ScoringDecoder>, only: bool) -> LmHead {
         let ModelRef::Frozen(index) = model_ref else {
-            return LmHead::Held(self.compared(decoder.expect("the student and its copies are in memory")));
+            let lm_head = scored.expect("the student and its copies are in memory").lm_head();
+            return LmHead::Held(first_rows(lm_head, self.entries));
         };
         let (weights, kind, device) = (self.frozen[index].clone(), self.kind, self.place.device);
         let entries = weights.tokenizer.vocabulary() as i64;
         let fetch = move || weights.lm_head(kind, device).narrow(0, 0, entries);
         if !self.keeps_all {
-            let at_hand = decoder.filter(|_| only).map(|decoder| first_rows(decoder, entries));
+            let at_hand = scored.filter(|_| only).map(|scored| first_rows(scored.lm_head(), entries));
             return LmHead::Fetched(Fetched::new(fetch, at_hand));
         }
-        match decoder.or(self.resident.borrow().get(&index).map(AsRef::as_ref)) {
-            Some(decoder) => LmHead::Held(first_rows(decoder, entries)),
+        match scored.or(self.resident.borrow().get(&index).map(FrozenDecoder::scoring)) {
+            Some(scored) => LmHead::Held(first_rows(scored.lm_head(), entries)),
             None => {
                 LmHead::Held(self.lm_heads.borrow_mut().entry(index).or_insert_with(fetch).shallow_clone())
             }
@@ -394,7 +433,7 @@ impl Models {
 
     /// The part of the LM head of the student, or of a copy of it, that is compared with others'.
     pub fn compared(&self, decoder: &Decoder) -> Tensor {
-        first_rows(decoder, self.entries)
+        first_rows(decoder.lm_head(), self.entries)
     }
 
     /// Follows the student after an update; `done` is the number of updates so far, `single` answers the

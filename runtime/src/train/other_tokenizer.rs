@@ -15,7 +15,7 @@ use super::sequences::Sequences;
 use super::views::Now;
 use super::vocabulary::Columns;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, PackedBatch, Weights};
+use crate::model::{PackedBatch, ScoringDecoder, Weights};
 use crate::prepare::prompts::TemplateInputs;
 use crate::rollout::Sequence;
 use crate::tokenizer::chat::Example;
@@ -171,23 +171,15 @@ impl Retokenized {
 
     /// The teacher's last hidden states at the tokens that it predicts, `[predicted, width]`, and these
     /// tokens.
-    pub fn hidden(&self, stage: &Stage, decoder: &Decoder) -> (Tensor, Vec<Token>) {
+    pub fn hidden(&self, stage: &Stage, decoder: ScoringDecoder) -> (Tensor, Vec<Token>) {
         let most = stage.micro_batch.map_or(self.list.len(), |size| size.max(1) as usize).max(1);
-        let parts: Vec<Tensor> = self
-            .list
-            .chunks(most)
-            .map(|chunk| {
-                let read = chunk.iter().map(|example| {
-                    (
-                        example.prompt.as_slice(),
-                        example.completion.as_slice(),
-                        Some(example.written.as_slice()),
-                    )
-                });
-                decoder.hidden(&PackedBatch::masked(read, stage.place.device))
-            })
-            .collect();
-        let hidden = Tensor::cat(&parts, 0);
+        let batches = self.list.chunks(most).map(|chunk| {
+            let read = chunk.iter().map(|example| {
+                (example.prompt.as_slice(), example.completion.as_slice(), Some(example.written.as_slice()))
+            });
+            PackedBatch::masked(read, stage.place.device)
+        });
+        let hidden = Tensor::cat(&decoder.hidden(batches), 0);
         let targets: Vec<Token> = self
             .list
             .iter()

@@ -19,7 +19,7 @@ use super::batches::no_teacher;
 use super::cached_scores::CachedScorer;
 use super::compose::compose;
 use super::data_signals::{given, missing, of_data};
-use super::models::{ModelScorer, ScorerRef};
+use super::models::{FrozenDecoder, ModelScorer, ScorerRef};
 use super::part::{Rollouts, Scoring};
 use super::sequences::Sequences;
 use super::spans::rest_of;
@@ -29,7 +29,7 @@ use super::{Source, Stage, panels, served};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
-use crate::model::{CERTAIN, Decoder, SavedActivations, SecondPass};
+use crate::model::{CERTAIN, SavedActivations, ScoringDecoder, SecondPass};
 use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.
@@ -154,7 +154,10 @@ fn logits_of(
         let softcap = models.softcap(model_ref, scoring.model);
         let scalar_head = models.scalar_head(model_ref, scoring.model);
         let loaded = OnceCell::new();
-        let decoder = || loaded.get_or_init(|| models.decoder(model_ref)).as_deref().unwrap_or(scoring.model);
+        let decoder = || {
+            let frozen = loaded.get_or_init(|| models.scoring_decoder(model_ref)).as_ref();
+            frozen.map_or(ScoringDecoder::Held(scoring.model), FrozenDecoder::scoring)
+        };
         if let (Some(other), Some(spans)) = (models.other_tokenizer(*scorer), &mut spans) {
             let [run] = pass.as_slice() else { unreachable!("runs of another tokenizer go alone") };
             let ScoringRun { members, tokens, .. } = &runs[*run];
@@ -182,7 +185,7 @@ fn logits_of(
             Some(kept) => kept,
             None => {
                 let members = || pass.iter().flat_map(|run| runs[*run].members.clone());
-                let context = decoder().config.context;
+                let context = decoder().config().context;
                 let shown = Shown::new(stage, (sees, context), sequences, members(), scoring.now(step))?;
                 let micro_batches = sequences.micro_batches(stage, members(), &shown);
                 hidden(stage, decoder(), sequences, &micro_batches, &shown)
@@ -285,15 +288,12 @@ fn shared(parts: &[Logits]) -> Vec<Logits> {
 /// sequences' order.
 pub fn hidden(
     stage: &Stage,
-    decoder: &Decoder,
+    decoder: ScoringDecoder,
     sequences: &Sequences,
     micro_batches: &[Vec<usize>],
     shown: &Shown,
 ) -> Tensor {
-    let parts: Vec<Tensor> = micro_batches
-        .iter()
-        .map(|members| decoder.hidden(&sequences.packed(stage, members, shown)))
-        .collect();
+    let parts = decoder.hidden(micro_batches.iter().map(|members| sequences.packed(stage, members, shown)));
     in_order(&parts, micro_batches.iter().flatten().copied(), sequences, stage.place.device)
 }
 
@@ -334,7 +334,7 @@ impl ScoringPass {
         };
         let of_layers = match &trace {
             Some(trace) => trace.hidden.shallow_clone(),
-            None => hidden(stage, model, sequences, &micro_batches, &Shown::Own),
+            None => hidden(stage, ScoringDecoder::Held(model), sequences, &micro_batches, &Shown::Own),
         };
         let targets = upload(&sequences.targets(), stage.place.device);
         let second = model.second_pass(&of_layers, &targets, &sequences.second_tokens()).map(Rc::new);

@@ -9,8 +9,9 @@ use tch::{Kind, Tensor};
 use super::Generator;
 use crate::machine::device::compiled;
 use crate::model::config::Config;
-use crate::model::decoder::{Decoder, Layer};
+use crate::model::decoder::Decoder;
 use crate::model::feed_forward::FeedForward;
+use crate::model::parameters::Layer;
 
 pub(super) struct OnGpu {
     kernels: DecodeKernels,

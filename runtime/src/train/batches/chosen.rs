@@ -13,6 +13,7 @@ use super::{Batch, Draws, Group, Making};
 use crate::failure::{Error, Result};
 use crate::machine::transfer::to_vec;
 use crate::machine::transfer::upload;
+use crate::model::ScoringDecoder;
 use crate::random::Purpose;
 use crate::rollout::Sequence;
 use crate::train::scores::{failed, hidden};
@@ -111,7 +112,7 @@ fn of_student(batch: &Batch, sequences: &Sequences, wanted: &[Signal]) -> Result
     let Batch { stage, student, models, .. } = *batch;
     let _guard = no_grad_guard();
     let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), &Shown::Own);
-    let hidden = hidden(stage, student, sequences, &micro_batches, &Shown::Own);
+    let hidden = hidden(stage, ScoringDecoder::Held(student), sequences, &micro_batches, &Shown::Own);
     let lm_head = LmHead::Held(models.compared(student));
     let logits =
         Logits::Projected { hidden, lm_head, softcap: student.config.logit_softcap, scalar_head: None };
