@@ -23,7 +23,7 @@ pub(super) enum SequenceLayout {
 
 impl SequenceLayout {
     pub fn of(place: Place, config: &Config, kind: Kind, batch: &PackedBatch) -> SequenceLayout {
-        let ([_, longest], tokens) = (batch.shape, batch.tokens.size()[0]);
+        let ([_, longest], tokens) = (batch.shape, batch.token_count());
         // It has windows and grouped heads, but no caps.
         let is_flash = |gpu| {
             config.attention_softcap.is_none()

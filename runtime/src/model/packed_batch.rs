@@ -90,7 +90,7 @@ impl PackedBatch {
     }
 
     /// How many tokens are read.
-    pub(super) fn read(&self) -> i64 {
+    pub(super) fn token_count(&self) -> i64 {
         self.tokens.size()[0]
     }
 

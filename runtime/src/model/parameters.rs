@@ -50,7 +50,8 @@ pub(super) enum LayerBlock {
     FeedForward(usize),
 }
 
-/// All numbers of a model in the order of the layout, in one tensor or in several, one behind the other.
+/// The numbers of a model in the order of the layout, in one tensor or in several, one behind the other: all
+/// of them, or those that are in memory.
 pub(super) struct FlatVector {
     /// Each with the place of its first number.
     pieces: Vec<(usize, Tensor)>,

@@ -38,9 +38,9 @@ impl StreamedDecoder {
         let (mut batches, most) = (batches.peekable(), self.tokens_at_once());
         let mut hidden = Vec::new();
         while let Some(first) = batches.next() {
-            let (mut tokens, mut together) = (first.read(), vec![first]);
-            while let Some(next) = batches.next_if(|next| tokens + next.read() <= most) {
-                tokens += next.read();
+            let (mut tokens, mut together) = (first.token_count(), vec![first]);
+            while let Some(next) = batches.next_if(|next| tokens + next.token_count() <= most) {
+                tokens += next.token_count();
                 together.push(next);
             }
             hidden.extend(self.pass(&together));
@@ -135,7 +135,7 @@ mod tests {
                     let whole = Decoder::frozen(&weights, place, kind);
                     let streamed = StreamedDecoder::new(&weights, place, kind);
                     let batches = || sequences.chunks(size).map(batch);
-                    let read: i64 = batches().map(|batch| batch.read()).sum();
+                    let read: i64 = batches().map(|batch| batch.token_count()).sum();
                     assert!(read > streamed.tokens_at_once(), "the layers are read more than once");
                     let of = |decoder: ScoringDecoder| {
                         decoder.hidden(batches()).iter().map(to_vec).collect::<Vec<Vec<f32>>>()
