@@ -3,7 +3,7 @@
 use crate::expr::signals::{Axis, Function, Reduction, Role, Signal};
 
 use super::emit::CodeTarget;
-use super::{CompileError, Program, Workspace};
+use super::{CompileError, Program, TILE, WIDTH, Workspace};
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
@@ -289,6 +289,33 @@ fn programs_are_shared_between_threads() {
         threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect()
     });
     assert_eq!(alone, together);
+}
+
+/// Lengths around those of tiles, with two functions that are compiled ahead one behind the other and one beside
+/// them.
+#[test]
+fn tiles_compute_what_the_definition_says() {
+    let mut graph = Graph::default();
+    let (logp, reward) = (graph.signal(Signal::Logp { role: Role::TEACHER }), graph.signal(Signal::Reward));
+    let entropy = graph.signal(Signal::Entropy { role: Role::Student });
+    let difference = graph.apply(Function::Subtract, &[logp, reward]);
+    let ratio = graph.apply(Function::Exp, &[difference]);
+    let bounded = graph.apply(Function::Minimum, &[ratio, entropy]);
+    let squashed = graph.apply(Function::Tanh, &[bounded]);
+    let bonus = graph.apply(Function::Log1p, &[entropy]);
+    let product = graph.apply(Function::Multiply, &[squashed, bonus]);
+    let output = graph.apply(Function::Add, &[product, difference]);
+    let mut random = Random(11);
+    for tokens in [TILE - 1, TILE, TILE + WIDTH - 1, TILE + WIDTH, 2 * TILE + 3, 5 * TILE] {
+        let layout = Layout {
+            sequence_of_token: (0..tokens as u32).map(|token| token / 100).collect(),
+            group_of_sequence: vec![0; tokens.div_ceil(100)],
+            groups: 1,
+            ..Layout::default()
+        };
+        let batch = random.batch(layout, 0, Random::number);
+        assert_same(&graph, &[output, ratio], &batch, &format!("{tokens} tokens"));
+    }
 }
 
 /// More elements than one thread takes, of a number that the threads do not divide, with sequences across
