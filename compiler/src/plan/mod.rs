@@ -308,6 +308,22 @@ impl Train<Objective> {
         }
         found
     }
+
+    /// Whether nobody beside the student writes for it, so that its other models only score: no completions,
+    /// attempts, answers of panels, feedback, or prompts derived from completions.
+    pub fn only_student_writes(&self) -> bool {
+        let by_student = |producer: &Producer| {
+            producer.drawn().iter().all(|(writer, _)| *writer == producers::Writer::Student)
+        };
+        let only_scored = |(_, objective): (&Rollout, &Objective)| {
+            objective.attempts().is_empty() && objective.agreements().is_empty()
+        };
+        self.producers().chain(self.measured()).all(by_student)
+            && self.producers().all(|producer| producer.derives().is_empty())
+            && self.panels.is_empty()
+            && self.feedback.is_empty()
+            && self.objectives().all(only_scored)
+    }
 }
 
 /// A number that is the same for a whole step, or one for each domain.

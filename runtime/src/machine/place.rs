@@ -46,14 +46,15 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36 MiB
-    /// has rows enough for the product to run at nearly full speed. A piece of a gradient has few enough
-    /// bytes for the allocator to keep them for the next step.
+    /// A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 18 MiB
+    /// has rows enough for the product to run at nearly full speed. It and a piece of a gradient, 4 MiB, are
+    /// small enough to find room among what a step has freed: the larger a block, the more of the heap is too
+    /// narrow for it.
     const CPU: Sizes = Sizes {
         chunk: 1 << 19,
-        block: 9 << 20,
+        block: 9 << 19,
         kept: 1 << 27,
-        piece: 1 << 22,
+        piece: 1 << 20,
         matrix_rows: 1 << 21,
         resident: 1 << 26,
         read: 2048,

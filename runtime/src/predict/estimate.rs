@@ -1,7 +1,7 @@
 //! What a step takes by arithmetic, roughly, before any is tried: how long a trial may be is decided by it.
 
-use mopd_compiler::plan::producers::{Derived, Writer};
-use mopd_compiler::plan::{ModelId, Objective, Panel, Producer, Rollout, Share, Trainable};
+use mopd_compiler::plan::producers::Derived;
+use mopd_compiler::plan::{ModelId, Panel, Producer, Rollout, Share, Trainable};
 
 use super::cut;
 use super::machine::MachineSpeed;
@@ -120,17 +120,7 @@ impl StageTrial<'_> {
     /// Whether the models beside the student only score and don't stay: then they are in memory a layer at a
     /// time.
     fn streams(&self) -> bool {
-        let by_student =
-            |producer: &Producer| producer.drawn().iter().all(|(writer, _)| *writer == Writer::Student);
-        let train = self.train;
-        let only_scored = |(_, objective): (&Rollout, &Objective)| {
-            objective.attempts().is_empty() && objective.agreements().is_empty()
-        };
-        !self.models_fit()
-            && self.learners.len() == 1
-            && train.producers().chain(train.measured()).all(by_student)
-            && (train.panels.is_empty() && train.feedback.is_empty() && self.derived().next().is_none())
-            && train.objectives().all(only_scored)
+        !self.models_fit() && self.learners.len() == 1 && self.train.only_student_writes()
     }
 
     /// Bytes of the models that are in memory while a teacher scores: a student of `own` layers with its

@@ -187,16 +187,19 @@ impl Vocabulary {
     /// asked for the same primitives.
     pub fn read(&self, quantities: &[Quantity], live: &[Primitive]) -> [Vec<Tensor>; 2] {
         let _guard = no_grad_guard();
-        // Made before the chunks: small tensors that stay between large ones that go would break up the heap
-        // until none of the next chunk's fits into what the last left.
+        // Made before the blocks, with the gradients below: tensors that stay between larger ones that go would
+        // break up the heap until none of the next block's fits into what the last left.
         let empty = || Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()));
         let values: [Vec<Tensor>; 2] =
             [quantities.iter().map(|_| empty()).collect(), live.iter().map(|_| empty()).collect()];
         let mut kept = self.kept.borrow_mut();
         let mut room = self.place.sizes.kept;
-        for (first, count) in self.blocks() {
+        let blocks: Vec<_> = self
+            .blocks()
+            .map(|(first, count)| (first, count, self.room_for_grad(count, live.len(), &mut room)))
+            .collect();
+        for (first, count, grad) in blocks {
             let block = self.block(first, count);
-            let grad = self.room_for_grad(&block, live.len(), &mut room);
             for rows in self.chunks(&block) {
                 let place = |values: &Tensor| values.narrow(0, rows.first, rows.len());
                 for (quantity, values) in zip_equal(quantities, &values[0]) {
@@ -216,15 +219,16 @@ impl Vocabulary {
         values
     }
 
-    /// Tensors for the gradients of a block by each primitive, if they fit into the room that is left. Logits
-    /// that are given need not be made again: no gradients are kept beside them.
-    fn room_for_grad(&self, block: &Block, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
+    /// Tensors for the gradients of a block of so many tokens by each primitive, if they fit into the room that
+    /// is left. Logits that are given need not be made again: no gradients are kept beside them.
+    fn room_for_grad(&self, count: i64, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
         let Logits::Projected { hidden, .. } = &self.student else { return None };
         // As the products with the LM head want them.
         let kind = hidden.kind();
-        let bytes = primitives * block.student.numel() * kind.elt_size_in_bytes();
+        let size = [count, self.vocabulary()];
+        let bytes = primitives * (size[0] * size[1]) as usize * kind.elt_size_in_bytes();
         *room = room.checked_sub(bytes).filter(|_| bytes > 0)?;
-        let empty = || Tensor::empty(block.student.size(), (kind, block.student.device()));
+        let empty = || Tensor::empty(size, (kind, hidden.device()));
         Some((0..primitives).map(|_| empty()).collect())
     }
 
