@@ -9,9 +9,10 @@ use crate::expr::signals::Function;
 
 use super::groups::LoopGroup;
 
-/// Elements that all parts of a group go over before the next ones. What lies between the parts, and what they
-/// read and write, fits in the first cache with many more; but a part that computes waits for no memory, and
-/// one that reads all at once computes nothing meanwhile. In tiles as short as this the processor does both.
+/// Elements that all parts of a group go over before the next ones. What lies between the parts, and what
+/// they read and write, fits in the first cache with many more; but a part that computes waits for no memory,
+/// and one that reads all at once computes nothing meanwhile. In tiles as short as this the processor does
+/// both.
 pub(super) const TILE: usize = 160;
 
 /// A group as it is computed.

@@ -291,8 +291,8 @@ fn programs_are_shared_between_threads() {
     assert_eq!(alone, together);
 }
 
-/// Lengths around those of tiles, with two functions that are compiled ahead one behind the other and one beside
-/// them.
+/// Lengths around those of tiles, with two functions that are compiled ahead one behind the other and one
+/// beside them.
 #[test]
 fn tiles_compute_what_the_definition_says() {
     let mut graph = Graph::default();

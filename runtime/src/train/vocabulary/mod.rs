@@ -187,8 +187,8 @@ impl Vocabulary {
     /// asked for the same primitives.
     pub fn read(&self, quantities: &[Quantity], live: &[Primitive]) -> [Vec<Tensor>; 2] {
         let _guard = no_grad_guard();
-        // Made before the blocks, with the gradients below: tensors that stay between larger ones that go would
-        // break up the heap until none of the next block's fits into what the last left.
+        // Made before the blocks, with the gradients below: tensors that stay between larger ones that go
+        // would break up the heap until none of the next block's fits into what the last left.
         let empty = || Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()));
         let values: [Vec<Tensor>; 2] =
             [quantities.iter().map(|_| empty()).collect(), live.iter().map(|_| empty()).collect()];
@@ -219,8 +219,8 @@ impl Vocabulary {
         values
     }
 
-    /// Tensors for the gradients of a block of so many tokens by each primitive, if they fit into the room that
-    /// is left. Logits that are given need not be made again: no gradients are kept beside them.
+    /// Tensors for the gradients of a block of so many tokens by each primitive, if they fit into the room
+    /// that is left. Logits that are given need not be made again: no gradients are kept beside them.
     fn room_for_grad(&self, count: i64, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
         let Logits::Projected { hidden, .. } = &self.student else { return None };
         // As the products with the LM head want them.
