@@ -62,6 +62,7 @@ fn a_derived_prompt_in_a_plan() {
     let plan = compiled(&experiment_with(shuffled()));
     let derived = derived_of(&plan);
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    assert!(!train.only_student_writes());
     assert_eq!(derived.sees.pieces, [Piece::Slot(PlanSlot::Prompt), Piece::Slot(PlanSlot::Made(3))]);
     let [
         DerivedText::Answer { writer, member },

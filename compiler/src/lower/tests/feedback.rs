@@ -96,6 +96,7 @@ fn change_sampling(change: impl FnOnce(&mut Sampling)) -> impl FnOnce(&mut Exper
 fn feedback_in_a_plan() {
     let plan = compiled(&advised());
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    assert!(!train.only_student_writes());
     let [feedback] = train.feedback.as_slice() else { panic!("{:?}", train.feedback) };
     assert_eq!((feedback.name.as_str(), feedback.sampling.max_tokens), ("tutored", 16));
     assert_eq!(train.scorers.name(feedback.writer), "specialist[sort]");

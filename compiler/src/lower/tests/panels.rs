@@ -71,6 +71,7 @@ fn refused(change: impl FnOnce(&mut Experiment), construct: &str) {
 fn a_panel_in_a_plan() {
     let plan = compiled(&panelled());
     let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    assert!(!train.only_student_writes());
     let [panel] = train.panels.as_slice() else { panic!("{:?}", train.panels) };
     assert_eq!((panel.name.as_str(), panel.rounds, panel.turns(), panel.tokens()), ("duo", 2, 4, 64));
     assert_eq!(panel.confidence, Some((0, 100)));

@@ -28,6 +28,18 @@ fn a_plan_survives_json_exactly() {
 }
 
 #[test]
+fn nobody_beside_the_student_writes_where_models_only_score() {
+    let plan = compiled(&experiment());
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    assert!(train.only_student_writes());
+    let mut mixed = train.clone();
+    let sampling = mixed.rollout.producer.sampling().expect("it samples").clone();
+    let (student, teacher) = (mixed.rollout.producer.clone(), plan::Producer::teacher(sampling));
+    mixed.rollout.producer = plan::Producer::mix(plan::Schedule::Constant { value: 0.5 }, student, teacher);
+    assert!(!mixed.only_student_writes());
+}
+
+#[test]
 fn a_domain_says_which_rows_are_read_and_how() {
     let mut experiment = experiment();
     let columns = vec![FieldColumn { field: "prompt".into(), column: "question".into() }];
