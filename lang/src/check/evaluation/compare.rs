@@ -1,7 +1,10 @@
 //! `compare`: which models are judged, on what, and against which references.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, ModelId, Normalized, Row};
+use crate::experiment::{
+    BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, Evaluation, ModelId, Normalized, Row,
+};
+use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, Text};
 
 use crate::check::Checker;
@@ -47,22 +50,7 @@ impl Checker {
             None => Some(None),
             Some(expr) => self.normalized(expr, &columns, &env).map(Some),
         };
-        // Benchmarks bring their own way of judging.
-        let evaluation = match columns.benchmarks.first() {
-            Some(first) if columns.domains.is_empty() => {
-                for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
-                    if let Some(place) = settings.key_span(key) {
-                        let text = format!("every column is a benchmark, and each says its own `{key}`");
-                        self.report(
-                            Diagnostic::error(Code::UnusedSetting, place, text)
-                                .help("remove it, or write it in the `eval`"),
-                        );
-                    }
-                }
-                Some(self.parts.benchmarks.read()[first.0 as usize].evaluation.clone())
-            }
-            _ => self.evaluation(&settings, settings.get("prompts"), &env),
-        };
+        let evaluation = self.evaluation_of_table(&settings, &columns, &env);
         let seeds = match settings.get("seeds") {
             Some(expr) => self.count(expr, "seeds", &env, 1),
             None => Some(1),
@@ -82,22 +70,8 @@ impl Checker {
             self.check_metrics_of_benchmarks(metrics, benchmarks, place);
         }
         let budget = self.budget(&settings);
-        for &domain in &columns.domains {
-            if self.domain(domain).tests.is_none() {
-                let (domain_name, span) =
-                    (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
-                self.report(
-                    Diagnostic::error(
-                        Code::MissingKey,
-                        span,
-                        format!("the domain `{domain_name}` has no held-out prompts"),
-                    )
-                    .label("`tests` is not set")
-                    .note(name.span, "judged here")
-                    .help("add `tests = \"...\"`: prompts that no model is trained on"),
-                );
-                return None;
-            }
+        if !self.check_held_out(&columns.domains, name.span) {
+            return None;
         }
         let (rows, normalized, budget) = (rows?, normalized?, budget?);
         for row in &rows {
@@ -128,6 +102,45 @@ impl Checker {
             budget,
             origin,
         })
+    }
+
+    /// How columns are judged. Benchmarks bring their own way.
+    fn evaluation_of_table(
+        &mut self,
+        settings: &BlockSettings,
+        columns: &Columns,
+        env: &Env,
+    ) -> Option<Evaluation> {
+        let (Some(first), true) = (columns.benchmarks.first(), columns.domains.is_empty()) else {
+            return self.evaluation(settings, settings.get("prompts"), env);
+        };
+        for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
+            if let Some(place) = settings.key_span(key) {
+                let text = format!("every column is a benchmark, and each says its own `{key}`");
+                self.report(
+                    Diagnostic::error(Code::UnusedSetting, place, text)
+                        .help("remove it, or write it in the `eval`"),
+                );
+            }
+        }
+        Some(self.parts.benchmarks.read()[first.0 as usize].evaluation.clone())
+    }
+
+    /// Whether all of these domains, judged at that place, have prompts that no model is trained on.
+    fn check_held_out(&mut self, domains: &[DomainId], judged: Span) -> bool {
+        let Some(&without) = domains.iter().find(|domain| self.domain(**domain).tests.is_none()) else {
+            return true;
+        };
+        let domain = self.domain(without);
+        let text = format!("the domain `{}` has no held-out prompts", domain.name);
+        let span = self.span(domain.origin);
+        self.report(
+            Diagnostic::error(Code::MissingKey, span, text)
+                .label("`tests` is not set")
+                .note(judged, "judged here")
+                .help("add `tests = \"...\"`: prompts that no model is trained on"),
+        );
+        false
     }
 
     /// `on = [math, math500]`; every domain where nothing is said.

@@ -7,6 +7,7 @@ pub mod joint;
 pub mod lineage;
 pub mod optimizers;
 pub mod recipes;
+mod rollout_checks;
 pub mod settings;
 mod shares;
 pub mod stage_checks;

@@ -1,133 +1,20 @@
-//! What only a stage as a whole can get wrong: an objective and the completions it is trained on, settings
-//! that nothing reads, numbers that leave their bounds before the run ends.
+//! What only a stage as a whole can get wrong: settings that nothing reads, numbers that leave their bounds
+//! before the run ends.
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Objective, Optimizer, Origin,
-    Recipe, Reward, Rollout, RolloutSource, Train,
+    BatchSize, Edit, ExpertTurns, Keep, Length, MovingNumber, MovingRange, Optimizer, Origin, Recipe, Reward,
+    Rollout, RolloutSource, Train,
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Role, Signal};
 
 use crate::check::Checker;
 use crate::check::builtins::bounds;
 use crate::check::builtins::bounds::Bound;
-use crate::check::objectives::reads_group;
 use crate::check::stages::settings::{BlockSettings, open};
-use crate::check::stages::streams::{
-    Stream, is_score_function, reads_sampler, reads_verdict, reshaped, streams, term_reads,
-};
 use crate::check::values::ranges::RangeCheck;
 
 impl Checker {
-    /// Whether a teacher writes or chooses some of the tokens, whatever the objective says.
-    pub(in crate::check) fn rollouts_ask_teacher(&self, objective: &Objective, rollout: &Rollout) -> bool {
-        objective.rollouts(rollout).into_iter().any(|rollout| {
-            rollout.source.facts().asks_teacher.is_some() || rollout.writers().contains(&&Role::Teacher)
-        })
-    }
-
-    /// Whether every term is trained on completions that have what it reads.
-    pub(in crate::check) fn check_rollouts(
-        &mut self,
-        objective: &Objective,
-        rollout: &Rollout,
-        settings: &BlockSettings,
-    ) -> bool {
-        let place = self.span(objective.origin);
-        for Stream { term, rollout } in streams(objective, rollout) {
-            let read = rollout.sampling().is_none();
-            let of_teacher = matches!(rollout.source, RolloutSource::From { .. }) && term.data.is_none();
-            let verdict = read && term_reads(objective, term, reads_verdict);
-            let sampler = term_reads(objective, term, reads_sampler);
-            if verdict || (sampler && (read || of_teacher)) {
-                self.report(
-                    Diagnostic::error(
-                        Code::NoRollout,
-                        settings.span,
-                        "the objective reads a reward or the sampler, but nothing is rolled out by the \
-                         student here",
-                    )
-                    .note(place, "this objective")
-                    .help("use it in `grpo` or `distill`, whose prefixes are the student's own rollouts"),
-                );
-                return false;
-            }
-            if sampler && let Some(why) = rollout.unrecorded() {
-                let span = self.span(rollout.origin);
-                let at = self.place_of(objective, reads_sampler);
-                self.report(
-                    Diagnostic::error(
-                        Code::OffPolicyRatio,
-                        span,
-                        "nobody recorded with which probability these tokens were drawn",
-                    )
-                    .label(why)
-                    .note(at, "`ratio` or `sampler` is read here")
-                    .help(
-                        "draw the completions with `sample(...)`, or use a term that needs no sampler, such \
-                         as `live kl(...)`",
-                    ),
-                );
-                return false;
-            }
-            if (sampler || is_score_function(objective, term))
-                && let Some(sampling) = reshaped(rollout)
-            {
-                let span = self.span(rollout.origin);
-                let at = self.span(term.origin);
-                let (title, label, without) = match (sampling.whole(), sampling.repetition_penalty) {
-                    (true, Some(penalty)) => (
-                        "completions are drawn with a repetition penalty and scored without it",
-                        format!("`repetition_penalty` = {penalty} makes what is there already less probable"),
-                        "`repetition_penalty`",
-                    ),
-                    _ => {
-                        let cut = match (sampling.top_p, sampling.top_k) {
-                            (Some(p), None) => format!("`top_p` = {p}"),
-                            (None, Some(k)) => format!("`top_k` = {k}"),
-                            (p, k) => {
-                                format!("`top_p` = {} and `top_k` = {}", p.unwrap_or(1.0), k.unwrap_or(0))
-                            }
-                        };
-                        (
-                            "completions are drawn from a truncated distribution and scored under the \
-                             whole one",
-                            format!("{cut} leaves entries out"),
-                            "`top_p` and `top_k`",
-                        )
-                    }
-                };
-                self.report(
-                    Diagnostic::error(Code::TruncatedSampling, span, title)
-                        .label(label)
-                        .note(at, "this term weighs tokens by the probability that they had")
-                        .help(format!(
-                            "draw without {without}, or use a term that is exact at every prefix, such as \
-                             `live kl(...)`"
-                        )),
-                );
-                return false;
-            }
-            if reads_group(objective) && rollout.group() < 2 {
-                let span = match &term.data {
-                    Some(data) => self.span(data.origin),
-                    None => settings.place(&["samples", "rollout"]),
-                };
-                self.report(
-                    Diagnostic::error(
-                        Code::GroupOfOne,
-                        span,
-                        "the samples of one prompt are compared, but there is only one",
-                    )
-                    .note(place, "this objective compares within a group")
-                    .help("draw at least 2 samples of each prompt"),
-                );
-                return false;
-            }
-        }
-        true
-    }
-
     /// Checks that need the whole stage; a diagnostic for each that fails.
     pub(in crate::check) fn check_stage(&mut self, train: &Train, settings: &BlockSettings) -> bool {
         let checks = [

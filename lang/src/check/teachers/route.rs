@@ -137,75 +137,79 @@ impl Checker {
             faulty = true;
             missing.push((domain, by_data));
         }
-        // Where one domain and one teacher are left, they probably belong together; so do a domain and the
-        // only teacher.
+        let left_over = self.left_over(route, missing.len());
+        for (domain, by_data) in missing {
+            if by_data || !self.arm_of_another(&turns, domain) {
+                self.report_unrouted(route, domain, by_data, left_over.as_deref());
+            }
+        }
+        if !faulty {
+            self.report_unreached(&turns);
+        }
+        chosen
+    }
+
+    /// The teacher that a missing arm probably names: where one domain and one teacher are left, they belong
+    /// together; so do a domain and the only teacher.
+    fn left_over(&self, route: &Route, missing: usize) -> Option<String> {
         let routed =
             |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
-        let mut unrouted = self
-            .parts
-            .teachers
-            .read()
-            .iter()
-            .filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
-        let left_over =
-            match (unrouted.next(), unrouted.next(), missing.as_slice(), &self.parts.teachers.read()[..]) {
-                (Some(teacher), None, [_], _) | (None, _, _, [teacher]) => Some(teacher.name.clone()),
-                _ => None,
-            };
-        for (domain, by_data) in missing {
-            if !by_data && self.arm_of_another(&turns, domain) {
-                continue;
-            }
-            let declared = self.span(self.domain(domain).origin);
-            let name = self.domain(domain).name.clone();
-            let text = match by_data {
-                true => format!(
-                    "no teacher is routed for those prompts of the domain `{name}` where no condition holds"
-                ),
-                false => format!("no teacher is routed for the domain `{name}`"),
-            };
-            let (because, help) = match by_data {
-                true => (
-                    "its arms for this domain all depend on the data, and no `else` follows",
-                    "end the route with `else -> ...`".to_owned(),
-                ),
-                false => {
-                    ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route"))
-                }
-            };
-            let mut diagnostic = Diagnostic::error(Code::UnroutedDomain, declared, text)
-                .label("its prompts would be scored by nobody")
-                .note(route.span, because)
-                .help(help);
-            // A family has a member for it: the arm that is missing is known.
-            let member = self
-                .parts
-                .teachers
-                .read()
-                .iter()
-                .find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
-            let certain = member.is_some();
-            let teacher = member.map(|member| member.name.clone()).or_else(|| left_over.clone());
-            if let (false, Some(teacher), Some(last)) = (by_data, teacher, route.arms.last()) {
-                let end = Span { start: last.span.end, ..last.span };
-                let arm = format!("domain == {name} -> {teacher}");
-                diagnostic = diagnostic.fix(format!("add `{arm}`"), end, format!("\n  {arm}"));
-                diagnostic = if certain { diagnostic } else { diagnostic.possibly() };
-            }
-            self.report(diagnostic);
+        let teachers = self.parts.teachers.read();
+        let mut unrouted =
+            teachers.iter().filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
+        match (unrouted.next(), unrouted.next(), missing, &teachers[..]) {
+            (Some(teacher), None, 1, _) | (None, _, _, [teacher]) => Some(teacher.name.clone()),
+            _ => None,
         }
-        // An arm is reached where any turn of its loop is.
+    }
+
+    /// A domain without a teacher; `by_data`: for those of its prompts where no condition holds.
+    fn report_unrouted(&mut self, route: &Route, domain: DomainId, by_data: bool, left_over: Option<&str>) {
+        let declared = self.span(self.domain(domain).origin);
+        let name = self.domain(domain).name.clone();
+        if by_data {
+            let text = format!(
+                "no teacher is routed for those prompts of the domain `{name}` where no condition holds"
+            );
+            self.report(
+                Diagnostic::error(Code::UnroutedDomain, declared, text)
+                    .label("its prompts would be scored by nobody")
+                    .note(
+                        route.span,
+                        "its arms for this domain all depend on the data, and no `else` follows",
+                    )
+                    .help("end the route with `else -> ...`"),
+            );
+            return;
+        }
+        let text = format!("no teacher is routed for the domain `{name}`");
+        let mut diagnostic = Diagnostic::error(Code::UnroutedDomain, declared, text)
+            .label("its prompts would be scored by nobody")
+            .note(route.span, "this route has no arm for it")
+            .help(format!("add `domain == {name} -> ...` to the route"));
+        // A family has a member for it: the arm that is missing is known.
+        let teachers = self.parts.teachers.read();
+        let member = teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
+        let teacher = member.map(|member| member.name.as_str()).or(left_over);
+        if let (Some(teacher), Some(last)) = (teacher, route.arms.last()) {
+            let end = Span { start: last.span.end, ..last.span };
+            let arm = format!("domain == {name} -> {teacher}");
+            diagnostic = diagnostic.fix(format!("add `{arm}`"), end, format!("\n  {arm}"));
+            diagnostic = if member.is_some() { diagnostic } else { diagnostic.possibly() };
+        }
+        self.report(diagnostic);
+    }
+
+    /// Arms that no domain comes to. One is reached where any turn of its loop is.
+    fn report_unreached(&mut self, turns: &[Turn]) {
         let reached = |span: Span| turns.iter().any(|turn| turn.span == span && turn.used);
-        let unreached: Vec<Span> =
-            turns.iter().map(|turn| turn.span).filter(|span| !faulty && !reached(*span)).collect();
-        for span in unreached {
+        for span in turns.iter().map(|turn| turn.span).filter(|span| !reached(*span)) {
             self.report(
                 Diagnostic::error(Code::DomainRoutedTwice, span, "this arm is never reached")
                     .label("every domain it could match is routed before")
                     .help("remove it, or move it up: the first arm that holds decides"),
             );
         }
-        chosen
     }
 
     /// `domain == math -> specialist[code]` behind the arm of `math`: the teacher tells which domain was
