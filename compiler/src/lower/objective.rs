@@ -58,11 +58,12 @@ pub(super) fn lower(
     }
 
     let read = objective.terms.iter().zip(&weighted).filter(|(term, _)| read_losses.contains(&term.name));
-    let term_losses = read.map(|(term, weighted)| {
-        let loss = term_loss(&mut lowering, term, weighted, selected, objective, origins)?;
-        Ok(TermLoss { term: term.name.clone(), loss })
-    });
-    let term_losses = term_losses.collect::<Result<Vec<TermLoss>, Box<Diagnostic>>>()?;
+    let term_losses = read
+        .map(|(term, weighted)| {
+            let loss = term_loss(&mut lowering, term, weighted, selected, objective, origins)?;
+            Ok(TermLoss { term: term.name.clone(), loss })
+        })
+        .collect::<Result<Vec<TermLoss>, Box<Diagnostic>>>()?;
 
     let ladders = origins.ladders.iter().map(|ladder| self::ladder(&mut lowering, ladder, origins));
     let ladders = ladders.collect::<Result<Vec<Ladder>, _>>()?;
@@ -85,15 +86,11 @@ pub(super) fn lower(
         .reduce(|left, right| lowering.graph.apply(Function::Multiply, &[left, right]));
     let weight = weight.map(|weight| lowering.graph.broadcast(weight, Axis::Token));
 
-    let mut term_gradients = Vec::new();
-    if each_term {
-        // Last, so that all else is as it is without.
-        let shares = shares(&mut lowering, &weighted, selected, objective, origins)?;
-        for (term, share) in objective.terms.iter().zip(shares) {
-            let adjoints = self::gradients(&mut lowering, share, &live, origins, here)?;
-            term_gradients.push(TermGradient { term: term.name.clone(), adjoints });
-        }
-    }
+    // Last, so that all else is as it is without.
+    let term_gradients = match each_term {
+        true => term_gradients(&mut lowering, objective, (&weighted, selected), &live, origins)?,
+        false => Vec::new(),
+    };
 
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let domain_weight = lowering.domain_weight;
@@ -122,6 +119,23 @@ pub(super) fn lower(
         normal_form,
         origin: objective.origin,
     })
+}
+
+/// d (share of a term in the loss) / d (live primitives), for each term.
+fn term_gradients(
+    lowering: &mut Lowering,
+    objective: &checked::Objective,
+    (weighted, selected): (&[Weighted], Option<NodeId>),
+    live: &[LiveId],
+    origins: Origins,
+) -> Result<Vec<TermGradient>, Box<Diagnostic>> {
+    let here = origins.span(objective.origin);
+    let shares = shares(lowering, weighted, selected, objective, origins)?;
+    let mut gradient = |(term, share): (&checked::Term, NodeId)| {
+        let adjoints = gradients(lowering, share, live, origins, here)?;
+        Ok(TermGradient { term: term.name.clone(), adjoints })
+    };
+    objective.terms.iter().zip(shares).map(&mut gradient).collect()
 }
 
 fn nothing_live(lowering: &Lowering, objective: &checked::Objective, origins: Origins) -> Diagnostic {

@@ -121,11 +121,10 @@ impl<'a> SettingsConverter<'a> {
             let student = sees.as_ref().and_then(Option::as_ref);
             let drawn = parts.iter().zip(once(&rollout).chain(&own_data));
             let drawn = drawn.filter_map(|(part, rollout)| Some((rollout.as_ref()?, part.rollout.origin)));
+            self.refuse_unfit_writers(drawn, scorers, student);
             let chosen = curriculum.iter().flat_map(|curriculum| &curriculum.rollouts);
             let chosen: Vec<Rollout> = chosen.map(|producer| Rollout::new(1, producer.clone())).collect();
-            for (rollout, origin) in drawn.chain(chosen.iter().map(|rollout| (rollout, origin))) {
-                self.note(roles::unfit_writer(rollout, scorers, student, origins.span(origin)));
-            }
+            self.refuse_unfit_writers(chosen.iter().map(|rollout| (rollout, origin)), scorers, student);
         }
         let written = found.feedback(&self.experiment.teachers, origins);
         let written = written.map_err(|refusals| self.note(refusals)).ok();
@@ -141,6 +140,10 @@ impl<'a> SettingsConverter<'a> {
         let alignment = alignment.as_ref().map(|alignment| self.alignment(alignment, train, in_turns));
         let (optimizer, private) = super::optimizer::executable(optimizer);
         self.refuse_updates(trainable, private.is_some(), origin);
+        let own_data: Option<Vec<_>> = own_data
+            .into_iter()
+            .map(|rollout| rollout.map(|rollout| OwnData { rollout, objective: train }))
+            .collect();
         let learning_rate = of_step(learning_rate, "a learning rate", self.origins)
             .map_err(|refusal| self.note([*refusal]))
             .ok();
@@ -158,10 +161,7 @@ impl<'a> SettingsConverter<'a> {
             curriculum,
             shares,
             objective: train,
-            own_data: own_data
-                .into_iter()
-                .map(|rollout| Some(OwnData { rollout: rollout?, objective: train }))
-                .collect::<Option<Vec<_>>>()?,
+            own_data: own_data?,
             trainable: trainable.clone(),
             optimizer,
             private,
@@ -170,12 +170,22 @@ impl<'a> SettingsConverter<'a> {
             ema: *ema,
             guards,
             extrapolation,
-            validation: validation.as_ref().map(|checked::Validation { target, every, rows, origin: _ }| {
-                Validation { target: target.clone(), every: *every, rows: *rows }
-            }),
+            validation: validation.as_ref().map(self::validation),
             alignment,
             execution: *execution,
         })
+    }
+
+    /// Writers that can't write what these rollouts ask of them.
+    fn refuse_unfit_writers<'r>(
+        &mut self,
+        rollouts: impl Iterator<Item = (&'r Rollout, Origin)>,
+        scorers: &Scorers,
+        student: Option<&View>,
+    ) {
+        for (rollout, origin) in rollouts {
+            self.note(roles::unfit_writer(rollout, scorers, student, self.origins.span(origin)));
+        }
     }
 
     /// What the student reads in place of the prompts.
@@ -276,4 +286,9 @@ impl<'a> SettingsConverter<'a> {
             self.refuse::<()>(term, "a term with completions of its own beside the rollout `each_turn`");
         }
     }
+}
+
+fn validation(validation: &checked::Validation) -> Validation {
+    let checked::Validation { target, every, rows, origin: _ } = validation;
+    Validation { target: target.clone(), every: *every, rows: *rows }
 }

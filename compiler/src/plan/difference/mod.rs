@@ -23,14 +23,14 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    DataFormula, Domain, DomainId, Guard, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout, Stage,
-    StageFacts, Teacher, TeacherChoice, Train, producers,
+    Domain, DomainId, Guard, Learner, Model, ModelId, Objective, OfStep, Plan, Rollout, Stage, StageFacts,
+    Train, producers,
 };
 use mopd_lang::formula::text;
 
 use comparisons::comparison;
 use curriculum::{choice_of_prompts, of_formula};
-use scorers::{composed, feedback, name_writers, panels};
+use scorers::{arms, feedback, name_writers, panels, teacher};
 
 /// What has to be said about the way from one plan to another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -343,31 +343,6 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
         Value::Object(entries.collect::<Map<String, Value>>())
     };
-    let teacher = |choice: &TeacherChoice| {
-        let weights = match &choice.teacher {
-            Teacher::Model(model) => names.model(*model),
-            Teacher::Student(copy) => json!({ "student": written(copy) }),
-            Teacher::Composed(composition) => composed(composition, scorers),
-            Teacher::Learner { learner, .. } => json!({ "trained beside": learner }),
-            Teacher::Served(served) => json!({ "served": written(served) }),
-        };
-        if choice.sees.is_none() && !choice.own_tokens {
-            return weights;
-        }
-        let sees = choice.sees.as_ref().map(|view| written(&view.pieces));
-        json!({ "weights": weights, "sees": sees, "align": choice.own_tokens.then_some("tokens") })
-    };
-    // As the route has them: their order decides.
-    let arms = |domain: DomainId| -> Value {
-        let condition = |choice: &TeacherChoice| {
-            choice.when.as_ref().map_or_else(|| "else".to_owned(), DataFormula::text)
-        };
-        let arm = |choice: &TeacherChoice| json!({ format!("{} ->", condition(choice)): teacher(choice) });
-        match train.arms(domain).collect::<Vec<_>>().as_slice() {
-            [all] => teacher(all),
-            arms => arms.iter().copied().map(arm).collect(),
-        }
-    };
     let name = |id: ModelId| producers::FieldValue::Text(names.models[id.0 as usize].clone());
     let of_producer = |mut rollout: Value| {
         name_writers(&mut rollout, scorers);
@@ -384,9 +359,9 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         let terms: Vec<&str> = own.objective.terms.iter().map(|term| term.name.as_str()).collect();
         (terms.join(", "), of_rollout(&own.rollout))
     });
-    let routed = scorers.routed().iter().map(|choice| (choice.domain, arms(choice.domain)));
+    let routed = scorers.routed().iter().map(|choice| (choice.domain, arms(train, choice.domain, names)));
     let named = scorers.named().iter().map(|scorer| {
-        let weights = scorer.choices.first().map(teacher);
+        let weights = scorer.choices.first().map(|choice| teacher(choice, scorers, names));
         (scorer.name.clone(), json!(weights))
     });
     json!({

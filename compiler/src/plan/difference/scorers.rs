@@ -2,8 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::objective;
-use crate::plan::{Composition, DivergenceParameter, Feedback, Member, Panel, Scorers};
+use super::{Names, objective, written};
+use crate::plan::{
+    Composition, DataFormula, DivergenceParameter, DomainId, Feedback, Member, Objective, Panel, Scorers,
+    Teacher, TeacherChoice, Train,
+};
 
 /// The plan points into its list of scorers; people know names.
 pub fn name_writers(rollout: &mut Value, scorers: &Scorers) {
@@ -60,4 +63,32 @@ pub fn feedback(feedback: &[Feedback], scorers: &Scorers) -> Value {
         (name.clone(), settings)
     };
     Value::Object(feedback.iter().map(one).collect::<Map<String, Value>>())
+}
+
+/// A teacher of a route or one with a name, with what it sees.
+pub fn teacher(choice: &TeacherChoice, scorers: &Scorers, names: &Names) -> Value {
+    let weights = match &choice.teacher {
+        Teacher::Model(model) => names.model(*model),
+        Teacher::Student(copy) => json!({ "student": written(copy) }),
+        Teacher::Composed(composition) => composed(composition, scorers),
+        Teacher::Learner { learner, .. } => json!({ "trained beside": learner }),
+        Teacher::Served(served) => json!({ "served": written(served) }),
+    };
+    if choice.sees.is_none() && !choice.own_tokens {
+        return weights;
+    }
+    let sees = choice.sees.as_ref().map(|view| written(&view.pieces));
+    json!({ "weights": weights, "sees": sees, "align": choice.own_tokens.then_some("tokens") })
+}
+
+/// The teachers of a domain, as the route has them: their order decides.
+pub fn arms(train: &Train<Objective>, domain: DomainId, names: &Names) -> Value {
+    let teacher = |choice: &TeacherChoice| teacher(choice, &train.scorers, names);
+    let condition =
+        |choice: &TeacherChoice| choice.when.as_ref().map_or_else(|| "else".to_owned(), DataFormula::text);
+    let arm = |choice: &TeacherChoice| json!({ format!("{} ->", condition(choice)): teacher(choice) });
+    match train.arms(domain).collect::<Vec<_>>().as_slice() {
+        [all] => teacher(all),
+        arms => arms.iter().copied().map(arm).collect(),
+    }
 }
