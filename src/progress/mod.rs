@@ -67,6 +67,13 @@ struct StageBar {
     metric: String,
 }
 
+impl StageBar {
+    fn new(order: u32, steps: u32) -> StageBar {
+        let (started, metric) = (Instant::now(), String::new());
+        StageBar { order, started, first: 0, step: 0, steps, checkpoint: None, metric }
+    }
+}
+
 /// Says something while progress is drawn; can be handed to another thread.
 #[derive(Clone)]
 pub struct ProgressPrinter {
@@ -135,16 +142,7 @@ impl RunProgress {
                 self.predicting = false;
                 self.begun += 1;
                 self.widest = self.widest.max(self.name(stage, *seed).chars().count());
-                let begun = StageBar {
-                    order: self.begun,
-                    started: Instant::now(),
-                    first: 0,
-                    step: 0,
-                    steps: *steps,
-                    checkpoint: None,
-                    metric: String::new(),
-                };
-                self.stages.insert((stage.clone(), *seed), begun);
+                self.stages.insert((stage.clone(), *seed), StageBar::new(self.begun, *steps));
             }
             Event::Step { stage, seed, step, steps, metric, value, .. } => {
                 if self.resumes && self.kept == 0 {
@@ -152,20 +150,20 @@ impl RunProgress {
                         .say("nothing of this experiment is kept here: it begins with its first stage\n");
                     self.resumes = false;
                 }
-                if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
+                if let Some(running) = self.running(stage, *seed) {
                     // Steps are counted from 0; this one is done.
                     (running.step, running.steps) = (step + 1, *steps);
                     running.metric = format!("{metric} {value:.3}");
                 }
             }
             Event::StageResumed { stage, seed, step } => {
-                if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
+                if let Some(running) = self.running(stage, *seed) {
                     (running.step, running.first) = (*step, *step);
                 }
                 self.resumes = false;
             }
             Event::Checkpoint { stage, seed, step, .. } => {
-                if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
+                if let Some(running) = self.running(stage, *seed) {
                     running.checkpoint = Some(*step);
                 }
             }
@@ -187,7 +185,7 @@ impl RunProgress {
             }
             Event::StageFinished { stage, seed, seconds, .. } => {
                 self.finished += 1;
-                let metric = self.stages.get(&(stage.clone(), *seed)).map_or("", |running| &running.metric);
+                let metric = self.running(stage, *seed).map_or("", |running| &running.metric);
                 let what = format!("{:>10}  {metric}", figures::duration(*seconds));
                 self.settle(stage, *seed, &what);
             }
@@ -228,6 +226,11 @@ impl RunProgress {
             self.logged(&line);
         }
         self.tick();
+    }
+
+    /// The bar of a stage that has begun and not ended.
+    fn running(&mut self, stage: &str, seed: u64) -> Option<&mut StageBar> {
+        self.stages.get_mut(&(stage.to_owned(), seed))
     }
 
     /// Says or draws how far the run is, where it is time for that.

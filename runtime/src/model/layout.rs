@@ -64,74 +64,101 @@ const SECOND_HEAD: &str = "second_head";
 /// multiplied with the same input are neighbours, so that they are one matrix, and so are their biases. Of
 /// experts, all gates and ups come before all downs, so that a layer's experts are two stacks.
 pub fn layout(config: &Config) -> Vec<ParameterEntry> {
-    use WeightGroup::{Attention, Embedding, FeedForward, Norm};
-    let query = config.heads * config.head_width;
-    let key_value = config.key_value_heads * config.head_width;
-    let mut entries: Vec<ParameterEntry> = Vec::new();
-    let mut add = |layer: Option<usize>, part: &str, shape: Vec<usize>, kind, group| {
-        let offset = entries.last().map_or(0, |last| last.offset + last.len());
-        let suffix = if kind == EntryKind::Bias { "bias" } else { "weight" };
-        let name = match layer {
-            Some(layer) => format!("model.layers.{layer}.{part}.{suffix}"),
-            None => format!("{part}.{suffix}"),
-        };
-        entries.push(ParameterEntry {
-            name,
-            shape,
-            offset,
-            kind,
-            group,
-            layer: layer.map(|layer| layer as u32),
-        });
-    };
+    let mut entries = Entries(Vec::new());
     let embedding = || vec![config.vocabulary, config.width];
-    add(None, "model.embed_tokens", embedding(), EntryKind::Matrix, Embedding);
+    entries.whole_model("model.embed_tokens", embedding());
     for layer in 0..config.layers {
-        let mut matrix = |group: WeightGroup, part: &str, outputs: usize, inputs: usize| {
-            add(Some(layer), part, vec![outputs, inputs], EntryKind::Matrix, group);
-        };
-        matrix(Attention, "self_attn.q_proj", query, config.width);
-        matrix(Attention, "self_attn.k_proj", key_value, config.width);
-        matrix(Attention, "self_attn.v_proj", key_value, config.width);
-        matrix(Attention, "self_attn.o_proj", config.width, query);
-        match config.experts_of(layer) {
-            Some(Experts { count, hidden, .. }) => {
-                matrix(FeedForward, "mlp.gate", *count, config.width);
-                for expert in 0..*count {
-                    matrix(FeedForward, &format!("mlp.experts.{expert}.gate_proj"), *hidden, config.width);
-                    matrix(FeedForward, &format!("mlp.experts.{expert}.up_proj"), *hidden, config.width);
-                }
-                for expert in 0..*count {
-                    matrix(FeedForward, &format!("mlp.experts.{expert}.down_proj"), config.width, *hidden);
-                }
-            }
-            None => {
-                matrix(FeedForward, "mlp.gate_proj", config.hidden, config.width);
-                matrix(FeedForward, "mlp.up_proj", config.hidden, config.width);
-                matrix(FeedForward, "mlp.down_proj", config.width, config.hidden);
-            }
-        }
+        entries.matrices(config, layer);
     }
     if !config.tied {
-        add(None, "lm_head", embedding(), EntryKind::Matrix, Embedding);
+        entries.whole_model("lm_head", embedding());
     }
     if config.scalar_head {
-        add(None, "score", vec![1, config.width], EntryKind::Matrix, Embedding);
+        entries.whole_model("score", vec![1, config.width]);
     }
     if config.second_head {
         let width = config.width;
         for (part, shape) in
             [("input", [width, 2 * width]), ("output", [width, width]), ("confidence", [1, width])]
         {
-            add(None, &format!("{SECOND_HEAD}.{part}"), shape.to_vec(), EntryKind::Matrix, Embedding);
+            entries.whole_model(&format!("{SECOND_HEAD}.{part}"), shape.to_vec());
         }
     }
     for layer in 0..config.layers {
+        entries.biases(config, layer);
+    }
+    for layer in 0..config.layers {
+        entries.norms(config, layer);
+    }
+    entries.add(None, "model.norm", vec![config.width], EntryKind::Norm, WeightGroup::Norm);
+    entries.0
+}
+
+/// What a layout has so far: each entry begins where the one before it ends.
+struct Entries(Vec<ParameterEntry>);
+
+impl Entries {
+    fn add(
+        &mut self,
+        layer: Option<usize>,
+        part: &str,
+        shape: Vec<usize>,
+        kind: EntryKind,
+        group: WeightGroup,
+    ) {
+        let offset = self.0.last().map_or(0, |last| last.offset + last.len());
+        let suffix = if kind == EntryKind::Bias { "bias" } else { "weight" };
+        let name = match layer {
+            Some(layer) => format!("model.layers.{layer}.{part}.{suffix}"),
+            None => format!("{part}.{suffix}"),
+        };
+        let layer = layer.map(|layer| layer as u32);
+        self.0.push(ParameterEntry { name, shape, offset, kind, group, layer });
+    }
+
+    /// A matrix outside of layers.
+    fn whole_model(&mut self, part: &str, shape: Vec<usize>) {
+        self.add(None, part, shape, EntryKind::Matrix, WeightGroup::Embedding);
+    }
+
+    fn matrices(&mut self, config: &Config, layer: usize) {
+        use WeightGroup::{Attention, FeedForward};
+        let (width, query) = (config.width, config.heads * config.head_width);
+        let key_value = config.key_value_heads * config.head_width;
+        let mut matrix = |group: WeightGroup, part: &str, outputs: usize, inputs: usize| {
+            self.add(Some(layer), part, vec![outputs, inputs], EntryKind::Matrix, group);
+        };
+        matrix(Attention, "self_attn.q_proj", query, width);
+        matrix(Attention, "self_attn.k_proj", key_value, width);
+        matrix(Attention, "self_attn.v_proj", key_value, width);
+        matrix(Attention, "self_attn.o_proj", width, query);
+        match config.experts_of(layer) {
+            Some(Experts { count, hidden, .. }) => {
+                matrix(FeedForward, "mlp.gate", *count, width);
+                for expert in 0..*count {
+                    matrix(FeedForward, &format!("mlp.experts.{expert}.gate_proj"), *hidden, width);
+                    matrix(FeedForward, &format!("mlp.experts.{expert}.up_proj"), *hidden, width);
+                }
+                for expert in 0..*count {
+                    matrix(FeedForward, &format!("mlp.experts.{expert}.down_proj"), width, *hidden);
+                }
+            }
+            None => {
+                matrix(FeedForward, "mlp.gate_proj", config.hidden, width);
+                matrix(FeedForward, "mlp.up_proj", config.hidden, width);
+                matrix(FeedForward, "mlp.down_proj", width, config.hidden);
+            }
+        }
+    }
+
+    fn biases(&mut self, config: &Config, layer: usize) {
+        use WeightGroup::{Attention, FeedForward};
+        let key_value = config.key_value_heads * config.head_width;
         let mut bias = |group: WeightGroup, part: &str, outputs: usize| {
-            add(Some(layer), part, vec![outputs], EntryKind::Bias, group);
+            self.add(Some(layer), part, vec![outputs], EntryKind::Bias, group);
         };
         if config.biases.query_key_value {
-            bias(Attention, "self_attn.q_proj", query);
+            bias(Attention, "self_attn.q_proj", config.heads * config.head_width);
             bias(Attention, "self_attn.k_proj", key_value);
             bias(Attention, "self_attn.v_proj", key_value);
         }
@@ -144,9 +171,10 @@ pub fn layout(config: &Config) -> Vec<ParameterEntry> {
             bias(FeedForward, "mlp.down_proj", config.width);
         }
     }
-    for layer in 0..config.layers {
+
+    fn norms(&mut self, config: &Config, layer: usize) {
         let mut norm = |part: &str, width: usize| {
-            add(Some(layer), part, vec![width], EntryKind::Norm, Norm);
+            self.add(Some(layer), part, vec![width], EntryKind::Norm, WeightGroup::Norm);
         };
         let names = NormNames::of(config);
         norm(names.attention, config.width);
@@ -162,8 +190,6 @@ pub fn layout(config: &Config) -> Vec<ParameterEntry> {
             norm("self_attn.k_norm", config.head_width);
         }
     }
-    add(None, "model.norm", vec![config.width], EntryKind::Norm, Norm);
-    entries
 }
 
 /// What checkpoints call a layer's normalisations. `post_attention_layernorm` stands before the feed-forward

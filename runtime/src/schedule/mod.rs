@@ -10,6 +10,7 @@ mod predicted;
 mod preflight;
 mod prepared;
 mod processes;
+mod results;
 mod resume;
 mod room;
 mod run;

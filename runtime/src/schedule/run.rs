@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
+use mopd_compiler::plan::events::{Event, Fork, RunJob, Versions};
 use mopd_compiler::plan::results::{GuardActed, StageRecord};
-use mopd_compiler::plan::{DomainId, Plan, Stage};
+use mopd_compiler::plan::{Plan, Stage};
 use mopd_store::Lock;
 use tch::Kind;
 
@@ -31,9 +31,7 @@ use crate::model::Weights;
 use crate::prepare::cache::DataCache;
 use crate::prepare::{DomainData, ModelSpec};
 use crate::report::answers::PromptAnswers;
-use crate::report::results::{RunCost, assemble, write_results};
-use crate::report::rewards::write_rewards;
-use crate::report::statistics::TableScores;
+use crate::report::results::RunCost;
 use crate::report::{Record, write_records};
 use crate::served::Servers;
 use crate::store::Store;
@@ -196,35 +194,21 @@ pub fn run(
     }
     control.check()?;
     written?;
-    let scores = shared.scores(&state.answers);
-    let tests = |domain: DomainId| {
-        let tests = shared.domains[domain.0 as usize].tests.as_ref();
-        tests.map(|tests| tests.dataset.hash.clone()).unwrap_or_default()
-    };
-    write_rewards(plan, &scores, tests, &shared.out)?;
-    let records = std::mem::take(&mut *lock(&shared.records));
     let took = RunCost {
-        stages: records,
+        stages: std::mem::take(&mut *lock(&shared.records)),
         guards: std::mem::take(&mut *lock(&shared.guards)),
         seconds: started.elapsed().as_secs_f64(),
         before_stages,
-        peak_memory: peak_memory(shared.place),
+        peak_memory: peak_memory(place),
         predicted_memory: state.predicted_memory.filter(|_| !state.unpredicted),
         device: Some(match job.processes {
-            1 => shared.place.name(),
-            processes => format!("{}, {processes} processes", shared.place.name()),
+            1 => place.name(),
+            processes => format!("{}, {processes} processes", place.name()),
         }),
         data: shared.domains.iter().flat_map(DomainData::hashes).collect(),
         rewards: shared.domains.iter().filter_map(DomainData::reward_files).collect(),
     };
-    let (results, warnings) = assemble(plan, &scores, took, versions.clone())
-        .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
-    for warning in warnings {
-        control.warn(warning);
-    }
-    shared.publish_what_is_gone()?;
-    write_results(&results, &shared.out)?;
-    Ok(())
+    shared.write_results(&state.answers, took, versions)
 }
 
 impl<'a> Scheduler<'a> {
@@ -472,20 +456,6 @@ impl Scheduler<'_> {
                 Ok(TaskOutput::Answers(answers))
             }
         }
-    }
-
-    /// What is behind each comparison's table.
-    fn scores(&self, answers: &HashMap<usize, Vec<PromptAnswers>>) -> Vec<TableScores> {
-        let mut scores: Vec<TableScores> =
-            self.plan.experiment.comparisons.iter().map(|_| TableScores::default()).collect();
-        for (index, task) in self.tasks.iter().enumerate() {
-            if let Work::Evaluate { model, domain, evaluation: _, comparisons } = &task.work {
-                for comparison in comparisons {
-                    scores[*comparison].insert(*model, *domain, task.seed, answers[&index].clone());
-                }
-            }
-        }
-        scores
     }
 }
 

@@ -60,9 +60,8 @@ pub mod vocabulary;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::{Event, Seconds};
 use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Objective, Origin, TeacherChoice, Train};
@@ -82,7 +81,7 @@ use self::monitor::Monitor;
 use self::non_finite::Classified;
 use self::objective::Outputs;
 use self::optimizer::OptimizerState;
-use self::part::{Evaluated, Rollouts, Scoring, StagePart};
+use self::part::{Evaluated, EvaluatedParts, Rollouts, Scoring, StagePart};
 use self::privacy::Privacy;
 pub use self::route::{RoutedTeacher, SourceTeachers};
 pub use self::steps::{train, train_in_turns};
@@ -94,7 +93,7 @@ use crate::data::mixture::MixturePosition;
 use crate::environment::Environments;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
-use crate::model::{Decoder, Gradient, Weights};
+use crate::model::{Decoder, Weights};
 use crate::peers::Peers;
 use crate::prepare::{DomainData, prompts::Prompts};
 use crate::random::{Key, Purpose};
@@ -340,6 +339,28 @@ impl<'a> Trainer<'a> {
         self.parts[part].evaluate(&self.scoring(part), rollouts, step, &|of| self.trained.gradient(of))
     }
 
+    /// All parts, with the sum of their gradients.
+    fn evaluate_all(&self, rollouts: &[Rollouts], step: u32) -> Result<EvaluatedParts, Classified> {
+        let mut all = EvaluatedParts::default();
+        for (part, rollouts) in rollouts.iter().enumerate() {
+            if rollouts.sequences.list.is_empty() {
+                all.each.push(None);
+                continue;
+            }
+            let begun = Instant::now();
+            let Evaluated { batch, outputs, gradient, of_parts, scored } =
+                self.evaluate(part, rollouts, step)?;
+            alignment::join(&mut all.of_parts, of_parts);
+            all.scoring += scored - begun;
+            all.gradient = Some(match all.gradient.take() {
+                None => gradient,
+                Some(sum) => sum.plus(gradient),
+            });
+            all.each.push(Some((batch, outputs)));
+        }
+        Ok(all)
+    }
+
     /// One update of the weights; what it did joins the record. An error says whether the numbers were finite
     /// so far.
     fn step(&mut self, step: u32, record: &mut Record) -> Result<Event, Classified> {
@@ -360,29 +381,13 @@ impl<'a> Trainer<'a> {
     ) -> Result<Event, Classified> {
         let train = self.stage.train;
         let rolled_out = self.stage.place.now();
-        let (mut scoring, mut sum, mut of_parts) = (Duration::ZERO, None, Vec::new());
-        let mut evaluated: Vec<Option<(Batch, Outputs)>> = Vec::with_capacity(rollouts.len());
-        for (part, rollouts) in rollouts.iter().enumerate() {
-            if rollouts.sequences.list.is_empty() {
-                evaluated.push(None);
-                continue;
-            }
-            let begun = Instant::now();
-            let Evaluated { batch, outputs, gradient, of_parts: own, scored } =
-                self.evaluate(part, rollouts, step)?;
-            alignment::join(&mut of_parts, own);
-            scoring += scored - begun;
-            sum = Some(match sum {
-                None => gradient,
-                Some(sum) => Gradient::plus(sum, gradient),
-            });
-            evaluated.push(Some((batch, outputs)));
-        }
+        let EvaluatedParts { gradient, of_parts, each: evaluated, scoring } =
+            self.evaluate_all(&rollouts, step)?;
         let gradient = match &self.privacy {
-            None => sum.map(|sum| self.trained.gradient(sum)),
+            None => gradient.map(|sum| self.trained.gradient(sum)),
             // Where no record was drawn, the noise moves the weights all the same, or it would tell.
             Some(privacy) => {
-                drop(sum);
+                drop(gradient);
                 Some(privacy.gradient(self, &rollouts[0], step)?)
             }
         };

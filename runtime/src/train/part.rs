@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::{Batch, Runs};
 use mopd_compiler::expr::graph::NodeId;
@@ -123,6 +123,18 @@ pub struct Evaluated {
     pub of_parts: Gradients,
     /// When all that the objective reads was there.
     pub scored: Instant,
+}
+
+/// The same of all parts of a stage.
+#[derive(Default)]
+pub struct EvaluatedParts {
+    /// The sum of all; none where no part has anything left to train on.
+    pub gradient: Option<Gradient>,
+    pub of_parts: Gradients,
+    /// Of each part what it read, where it had anything.
+    pub each: Vec<Option<(Batch, Outputs)>>,
+    /// From each part's begin to its `scored`.
+    pub scoring: Duration,
 }
 
 /// Who scores the completions of a part.

@@ -5,7 +5,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::{
     self, AdamW, Adapter, AdapterKind, DataFormula, DataSource, DomainId, Execution, Keep, Length, Mass,
     ModelId, Objective, Origin, Producer, Projection, PromptFormat, Recipe, Reward, Role, Rollout, Sampling,

@@ -49,15 +49,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
     );
     for domain in &experiment.domains {
         let mut rows = data(domain);
-        rows.extend(
-            programs
-                .rewards
-                .get(&domain.name)
-                .into_iter()
-                .flatten()
-                .map(|program| ("reward", made_of(program))),
-        );
-        rows.extend(outside(&domain.reward));
+        rows.extend(judged_by(&domain.name, &domain.reward, programs));
         if !rows.is_empty() {
             out += &node(&format!("{} {}", style.bold("domain"), style.bold(&domain.name)), &rows, style);
         }
@@ -106,15 +98,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, programs: &Programs, s
     }
     for benchmark in &experiment.benchmarks {
         let mut rows = self::benchmark(benchmark);
-        rows.extend(
-            programs
-                .rewards
-                .get(&benchmark.name)
-                .into_iter()
-                .flatten()
-                .map(|program| ("reward", made_of(program))),
-        );
-        rows.extend(outside(&benchmark.reward));
+        rows.extend(judged_by(&benchmark.name, &benchmark.reward, programs));
         out += &node(&format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)), &rows, style);
     }
     for comparison in &experiment.comparisons {
@@ -151,6 +135,12 @@ fn made_of(program: &CommandSources) -> String {
         }
     };
     format!("{files}; results do not follow {}", program.unseen.join(", "))
+}
+
+/// The programs of what judges a domain or benchmark, and what else its reward takes from outside.
+fn judged_by(name: &str, reward: &Reward, programs: &Programs) -> OutlineRows {
+    let programs = programs.rewards.get(name).into_iter().flatten();
+    programs.map(|program| ("reward", made_of(program))).chain(outside(reward)).collect()
 }
 
 /// What a reward that is no program takes from outside of the experiment's file.

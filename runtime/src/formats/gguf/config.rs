@@ -114,14 +114,10 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
     if keys.size("rope.dimension_count")?.is_some_and(|turned| turned != head_width) {
         return Err("heads that are rotated in part are not supported".to_owned());
     }
-    let experts = keys.size("expert_count")?.unwrap_or(0);
-    if experts > 0 && family != ModelFamily::Qwen3Moe {
-        return Err(format!("experts of the architecture `{}` are not supported", keys.architecture));
-    }
     let tensor = |name: &str| contents.tensors.get(name);
     let embedding = tensor("token_embd.weight").ok_or("the tensor token_embd.weight is missing")?;
     let bias = |name: &str| tensor(&format!("blk.0.{name}.bias")).is_some();
-    let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
+    let gemma = is_gemma(family);
     let context = keys.required("context_length")?;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     if theta <= 1.0 {
@@ -146,16 +142,7 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
             feed_forward: bias("ffn_gate"),
         },
         query_key_norm: matches!(family, ModelFamily::Qwen3 | ModelFamily::Qwen3Moe | ModelFamily::Gemma3),
-        norm: Norm {
-            epsilon: keys
-                .number("attention.layer_norm_rms_epsilon")?
-                .filter(|epsilon| *epsilon > 0.0)
-                // The file has it in f32: 9.99e-6 where 1e-5 is meant.
-                .map(nearest_decimal)
-                .ok_or_else(|| format!("`{}` is missing", keys.name("attention.layer_norm_rms_epsilon")))?,
-            offset: if gemma { 1.0 } else { 0.0 },
-            after: matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3),
-        },
+        norm: norm(&keys, family)?,
         activation: if gemma { Activation::Gelu } else { Activation::Silu },
         embedding_scale: EmbeddingScale::of(gemma, width),
         attention_scale: 1.0 / attention_scalar(family, layers, width, heads, head_width).sqrt(),
@@ -172,33 +159,62 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
         logit_scale: 1.0,
         attention: attention(&keys, family, layers)?,
         rope: Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? },
-        // Gemma 3's second base stands in files since 2026 only, and was never another.
-        local_rope: match family {
-            ModelFamily::Gemma3 => {
-                let theta =
-                    keys.number("rope.freq_base_swa")?.filter(|theta| *theta > 1.0).unwrap_or(10_000.0);
-                Some(Rope { theta, scaling: RopeScaling::None })
-            }
-            _ => None,
-        },
-        experts: match family {
-            ModelFamily::Qwen3Moe => Some(Experts {
-                count: experts,
-                per_token: keys.required("expert_used_count")?,
-                hidden: keys.required("expert_feed_forward_length")?,
-                // Of every published model of the family; files without the key are run this way.
-                normalised: keys.flag("expert_weights_norm")?.unwrap_or(true),
-                layers: (0..layers)
-                    .map(|layer| tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some())
-                    .collect(),
-            }),
-            _ => None,
-        },
+        local_rope: local_rope(&keys, family)?,
+        experts: experts(&keys, family, layers, contents)?,
         // Files do not say how their weights began.
         initial_deviation: 0.02,
     };
     config.check()?;
     Ok(config)
+}
+
+fn is_gemma(family: ModelFamily) -> bool {
+    matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3)
+}
+
+fn norm(keys: &MetadataKeys, family: ModelFamily) -> Result<Norm, String> {
+    let epsilon = keys.number("attention.layer_norm_rms_epsilon")?.filter(|epsilon| *epsilon > 0.0);
+    Ok(Norm {
+        // The file has it in f32: 9.99e-6 where 1e-5 is meant.
+        epsilon: epsilon
+            .map(nearest_decimal)
+            .ok_or_else(|| format!("`{}` is missing", keys.name("attention.layer_norm_rms_epsilon")))?,
+        offset: if is_gemma(family) { 1.0 } else { 0.0 },
+        after: matches!(family, ModelFamily::Gemma2 | ModelFamily::Gemma3),
+    })
+}
+
+/// Of layers that see a window. Gemma 3's second base stands in files since 2026 only, and was never another.
+fn local_rope(keys: &MetadataKeys, family: ModelFamily) -> Result<Option<Rope>, String> {
+    if family != ModelFamily::Gemma3 {
+        return Ok(None);
+    }
+    let theta = keys.number("rope.freq_base_swa")?.filter(|theta| *theta > 1.0).unwrap_or(10_000.0);
+    Ok(Some(Rope { theta, scaling: RopeScaling::None }))
+}
+
+fn experts(
+    keys: &MetadataKeys,
+    family: ModelFamily,
+    layers: usize,
+    contents: &Contents,
+) -> Result<Option<Experts>, String> {
+    let count = keys.size("expert_count")?.unwrap_or(0);
+    if family != ModelFamily::Qwen3Moe {
+        return match count {
+            0 => Ok(None),
+            _ => Err(format!("experts of the architecture `{}` are not supported", keys.architecture)),
+        };
+    }
+    let has = |layer| contents.tensors.contains_key(&format!("blk.{layer}.ffn_gate_inp.weight"));
+    Ok(Some(Experts {
+        count,
+        per_token: keys.required("expert_used_count")?,
+        hidden: keys.required("expert_feed_forward_length")?,
+        // Of every published model of the family; files without the key are run this way.
+        normalised: keys.flag("expert_weights_norm")?.unwrap_or(true),
+        layers: (0..layers).map(has).collect(),
+    }))
 }
 
 fn nearest_decimal(number: f64) -> f64 {
