@@ -138,35 +138,26 @@ pub unsafe fn multiply(
     let mut carried = [const { MaybeUninit::<Registers>::uninit() }; OUTPUTS / 2];
     let mut copies = COPIES.take();
     let x = copies.pad(x, matrix, wide);
+    // Where there are several passes, a block ahead: what all passes over this one read is as long as the
+    // next.
+    let distance = if passes == 1 && parts == 1 {
+        outputs_at_once(wide, rows.min(most_rows)) * row_bytes + AHEAD
+    } else {
+        block * row_bytes
+    };
+    let mut ahead = Ahead::new(onward, range.start, distance, passes);
     for start in range.clone().step_by(block) {
         let outputs = start..(start + block).min(range.end);
         let mut row = 0;
         while row < rows {
             let count = (rows - row).min(most_rows);
+            let most = if wide && rows == 1 { 1 } else { outputs_at_once(wide, count) };
             for first in (0..x.inputs.max(1)).step_by(part.max(1)) {
                 let inputs = first..(first + part).min(x.inputs);
-                let most = if wide && rows == 1 { 1 } else { outputs_at_once(wide, count) };
-                let (mut output, mut index) = (outputs.start, 0);
-                while output < outputs.end {
-                    let columns = if outputs.end - output < most { 1 } else { most };
-                    let ahead = if passes == 1 && parts == 1 {
-                        onward.bytes_ahead(output + columns, AHEAD)
-                    } else {
-                        // A block ahead: what all passes over this one read is as long as the next.
-                        let before = row / most_rows * outputs.len() * x.inputs
-                            + outputs.len() * inputs.start
-                            + (output - outputs.start) * inputs.len();
-                        onward.bytes_ahead(outputs.end, before * matrix.element() / passes)
-                    };
-                    let ahead = Ahead::new(ahead, passes);
-                    let tile = Tile { x, row, matrix, output, inputs: inputs.clone(), ahead };
-                    let to = (&mut sums, output - outputs.start);
-                    // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and `output + columns <=
-                    // range.end`. Of several parts, a tile carries its sums from one to the next.
-                    unsafe { tile.multiply(count, columns, features, &mut carried[index], to) };
-                    output += columns;
-                    index += usize::from(parts > 1);
-                }
+                let strip = Strip { x, row, matrix, outputs: outputs.clone(), inputs };
+                // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and `outputs.end <=
+                // range.end`. Of several parts, a strip carries its sums from one to the next.
+                unsafe { strip.multiply((count, most), features, &mut ahead, &mut carried, &mut sums) };
             }
             for (index, sums) in sums[..count].iter().enumerate() {
                 let place = target.first + (row + index) * target.stride;
@@ -207,69 +198,96 @@ fn write(places: &mut [f32], sums: &[f32], bias: Option<&[f32]>, add: bool) {
     }
 }
 
-/// Some rows with some outputs.
-struct Tile<'a> {
+/// Some rows with the outputs of a block.
+struct Strip<'a> {
     x: StridedRows<'a>,
     row: usize,
     matrix: Matrix<'a>,
-    output: usize,
+    outputs: Range<usize>,
     /// Those that are summed now. What came before them is carried.
     inputs: Range<usize>,
-    ahead: Ahead,
 }
 
-impl Tile<'_> {
-    /// The products of so many rows and outputs.
+/// Sums of a strip, by row.
+type StripSums = [[f32; OUTPUTS]; 8];
+
+/// Where tiles of a strip leave registers for the part of the inputs that comes next.
+type Carried = [MaybeUninit<Registers>; OUTPUTS / 2];
+
+impl Strip<'_> {
+    /// The products of so many rows, with so many outputs at a time, and one at a time where fewer are left.
     ///
     /// # Safety
     /// The rows are in `x`, the outputs in the matrix, and the processor has the instructions. Of inputs that
     /// others come before, `carried` is as it was left behind these.
     unsafe fn multiply(
         &self,
-        rows: usize,
-        outputs: usize,
+        tile: (usize, usize),
         features: CpuFeatures,
-        carried: &mut MaybeUninit<Registers>,
-        to: (&mut [[f32; OUTPUTS]; 8], usize),
+        ahead: &mut Ahead,
+        carried: &mut Carried,
+        sums: &mut StripSums,
     ) {
         // SAFETY: by the caller's promise.
         unsafe {
-            match (rows, outputs) {
-                (8, 3) => self.of::<8, 3>(features, carried, to),
-                (7, 3) => self.of::<7, 3>(features, carried, to),
-                (6, 4) => self.of::<6, 4>(features, carried, to),
-                (5, 4) => self.of::<5, 4>(features, carried, to),
-                (4, 6) => self.of::<4, 6>(features, carried, to),
-                (4, 3) => self.of::<4, 3>(features, carried, to),
-                (3, 6) => self.of::<3, 6>(features, carried, to),
-                (3, 4) => self.of::<3, 4>(features, carried, to),
-                (2, 8) => self.of::<2, 8>(features, carried, to),
-                (2, 4) => self.of::<2, 4>(features, carried, to),
-                (1, 8) => self.of::<1, 8>(features, carried, to),
-                (1, 4) => self.of::<1, 4>(features, carried, to),
-                (8, 1) => self.of::<8, 1>(features, carried, to),
-                (7, 1) => self.of::<7, 1>(features, carried, to),
-                (6, 1) => self.of::<6, 1>(features, carried, to),
-                (5, 1) => self.of::<5, 1>(features, carried, to),
-                (4, 1) => self.of::<4, 1>(features, carried, to),
-                (3, 1) => self.of::<3, 1>(features, carried, to),
-                (2, 1) => self.of::<2, 1>(features, carried, to),
-                (1, 1) => self.of::<1, 1>(features, carried, to),
-                _ => unreachable!("no tile of {rows} rows and {outputs} outputs"),
+            match tile {
+                (8, 3) => self.of::<8, 3>(features, ahead, carried, sums),
+                (7, 3) => self.of::<7, 3>(features, ahead, carried, sums),
+                (6, 4) => self.of::<6, 4>(features, ahead, carried, sums),
+                (5, 4) => self.of::<5, 4>(features, ahead, carried, sums),
+                (4, 6) => self.of::<4, 6>(features, ahead, carried, sums),
+                (4, 3) => self.of::<4, 3>(features, ahead, carried, sums),
+                (3, 6) => self.of::<3, 6>(features, ahead, carried, sums),
+                (3, 4) => self.of::<3, 4>(features, ahead, carried, sums),
+                (2, 8) => self.of::<2, 8>(features, ahead, carried, sums),
+                (2, 4) => self.of::<2, 4>(features, ahead, carried, sums),
+                (1, 8) => self.of::<1, 8>(features, ahead, carried, sums),
+                (1, 4) => self.of::<1, 4>(features, ahead, carried, sums),
+                (1, 1) => self.of::<1, 1>(features, ahead, carried, sums),
+                (rows, outputs) => unreachable!("no tile of {rows} rows and {outputs} outputs"),
             }
         }
     }
 
     /// # Safety
-    /// As for [`Tile::multiply`].
+    /// As for [`Strip::multiply`].
     unsafe fn of<const R: usize, const O: usize>(
         &self,
         features: CpuFeatures,
-        carried: &mut MaybeUninit<Registers>,
-        to: (&mut [[f32; OUTPUTS]; 8], usize),
+        ahead: &mut Ahead,
+        carried: &mut Carried,
+        sums: &mut StripSums,
     ) {
-        let Tile { x, row, matrix, output, ahead, .. } = *self;
-        let (inputs, part) = (x.inputs, self.inputs.clone());
+        // What sums all inputs carries nothing.
+        let parts = self.inputs.len() < self.x.inputs;
+        let (whole, mut index) = (self.outputs.len() / O * O, 0);
+        for place in (0..whole).step_by(O) {
+            // SAFETY: by the caller's promise.
+            unsafe { self.tile::<R, O>(place, features, ahead, &mut carried[index], sums) };
+            index += usize::from(parts);
+        }
+        for place in whole..self.outputs.len() {
+            // SAFETY: by the caller's promise.
+            unsafe { self.tile::<R, 1>(place, features, ahead, &mut carried[index], sums) };
+            index += usize::from(parts);
+        }
+    }
+
+    /// `O` outputs from the one in that place of the block.
+    ///
+    /// # Safety
+    /// As for [`Strip::multiply`].
+    #[inline(always)]
+    unsafe fn tile<const R: usize, const O: usize>(
+        &self,
+        place: usize,
+        features: CpuFeatures,
+        ahead: &mut Ahead,
+        carried: &mut MaybeUninit<Registers>,
+        to: &mut StripSums,
+    ) {
+        let Strip { x, row, matrix, .. } = *self;
+        let (inputs, part, output) = (x.inputs, self.inputs.clone(), self.outputs.start + place);
         let mut sums = [0.0; 32];
         let sums_of = &mut sums;
         let from = row * x.stride..(row + R - 1) * x.stride + inputs;
@@ -312,7 +330,6 @@ impl Tile<'_> {
                 }
             }
         }
-        let (to, place) = to;
         for (row, to) in to.iter_mut().take(R).enumerate() {
             to[place..place + O].copy_from_slice(&sums[row * O..(row + 1) * O]);
         }

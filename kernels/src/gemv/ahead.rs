@@ -14,40 +14,44 @@ pub struct Onward<'a> {
 }
 
 impl Onward<'_> {
-    /// So many bytes behind the first weight of an output.
-    pub fn bytes_ahead(self, output: usize, bytes: usize) -> *const u8 {
+    /// Where the weights of an output are, or what is read instead, and how many bytes lie there one behind
+    /// the other.
+    fn place(self, output: usize, bytes: usize) -> (*const u8, usize) {
         let row = (self.inputs * self.matrix.element()).max(1);
-        self.ahead(output + bytes / row).wrapping_add(bytes % row)
-    }
-
-    /// Where the weights of an output are, or what is read instead.
-    fn ahead(self, output: usize) -> *const u8 {
+        let behind = (output * row + bytes).saturating_sub(self.left * row);
         match self.next {
-            Some(Prefetch(next)) if output >= self.left => {
-                next.wrapping_add((output - self.left) * self.inputs * self.matrix.element())
+            Some(Prefetch(next)) if output * row + bytes >= self.left * row => {
+                (next.wrapping_add(behind), usize::MAX)
             }
-            _ => self.matrix.prefetch(output, self.inputs).0,
+            next => {
+                let place = self.matrix.prefetch(output, self.inputs).0.wrapping_add(bytes);
+                (place, if next.is_some() { self.left * row - output * row - bytes } else { usize::MAX })
+            }
         }
     }
 }
 
-/// What is read soon, as a tile prefetches it. Tiles that have the same outputs, with other rows each,
-/// prefetch a part each.
+/// What is read soon, as tiles prefetch it. Where several passes read the same weights, each prefetches a
+/// part.
 #[derive(Clone, Copy)]
 pub struct Ahead {
     place: *const u8,
-    /// Bytes that it reads for each line that it prefetches: as many lines as there are tiles with the same
-    /// outputs.
+    /// Lines until `next` is read instead.
+    lines: usize,
+    next: *const u8,
+    /// Bytes that are read for each line that is prefetched: of as many lines as there are passes.
     interval: usize,
     read: usize,
-    /// Bytes that are read when it prefetches again.
+    /// Bytes that are read when the next line is prefetched.
     due: usize,
 }
 
 impl Ahead {
-    /// From a place on; so many tiles have the same outputs.
-    pub fn new(place: *const u8, tiles: usize) -> Ahead {
-        Ahead { place, interval: LINE * tiles, read: 0, due: 0 }
+    /// From so many bytes behind the first weight of an output on.
+    pub fn new(onward: Onward, output: usize, bytes: usize, passes: usize) -> Ahead {
+        let (place, left) = onward.place(output, bytes);
+        let next = onward.next.map_or(place, |Prefetch(next)| next);
+        Ahead { place, lines: left.div_ceil(LINE), next, interval: LINE * passes, read: 0, due: 0 }
     }
 
     /// Prefetches more, since so many bytes are read now. Into L2: L1 has few miss buffers, and where they
@@ -62,6 +66,10 @@ impl Ahead {
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.place.cast()) };
             self.place = self.place.wrapping_add(LINE);
             self.due = self.due.wrapping_add(self.interval);
+            self.lines = self.lines.wrapping_sub(1);
+            if self.lines == 0 {
+                self.place = self.next;
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
     x: &[f32],
     weights: &[T],
     inputs: usize,
-    mut ahead: Ahead,
+    ahead: &mut Ahead,
     sums: &mut Sums,
 ) {
     assert!(x.len() == R * inputs && weights.len() == O * inputs);
@@ -28,11 +28,13 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
         *place = weights[output * inputs..].as_ptr();
     }
     let whole = inputs - inputs % LANES;
+    // In registers.
+    let mut own = *ahead;
     // In loops over places: what the library does with iterators is compiled for smaller registers, and
     // called.
     let mut first = 0;
     while first < whole {
-        ahead.prefetch(O * LANES * size_of::<T>());
+        own.prefetch(O * LANES * size_of::<T>());
         let mut row_of_weights = [_mm256_setzero_ps(); O];
         let mut output = 0;
         while output < O {
@@ -53,6 +55,7 @@ pub fn tile<const R: usize, const O: usize, T: LoadF32>(
         }
         first = first.wrapping_add(LANES);
     }
+    *ahead = own;
     if whole < inputs {
         for (row, lanes) in lanes.iter_mut().enumerate() {
             let x = rest(&x[row * inputs + whole..(row + 1) * inputs]);

@@ -87,7 +87,7 @@ macro_rules! tile {
             (x, stride): (&[$number], usize),
             weights: &[$number],
             part: Range<usize>,
-            mut ahead: Ahead,
+            ahead: &mut Ahead,
             carried: &mut MaybeUninit<Registers>,
             sums: &mut Sums,
         ) {
@@ -111,9 +111,11 @@ macro_rules! tile {
                     }
                 }
             }
+            // In registers.
+            let mut own = *ahead;
             let mut first = part.start;
             while part.end - first >= $wide {
-                ahead.prefetch(O * LINE);
+                own.prefetch(O * LINE);
                 let mut weight = [_mm512_setzero_ps(); O];
                 let mut output = 0;
                 while output < O {
@@ -134,6 +136,7 @@ macro_rules! tile {
                 }
                 first += $wide;
             }
+            *ahead = own;
             if first < part.end {
                 let mask: $mask = (1 << (part.end - first)) - 1;
                 for row in 0..R {
