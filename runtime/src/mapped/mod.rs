@@ -134,6 +134,19 @@ impl Stored {
         self.read_rows(0, into);
     }
 
+    /// The same, and lets go of what it looked at: of a large matrix no more than a piece is in memory beside
+    /// the numbers.
+    pub fn read_once(&self, into: &mut [f32]) {
+        assert_eq!(into.len(), self.len(), "places for a stored matrix");
+        let mut rest = into;
+        for piece in self.pieces() {
+            let (these, others) = rest.split_at_mut(piece.len());
+            piece.read(these);
+            piece.release();
+            rest = others;
+        }
+    }
+
     /// Writes whole rows from `first` on, as many as `into` has places for.
     fn read_rows(&self, first: usize, into: &mut [f32]) {
         let row = self.row_bytes();

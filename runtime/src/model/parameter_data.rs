@@ -77,8 +77,7 @@ impl ParameterData {
                 let mut rest = values.as_mut_slice();
                 for part in &all.parts {
                     let (these, others) = rest.split_at_mut(part.len());
-                    part.read(these);
-                    part.release();
+                    part.read_once(these);
                     rest = others;
                 }
                 Cow::Owned(values)
@@ -103,7 +102,7 @@ impl ParameterData {
                     Some(numbers) => Cow::Borrowed(numbers),
                     None => {
                         let mut numbers = vec![0.0; part.len()];
-                        part.read(&mut numbers);
+                        part.read_once(&mut numbers);
                         Cow::Owned(numbers)
                     }
                 }
@@ -144,9 +143,9 @@ impl ParameterData {
         match self {
             ParameterData::Owned(values) => look(values),
             ParameterData::Stored(all) => {
-                for part in &all.parts {
-                    part.for_each_block(&mut look);
-                    part.release();
+                for piece in all.parts.iter().flat_map(Stored::pieces) {
+                    piece.for_each_block(&mut look);
+                    piece.release();
                 }
             }
             ParameterData::Merged(merged) => {
