@@ -28,14 +28,97 @@ pub fn disable_trim() {
     }
 }
 
-/// Larger blocks are asked of the system one by one, and go back as soon as they are free, until the next
-/// [`disable_trim`].
-pub fn return_blocks_above(bytes: i32) {
+/// While it lives, larger blocks are asked of the system one by one, and go back as soon as they are free.
+/// What is free in the heap is taken meanwhile, or the allocator would fill that first and keep it. Its pages
+/// are not touched.
+pub struct BlocksOfTheSystem {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (option, value) in [(libc::M_MMAP_MAX, i32::MAX), (libc::M_MMAP_THRESHOLD, bytes)] {
-        // SAFETY: as above.
-        unsafe { libc::mallopt(option, value) };
+    taken: Vec<*mut libc::c_void>,
+}
+
+impl BlocksOfTheSystem {
+    pub fn above(bytes: usize) -> BlocksOfTheSystem {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        {
+            let threshold = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+            for (option, value) in [(libc::M_MMAP_MAX, libc::c_int::MAX), (libc::M_MMAP_THRESHOLD, threshold)]
+            {
+                // SAFETY: as above.
+                unsafe { libc::mallopt(option, value) };
+            }
+            // The largest places first. Where a size has no place in the heap, the system is asked for it,
+            // whose blocks lie behind the heap's end.
+            let mut taken = Vec::new();
+            let mut size = 1 << 36;
+            while size >= bytes.max(1) {
+                // SAFETY: the block is freed here or when this is dropped, and never read.
+                let (block, end) = unsafe { (libc::malloc(size), libc::sbrk(0)) };
+                if !block.is_null() && block.addr() < end.addr() {
+                    taken.push(block);
+                    continue;
+                }
+                // SAFETY: it is of `malloc`, and nobody has it.
+                unsafe { libc::free(block) };
+                size /= 2;
+            }
+            BlocksOfTheSystem { taken }
+        }
+        #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+        {
+            let _ = bytes;
+            BlocksOfTheSystem {}
+        }
     }
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    let _ = bytes;
+}
+
+impl Drop for BlocksOfTheSystem {
+    fn drop(&mut self) {
+        disable_trim();
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        for block in self.taken.drain(..) {
+            // SAFETY: it is of `malloc`, and nobody else has it.
+            unsafe { libc::free(block) };
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    /// In a process of its own, with one heap, as a worker has it.
+    #[test]
+    fn blocks_beside_a_used_heap_come_from_the_system() {
+        const ALONE: &str = "MOPD_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let name = "os::allocator::tests::blocks_beside_a_used_heap_come_from_the_system";
+            let done = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name])
+                .env(ALONE, "1")
+                .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        disable_trim();
+        let in_heap = |block: &Vec<u8>| {
+            // SAFETY: it only says where the heap ends.
+            block.as_ptr().addr() < unsafe { libc::sbrk(0) }.addr()
+        };
+        let block = |mebibytes: usize| Vec::<u8>::with_capacity(mebibytes << 20);
+        // Free places between others that stay.
+        let mut blocks: Vec<_> = (1..40).map(block).collect();
+        assert!(blocks.iter().all(in_heap));
+        let stay: Vec<_> = blocks.iter_mut().step_by(2).map(std::mem::take).collect();
+        drop(blocks);
+        assert!(in_heap(&block(3)));
+        {
+            let _exact = BlocksOfTheSystem::above(64 << 10);
+            assert!(!(1..50).map(block).any(|of_system| in_heap(&of_system)));
+        }
+        assert!((1..50).map(block).all(|of_heap| in_heap(&of_heap)));
+        drop(stay);
+    }
 }

@@ -8,7 +8,7 @@ mod library;
 mod mapping;
 mod process;
 
-pub use allocator::{disable_trim, return_blocks_above, trim_heap};
+pub use allocator::{BlocksOfTheSystem, disable_trim, trim_heap};
 pub use huge_pages::advise_huge_pages;
 pub use library::{Library, load_library};
 pub use mapping::Mapping;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mopd_kernels::accelerator;
-use mopd_kernels::os::{disable_trim, return_blocks_above, trim_heap};
+use mopd_kernels::os::{BlocksOfTheSystem, trim_heap};
 use tch::Device;
 
 use super::place::Place;
@@ -161,14 +161,7 @@ pub fn release_free() {
 /// held is what is needed, also by models that are small enough for the allocator to keep what they free. It
 /// is slow.
 pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
-    struct Usual;
-    impl Drop for Usual {
-        fn drop(&mut self) {
-            disable_trim();
-        }
-    }
-    return_blocks_above(64 << 10);
-    let _usual = Usual;
+    let _exact = BlocksOfTheSystem::above(64 << 10);
     f()
 }
 
