@@ -133,9 +133,9 @@ pub unsafe fn multiply(
     let parts = if wide && rows > 4 { row_bytes.div_ceil(PART).max(1) } else { 1 };
     let part = x.inputs.div_ceil(parts).next_multiple_of(2 * LANES);
     let block = (L2_WEIGHTS / row_bytes.max(1) / OUTPUTS * OUTPUTS).clamp(OUTPUTS / 2, OUTPUTS);
-    let mut sums = [[0.0; OUTPUTS]; 8];
+    let mut sums: StripSums = [[0.0; OUTPUTS]; 8];
     // To set them to something would take as long as some products.
-    let mut carried = [const { MaybeUninit::<Registers>::uninit() }; OUTPUTS / 2];
+    let mut carried: Carried = [const { MaybeUninit::uninit() }; OUTPUTS / 2];
     let mut copies = COPIES.take();
     let x = copies.pad(x, matrix, wide);
     // Where there are several passes, a block ahead: what all passes over this one read is as long as the

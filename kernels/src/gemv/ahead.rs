@@ -13,24 +13,6 @@ pub struct Onward<'a> {
     pub next: Option<Prefetch>,
 }
 
-impl Onward<'_> {
-    /// Where the weights of an output are, or what is read instead, and how many bytes lie there one behind
-    /// the other.
-    fn place(self, output: usize, bytes: usize) -> (*const u8, usize) {
-        let row = (self.inputs * self.matrix.element()).max(1);
-        let behind = (output * row + bytes).saturating_sub(self.left * row);
-        match self.next {
-            Some(Prefetch(next)) if output * row + bytes >= self.left * row => {
-                (next.wrapping_add(behind), usize::MAX)
-            }
-            next => {
-                let place = self.matrix.prefetch(output, self.inputs).0.wrapping_add(bytes);
-                (place, if next.is_some() { self.left * row - output * row - bytes } else { usize::MAX })
-            }
-        }
-    }
-}
-
 /// What is read soon, as tiles prefetch it. Where several passes read the same weights, each prefetches a
 /// part.
 #[derive(Clone, Copy)]
@@ -49,8 +31,15 @@ pub struct Ahead {
 impl Ahead {
     /// From so many bytes behind the first weight of an output on.
     pub fn new(onward: Onward, output: usize, bytes: usize, passes: usize) -> Ahead {
-        let (place, left) = onward.place(output, bytes);
-        let next = onward.next.map_or(place, |Prefetch(next)| next);
+        let row = onward.inputs * onward.matrix.element();
+        // From the matrix's first weight on.
+        let (at, end) = (output * row + bytes, onward.left * row);
+        let here = onward.matrix.prefetch(0, onward.inputs).0.wrapping_add(at);
+        let (place, left, next) = match onward.next {
+            Some(Prefetch(next)) if at >= end => (next.wrapping_add(at - end), usize::MAX, next),
+            Some(Prefetch(next)) => (here, end - at, next),
+            None => (here, usize::MAX, here),
+        };
         Ahead { place, lines: left.div_ceil(LINE), next, interval: LINE * passes, read: 0, due: 0 }
     }
 

@@ -23,7 +23,8 @@
 //!      its arguments, the words and keys of blocks in [`builtins::vocabulary`].
 //!      Teachers, panels, templates and routes: [`teachers`]. Rollouts and rewards: [`rollouts`].
 //!      Objectives and the mistakes one can make in them: [`objectives`].
-//!      Stages, that is models: [`stages`]. Each is checked as a whole in [`stages::stage_checks`].
+//!      Stages, that is models: [`stages`]. Each is checked as a whole in [`stages::stage_checks`], and
+//!      whether its completions have what its objective reads in `stages/rollout_checks.rs`.
 //!    - The file's route ([`teachers::route`]), held against every domain.
 //!    - Bodies of functions, objectives and stages of the entry file, with any arguments.
 //!    - The experiment as a whole: unrouted and unused domains, leakage between training and test data
