@@ -5,14 +5,13 @@
 #![forbid(unsafe_code)]
 
 use std::io::BufRead;
-use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{Event, FailureKind, Job, SERVE, Versions, WorkerRequest};
-use mopd_kernels::os::disable_trim;
+use mopd_kernels::os::{disable_trim, exit_at_once};
 use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::machine::device;
@@ -26,10 +25,14 @@ use mopd_runtime::{bench, schedule, serve};
 use mopd_store::signals::on_termination;
 use tch::Device;
 
-/// The exit status of a job that was stopped.
+/// Exit statuses, of this program and of each of its jobs.
+const SUCCESS: u8 = 0;
+const FAILED: u8 = 1;
+const USED_WRONGLY: u8 = 2;
+/// A job that was stopped.
 const INTERRUPTED: u8 = 130;
 
-fn main() -> ExitCode {
+fn main() {
     // A panic is reported as a failure of the job; its trace would only hide that message.
     std::panic::set_hook(Box::new(|_| {}));
     disable_trim();
@@ -39,15 +42,17 @@ fn main() -> ExitCode {
     let handled = handled
         .map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")));
     let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next()) {
+    let status = match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => once(&current, handled),
         (Some(SERVE), None) => serve(&current, handled),
         (Some(PEER), None) => peer(&current, handled),
         _ => {
             eprintln!("mopd-worker is started by mopd; alone it knows no argument but `{SERVE}`");
-            ExitCode::from(2)
+            USED_WRONGLY
         }
-    }
+    };
+    // Each event is flushed when it is said, and whatever must be cleaned up belongs to a job, which is over.
+    exit_at_once(status)
 }
 
 /// The job under way, for whoever may stop it.
@@ -117,7 +122,7 @@ impl Current {
     fn signal(&self) {
         match &self.lock().control {
             Some(control) if control.signal() => leave_unless_at_work(control),
-            _ => std::process::exit(INTERRUPTED.into()),
+            _ => exit_at_once(INTERRUPTED),
         }
     }
 }
@@ -127,12 +132,12 @@ impl Current {
 fn leave_unless_at_work(control: &Control) {
     if !control.at_work() {
         control.emit(&Event::Interrupted { finished: 0, tasks: 0 });
-        std::process::exit(INTERRUPTED.into());
+        exit_at_once(INTERRUPTED);
     }
 }
 
 /// The job on the first line of standard input.
-fn once(current: &Current, handled: Result<()>) -> ExitCode {
+fn once(current: &Current, handled: Result<()>) -> u8 {
     let read = || {
         handled?;
         let mut text = String::new();
@@ -148,7 +153,7 @@ fn once(current: &Current, handled: Result<()>) -> ExitCode {
 }
 
 /// Joins in what the process that started this one trains. Nobody reads its events.
-fn peer(current: &Current, handled: Result<()>) -> ExitCode {
+fn peer(current: &Current, handled: Result<()>) -> u8 {
     let job = handled.and_then(|()| PeerJob::read(&mut std::io::stdin().lock()));
     let stopping = current.clone();
     std::thread::spawn(move || listen(None, &stopping));
@@ -162,7 +167,7 @@ fn peer(current: &Current, handled: Result<()>) -> ExitCode {
 }
 
 /// Jobs, until standard input ends.
-fn serve(current: &Current, handled: Result<()>) -> ExitCode {
+fn serve(current: &Current, handled: Result<()>) -> u8 {
     let (sender, requests) = channel();
     let stopping = current.clone();
     std::thread::spawn(move || listen(Some(sender), &stopping));
@@ -176,7 +181,7 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
         });
         release_free();
     }
-    ExitCode::SUCCESS
+    SUCCESS
 }
 
 /// Reads requests to the end of standard input; where jobs are taken, they go to `jobs`.
@@ -210,7 +215,7 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
 fn finish(
     current: &Current,
     work: impl FnOnce(&Control, &mut JobProgress) -> Result<Option<u64>>,
-) -> ExitCode {
+) -> u8 {
     let started = Instant::now();
     let control = current.begin();
     let mut progress = JobProgress::default();
@@ -224,16 +229,16 @@ fn finish(
                 let seconds = started.elapsed().as_secs_f64();
                 control.emit(&Event::Finished { seconds, peak_memory });
             }
-            ExitCode::SUCCESS
+            SUCCESS
         }
         Err(Error::Failed(failure)) => {
             control.emit(&Event::Failed(*failure));
-            ExitCode::from(1)
+            FAILED
         }
         Err(Error::Interrupted) => {
             let JobProgress { finished, tasks } = progress;
             control.emit(&Event::Interrupted { finished, tasks });
-            ExitCode::from(INTERRUPTED)
+            INTERRUPTED
         }
     }
 }

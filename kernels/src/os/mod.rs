@@ -12,4 +12,4 @@ pub use allocator::{BlocksOfTheSystem, disable_trim, trim_heap};
 pub use huge_pages::advise_huge_pages;
 pub use library::{Library, load_library};
 pub use mapping::Mapping;
-pub use process::kill;
+pub use process::{exit_at_once, kill};
