@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::report::rewards::PromptReward;
-use crate::report::statistics::compare::{ComparedRun, Judge, compare as of_two, within};
+use crate::report::statistics::compare::{ComparedModel, ComparedRun, Judge, compare as of_two, within};
 use crate::zip::zip_equal;
 
 /// Answers with one [`Event::Table`] a file.
@@ -48,7 +48,10 @@ pub fn differences(job: &DifferencesJob, control: &Control) -> Result<()> {
 }
 
 fn run(folder: &Path) -> Result<ComparedRun> {
-    let experiment = json::<Plan>(&folder.join("plan.json"))?.experiment;
+    let Plan { experiment, stages, .. } = json(&folder.join("plan.json"))?;
+    let mut keys: Vec<String> = stages.into_iter().map(|stage| stage.content_key).collect();
+    // A file that somebody shortened names models without stages.
+    keys.resize(experiment.models.len(), String::new());
     // An unfinished run has none, and is compared with itself only.
     let results = folder.join("results.json");
     let noted = if results.is_file() { json::<Results>(&results)?.rewards } else { None };
@@ -65,7 +68,9 @@ fn run(folder: &Path) -> Result<ComparedRun> {
         comparisons: experiment.comparisons,
         bounded: experiment.domains.iter().map(|domain| domain.reward.range().is_unit()).collect(),
         domains: experiment.domains.into_iter().map(|domain| domain.name).collect(),
-        models: experiment.models.into_iter().map(|model| model.name).collect(),
+        models: zip_equal(experiment.models, keys)
+            .map(|(model, key)| ComparedModel { name: model.name, key })
+            .collect(),
     })
 }
 

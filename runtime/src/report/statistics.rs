@@ -6,7 +6,7 @@ use mopd_compiler::plan::results::{Score, TableRow};
 use mopd_compiler::plan::{Comparison, DomainId, Metric, ModelId, Objective, Row};
 
 use super::answers::PromptAnswers;
-use interval::{Crossed, Estimate, of_rewards};
+use interval::{Crossed, Estimate};
 use scale::NormalizedScale;
 
 mod calibration;
@@ -83,7 +83,9 @@ pub fn table_rows(
     let mut warnings = Vec::new();
     let mut warn = |what: String| warnings.push(format!("compare \"{}\": {what}", comparison.name));
     let anchors = anchors.as_ref();
-    let scale = anchors.and_then(|(zero, one)| NormalizedScale::of((zero, one), &names, seeds, &mut warn));
+    let bounded: Vec<bool> = (0..sizes.len()).map(|column| domain(column).reward.range().is_unit()).collect();
+    let scale =
+        anchors.and_then(|(zero, one)| NormalizedScale::of((zero, one), &names, &bounded, seeds, &mut warn));
     for (name, size) in names.iter().zip(&sizes) {
         if *size == 1 {
             warn(format!("one test prompt on `{name}`: its intervals say nothing of other prompts"));
@@ -94,9 +96,8 @@ pub fn table_rows(
     for (row, named) in rows.iter().zip(&comparison.rows) {
         let means = row.means(0..seeds.len());
         let score = |column: usize| {
-            let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])])] };
-            let bounded = domain(column).reward.range().is_unit();
-            let (low, high) = if bounded { of_rewards(&estimate) } else { estimate.interval() };
+            let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])], bounded[column])] };
+            let (low, high) = estimate.interval();
             let (n, by_seed) = (sizes[column] as u32, estimate.of_seeds());
             (names[column].to_owned(), Score { mean: means[column], low, high, n, by_seed })
         };
@@ -131,9 +132,10 @@ fn metrics_of_row(
                 let means: Option<Vec<f64>> = answers.iter().map(|prompt| prompt.metric(*metric)).collect();
                 means.or_else(|| calibration::linear(answers, *metric))
             };
-            let estimated: Option<Crossed> = seeds.iter().map(estimate).collect();
-            if let Some(estimated) = estimated {
-                let score = score_of(&Estimate { columns: vec![estimated] }, *metric);
+            let estimated: Option<Vec<Vec<f64>>> = seeds.iter().map(estimate).collect();
+            if let Some(numbers) = estimated {
+                let bounds = metric.is_share().then_some((0.0, 1.0));
+                let score = score_of(&Estimate { columns: vec![Crossed { numbers, bounds }] });
                 found.entry(metric.to_string()).or_default().insert(name, score);
             } else if *metric == Metric::Ece {
                 let of: Vec<String> =
@@ -151,22 +153,39 @@ fn metrics_of_row(
 }
 
 /// A mean over prompts and seeds, or what is as near to one as [`calibration`] makes it.
-fn score_of(estimate: &Estimate, metric: Metric) -> Score {
-    let (low, high) = if metric.is_share() { of_rewards(estimate) } else { estimate.interval() };
-    let prompts = estimate.columns.first().and_then(|column| column.first()).map_or(0, Vec::len);
+fn score_of(estimate: &Estimate) -> Score {
+    let (low, high) = estimate.interval();
+    let prompts = estimate.columns.first().and_then(|column| column.numbers.first()).map_or(0, Vec::len);
     Score { mean: estimate.value(), low, high, n: prompts as u32, by_seed: estimate.of_seeds() }
 }
 
-/// A weighted sum of rewards, prompt by prompt and seed by seed.
-fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> Crossed {
+/// A weighted sum of rewards, `bounded` if they are from 0 to 1, prompt by prompt and seed by seed.
+fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)], bounded: bool) -> Crossed {
     let (_, first) = parts[0];
-    (0..first.len())
+    let numbers = (0..first.len())
         .map(|seed| {
             let at =
                 |prompt: usize| parts.iter().map(|(weight, of)| weight * of[seed].as_ref()[prompt]).sum();
             (0..first[seed].as_ref().len()).map(at).collect()
         })
-        .collect()
+        .collect();
+    Crossed { numbers, bounds: bounded.then(|| bounds(parts)) }
+}
+
+/// Of a weighted sum of rewards from 0 to 1. Those of one model are the same numbers on every prompt: an
+/// anchor of a normalized score is 0 or 1 in its own scale, whatever is asked.
+fn bounds<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> (f64, f64) {
+    let mut distinct: Vec<(f64, &[f64])> = Vec::new();
+    for (weight, rewards) in parts {
+        let Some(rewards) = rewards.first().map(AsRef::as_ref) else { continue };
+        match distinct.iter_mut().find(|(_, known)| std::ptr::eq(*known, rewards)) {
+            Some((known, _)) => *known += weight,
+            None => distinct.push((*weight, rewards)),
+        }
+    }
+    let [least, most] =
+        [f64::min, f64::max].map(|end| distinct.iter().map(|(weight, _)| end(*weight, 0.0)).sum());
+    (least, most)
 }
 
 /// The rewards of one row: `[column][seed][prompt]`.

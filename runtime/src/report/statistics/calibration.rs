@@ -49,7 +49,7 @@ pub fn linear(prompts: &[PromptAnswers], metric: Metric) -> Option<Vec<f64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::interval::{Estimate, of_rewards};
+    use super::super::interval::{Crossed, Estimate};
     use super::*;
     use crate::random::{Key, Purpose, Uniforms};
     use crate::report::answers::Answer;
@@ -65,7 +65,8 @@ mod tests {
     }
 
     fn estimate(prompts: &[PromptAnswers], metric: Metric) -> Estimate {
-        Estimate { columns: vec![vec![linear(prompts, metric).expect("a confidence is stated")]] }
+        let numbers = vec![linear(prompts, metric).expect("a confidence is stated")];
+        Estimate { columns: vec![Crossed { numbers, bounds: Some((0.0, 1.0)) }] }
     }
 
     /// Worked out by hand. In (0.8, 0.9]: 0.85 and 0.9, one of two right: |0.5 - 0.875| = 0.375, of 2 in 5.
@@ -125,7 +126,7 @@ mod tests {
         let mut uniforms = Key::new(4, 0, Purpose::Sample, 0).row(0, 0);
         for (metric, truth) in [(Metric::Ece, 0.25), (Metric::Brier, 0.31)] {
             let inside = (0..TRIALS).filter(|_| {
-                let (low, high) = of_rewards(&estimate(&drawn(60, &mut uniforms), metric));
+                let (low, high) = estimate(&drawn(60, &mut uniforms), metric).interval();
                 low <= truth && truth <= high
             });
             let share = inside.count() as f64 / f64::from(TRIALS);
@@ -137,10 +138,10 @@ mod tests {
     #[test]
     fn no_error_may_be_chance() {
         let even = [prompt(&[(Some(50), true)]), prompt(&[(Some(50), false)])].repeat(20);
-        let (low, high) = of_rewards(&estimate(&even, Metric::Ece));
+        let (low, high) = estimate(&even, Metric::Ece).interval();
         assert!(low == 0.0 && (0.1..0.3).contains(&high), "{low} {high}");
         let sure = vec![prompt(&[(Some(100), true)]); 200];
-        let (low, high) = of_rewards(&estimate(&sure, Metric::Ece));
+        let (low, high) = estimate(&sure, Metric::Ece).interval();
         assert!(low == 0.0 && (high - 0.0183).abs() < 1e-4, "{low} {high}");
     }
 }

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use mopd_compiler::plan::results::{
     ComparedCell, ComparedRow, ComparedTable, FileHash, Interval, RowDifferences, RowPair,
 };
-use mopd_compiler::plan::{Comparison, ModelId, Reward, TableColumn};
+use mopd_compiler::plan::{Comparison, ModelId, Reward};
 
-use super::interval::{Component, Crossed, Estimate, around, of_rewards};
+use super::interval::{Chance, Crossed, Estimate};
 use super::scale::Scale;
 use super::{combined, mean};
 use crate::report::rewards::PromptReward;
@@ -22,8 +22,15 @@ pub struct ComparedRun {
     pub bounded: Vec<bool>,
     /// What judges each.
     pub judges: Vec<Judge>,
-    pub models: Vec<String>,
+    pub models: Vec<ComparedModel>,
     pub rewards: Vec<PromptReward>,
+}
+
+/// A model of a run.
+pub struct ComparedModel {
+    pub name: String,
+    /// Of all that its stage says; see [`mopd_compiler::plan::StageFacts::content_key`].
+    pub key: String,
 }
 
 /// What judges a domain.
@@ -103,9 +110,9 @@ impl ComparedSide<'_> {
     fn rewards(&self, models: &[ModelId]) -> Option<Vec<Vec<&[f64]>>> {
         let mut found = Vec::with_capacity(self.columns.len());
         for (place, column) in &self.columns {
-            let name = self.run.models.get(models.get(*place)?.0 as usize)?;
+            let name = self.run.models.get(models.get(*place)?.0 as usize)?.name.as_str();
             let of_seed = |seed: &u64| {
-                column.rewards.get(&(name.as_str(), *seed)).map(Vec::as_slice).filter(|all| !all.is_empty())
+                column.rewards.get(&(name, *seed)).map(Vec::as_slice).filter(|all| !all.is_empty())
             };
             let rewards: Vec<&[f64]> = self.seeds.iter().map(of_seed).collect::<Option<_>>()?;
             if rewards.iter().any(|other| other.len() != rewards[0].len()) {
@@ -129,14 +136,27 @@ impl ComparedSide<'_> {
         let of_all =
             |column: &Vec<&[f64]>| mean(&column.iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>());
         let means: Vec<f64> = rewards.iter().map(of_all).collect();
+        let bounded: Vec<bool> = (self.columns.iter())
+            .map(|(place, _)| self.run.bounded[self.comparison.columns[*place].domain.0 as usize])
+            .collect();
+        let keys = |index: usize, models: &[&[ModelId]]| -> Vec<String> {
+            let (place, _) = self.columns[index];
+            models.iter().map(|models| self.run.models[models[place].0 as usize].key.clone()).collect()
+        };
+        let scored = |index: usize, rewards: Crossed, models: &[&[ModelId]]| ScoredColumn {
+            index,
+            rewards,
+            models: keys(index, models),
+        };
         let single = |(index, value): (usize, &f64)| {
-            Some(Scored { value: *value, columns: vec![(index, combined(&[(1.0, &rewards[index])]))] })
+            let column = combined(&[(1.0, &rewards[index])], bounded[index]);
+            Some(Scored { value: *value, columns: vec![scored(index, column, &[models])] })
         };
         let share = 1.0 / means.len() as f64;
         let columns = rewards
             .iter()
             .enumerate()
-            .map(|(index, rewards)| (index, combined(&[(share, rewards)])))
+            .map(|(index, rewards)| scored(index, combined(&[(share, rewards)], bounded[index]), &[models]))
             .collect();
         let all = Scored { value: mean(&means), columns };
         let normalized = || {
@@ -149,8 +169,13 @@ impl ComparedSide<'_> {
             let scale = Scale::new(
                 &zero.iter().map(of_all).collect::<Vec<f64>>(),
                 &one.iter().map(of_all).collect::<Vec<f64>>(),
+                &bounded,
             );
-            let columns = || scale.linear(&means, &rewards, &zero, &one).into_iter().enumerate().collect();
+            let of_row = [models, &anchors.zero, &anchors.one];
+            let columns = || {
+                let columns = scale.linear(&means, &rewards, &zero, &one).into_iter().enumerate();
+                columns.map(|(index, column)| scored(index, column, &of_row)).collect()
+            };
             let value = mean(&scale.normalized(&means));
             scale.flat().is_none().then(|| Scored { value, columns: columns() })
         };
@@ -158,15 +183,23 @@ impl ComparedSide<'_> {
     }
 }
 
-/// A number of a table, and what its answers do to it: `[seed][prompt]` for each column that it is of.
+/// A number of a table, and what its answers do to it, for each column that it is of.
 struct Scored {
     value: f64,
-    columns: Vec<(usize, Crossed)>,
+    columns: Vec<ScoredColumn>,
+}
+
+struct ScoredColumn {
+    /// Which of the columns that both sides have.
+    index: usize,
+    rewards: Crossed,
+    /// The keys of the models whose rewards these are.
+    models: Vec<String>,
 }
 
 impl Scored {
     fn estimate(&self) -> Estimate {
-        Estimate { columns: self.columns.iter().map(|(_, column)| column.clone()).collect() }
+        Estimate { columns: self.columns.iter().map(|column| column.rewards.clone()).collect() }
     }
 }
 
@@ -209,24 +242,7 @@ pub fn within(run: &ComparedRun) -> Vec<RowDifferences> {
         let same_tests = vec![true; side.columns.len()];
         let over_columns = |scores: &Vec<Option<Scored>>| {
             let mean = scores.get(side.columns.len())?.as_ref()?;
-            let (low, high) = around(mean.value, &mean.estimate().components());
-            let bounded = |column: &TableColumn| run.bounded[column.domain.0 as usize];
-            if !comparison.columns.iter().all(bounded) {
-                return Some(Interval { mean: mean.value, low, high });
-            }
-            // Where all rewards agree, nothing varies; another prompt may all the same.
-            let of_columns: Vec<(f64, f64)> = scores[..side.columns.len()]
-                .iter()
-                .flatten()
-                .map(|column| of_rewards(&column.estimate()))
-                .collect();
-            let [lows, highs] = [|bounds: &(f64, f64)| bounds.0, |bounds: &(f64, f64)| bounds.1]
-                .map(|bound| super::mean(&of_columns.iter().map(bound).collect::<Vec<f64>>()));
-            let (low, high) = match mean.value {
-                0.0 => (0.0, high.max(highs)),
-                1.0 => (low.min(lows), 1.0),
-                _ => (low.max(0.0), high.min(1.0)),
-            };
+            let (low, high) = mean.estimate().interval();
             Some(Interval { mean: mean.value, low, high })
         };
         let means = rows.iter().map(|row| row.as_ref().and_then(over_columns)).collect();
@@ -307,17 +323,31 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
         after.into_iter().zip(before).map(|(after, before)| after - before).collect::<Vec<f64>>()
     };
     // What is paired is one number each; what is not varies by itself.
-    let of = |paired: bool, after: Vec<f64>, before: Vec<f64>| -> Vec<Component> {
-        let lists = if paired { vec![less(after, before)] } else { vec![after, before] };
-        lists.iter().filter_map(|list| Component::of(list)).collect()
-    };
-    let (old, new) = (before.estimate(), after.estimate());
-    let mut components = of(same_seeds, new.of_seeds(), old.of_seeds());
-    for (place, (column, _)) in before.columns.iter().enumerate() {
-        components.extend(of(same_tests[*column], new.of_prompts(place), old.of_prompts(place)));
+    let mut chance = Chance::default();
+    let (old, new) = (before.estimate().of_seeds(), after.estimate().of_seeds());
+    if same_seeds {
+        chance.add_seeds(&less(new, old));
+    } else {
+        chance.add_seeds(&new);
+        chance.add_seeds(&old);
+    }
+    for (ScoredColumn { index, rewards: old, models }, column) in before.columns.iter().zip(&after.columns) {
+        let new = &column.rewards;
+        let negated = old.bounds.map(|(least, most)| (-most, -least));
+        let (of_new, of_old) = (new.of_prompts(), old.of_prompts());
+        if same_tests[*index] {
+            // What was made alike and does alike is one model: no prompt tells it from itself.
+            let alike = same_seeds && *models == column.models && new.numbers == old.numbers;
+            let both = new.bounds.zip(negated).filter(|_| !alike);
+            let both = both.map(|(new, old)| (new.0 + old.0, new.1 + old.1));
+            chance.add_prompts(&less(of_new, of_old), both);
+        } else {
+            chance.add_prompts(&of_new, new.bounds);
+            chance.add_prompts(&of_old.iter().map(|value| -value).collect::<Vec<f64>>(), negated);
+        }
     }
     let difference = after.value - before.value;
-    let (low, high) = around(difference, &components);
+    let (low, high) = chance.around(difference);
     ComparedCell {
         before: before.value,
         after: after.value,
@@ -352,9 +382,13 @@ mod tests {
             domains: vec!["sort".into()],
             bounded: vec![true],
             judges: vec![judge("judge.py", Some("1"))],
-            models: vec!["student".into()],
+            models: vec![model("student", "of a run")],
             rewards,
         }
+    }
+
+    fn model(name: &str, key: &str) -> ComparedModel {
+        ComparedModel { name: name.into(), key: key.into() }
     }
 
     fn judge(command: &str, file: Option<&str>) -> Judge {
@@ -382,6 +416,48 @@ mod tests {
         assert_eq!(other(judge("judge.py", None)), [""; 0]);
     }
 
+    /// The share of prompts that may fall out otherwise than so many that agree: the bound of Clopper and
+    /// Pearson.
+    fn unseen(prompts: u32) -> f64 {
+        1.0 - 0.025_f64.powf(1.0 / f64::from(prompts))
+    }
+
+    /// A prompt that was answered rightly once more says little of others.
+    #[test]
+    fn one_prompt_decides_nothing() {
+        let [before, after] = [0.0, 1.0].map(|reward| run("same", &[1], 1, move |_, _| reward));
+        let paired = difference(&before, &after);
+        assert!((paired.low - -0.95).abs() < 1e-9 && (paired.high - 1.0).abs() < 1e-9, "{paired:?}");
+        // Each of two that are not the same may be otherwise by itself.
+        let elsewhere = run("other", &[1], 1, |_, _| 1.0);
+        let unpaired = difference(&before, &elsewhere);
+        assert!((unpaired.low - (1.0 - 2.0 * 0.975)).abs() < 1e-9 && unpaired.high == 1.0, "{unpaired:?}");
+        let two = difference(&run("same", &[1], 2, |_, _| 0.0), &run("other", &[1], 2, |_, _| 0.0));
+        assert!((two.high - unseen(2)).abs() < 1e-9 && (two.low + unseen(2)).abs() < 1e-9, "{two:?}");
+    }
+
+    /// What two runs made alike is one model.
+    #[test]
+    fn a_model_differs_from_itself_by_nothing() {
+        let right = |key: &str| ComparedRun {
+            models: vec![model("student", key)],
+            ..run("same", &[1], 5, |_, prompt| f64::from(prompt % 2))
+        };
+        let found = difference(&right("a"), &right("a"));
+        assert_eq!((found.mean, found.low, found.high), (0.0, 0.0, 0.0));
+        let found = difference(&right("a"), &right("b"));
+        assert!((found.high - unseen(5)).abs() < 1e-9 && (found.low + unseen(5)).abs() < 1e-9, "{found:?}");
+    }
+
+    /// Rewards without bounds leave an interval of what was seen.
+    #[test]
+    fn what_has_no_bounds_has_no_bound() {
+        let [before, after] = [0.0, 7.0]
+            .map(|reward| ComparedRun { bounded: vec![false], ..run("same", &[1], 3, move |_, _| reward) });
+        let found = difference(&before, &after);
+        assert_eq!((found.low, found.high), (7.0, 7.0));
+    }
+
     fn difference(before: &ComparedRun, after: &ComparedRun) -> Interval {
         let tables = compare(before, after);
         assert_eq!(tables.len(), 1);
@@ -398,8 +474,9 @@ mod tests {
         let paired = difference(&before, &after);
         assert!(
             (paired.mean - 0.02).abs() < 1e-12
-                && (paired.low - 0.02).abs() < 1e-9
-                && (paired.high - 0.02).abs() < 1e-9
+                && (paired.low - (0.02 - 1.02 * unseen(100))).abs() < 1e-9
+                && (paired.high - (0.02 + 0.98 * unseen(100))).abs() < 1e-9,
+            "{paired:?}"
         );
         let elsewhere = run("other", &[1, 2, 3], 100, |_, prompt| hard(prompt) + 0.02);
         let unpaired = difference(&before, &elsewhere);
@@ -415,7 +492,7 @@ mod tests {
         let luck = |seed: u64| 0.1 * (seed % 5) as f64;
         let before = run("same", &[1, 2, 3], 20, |seed, _| luck(seed));
         let same = difference(&before, &run("same", &[1, 2, 3], 20, |seed, _| luck(seed) + 0.1));
-        assert!((same.high - same.low).abs() < 1e-9, "{same:?}");
+        assert!((same.high - same.low - 2.0 * unseen(20)).abs() < 1e-9, "{same:?}");
         let other = run("same", &[6, 7, 8], 20, |seed, _| luck(seed) + 0.1);
         let other = difference(&before, &other);
         assert!((other.mean - 0.1).abs() < 1e-9 && other.high - other.low > 0.1, "{other:?}");
@@ -433,7 +510,7 @@ mod tests {
             row.model = "tuned".into();
             row
         }));
-        both.models.push("tuned".into());
+        both.models.push(model("tuned", "tuned"));
         both.comparisons[0].rows.push(Row { label: "tuned".into(), models: vec![ModelId(1)] });
         both.comparisons[0].rows.push(Row { label: "absent".into(), models: vec![ModelId(7)] });
         let [table] = &within(&both)[..] else { panic!("one table") };
@@ -444,7 +521,8 @@ mod tests {
         // Seeds differ by 0.02, and t of one degree of freedom is 12.706.
         let of = column.clone().unwrap();
         assert!(
-            (of.mean - 0.03).abs() < 1e-12 && (of.high - of.mean - 12.7062 * 0.01).abs() < 1e-6,
+            (of.mean - 0.03).abs() < 1e-12
+                && (of.high - of.mean - 12.7062 * 0.01 - 0.97 * unseen(100)).abs() < 1e-6,
             "{of:?}"
         );
         // Right everywhere is not certain to be: the bound of Clopper and Pearson.

@@ -7,6 +7,10 @@
 //! sqrt(sum of V_i): the quantile of whichever chance dominates, and never too short where both matter.
 //! What seeds and prompts do together is in either variance, so it counts twice: that errs on the wide side.
 //!
+//! Where the prompts that were asked agree, their variance says nothing, and yet another may fall out
+//! otherwise: the exact bound of Clopper and Pearson on the share of such prompts, which bounds the mean of
+//! what is from 0 to 1, or has other bounds.
+//!
 //! A bootstrap over three seeds covers 80 to 84% where seeds matter, and Satterthwaite's degrees of freedom
 //! 88% with two.
 
@@ -15,8 +19,29 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 /// Where an interval of 95% has its upper end.
 const UPPER: f64 = 0.975;
 
-/// Numbers whose mean over all seeds and prompts is an estimate, or its part: `[seed][prompt]`.
-pub type Crossed = Vec<Vec<f64>>;
+/// Means of the same rewards differ by rounding at most.
+const SAME: f64 = 1e-9;
+
+/// Numbers whose mean over all seeds and prompts is an estimate, or its part.
+#[derive(Clone, Debug)]
+pub struct Crossed {
+    /// `[seed][prompt]`
+    pub numbers: Vec<Vec<f64>>,
+    /// Between which each of them must be, where that is known.
+    pub bounds: Option<(f64, f64)>,
+}
+
+impl Crossed {
+    /// By each prompt alone.
+    pub fn of_prompts(&self) -> Vec<f64> {
+        let prompts = self.numbers.first().map_or(0, Vec::len);
+        (0..prompts)
+            .map(|prompt| {
+                self.numbers.iter().map(|seed| seed[prompt]).sum::<f64>() / self.numbers.len() as f64
+            })
+            .collect()
+    }
+}
 
 /// An estimate as the sum of one mean for every set of test prompts, all by the same seeds.
 #[derive(Clone, Debug, Default)]
@@ -51,36 +76,67 @@ impl Estimate {
 
     /// The estimate by each seed alone.
     pub fn of_seeds(&self) -> Vec<f64> {
-        let seeds = self.columns.first().map_or(0, Vec::len);
-        (0..seeds).map(|seed| self.columns.iter().map(|column| super::mean(&column[seed])).sum()).collect()
+        let seeds = self.columns.first().map_or(0, |column| column.numbers.len());
+        let of_seed =
+            |seed: usize| self.columns.iter().map(|column| super::mean(&column.numbers[seed])).sum();
+        (0..seeds).map(of_seed).collect()
     }
 
-    /// A column's part by each prompt alone.
-    pub fn of_prompts(&self, column: usize) -> Vec<f64> {
-        let column = &self.columns[column];
-        let prompts = column.first().map_or(0, Vec::len);
-        (0..prompts)
-            .map(|prompt| column.iter().map(|seed| seed[prompt]).sum::<f64>() / column.len() as f64)
-            .collect()
-    }
-
-    /// Chance of seeds, where there are several, and of the prompts of every column.
-    pub fn components(&self) -> Vec<Component> {
-        let seeds = Component::of(&self.of_seeds());
-        let prompts = (0..self.columns.len()).filter_map(|column| Component::of(&self.of_prompts(column)));
-        seeds.into_iter().chain(prompts).collect()
-    }
-
-    /// The bounds of the 95% interval.
+    /// The bounds of the 95% interval, within those of what it is the mean of.
     pub fn interval(&self) -> (f64, f64) {
-        around(self.value(), &self.components())
+        let (low, high) = self.interval_around(self.value());
+        let bounds: Option<Vec<(f64, f64)>> = self.columns.iter().map(|column| column.bounds).collect();
+        match bounds {
+            Some(bounds) => {
+                let least: f64 = bounds.iter().map(|bounds| bounds.0).sum();
+                let most: f64 = bounds.iter().map(|bounds| bounds.1).sum();
+                (low.max(least), high.min(most))
+            }
+            None => (low, high),
+        }
+    }
+
+    /// The same about another value, which moves as this estimate does.
+    pub fn interval_around(&self, value: f64) -> (f64, f64) {
+        let mut chance = Chance::default();
+        chance.add_seeds(&self.of_seeds());
+        for column in &self.columns {
+            chance.add_prompts(&column.of_prompts(), column.bounds);
+        }
+        chance.around(value)
     }
 }
 
-/// `value` less and plus the half-width.
-pub fn around(value: f64, components: &[Component]) -> (f64, f64) {
-    let half = half_width(components);
-    (value - half, value + half)
+/// All that an estimate moves with, each independently of the others.
+#[derive(Debug, Default)]
+pub struct Chance {
+    components: Vec<Component>,
+    /// By how much prompts that were not asked may lower and raise it.
+    unseen: (f64, f64),
+}
+
+impl Chance {
+    /// The estimate by each seed alone.
+    pub fn add_seeds(&mut self, values: &[f64]) {
+        self.components.extend(Component::of(values));
+    }
+
+    /// A part of the estimate by each prompt alone, and its bounds where they are known.
+    pub fn add_prompts(&mut self, values: &[f64], bounds: Option<(f64, f64)>) {
+        self.components.extend(Component::of(values));
+        let (Some((least, most)), Some(first)) = (bounds, values.first()) else { return };
+        if values.iter().all(|value| (value - first).abs() < SAME) {
+            let share = 1.0 - (1.0 - UPPER).powf(1.0 / values.len() as f64);
+            self.unseen.0 += (first - least) * share;
+            self.unseen.1 += (most - first) * share;
+        }
+    }
+
+    /// The bounds of the 95% interval of an estimate that is `value`.
+    pub fn around(&self, value: f64) -> (f64, f64) {
+        let half = half_width(&self.components);
+        (value - half - self.unseen.0, value + half + self.unseen.1)
+    }
 }
 
 /// Of the 95% interval of an estimate that moves with each of these kinds of chance, independently.
@@ -96,21 +152,6 @@ fn half_width(components: &[Component]) -> f64 {
 
 fn quantile(freedom: f64) -> f64 {
     StudentsT::new(0.0, 1.0, freedom).expect("two numbers leave a degree of freedom").inverse_cdf(UPPER)
-}
-
-/// The bounds of a mean of rewards from 0 to 1: within 0 and 1. Where every reward is 0, or every one 1,
-/// nothing varies and yet another prompt may fall out otherwise: the exact bound of Clopper and Pearson on
-/// the share of such prompts, which bounds the mean.
-pub fn of_rewards(estimate: &Estimate) -> (f64, f64) {
-    let (low, high) = estimate.interval();
-    let (low, high) = (low.max(0.0), high.min(1.0));
-    let prompts = estimate.columns.first().and_then(|column| column.first()).map_or(1, Vec::len);
-    let bound = (1.0 - UPPER).powf(1.0 / prompts as f64);
-    match estimate.value() {
-        0.0 => (0.0, high.max(1.0 - bound)),
-        1.0 => (low.min(bound), 1.0),
-        _ => (low, high),
-    }
 }
 
 #[cfg(test)]
@@ -136,7 +177,11 @@ mod tests {
             let of_seed = seed * normal(uniforms);
             of_prompts.iter().map(|of_prompt| of_seed + of_prompt + answer * normal(uniforms)).collect()
         };
-        (0..seeds).map(of_seed).collect()
+        Crossed { numbers: (0..seeds).map(of_seed).collect(), bounds: None }
+    }
+
+    fn estimate(numbers: Vec<Vec<f64>>, bounds: Option<(f64, f64)>) -> Estimate {
+        Estimate { columns: vec![Crossed { numbers, bounds }] }
     }
 
     fn covered(trials: u32, mut trial: impl FnMut(&mut Uniforms) -> Estimate) -> f64 {
@@ -187,7 +232,7 @@ mod tests {
     /// is 12.706.
     #[test]
     fn two_seeds_are_two_numbers() {
-        let estimate = Estimate { columns: vec![vec![vec![0.25; 8], vec![0.75; 8]]] };
+        let estimate = estimate(vec![vec![0.25; 8], vec![0.75; 8]], None);
         let (low, high) = estimate.interval();
         assert!((estimate.value() - 0.5).abs() < 1e-12);
         assert!(
@@ -198,14 +243,14 @@ mod tests {
 
     #[test]
     fn rewards_that_agree_leave_room_for_another() {
-        let all = |verdict: f64| Estimate { columns: vec![vec![vec![verdict; 200]; 3]] };
-        let (low, high) = of_rewards(&all(1.0));
+        let all = |verdict: f64| estimate(vec![vec![verdict; 200]; 3], Some((0.0, 1.0)));
+        let (low, high) = all(1.0).interval();
         assert!((low - 0.9817).abs() < 1e-4 && high == 1.0, "{low}");
-        let (low, high) = of_rewards(&all(0.0));
+        let (low, high) = all(0.0).interval();
         assert!(low == 0.0 && (high - 0.0183).abs() < 1e-4, "{high}");
-        let nearly =
-            Estimate { columns: vec![vec![(0..40).map(|prompt| f64::from(u8::from(prompt > 0))).collect()]] };
-        let (low, high) = of_rewards(&nearly);
+        let nearly = (0..40).map(|prompt| f64::from(u8::from(prompt > 0))).collect();
+        let nearly = estimate(vec![nearly], Some((0.0, 1.0)));
+        let (low, high) = nearly.interval();
         assert!((0.9..0.95).contains(&low) && high == 1.0, "{low} {high}");
     }
 }

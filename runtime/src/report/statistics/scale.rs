@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use mopd_compiler::plan::results::Interval;
 
-use super::interval::{Crossed, Estimate, around};
+use super::interval::{Crossed, Estimate};
 use super::{TableEntry, combined, mean};
 
 /// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the
@@ -26,10 +26,11 @@ impl<'a> NormalizedScale<'a> {
     pub fn of(
         (zero, one): (&'a TableEntry<'a>, &'a TableEntry<'a>),
         names: &[&str],
+        bounded: &[bool],
         seeds: &[u64],
         warn: &mut dyn FnMut(String),
     ) -> Option<NormalizedScale<'a>> {
-        let scale = |seeds: Range<usize>| Scale::new(&zero.means(seeds.clone()), &one.means(seeds));
+        let scale = |seeds: Range<usize>| Scale::new(&zero.means(seeds.clone()), &one.means(seeds), bounded);
         let flat = |scale: &Scale, column: usize, when: &str| {
             format!(
                 "no normalized score{when}: on `{}` the row that scores 1 has {:.3}, which does not exceed \
@@ -55,8 +56,8 @@ impl<'a> NormalizedScale<'a> {
             of_seeds.push(scale);
         }
         for (column, name) in names.iter().enumerate() {
-            let lead =
-                Estimate { columns: vec![combined(&[(1.0, &one.0[column]), (-1.0, &zero.0[column])])] };
+            let parts = [(1.0, &one.0[column]), (-1.0, &zero.0[column])];
+            let lead = Estimate { columns: vec![combined(&parts, bounded[column])] };
             if lead.interval().0 <= 0.0 {
                 warn(format!(
                     "the intervals of normalized scores are unreliable: on `{name}` the row that scores 1 \
@@ -77,7 +78,7 @@ impl<'a> NormalizedScale<'a> {
     pub fn mean_of(&self, row: &TableEntry, means: &[f64]) -> Interval {
         let mean = mean(&self.scores(means));
         let columns = self.whole.linear(means, &row.0, &self.zero.0, &self.one.0);
-        let (low, high) = around(mean, &Estimate { columns }.components());
+        let (low, high) = Estimate { columns }.interval_around(mean);
         Interval { mean, low, high }
     }
 
@@ -93,11 +94,14 @@ pub(super) struct Scale {
     zero: Vec<f64>,
     /// `one - zero`
     gain: Vec<f64>,
+    /// Whether rewards are from 0 to 1.
+    bounded: Vec<bool>,
 }
 
 impl Scale {
-    pub fn new(zero: &[f64], one: &[f64]) -> Scale {
-        Scale { zero: zero.to_vec(), gain: one.iter().zip(zero).map(|(one, zero)| one - zero).collect() }
+    pub fn new(zero: &[f64], one: &[f64], bounded: &[bool]) -> Scale {
+        let gain = one.iter().zip(zero).map(|(one, zero)| one - zero).collect();
+        Scale { zero: zero.to_vec(), gain, bounded: bounded.to_vec() }
     }
 
     /// The first column where the scale has no length.
@@ -128,7 +132,8 @@ impl Scale {
         let columns = normalized.len() as f64;
         let column = |index: usize| {
             let (share, n) = (1.0 / (self.gain[index] * columns), normalized[index]);
-            combined(&[(share, &row[index]), (-(1.0 - n) * share, &zero[index]), (-n * share, &one[index])])
+            let parts = [(share, &row[index]), (-(1.0 - n) * share, &zero[index]), (-n * share, &one[index])];
+            combined(&parts, self.bounded[index])
         };
         (0..normalized.len()).map(column).collect()
     }
