@@ -82,8 +82,13 @@ fn part<'a, T>(
     Grid::new(&numbers[begin..(tokens.end - 1) * stride + first + columns], tokens.len(), columns, stride)
 }
 
+/// Workers write to the rows of their own sequences.
+fn check_apart(sequences: &[Range<usize>]) {
+    assert!(sequences.windows(2).all(|pair| pair[0].end <= pair[1].start), "a token is of one sequence");
+}
+
 /// `projected` is `[tokens, Heads::projected]`, with queries and keys in their positions; `attended` becomes
-/// `[tokens, heads * width]`. `sequences` are ranges of tokens, none of them empty.
+/// `[tokens, heads * width]`. `sequences` are ranges of tokens that rise, none of them empty.
 pub(crate) fn forward<T: Factor + Send + Sync>(
     cpu: Cpu,
     heads: &AttentionHeads,
@@ -93,6 +98,7 @@ pub(crate) fn forward<T: Factor + Send + Sync>(
 ) {
     let (stride, width) = (heads.projected(), heads.width);
     assert!(attended.len() * stride == projected.len() * heads.heads * width, "tokens of different batches");
+    check_apart(sequences);
     let attended = DisjointSlices::new(attended);
     cpu.parallel(|worker| {
         let (mut scores, mut weights, mut output) = (Vec::new(), Vec::new(), vec![0.0f32; BLOCK * width]);
@@ -201,6 +207,7 @@ pub(crate) fn backward<T: Factor + Send + Sync>(
             && grad_attended.len() == attended.len()
     );
     assert!(grad_projected.len() == projected.len());
+    check_apart(sequences);
     grad_projected.fill(0.0);
     let grad_projected = DisjointSlices::new(grad_projected);
     let per_group = heads.heads / heads.groups;

@@ -112,7 +112,7 @@ struct Register(#[allow(dead_code, reason = "read and written as a register")] [
 /// where the thread reads on, if it is not behind `range`.
 ///
 /// # Safety
-/// As for [`DisjointSlices::part`]: between two waits nobody else touches the outputs in `range`.
+/// As for [`DisjointSlices::slice_mut`]: between two barriers nobody else touches the outputs in `range`.
 pub unsafe fn multiply(
     x: InputRows,
     matrix: Matrix,

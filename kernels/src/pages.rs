@@ -32,7 +32,11 @@ impl PageLayout {
     }
 
     /// Where the keys of a layer and a key-value head begin, then the values; in elements.
+    ///
+    /// # Panics
+    /// If a page has no such layer or head: whoever writes there relies on it.
     pub fn places(&self, layer: usize, group: usize) -> [usize; 2] {
+        assert!(layer < self.layers && group < self.groups, "a page has no layer {layer} or head {group}");
         let block = PAGE * self.width;
         [0, 1].map(|which| ((layer * 2 + which) * self.groups + group) * block)
     }
@@ -118,8 +122,14 @@ impl Pages {
         PagedSequence { owner: self.id, pages: (0..pages_of(length)).map(|_| self.take()).collect(), length }
     }
 
+    /// Pages are numbers in the list of their own [`Pages`]; in another they are those of other sequences.
+    fn check_owner(&self, sequence: &PagedSequence) {
+        assert_eq!(sequence.owner, self.id, "a sequence of other pages");
+    }
+
     /// One more that goes on from the same tokens.
     pub fn share(&mut self, sequence: &PagedSequence) -> PagedSequence {
+        self.check_owner(sequence);
         sequence.pages.iter().for_each(|&page| self.users[page] += 1);
         PagedSequence { owner: self.id, pages: sequence.pages.clone(), length: sequence.length }
     }
@@ -130,6 +140,7 @@ impl Pages {
 
     /// Forgets all but the first tokens.
     pub fn shorten(&mut self, sequence: &mut PagedSequence, length: usize) {
+        self.check_owner(sequence);
         let kept = pages_of(length).min(sequence.pages.len());
         sequence.pages.drain(kept..).for_each(|page| self.leave(page));
         sequence.length = length.min(sequence.length);
@@ -137,6 +148,7 @@ impl Pages {
 
     /// Whether one more token takes a page.
     pub fn grows(&self, sequence: &PagedSequence) -> bool {
+        self.check_owner(sequence);
         match sequence.pages.get(sequence.length / PAGE) {
             Some(&last) => self.users[last] > 1,
             None => true,
@@ -145,6 +157,7 @@ impl Pages {
 
     /// Counts one more token, for which there is room then that nobody else reads.
     pub fn grow(&mut self, sequence: &mut PagedSequence) {
+        self.check_owner(sequence);
         let index = sequence.length / PAGE;
         match sequence.pages.get(index).copied() {
             None => sequence.pages.push(self.take()),
@@ -165,7 +178,7 @@ impl Pages {
 
     /// Where the pages of a sequence begin, in their order, added to `starts`.
     fn starts(&mut self, sequence: &PagedSequence, starts: &mut Vec<*mut u8>) {
-        assert_eq!(sequence.owner, self.id, "a sequence of other pages");
+        self.check_owner(sequence);
         starts.extend(sequence.pages.iter().map(|&page| self.pages[page].as_mut_ptr().cast::<u8>()));
     }
 
@@ -205,7 +218,8 @@ impl Pages {
             let mut cached = cached(group);
             for token in 0..sequence.length {
                 let of = (token * groups + group) * width..(token * groups + group + 1) * width;
-                // SAFETY: the sequence has the pages, of this layout, and `self` is borrowed alone.
+                // SAFETY: the sequence has the pages, of this layout, which has the layer, and `self` is
+                // borrowed alone.
                 let slots = unsafe { cached.slots(token) };
                 slots
                     .into_iter()
@@ -260,6 +274,37 @@ mod tests {
         );
         pages.end(again);
         assert_eq!(pages.held(), 0);
+    }
+
+    /// Else it would be memory of somebody else.
+    #[test]
+    fn what_a_page_has_not_is_refused() {
+        let refused = |attempt: &dyn Fn()| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)).expect_err("a panic");
+        };
+        let numbers = [0.0f32; 2 * 4];
+        refused(&|| {
+            let mut pages = pages();
+            let sequence = pages.sequence(1);
+            pages.write(&sequence, 2, [&numbers, &numbers]);
+        });
+        let mut others = pages();
+        let theirs = others.sequence(1);
+        refused(&|| _ = pages().share(&theirs));
+        refused(&|| _ = pages().grows(&theirs));
+        let attempts: [fn(&mut Pages, PagedSequence); 3] = [
+            |own, theirs| own.end(theirs),
+            |own, mut theirs| own.grow(&mut theirs),
+            |own, mut theirs| own.shorten(&mut theirs, 0),
+        ];
+        for attempt in attempts {
+            refused(&|| {
+                let (mut own, mut others) = (pages(), pages());
+                let _ = own.sequence(1);
+                attempt(&mut own, others.sequence(1));
+            });
+        }
+        others.end(theirs);
     }
 
     #[test]

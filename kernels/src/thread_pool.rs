@@ -232,7 +232,7 @@ impl<'a, T> DisjointSlices<'a, T> {
     }
 
     /// # Safety
-    /// Between two waits, no element is in parts of two workers unless all of them only read it.
+    /// Between two barriers, no element is in parts of two workers unless all of them only read it.
     #[allow(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.length);
@@ -241,7 +241,7 @@ impl<'a, T> DisjointSlices<'a, T> {
     }
 
     /// From where on a worker writes, for what is no range: a part of every row of a matrix. What is written
-    /// there, it alone may read or write until the next wait, and within the buffer.
+    /// there, it alone may read or write until the next barrier, and within the buffer.
     pub fn pointer_at(&self, index: usize) -> *mut T {
         assert!(index < self.length);
         // SAFETY: in bounds.
@@ -249,7 +249,7 @@ impl<'a, T> DisjointSlices<'a, T> {
     }
 
     /// # Safety
-    /// Until the next wait nobody writes.
+    /// Until the next barrier nobody writes.
     pub unsafe fn as_slice(&self) -> &[T] {
         // SAFETY: in bounds, and shared by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
@@ -268,17 +268,17 @@ mod tests {
             parallel(count, |worker| {
                 for round in 0..50u64 {
                     let part = worker.range(37, 4);
-                    // SAFETY: parts are apart; a wait stands between writing and reading.
+                    // SAFETY: parts are apart; a barrier stands between writing and reading.
                     for (offset, value) in unsafe { a.slice_mut(part.clone()) }.iter_mut().enumerate() {
                         *value = round + (part.start + offset) as u64;
                     }
                     worker.barrier();
-                    // SAFETY: nobody writes `a` before the next wait.
+                    // SAFETY: nobody writes `a` before the next barrier.
                     let sum = unsafe { a.as_slice() }.iter().sum::<u64>();
                     // SAFETY: parts are apart.
                     unsafe { b.slice_mut(part) }.fill(sum);
                     worker.barrier();
-                    // SAFETY: nobody writes `b` before the next wait.
+                    // SAFETY: nobody writes `b` before the next barrier.
                     assert!(unsafe { b.as_slice() }.iter().all(|&value| value == 37 * round + 36 * 37 / 2));
                     worker.barrier();
                 }

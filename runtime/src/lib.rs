@@ -3,17 +3,18 @@
 //! Rooms, from the bottom to the top; each imports only those before it, which a test holds
 //! (`tests/tests/rooms.rs`):
 //!
-//! - `zip`, `quote`, [`failure`], [`control`], [`random`]: small things that many need; [`machine`]: devices,
-//!   memory, arithmetic; [`peers`]: processes that work together; `program`: processes of the author's;
+//! - `zip`, `quote`, `http`, `table`, [`failure`], [`control`], [`random`]: small things that many need;
+//!   [`peers`]: processes that work together; [`machine`]: devices, memory, arithmetic; `program`: processes
+//!   of the author's;
 //! - [`tokenizer`]: text and conversations as tokens; [`mapped`]: tensors in files; [`model`]: decoders and
 //!   their weights; [`formats`]: models of others;
-//! - [`data`]: rows of a domain; [`reward`]: what judges completions; `environment`: what answers
-//!   them turn by turn; [`rollout`]: completions sampled from a
-//!   model;
-//! - [`report`]: what a run leaves to look at; [`store`]: results under their keys; [`prepare`]: models and
-//!   data of a plan, read and checked; [`evaluate`]: how well a model does on held-out prompts;
+//! - [`data`]: rows of a domain; [`reward`]: what judges completions; `environment`: what answers them turn
+//!   by turn; [`rollout`]: completions sampled from a model;
+//! - [`report`]: what a run leaves to look at; [`store`]: results under their keys; `served`: models that
+//!   servers serve; [`prepare`]: models and data of a plan, read and checked; [`evaluate`]: how well a model
+//!   does on held-out prompts;
 //! - [`train`]: the one training loop; [`predict`]: what a stage will take; [`schedule`]: the tasks of a
-//!   plan; [`bench`]: measurements.
+//!   plan; [`serve`]: a server of a model; [`bench`]: measurements.
 
 #![forbid(unsafe_code)]
 

@@ -85,7 +85,7 @@ impl Pass<'_> {
         let shape = &self.decoder.shape;
         let (row, group) = (item / shape.key_value_heads, item % shape.key_value_heads);
         let stride = (shape.heads + 2 * shape.key_value_heads) * shape.head_width;
-        // SAFETY: between the waits around attention projected rows are only read.
+        // SAFETY: between the barriers around attention projected rows are only read.
         let projected = unsafe { self.projected.as_slice() };
         let (pages, position) = self.pages.rows[row].clone();
         let places = self.pages.layout.places(index, group);

@@ -27,7 +27,7 @@ impl Pass<'_> {
             self.gate(outputs, (Some(index), gated), x, 0..self.rows, self.inner, next);
         }
         worker.barrier();
-        // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are
+        // SAFETY: between these barriers the inner rows are only read. Where no layer has experts they are
         // `hidden` wide.
         let (f32, bf16) = unsafe { (self.gate.as_slice(), self.gate_bf16.as_slice()) };
         if self.inner == hidden && f32.len() == self.rows * hidden {
@@ -149,7 +149,7 @@ impl Pass<'_> {
             }
         }
         worker.barrier();
-        // SAFETY: between these waits the inner rows are only read.
+        // SAFETY: between these barriers the inner rows are only read.
         let (f32, bf16) = unsafe { (self.gate.as_slice(), self.gate_bf16.as_slice()) };
         let part = worker.range(width, 8);
         for (row, chosen) in chosen.iter().enumerate() {

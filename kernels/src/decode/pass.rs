@@ -77,7 +77,7 @@ impl Pass<'_> {
             }
             worker.barrier();
             let heads = shape.heads * shape.head_width;
-            // SAFETY: between these waits attended rows are only read.
+            // SAFETY: between these barriers attended rows are only read.
             let attended = unsafe {
                 InputRows {
                     inputs: heads,
@@ -122,11 +122,11 @@ impl Pass<'_> {
         }
     }
 
-    /// Saves the stream as it is between two waits, where it is to be saved.
+    /// Saves the stream as it is between two barriers, where it is to be saved.
     fn save_stream(&self, worker: &PoolWorker, layer: usize, as_what: Saved) {
         let Some(saved) = &self.saved else { return };
         let width = self.decoder.shape.width;
-        // SAFETY: between the waits around this nobody writes the stream.
+        // SAFETY: between the barriers around this nobody writes the stream.
         let stream = unsafe { self.stream.as_slice() };
         for row in worker.range(self.rows, 1) {
             // SAFETY: workers have rows of their own.
@@ -137,7 +137,7 @@ impl Pass<'_> {
     /// RMSNorm of all rows of the stream, each worker for itself: it is less work than waiting for each
     /// other.
     fn normalise(&self, scale: &[f32], normed: &mut Normed) {
-        // SAFETY: between the waits around this nobody writes the stream.
+        // SAFETY: between the barriers around this nobody writes the stream.
         let stream = unsafe { self.stream.as_slice() };
         normed.f32.resize(stream.len(), 0.0);
         for (row, to) in stream.chunks_exact(scale.len()).zip(normed.f32.chunks_exact_mut(scale.len())) {

@@ -54,7 +54,7 @@ pub struct Program {
     graph: Graph,
     outputs: Vec<NodeId>,
     schedule: LoopSchedule,
-    /// One per fused step of the schedule, in order. Points into `code`.
+    /// One per fused step of the schedule, in order. Points into `_code`.
     fused: Vec<Fused>,
     /// Kept for its memory.
     _code: Code,
@@ -130,7 +130,7 @@ struct Code(ManuallyDrop<JITModule>);
 
 impl Drop for Code {
     fn drop(&mut self) {
-        // SAFETY: the module is not used after this. The only pointers into it are the `loops` of the
+        // SAFETY: the module is not used after this. The only pointers into it are in `fused` of the
         // `Program` that owns this value; they are called only through a borrow of that `Program`, so
         // none is running and none is called again.
         unsafe { ManuallyDrop::take(&mut self.0).free_memory() }
