@@ -48,7 +48,8 @@ impl RunLock {
         };
         // Whoever had it before may have been killed while it wrote.
         remove_partial(folder, None);
-        let words: Vec<String> = std::env::args().skip(1).collect();
+        let words: Vec<String> =
+            std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
         // Who it is helps whoever waits; the lock is one without.
         let _ = lock.note(&format!("`mopd {}`, process {}\n", words.join(" "), std::process::id()));
         Ok(RunLock { folder: folder.to_owned(), lock })

@@ -48,9 +48,10 @@ pub struct RunProgress {
     tallest: usize,
     /// Columns of the longest name so far.
     widest: usize,
-    /// Stages that ran, that were kept, and all there are.
+    /// Stages that ran, that the run came to and were kept, that the store had when it began, and all.
     pub finished: u32,
     pub kept: u32,
+    found: u32,
     pub tasks: u32,
 }
 
@@ -125,6 +126,7 @@ impl RunProgress {
             widest: WIDTH as usize,
             finished: 0,
             kept: 0,
+            found: 0,
             tasks: 0,
         }
     }
@@ -136,7 +138,9 @@ impl RunProgress {
     /// Takes note of an event. Those that end a job are the caller's.
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Started { tasks, .. } => (self.tasks, self.predicting) = (*tasks, true),
+            Event::Started { tasks, kept } => {
+                (self.tasks, self.found, self.predicting) = (*tasks, *kept, true);
+            }
             Event::PredictionEnded { .. } => self.predicting = false,
             Event::StageStarted { stage, seed, steps } => {
                 self.predicting = false;
@@ -286,6 +290,11 @@ impl RunProgress {
             Some(format!("{} at step {} of {}", self.name(name, *seed), stage.checkpoint?, stage.steps))
         };
         self.stages.iter().filter_map(of).collect()
+    }
+
+    /// Stages whose results the store has, those too that the run has not come to.
+    pub fn stored(&self) -> u32 {
+        self.finished + self.kept.max(self.found)
     }
 
     /// Whether some stage is not finished, as far as is known: how many there are is said once data and

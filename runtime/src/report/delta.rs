@@ -28,8 +28,11 @@ pub fn delta(job: &DeltaJob, control: &Control) -> Result<()> {
     let mut groups: Vec<(WeightGroup, Sums)> = Vec::new();
     for (index, entry) in after.entries.iter().enumerate() {
         control.check()?;
-        let (now, then) = (after.numbers(index), before.numbers(index));
-        let other = beside.as_ref().map(|(after, before)| (after.numbers(index), before.numbers(index)));
+        let (now, then) = (after.numbers(index)?, before.numbers(index)?);
+        let other = match &beside {
+            Some((after, before)) => Some((after.numbers(index)?, before.numbers(index)?)),
+            None => None,
+        };
         let other = other.as_ref().map(|(now, then)| (now.as_slice(), then.as_slice()));
         let sums = Sums::of((&now, &then), other, job.beyond);
         let matrix = entry.shape.len() == 2 && job.ranks && sums.changed > 0;
@@ -79,11 +82,21 @@ impl Folder {
             .help("name the model that training began from: it has the same shape"))
     }
 
-    fn numbers(&self, index: usize) -> Vec<f32> {
+    fn numbers(&self, index: usize) -> Result<Vec<f32>> {
         let mut numbers = vec![0.0; self.entries[index].len()];
         self.parts[index].read(&mut numbers);
         self.parts[index].release();
-        numbers
+        match numbers.iter().filter(|number| !number.is_finite()).count() {
+            0 => Ok(numbers),
+            broken => {
+                let (name, path) = (&self.entries[index].name, &self.path);
+                let message =
+                    format!("{broken} of {} entries of `{name}` in {path} are not finite", numbers.len());
+                Err(Error::new(FailureKind::Model, message).help(
+                    "a change is measured between finite weights; name a model from before training diverged",
+                ))
+            }
+        }
     }
 }
 

@@ -80,9 +80,11 @@ pub(super) fn note(prepared: &PreparedPlan, keys: &Keys, store: &Store, job: &Ru
     let asked = earlier.iter().flat_map(|run| &run.programs).filter(|(hash, _)| text.contains(hash.as_str()));
     programs.extend(asked.map(|(hash, files)| (hash.clone(), files.clone())));
     let run = NotedRun { out, stages, programs };
-    let text = serde_json::to_vec(&run).expect("a run is plain data");
-    // Without the note results are as right as with it; only an explanation is missing.
-    let _ = write_whole(&path, &text);
+    // Without the note results are as right as with it; only an explanation is missing. A folder whose name
+    // is not UTF-8 can't be noted.
+    if let Ok(text) = serde_json::to_vec(&run) {
+        let _ = write_whole(&path, &text);
+    }
 }
 
 /// Says what a run would do with each stage.

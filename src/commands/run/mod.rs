@@ -312,7 +312,7 @@ fn interrupted(progress: &RunProgress) -> Status {
 
 /// Where the finished stages are.
 fn stored(progress: &RunProgress) -> String {
-    let done = progress.finished + progress.kept;
+    let done = progress.stored();
     let finished = match done {
         0 => "no stage was finished".to_owned(),
         _ => format!("{done} of {} stages are finished and kept in {STORE}", progress.tasks.max(done)),

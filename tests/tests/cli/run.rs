@@ -124,7 +124,7 @@ sys.exit(1)
         at("start: resumes at step 1"),
         at("start: step 2 of 4, "),
         at("start: finished in 2.5 s; 1 of 2 stages done"),
-        at("1 of 2 stages are finished and kept in .mopd/store"),
+        at("2 of 2 stages are finished and kept in .mopd/store"),
     ];
     assert!(order.is_sorted(), "{lines:?}");
     let stands = lines[order[5]];
@@ -223,6 +223,23 @@ fn a_failure_without_a_place() {
          stage=None, seed=None, step=None)\nsys.exit(1)",
     );
     said.is(1, &["error[storage]: the disk is full\n", "no stage was finished"]);
+}
+
+#[test]
+fn stages_that_a_run_did_not_come_to_are_kept_too() {
+    play("ready()\nsay('started', tasks=5, kept=4)\nsay('interrupted', finished=0, tasks=5)\nsys.exit(130)")
+        .is(130, &["4 of 5 stages are finished and kept in .mopd/store; the next run reuses them"]);
+}
+
+/// On Unix a word is bytes.
+#[test]
+fn a_path_that_is_not_utf_8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = place(FINISH);
+    let mut command = place.with_worker(&["run", "sub/a.mopd", "--out"]);
+    command.arg(std::ffi::OsStr::from_bytes(b"runs/\xff"));
+    let said = Said::of(command.output().expect("mopd starts"));
+    said.is(2, &["error[not-text]: the path runs/", "is not UTF-8 text"]);
 }
 
 #[test]

@@ -81,6 +81,22 @@ fn a_model_that_was_loaded_is_found_where_it_was() {
 }
 
 #[test]
+fn weights_that_are_not_finite_are_named() {
+    let bench = Bench::new();
+    bench.tables("out", &[]);
+    let path = bench.path("out/models/student-seed1/model.safetensors");
+    let mut file = std::fs::read(&path).expect("weights");
+    let end = file.len();
+    file[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, file).expect("weights");
+    for arguments in [&["out/models/student-seed1"][..], &["out/models/student-seed1", "--no-ranks"]] {
+        let output = delta(&bench, arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert_says(&text(&output), &["1 of ", "student-seed1 are not finite", "before training diverged"]);
+    }
+}
+
+#[test]
 fn what_has_no_weights_before_is_said() {
     let bench = Bench::new();
     bench.tables("out", &[]);
