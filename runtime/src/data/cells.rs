@@ -57,6 +57,10 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         }
         let cells = parser.cells(&record).map_err(failed)?;
         let Some(names) = &header else {
+            // The line feed of a name in quotes may have one before it.
+            if cells.iter().any(|name| name.replace("\r\n", "").contains('\r')) {
+                return Err(DataError::of_file(path, DataProblem::CarriageReturns));
+            }
             let mut known = HashSet::new();
             if let Some(twice) = cells.iter().find(|name| !known.insert(*name)) {
                 return Err(failed(DataProblem::ColumnTwice { column: twice.clone() }));

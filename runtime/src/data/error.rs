@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use mopd_compiler::{nearest, nearest_file};
 use mopd_store::files::names_beside;
 
-use super::files::ENDINGS;
+use super::files::{ENDINGS, ending};
 use mopd_compiler::plan::events::FailureKind;
 
 use crate::failure::Error;
@@ -118,6 +118,8 @@ pub enum DataProblem {
         kind: String,
     },
     OpenQuote,
+    /// Instead of line feeds: all lines are one, the header.
+    CarriageReturns,
     ColumnTwice {
         column: String,
     },
@@ -193,6 +195,9 @@ impl fmt::Display for DataProblem {
             DataProblem::ColumnKind { column, kind } => {
                 write!(f, "the column `{column}` has values of the type {kind}, which cannot be read")
             }
+            DataProblem::CarriageReturns => {
+                write!(f, "its lines end with a carriage return (CR) alone, without a line feed")
+            }
             DataProblem::OpenQuote => write!(f, "a quote is opened and never closed"),
             DataProblem::ColumnTwice { column } => write!(f, "two columns have the name `{column}`"),
             DataProblem::CellCount { found, header } => {
@@ -250,6 +255,12 @@ impl DataError {
             DataProblem::TooLong { .. } => "each row stands on a line of its own; a quote that is never closed \
                                         makes one of all"
                 .to_owned(),
+            DataProblem::CarriageReturns => {
+                "save the CSV file with line feeds: LF or CRLF".to_owned()
+            }
+            DataProblem::Empty if matches!(ending(&self.file).as_deref(), Some("csv" | "tsv")) => {
+                "write the names of the columns in the first line, then one row a line".to_owned()
+            }
             DataProblem::Empty => {
                 "write one JSON object a line, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned()
             }

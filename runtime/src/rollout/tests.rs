@@ -257,8 +257,10 @@ fn greedy_takes_the_largest_logit_of_the_forward_pass() {
 fn what_is_no_token_is_never_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let vocabulary = serde_json::json!({ "a": 0, "b": 1, "c": 4, "</s>": 5 });
+    let end = serde_json::json!({ "id": 5, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true });
     let json = serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null, "pre_tokenizer": null,
         "post_processor": null, "decoder": null, "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "a" },
     });
     std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();

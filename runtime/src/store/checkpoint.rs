@@ -16,7 +16,7 @@ use crate::failure::{Error, Result};
 use crate::formats::config_json::{self, TokenIds};
 use crate::formats::huggingface;
 use crate::formats::safetensors::{self, TensorHeader};
-use crate::model::{Weights, layout};
+use crate::model::{Config, Weights, layout};
 use crate::tokenizer::{BEGIN, Tokenizer};
 
 const PROVENANCE: &str = "mopd.json";
@@ -127,6 +127,18 @@ fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
     )
 }
 
+/// Asked before a stage makes the model, too: what it computed would be lost.
+///
+/// # Errors
+/// If `config.json` would not say all that the model is.
+pub fn check_can_be_saved(config: &Config) -> Result<()> {
+    match config_json::unwritten(config) {
+        None => Ok(()),
+        Some(problem) => Err(Error::new(FailureKind::Model, format!("the model cannot be saved: {problem}"))
+            .help("start from a model of a family that has the feature; as a teacher this one can be used")),
+    }
+}
+
 /// Writes a model's folder. Answers the files, and of each the Blake3 hash of its content in hexadecimal.
 pub fn save(
     folder: &Path,
@@ -142,12 +154,9 @@ fn save_in_files_of(
     provenance: &CheckpointProvenance,
     weights: &Weights,
 ) -> Result<BTreeMap<String, String>> {
+    check_can_be_saved(&weights.config)?;
     let ids = token_ids(&weights.tokenizer);
     let config = config_json::write(&weights.config, &ids);
-    if config_json::read(&config).as_ref() != Ok(&*weights.config) {
-        let message = "a model with these features cannot be saved: no published family has all of them";
-        return Err(Error::new(FailureKind::Model, message));
-    }
     let mut sums = BTreeMap::new();
     let mut put = |name: &str, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>| -> Result<()> {
         sums.insert(name.to_owned(), write_hashed(&folder.join(name), |file| write(file))?);
@@ -208,7 +217,6 @@ fn pretty(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Config;
     use crate::model::tests::{random_model, tiny};
 
     fn saved(config: &Config, largest: usize) -> (tempfile::TempDir, Weights, BTreeMap<String, String>) {
@@ -259,6 +267,17 @@ mod tests {
         assert!(set("tie_word_embeddings", json!(false)).contains("lm_head.weight is missing"));
         assert!(set("num_hidden_layers", json!(4000)).contains("weights or more, but there are only"));
         assert!(set("num_attention_heads", json!(0)).contains("config.json"));
+    }
+
+    /// Found before a stage begins, by the feature's name.
+    #[test]
+    fn what_no_family_has_is_named() {
+        assert!(check_can_be_saved(&tiny()).is_ok());
+        let error = check_can_be_saved(&Config { logit_softcap: Some(30.0), ..tiny() }).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the model cannot be saved: `config.json` of `llama` cannot say its soft cap of logits"
+        );
     }
 
     #[test]

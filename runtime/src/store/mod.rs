@@ -27,7 +27,7 @@ use crate::model::Weights;
 use crate::report::Record;
 use crate::report::tokens::TokenLog;
 
-pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked, save};
+pub use checkpoint::{Ancestor, Checkpoint, CheckpointProvenance, Forked, check_can_be_saved, save};
 pub use mopd_store::Lookup;
 pub use scores::ScoreEntry;
 

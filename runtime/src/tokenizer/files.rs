@@ -19,12 +19,14 @@ pub struct TokenizerFiles {
 
 /// The merges and the vocabulary, normalisation and splitting: the only file that must be there.
 pub const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
-const SPECIAL: &str = "special_tokens_map.json";
+pub const CONFIG: &str = "tokenizer_config.json";
+pub const SPECIAL: &str = "special_tokens_map.json";
 pub const GENERATION: &str = "generation_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 /// Templates with a name, `tool_use.jinja`.
 const TEMPLATES: &str = "additional_chat_templates";
+/// How the reference library makes the files anew.
+pub const SAVE_AGAIN: &str = "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`";
 /// What the slow tokenizers of the reference library are made of.
 const OTHERS: [&str; 5] = ["tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"];
 /// No published tokenizer comes near it; a hostile or mistaken path must not fill the memory.
@@ -66,8 +68,7 @@ impl TokenizerFiles {
             return Err(TokenizerError::new(&folder.join(TOKENIZER), "there is no such file").help(
                 match other {
                     Some(other) => format!(
-                        "the folder has `{other}`, from which the reference library makes it: \
-                         `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
+                        "the folder has `{other}`, from which the reference library makes it: {SAVE_AGAIN}"
                     ),
                     None => "a model's folder has its tokenizer as `tokenizer.json`".to_owned(),
                 },
@@ -86,7 +87,7 @@ impl TokenizerFiles {
     }
 
     /// An object of JSON; empty where there is no such file.
-    fn object(&self, name: &str) -> Result<serde_json::Map<String, Value>, TokenizerError> {
+    pub fn object(&self, name: &str) -> Result<serde_json::Map<String, Value>, TokenizerError> {
         let Some(content) = self.find(name) else { return Ok(serde_json::Map::new()) };
         serde_json::from_slice(content)
             .map_err(|error| self.error(name, format!("not a JSON object: {error}")))
@@ -189,6 +190,19 @@ pub struct TokenizerSettings {
     pub generation_padding: Option<u32>,
     /// By name.
     pub templates: Vec<(String, String)>,
+}
+
+impl TokenizerSettings {
+    /// What chat templates get to know by name.
+    pub fn of_templates(&self) -> Vec<(&'static str, String)> {
+        let tokens = [
+            ("bos_token", &self.begin),
+            ("eos_token", &self.end),
+            ("pad_token", &self.padding),
+            ("unk_token", &self.unknown),
+        ];
+        tokens.into_iter().filter_map(|(name, token)| Some((name, token.clone()?))).collect()
+    }
 }
 
 /// The content of a file, none where it does not exist.

@@ -1,5 +1,6 @@
 //! From text and conversations to tokens and back.
 
+mod added;
 mod bytes;
 pub mod chat;
 mod compare;

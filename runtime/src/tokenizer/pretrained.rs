@@ -9,6 +9,7 @@ use mopd_compiler::keys;
 use serde::Serialize;
 use tokenizers::Encoding;
 
+use super::added::check_added_tokens;
 use super::files::{GENERATION, TOKENIZER, TokenizerFiles, TokenizerSettings};
 use super::growth::{Growth, check_decoder};
 use super::{ByteSpan, TokenizerError};
@@ -43,6 +44,9 @@ struct TokenizerContent<'a> {
     before: &'a [Token],
     ends: &'a [Token],
     templates: &'a [(String, String)],
+    /// What templates write for `bos_token` and its kin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    special: Vec<(&'static str, String)>,
 }
 
 /// Ids that no token has, beyond as many as there are tokens: published vocabularies have some hundreds.
@@ -152,6 +156,7 @@ impl PretrainedTokenizer {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         check_decoder(&decoder).map_err(|error| files.error(TOKENIZER, error))?;
         growth.check("a").map_err(|error| files.error(TOKENIZER, error))?;
+        check_added_tokens(&tokenizer, &files)?;
         // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a
         // `tokenizer.json`.
         let before = guarded(|| before(&tokenizer)).map_err(|error| files.error(TOKENIZER, error))?;
@@ -162,23 +167,26 @@ impl PretrainedTokenizer {
             );
             return Err(files.error(TOKENIZER, problem));
         }
+        let mut special = settings.of_templates();
         let templates = settings.templates.iter().map(|(name, source)| {
-            let special = [
-                ("bos_token", &settings.begin),
-                ("eos_token", &settings.end),
-                ("pad_token", &settings.padding),
-                ("unk_token", &settings.unknown),
-            ];
-            let special = special.into_iter().filter_map(|(name, token)| Some((name, token.clone()?)));
-            ChatTemplate::new(name, source, special.collect()).map_err(|error| match error {
+            ChatTemplate::new(name, source, special.clone()).map_err(|error| match error {
                 ChatError::Bounds { .. } => files.error("chat_template.jinja", error),
                 _ => files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")),
             })
         });
         let templates = templates.collect::<Result<Vec<ChatTemplate>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
-        let content =
-            TokenizerContent { canonical, before: &before, ends: &ends, templates: &settings.templates };
+        if templates.is_empty() {
+            // Nobody reads them.
+            special.clear();
+        }
+        let content = TokenizerContent {
+            canonical,
+            before: &before,
+            ends: &ends,
+            templates: &settings.templates,
+            special,
+        };
         let hash = keys::hash("mopd tokenizer", keys::VERSION, &content).to_hex().to_string();
         let inner = Inner {
             tokenizer,
@@ -325,10 +333,13 @@ impl PretrainedTokenizer {
 /// What the post-processor writes before a text. What it writes behind one, an end token as a rule, has no
 /// place in a prompt.
 fn before(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<Token>> {
-    let (bare, full) = (tokenizer.encode("a", false)?, tokenizer.encode("a", true)?);
-    let (bare, full) = (bare.get_ids(), full.get_ids());
-    let place = full.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
-    Ok(full[..place].iter().map(|&id| Token::from(id)).collect())
+    // Any token stands for a text: no text need be one that the vocabulary can spell.
+    let text = Encoding::from_tokens(vec![tokenizers::Token::new(0, "a".to_owned(), (0, 1))], 0);
+    let full = tokenizer.post_process(text, None, true)?;
+    // 1 is what was added.
+    let place = full.get_special_tokens_mask().iter().position(|added| *added == 0);
+    let place = place.ok_or("its `post_processor` leaves the text out")?;
+    Ok(full.get_ids()[..place].iter().map(|&id| Token::from(id)).collect())
 }
 
 #[cfg(test)]

@@ -179,7 +179,105 @@ fn what_it_does_is_hashed_and_where_it_lies_is_not() {
     let same = load(&folder);
     assert_eq!(same.hash(), pretrained("smollm").hash());
     fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
-    assert_ne!(load(&folder).hash(), same.hash());
+    let other = load(&folder);
+    assert_ne!(other.hash(), same.hash());
+
+    // Templates write `bos_token`: another one makes other prompts.
+    change(&folder, "tokenizer_config.json", |config| config["bos_token"] = json!("<|endoftext|>"));
+    assert_ne!(load(&folder).hash(), other.hash());
+    assert_ne!(load(&folder), other);
+    // Without templates nobody reads it.
+    let (folder, same) = (copy("llama2"), pretrained("llama2"));
+    change(&folder, "tokenizer_config.json", |config| config["bos_token"] = json!("</s>"));
+    assert_eq!(load(&folder), same);
+}
+
+/// The begin token is found without a text: this vocabulary has digits alone.
+#[test]
+fn prompts_begin_as_they_do_whatever_the_vocabulary_spells() {
+    let folder = tempfile::tempdir().unwrap();
+    let special = |id: u32, content: &str| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true })
+    };
+    let mut vocabulary = json!({ "<s>": 0, "</s>": 1 });
+    (0..10).for_each(|digit| vocabulary[digit.to_string()] = json!(digit + 2));
+    let mut template = begins_with(0);
+    template["single"].as_array_mut().unwrap().push(json!({ "SpecialToken": { "id": "<x>", "type_id": 0 } }));
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": template, "decoder": null,
+        "model": { "type": "BPE", "vocab": vocabulary, "merges": [] },
+    });
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), json!({ "eos_token": "</s>" }).to_string())
+        .unwrap();
+    assert_eq!(load(&folder).prompt("17").unwrap(), [0, 3, 9]);
+    assert_eq!(load(&folder).prompt("").unwrap(), [0]);
+}
+
+/// What transformers would add to `tokenizer.json`, or read otherwise, is refused: ids would differ.
+#[test]
+fn tokens_that_the_files_name_are_added_tokens() {
+    let refused = |name: &str, file: &str, edit: &dyn Fn(&mut Value)| {
+        let folder = copy(name);
+        change(&folder, file, edit);
+        let error = PretrainedTokenizer::load(folder.path()).unwrap_err();
+        (error.problem, error.help.unwrap_or_default())
+    };
+    let config = |key: &str, value: Value| {
+        refused("llama3", "tokenizer_config.json", &|config| config[key] = value.clone())
+    };
+    let unknown = "names the token \"<new>\", which tokenizer.json does not have";
+    for (key, value) in [
+        ("unk_token", json!("<new>")),
+        ("mask_token", json!({ "content": "<new>", "lstrip": true })),
+        ("additional_special_tokens", json!(["<|eot_id|>", "<new>"])),
+        ("extra_special_tokens", json!({ "image_token": "<new>" })),
+        ("added_tokens_decoder", json!({ "567": { "content": "<new>" } })),
+    ] {
+        let (problem, help) = config(key, value);
+        assert_eq!(problem, format!("`{key}` {unknown}"));
+        assert!(help.contains("save_pretrained"), "{help}");
+    }
+    let (problem, _) = config("extra_special_tokens", json!(["a"]));
+    assert!(problem.contains("which is no added token of tokenizer.json"), "{problem}");
+    let (problem, _) = refused("llama3", "special_tokens_map.json", &|map| {
+        map["additional_special_tokens"] = json!(["<new>"])
+    });
+    assert!(problem.contains(unknown), "{problem}");
+    let (problem, _) = refused("smollm", "tokenizer.json", &|tokenizer| {
+        tokenizer["added_tokens"].as_array_mut().unwrap().retain(|token| token["content"] != "<|im_end|>");
+        tokenizer["model"]["vocab"]["<|im_end|>"] = json!(562);
+    });
+    assert!(problem.contains("\"<|im_end|>\", which is no added token"), "{problem}");
+    let (problem, _) = config("added_tokens_decoder", json!({ "570": { "content": "<|eot_id|>" } }));
+    assert_eq!(
+        problem,
+        "`added_tokens_decoder` names the token \"<|eot_id|>\", with the id 570, but in tokenizer.json its id \
+         is 565"
+    );
+    let (problem, _) = config(
+        "added_tokens_decoder",
+        json!({ "565": { "content": "<|eot_id|>", "lstrip": false, "rstrip": true } }),
+    );
+    assert!(problem.ends_with("with `rstrip` true, but in tokenizer.json it is false"), "{problem}");
+    let (problem, _) = config("split_special_tokens", json!(true));
+    assert!(problem.starts_with("`split_special_tokens` is true"), "{problem}");
+
+    // All added tokens listed again, as version 4 of the reference saves them.
+    let folder = copy("llama3");
+    let path = folder.path().join("tokenizer.json");
+    let tokenizer: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&folder, "tokenizer_config.json", |config| {
+        for token in tokenizer["added_tokens"].as_array().unwrap() {
+            config["added_tokens_decoder"][token["id"].to_string()] = token.clone();
+        }
+        config["additional_special_tokens"] = json!(["<|eom_id|>"]);
+        config["split_special_tokens"] = json!(false);
+    });
+    assert_eq!(load(&folder), pretrained("llama3"));
 }
 
 #[test]
@@ -356,17 +454,19 @@ fn honest_normalisers_are_left_alone() {
     }
 }
 
+/// A post-processor that writes a token before a text.
+fn begins_with(id: u32) -> Value {
+    json!({
+        "type": "TemplateProcessing",
+        "single": [{ "SpecialToken": { "id": "<x>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+        "special_tokens": { "<x>": { "id": "<x>", "ids": [id], "tokens": ["<x>"] } },
+    })
+}
+
 #[test]
 fn ids_are_of_the_vocabulary() {
-    let template = |id: u32| {
-        json!({
-            "type": "TemplateProcessing",
-            "single": [{ "SpecialToken": { "id": "<x>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
-            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
-            "special_tokens": { "<x>": { "id": "<x>", "ids": [id], "tokens": ["<x>"] } },
-        })
-    };
-    assert_eq!(spoilt("a", |tokenizer| tokenizer["post_processor"] = template(5)), "");
-    let problem = spoilt("a", |tokenizer| tokenizer["post_processor"] = template(u32::MAX));
+    assert_eq!(spoilt("a", |tokenizer| tokenizer["post_processor"] = begins_with(5)), "");
+    let problem = spoilt("a", |tokenizer| tokenizer["post_processor"] = begins_with(u32::MAX));
     assert!(problem.contains("begins texts with the id 4294967295, but ids end at"), "{problem}");
 }

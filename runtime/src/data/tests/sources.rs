@@ -280,11 +280,17 @@ fn cells_are_text_with_lines() {
         ("prompt,prompt\na,b\n", ":1: two columns have the name `prompt`"),
         ("prompt,answer\n", ": the file has no lines"),
         ("", ": the file has no lines"),
+        (
+            "prompt,a,b\r1,4,x\r2,4,y\r",
+            ": its lines end with a carriage return (CR) alone, without a line feed",
+        ),
         ("question,answer\na,b\n", ":2: the field `prompt` is missing; found `question`, `answer`"),
     ];
     for (content, wanted) in cases {
         fs::write(&path, content).unwrap();
-        assert_eq!(complaint(&path, ANSWER).0, wanted, "{content:?}");
+        let (problem, help) = complaint(&path, ANSWER);
+        assert_eq!(problem, wanted, "{content:?}");
+        assert!(!help.contains("JSON"), "{help}");
     }
 }
 

@@ -17,7 +17,7 @@ use self::families::Defaults;
 use self::keys::ConfigKeys;
 use crate::model::{Activation, Biases, Config, EmbeddingScale, Experts, LayerAttention, ModelFamily, Norm};
 
-pub use self::write::{TokenIds, write};
+pub use self::write::{TokenIds, unwritten, write};
 
 /// Reads the object of a `config.json`. An error says what is wrong with it in one line, without the file's
 /// name.
@@ -74,16 +74,8 @@ pub fn read(json: &Value) -> Result<Config, String> {
             _ => EmbeddingScale::of(gemma, width),
         },
         attention_scale: multipliers.attention,
-        attention_softcap: softcap(
-            &keys,
-            "attn_logit_softcapping",
-            if family == ModelFamily::Gemma2 { Some(50.0) } else { None },
-        )?,
-        logit_softcap: softcap(
-            &keys,
-            "final_logit_softcapping",
-            if family == ModelFamily::Gemma2 { Some(30.0) } else { None },
-        )?,
+        attention_softcap: softcap(&keys, family, "attn_logit_softcapping", 50.0)?,
+        logit_softcap: softcap(&keys, family, "final_logit_softcapping", 30.0)?,
         logit_scale: multipliers.logit,
         attention: attention(&keys, family, layers)?,
         rope,
@@ -151,10 +143,11 @@ fn refuse_what_changes_the_model(keys: &ConfigKeys) -> Result<(), String> {
              unquantised weights, or a GGUF file"
         ));
     }
-    if keys.flag("use_bidirectional_attention")? == Some(true) {
-        return Err(
-            "`use_bidirectional_attention` is true: such a model does not predict the next token".to_owned()
-        );
+    // Both let a token see those behind it.
+    for (key, bidirectional) in [("use_bidirectional_attention", true), ("is_causal", false)] {
+        if keys.flag(key)? == Some(bidirectional) {
+            return Err(format!("`{key}` is {bidirectional}: such a model does not predict the next token"));
+        }
     }
     if let Some(dropout) = keys.number("attention_dropout")?
         && dropout != 0.0
@@ -188,20 +181,36 @@ fn biases(keys: &ConfigKeys, family: ModelFamily) -> Result<Biases, String> {
 }
 
 fn activation(keys: &ConfigKeys, family: ModelFamily) -> Result<Activation, String> {
-    let (key, default) = match family {
-        // Published Gemma checkpoints say `gelu` in the older key and mean the approximation.
-        ModelFamily::Gemma if keys.present("hidden_activation").is_none() => {
-            ("hidden_act", "gelu_pytorch_tanh")
+    match family {
+        ModelFamily::Gemma => {
+            // Published checkpoints say `gelu` here and mean the approximation.
+            let activation = match keys.text("hidden_act")? {
+                Some("gelu") => Activation::Gelu,
+                _ => activation_of(keys, "hidden_act", "gelu_pytorch_tanh")?,
+            };
+            // Version 4 of the reference read this key where it was given, version 5 reads the other alone.
+            if keys.present("hidden_activation").is_some()
+                && activation_of(keys, "hidden_activation", "gelu_pytorch_tanh")? != activation
+            {
+                return Err(
+                    "`hidden_act` and `hidden_activation` name two activations: give the one that the model \
+                     was trained with, in both"
+                        .to_owned(),
+                );
+            }
+            Ok(activation)
         }
-        ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
-            ("hidden_activation", "gelu_pytorch_tanh")
+        ModelFamily::Gemma2 | ModelFamily::Gemma3 => {
+            activation_of(keys, "hidden_activation", "gelu_pytorch_tanh")
         }
-        _ => ("hidden_act", "silu"),
-    };
+        _ => activation_of(keys, "hidden_act", "silu"),
+    }
+}
+
+fn activation_of(keys: &ConfigKeys, key: &str, default: &str) -> Result<Activation, String> {
     match keys.text(key)?.unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::Gelu),
-        "gelu" if family == ModelFamily::Gemma => Ok(Activation::Gelu),
         other => Err(format!("`{key}` is `{other}`; supported are `silu` and `gelu_pytorch_tanh`")),
     }
 }
@@ -249,9 +258,14 @@ fn attention_scale(keys: &ConfigKeys, family: ModelFamily, head_width: usize) ->
     Ok(1.0 / scalar.sqrt())
 }
 
-/// Null is none, absence the family's default.
-fn softcap(keys: &ConfigKeys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
-    let cap = if keys.absent(key) { default } else { keys.number(key)? };
+/// Of Gemma 2 and 3: the other families have no such key, and the reference passes it over. Null is none,
+/// absence the default of Gemma 2, and none for Gemma 3.
+fn softcap(keys: &ConfigKeys, family: ModelFamily, key: &str, default: f64) -> Result<Option<f64>, String> {
+    let cap = match family {
+        ModelFamily::Gemma2 if keys.absent(key) => Some(default),
+        ModelFamily::Gemma2 | ModelFamily::Gemma3 => keys.number(key)?,
+        _ => None,
+    };
     match cap {
         Some(cap) if cap <= 0.0 => Err(format!("`{key}` is {cap}, it must be above 0")),
         cap => Ok(cap),
@@ -271,7 +285,11 @@ fn attention(keys: &ConfigKeys, family: ModelFamily, layers: usize) -> Result<Ve
     let used = keys.flag("use_sliding_window")?.unwrap_or(false);
     match family {
         ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => Ok(vec![full; layers]),
-        ModelFamily::Mistral => Ok(vec![LayerAttention { window: window(Some(4096))?, ..full }; layers]),
+        // With `layer_types` the reference reads it as `ministral`, which is the same otherwise.
+        ModelFamily::Mistral => {
+            let window = window(Some(4096))?;
+            by_type(keys, layers, window, |_| window.is_some())
+        }
         // Without `max_window_layers`, unlike its relatives: all layers or none.
         ModelFamily::Qwen3Moe => {
             let window = if used { window(Some(4096))? } else { None };

@@ -118,10 +118,9 @@ fn scaling(keys: &ConfigKeys, parameters: &ConfigKeys, context: usize) -> Result
         }
         "yarn" => {
             let original_context = original_context()?;
-            let factor = match parameters.number("factor")? {
-                Some(_) => required("factor")?,
-                None => context as f64 / original_context as f64,
-            };
+            // Null is what both contexts say, as in the reference; absence is not allowed there either.
+            let null = parameters.present("factor").is_none() && !parameters.absent("factor");
+            let factor = if null { context as f64 / original_context as f64 } else { required("factor")? };
             // 0 means the default to the reference.
             let beta = |key: &str, default: f64| {
                 Ok::<f64, String>(parameters.number(key)?.filter(|beta| *beta != 0.0).unwrap_or(default))

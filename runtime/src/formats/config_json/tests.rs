@@ -104,6 +104,16 @@ fn families_differ_by_features() {
     let uncapped =
         parse(small("gemma2", json!({ "attn_logit_softcapping": null, "final_logit_softcapping": null })));
     assert_eq!((uncapped.attention_softcap, uncapped.logit_softcap), (None, None));
+    // No key of the other families: the reference passes it over.
+    for name in ["llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "gemma"] {
+        let capped =
+            parse(small(name, json!({ "attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0 })));
+        assert_eq!((capped.attention_softcap, capped.logit_softcap), (None, None), "{name}");
+    }
+    assert_eq!(
+        parse(small("gemma3_text", json!({ "final_logit_softcapping": 2.0 }))).logit_softcap,
+        Some(2.0)
+    );
     let gemma3 = parse(small("gemma3_text", json!({})));
     assert!(gemma3.query_key_norm && gemma3.attention_softcap.is_none() && gemma3.logit_softcap.is_none());
     assert_eq!(gemma3.attention_scale, 1.0 / 16.0);
@@ -117,6 +127,14 @@ fn sliding_windows() {
     assert_eq!(of("mistral", json!({})), [Some(4096); 4]);
     assert_eq!(of("mistral", json!({ "sliding_window": null })), [none; 4]);
     assert_eq!(of("mistral", json!({ "sliding_window": 16 })), [window; 4]);
+    let types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"];
+    let mixed = json!({ "sliding_window": 16, "layer_types": types });
+    assert_eq!(of("mistral", mixed), [window, none, none, window]);
+    assert_eq!(of("mistral", json!({ "sliding_window": 16, "layer_types": null })), [window; 4]);
+    assert_eq!(
+        of("mistral", json!({ "sliding_window": 16, "layer_types": vec!["full_attention"; 4] })),
+        [none; 4]
+    );
     assert_eq!(of("qwen2", json!({ "sliding_window": 16, "max_window_layers": 2 })), [none; 4]);
     let used = json!({ "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 2 });
     assert_eq!(of("qwen2", used.clone()), [none, none, window, window]);
@@ -195,6 +213,9 @@ fn rotary_positions_in_the_older_and_the_newer_way() {
         panic!()
     };
     assert!((attention - (0.05 * 4.0f64.ln() + 1.0) / (0.2 * 4.0f64.ln() + 1.0)).abs() < 1e-15);
+    // Null is what both contexts say; absence is an error.
+    let ratio = yarn(json!({ "factor": null, "original_max_position_embeddings": 32 }));
+    assert!(matches!(ratio, RopeScaling::Yarn { factor: 2.0, .. }), "{ratio:?}");
     let RopeScaling::Yarn { attention, .. } = yarn(json!({ "attention_factor": 0.7 })) else { panic!() };
     assert_eq!(attention, 0.7);
 }
@@ -231,6 +252,12 @@ fn what_is_written_is_read_as_the_same() {
         ),
         ("mistral", json!({ "sliding_window": null })),
         ("mistral", json!({ "sliding_window": 16 })),
+        (
+            "mistral",
+            json!({ "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention",
+                    "full_attention", "full_attention"] }),
+        ),
+        ("granite", json!({ "attention_multiplier": 0.3, "logits_scaling": 49.0 })),
         ("qwen2", window.clone()),
         ("qwen3", window.clone()),
         ("qwen3_moe", window),
@@ -241,7 +268,9 @@ fn what_is_written_is_read_as_the_same() {
             "gemma2",
             json!({ "attn_logit_softcapping": null, "query_pre_attn_scalar": 144, "sliding_window": 16 }),
         ),
-        ("gemma3_text", json!({ "sliding_window": 16 })),
+        ("gemma2", json!({ "query_pre_attn_scalar": 2.3, "hidden_activation": "silu" })),
+        ("gemma", json!({ "hidden_act": "silu" })),
+        ("gemma3_text", json!({ "sliding_window": 16, "final_logit_softcapping": 30.0 })),
         (
             "gemma3_text",
             json!({ "rope_parameters": { "sliding_attention": { "rope_type": "linear", "factor": 2.0 } } }),
@@ -254,6 +283,53 @@ fn what_is_written_is_read_as_the_same() {
         assert_eq!(TokenIds::read(&written), ids);
         let scores = Config { scalar_head: true, ..config };
         assert_eq!(parse(write(&scores, &ids)), scores, "{name} {more}");
+    }
+}
+
+/// An inverse is rounded: what is written must be read as the same number.
+#[test]
+fn scales_survive_their_inverse() {
+    for number in (1..2000).map(|number| f64::from(number) * 0.37) {
+        let more = json!({ "query_pre_attn_scalar": number, "logits_scaling": number });
+        for name in ["gemma2", "granite"] {
+            assert_eq!(unwritten(&parse(small(name, more.clone()))), None, "{name}: {number}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_named() {
+    let llama = parse(small("llama", json!({})));
+    assert_eq!(unwritten(&llama), None);
+    let capped = Config { attention_softcap: Some(50.0), logit_softcap: Some(30.0), ..llama.clone() };
+    assert_eq!(
+        unwritten(&capped).unwrap(),
+        "`config.json` of `llama` cannot say its soft cap of attention scores, soft cap of logits"
+    );
+    let windows = vec![LayerAttention { window: Some(16), rotary: true }; 4];
+    assert!(unwritten(&Config { attention: windows, ..llama }).unwrap().ends_with("its sliding windows"));
+}
+
+/// Published Gemma says `gelu` and means the approximation; beside it the key of version 4 may say so.
+#[test]
+fn the_activation_of_gemma() {
+    let of = |more: Value| read(&small("gemma", more)).map(|config| config.activation);
+    for more in [
+        json!({}),
+        json!({ "hidden_act": "gelu" }),
+        json!({ "hidden_act": "gelu", "hidden_activation": null }),
+        json!({ "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh" }),
+        json!({ "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh" }),
+    ] {
+        assert_eq!(of(more.clone()), Ok(Activation::Gelu), "{more}");
+    }
+    let silu = json!({ "hidden_act": "silu" });
+    assert_eq!(of(silu), Ok(Activation::Silu));
+    for more in [
+        json!({ "hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh" }),
+        json!({ "hidden_activation": "silu" }),
+    ] {
+        assert!(of(more).unwrap_err().contains("`hidden_act` and `hidden_activation` name two activations"));
     }
 }
 
@@ -305,6 +381,11 @@ fn what_is_not_supported_is_named() {
             small("gemma3_text", json!({ "use_bidirectional_attention": true })),
             "does not predict the next token",
         ),
+        (
+            small("llama", json!({ "is_causal": false })),
+            "`is_causal` is false: such a model does not predict",
+        ),
+        (small("llama", json!({ "rope_scaling": { "rope_type": "yarn" } })), "`yarn` need `factor`"),
         (small("gemma3_text", json!({ "attn_logit_softcapping": 50.0 })), "must be null"),
         (small("qwen3", json!({ "layer_types": vec!["linear_attention"; 4] })), "\"linear_attention\""),
         (small("qwen3", json!({ "layer_types": vec!["sliding_attention"; 4] })), "says no window"),

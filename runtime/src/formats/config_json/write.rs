@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::families::NAMES;
-use super::{GENERATES, SCORES, SECOND_HEAD};
-use crate::model::{Activation, Config, ModelFamily, Rope, RopeScaling};
+use super::{GENERATES, SCORES, SECOND_HEAD, read};
+use crate::model::{Activation, Config, LayerAttention, ModelFamily, Rope, RopeScaling};
 
 /// The ids that `config.json` names, in the way it names them: a number, a list of numbers, or null.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,8 +26,7 @@ impl TokenIds {
 /// read; what those can't say is written in the newer way.
 pub fn write(config: &Config, ids: &TokenIds) -> Value {
     let Config { family, .. } = *config;
-    let (_, name, class) =
-        NAMES[NAMES.iter().position(|(known, ..)| *known == family).expect("every family has a name")];
+    let (name, class) = names(family);
     let gemma = matches!(family, ModelFamily::Gemma | ModelFamily::Gemma2 | ModelFamily::Gemma3);
     let mut keys = Map::new();
     let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -77,7 +76,8 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
         put("embedding_multiplier", json!(config.embedding_scale.value(false)));
         put("residual_multiplier", json!(1.0));
         put("attention_multiplier", json!(config.attention_scale));
-        put("logits_scaling", json!(1.0 / config.logit_scale));
+        let scaling = read_back_as(config.logit_scale, 1.0 / config.logit_scale, |scaling| 1.0 / scaling);
+        put("logits_scaling", json!(scaling));
     }
     if matches!(family, ModelFamily::Llama | ModelFamily::Granite | ModelFamily::SmolLm3) {
         put("mlp_bias", json!(config.biases.feed_forward));
@@ -105,11 +105,60 @@ pub fn write(config: &Config, ids: &TokenIds) -> Value {
     Value::Object(keys)
 }
 
+/// What of a model its family's `config.json` has no key for, in words; none where all of it can be written.
+pub fn unwritten(config: &Config) -> Option<String> {
+    let again = match read(&write(config, &TokenIds::default())) {
+        Ok(again) => again,
+        Err(problem) => return Some(problem),
+    };
+    if again == *config {
+        return None;
+    }
+    let differs = |part: fn(&LayerAttention) -> usize| {
+        !again.attention.iter().map(part).eq(config.attention.iter().map(part))
+    };
+    let features = [
+        ("biases", again.biases != config.biases),
+        ("normalisation of queries and keys", again.query_key_norm != config.query_key_norm),
+        ("normalisation", again.norm != config.norm),
+        ("activation", again.activation != config.activation),
+        ("scale of embeddings", again.embedding_scale != config.embedding_scale),
+        ("scale of attention scores", again.attention_scale != config.attention_scale),
+        ("soft cap of attention scores", again.attention_softcap != config.attention_softcap),
+        ("soft cap of logits", again.logit_softcap != config.logit_softcap),
+        ("scale of logits", again.logit_scale != config.logit_scale),
+        ("sliding windows", differs(|layer| layer.window.unwrap_or(0))),
+        ("layers without positions", differs(|layer| usize::from(layer.rotary))),
+        ("rotary positions", again.rope != config.rope || again.local_rope != config.local_rope),
+        ("experts", again.experts != config.experts),
+    ];
+    let lost: Vec<&str> = features.into_iter().filter(|(_, lost)| *lost).map(|(name, _)| name).collect();
+    let lost = if lost.is_empty() { "sizes".to_owned() } else { lost.join(", ") };
+    Some(format!("`config.json` of `{}` cannot say its {lost}", names(config.family).0))
+}
+
 /// Published ones are whole numbers, and a whole number is what the reference's class asks for.
 fn scalar(attention_scale: f64) -> Value {
     let scalar = attention_scale.powi(-2);
     let whole = scalar.round();
-    if (scalar - whole).abs() < 1e-9 * whole { json!(whole as u64) } else { json!(scalar) }
+    if (scalar - whole).abs() < 1e-9 * whole {
+        return json!(whole as u64);
+    }
+    json!(read_back_as(attention_scale, scalar, |scalar| 1.0 / scalar.sqrt()))
+}
+
+/// The number next to `near` of which `reading` makes exactly `number`: an inverse is rounded, and so is
+/// what is read.
+fn read_back_as(number: f64, near: f64, reading: impl Fn(f64) -> f64) -> f64 {
+    let apart = |ulps: u64| [near.to_bits().wrapping_add(ulps), near.to_bits().wrapping_sub(ulps)];
+    (0..8).flat_map(apart).map(f64::from_bits).find(|near| reading(*near) == number).unwrap_or(near)
+}
+
+/// In `model_type`, and of the reference's class.
+fn names(family: ModelFamily) -> (&'static str, &'static str) {
+    let (_, name, class) =
+        NAMES[NAMES.iter().position(|(known, ..)| *known == family).expect("every family has a name")];
+    (name, class)
 }
 
 fn windows(config: &Config) -> Vec<(&'static str, Value)> {
@@ -119,7 +168,13 @@ fn windows(config: &Config) -> Vec<(&'static str, Value)> {
     let mut keys = Vec::new();
     match config.family {
         ModelFamily::Llama | ModelFamily::Granite | ModelFamily::Gemma => {}
-        ModelFamily::Mistral => keys.push(("sliding_window", json!(window))),
+        ModelFamily::Mistral => {
+            keys.push(("sliding_window", json!(window)));
+            // Where layers differ only: with them the reference reads another model type.
+            if config.attention.iter().any(|layer| layer.window != window) {
+                keys.push(("layer_types", json!(types)));
+            }
+        }
         ModelFamily::Qwen3Moe => {
             keys.extend([("use_sliding_window", json!(window.is_some())), ("sliding_window", json!(window))]);
         }

@@ -61,9 +61,10 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         .ok_or_else(|| format!("its tokenizer splits text as `{pre}`, which is not known: {WAY_OUT}"))?;
     let tokens = texts(metadata, "tokenizer.ggml.tokens")?;
     let file = |name: &str, content: Json| (name.to_owned(), content.to_string().into_bytes());
+    let added = added(metadata, &tokens)?;
     Ok(vec![
-        file("tokenizer.json", tokenizer(metadata, &tokens, &splitting)?),
-        file("tokenizer_config.json", config(metadata, &tokens)?),
+        file("tokenizer.json", tokenizer(metadata, &tokens, &added, &splitting)?),
+        file("tokenizer_config.json", config(metadata, &tokens, &added)?),
         file("generation_config.json", json!({ "eos_token_id": ends(metadata) })),
     ])
 }
@@ -100,8 +101,12 @@ fn token<'a>(tokens: &[&'a str], id: u64) -> Option<&'a str> {
 }
 
 /// `tokenizer.json`
-fn tokenizer(metadata: &Metadata, tokens: &[&str], splitting: &Splitting) -> Result<Json, String> {
-    let added = added(metadata, tokens)?;
+fn tokenizer(
+    metadata: &Metadata,
+    tokens: &[&str],
+    added: &[Json],
+    splitting: &Splitting,
+) -> Result<Json, String> {
     let vocabulary = vocabulary(tokens)?;
     let merges = merges(metadata, &vocabulary)?;
     let (normalises, keeps_whole_words) = match splitting {
@@ -141,10 +146,17 @@ fn added(metadata: &Metadata, tokens: &[&str]) -> Result<Vec<Json>, String> {
             return Err("`tokenizer.ggml.token_type` does not have one number for each token".to_owned());
         }
     };
-    let kind = |id: usize| match kinds.and_then(|kinds| kinds.get(id)) {
-        Some(GgufValue::Signed(kind)) => kind,
-        Some(GgufValue::Unsigned(kind)) => kind as i64,
-        _ => NORMAL,
+    // Whatever kind a file gives them: chat templates write them as text. A beginning that is never written
+    // may be any token.
+    let begins = flag(metadata, "add_bos_token") == Some(true);
+    let marks = [special(metadata, "eos"), special(metadata, "bos").filter(|_| begins)];
+    let kind = |id: usize| {
+        let given = match kinds.and_then(|kinds| kinds.get(id)) {
+            Some(GgufValue::Signed(kind)) => kind,
+            Some(GgufValue::Unsigned(kind)) => kind as i64,
+            _ => NORMAL,
+        };
+        if given != USER_DEFINED && marks.contains(&Some(id as u64)) { CONTROL } else { given }
     };
     let added = |(id, token): (usize, &&str)| {
         let kind = kind(id);
@@ -219,7 +231,7 @@ fn post_processor(metadata: &Metadata, tokens: &[&str]) -> Json {
 }
 
 /// `tokenizer_config.json`
-fn config(metadata: &Metadata, tokens: &[&str]) -> Result<Json, String> {
+fn config(metadata: &Metadata, tokens: &[&str], added: &[Json]) -> Result<Json, String> {
     let mut config = Map::new();
     for (key, name) in
         [("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"), ("unknown", "unk_token")]
@@ -227,6 +239,10 @@ fn config(metadata: &Metadata, tokens: &[&str]) -> Result<Json, String> {
         let Some(id) = special(metadata, key) else { continue };
         let token =
             token(tokens, id).ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
+        if !added.iter().any(|token| token["id"] == id) {
+            // A file that has no such token may name any other here.
+            continue;
+        }
         config.insert(name.to_owned(), json!(token));
     }
     for name in ["add_bos_token", "add_eos_token"] {
