@@ -62,7 +62,13 @@ pub fn trial(arguments: &TryArgs) -> Result<Status, Problem> {
     for name in &trial.unread {
         output::error(&format!("note: `{name}` is given and not read\n"));
     }
-    Ok(expected(numbers, &differences))
+    let as_expected = expected(numbers, &differences);
+    let Some(unlike) = render::trial::unlike(&trial) else { return Ok(as_expected) };
+    // JSON has null for all that is not finite.
+    if matches!(arguments.format, Format::Json) {
+        output::error(&format!("differs: {unlike}\n"));
+    }
+    Ok(Status::Wrong)
 }
 
 /// An objective of the file by its name, or that of a model which the file trains.

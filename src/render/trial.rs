@@ -61,10 +61,54 @@ fn compiled(trial: &Trial) -> String {
     }
     let pairs = values().flat_map(|value| value.f64.iter().zip(value.f32.iter().flatten()));
     let differences = pairs
-        .filter(|(exact, _)| exact.is_finite())
+        .filter(|(exact, single)| exact.is_finite() && single.is_finite())
         .map(|(exact, single)| (exact - f64::from(*single)).abs() / exact.abs().max(1.0));
     let most = differences.fold(0.0, f64::max);
-    format!("\nf64, by the interpreter; the compiled code, in f32, differs by at most {most:.1e}\n")
+    match unlike(trial) {
+        Some(unlike) => {
+            format!("\nf64, by the interpreter; {unlike}; elsewhere it differs by at most {most:.1e}\n")
+        }
+        None => {
+            format!("\nf64, by the interpreter; the compiled code, in f32, differs by at most {most:.1e}\n")
+        }
+    }
+}
+
+/// Where the compiled code and the formula are not both finite, nor the same infinity, nor both NaN: the
+/// first such number, in words. No difference says how far they are apart.
+pub fn unlike(trial: &Trial) -> Option<String> {
+    // What a loss is not finite from comes first.
+    let values = trial.parts.iter().chain(std::iter::once(&trial.loss));
+    let named = values.map(|value| (value.name.clone(), value));
+    let gradients = trial.gradients.iter().map(|by| (format!("d loss / d {}", by.name), by));
+    let mut found = named.chain(gradients).flat_map(|(name, value)| {
+        let pairs = value.f64.iter().zip(value.f32.iter().flatten()).enumerate();
+        let unlike = pairs.filter(|(_, (exact, single))| {
+            let single = f64::from(**single);
+            let same = **exact == single || exact.is_nan() && single.is_nan();
+            !same && !(exact.is_finite() && single.is_finite())
+        });
+        let unlike = unlike.map(|(index, (exact, single))| (name.clone(), value, index, *exact, *single));
+        unlike.collect::<Vec<_>>()
+    });
+    let (name, value, index, exact, single) = found.next()?;
+    let place = match value.axis {
+        Axis::Token => {
+            let place = &trial.places[index];
+            format!(" at token {} of completion {} of prompt {}", place.token, place.completion, place.prompt)
+        }
+        _ if value.f64.len() == 1 => String::new(),
+        axis => format!(" at {} {}", axis.name(), index + 1),
+    };
+    let more = match found.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let single = number(f64::from(single));
+    Some(format!(
+        "the compiled code, in f32, has {single} for `{name}`{place} where the formula has {}{more}",
+        number(exact)
+    ))
 }
 
 fn number(value: f64) -> String {

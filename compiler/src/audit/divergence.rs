@@ -8,7 +8,7 @@ use mopd_lang::formula::{
     Summand, Support,
 };
 
-use super::dual::{Dual, sum};
+use super::dual::{Dual, log_sum, sum};
 use super::evaluate::elementwise;
 use super::toy_model::ToyModel;
 use crate::expr::summand::LEAST_PROBABILITY;
@@ -29,9 +29,10 @@ pub(crate) struct TokenContext<'a> {
 pub(crate) type AuditRefusal = String;
 
 impl TokenContext<'_> {
-    /// The probabilities of a role at a temperature; the student's carry gradient by the logits after this
-    /// prefix.
-    pub fn probabilities(
+    /// The log-probabilities of a role at a temperature; the student's carry gradient by the logits after
+    /// this prefix. Everything is worked out from these: probabilities of ordinary logits vanish beside each
+    /// other.
+    pub fn log_probabilities(
         &self,
         role: &Role,
         temperature: f64,
@@ -50,14 +51,29 @@ impl TokenContext<'_> {
             );
             &scaled
         };
-        let p: Vec<f64> = logp.iter().map(|logp| logp.exp()).collect();
         if !live || *role != Role::Student {
-            return Ok(p.into_iter().map(Dual::plain).collect());
+            return Ok(logp.iter().copied().map(Dual::plain).collect());
         }
-        let derivative = |i: usize, j: usize| p[i] * (if i == j { 1.0 - p[j] } else { -p[j] }) / temperature;
-        Ok((0..p.len())
-            .map(|i| Dual { value: p[i], gradient: (0..p.len()).map(|j| derivative(i, j)).collect() })
+        let p: Vec<f64> = logp.iter().map(|logp| logp.exp()).collect();
+        let derivative = |i: usize, j: usize| (if i == j { 1.0 - p[j] } else { -p[j] }) / temperature;
+        Ok(logp
+            .iter()
+            .enumerate()
+            .map(|(i, logp)| Dual {
+                value: *logp,
+                gradient: (0..p.len()).map(|j| derivative(i, j)).collect(),
+            })
             .collect())
+    }
+
+    /// The same, as probabilities.
+    pub fn probabilities(
+        &self,
+        role: &Role,
+        temperature: f64,
+        live: bool,
+    ) -> Result<Vec<Dual>, AuditRefusal> {
+        Ok(self.log_probabilities(role, temperature, live)?.iter().map(Dual::exp).collect())
     }
 
     /// The student's log-probability of an entry, at the temperature of the policy that is trained.
@@ -69,6 +85,7 @@ impl TokenContext<'_> {
         Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(derivative).collect() })
     }
 
+    /// Log-probabilities of a side.
     fn side(
         &self,
         side: &Distribution,
@@ -81,17 +98,18 @@ impl TokenContext<'_> {
             if *role == Role::Sampler { temperature / self.toy.temperature } else { temperature }
         };
         match side {
-            Distribution::Role(role) => self.probabilities(role, of(role), live),
+            Distribution::Role(role) => self.log_probabilities(role, of(role), live),
             Distribution::Detached(inner) => self.side(inner, temperature, false, parameters),
             Distribution::Blend(parts) => {
-                let mut blend = vec![Dual::plain(0.0); self.toy.size.vocabulary];
-                for (_, role) in parts {
-                    let share = parameters.next().unwrap_or(f64::NAN);
-                    for (sum, p) in blend.iter_mut().zip(self.probabilities(role, of(role), live)?) {
-                        *sum = sum.add(&p.scale(share));
-                    }
-                }
-                Ok(blend)
+                let parts: Vec<(f64, Vec<Dual>)> = parts
+                    .iter()
+                    .map(|(_, role)| {
+                        let share = parameters.next().unwrap_or(f64::NAN);
+                        Ok((share, self.log_probabilities(role, of(role), live)?))
+                    })
+                    .collect::<Result<_, AuditRefusal>>()?;
+                let entry = |entry: usize| log_sum(parts.iter().map(|(share, logp)| (*share, &logp[entry])));
+                Ok((0..self.toy.size.vocabulary).map(entry).collect())
             }
         }
     }
@@ -109,14 +127,16 @@ impl TokenContext<'_> {
         match support {
             Support::Full => Ok(vec![true; entries]),
             Support::TopK { role, k } => {
-                let (order, _) = self.order(role)?;
+                let order = self.order(role)?;
                 Ok(chosen(entries, &order[..self.toy.entries(*k).min(entries)]))
             }
             Support::Nucleus { role, p } => {
-                let (_, probabilities) = self.order(role)?;
+                let logp: Vec<f64> =
+                    self.log_probabilities(role, 1.0, false)?.into_iter().map(|logp| logp.value).collect();
                 // What is strictly more probable holds less than `p`: equals go in or stay out together.
                 let held = |entry: usize| {
-                    probabilities.iter().filter(|other| **other > probabilities[entry]).sum::<f64>()
+                    let before = logp.iter().filter(|other| **other > logp[entry]);
+                    before.map(|logp| logp.exp()).sum::<f64>()
                 };
                 Ok((0..entries).map(|entry| held(entry) < *p).collect())
             }
@@ -135,21 +155,19 @@ impl TokenContext<'_> {
         }
     }
 
-    /// A role's entries, the most probable first, of equals the one of the lower id; and its probabilities.
-    pub fn order(&self, role: &Role) -> Result<(Vec<usize>, Vec<f64>), AuditRefusal> {
-        let p: Vec<f64> = self.probabilities(role, 1.0, false)?.into_iter().map(|p| p.value).collect();
-        let mut order: Vec<usize> = (0..p.len()).collect();
-        order.sort_by(|a, b| p[*b].total_cmp(&p[*a]).then(a.cmp(b)));
-        Ok((order, p))
+    /// A role's entries, the most probable first, of equals the one of the lower id.
+    pub fn order(&self, role: &Role) -> Result<Vec<usize>, AuditRefusal> {
+        let logp = self.log_probabilities(role, 1.0, false)?;
+        let mut order: Vec<usize> = (0..logp.len()).collect();
+        order.sort_by(|a, b| logp[*b].value.total_cmp(&logp[*a].value).then(a.cmp(b)));
+        Ok(order)
     }
 
     /// The student's entropy.
     pub fn entropy(&self) -> Result<Dual, AuditRefusal> {
-        let summands: Vec<Dual> = self
-            .probabilities(&Role::Student, 1.0, true)?
-            .iter()
-            .map(|p| p.multiply(&p.log()).scale(-1.0))
-            .collect();
+        let logps = self.log_probabilities(&Role::Student, 1.0, true)?;
+        let none = Dual::plain(0.0);
+        let summands: Vec<Dual> = logps.iter().map(|logp| logp.kl_summand(&none).scale(-1.0)).collect();
         Ok(sum(&summands))
     }
 
@@ -164,12 +182,13 @@ impl TokenContext<'_> {
             }
         }
         let role = judge(support).ok_or("nothing says whose order counts")?;
-        let (members, probabilities) =
-            (self.members(support)?, self.probabilities(&Role::Student, 1.0, true)?);
-        let (mut left, mut total) = (Dual::plain(1.0), Dual::plain(0.0));
-        for entry in self.order(role)?.0.into_iter().filter(|entry| members[*entry]) {
-            total = total.subtract(&probabilities[entry].divide(&left).log());
-            left = left.subtract(&probabilities[entry]);
+        let (members, logps) = (self.members(support)?, self.log_probabilities(&Role::Student, 1.0, true)?);
+        let (mut left, mut total) = (vec![true; logps.len()], Dual::plain(0.0));
+        for entry in self.order(role)?.into_iter().filter(|entry| members[*entry]) {
+            // Summed over what is left rather than taken from 1, where all digits would cancel.
+            let remaining = logps.iter().zip(&left).filter(|(_, left)| **left).map(|(logp, _)| (1.0, logp));
+            total = total.add(&log_sum(remaining).subtract(&logps[entry]));
+            left[entry] = false;
         }
         Ok(total)
     }
@@ -195,30 +214,32 @@ impl TokenContext<'_> {
         let kind = &of.kind;
         let members = self.members(&of.support)?;
         let full = members.iter().all(|member| *member);
-        let inside = |p: &[Dual]| -> Vec<Dual> {
-            p.iter().zip(&members).filter(|(_, member)| **member).map(|(p, _)| p.clone()).collect()
+        let on = |side: &[Dual], wanted: bool| -> Vec<Dual> {
+            let entries = side.iter().zip(&members).filter(|(_, member)| **member == wanted);
+            entries.map(|(logp, _)| logp.clone()).collect()
         };
-        let outside =
-            |p: &[Dual]| sum(p.iter().zip(&members).filter(|(_, member)| !**member).map(|(p, _)| p));
-        let (mut l, mut r) = (inside(&left), inside(&right));
-        let mut generalized = false;
-        match of.mass {
-            _ if full => {}
-            Mass::Raw => {}
-            Mass::Generalized => generalized = true,
-            Mass::Tail => {
-                l.push(outside(&left));
-                r.push(outside(&right));
-            }
-            Mass::Renormalized => {
-                let (in_left, in_right) = (sum(&l), sum(&r));
-                l = l.iter().map(|p| p.divide(&in_left)).collect();
-                r = r.iter().map(|p| p.divide(&in_right)).collect();
-            }
-        }
+        let (mut l, mut r) = (on(&left, true), on(&right, true));
         if matches!(kind, DivergenceKind::SortedL1) {
             for side in [&mut l, &mut r] {
                 side.sort_by(|a, b| b.value.total_cmp(&a.value));
+            }
+        }
+        let mut generalized = false;
+        match of.mass {
+            // A bound on summands is one on them with their correction, whatever the support.
+            Mass::Generalized => generalized = true,
+            _ if full => {}
+            Mass::Raw => {}
+            // Behind what is sorted: it is compared with the other side's.
+            Mass::Tail => {
+                l.push(log_sum(on(&left, false).iter().map(|logp| (1.0, logp))));
+                r.push(log_sum(on(&right, false).iter().map(|logp| (1.0, logp))));
+            }
+            Mass::Renormalized => {
+                for side in [&mut l, &mut r] {
+                    let held = log_sum(side.iter().map(|logp| (1.0, logp)));
+                    *side = side.iter().map(|logp| logp.subtract(&held)).collect();
+                }
             }
         }
         let bound = of.clip_each.filter(|_| self.bounds).map(Dual::plain);
@@ -236,6 +257,7 @@ impl TokenContext<'_> {
                 // r * (f(u) - f'(1) (u - 1)) in place of r * f(u), u = l / r: arXiv:2606.30406, eq. 5, for
                 // any summand.
                 let [value, by_l, by_r] = agreed;
+                let (l, r) = (l.exp(), r.exp());
                 let linear = l.scale(by_l).add(&r.scale(by_r));
                 summand = summand.subtract(&Dual { value: value * (l.value - r.value), ..linear });
             }
@@ -252,7 +274,7 @@ fn chosen(entries: usize, which: &[usize]) -> Vec<bool> {
     (0..entries).map(|entry| which.contains(&entry)).collect()
 }
 
-/// What one entry adds; `entries` is how, where that is declared.
+/// What one entry adds, from the log-probabilities of both sides; `entries` is how, where that is declared.
 fn summand(
     kind: &DivergenceKind,
     entries: Option<&EntryGraph>,
@@ -260,9 +282,9 @@ fn summand(
     r: &Dual,
 ) -> Result<Dual, AuditRefusal> {
     Ok(match kind {
-        _ if let Some(entries) = entries => entrywise(entries, l, r)?,
-        DivergenceKind::Kl => l.times_log_ratio(r),
-        DivergenceKind::SortedL1 => l.subtract(r).abs().scale(0.5),
+        _ if let Some(entries) = entries => entrywise(entries, &l.exp(), &r.exp())?,
+        DivergenceKind::Kl => l.kl_summand(r),
+        DivergenceKind::SortedL1 => l.exp().subtract(&r.exp()).abs().scale(0.5),
         DivergenceKind::Gaussian { .. } | DivergenceKind::Entrywise(_) => {
             return Err("it has no vocabulary".into());
         }

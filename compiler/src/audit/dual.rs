@@ -50,16 +50,12 @@ impl Dual {
         apply(Function::Multiply, &[self, other])
     }
 
-    pub fn divide(&self, other: &Dual) -> Dual {
-        apply(Function::Divide, &[self, other])
-    }
-
     pub fn scale(&self, by: f64) -> Dual {
         Dual { value: self.value * by, gradient: self.gradient.iter().map(|inner| by * inner).collect() }
     }
 
-    pub fn log(&self) -> Dual {
-        apply(Function::Log, &[self])
+    pub fn exp(&self) -> Dual {
+        apply(Function::Exp, &[self])
     }
 
     pub fn abs(&self) -> Dual {
@@ -70,13 +66,31 @@ impl Dual {
         apply(Function::Minimum, &[self, other])
     }
 
-    /// `x * log(x / y)`, 0 where `x` is 0.
-    pub fn times_log_ratio(&self, other: &Dual) -> Dual {
-        if self.value == 0.0 {
+    /// `p * log(p / q)` of log-probabilities, 0 where `p` is 0.
+    pub fn kl_summand(&self, other: &Dual) -> Dual {
+        let p = self.exp();
+        if p.value == 0.0 {
             return Dual::plain(0.0);
         }
-        self.multiply(&self.divide(other).log())
+        p.multiply(&self.subtract(other))
     }
+}
+
+/// The log of a weighted sum of probabilities, of whose logs are given: also where these are too small for a
+/// number in double precision.
+pub(super) fn log_sum<'a>(parts: impl IntoIterator<Item = (f64, &'a Dual)>) -> Dual {
+    let parts: Vec<(f64, &Dual)> = parts.into_iter().filter(|(weight, _)| *weight != 0.0).collect();
+    let highest = parts.iter().map(|(_, part)| part.value).fold(f64::NEG_INFINITY, f64::max);
+    // NaN must be seen.
+    if parts.iter().all(|(_, part)| part.value == f64::NEG_INFINITY) {
+        return Dual::plain(f64::NEG_INFINITY);
+    }
+    let shares: Vec<f64> = parts.iter().map(|(weight, part)| weight * (part.value - highest).exp()).collect();
+    let total: f64 = shares.iter().sum();
+    let scaled: Vec<Dual> =
+        parts.iter().zip(&shares).map(|((_, part), share)| part.scale(share / total)).collect();
+    let gradient = sum(&scaled).gradient;
+    Dual { value: highest + total.ln(), gradient }
 }
 
 pub(super) fn sum<'a>(parts: impl IntoIterator<Item = &'a Dual>) -> Dual {

@@ -321,7 +321,7 @@ impl Named {
     pub fn gradient(&self, toy: &ToyModel) -> Result<Vec<f64>, AuditRefusal> {
         let size = toy.size;
         let here = |prefix: usize| TokenContext { toy, prefix, token: None, bounds: true };
-        let student = |prefix: usize| here(prefix).probabilities(&Role::Student, 1.0, true);
+        let student = |prefix: usize| here(prefix).log_probabilities(&Role::Student, 1.0, true);
         match &self.source {
             GradientSource::Policy(outcome) => {
                 completions(toy, |prompt, tokens| Ok(-outcome.of(toy, prompt, tokens)), true)
@@ -367,23 +367,20 @@ impl Named {
                         GradientSource::Ranking(support) => context.ranking(support)?,
                         GradientSource::Sampled => {
                             let weighted: Vec<Dual> = here(prefix)
-                                .probabilities(&Role::Student, toy.temperature, true)?
+                                .log_probabilities(&Role::Student, toy.temperature, true)?
                                 .iter()
                                 .zip(toy.sampler_logp(prefix))
-                                .map(|(p, sampler)| p.log().scale(-sampler.exp()))
+                                .map(|(logp, sampler)| logp.scale(-sampler.exp()))
                                 .collect();
                             sum(&weighted)
                         }
                         GradientSource::Mass(support) => {
                             let members = context.members(support)?;
-                            sum(student(prefix)?
-                                .iter()
-                                .zip(members)
-                                .filter(|(_, member)| *member)
-                                .map(|(p, _)| p))
+                            let student = context.probabilities(&Role::Student, 1.0, true)?;
+                            sum(student.iter().zip(members).filter(|(_, member)| *member).map(|(p, _)| p))
                         }
                         GradientSource::Likelihood(role) => {
-                            student(prefix)?[context.order(role)?.0[0]].log().scale(-1.0)
+                            student(prefix)?[context.order(role)?[0]].scale(-1.0)
                         }
                         GradientSource::Policy(_) | GradientSource::Sequences(_) | GradientSource::Kept => {
                             unreachable!("of whole completions")

@@ -101,14 +101,14 @@ impl TokenContext<'_> {
 
     /// What gradient flows through.
     pub fn live(&self, live: &Live, parameters: &[f64]) -> Result<Dual, AuditRefusal> {
-        let student = || self.probabilities(&Role::Student, 1.0, true);
+        let student = || self.log_probabilities(&Role::Student, 1.0, true);
         match live {
             Live::Part(ModelSignal::Logp) => self.log_probability(self.taken()?),
             Live::Part(ModelSignal::EndLogp) => self.log_probability(self.toy.size.vocabulary - 1),
             Live::Part(ModelSignal::Entropy) => self.entropy(),
-            Live::Part(ModelSignal::Top1) => Ok(student()?[self.order(&Role::Student)?.0[0]].clone()),
+            Live::Part(ModelSignal::Top1) => Ok(student()?[self.order(&Role::Student)?[0]].exp()),
             Live::Divergence(divergence) => self.divergence(divergence, parameters, true),
-            Live::Likelihood { of } => Ok(student()?[self.order(of)?.0[0]].log().scale(-1.0)),
+            Live::Likelihood { of } => Ok(student()?[self.order(of)?[0]].scale(-1.0)),
             Live::Ranking { order } => self.ranking(order),
             _ => Err("it is no number of a distribution over tokens".into()),
         }
@@ -130,7 +130,7 @@ impl TokenContext<'_> {
 
     fn overlap(&self, left: &Role, right: &Role, k: u32) -> Result<f64, AuditRefusal> {
         let entries = self.toy.entries(k).min(self.toy.size.vocabulary);
-        let (ours, theirs) = (self.order(left)?.0, self.order(right)?.0);
+        let (ours, theirs) = (self.order(left)?, self.order(right)?);
         let shared = ours[..entries].iter().filter(|entry| theirs[..entries].contains(entry)).count();
         Ok(shared as f64 / entries as f64)
     }

@@ -416,8 +416,9 @@ pub enum Live {
     Divergence(Divergence),
     /// `live nll(role)`: minus the student's log-probability of the role's most probable token.
     Likelihood { of: Role },
-    /// `live ranking(order: top_k(role, k))`: minus the Plackett-Luce log-likelihood, under the student, of
-    /// the order in which the role ranks its `k` most probable entries, among these entries.
+    /// `live ranking(order: top_k(role, k))`: minus the Plackett-Luce log-likelihood that the student,
+    /// drawing from the whole vocabulary without replacement, draws the role's `k` most probable entries in
+    /// its order.
     Ranking { role: Role, k: u32 },
     /// A primitive of the language, as it is written there, that the runtime does not supply: no plan that
     /// runs has one.

@@ -75,7 +75,7 @@ impl Statistic {
             Statistic::Zscore { .. } => OperatorEntry {
                 name: "zscore",
                 usage: "zscore(x, over: group, deviation: sample)",
-                doc: "(x - mean) / deviation; 0 where all are equal.",
+                doc: "(x - mean) / (deviation + 1e-4); 0 where all are equal.",
                 unit: |_| Unit::Number,
             },
             Statistic::Center => OperatorEntry {

@@ -122,6 +122,100 @@ fn a_difference_from_what_is_expected_is_said() {
     place.mopd(&["try", "a.mopd", "mine", "n.json"]).is(0, &["1 value as expected"]);
 }
 
+/// What is above exp(88.7) has no room in single precision.
+#[test]
+fn where_the_compiled_code_alone_is_not_finite_is_said() {
+    let objective = "\
+objective far {
+  let share = exp(teacher.logp - student.logp) * exp(-teacher.logp)
+
+  term imitate = -min(share, 2) * live student.logp
+  reduce       = mean(token) then mean(sequence)
+}
+";
+    let numbers = json!({"prompts": [{"completions": [
+        {"student.logp": [-1, -2], "teacher.logp": [-0.5, -0.5]},
+        {"student.logp": [-1, -100], "teacher.logp": [-0.5, -0.5]},
+    ]}]});
+    let place = Place::with(&[("a.mopd", objective), ("n.json", &numbers.to_string())]);
+    let first = "the compiled code, in f32, has inf for `share` at token 2 of completion 2 of prompt 1 where \
+                 the formula has 2.688e43";
+    let said = place.mopd(&["try", "a.mopd", "far", "n.json"]).is(1, &[]);
+    assert!(said.out.contains(&format!("; {first}; elsewhere it differs by at most ")), "{said:#?}");
+    place
+        .mopd(&["try", "a.mopd", "far", "n.json", "--format", "json"])
+        .is(1, &[&format!("differs: {first}\n")]);
+}
+
+/// Loss of one live term on one token, and its gradient by the logits.
+fn tried(term: &str, student: Value, teacher: Value) -> (f64, Vec<f64>) {
+    let objective =
+        format!("objective o {{\n  term t = live {term}\n  reduce = mean(token, over: batch)\n}}\n");
+    let numbers = json!({"prompts": [{"completions": [
+        {"tokens": [0], "student": student, "teacher": teacher},
+    ]}]});
+    let place = Place::with(&[("a.mopd", &objective), ("n.json", &numbers.to_string())]);
+    let trial = place.mopd(&["try", "a.mopd", "o", "n.json", "--format", "json"]).is(0, &[]).json();
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    let row = trial["logits"][0].as_array().expect("a row").iter().map(number).collect();
+    (number(&trial["loss"]["f64"][0]), row)
+}
+
+#[track_caller]
+fn near((loss, row): (f64, Vec<f64>), wanted: f64, gradient: &[f64]) {
+    assert!((loss - wanted).abs() <= 1e-6 * wanted.abs().max(1.0), "{loss} is not {wanted}");
+    assert_eq!(row.len(), gradient.len(), "{row:?}");
+    assert!(row.iter().zip(gradient).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?} is not {gradient:?}");
+}
+
+/// What is left of 1 after 1 - 8e-18 is two equal entries, and e^-20000 is 0 in double precision.
+#[test]
+fn logits_that_are_far_apart_have_finite_numbers() {
+    let logits = |row: Value| json!({"logits": [row]});
+    let ranking =
+        tried("ranking(order: top_k(teacher, 2))", logits(json!([0, 40, 0])), logits(json!([1, 40, 0])));
+    near(ranking, 2.0f64.ln(), &[-0.5, 0.0, 0.5]);
+    let [first, last] = [json!([1e4, 0, -1e4]), json!([-1e4, 0, 1e4])].map(logits);
+    near(tried("kl(teacher || student)", first.clone(), last.clone()), 2e4, &[1.0, 0.0, -1.0]);
+    near(tried("nll(teacher)", first.clone(), last.clone()), 2e4, &[1.0, 0.0, -1.0]);
+    // Half of the blend is where the teacher has e^-10000; the student's softmax is saturated.
+    let blended = "kl(blend(student: 0.5, teacher: 0.5) || teacher, support: top_k(teacher, 1), mass: tail)";
+    near(tried(blended, first.clone(), last.clone()), 5e3 - 2.0f64.ln(), &[0.0; 3]);
+    near(
+        tried("kl(teacher || student, support: top_k(student, 2), mass: tail)", first, last),
+        2e4,
+        &[1.0, 0.0, -1.0],
+    );
+}
+
+/// Worked out by hand: the two of the teacher's are 0.3 and 0.2 of the student's and 0.4 and 0.35 of its own,
+/// and 0.5 is compared with 0.25 behind them.
+#[test]
+fn a_tail_is_compared_with_the_tail_where_the_rest_is_sorted() {
+    let (student, teacher) = (json!([[0.3, 0.2, 0.5]]), json!([[0.4, 0.35, 0.25]]));
+    let of = "sorted_l1(student, teacher, support: top_k(teacher, 2), mass: tail)";
+    let score = [-0.5, -0.5, 0.5];
+    let p = [0.3, 0.2, 0.5];
+    let mean: f64 = p.iter().zip(score).map(|(p, score)| p * score).sum();
+    let gradient: Vec<f64> = p.iter().zip(score).map(|(p, score)| p * (score - mean)).collect();
+    near(tried(of, student, teacher), (0.1 + 0.15 + 0.25) / 2.0, &gradient);
+}
+
+/// By hand, where the support holds all there is: the summands are p log(p / q) - p + q.
+#[test]
+fn what_clip_each_bounds_has_its_correction_with_generalized() {
+    let (p, q) = ([0.3, 0.2, 0.5], [0.4, 0.35, 0.25]);
+    let each: Vec<f64> = p.iter().zip(q).map(|(p, q)| p * f64::ln(p / q) - p + q).collect();
+    let wanted: f64 = each.iter().map(|x| x.min(0.02)).sum();
+    // The last two are above the bound; by p the first has log(p / q).
+    let score: Vec<f64> = p.iter().zip(q).map(|(p, q)| f64::ln(p / q)).collect();
+    let score = [score[0], 0.0, 0.0];
+    let mean: f64 = p.iter().zip(score).map(|(p, score)| p * score).sum();
+    let gradient: Vec<f64> = p.iter().zip(score).map(|(p, score)| p * (score - mean)).collect();
+    let of = "kl(student || teacher, support: top_k(teacher, 3), mass: generalized, clip_each: 0.02)";
+    near(tried(of, json!([p]), json!([q])), wanted, &gradient);
+}
+
 #[test]
 fn numbers_that_do_not_fit_are_told_with_their_place() {
     let place = Place::with(&[("a.mopd", OBJECTIVE)]);

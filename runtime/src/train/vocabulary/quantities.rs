@@ -46,7 +46,8 @@ pub enum Primitive<'a> {
     Likelihood {
         of: Role,
     },
-    /// Minus the Plackett-Luce log-likelihood of the role's order of its `k` most probable entries.
+    /// Minus the Plackett-Luce log-likelihood of the role's `k` most probable entries, in its order, drawn
+    /// from the whole vocabulary.
     Ranking {
         role: Role,
         k: u32,
@@ -132,9 +133,12 @@ impl Primitive<'_> {
             }
             Primitive::Ranking { role, k } => {
                 let (logps, order, remaining) = ranking(rows, *role, *k);
-                // The i-th entry is a candidate in the first i choices.
-                let candidate = (logps + remaining.neg().logcumsumexp(-1)).exp_();
-                grad.add_at(rows, 1.0, &order, &((candidate - 1.0) * adjoint));
+                // The i-th entry is a candidate in the first i choices, and what is outside in all of them.
+                let drawn = remaining.neg().logcumsumexp(-1);
+                let all = drawn.narrow(-1, drawn.size()[1] - 1, 1);
+                let outside = (rows.logps(Role::Student, 1.0) + all).exp_();
+                let candidate = (logps + drawn).exp_();
+                grad.add(1.0, outside.scatter(-1, &order, &(candidate - 1.0)) * adjoint);
             }
         }
     }
@@ -147,10 +151,14 @@ fn entropy(loops: Option<Loops>, logps: &Tensor) -> Tensor {
 }
 
 /// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they
-/// are; and the log of what each and those behind it hold. `[rows, k]` each.
+/// are; and the log of what is left to draw from when it is each one's turn: it, those behind it, and all
+/// entries outside. `[rows, k]` each.
 fn ranking(rows: &LogitRows, role: Role, k: u32) -> (Tensor, Tensor, Tensor) {
     let order = top(rows, role, k);
-    let logps = rows.logps(Role::Student, 1.0).gather(-1, &order, false);
-    let remaining = logps.flip([-1].as_slice()).logcumsumexp(-1).flip([-1].as_slice());
-    (logps, order, remaining)
+    let full = rows.logps(Role::Student, 1.0);
+    let logps = full.gather(-1, &order, false);
+    let behind = logps.flip([-1].as_slice()).logcumsumexp(-1).flip([-1].as_slice());
+    // Summed rather than taken from 1, where all digits would cancel.
+    let outside = full.scatter_value(-1, &order, f64::NEG_INFINITY).logsumexp([-1].as_slice(), true);
+    (logps, order, behind.logaddexp(&outside))
 }

@@ -314,8 +314,63 @@ fn losses_that_are_no_divergence() {
     check(Live::Logp, &|p| p[TAKEN as usize].ln());
     check(Live::Likelihood { of: Role::TEACHER }, &|p| -p[0].ln());
     // The teacher's order is that of the vocabulary.
-    let ranking =
-        |p: &[f64], k: usize| (0..k).map(|i| p[i..k].iter().sum::<f64>().ln() - p[i].ln()).sum::<f64>();
-    check(Live::Ranking { role: Role::TEACHER, k: 3 }, &|p| ranking(p, 3));
-    check(Live::Ranking { role: Role::TEACHER, k: 9 }, &|p| ranking(p, 5));
+    for k in [1, 2, 3, 9] {
+        check(Live::Ranking { role: Role::TEACHER, k }, &|p| ranking(p, &[0, 1, 2, 3, 4], k as usize));
+    }
+}
+
+/// Minus the log-likelihood of drawing the first `k` of `order` one after the other, from all that is left.
+fn ranking(p: &[f64], order: &[usize], k: usize) -> f64 {
+    let chance = |i: usize| p[order[i]] / order[i..].iter().map(|entry| p[*entry]).sum::<f64>();
+    -(0..k.min(order.len())).map(|i| chance(i).ln()).sum::<f64>()
+}
+
+/// From 1 minus what was drawn all digits would be gone: here what is left last is 4e-17.
+#[test]
+fn what_a_ranking_leaves_may_be_next_to_nothing() {
+    let sharp = [1.0, 1e-9, 1e-17, 2e-17, 1e-17];
+    let got = value_and_gradient(&Live::Ranking { role: Role::TEACHER, k: 3 }, &sharp, &TEACHER);
+    close(&[got.0], &[4.0f64.ln()], 1e-6);
+    close(&got.1, &[0.0, 0.0, 0.25 - 1.0, 0.5, 0.25], 1e-6);
+}
+
+/// The numbers that torch's autograd makes of the definition, in `references.py`.
+#[test]
+fn a_ranking_has_the_numbers_of_its_reference() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/methods/numbers/kd.in_order.json");
+    let text = std::fs::read_to_string(path).unwrap();
+    let known: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let completions = known["prompts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|prompt| prompt["completions"].as_array().unwrap());
+    let (mut tokens, mut logits) = (0, [Vec::new(), Vec::new()]);
+    for completion in completions {
+        tokens += completion["tokens"].as_array().unwrap().len();
+        for (role, rows) in ["student", "teacher"].into_iter().zip(&mut logits) {
+            rows.extend(numbers_of(&completion[role]["logits"]));
+        }
+    }
+    let [student, teacher] = logits.map(|rows| {
+        let single: Vec<f32> = rows.into_iter().map(|logit| logit as f32).collect();
+        Tensor::from_slice(&single).view([tokens as i64, -1])
+    });
+    let vocabulary = given(student, Some(teacher), &vec![0; tokens], None);
+    let primitive = || Primitive::Ranking { role: Role::TEACHER, k: 3 };
+    let value = &vocabulary.values(&[Quantity::Primitive(primitive())])[0];
+    close(&[value.mean(Kind::Double).double_value(&[])], &numbers_of(&known["expected"]["loss"]), 1e-6);
+    let mut gradient = Vec::new();
+    let adjoint = Tensor::full([tokens as i64], 1.0 / tokens as f64, (Kind::Float, Device::Cpu));
+    vocabulary.gradient(&[(primitive(), adjoint)], |rows| gradient.extend(to_vec(&rows.whole().1)));
+    let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
+    close(&gradient, &numbers_of(&known["expected"]["d loss / d logits"]), 1e-6);
+}
+
+/// Lists of lists, in order.
+fn numbers_of(value: &serde_json::Value) -> Vec<f64> {
+    match value {
+        serde_json::Value::Array(rows) => rows.iter().flat_map(numbers_of).collect(),
+        number => vec![number.as_f64().expect("a file of numbers has numbers")],
+    }
 }
