@@ -43,7 +43,7 @@ def run(
     set: Optional[Mapping[str, object]] = None,
     out: Optional[Source] = None,
     fresh: bool = False,
-    from_: Sequence[str] = (),
+    from_: Union[str, Sequence[str]] = (),
     resume: bool = False,
     checkpoint_every: Optional[str] = None,
     workers: Optional[int] = None,
@@ -61,7 +61,8 @@ def run(
     text's data and modules; by default it is the current one.
 
     `set={"seed": 2}` is `--set seed=2`; `out`, `fresh`, `from_`, `resume`, `checkpoint_every`, `workers`,
-    `log_every` and `tensorboard` are the options of `mopd run`, and `arguments` has any others.
+    `log_every` and `tensorboard` are the options of `mopd run`, and `arguments` has any others but `--dry-run`,
+    which leaves nothing to load.
 
     `on_event` is called with each event, a dictionary, as it comes. What the program says for people goes to
     `sys.stderr`, unless `quiet`. An interrupt ends the run after its step, with a checkpoint; a second one at
@@ -69,12 +70,17 @@ def run(
 
     Raises `RunError` where the experiment is wrong or the run fails.
     """
+    if "--dry-run" in arguments:
+        raise Error(
+            "`--dry-run` runs nothing, so that there is no run to load\n"
+            "  help: use `mopd.check`, or `mopd run --dry-run` on the command line"
+        )
     file, text = input_of(source, folder)
     given = options(
-        set=[f"{name}={value}" for name, value in (set or {}).items()],
+        set=[f"{name}={_value(value)}" for name, value in (set or {}).items()],
         out=None if out is None else os.fspath(out),
         fresh=fresh,
-        **{"from": list(from_)},
+        **{"from": [from_] if isinstance(from_, str) else list(from_)},
         resume=resume,
         checkpoint_every=checkpoint_every,
         workers=workers,
@@ -127,6 +133,11 @@ def run(
     if status == 130:
         raise RunError({"message": "interrupted; the same call goes on from the last checkpoint"}, "".join(kept))
     raise RunError(failure, "".join(kept).strip())
+
+
+def _value(given: object) -> str:
+    """As the language writes it."""
+    return str(given).lower() if isinstance(given, bool) else str(given)
 
 
 #: PR_SET_PDEATHSIG

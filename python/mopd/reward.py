@@ -9,6 +9,7 @@ but Python's own modules.
 
 from __future__ import annotations
 
+import collections.abc
 import importlib.util
 import json
 import math
@@ -22,6 +23,9 @@ LINES = 8
 
 #: What a function that returned something else is told.
 RETURNS = "the function gets a list of completions and returns a list with a number for each"
+
+#: What can be iterated over and is no list: of a dictionary that gives keys, and a set has no order.
+NO_LISTS = (collections.abc.Mapping, collections.abc.Set, str, bytes, bytearray)
 
 
 class Completion(NamedTuple):
@@ -79,8 +83,8 @@ def judged(
     completions = [Completion(each["prompt"], each["completion"], each["record"]) for each in batch]
     try:
         given = judge(completions)
-        if not hasattr(given, "__iter__"):
-            error = f"it returned {given!r}, which is not a list\n{RETURNS}"
+        if not hasattr(given, "__iter__") or isinstance(given, NO_LISTS):
+            error = f"it returned {told(given)}, which is not a list\n{RETURNS}"
             return [{"id": batch[0]["id"], "error": error}]
         given = list(given)
     except BaseException as error:
@@ -98,12 +102,23 @@ def reply(id: int, given: Any) -> Dict[str, Any]:
         given, words = given
     try:
         reward = None if isinstance(given, (str, bytes)) else float(given)
-    except (TypeError, ValueError):
+    except Exception:
+        # Of an integer that is too large, OverflowError; of a tensor with several numbers, RuntimeError.
         reward = None
     if reward is None or not math.isfinite(reward):
-        error = f"it returned {given!r}, which is not a number, for a completion\n{RETURNS}"
+        error = f"it returned {told(given)}, which is not a number, for a completion\n{RETURNS}"
         return {"id": id, "error": error}
     return {"id": id, "reward": reward, **({} if words is None else {"feedback": str(words)})}
+
+
+def told(value: Any) -> str:
+    """As Python writes it, the middle left out if it is long."""
+    try:
+        text = repr(value)
+    except Exception:
+        # As of an integer with more than 4300 digits.
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:150]} ... {text[-45:]}"
 
 
 def explained(error: BaseException, file: str) -> str:

@@ -120,6 +120,20 @@ class Run(Played):
         self.assertEqual(said.getvalue(), "all is well\n")
         self.assertEqual((run.path, run.experiment), (self.folder / "work/runs/tiny", "tiny"))
 
+    def test_values_are_written_as_the_language_has_them(self):
+        self.left("runs/tiny", results=RESULTS)
+        self.play("say('results', out='runs/tiny')")
+        mopd.run("a.mopd", set={"quick": True, "slow": False, "n": 1, "who": "True"}, from_="student", quiet=True)
+        given = "--set quick=true --set slow=false --set n=1 --set who=True --from student"
+        self.assertEqual(self.called()[0], ["run", "--format", "json", *given.split(), "--", "a.mopd"])
+
+    def test_a_dry_run_is_refused_before_anything_starts(self):
+        self.play("say('dry_run')")
+        with self.assertRaisesRegex(mopd.Error, "^`--dry-run` runs nothing") as raised:
+            mopd.run("a.mopd", arguments=["--dry-run"], quiet=True)
+        self.assertNotIsInstance(raised.exception, mopd.RunError)
+        self.assertFalse((self.folder / "called").exists())
+
     def test_a_failure_has_the_programs_words(self):
         failed = "say('failed', kind='reward', message='it crashed', help='look there', stage='s', seed=1, step=3)"
         self.play(f"print('error', file=sys.stderr)\n{failed}\nsys.exit(1)")

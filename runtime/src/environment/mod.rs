@@ -214,7 +214,7 @@ impl Environment {
             if episode.heard == episode.asked {
                 return Err(invalid("a second reply for one request"));
             }
-            program::refused(&reply, *index)?;
+            program::refused(&reply, &line, *index)?;
             let reply = self.reply(&reply, episode.heard).map_err(|why| invalid(&why))?;
             match episode.replies.get(episode.heard) {
                 Some(before) if *before != reply => {
@@ -336,10 +336,13 @@ impl Environment {
     }
 
     fn bounded(&self, episode: &Episode, of: &str, sum: f64) -> Result<f64, EnvironmentError> {
-        // Sums of decimal fractions are seldom whole.
+        // Sums of decimal fractions are seldom whole: 0.7, 0.2 and 0.1 are less than 1, which is `correct`.
         const ROUNDING: f64 = 1e-9;
-        if (-ROUNDING..=1.0 + ROUNDING).contains(&sum) {
-            return Ok(sum.clamp(0.0, 1.0));
+        if let Some(whole) = [0.0f64, 1.0].into_iter().find(|whole| (sum - whole).abs() <= ROUNDING) {
+            return Ok(whole);
+        }
+        if (0.0..=1.0).contains(&sum) {
+            return Ok(sum);
         }
         let (command, prompt) = (self.pool.command.clone(), episode.start.prompt.to_owned());
         Err(EnvironmentError::Reward { command, of: of.to_owned(), sum, prompt })

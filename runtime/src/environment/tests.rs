@@ -109,6 +109,40 @@ fn one_process_plays_episodes_side_by_side() {
     assert!(world.file("asked").contains("{\"id\":4,\"end\":true}\n"), "{}", world.file("asked"));
 }
 
+/// A sum of decimal fractions that is 1 on paper is 1, which is `correct`; so of its parts.
+#[test]
+fn rewards_that_add_up_to_a_whole_number_are_that_number() {
+    let environment = Environment::new("true", 1.0, ".".as_ref()).unwrap();
+    let record = json!({});
+    let start = Start { seed: 0, domain: "sums", prompt: "3 + 4", record: record.as_object().unwrap() };
+    let reward = |given: &[f64]| {
+        let mut episode = Episode::new(start);
+        episode.replies = given.iter().map(|of| reply("x", Some(*of), false)).collect();
+        for (reply, part) in episode.replies.iter_mut().zip(given) {
+            reply.parts = vec![("fine".to_owned(), *part)];
+        }
+        let of_parts = environment.reward_parts(&episode, &[]).map(|parts| parts[0].1);
+        let sum = environment.reward(&episode).map(Option::unwrap);
+        assert_eq!(sum.is_ok(), of_parts.is_ok());
+        sum.map(|sum| {
+            assert_eq!(sum, of_parts.unwrap());
+            sum
+        })
+    };
+    for (given, sum) in [
+        (&[0.7, 0.2, 0.1][..], 1.0),
+        (&[0.1, 0.2, 0.7], 1.0),
+        (&[0.3, -0.1, -0.1, -0.1], 0.0),
+        (&[0.1, 0.2, -0.3], 0.0),
+        (&[0.5, 0.25], 0.75),
+        (&[1.0 - 1e-8], 1.0 - 1e-8),
+        (&[1e-8], 1e-8),
+    ] {
+        assert_eq!(reward(given).unwrap(), sum, "{given:?}");
+    }
+    assert!(reward(&[1.0 + 1e-8]).is_err() && reward(&[-1e-8]).is_err() && reward(&[f64::NAN]).is_err());
+}
+
 /// A fresh process is told all of the episodes that are not over, and nobody notices but the author.
 #[test]
 fn a_process_that_dies_or_hangs_is_replaced_once() {
@@ -167,6 +201,7 @@ fn nonsense_is_quoted_with_what_is_wrong() {
         (first("print('{\"id\": 9}', flush=True)"), 0, "an `id` that was not asked"),
         (first("reply({'id': 0})"), 0, "a second reply for one request"),
         (first("reply(request, observation=3)"), 0, "an `observation` that is not a text"),
+        (first("reply(request, error=5)"), 0, "an `error` that is not a text"),
         (first("reply(request, reward=1)"), 0, "a `reward` before the first action"),
         (first("reply(request, done=True)"), 0, "`done` before the first action"),
         (first("reply(request, done='no')"), 0, "a `done` that is not true or false"),

@@ -257,7 +257,7 @@ impl ProcessPool {
             if answers[place].is_some() {
                 return Err(invalid(&format!("a second {what} for one `id`")));
             }
-            refused(&reply, place)?;
+            refused(&reply, &line, place)?;
             answers[place] = Some(read(&reply).map_err(|why| invalid(&why))?);
         }
         Ok(())
@@ -297,11 +297,12 @@ pub fn reply(line: &str) -> Result<(u64, Value), ProcessProblem> {
     Ok((id, reply))
 }
 
-/// Whether a reply has an `error` in place of an answer.
-pub fn refused(reply: &Value, place: usize) -> Result<(), ProcessProblem> {
+/// Whether a reply, on a line, has an `error` in place of an answer.
+pub fn refused(reply: &Value, line: &str, place: usize) -> Result<(), ProcessProblem> {
     match reply.get("error") {
+        None | Some(Value::Null) => Ok(()),
         Some(Value::String(why)) => Err(ProcessProblem::Refused { why: why.clone(), place }),
-        _ => Ok(()),
+        Some(_) => Err(ProcessProblem::invalid("an `error` that is not a text", line)),
     }
 }
 

@@ -10,7 +10,9 @@ mod unit_tests;
 pub use error::RewardError;
 
 use std::path::Path;
+use std::str::FromStr;
 
+use bigdecimal::BigDecimal;
 use mopd_compiler::plan::{self, RewardRange};
 use regex::Regex;
 use serde::Serialize;
@@ -214,7 +216,11 @@ fn verdict(reply: &Value, range: RewardRange) -> Result<Judgement, String> {
         RewardRange::Unit => "a `reward` that is not a number from 0 to 1",
         RewardRange::Any => "a `reward` that is not a finite number",
     })?;
-    let feedback = reply.get("feedback").and_then(Value::as_str).map(str::to_owned);
+    let feedback = match reply.get("feedback") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(words)) => Some(words.clone()),
+        Some(_) => return Err("a `feedback` that is not a text".to_owned()),
+    };
     Ok(Judgement { reward, feedback, parts: Vec::new() })
 }
 
@@ -249,9 +255,12 @@ impl Rule {
             Rule::ExactMatch { field } => completion == text(answer, field)?,
             Rule::Numeric { field, tolerance } => {
                 let target = text(answer, field)?;
-                let target =
+                let number =
                     data::number(&target).ok_or_else(|| missing(answer, field, FieldKind::Number))?;
-                data::number(completion).is_some_and(|number| (number - target).abs() <= *tolerance)
+                data::number(completion).is_some_and(|found| {
+                    within([completion, &target], *tolerance)
+                        .unwrap_or_else(|| (found - number).abs() <= *tolerance)
+                })
             }
             Rule::Regex { pattern, field } if has_group(pattern) => {
                 let target = text(answer, field)?;
@@ -261,6 +270,21 @@ impl Rule {
             Rule::Regex { pattern, .. } => pattern.is_match(completion),
         })
     }
+}
+
+/// Whether two numbers, as [`data::number`] reads them, differ by at most the tolerance, as decimals: doubles
+/// round numbers of 17 digits, and 0.01 beside 1.01 as well. None where that would take too many digits.
+fn within(numbers: [&str; 2], tolerance: f64) -> Option<bool> {
+    /// The place of the last digit, on either side of the point. Doubles have none beyond 1100.
+    const PLACES: u64 = 4096;
+    let decimal = |text: &str| {
+        let number = BigDecimal::from_str(&text.trim().replace(',', "")).ok()?;
+        (number.fractional_digit_count().unsigned_abs() <= PLACES).then_some(number)
+    };
+    let [one, other] = numbers.map(decimal);
+    // In the fewest digits that give it: as it is written.
+    let tolerance = decimal(&tolerance.to_string())?;
+    Some((one? - other?).abs() <= tolerance)
 }
 
 fn has_group(pattern: &Regex) -> bool {

@@ -2,6 +2,7 @@
 
 mod built_in;
 mod command;
+mod exported;
 mod http;
 mod json_schema;
 mod parts;

@@ -29,30 +29,40 @@ const WORDS: usize = 500;
 /// Runs `solution.py` and `tests.py` of the folder above as one program, and says with a file that it came to
 /// the tests' end: a completion that ends the process itself has passed nothing. What it says of an exception
 /// is the same wherever the folder lies.
+///
+/// The completion may give names of its own to what it likes, `exec`, `compile` and `open` among them: what
+/// is used here was looked up before it runs.
 const HARNESS: &str = r#"
-def run():
+def run(names, exec=exec, compile=compile, open=open, isinstance=isinstance, type=type, len=len,
+        Anything=BaseException, Exit=SystemExit):
     import linecache, os, sys, traceback
+    from os import _exit
+    from traceback import format_exception, walk_tb
+    del names["run"]
+    lines, stderr = linecache.cache, sys.stderr
     mark, here = sys.stdin.readline(), os.path.dirname(os.getcwd())
     sys.stdin = open(os.devnull)
-    for file in ("solution.py", "tests.py"):
-        with open(os.path.join(here, file), encoding="utf-8", newline="") as text:
+    files = [(file, os.path.join(here, file)) for file in ("solution.py", "tests.py")]
+    end = os.path.join(here, "passed")
+    for file, path in files:
+        with open(path, encoding="utf-8", newline="") as text:
             source = text.read()
-        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        lines[file] = (len(source), None, source.splitlines(True), file)
         try:
-            exec(compile(source, file, "exec", dont_inherit=True), globals())
-        except BaseException as error:
+            exec(compile(source, file, "exec", dont_inherit=True), names)
+        except Anything as error:
             seen = error.__traceback__.tb_next
-            frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(seen)]
+            frames = [frame.f_code.co_filename for frame, _ in walk_tb(seen)]
             # `unittest.main()` ends so; the completion must not.
-            if isinstance(error, SystemExit) and not error.code and file == "tests.py" \
+            if isinstance(error, Exit) and not error.code and file == "tests.py" \
                     and "solution.py" not in frames:
                 break
-            sys.stderr.write("".join(traceback.format_exception(type(error), error, seen)))
-            sys.stderr.flush()
-            os._exit(1)
-    with open(os.path.join(here, "passed"), "w") as passed:
+            stderr.write("".join(format_exception(type(error), error, seen)))
+            stderr.flush()
+            _exit(1)
+    with open(end, "w") as passed:
         passed.write(mark)
-run()
+run(globals())
 "#;
 
 pub(super) struct UnitTests {

@@ -42,6 +42,19 @@ pub struct Scratch {
     ends: Vec<f64>,
 }
 
+/// Temperatures below it draw as it does: its inverse is the largest number that single precision has.
+const COLDEST: f64 = 1.0 / f32::MAX as f64;
+
+/// The temperature that is drawn by; 0 is greedy.
+pub(super) fn bounded(temperature: f64) -> f64 {
+    if temperature == 0.0 { 0.0 } else { temperature.max(COLDEST) }
+}
+
+/// What logits are multiplied by at a temperature above 0, finite.
+pub(super) fn scale(temperature: f64) -> f32 {
+    ((1.0 / bounded(temperature)) as f32).min(f32::MAX)
+}
+
 /// What a token is drawn from: the weights of all entries, over their sum.
 pub(super) struct Weighed<'s> {
     pub(super) logits: &'s [f32],
@@ -101,14 +114,14 @@ pub(super) fn weigh<'s>(
     scratch: &'s mut Scratch,
 ) -> Option<Weighed<'s>> {
     let Scratch { penalised, weights, order, ends } = scratch;
-    let temperature = sampling.temperature;
+    let temperature = bounded(sampling.temperature);
     let (logits, largest) = shaped(logits, sampling, seen, penalised)?;
     weights.resize(logits.len(), 0.0);
     if temperature == 0.0 {
         weights.fill(0.0);
         weights[best(logits, largest)] = 1.0;
     } else {
-        let scale = (1.0 / temperature) as f32;
+        let scale = scale(temperature);
         with_cpu_features(|| {
             for (weight, logit) in weights.iter_mut().zip(logits) {
                 *weight = exp((logit - largest) * scale);
@@ -187,11 +200,14 @@ impl Weighed<'_> {
 fn penalise(logits: &[f32], penalty: f64, seen: [&[Token]; 2], penalised: &mut Vec<f32>) {
     penalised.clear();
     penalised.extend_from_slice(logits);
-    let penalty = penalty as f32;
+    // Logits that are finite stay so, and so do their differences, whatever the penalty.
+    const MOST: f32 = f32::MAX / 2.0;
+    let penalty = (penalty as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
     for &token in seen.into_iter().flatten() {
         // Tokens of a prompt may be no entry of the LM head that is drawn from.
         if let Some(&logit) = logits.get(token as usize) {
-            penalised[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
+            let less = if logit > 0.0 { logit / penalty } else { logit * penalty };
+            penalised[token as usize] = if logit.is_finite() { less.clamp(-MOST, MOST) } else { less };
         }
     }
 }
@@ -206,7 +222,7 @@ fn truncate(weights: &mut [f32], top_k: Option<u32>, top_p: Option<f64>, order: 
     let heavier = |a: &u32, b: &u32| weight(*b).total_cmp(&weight(*a)).then(a.cmp(b));
     order.clear();
     order.extend((0..weights.len() as u32).filter(|entry| weight(*entry) > 0.0));
-    if let Some(k) = top_k {
+    if let Some(k) = top_k.filter(|_| !order.is_empty()) {
         let k = (k as usize).clamp(1, order.len());
         order.select_nth_unstable_by(k - 1, heavier);
         order.truncate(k);
@@ -288,6 +304,56 @@ mod tests {
             assert_eq!(plainly(&[0.0, bad], 1.0, &mut uniforms()), None);
         }
     }
+
+    #[test]
+    fn any_temperature_above_zero_can_be_drawn_at() {
+        let logits = [1.0f32, -0.5, 3.0, 2.999_999_8];
+        for temperature in [f64::from_bits(1), 1e-310, 1e-40, 2.9e-39, 2.95e-39, 1e-38, 1e-30] {
+            for (top_k, top_p) in [(None, None), (Some(1), None), (Some(3), Some(0.5)), (None, Some(1e-300))]
+            {
+                let sampling = Sampling { top_k, top_p, ..Sampling::new(1, temperature, 1) };
+                let drawn = draw(&logits, &sampling, [&[], &[]], &mut uniforms(), &mut Scratch::default());
+                assert_eq!(drawn, Some(SampledToken::new(2, 0.0)), "{sampling:?}");
+            }
+        }
+        // Those that are as likely as the largest.
+        let sampling = Sampling { top_k: Some(2), ..Sampling::new(1, 1e-40, 1) };
+        let mut uniforms = uniforms();
+        let mut draw = || draw(&[1.0, 1.0], &sampling, [&[], &[]], &mut uniforms, &mut Scratch::default());
+        let drawn: Vec<SampledToken> = (0..100).map(|_| draw().unwrap()).collect();
+        assert!(drawn.iter().all(|of| (of.logp - 0.5f64.ln()).abs() < 1e-12));
+        assert!([0, 1].iter().all(|token| drawn.iter().any(|of| of.token == *token)));
+        let hot = plainly(&logits, f64::MAX, &mut Key::new(1, 0, Purpose::Sample, 0).row(0, 0)).unwrap();
+        assert!((hot.logp - 0.25f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn any_penalty_leaves_logits_finite() {
+        for (penalty, likely) in
+            [(f64::from_bits(1), 0), (1e-300, 0), (1e-40, 0), (1e40, 1), (1e300, 1), (f64::MAX, 1)]
+        {
+            for temperature in [1e-40, 1.0, 1e300] {
+                let sampling =
+                    Sampling { repetition_penalty: Some(penalty), ..Sampling::new(1, temperature, 1) };
+                // Those that were seen: a positive logit, 0, and a negative one.
+                let seen: [&[Token]; 2] = [&[0, 2, 3], &[]];
+                let mut scratch = Scratch::default();
+                let logits = [2.0f32, 1.0, 0.0, -1.0];
+                let drawn = draw(&logits, &sampling, seen, &mut uniforms(), &mut scratch).unwrap();
+                assert!(scratch.penalised.iter().all(|logit| logit.is_finite()), "{sampling:?}");
+                assert!(drawn.logp.is_finite() && drawn.logp <= 0.0, "{sampling:?}: {drawn:?}");
+                if temperature < 1.0 {
+                    assert_eq!(drawn, SampledToken::new(likely, 0.0), "{sampling:?}");
+                }
+            }
+        }
+        let sampling = Sampling { repetition_penalty: Some(2.0), ..Sampling::new(1, 1.0, 1) };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let seen: [&[Token]; 2] = [&[1], &[]];
+            assert_eq!(draw(&[0.0, bad], &sampling, seen, &mut uniforms(), &mut Scratch::default()), None);
+        }
+    }
+
     /// By definition, in f64: all entries sorted, cut, and divided by what is left.
     fn by_definition(logits: &[f32], sampling: &Sampling, seen: &[Token]) -> Vec<f64> {
         let penalty = sampling.repetition_penalty.unwrap_or(1.0);

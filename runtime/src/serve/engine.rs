@@ -88,7 +88,7 @@ pub struct TokenScores {
 pub struct Scored {
     pub positions: Vec<TokenScores>,
     /// The most probable token behind it.
-    pub next: (Token, f32),
+    pub next: Token,
 }
 
 pub enum Told {
@@ -253,8 +253,8 @@ impl ServingEngine {
         for ids in sequences {
             let own: Vec<TokenScores> = positions.by_ref().take(ids.len() - start - 1).collect();
             let last = positions.next().expect("a position behind the last token");
-            let next = last.top.first().copied();
-            scored.push(Scored { positions: own, next: next.unwrap_or((last.token, last.logp)) });
+            let next = last.top.first().map_or(last.token, |(token, _)| *token);
+            scored.push(Scored { positions: own, next });
         }
         Ok(scored)
     }

@@ -60,7 +60,7 @@ pub fn serve(job: &ServeJob, place: Place, control: &Control) -> Result<()> {
     let listener = listen(&job.address, key.is_some())?;
     let updates = job.updates.as_ref().map(|folder| Updates::within(Path::new(folder))).transpose()?;
     let named = Pretrained::HuggingFace { name: job.model.clone(), revision: None };
-    let LoadedModel { weights, content } = load(&named, Path::new(&job.base), None)?;
+    let LoadedModel { weights, content, .. } = load(&named, Path::new(&job.base), None)?;
     let context = weights.config.context;
     let limits = Limits { tokens: job.tokens as usize, entries: job.entries, context };
     let tokenizer: Arc<Tokenizer> = weights.tokenizer.clone();

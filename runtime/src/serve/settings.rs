@@ -32,12 +32,27 @@ pub fn check(
     Ok(())
 }
 
-/// Settings that would change nothing.
-fn is_neutral(value: &Value) -> bool {
+/// Numbers that change nothing where they have this name.
+const NEUTRAL: &[(&str, f64)] = &[
+    ("repetition_penalty", 1.0),
+    ("length_penalty", 1.0),
+    ("presence_penalty", 0.0),
+    ("frequency_penalty", 0.0),
+    ("min_p", 0.0),
+    ("min_tokens", 0.0),
+    ("min_new_tokens", 0.0),
+    ("n", 1.0),
+    ("priority", 0.0),
+];
+
+/// Whether a setting changes nothing.
+fn is_neutral(name: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(set) => !set,
-        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Number(number) => {
+            NEUTRAL.iter().any(|(of, usual)| *of == name && number.as_f64() == Some(*usual))
+        }
         Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
         Value::Object(fields) => fields.is_empty(),
@@ -45,18 +60,32 @@ fn is_neutral(value: &Value) -> bool {
 }
 
 /// What changes an answer and is not done is said, rather than left out.
-pub fn only(
-    asked: &Map<String, Value>,
-    known: &[&str],
-    neutral: &[(&str, f64)],
-) -> Result<(), RequestRefusal> {
+pub fn only(asked: &Map<String, Value>, known: &[&str]) -> Result<(), RequestRefusal> {
     for (name, value) in asked {
-        let usual = neutral.iter().any(|(of, usual)| of == name && value.as_f64() == Some(*usual));
-        if !known.contains(&name.as_str()) && !usual && !is_neutral(value) {
+        if !known.contains(&name.as_str()) && !is_neutral(name, value) {
             return Err(RequestRefusal::bad(format!("`{name}` is not supported by `mopd serve`")));
         }
     }
     Ok(())
+}
+
+/// A setting that is true or false, or not given.
+pub fn flag(asked: &Map<String, Value>, name: &str) -> Result<Option<bool>, RequestRefusal> {
+    match asked.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(set)) => Ok(Some(*set)),
+        Some(value) => Err(RequestRefusal::bad(format!("`{name}` is true or false, not {value}"))),
+    }
+}
+
+/// Texts of completions have no special tokens.
+pub fn without_special_tokens(asked: &Map<String, Value>) -> Result<(), RequestRefusal> {
+    match flag(asked, "skip_special_tokens")? {
+        None | Some(true) => Ok(()),
+        Some(false) => Err(RequestRefusal::bad(
+            "`skip_special_tokens` is true here: the ids of a completion have its special tokens",
+        )),
+    }
 }
 
 /// A setting that is a number, or not given.

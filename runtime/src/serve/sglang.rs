@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, Scored};
 use super::http::{Shared, ids};
-use super::settings::{count, only, sampling};
+use super::settings::{count, only, sampling, without_special_tokens};
 use super::write::WriteRequest;
 use crate::rollout::Completion;
 use crate::tokenizer::Token;
@@ -18,7 +18,6 @@ const KNOWN: &[&str] = &[
     "logprob_start_len",
     "top_logprobs_num",
     "token_ids_logprob",
-    "return_text_in_logprobs",
     "rid",
 ];
 const SAMPLING: &[&str] = &[
@@ -32,14 +31,14 @@ const SAMPLING: &[&str] = &[
     "skip_special_tokens",
     "spaces_between_special_tokens",
 ];
-const NEUTRAL: &[(&str, f64)] = &[("repetition_penalty", 1.0)];
 
 pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
-    only(asked, KNOWN, &[])?;
+    only(asked, KNOWN)?;
     let none = Map::new();
     let settings = asked.get("sampling_params").and_then(Value::as_object).unwrap_or(&none);
-    only(settings, SAMPLING, NEUTRAL)?;
+    only(settings, SAMPLING)?;
+    without_special_tokens(settings)?;
     let ends = |list: &&Value| !list.is_null();
     if let Some(list) = settings.get("stop_token_ids").filter(ends)
         && !ids(shared, list)?.iter().all(|id| shared.tokenizer.is_end(*id))
@@ -59,6 +58,12 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
         None | Some(Value::Null) => Vec::new(),
         Some(list) => ids(shared, list)?,
     };
+    if logprobs && max_tokens > 0 && (top > 0 || !chosen.is_empty()) {
+        return Err(RequestRefusal::bad(
+            "`top_logprobs_num` and `token_ids_logprob` list entries of input tokens here, with \
+             `max_new_tokens` of 0",
+        ));
+    }
     let scored = match usize::try_from(start) {
         Ok(start) if logprobs => {
             let score =

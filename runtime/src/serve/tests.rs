@@ -2,6 +2,7 @@
 
 mod engine;
 mod faults;
+mod fields;
 mod hedging;
 mod probe;
 mod recorded;

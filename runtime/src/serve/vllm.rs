@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::engine::{EngineRequest, ReadRequest, RequestRefusal, ScoreRequest, TokenScores};
 use super::http::{Shared, ids};
-use super::settings::{count, only, sampling};
+use super::settings::{count, flag, only, sampling, without_special_tokens};
 use super::write::WriteRequest;
 use crate::rollout::Completion;
 use crate::tokenizer::Token;
@@ -28,7 +28,6 @@ const KNOWN: &[&str] = &[
     "user",
     "request_id",
 ];
-const NEUTRAL: &[(&str, f64)] = &[("repetition_penalty", 1.0), ("length_penalty", 1.0)];
 const GENERATE: &[&str] = &[
     "model",
     "token_ids",
@@ -54,9 +53,12 @@ const SAMPLING: &[&str] = &[
 
 pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
-    only(asked, KNOWN, NEUTRAL)?;
+    only(asked, KNOWN)?;
     is_served(shared, asked)?;
-    let prompts = prompts(shared, asked.get("prompt").unwrap_or(&Value::Null))?;
+    without_special_tokens(asked)?;
+    let special = flag(asked, "add_special_tokens")?.unwrap_or(true);
+    let prompts = prompts(shared, asked.get("prompt").unwrap_or(&Value::Null), special)?;
+    let logprobs = tells_logprobs(asked)?;
     let top = match count(asked, "prompt_logprobs")? {
         None => None,
         Some(-1) => Some(None),
@@ -78,12 +80,11 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
             Some(shared.ask(EngineRequest::Read(ReadRequest::Score(score))).await?.scored())
         }
     };
-    // One greedy token is known from the pass over the prompt.
+    // One greedy token is known from the pass over the prompt. Its choice is certain, as where it is drawn.
     let written: Vec<(Vec<Token>, Vec<f32>, bool)> = match &scored {
-        Some(scored) if max_tokens == 1 && sampling.temperature == 0.0 && n == 1 => scored
-            .iter()
-            .map(|of| (vec![of.next.0], vec![of.next.1], !shared.tokenizer.is_end(of.next.0)))
-            .collect(),
+        Some(scored) if max_tokens == 1 && sampling.temperature == 0.0 && n == 1 => {
+            scored.iter().map(|of| (vec![of.next], vec![0.0], !shared.tokenizer.is_end(of.next))).collect()
+        }
         _ => {
             let seed = count(asked, "seed")?.map(|seed| seed as u64);
             let asked_for = WriteRequest::Completions { prompts: prompts.clone(), sampling, seed };
@@ -92,7 +93,6 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
         }
     };
     let tokens = asked.get("return_token_ids") == Some(&json!(true));
-    let logprobs = asked.get("logprobs").is_some_and(|of| !of.is_null());
     let total: usize = prompts.iter().map(Vec::len).sum();
     let drawn: usize = written.iter().map(|(tokens, ..)| tokens.len()).sum();
     let mut choices = Vec::with_capacity(written.len());
@@ -133,11 +133,12 @@ pub async fn completions(shared: &Shared, asked: &Value) -> Result<Value, Reques
 /// One completion of token ids, with the name of the weights by which it was written.
 pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRefusal> {
     let asked = asked.as_object().ok_or_else(|| RequestRefusal::bad("the body is an object"))?;
-    only(asked, GENERATE, &[])?;
+    only(asked, GENERATE)?;
     is_served(shared, asked)?;
     let none = Map::new();
     let settings = asked.get("sampling_params").and_then(Value::as_object).unwrap_or(&none);
-    only(settings, SAMPLING, &[("repetition_penalty", 1.0), ("n", 1.0)])?;
+    only(settings, SAMPLING)?;
+    let listed = tells_logprobs(settings)?;
     let stops = match settings.get("stop_token_ids") {
         None | Some(Value::Null) => Vec::new(),
         Some(list) => ids(shared, list)?,
@@ -161,7 +162,6 @@ pub async fn generate(shared: &Shared, asked: &Value) -> Result<Value, RequestRe
     let Completion { tokens, logps, truncated, .. } = written.swap_remove(0);
     let of_token = |(id, logp): (&Token, &f32)| json!({ "token_id": id, "logprob": logp, "rank": null });
     let content: Vec<Value> = tokens.iter().zip(&logps).map(of_token).collect();
-    let listed = settings.get("logprobs").is_some_and(|of| !of.is_null());
     let returned = asked.get("return_token_ids") == Some(&json!(true));
     let all = prompt.len() + tokens.len();
     Ok(json!({
@@ -192,6 +192,18 @@ fn is_served(shared: &Shared, asked: &Map<String, Value>) -> Result<(), RequestR
     }
 }
 
+/// Whether the tokens of a completion are said with their log-probabilities; no others are listed beside
+/// them.
+fn tells_logprobs(asked: &Map<String, Value>) -> Result<bool, RequestRefusal> {
+    match count(asked, "logprobs")? {
+        None => Ok(false),
+        Some(0 | 1) => Ok(true),
+        Some(_) => Err(RequestRefusal::bad(
+            "`logprobs` is 0 or 1 here: only the tokens of a completion have log-probabilities",
+        )),
+    }
+}
+
 /// By id, as text: the most probable ones, and the token's own.
 fn entries(position: &TokenScores, top: Option<u32>) -> Value {
     let mut entries = Map::new();
@@ -209,10 +221,13 @@ fn entries(position: &TokenScores, top: Option<u32>) -> Value {
     Value::Object(entries)
 }
 
-/// Token ids, lists of them, a text or texts.
-fn prompts(shared: &Shared, prompt: &Value) -> Result<Vec<Vec<Token>>, RequestRefusal> {
-    let of_text =
-        |text: &str| shared.tokenizer.prompt(text).map_err(|error| RequestRefusal::bad(error.to_string()));
+/// Token ids, lists of them, a text or texts; texts get the tokens that begin one, where they are to have
+/// `special` tokens.
+fn prompts(shared: &Shared, prompt: &Value, special: bool) -> Result<Vec<Vec<Token>>, RequestRefusal> {
+    let of_text = |text: &str| {
+        let tokens = if special { shared.tokenizer.prompt(text) } else { shared.tokenizer.encode(text) };
+        tokens.map_err(|error| RequestRefusal::bad(error.to_string()))
+    };
     let one = |value: &Value| match value {
         Value::String(text) => of_text(text),
         other => ids(shared, other),

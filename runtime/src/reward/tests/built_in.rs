@@ -45,6 +45,50 @@ fn numeric_compares_the_value() {
     assert_eq!(judge_one(&exact, "7", json!({ "answer": 7.0 })), 1.0);
 }
 
+/// As decimals, so that neither long numbers nor fractions are rounded.
+#[test]
+fn numeric_compares_what_is_written() {
+    for (tolerance, completion, answer, wanted) in [
+        (0.0, "9007199254740992", json!("9007199254740993"), 0.0),
+        (0.0, "9007199254740993", json!("9007199254740993"), 1.0),
+        (0.0, "9007199254740992", json!(9_007_199_254_740_993u64), 0.0),
+        (0.0, "12345678901234567891", json!("12345678901234567890"), 0.0),
+        (0.0, "9,007,199,254,740,992", json!("9007199254740993"), 0.0),
+        (0.01, "1.01", json!("1.00"), 1.0),
+        (0.01, "1.0100000000000000001", json!("1.00"), 0.0),
+        (0.01, "0.99", json!(1.0), 1.0),
+        (0.1, "0.4", json!("0.3"), 1.0),
+        (0.1, "4.9", json!(5), 1.0),
+        (0.1, "2.1", json!("2"), 1.0),
+        (0.1, "1.1", json!("1.0"), 1.0),
+        (1e-300, "1", json!("1.0"), 1.0),
+        (1e300, "-1e300", json!("0"), 1.0),
+        (0.0, "0.1", json!("0.10000000000000000555"), 0.0),
+        // In other forms.
+        (0.0, "1,000.0", json!("1e3"), 1.0),
+        (0.0, "3.", json!("+3"), 1.0),
+        (0.0, ".5", json!("5E-1"), 1.0),
+        (0.0, "-.5", json!("-0.50"), 1.0),
+        (0.0, "-0", json!(0), 1.0),
+        (0.0, " \t7\u{a0}", json!(7), 1.0),
+        (0.0, "1_000", json!(1000), 0.0),
+        (0.0, "0x10", json!(16), 0.0),
+        // Exponents that nobody writes out.
+        (0.0, "1e-999999999", json!(0), 1.0),
+        (0.0, "1e-99999999999999999999", json!("0.0"), 1.0),
+        (0.0, "1e999999999", json!(0), 0.0),
+        (0.5, "0e999999999", json!("0.5"), 1.0),
+        (0.5, "1", json!("5e-999999999"), 0.0),
+    ] {
+        let verifier = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance });
+        assert_eq!(
+            judge_one(&verifier, completion, json!({ "answer": answer })),
+            wanted,
+            "{completion:?} for {answer}, tolerance {tolerance}"
+        );
+    }
+}
+
 #[test]
 fn regex_without_a_group_only_matches() {
     let verifier =

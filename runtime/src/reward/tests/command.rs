@@ -20,6 +20,29 @@ fn verdicts_have_words() {
     assert_eq!(said(&Program::new(program, 60.0, 8).verifier), [None, Some("too short".to_owned())]);
 }
 
+/// What is neither a verdict nor a refusal is not taken for either.
+#[test]
+fn replies_that_are_half_wrong_are_quoted() {
+    for (said, why) in [
+        (
+            "'error': 5, 'reward': 0.5",
+            "an `error` that is not a text in \"{\\\"id\\\": 0, \\\"error\\\": 5, ",
+        ),
+        ("'error': {'code': 1}, 'reward': 0.5", "an `error` that is not a text in "),
+        ("'reward': 0.5, 'feedback': 5", "a `feedback` that is not a text in "),
+        ("'reward': 0.5, 'feedback': ['a']", "a `feedback` that is not a text in "),
+    ] {
+        let text =
+            format!("for r in requests():\n    print(json.dumps({{'id': r['id'], {said}}}), flush=True)\n");
+        let error = Program::new(&text, 60.0, 4).judge(1).unwrap_err().to_string();
+        assert!(error.contains(&format!("returned invalid output: {why}")), "{error}");
+    }
+    let text = "for r in requests():
+    print(json.dumps({'id': r['id'], 'reward': 0.5, 'error': None, 'feedback': None}), flush=True)
+";
+    assert_eq!(Program::new(text, 60.0, 4).judge(1).unwrap(), [0.5]);
+}
+
 #[test]
 fn a_command_sees_the_whole_request_and_runs_once() {
     let text = "for r in requests():

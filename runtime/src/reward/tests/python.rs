@@ -117,6 +117,21 @@ fn what_is_no_function_or_no_number_is_named() {
             "it returned nan, which is not a number, for a completion",
         ),
         ("def score(batch): return 1", "it returned 1, which is not a list"),
+        ("def score(batch): return {0: 1, 1: 0}", "it returned {0: 1, 1: 0}, which is not a list"),
+        (
+            "def score(batch): return {0: 1, 1: 0}.keys()",
+            "it returned dict_keys([0, 1]), which is not a list",
+        ),
+        ("def score(batch): return {0, 1}", "it returned {0, 1}, which is not a list"),
+        ("def score(batch): return frozenset([0, 1])", "it returned frozenset({0, 1}), which is not a list"),
+        ("def score(batch): return bytes(2)", "it returned b'\\x00\\x00', which is not a list"),
+        ("def score(batch): return [10**400, 1]", "0000, which is not a number, for a completion"),
+        ("def score(batch): return [10**9999, 1]", ", which is not a number, for a completion"),
+        (
+            "class Odd:\n    def __float__(self): raise RuntimeError\n    def __repr__(self): return 1\n\
+             def score(batch): return [Odd(), 1]",
+            "it returned a value of type Odd, which is not a number, for a completion",
+        ),
         (
             "def score(batch):\n    yield 1\n    yield 1 / 0",
             "ZeroDivisionError: division by zero (judge/verify.py, line 3, in score)",

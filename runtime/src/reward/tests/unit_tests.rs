@@ -61,6 +61,14 @@ fn ways_around_the_tests_give_nothing() {
         "add = lambda a, b: a + b\nif False:\n",
         "import threading, os; threading.Timer(0.0, os._exit, [0]).start(); import time; time.sleep(10)",
         "open('../passed', 'w').write('x'); import os; os._exit(0)",
+        // Names of the program that runs them.
+        "def exec(*args): pass",
+        "exec = print",
+        "def compile(*args, **names): return 'pass'",
+        "def globals(): return {'add': lambda a, b: a + b}",
+        "def run(): pass\nimport os; os._exit = print",
+        "import builtins; builtins.exec = print",
+        "import builtins; builtins.compile = lambda *args, **names: 'pass'",
     ] {
         assert!(!passes(TESTS, completion), "{completion}");
     }
@@ -74,6 +82,24 @@ unittest.main()
     for completion in ["def add(a, b): return 4", "def add(a, b):\n    import sys\n    sys.exit(0)"] {
         assert!(!passes(case, completion), "{completion}");
     }
+}
+
+/// A task may ask for a function that is called as one of Python's own is.
+#[test]
+fn solutions_may_have_names_of_python() {
+    for (tests, completion) in [
+        ("assert compile('a') == 'aa'", "def compile(s): return s + s"),
+        ("assert open(2) == 4", "def open(x): return x * x"),
+        ("assert exec(2) == 4", "exec = lambda x: x * x"),
+        ("assert isinstance(2) == 4", "def isinstance(x): return x * x"),
+        ("assert globals(2) == 4", "def globals(x): return x * x"),
+        ("assert type(2) == len(4)", "type, len = (lambda x: x), (lambda x: x - 2)"),
+        ("assert run(2) == 4", "def run(x): return x * x"),
+        ("assert open(2) == 4", "import builtins\nbuiltins.open = lambda x: x * x"),
+    ] {
+        assert!(passes(tests, completion), "{completion}");
+    }
+    assert!(passes("assert 'run' not in globals()", ""));
 }
 
 #[test]

@@ -83,6 +83,13 @@ fn what_is_not_answered_is_refused_with_its_reason() {
         (json!({ "stream": true }), 400, "`stream` is not supported"),
         (json!({ "logit_bias": { "3": 1 } }), 400, "`logit_bias` is not supported"),
         (json!({ "temperature": -1 }), 400, "`temperature` is 0 or more"),
+        (json!({ "repetition_penalty": 0 }), 400, "`repetition_penalty` is not supported"),
+        (json!({ "min_p": 0.1 }), 400, "`min_p` is not supported"),
+        (json!({ "no_such_field": 0 }), 400, "`no_such_field` is not supported"),
+        (json!({ "logprobs": 2 }), 400, "`logprobs` is 0 or 1"),
+        (json!({ "logprobs": -1 }), 400, "`logprobs` is 0 or 1"),
+        (json!({ "skip_special_tokens": false }), 400, "`skip_special_tokens` is true here"),
+        (json!({ "add_special_tokens": 0 }), 400, "`add_special_tokens` is true or false, not 0"),
     ] {
         let mut body = asked.clone();
         change.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
