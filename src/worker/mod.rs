@@ -320,7 +320,12 @@ pub fn death(status: ExitStatus) -> Problem {
             let meaning = match signal {
                 4 => ", an instruction that this processor does not have",
                 6 => ", an abort",
-                7 | 10 | 11 => ", a memory fault in a library or driver",
+                // A bus error: what is mapped is not there.
+                7 | 10 => {
+                    ", a memory fault in a library or driver, or a model's file that was shortened while it \
+                     was read: write a new one and rename it over the old one"
+                }
+                11 => ", a memory fault in a library or driver",
                 15 => ", a request to stop",
                 _ => "",
             };

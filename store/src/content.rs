@@ -1,10 +1,10 @@
 //! Hashes of files' content. Hashing a large checkpoint takes about as long as reading it, so that what was
 //! hashed is remembered: a file of the same place, length and times is taken to be the same.
 
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,40 +13,96 @@ use crate::{regular, write_atomically};
 /// Smaller files are hashed sooner than their note is found.
 const WORTH_REMEMBERING: u64 = 1 << 20;
 
+/// What tells, without reading it, whether a file is the same with the same content: device, inode, length,
+/// and when its content and its properties changed last, in seconds and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FileStamp(u64, u64, u64, (i64, i64), (i64, i64));
+
+impl FileStamp {
+    pub fn of(found: &Metadata) -> FileStamp {
+        let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+        FileStamp(found.dev(), found.ino(), found.len(), modified, changed)
+    }
+
+    /// The same whatever happened to its properties: a link that is made to a file changes them.
+    #[must_use]
+    pub fn of_content(self) -> FileStamp {
+        FileStamp(self.0, self.1, self.2, self.3, (0, 0))
+    }
+}
+
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Note {
-    /// Device, inode, length, and when its content and its properties changed last, in seconds and
-    /// nanoseconds.
-    identity: (u64, u64, u64, (i64, i64), (i64, i64)),
+    identity: FileStamp,
     hash: String,
 }
 
-/// Blake3 of a file's content, in hexadecimal. `notes` is a folder that need not exist; what cannot be kept
-/// there is hashed again the next time.
+/// A file whose content was hashed, for whoever asks later whether it still has that content.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HashedFile {
+    pub path: PathBuf,
+    /// Blake3, in hexadecimal.
+    pub hash: String,
+    /// Taken before it was hashed: one that changed meanwhile is not taken to be the same.
+    stamp: FileStamp,
+}
+
+impl HashedFile {
+    /// A regular file of at most `limit` bytes.
+    pub fn of(path: &Path, limit: u64) -> io::Result<HashedFile> {
+        let file = regular::open_within(path, limit)?;
+        let stamp = FileStamp::of(&file.metadata()?);
+        Ok(HashedFile { path: path.to_owned(), hash: regular::hash_open(&file, limit)?, stamp })
+    }
+
+    /// Without reading it where its hash is remembered. `notes` is a folder that need not exist; what cannot
+    /// be kept there is hashed again the next time.
+    pub fn remembered(path: &Path, notes: &Path) -> io::Result<HashedFile> {
+        let real = fs::canonicalize(path)?;
+        let file = regular::open(&real)?;
+        let found = file.metadata()?;
+        let stamp = FileStamp::of(&found);
+        let hashed = |hash: String| HashedFile { path: path.to_owned(), hash, stamp };
+        if found.len() < WORTH_REMEMBERING {
+            return regular::hash_open(&file, u64::MAX).map(hashed);
+        }
+        let note = notes.join(format!("{}.json", blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex()));
+        let known = fs::read(&note).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
+        if let Some(known) = known.filter(|known| known.identity == stamp) {
+            return Ok(hashed(known.hash));
+        }
+        let hash = regular::hash_open(&file, u64::MAX)?;
+        let text = serde_json::to_vec(&Note { identity: stamp, hash: hash.clone() })?;
+        // Without the note the hash is as right as with it.
+        let _ = write_atomically(&note, |file| io::Write::write_all(file, &text));
+        Ok(hashed(hash))
+    }
+
+    /// Whether the file at its path has the content that was hashed. One that was touched, or written again
+    /// with the same content, has.
+    pub fn is_there(&mut self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| FileStamp::of(&found) == self.stamp)
+            || regular::open(&self.path).is_ok_and(|file| self.is_in(&file))
+    }
+
+    /// The same of a file that is open, whatever is at the path by now.
+    pub fn is_in(&mut self, file: &File) -> bool {
+        let Ok(stamp) = file.metadata().map(|found| FileStamp::of(&found)) else { return false };
+        if stamp == self.stamp {
+            return true;
+        }
+        let same = regular::hash_open(file, u64::MAX).is_ok_and(|hash| hash == self.hash);
+        if same {
+            // It is not read again the next time.
+            self.stamp = stamp;
+        }
+        same
+    }
+}
+
+/// Blake3 of a file's content, in hexadecimal; see [`HashedFile::remembered`].
 pub fn hash(path: &Path, notes: &Path) -> io::Result<String> {
-    let path = fs::canonicalize(path)?;
-    let file = regular::open(&path)?;
-    let found = file.metadata()?;
-    let identity = (
-        found.dev(),
-        found.ino(),
-        found.len(),
-        (found.mtime(), found.mtime_nsec()),
-        (found.ctime(), found.ctime_nsec()),
-    );
-    if found.len() < WORTH_REMEMBERING {
-        return regular::hash_open(&file, u64::MAX);
-    }
-    let note = notes.join(format!("{}.json", blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()));
-    let known = fs::read(&note).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
-    if let Some(known) = known.filter(|known| known.identity == identity) {
-        return Ok(known.hash);
-    }
-    let hash = regular::hash_open(&file, u64::MAX)?;
-    let text = serde_json::to_vec(&Note { identity, hash: hash.clone() })?;
-    // Without the note the hash is as right as with it.
-    let _ = write_atomically(&note, |file| io::Write::write_all(file, &text));
-    Ok(hash)
+    HashedFile::remembered(path, notes).map(|file| file.hash)
 }
 
 /// The same, whatever is remembered.
@@ -78,5 +134,38 @@ mod tests {
         fs::write(&note, "{").unwrap();
         assert_eq!(hash(&path, &notes).unwrap(), blake3::hash(&content).to_hex().as_str());
         assert!(hash(&folder.path().join("absent"), &notes).is_err());
+    }
+
+    /// By its path and by what is open: only the first sees a file that took the place of another.
+    #[test]
+    fn a_file_that_changed_is_not_what_was_hashed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("judge.py");
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("judge.py", "0.25");
+        let mut known = HashedFile::of(&path, u64::MAX).unwrap();
+        let open = regular::open(&path).unwrap();
+        assert_eq!((known.is_there(), known.is_in(&open)), (true, true));
+        // Touched, and linked to: its stamp is another one, its content is not.
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        fs::hard_link(&path, folder.path().join("link")).unwrap();
+        let before = known.stamp;
+        assert_eq!((known.is_there(), known.is_in(&open)), (true, true));
+        assert_ne!(known.stamp, before);
+        assert_eq!(known.stamp.of_content().4, (0, 0));
+        // Another content of the same length, and the old time: only when its properties changed tells.
+        write("judge.py", "0.75");
+        File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!((known.is_there(), known.is_in(&open)), (false, false));
+        // It is asked again.
+        assert_eq!((known.is_there(), known.is_in(&open)), (false, false));
+        write("judge.py", "0.25");
+        assert_eq!((known.is_there(), known.is_in(&open)), (true, true));
+        write("new", "0.75");
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!((known.is_there(), known.is_in(&open)), (false, true));
+        fs::remove_file(&path).unwrap();
+        assert_eq!((known.is_there(), known.is_in(&open)), (false, true));
     }
 }

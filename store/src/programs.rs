@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use crate::content::HashedFile;
 use crate::files::reason;
 use crate::regular;
 
@@ -30,7 +31,7 @@ const FOLDERS_DEEP: usize = 12;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandSources {
     /// Every file that was hashed, where it lies.
-    pub paths: BTreeSet<PathBuf>,
+    pub hashed: BTreeSet<HashedFile>,
     /// A name of each that does not depend on where the experiment lies, and Blake3 of its content.
     files: BTreeSet<(String, String)>,
     /// What may change its rewards and can't be seen here, in words.
@@ -89,9 +90,9 @@ impl CommandSources {
         self.files().map(|(name, _)| name)
     }
 
-    fn add(&mut self, name: String, path: PathBuf, hash: String) {
-        self.files.insert((name, hash));
-        self.paths.insert(path);
+    fn add(&mut self, name: String, file: HashedFile) {
+        self.files.insert((name, file.hash.clone()));
+        self.hashed.insert(file);
     }
 
     /// A word of the command. Most are no files.
@@ -100,14 +101,14 @@ impl CommandSources {
         if path.is_dir() {
             return self.folder(&path, word, scripts);
         }
-        let Ok(hash) = regular::hash(&path, u64::MAX) else { return };
+        let Ok(file) = HashedFile::of(&path, u64::MAX) else { return };
         if is_script(&path)
             && let Some(parent) = path.parent()
             && !is_installed(parent)
         {
             scripts.insert(parent.to_owned());
         }
-        self.add(word.to_owned(), path, hash);
+        self.add(word.to_owned(), file);
     }
 
     /// `python3 judge/`, `PYTHONPATH=lib`, `--rules=rules/`
@@ -140,10 +141,10 @@ impl CommandSources {
         let shown = shown.map_or_else(|| "the script's folder".to_owned(), |path| path.display().to_string());
         match walk(folder, is_source).and_then(|files| hashed(&files)) {
             Ok(files) => {
-                for (name, path, hash) in files {
+                for (name, file) in files {
                     // A folder beside the experiment has its own name; one elsewhere has none.
-                    let name = name_within(&path, base).unwrap_or(name);
-                    self.add(name, path, hash);
+                    let name = name_within(&file.path, base).unwrap_or(name);
+                    self.add(name, file);
                 }
             }
             Err(why) => self
@@ -157,13 +158,13 @@ impl CommandSources {
         let unreadable = |why: String| Unreadable { path: path.clone(), why };
         if path.is_dir() {
             let files = walk(&path, |_| true).and_then(|files| hashed(&files)).map_err(unreadable)?;
-            for (name, path, hash) in files {
-                self.add(format!("{}/{name}", written.trim_end_matches('/')), path, hash);
+            for (name, file) in files {
+                self.add(format!("{}/{name}", written.trim_end_matches('/')), file);
             }
             return Ok(());
         }
-        let hash = regular::hash(&path, u64::MAX).map_err(|error| unreadable(reason(&error)))?;
-        self.add(written.to_owned(), path, hash);
+        let file = HashedFile::of(&path, u64::MAX).map_err(|error| unreadable(reason(&error)))?;
+        self.add(written.to_owned(), file);
         Ok(())
     }
 }
@@ -318,15 +319,15 @@ fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, Path
     Ok(found)
 }
 
-fn hashed(files: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf, String)>, String> {
+fn hashed(files: &[(String, PathBuf)]) -> Result<Vec<(String, HashedFile)>, String> {
     let mut left = BYTES_AT_MOST;
     let mut hashes = Vec::new();
     for (name, path) in files {
         let length = fs::metadata(path).map_or(0, |found| found.len());
         left = left.checked_sub(length).ok_or_else(|| format!("more than {} MiB", BYTES_AT_MOST >> 20))?;
-        let hash =
-            regular::hash(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
-        hashes.push((name.clone(), path.clone(), hash));
+        let file =
+            HashedFile::of(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
+        hashes.push((name.clone(), file));
     }
     Ok(hashes)
 }
@@ -402,7 +403,8 @@ mod tests {
         );
         fs::write(folder.path().join("v/rules.json"), "{}").unwrap();
         let of_v = of("cd v && python3 verify.py rules.json", &folder);
-        assert!(of_v.paths.contains(&folder.path().join("v/rules.json")), "{:?}", of_v.paths);
+        let rules = folder.path().join("v/rules.json");
+        assert!(of_v.hashed.iter().any(|file| file.path == rules), "{:?}", of_v.hashed);
         // Where Python finds a module, it finds what that imports.
         assert!(names("python3 -m pkg.judge", &folder).contains(&"pkg/other.py".to_owned()));
         assert!(of("python3 -m installed", &folder).unseen[0].contains("installed module `installed`"));

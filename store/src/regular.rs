@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 /// Opens a regular file, or a link to one. Whatever else stands there is an error that says what it is; see
@@ -32,23 +32,27 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 /// Blake3, in hexadecimal, of the content of a regular file of at most `limit` bytes, a piece at a time.
 pub fn hash(path: &Path, limit: u64) -> io::Result<String> {
-    let file = open(path)?;
-    if file.metadata()?.len() > limit {
-        return Err(too_large(limit));
-    }
-    hash_open(&file, limit)
+    hash_open(&open_within(path, limit)?, limit)
 }
 
-pub(crate) fn hash_open(mut file: &File, limit: u64) -> io::Result<String> {
+/// The same as [`open`], of a file of at most `limit` bytes.
+pub(crate) fn open_within(path: &Path, limit: u64) -> io::Result<File> {
+    let file = open(path)?;
+    if file.metadata()?.len() > limit { Err(too_large(limit)) } else { Ok(file) }
+}
+
+/// From its beginning, wherever others have read to who share it.
+pub(crate) fn hash_open(file: &File, limit: u64) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
-    let mut left = limit;
+    let (mut left, mut at) = (limit, 0);
     loop {
-        let count = file.read(&mut buffer)?;
+        let count = file.read_at(&mut buffer, at)?;
         if count == 0 {
             return Ok(hasher.finalize().to_hex().to_string());
         }
         left = left.checked_sub(count as u64).ok_or_else(|| too_large(limit))?;
+        at += count as u64;
         hasher.update(&buffer[..count]);
     }
 }

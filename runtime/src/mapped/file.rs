@@ -5,38 +5,18 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::SystemTime;
 
 use mopd_kernels::os::Mapping;
+use mopd_store::content::{FileStamp, HashedFile};
 
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
     file: File,
     map: Mapping,
-}
-
-/// What tells whether two paths are the same file with the same content.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FileStamp {
-    device: u64,
-    inode: u64,
-    pub length: u64,
-    pub modified: SystemTime,
-}
-
-impl FileStamp {
-    fn of(metadata: &fs::Metadata) -> io::Result<FileStamp> {
-        Ok(FileStamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: metadata.modified()?,
-        })
-    }
 }
 
 /// Every file that is mapped now, so that equal checkpoints take memory once.
@@ -50,7 +30,8 @@ impl MappedFile {
             return Err(io::Error::other("not a file"));
         }
         let file = File::open(path)?;
-        let identity = FileStamp::of(&file.metadata()?)?;
+        // A checkpoint that was published has another link and the same content.
+        let identity = FileStamp::of(&file.metadata()?).of_content();
         let mut mapped = MAPPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mapped = mapped.get_or_insert_with(HashMap::new);
         if let Some(shared) = mapped.get(&identity).and_then(Weak::upgrade) {
@@ -65,6 +46,11 @@ impl MappedFile {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it still has the content that was hashed, whatever is at its path by now.
+    pub fn is(&self, hashed: &mut HashedFile) -> bool {
+        hashed.is_in(&self.file)
     }
 
     pub fn bytes(&self) -> &[u8] {

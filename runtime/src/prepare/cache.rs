@@ -2,9 +2,10 @@
 //! file of the same place, length and times is taken to be the same.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use mopd_store::content::FileStamp;
 
 use crate::failure::Result;
 use crate::prepare::prompts::Prompts;
@@ -17,14 +18,11 @@ pub struct DataCache {
 struct CachedData {
     /// What was asked for, in writing.
     request: String,
-    files: Vec<(PathBuf, FileIdentity)>,
+    files: Vec<(PathBuf, FileStamp)>,
     prompts: Arc<Prompts>,
     /// Since the last time that what is not used was dropped.
     used: bool,
 }
-
-/// Device, inode, length, and when its content and its properties changed last, in seconds and nanoseconds.
-type FileIdentity = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl DataCache {
     /// What was read on an equal `request` from files that are as they were, else what `read` answers.
@@ -65,13 +63,12 @@ impl DataCache {
 }
 
 /// None where one can't be looked at: whoever reads it says why.
-fn identified(files: Vec<PathBuf>) -> Option<Vec<(PathBuf, FileIdentity)>> {
-    let identity = |path: PathBuf| {
-        let found = fs::metadata(&path).ok()?;
-        let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
-        Some((path, (found.dev(), found.ino(), found.len(), modified, changed)))
+fn identified(files: Vec<PathBuf>) -> Option<Vec<(PathBuf, FileStamp)>> {
+    let stamped = |path: PathBuf| {
+        let stamp = FileStamp::of(&fs::metadata(&path).ok()?);
+        Some((path, stamp))
     };
-    files.into_iter().map(identity).collect()
+    files.into_iter().map(stamped).collect()
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use mopd_compiler::keys;
 use mopd_compiler::plan::Pretrained;
 use mopd_compiler::plan::events::FailureKind;
+use mopd_store::content::HashedFile;
 use serde::Serialize;
 
-use crate::content;
+use super::unchanged::Unchanged;
 use crate::failure::{Error, Result};
 use crate::formats::hub::{self, Hub};
 use crate::formats::{gguf, huggingface, safetensors};
+use crate::mapped::MappedFile;
 use crate::model::{Config, Weights};
 use crate::store::Checkpoint;
 use crate::tokenizer::{Tokenizer, TokenizerFiles};
@@ -26,10 +28,12 @@ pub struct LoadedModel {
     /// Blake3 of what the model is: its configuration, its tokenizer, the content of its files. Where it was
     /// found does not enter.
     pub content: String,
+    /// Its weights, as they were when they were hashed.
+    pub unchanged: Unchanged,
 }
 
 /// `base` is the folder that paths are relative to, `notes` one to remember hashes in, where they are (see
-/// [`content::hash`]).
+/// [`HashedFile::remembered`]).
 pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Result<LoadedModel> {
     let (weights, files) = match pretrained {
         Pretrained::HuggingFace { name, revision } => {
@@ -39,17 +43,19 @@ pub fn load(pretrained: &Pretrained, base: &Path, notes: Option<&Path>) -> Resul
         Pretrained::Checkpoint { folder } => of_folder(&data::beside(base, folder))?,
         Pretrained::Gguf { file } => of_gguf(&data::beside(base, file))?,
     };
-    let hash = |file: &PathBuf| {
-        let hash = match notes {
-            Some(notes) => content::hash(file, notes),
-            None => content::hash_anew(file),
+    let hashed = |file: &PathBuf| {
+        let hashed = match notes {
+            Some(notes) => HashedFile::remembered(file, notes),
+            None => HashedFile::of(file, u64::MAX),
         };
-        hash.map_err(|error| {
+        // The mapping that the weights are in.
+        hashed.and_then(|hashed| Ok((hashed, MappedFile::open(file)?))).map_err(|error| {
             Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display()))
         })
     };
-    let content = content_hash(&weights, files.iter().map(hash).collect::<Result<Vec<String>>>()?);
-    Ok(LoadedModel { weights, content })
+    let files = files.iter().map(hashed).collect::<Result<Vec<_>>>()?;
+    let content = content_hash(&weights, files.iter().map(|(file, _)| file.hash.clone()).collect());
+    Ok(LoadedModel { weights, content, unchanged: Unchanged::model(files) })
 }
 
 /// Whether a model is where the plan says, as far as that is known without its weights. What a repository of

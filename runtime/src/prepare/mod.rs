@@ -8,6 +8,7 @@ pub mod preflight;
 pub mod prompts;
 mod room;
 mod training;
+mod unchanged;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,11 +30,12 @@ use self::check::{check_evaluation, fewer_tests, fits, idle_arms, more_than_rows
 use self::load::LoadedModel;
 use self::prompts::{MESSAGES, Prompts};
 use self::training::check_training;
+use self::unchanged::Unchanged;
 use crate::data::{self, ContextLength, Dataset, DatasetRequest, Field, FieldKind, overlap};
 use crate::failure::{Error, Result};
 use crate::model::{Config, Weights};
 use crate::reward::Verifier;
-use crate::store::Store;
+use crate::store::{Store, check_can_be_saved};
 use crate::tokenizer::{self, Tokenizer};
 use crate::zip::zip_equal;
 
@@ -74,6 +76,8 @@ pub struct ProgramFiles {
     /// Of all files.
     pub hash: String,
     pub files: Vec<FileHash>,
+    /// Those that are read again after they were hashed.
+    pub unchanged: Unchanged,
 }
 
 /// What is known of a model before its weights are.
@@ -176,6 +180,10 @@ pub fn prepare(
     }
     for id in stages {
         let model = plan.experiment.model(*id);
+        let spec = &specs[id.0 as usize];
+        if spec.loaded.is_none() {
+            check_can_be_saved(&spec.config).map_err(|error| error.at(model.origin))?;
+        }
         for train in model.stage.trains() {
             check_training(train, train.start, &domains, specs).map_err(|error| error.at(model.origin))?;
             if let Some(extrapolation) = &train.extrapolation {
@@ -225,7 +233,8 @@ fn load(
             error.help(missing_file_help(file, &beside))
         })?;
         let files = vec![FileHash { name: file.to_owned(), hash: hash.clone() }];
-        programs.push(ProgramFiles { hash, files });
+        // The verifier has read it already.
+        programs.push(ProgramFiles { hash, files, unchanged: Unchanged::program(FailureKind::Reward, []) });
     }
     let trains = || stages.iter().flat_map(|stage| trains_of(plan, *stage));
     let fields: Vec<Field> = verifier.needed();
@@ -365,7 +374,8 @@ fn program(command: &str, depends: &[String], base: &Path, kind: FailureKind) ->
         Error::new(kind, error.to_string()).help("paths are relative to the folder of the experiment's file")
     })?;
     let file = |(name, hash): (&str, &str)| FileHash { name: name.to_owned(), hash: hash.to_owned() };
-    Ok(ProgramFiles { hash: program.hash(), files: program.files().map(file).collect() })
+    let (hash, files) = (program.hash(), program.files().map(file).collect());
+    Ok(ProgramFiles { hash, files, unchanged: Unchanged::program(kind, program.hashed) })
 }
 
 /// The rows of a data source, with the fields that are read of them, and which of these a stage asked for:

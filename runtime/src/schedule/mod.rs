@@ -18,6 +18,7 @@ pub mod sample;
 mod scores;
 mod servers;
 mod stage;
+mod unchanged;
 mod unsupported;
 mod why;
 

@@ -80,18 +80,22 @@ fn ask_servers(
 
 /// The domains whose verifiers are asked by tasks that are waited for.
 fn judged(plan: &Plan, tasks: &[Task], waiting: impl Fn(usize) -> bool) -> BTreeSet<DomainId> {
+    let waited = tasks.iter().enumerate().filter(|(index, _)| waiting(*index));
+    waited.flat_map(|(_, task)| judged_by(plan, task)).collect()
+}
+
+/// The domains whose verifiers a task asks.
+pub(super) fn judged_by(plan: &Plan, task: &Task) -> BTreeSet<DomainId> {
     let mut judged = BTreeSet::new();
-    for (_, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
-        match &task.work {
-            Work::Stage(id) => {
-                for train in plan.experiment.model(*id).stage.trains() {
-                    let shares = train.mixture.iter().filter(|_| train.is_judged());
-                    judged.extend(shares.map(|share| share.domain));
-                    judged.extend(train.extrapolation.as_ref().map(|of| of.judged_by));
-                }
+    match &task.work {
+        Work::Stage(id) => {
+            for train in plan.experiment.model(*id).stage.trains() {
+                let shares = train.mixture.iter().filter(|_| train.is_judged());
+                judged.extend(shares.map(|share| share.domain));
+                judged.extend(train.extrapolation.as_ref().map(|of| of.judged_by));
             }
-            Work::Evaluate { domain, .. } => judged.extend([*domain]),
         }
+        Work::Evaluate { domain, .. } => judged.extend([*domain]),
     }
     judged
 }

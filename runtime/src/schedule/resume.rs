@@ -127,6 +127,7 @@ impl Scheduler<'_> {
     /// Makes the state of a stage durable.
     pub(super) fn keep(&self, index: usize, name: &str, state: &TrainState) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
+        self.check_unchanged(index)?;
         self.store.keep_state(key, &self.about(index), state)?;
         self.control.emit(&Event::Checkpoint {
             stage: name.to_owned(),

@@ -29,7 +29,7 @@ use crate::machine::memory::peak_memory;
 use crate::machine::{device::kind, place::Place};
 use crate::model::Weights;
 use crate::prepare::cache::DataCache;
-use crate::prepare::{DomainData, ModelSpec};
+use crate::prepare::{DomainData, ModelSpec, ProgramFiles};
 use crate::report::answers::PromptAnswers;
 use crate::report::results::RunCost;
 use crate::report::{Record, write_records};
@@ -53,6 +53,8 @@ pub(super) struct Scheduler<'a> {
     pub(super) keys: Keys,
     pub(super) specs: &'a [ModelSpec],
     pub(super) domains: &'a [DomainData],
+    /// Of each model's stage, the programs that its rollouts start.
+    pub(super) environments: &'a [Vec<ProgramFiles>],
     pub(super) store: Store,
     pub(super) out: PathBuf,
     /// Folder that programs run in.
@@ -220,7 +222,7 @@ impl<'a> Scheduler<'a> {
         place: Place,
         control: &'a Control,
     ) -> Scheduler<'a> {
-        let PreparedPlan { tasks, specs, widths, domains, servers, environments: _ } = prepared;
+        let PreparedPlan { tasks, specs, widths, domains, servers, environments } = prepared;
         Scheduler {
             predicted: Predicted::default(),
             room,
@@ -233,6 +235,7 @@ impl<'a> Scheduler<'a> {
             keys,
             specs,
             domains,
+            environments,
             store,
             out: PathBuf::from(&job.out),
             base: PathBuf::from(&job.base),
@@ -438,10 +441,12 @@ impl Scheduler<'_> {
                 let answers = match stored {
                     Some(answers) => answers,
                     None => {
+                        self.check_unchanged(index)?;
                         let weights = &inputs[&task.needs[0]];
                         let budget = self.room.generation(self.widths[index] > 1);
                         let on = (self.place, self.kind(), budget);
                         let answers = evaluate(weights, data, evaluation, task.seed, on, self.control)?;
+                        self.check_unchanged(index)?;
                         self.store.insert_value(key, &self.about(index), &answers)?;
                         lock(&self.made).insert(key.to_owned());
                         answers

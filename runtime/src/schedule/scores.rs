@@ -70,6 +70,7 @@ impl Scheduler<'_> {
         let Some(place) = self.place(index, scored) else { return };
         let about = || self.about_scores(index, scored.model);
         let keep = || -> Result<()> {
+            self.check_unchanged(index)?;
             let _writing = self.lock_to_write(place.key)?;
             self.store.insert_scores(place, &about(), bytes)
         };

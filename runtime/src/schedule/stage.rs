@@ -91,6 +91,7 @@ impl Scheduler<'_> {
         if let Some(loaded) = self.loaded(&job) {
             return Ok(loaded);
         }
+        self.check_unchanged(index)?;
         let computed = self.compute(&job, steps)?;
         self.store_result(&job, &computed)?;
         Ok(self.publish(&job, computed, started, running)?)
@@ -315,6 +316,7 @@ impl Scheduler<'_> {
         let writing = RefCell::new(None);
         let find = || self.rollouts(index, &mut writing.borrow_mut());
         let keep_written = |written: &Written| {
+            self.check_unchanged(index)?;
             if let Err(error) = self.keep_rollouts(index, written) {
                 self.control.warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
             }
@@ -361,6 +363,7 @@ impl Scheduler<'_> {
 
     fn store_result(&self, job: &StageJob, computed: &StageOutput) -> Result<()> {
         let StageOutput { weights, record, adapter, others, .. } = computed;
+        self.check_unchanged(job.index)?;
         // The others first: with the stage's own model, all are there.
         for (key, TrainedModel { weights, adapter }) in zip_equal(self.keys.beside(job.index), others) {
             let provenance = self.provenance(&StageJob { key, ..*job }, weights);

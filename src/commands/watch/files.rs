@@ -226,7 +226,7 @@ fn programs(plan: &Plan) -> Vec<(&str, &[String])> {
 /// What the worker takes a command to be made of; also what it depends on and is not there yet.
 fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
     match CommandSources::of(command, depends, base) {
-        Ok(program) => program.paths.into_iter().collect(),
+        Ok(program) => program.hashed.into_iter().map(|file| file.path).collect(),
         Err(_) => depends.iter().flat_map(|path| files_of(&base.join(path))).collect(),
     }
 }

@@ -91,6 +91,74 @@ fn an_edited_function_is_another_judge() {
     assert_says(&bench.fails(&[]), &["judge/score.py can't be read: there is no such file"]);
 }
 
+/// Programs are hashed before a run begins, and their processes read them later. What a judge that was edited
+/// meanwhile says is no result of the one that was hashed; to be touched, or written again, is no edit.
+#[test]
+fn a_judge_that_is_edited_under_way_ends_the_run() {
+    let bench = Bench::new();
+    judged(&bench, "command(\"cd judge && python3 verify.py\", time_limit: 20, depends: [\"rules.json\"])");
+    bench.write("rules.json", "0.25");
+    // By its first process, before it answers; what is not hashed may change all the time.
+    let edits = "rules = open('../rules.json').read()
+open('../rules.json', 'w').write('0.75' if rules == '0.25' else rules)
+open('log.txt', 'a').write('started')
+for line in sys.stdin:";
+    bench.edit("judge/verify.py", "for line in sys.stdin:", edits);
+    let said = bench.fails(&["--out", "out"]);
+    assert_says(&said, &["error[reward]: `rules.json` changed while the run was under way", "is not kept"]);
+    assert_says(&said, &["run again: what is finished is kept", "domain copy {"]);
+    // From here on it writes what is there already.
+    let again = json(&bench);
+    assert!(computed(&again) > 0, "{}", text(&again));
+    assert_says(&text(&again), &["{\"event\":\"stage_kept\",\"stage\":\"start\""]);
+    assert_eq!(score(&bench), 0.75);
+    assert_eq!(computed(&json(&bench)), 0);
+    // Nothing was kept of the first run under the key of the rules that it was to have.
+    bench.write("rules.json", "0.25");
+    let said = bench.fails(&["--out", "out"]);
+    assert_says(&said, &["`rules.json` changed while the run was under way"]);
+}
+
+/// A model's numbers stay in its files, and are read when they are needed.
+#[test]
+fn a_model_that_is_written_to_under_way_ends_the_run() {
+    let bench = Bench::new();
+    bench.tables("first", &[]);
+    fs::create_dir(bench.path("mine")).expect("a folder");
+    for file in fs::read_dir(bench.path("first/models/start-seed1")).expect("a model").flatten() {
+        // No link: the store has it too.
+        fs::copy(file.path(), bench.path("mine").join(file.file_name())).expect("copied");
+    }
+    let base = "model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }";
+    bench.edit("tiny.mopd", base, "model base  = checkpoint(\"mine\")");
+    judged(&bench, "command(\"python3 judge/verify.py\", time_limit: 20)");
+    // What a program does when it is first asked happens between hashing and training.
+    let writes = "place = 'mine/model.safetensors'
+if os.path.exists('in-place'):
+    with open(place, 'r+b') as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+else:
+    bytes = open(place, 'rb').read()
+    open('new', 'wb').write(bytes[:-1] + b'\\0')
+    os.rename('new', place)
+for line in sys.stdin:";
+    bench.edit("judge/verify.py", "for line in sys.stdin:", writes);
+    bench.edit("judge/verify.py", "import json, sys", "import json, os, sys");
+    bench.write("in-place", "");
+    let said = bench.fails(&["--out", "out"]);
+    assert_says(
+        &said,
+        &["error[model]: `mine/model.safetensors` was written to while the run was reading it"],
+    );
+    assert_says(&said, &["model start = sft", "rename over the old one"]);
+    // In the place of the other: the run goes on with the one that it began with.
+    fs::remove_file(bench.path("in-place")).expect("it was there");
+    bench.tables("out", &[]);
+}
+
 #[test]
 fn what_a_judge_depends_on_is_declared() {
     let bench = Bench::new();

@@ -1,0 +1,121 @@
+//! Files that are hashed before a run begins and read again while it is under way: programs, when a process
+//! of them starts or whenever they like, and the numbers of models.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_store::content::HashedFile;
+
+use crate::failure::{Error, Result};
+use crate::mapped::MappedFile;
+
+/// Files as they were when they were hashed.
+#[derive(Clone, Debug)]
+pub struct Unchanged {
+    /// Of what they are made into.
+    kind: FailureKind,
+    files: Arc<Mutex<Vec<KnownFile>>>,
+}
+
+#[derive(Debug)]
+struct KnownFile {
+    hashed: HashedFile,
+    /// Of a model's file: what is read of it is not what took its place.
+    mapped: Option<Arc<MappedFile>>,
+}
+
+impl Unchanged {
+    /// Of a program, whose processes open them by their paths.
+    pub fn program(kind: FailureKind, files: impl IntoIterator<Item = HashedFile>) -> Unchanged {
+        Unchanged::new(kind, files.into_iter().map(|hashed| KnownFile { hashed, mapped: None }))
+    }
+
+    /// Of a model, whose numbers are looked at where they are.
+    pub fn model(files: Vec<(HashedFile, Arc<MappedFile>)>) -> Unchanged {
+        let known = |(hashed, mapped)| KnownFile { hashed, mapped: Some(mapped) };
+        Unchanged::new(FailureKind::Model, files.into_iter().map(known))
+    }
+
+    fn new(kind: FailureKind, files: impl Iterator<Item = KnownFile>) -> Unchanged {
+        Unchanged { kind, files: Arc::new(Mutex::new(files.collect())) }
+    }
+
+    /// Reads only files whose times or length are others than they were. `base` is the folder that paths are
+    /// relative to.
+    ///
+    /// # Errors
+    /// A file with another content, or none: what was computed with it is not what its key says.
+    pub fn check(&self, base: &Path) -> Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = |file: &mut KnownFile| match &file.mapped {
+            Some(mapped) => !mapped.is(&mut file.hashed),
+            None => !file.hashed.is_there(),
+        };
+        let Some(file) = files.iter_mut().find_map(|file| changed(file).then_some(&*file)) else {
+            return Ok(());
+        };
+        let path = file.hashed.path.strip_prefix(base).unwrap_or(&file.hashed.path).display();
+        let (message, help) = match file.mapped {
+            Some(_) => (
+                format!(
+                    "`{path}` was written to while the run was reading it: what it computed \
+                     since is not kept"
+                ),
+                "run again: what is finished is kept. To replace a model, write a new folder, or a new file \
+                 that you rename over the old one: what has begun goes on with the old one",
+            ),
+            None => (
+                format!(
+                    "`{path}` changed while the run was under way: what the program answered \
+                     since is not kept"
+                ),
+                "run again: what is finished is kept, and what the program judges or writes is made with it \
+                 as it is now; with the file as it was, stages go on from their last checkpoint. A program \
+                 that writes files while it runs must write them elsewhere, in a temporary folder",
+            ),
+        };
+        Err(Error::new(self.kind, message).help(help))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_to_is_named_and_what_is_touched_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let write = |name: &str, text: &str| fs::write(path(name), text).unwrap();
+        write("judge.py", "0.25");
+        write("model", "1.0");
+        let hashed = |name: &str| HashedFile::of(&path(name), u64::MAX).unwrap();
+        let program = Unchanged::program(FailureKind::Reward, [hashed("judge.py")]);
+        let model = Unchanged::model(vec![(hashed("model"), MappedFile::open(&path("model")).unwrap())]);
+        let said = |files: &Unchanged| files.check(folder.path()).err().map(|error| error.to_string());
+        assert_eq!([said(&program), said(&model)], [None, None]);
+        write("judge.py", "0.25");
+        write("model", "1.0");
+        assert_eq!([said(&program), said(&model)], [None, None]);
+        write("judge.py", "0.75");
+        write("model", "2.0");
+        let begins =
+            |said: Option<String>, with: &str| assert!(said.is_some_and(|said| said.starts_with(with)));
+        begins(said(&program), "`judge.py` changed while the run was under way");
+        begins(said(&model), "`model` was written to while the run was reading it");
+        // As it was: what was computed meanwhile was not kept.
+        write("judge.py", "0.25");
+        write("model", "1.0");
+        assert_eq!([said(&program.clone()), said(&model)], [None, None]);
+        // A process opens what is at the path; what is mapped is the old file.
+        for name in ["judge.py", "model"] {
+            write("new", "3.0");
+            fs::rename(path("new"), path(name)).unwrap();
+        }
+        begins(said(&program), "`judge.py` changed");
+        assert_eq!(said(&model), None);
+    }
+}

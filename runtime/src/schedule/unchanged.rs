@@ -1,0 +1,35 @@
+//! What a result was computed from is what its key says: files are hashed once, before a run begins, and
+//! read again while it is under way.
+
+use super::run::Scheduler;
+use super::{Work, preflight};
+use crate::failure::Result;
+
+impl Scheduler<'_> {
+    /// Asked before a task is computed, and before anything of it is kept.
+    ///
+    /// # Errors
+    /// If a model or a program that the task reads has changed since it was hashed.
+    pub(super) fn check_unchanged(&self, index: usize) -> Result<()> {
+        let task = &self.tasks[index];
+        let models = task.needs.iter().filter_map(|need| match self.tasks[*need].work {
+            Work::Stage(id) => self.specs[id.0 as usize].loaded.as_ref(),
+            Work::Evaluate { .. } => None,
+        });
+        for model in models {
+            model.unchanged.check(&self.base)?;
+        }
+        for domain in preflight::judged_by(self.plan, task) {
+            let data = &self.domains[domain.0 as usize];
+            for program in &data.programs {
+                program.unchanged.check(&self.base).map_err(|error| error.at(data.origin))?;
+            }
+        }
+        if let Work::Stage(id) = task.work {
+            for program in &self.environments[id.0 as usize] {
+                program.unchanged.check(&self.base)?;
+            }
+        }
+        Ok(())
+    }
+}
