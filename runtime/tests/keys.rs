@@ -74,18 +74,18 @@ fn keys_among(plan: &Plan, version: u32, processes: u32) -> Vec<String> {
 fn the_keys_of_a_representative_plan_are_pinned() {
     let found: Vec<String> = keys(&plan(), 3).iter().map(|key| key[..16].to_owned()).collect();
     let pinned = [
-        "e2e03c2144675256",
-        "24871e8d0e8f7fd5",
-        "1a09814825aa1a2c",
-        "306ffe96b393f5ab",
-        "d8e5535150e22be8",
-        "c12f512f5ea15cdb",
-        "9e43b1f98e3d8d3b",
-        "2242757bc9e5e199",
-        "c8f595e4ed9751a6",
-        "8def468306768587",
-        "4b30fd949d5a5d1a",
-        "b24a23718a740b2a",
+        "29a239ac3cadc38f",
+        "e3a5d353b5daa814",
+        "d867f29002b9a5b2",
+        "e194fb6c907d7693",
+        "ccbbe6e836eb3619",
+        "ce43e03b82a78c3a",
+        "d2f4beb4f7ff78d8",
+        "5b64453b53ebd156",
+        "0582d57c25513e3a",
+        "cce89a3d236258a6",
+        "a77f7d19787952db",
+        "3f32895869f0c01a",
     ];
     assert_eq!(found, pinned);
 }
