@@ -212,10 +212,7 @@ fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
 }
 
 /// Does a job and says how it ended.
-fn finish(
-    current: &Current,
-    work: impl FnOnce(&Control, &mut JobProgress) -> Result<Option<u64>>,
-) -> u8 {
+fn finish(current: &Current, work: impl FnOnce(&Control, &mut JobProgress) -> Result<Option<u64>>) -> u8 {
     let started = Instant::now();
     let control = current.begin();
     let mut progress = JobProgress::default();

@@ -5,8 +5,9 @@
 //! objective is printed from the graph that the interpreter, machine code and tensors compute ([`torch`]).
 
 pub mod coverage;
+pub mod patterns;
 mod per_token;
-mod rewards;
+pub mod rewards;
 pub mod schema;
 pub mod stage;
 pub mod torch;

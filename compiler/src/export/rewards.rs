@@ -1,6 +1,7 @@
 //! Verifiers as Python: those that are built in.
 
 use super::coverage::Coverage;
+use super::patterns::python_pattern;
 use super::stage::ExportSettings;
 use crate::plan::{Reward, RewardPart};
 
@@ -14,8 +15,8 @@ pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json
     for part in &settings.domains {
         let domain = part.domain;
         let construct = format!("reward of domain `{}`: `{}`", domain.name, name(&domain.reward));
-        let reward = match unsupported(&domain.reward) {
-            None => {
+        let reward = match carried(&domain.reward) {
+            Ok(reward) => {
                 if has_pattern(&domain.reward) {
                     let how =
                         "the pattern is matched by Python's `re`, whose classes of letters differ a little";
@@ -23,13 +24,13 @@ pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json
                 } else {
                     coverage.exact(construct, domain.origin);
                 }
-                serde_json::to_value(&domain.reward).expect("a reward is text and numbers")
+                serde_json::to_value(&reward).expect("a reward is text and numbers")
             }
-            Some(why) if read => {
+            Err(why) if read => {
                 coverage.refuse(construct, domain.origin, why);
                 serde_json::Value::Null
             }
-            Some(_) => {
+            Err(_) => {
                 let how =
                     "nothing trains on it: the engine reports 0, and `mopd eval` judges the trained model";
                 coverage.approximate(construct, domain.origin, how);
@@ -41,16 +42,26 @@ pub fn rewards(settings: &ExportSettings, coverage: &mut Coverage) -> serde_json
     serde_json::Value::Object(all)
 }
 
-fn unsupported(reward: &Reward) -> Option<&'static str> {
-    match reward {
-        Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => None,
-        Reward::Parts { parts } => parts.iter().find_map(|RewardPart { reward, .. }| unsupported(reward)),
-        Reward::Command { .. } => Some("a program that judges is not carried over"),
-        Reward::Python { .. } => Some("a function of Python judges lists, and is not carried over"),
-        Reward::JsonSchema { .. } => Some("the exporter has no validator of JSON schemas"),
-        Reward::UnitTests { .. } => Some("the exporter has no sandbox to run code in"),
-        Reward::Http { .. } => Some("a server that judges is not carried over"),
-    }
+/// The reward as Python judges it, or why it is not carried over.
+fn carried(reward: &Reward) -> Result<Reward, String> {
+    let why = match reward {
+        Reward::ExactMatch { .. } | Reward::Numeric { .. } => return Ok(reward.clone()),
+        Reward::Regex { pattern, field } => {
+            let pattern = python_pattern(pattern)
+                .map_err(|what| format!("Python's `re` has no counterpart of {what} in the pattern"))?;
+            return Ok(Reward::Regex { pattern, field: field.clone() });
+        }
+        Reward::Parts { parts } => {
+            let part = |part: &RewardPart| Ok(RewardPart { reward: carried(&part.reward)?, ..part.clone() });
+            return Ok(Reward::Parts { parts: parts.iter().map(part).collect::<Result<_, String>>()? });
+        }
+        Reward::Command { .. } => "a program that judges is not carried over",
+        Reward::Python { .. } => "a function of Python judges lists, and is not carried over",
+        Reward::JsonSchema { .. } => "the exporter has no validator of JSON schemas",
+        Reward::UnitTests { .. } => "the exporter has no sandbox to run code in",
+        Reward::Http { .. } => "a server that judges is not carried over",
+    };
+    Err(why.to_owned())
 }
 
 fn has_pattern(reward: &Reward) -> bool {

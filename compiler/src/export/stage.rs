@@ -154,7 +154,7 @@ pub fn settings<'a>(request: ExportRequest<'a>, coverage: &mut Coverage) -> Opti
     match train.length {
         Length::Steps(steps) => coverage.exact(format!("`steps = {steps}`"), origins.model),
         Length::Epochs(epochs) => coverage.approximate(
-            format!("`epochs = {epochs}`"),
+            format!("`steps = {epochs} epochs`"),
             origins.model,
             "as many whole batches as the rows make; what is left over is left out",
         ),

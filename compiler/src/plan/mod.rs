@@ -38,7 +38,10 @@ pub use alignment::{Between, GradientAlignment, TermGradient};
 pub use comparisons::{Comparison, Evaluation, Metric, Normalized, Row, TableColumn};
 pub use curriculum::{Curriculum, CurriculumMeasure};
 pub(crate) use curriculum::{CurriculumMeaning, is_of_run};
-pub use data::{DataFormula, DataNode, DataSource};
+pub use data::{
+    DATA_ENDINGS, DataFault, DataFormula, DataNode, DataSource, DataValue, NullField, is_file_pattern,
+    number_of_text, quotas,
+};
 pub use extrapolation::Extrapolation;
 pub use feedback::Feedback;
 pub(crate) use feedback::FeedbackMeaning;

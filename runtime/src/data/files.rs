@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::nearest;
+use mopd_compiler::plan::is_file_pattern;
 use mopd_store::regular;
 
 use super::error::{DataError, DataProblem};
@@ -26,8 +27,8 @@ pub enum FileLayout {
     },
 }
 
-/// The endings of data files in a folder.
-pub const ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
+/// Of data files in a folder.
+pub use mopd_compiler::plan::DATA_ENDINGS as ENDINGS;
 
 /// The files of `path`: itself, those that match its pattern, or those of a split of the folder that it is.
 /// Sorted by name.
@@ -39,17 +40,13 @@ pub fn find(path: &Path, split: Option<&str>) -> Result<Vec<DataFile>, DataError
         if let Some(split) = split {
             return Err(failed(DataProblem::NoSplits { split: split.to_owned() }));
         }
-        if path.exists() || !is_pattern(path) {
+        if path.exists() || !is_file_pattern(&path.to_string_lossy()) {
             vec![path.to_owned()]
         } else {
             matching(path).map_err(failed)?
         }
     };
     paths.into_iter().map(|path| Ok(DataFile { layout: layout(&path)?, path })).collect()
-}
-
-fn is_pattern(path: &Path) -> bool {
-    path.to_string_lossy().contains(['*', '?', '['])
 }
 
 fn matching(path: &Path) -> Result<Vec<PathBuf>, DataProblem> {
@@ -120,7 +117,7 @@ fn is_data(path: &Path) -> bool {
         && !FACTS.contains(&&*name)
 }
 
-fn ending(path: &Path) -> Option<String> {
+pub(super) fn ending(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 

@@ -3,6 +3,7 @@
 //! once an epoch: its shares are those of the prompts. A stage that chooses its prompts visits those that
 //! were chosen, in the order in which they were.
 
+use mopd_compiler::plan::quotas;
 use serde::{Deserialize, Serialize};
 
 use crate::random::{Uniforms, permutation};
@@ -267,15 +268,7 @@ impl Mixture {
                 sources.map(|(source, owed)| owed + source.share * f64::from(prompts)).collect()
             }
         };
-        let mut quotas = vec![0; self.sources.len()];
-        // Giving one at a time to whoever is owed most is largest remainder, and never gives a negative
-        // quota.
-        for _ in 0..prompts {
-            let most = (0..owed.len()).rev().max_by(|a, b| owed[*a].total_cmp(&owed[*b]));
-            let most = most.expect("a mixture has at least one source");
-            quotas[most] += 1;
-            owed[most] -= 1.0;
-        }
+        let quotas = quotas(&mut owed, prompts);
         if let Some(before) = &mut self.owed {
             *before = owed;
         }

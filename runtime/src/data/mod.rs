@@ -1,5 +1,4 @@
-//! Prompts and their answers: data files, tokenizers, conversations, and the order in which prompts are
-//! drawn.
+//! Prompts and their answers: data files, their rows and columns, and the order in which prompts are drawn.
 
 mod cells;
 mod dataset;

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use mopd_compiler::plan::DataValue;
+pub use mopd_compiler::plan::number_of_text as number;
+
 use crate::tokenizer::json::Json;
 
 /// A string as it is, a number as it is written in JSON; none for anything else.
@@ -13,20 +16,11 @@ pub fn text(value: &Json) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Reads a number as people write it: white space around it and commas between groups of three digits do not
-/// count. None for anything else, `inf` and `nan` included.
-pub fn number(text: &str) -> Option<f64> {
-    let text = text.trim();
-    if !text.contains(',') {
-        // Rust's parser also knows the words "inf" and "nan".
-        return text.parse().ok().filter(|number: &f64| number.is_finite());
+/// What formulas read of a value.
+pub fn read(value: &Json) -> DataValue<'_> {
+    match value {
+        Json::Null => DataValue::Null,
+        Json::Bool(truth) => DataValue::Bool(*truth),
+        value => text(value).map_or(DataValue::Other, DataValue::Text),
     }
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let (whole, fraction) =
-        unsigned.split_once('.').map_or((unsigned, None), |(whole, rest)| (whole, Some(rest)));
-    let mut groups = whole.split(',');
-    let first = groups.next().is_some_and(|group| digits(group) && group.len() <= 3);
-    let rest = groups.all(|group| digits(group) && group.len() == 3);
-    (first && rest && fraction.is_none_or(digits)).then(|| text.replace(',', "").parse().ok()).flatten()
 }

@@ -1,18 +1,32 @@
-//! The rows of an export: those that the steps train on, in their order.
+//! The rows of an export: of each domain those that the steps of a run train on, with the same share of every
+//! step, in another order.
 
 use std::path::Path;
 
 use mopd_compiler::export::ExportEngine;
 use mopd_compiler::export::stage::{DomainPart, ExportSettings, RowFacts};
-use mopd_compiler::plan::{DataFormula, DataSource, ModelId, Plan, PromptFormat, Stage};
+use mopd_compiler::plan::{
+    DataFault, DataFormula, DataSource, DataValue, Domain, Length, ModelId, NullField, Objective, Plan,
+    PromptFormat, Reward, RewardPart, Share, Stage, Train, is_file_pattern, number_of_text, quotas,
+};
 use serde_json::{Map, Value, json};
 
 use crate::problem::Problem;
 
-/// The rows of one domain of a stage, as they are, with fields by their names.
+/// What a template may get to know besides the messages.
+const BESIDE_MESSAGES: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
+
+/// The rows of one domain of a stage.
 pub struct DomainRows {
-    rows: Vec<Map<String, Value>>,
+    rows: Vec<ExportRow>,
     longest_prompt: u32,
+}
+
+struct ExportRow {
+    /// As it is, by the names of its columns.
+    columns: Map<String, Value>,
+    /// A text, or the conversation that a rollout gets.
+    prompt: Value,
 }
 
 impl DomainRows {
@@ -24,50 +38,45 @@ impl DomainRows {
 /// The rows of every domain that a stage is trained on, in the order of its mixture.
 pub fn read(plan: &Plan, model: ModelId, base: &Path) -> Result<Vec<DomainRows>, Problem> {
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(Vec::new()) };
-    let domains = train.mixture.iter().map(|share| plan.experiment.domain(share.domain));
-    domains.map(|domain| of_source(&domain.prompts, base)).collect()
+    let of_domain = |share: &Share| {
+        let arms = train.scorers.routed().iter().filter(|choice| choice.domain == share.domain);
+        let conditions: Vec<&DataFormula> = arms.map_while(|choice| choice.when.as_ref()).collect();
+        of_domain(plan.experiment.domain(share.domain), &conditions, base)
+    };
+    train.mixture.iter().map(of_domain).collect()
 }
 
-fn of_source(source: &DataSource, base: &Path) -> Result<DomainRows, Problem> {
+fn of_domain(domain: &Domain, conditions: &[&DataFormula], base: &Path) -> Result<DomainRows, Problem> {
+    let source = &domain.prompts;
     let path = base.join(&source.path);
-    let is_lines = path.extension().is_some_and(|ending| ending == "jsonl" || ending == "json");
-    if !is_lines || source.split.is_some() || source.path.contains('*') {
-        let message = format!("`mopd export` reads one file of JSON lines, and `{}` is none", source.path);
-        return Err(Problem::usage("not-supported-yet", message)
-            .help("convert it: a line per row, with `prompt` and the fields that the reward reads"));
-    }
-    let unreadable = |error: &std::io::Error| {
-        let reason = mopd_store::files::reason(error);
-        Problem::usage("can't-read", format!("can't read {}: {reason}", path.display()))
-            .help("paths are relative to the folder of the experiment's file")
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
+    let bytes = lines_of(source, &path)?;
     let mut rows = Vec::new();
     let mut longest = 0;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Problem::usage("wrong-data", format!("{}: not UTF-8", path.display())))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let fault = |what: &str| {
+        let fault = |what: String| {
             Problem::usage("wrong-data", format!("{}, line {}: {what}", path.display(), number + 1))
         };
-        let mut row: Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| fault(&format!("no JSON object: {error}")))?;
-        for column in &source.columns {
-            if let Some(value) = row.remove(&column.column) {
-                row.insert(column.field.clone(), value);
-            }
-        }
-        if source.filter.as_ref().is_some_and(|filter| !holds(filter, &row)) {
+        let columns: Map<String, Value> =
+            serde_json::from_str(line).map_err(|error| fault(format!("no JSON object: {error}")))?;
+        if let Some(filter) = &source.filter
+            && !holds(filter, NullField::Unknown, source, &columns).map_err(fault)?
+        {
             continue;
         }
-        let prompt = row.get("prompt").or(row.get("messages"));
-        match prompt {
-            Some(Value::String(text)) => longest = longest.max(text.len()),
-            Some(messages @ Value::Array(_)) => longest = longest.max(messages.to_string().len()),
-            _ => return Err(fault("the row has no `prompt`, a text or a list of messages")),
+        for condition in conditions {
+            if holds(condition, NullField::Fault, source, &columns).map_err(fault)? {
+                break;
+            }
         }
-        if row.contains_key("tools") || row.contains_key("documents") {
-            return Err(fault("`tools` and `documents` of a conversation are not exported"));
+        for (field, kind) in needed(&domain.reward) {
+            text_of(field, kind, source, &columns).map_err(fault)?;
         }
-        rows.push(row);
+        let prompt = prompt(&domain.format, source, &columns).map_err(fault)?;
+        longest = longest.max(prompt.as_str().map_or_else(|| prompt.to_string().len(), str::len));
+        rows.push(ExportRow { columns, prompt });
         if source.limit.is_some_and(|limit| rows.len() == limit as usize) {
             break;
         }
@@ -81,19 +90,127 @@ fn of_source(source: &DataSource, base: &Path) -> Result<DomainRows, Problem> {
     Ok(DomainRows { rows, longest_prompt: longest as u32 })
 }
 
-/// A row whose condition reads a null is left out.
-fn holds(formula: &DataFormula, row: &Map<String, Value>) -> bool {
-    let given = |field: &&str| row.get(*field).is_some_and(|value| !value.is_null());
-    formula.fields().iter().all(given) && value(formula, row) != 0.0
+/// The content of a source that is one file of JSON lines. Which files a run takes for others is said in
+/// `data/files.rs` of the runtime.
+fn lines_of(source: &DataSource, path: &Path) -> Result<Vec<u8>, Problem> {
+    let other = || {
+        let message = format!("`mopd export` reads one file of JSON lines, and `{}` is none", source.path);
+        Problem::usage("not-supported-yet", message)
+            .help("convert it: a line per row, with `prompt` and the fields that the reward reads")
+    };
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    let pattern = !path.exists() && is_file_pattern(&path.to_string_lossy());
+    if pattern
+        || path.is_dir()
+        || source.split.is_some()
+        || matches!(ending.as_deref(), Some("parquet" | "csv" | "tsv"))
+    {
+        return Err(other());
+    }
+    let bytes = std::fs::read(path).map_err(|error| {
+        let reason = mopd_store::files::reason(&error);
+        Problem::usage("can't-read", format!("can't read {}: {reason}", path.display()))
+            .help("paths are relative to the folder of the experiment's file")
+    })?;
+    let compressed = [b"PAR1".as_slice(), b"\x1F\x8B", b"\x28\xB5\x2F\xFD", b"PK\x03\x04"];
+    if compressed.iter().any(|magic| bytes.starts_with(magic)) { Err(other()) } else { Ok(bytes) }
 }
 
-fn value(formula: &DataFormula, row: &Map<String, Value>) -> f64 {
-    let number = |field: &str| match row.get(field) {
-        Some(Value::Bool(holds)) => f64::from(u8::from(*holds)),
-        Some(value) => value.as_f64().unwrap_or(f64::NAN),
-        None => f64::NAN,
+/// The prompt as it is written.
+fn prompt(format: &PromptFormat, source: &DataSource, columns: &Map<String, Value>) -> Result<Value, String> {
+    let value = |field: &str| columns.get(source.column(field));
+    let given = value("prompt").or_else(|| value("messages"));
+    let given = match (format, given) {
+        (PromptFormat::Text, Some(Value::Array(_))) => {
+            return Err(
+                "the prompt is a list of messages, but prompts are plain text: write `format = chat` \
+                        in the domain"
+                    .to_owned(),
+            );
+        }
+        (_, Some(given @ (Value::String(_) | Value::Array(_)))) => given.clone(),
+        _ => return Err("the row has no `prompt`, a text or a list of messages".to_owned()),
     };
-    formula.value(number, |field, text| row.get(field).and_then(Value::as_str) == Some(text))
+    let PromptFormat::Chat { system } = format else { return Ok(given) };
+    if let Some(beside) =
+        BESIDE_MESSAGES.iter().find(|name| value(name).is_some_and(|value| !value.is_null()))
+    {
+        return Err(format!("`{beside}` of a conversation is not exported"));
+    }
+    Ok(conversation(given, system.as_deref()))
+}
+
+/// Whether a formula holds in a row, by the rules of a run.
+fn holds(
+    formula: &DataFormula,
+    null: NullField,
+    source: &DataSource,
+    columns: &Map<String, Value>,
+) -> Result<bool, String> {
+    let value = |field: &str| columns.get(source.column(field)).map(read_value);
+    formula.holds(null, value).map_err(|fault| match fault {
+        DataFault::Missing { field } => missing(field, source, columns),
+        DataFault::Mismatch { field, wanted } => mismatch(field, wanted, source, columns),
+    })
+}
+
+fn read_value(value: &Value) -> DataValue<'_> {
+    match value {
+        Value::Null => DataValue::Null,
+        Value::Bool(truth) => DataValue::Bool(*truth),
+        Value::String(text) => DataValue::Text(text.into()),
+        Value::Number(number) => DataValue::Text(number.to_string().into()),
+        Value::Array(_) | Value::Object(_) => DataValue::Other,
+    }
+}
+
+fn missing(field: &str, source: &DataSource, columns: &Map<String, Value>) -> String {
+    let present: Vec<&str> = columns.keys().map(String::as_str).collect();
+    format!("the field `{}` is missing; found `{}`", source.column(field), present.join("`, `"))
+}
+
+fn mismatch(field: &str, wanted: &str, source: &DataSource, columns: &Map<String, Value>) -> String {
+    let found = columns.get(source.column(field)).map(Value::to_string).unwrap_or_default();
+    format!("the field `{field}` must be {wanted}; found {found}")
+}
+
+/// What a verifier compares with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TargetKind {
+    Text,
+    Number,
+}
+
+/// The fields that the verifiers read which are exported.
+fn needed(reward: &Reward) -> Vec<(&str, TargetKind)> {
+    match reward {
+        Reward::ExactMatch { field } => vec![(field, TargetKind::Text)],
+        Reward::Numeric { field, .. } => vec![(field, TargetKind::Number)],
+        Reward::Regex { pattern, field } => {
+            let reads = ["(?<answer>", "(?P<answer>"].iter().any(|group| pattern.contains(group));
+            reads.then_some((field.as_str(), TargetKind::Text)).into_iter().collect()
+        }
+        Reward::Parts { parts } => {
+            parts.iter().flat_map(|RewardPart { reward, .. }| needed(reward)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn text_of(
+    field: &str,
+    kind: TargetKind,
+    source: &DataSource,
+    columns: &Map<String, Value>,
+) -> Result<(), String> {
+    let value = columns.get(source.column(field)).ok_or_else(|| missing(field, source, columns))?;
+    match (read_value(value), kind) {
+        (DataValue::Text(text), TargetKind::Number) if number_of_text(&text).is_none() => {
+            Err(mismatch(field, "a number", source, columns))
+        }
+        (DataValue::Text(_), _) => Ok(()),
+        _ => Err(mismatch(field, "a string or a number", source, columns)),
+    }
 }
 
 /// The rows of all steps, one a line.
@@ -129,19 +246,26 @@ fn line(
     engine: ExportEngine,
     settings: &ExportSettings,
     part: &DomainPart,
-    row: &Map<String, Value>,
+    row: &ExportRow,
     (messages, group): (bool, u64),
 ) -> Value {
-    let domain = &part.domain.name;
-    let prompt = row.get("messages").or(row.get("prompt")).cloned().unwrap_or_default();
-    let prompt = match (&part.domain.format, prompt) {
-        (PromptFormat::Chat { system }, prompt) => conversation(prompt, system.as_deref()),
-        (PromptFormat::Text, Value::String(text)) if messages => json!([{"role": "user", "content": text}]),
-        (PromptFormat::Text, prompt) => prompt,
+    let Domain { name: domain, prompts: source, reward, .. } = part.domain;
+    let prompt = match &row.prompt {
+        Value::String(text) if messages => json!([{"role": "user", "content": text}]),
+        prompt => prompt.clone(),
     };
-    let arm = part.arms.iter().find(|arm| arm.when.as_ref().is_none_or(|when| value(when, row) != 0.0));
+    // The conditions were looked at when the row was read.
+    let takes = |when: &DataFormula| holds(when, NullField::Fault, source, &row.columns).unwrap_or(false);
+    let arm = part.arms.iter().find(|arm| arm.when.as_ref().is_none_or(takes));
     let teacher = arm.map(|arm| settings.teachers[arm.teacher].key.as_str());
-    let whole = Value::Object(row.clone()).to_string();
+    let mut whole: Map<String, Value> = source.renamed(row.columns.clone()).into_iter().collect();
+    // A column that has another name besides is read by its own too.
+    for (field, _) in needed(reward) {
+        if let Some(value) = row.columns.get(source.column(field)) {
+            whole.insert(field.to_owned(), value.clone());
+        }
+    }
+    let whole = Value::Object(whole).to_string();
     match engine {
         ExportEngine::Verl => json!({
             "data_source": domain,
@@ -177,7 +301,8 @@ fn conversation(prompt: Value, system: Option<&str>) -> Value {
 }
 
 /// Which rows come: every step keeps to the shares to within a row, what rounding gave or took is carried
-/// over, and no row of a domain comes twice before each has come once.
+/// over, and no row of a domain comes twice before each has come once. A stage that trains in epochs visits
+/// each row once an epoch: its shares are those of the rows.
 struct Order {
     domains: Vec<Turn>,
     drawn: u64,
@@ -185,6 +310,7 @@ struct Order {
 }
 
 struct Turn {
+    /// Of the whole, normalised.
     share: f64,
     size: usize,
     drawn: u64,
@@ -193,37 +319,17 @@ struct Turn {
 
 impl Order {
     fn new(settings: &ExportSettings, rows: &[DomainRows]) -> Order {
-        let turn = |(part, rows): (&DomainPart, &DomainRows)| Turn {
-            share: part.share,
-            size: rows.rows.len(),
-            drawn: 0,
-            left: Vec::new(),
-        };
-        Order {
-            domains: settings.domains.iter().zip(rows).map(turn).collect(),
-            drawn: 0,
-            seed: settings.seed,
-        }
+        let sizes = rows.iter().map(|of| of.rows.len());
+        let shares: Vec<f64> = shares(settings.train, sizes.clone());
+        let turn = |(share, size)| Turn { share, size, drawn: 0, left: Vec::new() };
+        Order { domains: shares.into_iter().zip(sizes).map(turn).collect(), drawn: 0, seed: settings.seed }
     }
 
     /// The domain and the row of each prompt of the next step.
     fn step(&mut self, groups: u32) -> Vec<(usize, usize)> {
         let after = self.drawn + u64::from(groups);
         let owed = |turn: &Turn| turn.share * after as f64 - turn.drawn as f64;
-        let mut counts: Vec<u64> =
-            self.domains.iter().map(|turn| owed(turn).max(0.0).floor() as u64).collect();
-        while counts.iter().sum::<u64>() < u64::from(groups) {
-            let rest = |at: usize| owed(&self.domains[at]) - counts[at] as f64;
-            let most = (0..counts.len()).max_by(|a, b| rest(*a).total_cmp(&rest(*b)).then(b.cmp(a)));
-            counts[most.expect("a stage has a domain")] += 1;
-        }
-        while counts.iter().sum::<u64>() > u64::from(groups) {
-            let least = (0..counts.len()).filter(|at| counts[*at] > 0).min_by(|a, b| {
-                let rest = |at: usize| owed(&self.domains[at]) - counts[at] as f64;
-                rest(*a).total_cmp(&rest(*b))
-            });
-            counts[least.expect("one has too many")] -= 1;
-        }
+        let counts = quotas(&mut self.domains.iter().map(owed).collect::<Vec<_>>(), groups);
         self.drawn = after;
         let mut found = Vec::with_capacity(groups as usize);
         for (at, (turn, count)) in self.domains.iter_mut().zip(counts).enumerate() {
@@ -238,6 +344,16 @@ impl Order {
         }
         found
     }
+}
+
+/// Of each domain, as in a run.
+fn shares(train: &Train<Objective>, sizes: impl Iterator<Item = usize>) -> Vec<f64> {
+    let shares: Vec<f64> = match train.length {
+        Length::Steps(_) => train.mixture.iter().map(|of| of.share).collect(),
+        Length::Epochs(_) => sizes.map(|size| size as f64).collect(),
+    };
+    let whole: f64 = shares.iter().sum();
+    shares.into_iter().map(|share| share / whole).collect()
 }
 
 /// The numbers below `size` in an order that the key decides (Fisher and Yates; SplitMix64).

@@ -55,3 +55,115 @@ fn a_report_needs_no_data_and_a_stage_has_a_name() {
     said.is(2, &["no stage `studnet` that trains", "did you mean `--stage 'student'`?"]);
     place.mopd(&["export", "--engine", "nemo", "a.mopd"]).is(2, &["verl, trl"]);
 }
+
+/// A stage on these domains, exported for TRL.
+fn exported(place: &Place, domains: &str, route: &str, length: &str) -> super::Said {
+    let text = format!(
+        "use std.opd.mopd\n\nexperiment \"x\" {{ seed = 1 }}\n\n{domains}\n\n\
+         model base = llama {{ layers = 1, width = 16, heads = 2, context = 64, tokenizer = bytes }}\n\
+         model one  = sft(base, on: domains) {{ target = answer, steps = 1, batch = 2, lr = 1e-3 }}\n\
+         model two  = sft(base, on: domains) {{ target = answer, steps = 1, batch = 4, lr = 1e-3 }}\n\n\
+         teacher first = one\nteacher second = two\n\nroute {{ {route} }}\n\n\
+         model student = distill(base) {{\n  objective = mopd(clip_at: 5)\n  \
+         rollout = sample(n: 1, temperature: 1.0, max_tokens: 4)\n  prompts = 4\n  {length}\n  \
+         lr = 1e-3\n}}\n"
+    );
+    place.write("x.mopd", &text);
+    place.mopd(&["export", "--engine", "trl", "--out", "out", "x.mopd"])
+}
+
+/// `(prompt, teacher, row)` of each line, sorted.
+fn lines(place: &Place) -> Vec<(String, String, serde_json::Value)> {
+    let line = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        (text("prompt"), text("teacher"), serde_json::from_str(&text("row")).expect("JSON"))
+    };
+    let mut lines: Vec<_> = place.read("out/train.jsonl").lines().map(line).collect();
+    lines.sort_by(|one, other| one.0.cmp(&other.0));
+    lines
+}
+
+/// By the rules of a run: numbers may be texts, and a text may be a number.
+#[test]
+fn conditions_hold_in_an_export_where_they_hold_in_a_run() {
+    let place = Place::new();
+    let rows = ["\"1,024\"", "\"5\"", "2", "\"0.5\""].iter().enumerate().map(|(at, level)| {
+        format!("{{\"prompt\": \"{at}\", \"answer\": \"a\", \"level\": {level}, \"kind\": {at}}}\n")
+    });
+    place.write("rows.ndjson", &rows.collect::<String>());
+    let domain = "domain d { prompts = \"rows.ndjson\", reward = exact_match }";
+    let teachers = |place: &Place| lines(place).into_iter().map(|line| line.1).collect::<Vec<_>>();
+    exported(&place, domain, "data.level >= 3 -> first, else -> second", "steps = 1").is(0, &[]);
+    assert_eq!(teachers(&place), ["first", "first", "second", "second"]);
+    exported(&place, domain, "data.kind == \"3\" -> first, else -> second", "steps = 1").is(0, &[]);
+    assert_eq!(teachers(&place), ["second", "second", "second", "first"]);
+    let filtered =
+        "domain d { prompts = dataset(\"rows.ndjson\", filter: data.level >= 3), reward = exact_match }";
+    exported(&place, filtered, "data.kind == \"0\" -> first, else -> second", "steps = 1").is(0, &[]);
+    assert_eq!(teachers(&place), ["first", "first", "second", "second"]);
+    // NaN is not true.
+    exported(&place, domain, "log(0 - data.kind) > 9 -> first, else -> second", "steps = 1").is(0, &[]);
+    assert_eq!(teachers(&place), ["second"; 4]);
+    for (level, what) in [
+        ("\"level\": null", "the field `level` must be a number or a bool; found null"),
+        ("\"level\": \"hard\"", "the field `level` must be a number or a bool; found \"hard\""),
+        ("\"other\": 1", "the field `level` is missing; found `answer`, `other`, `prompt`"),
+    ] {
+        place.write("rows.ndjson", &format!("{{\"prompt\": \"a\", \"answer\": \"a\", {level}}}\n"));
+        let said = exported(&place, domain, "data.level >= 3 -> first, else -> second", "steps = 1");
+        said.is(2, &[&format!("rows.ndjson, line 1: {what}")]);
+    }
+    let pattern = "domain d { prompts = \"rows_?.jsonl\", reward = exact_match }";
+    let said = exported(&place, pattern, "data.level >= 3 -> first, else -> second", "steps = 1");
+    said.is(2, &["reads one file of JSON lines"]);
+}
+
+/// In whatever order the columns are written.
+#[test]
+fn columns_change_places_in_an_export() {
+    let place = Place::new();
+    place.write("rows.jsonl", "{\"question\": \"q\", \"answer\": \"a\"}\n");
+    for columns in ["answer: question, prompt: answer", "prompt: answer, answer: question"] {
+        let domain = format!(
+            "domain d {{\n  prompts = \"rows.jsonl\"\n  fields = columns({columns})\n  \
+             reward = exact_match\n}}"
+        );
+        exported(&place, &domain, "data.answer == \"q\" -> first, else -> second", "steps = 1").is(0, &[]);
+        for (prompt, teacher, row) in lines(&place) {
+            assert_eq!((prompt.as_str(), teacher.as_str()), ("a", "first"), "{columns}");
+            assert_eq!(row, serde_json::json!({"prompt": "a", "answer": "q"}), "{columns}");
+        }
+    }
+}
+
+/// An epoch has each row once, whatever the sizes of the domains.
+#[test]
+fn epochs_of_several_domains_have_each_row_as_often() {
+    let place = Place::new();
+    for (name, count) in [("d", 2), ("e", 6)] {
+        let row = |at| format!("{{\"prompt\": \"{name}{at}\", \"answer\": \"a\"}}\n");
+        place.write(&format!("{name}.jsonl"), &(0..count).map(row).collect::<String>());
+    }
+    let domains = "domain d { prompts = \"d.jsonl\", reward = exact_match, share = 1/2 }\n\
+                   domain e { prompts = \"e.jsonl\", reward = exact_match, share = 1/2 }";
+    exported(&place, domains, "domain == d -> first, domain == e -> second", "steps = 2 epochs").is(0, &[]);
+    let prompts: Vec<String> = lines(&place).into_iter().map(|line| line.0).collect();
+    let wanted = ["d0", "d1", "e0", "e1", "e2", "e3", "e4", "e5"];
+    assert_eq!(prompts, wanted.iter().flat_map(|prompt| [*prompt; 2]).collect::<Vec<_>>());
+}
+
+/// Prompts are measured as they are written, the message of the system included.
+#[test]
+fn a_system_message_counts_as_prompt() {
+    let system = "s".repeat(1000);
+    let chat = format!("domain sort {{ format = chat, system = \"{system}\", prompts");
+    let text = GOOD.replace("domain sort { prompts", &chat);
+    assert_ne!(text, GOOD);
+    let place = Place::with(&[("a.mopd", &text)]);
+    place.mopd(&["export", "--engine", "verl", "a.mopd"]).is(0, &[]);
+    let settings = place.read("student-verl/config.yaml");
+    let length = settings.lines().find_map(|line| line.trim().strip_prefix("max_prompt_length: "));
+    let length: usize = length.and_then(|length| length.parse().ok()).expect("a length");
+    assert!(length > 1000, "{length}");
+}

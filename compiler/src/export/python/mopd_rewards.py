@@ -34,7 +34,12 @@ def score(reward, completion, row):
             return float(found is not None)
         return float(found["answer"] == row[reward["field"]])
     if kind == "parts":
-        return sum(part["weight"] * score(part["reward"], completion, row) for part in reward["parts"])
+        # One by one: Python's own `sum` rounds otherwise.
+        total, weights = 0.0, 0.0
+        for part in reward["parts"]:
+            total += part["weight"] * score(part["reward"], completion, row)
+            weights += part["weight"]
+        return total / weights
     # Nothing trains on it.
     return 0.0
 

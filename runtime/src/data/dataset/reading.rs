@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use mopd_compiler::plan::{DataFormula, DataNode, PromptFormat};
+use mopd_compiler::plan::{DataFault, DataFormula, NullField, PromptFormat};
 
 use super::{DOCUMENTS, Dataset, DatasetRequest, MESSAGES, PROMPT, TOOLS, VARIABLES};
 use crate::data::error::{DataProblem, RowPlace};
 use crate::data::lists::Builder;
-use crate::data::numbers::{number, text};
+use crate::data::numbers::{number, read, text};
 use crate::data::rows::DataRow;
 use crate::data::{Field, FieldKind, trajectory};
 use crate::tokenizer::chat::Conversation;
@@ -33,15 +33,6 @@ pub(super) struct DatasetReader<'a> {
     arms: Vec<Vec<u32>>,
     /// Of each formula.
     numbers: Vec<Vec<f32>>,
-}
-
-/// What a formula makes of a field that is null.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Null {
-    /// Nothing holds of it.
-    Unknown,
-    /// The row is at fault.
-    Fault,
 }
 
 impl<'a> DatasetReader<'a> {
@@ -115,7 +106,7 @@ impl<'a> DatasetReader<'a> {
             return Ok(ControlFlow::Break(()));
         }
         if let Some(filter) = &source.filter
-            && !self.holds(filter, &row, Null::Unknown)?
+            && !self.holds(filter, &row, NullField::Unknown)?
         {
             self.left_out += 1;
             return Ok(ControlFlow::Continue(()));
@@ -123,7 +114,7 @@ impl<'a> DatasetReader<'a> {
         let whole = row.whole.take().map(|object| self.whole(object));
         let arms = self.request.routes.iter().map(|conditions| self.arm(conditions, &row));
         let arms: Vec<u32> = arms.collect::<Result<_, _>>()?;
-        let numbers = self.request.numbers.iter().map(|formula| self.number(formula, &row, Null::Fault));
+        let numbers = self.request.numbers.iter().map(|formula| self.number(formula, &row));
         let numbers: Vec<f64> = numbers.collect::<Result<_, _>>()?;
         let prompts = match self.request.trajectory() {
             None => vec![self.prompt(&row)?],
@@ -168,13 +159,8 @@ impl<'a> DatasetReader<'a> {
     }
 
     /// All of a row, its fields by the names that the domain gives them.
-    fn whole(&self, mut object: Object) -> String {
-        for column in &self.request.source.columns {
-            if let Some(value) = object.shift_remove(&column.column) {
-                object.insert(column.field.clone(), value);
-            }
-        }
-        Json::Object(object).to_string()
+    fn whole(&self, object: Object) -> String {
+        Json::Object(self.request.source.renamed(object).into_iter().collect()).to_string()
     }
 
     /// A prompt, with its conversation, for each turn of a trajectory.
@@ -203,48 +189,32 @@ impl<'a> DatasetReader<'a> {
     /// The first arm that holds. What only later ones read may be missing.
     fn arm(&self, conditions: &[DataFormula], row: &DataRow) -> Result<u32, DataProblem> {
         for (arm, condition) in conditions.iter().enumerate() {
-            if self.holds(condition, row, Null::Fault)? {
+            if self.holds(condition, row, NullField::Fault)? {
                 return Ok(arm as u32);
             }
         }
         Ok(conditions.len() as u32)
     }
 
-    /// Whether the row is one of those that the author means; NaN is not true.
-    fn holds(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<bool, DataProblem> {
-        let value = self.number(formula, row, null)?;
-        Ok(value != 0.0 && !value.is_nan())
+    fn holds(&self, formula: &DataFormula, row: &DataRow, null: NullField) -> Result<bool, DataProblem> {
+        let value = |field: &str| self.value(row, field).map(read);
+        formula.holds(null, value).map_err(|fault| self.fault(fault, row))
     }
 
-    fn number(&self, formula: &DataFormula, row: &DataRow, null: Null) -> Result<f64, DataProblem> {
-        for node in &formula.nodes {
-            let (field, wanted): (_, &'static str) = match node {
-                DataNode::Field { field } => (field, "a number or a bool"),
-                DataNode::FieldIs { field, .. } => (field, "a string"),
-                _ => continue,
-            };
-            let value = self.value(row, field).ok_or_else(|| self.missing(field, row))?;
-            let fits = match node {
-                DataNode::Field { .. } => matches!(value, Json::Bool(_)) || as_number(value).is_some(),
-                _ => text(value).is_some(),
-            };
-            let unknown = value.is_null() && null == Null::Unknown;
-            if !fits && !unknown {
-                return Err(DataProblem::TypeMismatch {
-                    field: field.clone(),
-                    wanted,
-                    found: describe(value),
-                });
-            }
+    fn number(&self, formula: &DataFormula, row: &DataRow) -> Result<f64, DataProblem> {
+        let value = |field: &str| self.value(row, field).map(read);
+        formula.of_row(NullField::Fault, value).map_err(|fault| self.fault(fault, row))
+    }
+
+    fn fault(&self, fault: DataFault, row: &DataRow) -> DataProblem {
+        match fault {
+            DataFault::Missing { field } => self.missing(field, row),
+            DataFault::Mismatch { field, wanted } => DataProblem::TypeMismatch {
+                field: field.to_owned(),
+                wanted,
+                found: self.value(row, field).map(describe).unwrap_or_default(),
+            },
         }
-        let numeric = |field: &str| match self.value(row, field) {
-            Some(Json::Bool(truth)) => f64::from(u8::from(*truth)),
-            value => value.and_then(as_number).unwrap_or(f64::NAN),
-        };
-        let is = |field: &str, wanted: &str| {
-            self.value(row, field).and_then(text).is_some_and(|text| text == wanted)
-        };
-        Ok(formula.value(numeric, is))
     }
 
     /// What a template gets to know besides the messages.
@@ -320,10 +290,6 @@ fn last_question(messages: &[Json]) -> String {
         Some(Json::Null) | None => String::new(),
         Some(parts) => parts.to_string(),
     }
-}
-
-fn as_number(value: &Json) -> Option<f64> {
-    text(value).and_then(|text| number(&text))
 }
 
 fn keep(texts: &mut Builder<u8>, text: &str) -> Result<(), DataProblem> {

@@ -138,6 +138,23 @@ fn filters_and_limits_choose_rows() {
     );
 }
 
+/// A reward gets the same row in whatever order the columns are written.
+#[test]
+fn columns_change_places_in_whole_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("rows.jsonl"), r#"{"question": "q", "answer": "a"}"#).unwrap();
+    let (answer, prompt) = (column("answer", "question"), column("prompt", "answer"));
+    for columns in [vec![answer.clone(), prompt.clone()], vec![prompt, answer]] {
+        let source = DataSource { columns, ..DataSource::file("rows.jsonl") };
+        let data = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, ANSWER)).unwrap();
+        assert_eq!((data.prompt(0), data.text(0, "answer")), ("a", Some("q")));
+        assert_eq!(
+            serde_json::Value::from(data.object(0)),
+            serde_json::json!({"prompt": "a", "answer": "q"})
+        );
+    }
+}
+
 /// Rows take the first arm that holds for them, by fields that may stand in columns of other names. What a
 /// filter leaves out is not asked.
 #[test]
