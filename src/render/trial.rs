@@ -86,7 +86,7 @@ pub fn unlike(trial: &Trial) -> Option<String> {
         let unlike = pairs.filter(|(_, (exact, single))| {
             let single = f64::from(**single);
             let same = **exact == single || exact.is_nan() && single.is_nan();
-            !same && !(exact.is_finite() && single.is_finite())
+            !(same || exact.is_finite() && single.is_finite())
         });
         let unlike = unlike.map(|(index, (exact, single))| (name.clone(), value, index, *exact, *single));
         unlike.collect::<Vec<_>>()

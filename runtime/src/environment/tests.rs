@@ -124,10 +124,7 @@ fn rewards_that_add_up_to_a_whole_number_are_that_number() {
         let of_parts = environment.reward_parts(&episode, &[]).map(|parts| parts[0].1);
         let sum = environment.reward(&episode).map(Option::unwrap);
         assert_eq!(sum.is_ok(), of_parts.is_ok());
-        sum.map(|sum| {
-            assert_eq!(sum, of_parts.unwrap());
-            sum
-        })
+        sum.inspect(|sum| assert_eq!(*sum, of_parts.unwrap()))
     };
     for (given, sum) in [
         (&[0.7, 0.2, 0.1][..], 1.0),
