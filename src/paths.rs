@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use mopd_compiler::plan::is_file_pattern;
 use mopd_lang::diag::{Code, Diagnostic, missing_file_help, nearest_file};
 use mopd_lang::experiment::{Experiment, Origin, Pretrained, Stage, TokenizerSpec};
 use mopd_lang::source::Span;
@@ -15,7 +16,7 @@ pub fn missing(experiment: &Experiment, origins: &[Span], folder: &Path) -> Vec<
     for (path, origin) in named(experiment, folder) {
         let whole = folder.join(path);
         // What a pattern matches is looked at when it is read.
-        if path.contains(['*', '?', '[']) || whole.exists() {
+        if is_file_pattern(path) || whole.exists() {
             continue;
         }
         let span = origins[origin.0 as usize];

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use clap::Parser;
+use mopd_compiler::plan::DATA_ENDINGS;
 
 use super::run;
 use crate::args::{Cli, Command, EvalArgs, Format, RunArgs};
@@ -157,16 +158,13 @@ fn is_free(name: &str) -> bool {
     declared.is_ok_and(|analysis| !analysis.has_errors())
 }
 
-/// The endings of files with prompts.
-const ENDINGS: [&str; 6] = ["jsonl", "json", "ndjson", "parquet", "csv", "tsv"];
-
 /// A name of the language for each path, its last part as near as it goes; where two would be alike, with the
 /// folders that tell them apart. All differ, also from those that are taken.
 fn names(paths: &[String], otherwise: &str, taken: &mut HashSet<String>) -> Vec<String> {
     let parts = |path: &String| -> Vec<String> {
         let path = Path::new(path);
         let ending = path.extension().and_then(|ending| ending.to_str());
-        let whole = match ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+        let whole = match ending.is_some_and(|ending| DATA_ENDINGS.contains(&ending)) {
             true => path.with_extension(""),
             false => path.to_owned(),
         };

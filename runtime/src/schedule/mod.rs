@@ -4,6 +4,7 @@ mod elsewhere;
 mod exclusive;
 mod fits;
 mod guards;
+mod inputs;
 mod keys;
 mod locking;
 mod predicted;
@@ -18,7 +19,6 @@ pub mod sample;
 mod scores;
 mod servers;
 mod stage;
-mod unchanged;
 mod unsupported;
 mod why;
 

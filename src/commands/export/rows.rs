@@ -122,11 +122,8 @@ fn prompt(format: &PromptFormat, source: &DataSource, columns: &Map<String, Valu
     let given = value("prompt").or_else(|| value("messages"));
     let given = match (format, given) {
         (PromptFormat::Text, Some(Value::Array(_))) => {
-            return Err(
-                "the prompt is a list of messages, but prompts are plain text: write `format = chat` \
-                        in the domain"
-                    .to_owned(),
-            );
+            let what = "the prompt is a list of messages, but prompts are plain text";
+            return Err(format!("{what}: write `format = chat` in the domain"));
         }
         (_, Some(given @ (Value::String(_) | Value::Array(_)))) => given.clone(),
         _ => return Err("the row has no `prompt`, a text or a list of messages".to_owned()),

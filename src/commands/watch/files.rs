@@ -8,7 +8,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mopd_compiler::plan::{DataSource, Plan, Pretrained, Producer, Stage, TokenizerSpec, Train};
+use mopd_compiler::plan::{
+    DataSource, Plan, Pretrained, Producer, Stage, TokenizerSpec, Train, is_file_pattern,
+};
 use mopd_store::programs::CommandSources;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -234,12 +236,12 @@ fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
 /// The file itself, also one that is not there; those of a folder and the folders in it; those beside a
 /// pattern.
 fn files_of(path: &Path) -> Vec<PathBuf> {
-    let is_pattern = path.to_string_lossy().contains(['*', '?', '[']);
+    let is_pattern = |path: &Path| is_file_pattern(&path.to_string_lossy());
     if path.is_dir() {
         return below(path, 2);
     }
-    if is_pattern && !path.exists() {
-        let fixed = path.ancestors().find(|folder| !folder.to_string_lossy().contains(['*', '?', '[']));
+    if is_pattern(path) && !path.exists() {
+        let fixed = path.ancestors().find(|folder| !is_pattern(folder));
         return fixed.map(|folder| below(folder, 2)).unwrap_or_default();
     }
     vec![path.to_owned()]

@@ -1,5 +1,7 @@
 """The built-in verifiers, as `rewards.json` says them of each domain. A reward is a number from 0 to 1."""
 
+import decimal
+import fractions
 import json
 import math
 import pathlib
@@ -21,13 +23,29 @@ def number(text):
     return value if math.isfinite(value) else None
 
 
+def within(texts, tolerance):
+    """As decimals: doubles round numbers of 17 digits, and 0.01 beside 1.01 as well."""
+    found, target = (number(text) for text in texts)
+    if found is None or target is None:
+        return False
+    try:
+        decimals = [decimal.Decimal(text.strip().replace(",", "")) for text in texts]
+        if all(abs(each.as_tuple().exponent) <= 4096 for each in decimals):
+            one, other = map(fractions.Fraction, decimals)
+            # In the fewest digits that give it: as it is written.
+            return abs(one - other) <= fractions.Fraction(repr(tolerance))
+    except decimal.DecimalException:
+        pass
+    # That would take too many digits.
+    return abs(found - target) <= tolerance
+
+
 def score(reward, completion, row):
     kind = reward["kind"]
     if kind == "exact_match":
         return float(completion == row[reward["field"]])
     if kind == "numeric":
-        found, target = number(completion), number(row[reward["field"]])
-        return float(found is not None and abs(found - target) <= reward["tolerance"])
+        return float(within([completion, row[reward["field"]]], reward["tolerance"]))
     if kind == "regex":
         found = re.search(reward["pattern"], completion)
         if found is None or "answer" not in found.re.groupindex:

@@ -197,6 +197,41 @@ fn what_python_has_no_counterpart_of_is_named() {
     }
 }
 
+#[test]
+fn numbers_are_compared_in_python_as_in_a_run() {
+    let texts = [
+        "42",
+        "42.0",
+        "4.2e1",
+        " 42\n",
+        "+42",
+        "042",
+        "42.01",
+        "41.99",
+        "42.0100000000000000001",
+        "42.1",
+        "43",
+        "-42",
+        "42.000000000000000000001",
+        "1e999999999",
+        "1e-999999999",
+        "1e-99999999999999999999",
+        "0x2a",
+        "4,2",
+        "",
+        "nan",
+    ];
+    for tolerance in [0.0, 0.01, 0.1, 1e-300, 42.0, 1e300] {
+        let numeric = || plan::Reward::Numeric { field: "answer".to_owned(), tolerance };
+        let verifier = built_in(numeric());
+        let said = exported(&texts.map(|text| (numeric(), text)));
+        for (text, said) in texts.into_iter().zip(said) {
+            let wanted = judge_one(&verifier, text, json!({"answer": "42"}));
+            assert_eq!(said, wanted, "{text:?} within {tolerance}");
+        }
+    }
+}
+
 /// What all parts accept is rewarded with 1.
 #[test]
 fn parts_are_divided_by_their_weights() {
