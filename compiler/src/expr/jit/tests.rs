@@ -59,10 +59,23 @@ fn results_do_not_depend_on_the_instructions_of_the_machine() {
 
 #[test]
 fn random_graphs_agree_to_the_last_bit() {
+    const SEEDS: u64 = 10_000;
+    let halves = [0..SEEDS / 2, SEEDS / 2..SEEDS];
+    let counts = std::thread::scope(|threads| {
+        let parts = halves.map(|seeds| threads.spawn(|| compare_random_graphs(seeds)));
+        parts.map(|part| part.join().expect("each graph agrees"))
+    });
+    let [operations, derivatives] = [0, 1].map(|count| counts[0][count] + counts[1][count]);
+    assert!(derivatives > 8_000, "{derivatives} derivatives were compiled");
+    assert!(operations > 80_000, "the generator makes graphs worth compiling");
+}
+
+/// How many operations and derivatives the graphs of these seeds have.
+fn compare_random_graphs(seeds: std::ops::Range<u64>) -> [usize; 2] {
     let (mut operations, mut derivatives) = (0, 0);
     let of_one = Function::ALL.iter().copied().filter(|function| function.operands() == 1);
     let of_one: Vec<Function> = of_one.collect();
-    for seed in 0..10_000 {
+    for seed in seeds {
         let mut random = Random(seed);
         let size = 1 + random.below(24);
         let (mut graph, mut outputs) = random.graph(size, 2);
@@ -89,8 +102,7 @@ fn random_graphs_agree_to_the_last_bit() {
             assert_same(&graph, &outputs, &batch, &format!("graph {seed}"));
         }
     }
-    assert!(derivatives > 8_000, "{derivatives} derivatives were compiled");
-    assert!(operations > 80_000, "the generator makes graphs worth compiling");
+    [operations, derivatives]
 }
 
 /// Every function, on every combination of the numbers that IEEE treats specially.
