@@ -197,6 +197,35 @@ fn a_bound_on_a_negative_sum_deletes_its_gradient() {
     assert!(bounded.gradient.iter().all(|derivative| *derivative == 0.0));
 }
 
+/// A logarithm of a probability is what it is, however small that is: a declared divergence is the built-in
+/// one of the same formula.
+#[test]
+fn declared_divergences_of_tiny_probabilities_are_the_known_ones() {
+    let (some, tiny) = ([0.25, 0.25, 0.25, 0.25 - 1e-3, 1e-3], [0.4, 0.3, 0.2, 0.1, 1e-200]);
+    for (formula, known) in [
+        ("p * log(p / q)", "live kl(student || teacher)"),
+        ("p * (log(p) - log(q))", "live kl(student || teacher)"),
+        ("p * log(p / (0.5 * p + 0.5 * q))", "live kl(student || blend(student: 0.5, teacher: 0.5))"),
+    ] {
+        let text = format!(
+            "divergence own(p || q) = {formula}\nobjective o {{\nterm t = live own(student || teacher)\n\
+             reduce = mean(token, over: batch)\n}}\n"
+        );
+        let analysis = mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text }, &|_| None);
+        let own = analysis.objectives.first().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
+        for (student, teacher) in [(some, tiny), (tiny, some), (tiny, tiny)] {
+            let found = expected(&own.objective, 0, &ToyModel::of(&student, &teacher)).expect("a number");
+            let known = at(known, &student, &teacher);
+            close(&[found.value], &[known.value], 1e-12);
+            close(&found.gradient, &known.gradient, 1e-12);
+        }
+    }
+    // By hand: an entry of 1e-3 against one of 1e-200.
+    let known = at("live kl(student || teacher)", &some, &tiny);
+    let by_hand: f64 = some.iter().zip(&tiny).map(|(p, q)| p * (p.ln() - q.ln())).sum();
+    close(&[known.value], &[by_hand], 1e-12);
+}
+
 #[test]
 fn a_support_that_holds_everything_has_no_tail() {
     let whole = here("live kl(teacher || student)");
@@ -474,7 +503,7 @@ fn a_temperature_of_the_rollout_is_that_of_the_log_ratios() {
     let drawn = |temperature| Sampler::Student { temperature, top_p: None, top_k: None };
     let on = |objective: &Objective, temperature| {
         let usage =
-            ObjectiveUse { samplers: vec![drawn(temperature)], steps: 100, ..ObjectiveUse::unknown() };
+            ObjectiveUse { samplers: vec![drawn(temperature)], steps: Some(100), ..ObjectiveUse::unknown() };
         audit(objective, &usage).terms[0].findings[0].verdict.text()
     };
     let mopd = term("-(teacher.logp - student.logp) * live student.logp");

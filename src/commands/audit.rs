@@ -1,7 +1,6 @@
 //! `mopd audit`: which divergence the gradient of each term follows.
 
-use mopd_compiler::audit::{self, Audited, ObjectiveUse};
-use mopd_lang::Analysis;
+use mopd_compiler::audit;
 
 use super::{no_experiment, report};
 use crate::args::{AuditArgs, AuditFormat};
@@ -12,7 +11,7 @@ use crate::render;
 
 pub fn audit(arguments: &AuditArgs) -> Result<Status, Problem> {
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
-    let entries = entries(&analysis);
+    let entries = audit::of_file(&analysis);
     if entries.is_empty() && !analysis.has_errors() && analysis.experiment.is_none() {
         analysis.diagnostics.push(no_experiment(&analysis.sources));
     }
@@ -24,20 +23,4 @@ pub fn audit(arguments: &AuditArgs) -> Result<Status, Problem> {
     }
     report(&analysis);
     Ok(if analysis.has_errors() { Status::Wrong } else { Status::Good })
-}
-
-/// Every objective of an experiment as its stages use it, or every public one of a library.
-fn entries(analysis: &Analysis) -> Vec<Audited> {
-    match &analysis.experiment {
-        Some(experiment) => audit::of_experiment(experiment),
-        None => {
-            let public = analysis.objectives.iter().filter(|named| named.public);
-            public
-                .map(|named| Audited {
-                    models: Vec::new(),
-                    audit: audit::audit(&named.objective, &ObjectiveUse::unknown()),
-                })
-                .collect()
-        }
-    }
 }

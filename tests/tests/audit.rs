@@ -1,7 +1,7 @@
 //! What an audit must not lose: that a gradient is exactly 0, which sign it has, what it is without one of
 //! its parts.
 
-use mopd_compiler::audit::{Audited, ObjectiveUse, audit, diagnostics, of_experiment};
+use mopd_compiler::audit::{Audited, ObjectiveUse, audit, diagnostics, of_experiment, of_file};
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Objective;
 use mopd_lang::source::{SourceFile, Span};
@@ -56,7 +56,11 @@ fn codes(found: &[Diagnostic]) -> Vec<Code> {
 
 /// What the audit says of the objective `o` of a sound experiment.
 fn audited(teachers: &str, body: &str) -> Vec<String> {
-    let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{STAGE}");
+    audited_in(teachers, body, STAGE)
+}
+
+fn audited_in(teachers: &str, body: &str, stage: &str) -> Vec<String> {
+    let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{stage}");
     let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
     let experiment = analysis.experiment.unwrap_or_else(|| panic!("{body}: {:?}", analysis.diagnostics));
     let own = |audited: &Audited| audited.audit.objective == "o";
@@ -381,6 +385,253 @@ fn a_teacher_that_only_adds_is_told() {
     assert_eq!(codes(&found), [Code::NoTeacherSignal], "{found:?}");
     let found = checked(ONE, "term t = exp(teacher.logp) * -live student.logp", &data);
     assert!(!codes(&found).contains(&Code::NoTeacherSignal), "{found:?}");
+}
+
+/// The stage with another setting.
+fn stage_with(setting: &str) -> String {
+    STAGE.replace("lr = 1e-3", &format!("lr = 1e-3, {setting}"))
+}
+
+fn stage_on(rollout: &str) -> String {
+    STAGE.replace("sample(n: 4, temperature: 1, max_tokens: 16)", rollout)
+}
+
+/// Completions are as long as they are drawn: who is paid by the token learns from it.
+#[test]
+fn a_penalty_on_the_length_is_a_term_like_others() {
+    assert_eq!(says("term t = length * live student.logp"), ["follows 1.00 * grad the expected length"]);
+    let center = "term t = 0.01 * center(length, over: group) * live student.logp";
+    assert!(says(center)[0].ends_with("* grad the expected length"), "{:?}", says(center));
+    let cost = says("term t = -(reward - 0.1 * length) * live student.logp");
+    assert_eq!(
+        cost,
+        ["mixture: follows 0.10 * grad the expected length + 1.00 * grad minus the expected reward"]
+    );
+    let normalised = says("term t = -reward / length * live student.logp");
+    assert!(
+        normalised[0]
+            .starts_with("biased: without `length` it would follow 1.00 * grad minus the expected reward"),
+        "{normalised:?}"
+    );
+    for body in [
+        center,
+        "term t = length * live student.logp",
+        "term t = remaining * live student.logp",
+        "term t = length * live student.logp { when = position > 5 }",
+        "term t = -(reward - 0.1 * length) * live student.logp",
+        "term t = -center(reward - 0.01 * length, over: group) * live student.logp",
+        "term t = -reward / length * live student.logp",
+    ] {
+        let found = checked(ONE, body, STAGE);
+        assert!(found.is_empty(), "{body}: {found:?}");
+    }
+}
+
+/// Of one token at most, all are as long.
+#[test]
+fn completions_of_one_token_have_one_length() {
+    let stage = STAGE.replace("max_tokens: 16", "max_tokens: 1");
+    let found = checked(ONE, "term t = length * live student.logp", &stage);
+    assert_eq!(codes(&found), [Code::ZeroGradient], "{found:?}");
+}
+
+#[test]
+fn a_student_that_sees_a_template_is_not_the_one_on_the_plain_prompt() {
+    let hinted = "template hinted = \"{prompt}\\nHint: {hint}\"\n";
+    let (plain, sees) =
+        (format!("{hinted}{NOW}"), format!("{hinted}{NOW}").replace("= self", "= self { sees = hinted }"));
+    let value = "term t = live kl(student || teacher)";
+    for (teachers, stage, silent) in [
+        (&plain, STAGE.to_owned(), true),
+        (&plain, stage_with("sees = hinted"), false),
+        (&sees, STAGE.to_owned(), false),
+        (&sees, stage_with("sees = hinted"), true),
+    ] {
+        let found = codes(&checked(teachers, value, &stage));
+        assert_eq!(found.contains(&Code::ZeroGradient), silent, "{teachers}{stage}");
+        if !silent {
+            assert_eq!(
+                audited_in(teachers, value, &stage),
+                ["follows 1.00 * grad KL(student || teacher)"],
+                "{teachers}{stage}"
+            );
+        }
+    }
+}
+
+/// The same of a model that is trained in turns.
+#[test]
+fn a_model_trained_in_turns_sees_its_template() {
+    let found = |guide: &str| {
+        let step = |name: &str, objective: &str| {
+            format!(
+                "step s_{name} {{ updates = {name}, objective = {objective}, rollout = sample(n: 1, temperature: 1, \
+                 max_tokens: 16) }}\n"
+            )
+        };
+        let stage = format!(
+            "template hinted = \"{{prompt}}\\nHint: {{hint}}\"\nteacher one = expert\nteacher now = self\n\
+             objective follow {{\nterm t = live kl(student || one)\n{REDUCE}\n}}\nmodel pair = train {{\nsteps = \
+             10\nprompts = 8\ndomains = domains\nlr = 1e-4\ntrains policy = base\ntrains guide = {guide}\n{}{}}}\n",
+            step("policy", "follow"),
+            step("guide", "o"),
+        );
+        codes(&checked("", "term t = live kl(student || now)", &stage))
+    };
+    assert_eq!(found("base"), [Code::ZeroGradient]);
+    assert_eq!(found("base { sees = hinted }"), []);
+}
+
+#[test]
+fn epochs_are_any_number_of_steps() {
+    let stage = |steps: &str| {
+        format!(
+            "model student = sft(base, on: sort) {{ objective = o, target = answer, steps = {steps}, batch = 1, lr \
+             = 1e-3 }}\n"
+        )
+    };
+    for (condition, steps, never) in [
+        ("step >= 1000", "30 epochs", false),
+        ("step >= 999", "30 epochs", false),
+        ("step >= 900", "900", true),
+        ("step >= 899", "900", false),
+        ("step < 0", "30 epochs", true),
+    ] {
+        let found =
+            checked("", &format!("term t = -live student.logp {{ when = {condition} }}"), &stage(steps));
+        assert_eq!(codes(&found).contains(&Code::NeverHolds), never, "{condition}, {steps}: {found:?}");
+        assert!(!codes(&found).contains(&Code::ZeroGradient), "{condition}, {steps}: {found:?}");
+    }
+    let piece = "term t = alternate([0, 0, 0, 1], every: 1000 steps) * -live student.logp";
+    let found = checked("", piece, &stage("30 epochs"));
+    assert!(found.is_empty(), "{found:?}");
+}
+
+/// What is 0 in the first step, or wherever the audit looks, need not be so throughout.
+#[test]
+fn a_number_that_the_run_moves_is_no_zero() {
+    let kl = "live kl(student || teacher)";
+    let domains =
+        "(mean(kl(student || teacher), over: domain) / mean(kl(student || teacher), over: batch) - 1)";
+    for factor in [
+        "(loss - 1)",
+        "turn",
+        "(vocab_size - 5)",
+        "(vocab_size - 4)",
+        domains,
+        "alternate([0, 1], every: 1 steps)",
+    ] {
+        let found =
+            checked(ONE, &format!("term t = {factor} * {kl}"), &STAGE.replace("steps = 10", "steps = 61"));
+        assert!(found.is_empty(), "{factor}: {found:?}");
+    }
+    let state = |value: &str| format!("state price = 0 then price + 1\nterm t = price * {value}");
+    let found = checked(ONE, &state(kl), STAGE);
+    assert!(found.is_empty(), "{found:?}");
+    let said = audited(ONE, &state(kl));
+    assert!(
+        said[0].ends_with("* grad KL(student || teacher)") && said[0].starts_with("follows "),
+        "{said:?}"
+    );
+    assert!(said[1].starts_with("with price = ") && said[1].ends_with(", which the run moves"), "{said:?}");
+    let said = audited(ONE, &format!("term t = {domains} * {kl}"));
+    assert!(said[0].starts_with("follows w * grad KL(student || teacher)"), "{said:?}");
+    // The teacher is the student, whatever the price.
+    assert_eq!(codes(&checked(NOW, &state(kl), STAGE)), [Code::ZeroGradient]);
+    assert_eq!(
+        codes(&checked(ONE, "term t = loss * (live student.logp - live student.logp)", STAGE)),
+        [Code::ZeroGradient]
+    );
+}
+
+/// In the first pass over its rollouts the student is who drew them, in later ones it is not.
+#[test]
+fn a_trust_region_is_for_the_later_passes() {
+    for value in [
+        "0.5 * (live ratio - 1)^2",
+        "live kl(sampler || student)",
+        "(student.logp - sampler.logp) * live ratio",
+    ] {
+        let body = format!("term t = {value}");
+        assert_eq!(codes(&checked(ONE, &body, STAGE)), [Code::ZeroGradient], "{value}");
+        let found = checked(ONE, &body, &stage_with("passes = 2"));
+        assert!(!codes(&found).contains(&Code::ZeroGradient), "{value}: {found:?}");
+    }
+    // Single tokens pull in the first pass: that is noise.
+    let own = "sample(n: 1, temperature: 1, max_tokens: 16)";
+    let twice = stage_on(&format!("mix(0.5, {own}, {own})")).replace("lr = 1e-3", "lr = 1e-3, passes = 2");
+    let found = checked(ONE, "term t = -live student.logp", &twice);
+    let zero = found.iter().find(|found| found.code == Code::ZeroGradient).expect("it is told");
+    assert_eq!(zero.severity, mopd_lang::diag::Severity::Warning);
+    assert!(zero.message.contains("in the first of 2 passes"), "{zero:?}");
+    let said = audited_in(ONE, "term t = live kl(sampler || student)", &stage_with("passes = 2"));
+    assert_eq!(
+        said,
+        [
+            "on tokens that the student drew: carries no signal: the mean gradient is exactly 0",
+            "on tokens of an earlier student: follows 1.00 * grad KL(an earlier student || student)"
+        ]
+    );
+}
+
+/// One of several sources of tokens may teach nothing.
+#[test]
+fn a_term_is_silent_where_all_its_tokens_are() {
+    let own = "sample(n: 1, temperature: 1, max_tokens: 16)";
+    let found = |rollout: &str| checked(ONE, "term t = -live student.logp", &stage_on(rollout));
+    let some = found(&format!("mix(0.5, {own}, data(answer))"));
+    assert_eq!(codes(&some), [Code::ZeroGradient]);
+    assert_eq!(some[0].severity, mopd_lang::diag::Severity::Warning);
+    assert!(some[0].message.ends_with("on tokens that the student drew"), "{some:?}");
+    let none = found(&format!("mix(0.5, {own}, sample(n: 1, temperature: 1, max_tokens: 8))"));
+    assert_eq!(codes(&none), [Code::ZeroGradient]);
+    assert_eq!(none[0].severity, mopd_lang::diag::Severity::Error);
+    // The objective's second stage has no other source: of a warning and an error the error is told.
+    let (first, second) =
+        (stage_on(&format!("mix(0.5, {own}, data(answer))")), stage_on("mix(0.5, OWN, OWN)"));
+    let second = second.replace("OWN", own).replace("model student", "model again");
+    let both = checked(ONE, "term t = -live student.logp", &format!("{first}{second}"));
+    assert!(both.iter().any(|found| found.severity == mopd_lang::diag::Severity::Error), "{both:?}");
+}
+
+#[test]
+fn a_filter_is_a_part_of_what_is_trained_on() {
+    let gap = "term t = -(teacher.logp - student.logp) * live student.logp";
+    let filtered = |filter: &str| audited_in(ONE, gap, &stage_with(&format!("filter = {filter}")));
+    let said = filtered("mean(reward, over: group) < 1");
+    assert!(
+        said[0].starts_with("biased: without `filter` it would follow 1.00 * grad KL(student || teacher)"),
+        "{said:?}"
+    );
+    // It chooses prompts by completions that are not trained on.
+    let tried = format!("{ONE}rollout tried = from(one, n: 4, temperature: 1, max_tokens: 16)\n");
+    let stage = stage_with("filter = mean(reward, over: group, on: tried) < 1");
+    assert_eq!(audited_in(&tried, gap, &stage), ["follows 1.00 * grad KL(student || teacher)"]);
+}
+
+#[test]
+fn token_numbers_of_a_group_are_told_as_whole_completions() {
+    let mean =
+        says("let gap = teacher.logp - student.logp\nterm t = -mean(gap, over: group) * live student.logp");
+    assert_eq!(mean, ["follows 0.25 * grad KL(student || teacher) of whole completions"]);
+    let scaled = says("term t = live kl(student || teacher) / log(vocab_size)");
+    assert_eq!(scaled, ["follows 0.62 * grad KL(student || teacher)", "vocab_size is 5 here"]);
+}
+
+#[test]
+fn objectives_that_no_stage_uses_are_audited() {
+    let text = format!(
+        "{SETUP}{ONE}objective o {{\nterm t = live kl(student || teacher)\n{REDUCE}\n}}\nobjective unused \
+         {{\nterm t = live kl(teacher || student)\n{REDUCE}\n}}\n{STAGE}"
+    );
+    let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
+    let found: Vec<(String, Vec<String>)> =
+        of_file(&analysis).into_iter().map(|audited| (audited.audit.objective, audited.models)).collect();
+    let used = |name: &str| found.iter().find(|(known, _)| known == name).map(|(_, models)| models.len());
+    assert_eq!([used("grpo_loss"), used("o"), used("unused")], [Some(1), Some(1), Some(0)], "{found:?}");
+    let text = format!("objective own {{\nterm t = live kl(teacher || student)\n{REDUCE}\n}}\n");
+    let library = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
+    assert_eq!(of_file(&library).len(), 1, "it is not public");
 }
 
 /// The places of diagnostics are inside their files, whatever they are about.

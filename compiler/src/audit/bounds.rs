@@ -208,7 +208,7 @@ pub(super) fn silent<'a>(view: &TermView<'a>, facts: &RunFacts) -> Option<Culpri
 
 /// Whether a number is below 0 whatever is drawn, or 0.
 pub(super) fn is_negative(formula: &Formula) -> bool {
-    let facts = RunFacts { teachers: &Teachers::default(), steps: 1, reward: ALL, longest: f64::INFINITY };
+    let facts = RunFacts { teachers: &Teachers::default(), steps: None, reward: ALL, longest: f64::INFINITY };
     Bounds::of(&[formula], &facts).range(formula).high <= 0.0
 }
 

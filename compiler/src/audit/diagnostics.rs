@@ -1,21 +1,21 @@
 //! What the audit adds to a check: terms that teach nothing or the opposite, and losses that are not what
 //! they seem.
 
-use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_lang::experiment::{Experiment, Objective, Origin, Reward, Stage, Term, Train};
 use mopd_lang::formula::{Formula, FormulaKind, Role, text};
 use mopd_lang::source::Span;
 
 use super::bounds::{self, Bounds, Culprit, Why};
 use super::judge::Query;
-use super::known::KnownGradients;
 use super::range::{self, RunFacts};
 use super::sampler::Sampler;
 use super::sign::Away;
 use super::teachers::Teachers;
+use super::toy_model::{RunNumbers, ToyMoment};
 use super::verdict::When;
-use super::view::TermView;
-use super::{ObjectiveUse, moments};
+use super::view::{Left, TermView};
+use super::{ObjectiveUse, USUAL_STEPS, filter, moments};
 
 /// Diagnostics about the objectives of a sound experiment, as its stages use them. `origins` is what its
 /// [`Origin`]s point into.
@@ -47,8 +47,6 @@ struct Seen<'a> {
     usage: ObjectiveUse,
     filter: Option<&'a Formula>,
     verdicts: Vec<&'a Reward>,
-    /// Tokens of a completion at most.
-    longest: f64,
 }
 
 struct Looking<'a> {
@@ -60,24 +58,60 @@ struct Looking<'a> {
 }
 
 /// A term on tokens that are drawn in one way, with teachers of one kind.
+#[derive(Clone, Copy)]
 struct Case<'a, 'b> {
     objective: &'a Objective,
     term: &'a Term,
-    kept: bool,
+    left: Left<'a>,
     sampler: &'b Sampler,
+    /// Where these are tokens of later passes: who drew them in the first one.
+    drawn: Option<&'b Sampler>,
     teachers: &'b Teachers,
     steps: u32,
+    longest: f64,
+    /// Updates from each batch of these tokens.
+    passes: u32,
     /// Where the tokens are asked for.
     rollout: Origin,
 }
 
-impl<'a> Case<'a, '_> {
+/// How a term has no gradient on the tokens of a case.
+#[derive(Clone, Copy, PartialEq)]
+enum Vanishing {
+    /// Single tokens pull, and together they cancel.
+    Cancels,
+    /// No token pulls.
+    Nothing,
+}
+
+impl<'a, 'b> Case<'a, 'b> {
+    /// Without the filter: it looks at what was drawn, and toy models are too small for what it asks.
     fn view(&self) -> TermView<'a> {
-        TermView::of(self.objective, self.term, self.kept)
+        TermView::of(self.objective, self.term, Left { filter: None, ..self.left })
+    }
+
+    fn query_of(&self, view: TermView<'a>, step: u32, run: RunNumbers) -> Option<Query<'a>> {
+        let view = match self.drawn {
+            Some(drawn) => view.of_policy(drawn),
+            None => view,
+        };
+        let moment = ToyMoment { step: (step, self.steps), run, longest: self.longest };
+        Query::of(view, self.sampler, self.teachers, moment).ok()
     }
 
     fn query(&self, step: u32) -> Option<Query<'a>> {
-        Query::of(self.view(), self.sampler, self.teachers, (step, self.steps)).ok()
+        self.query_of(self.view(), step, RunNumbers::AtStep)
+    }
+
+    /// On the tokens of the passes after the first.
+    fn later(&self) -> Option<Case<'a, 'b>> {
+        let again = self.passes > 1 && matches!(self.sampler, Sampler::Student { .. });
+        again.then_some(Case { sampler: &Sampler::LATER_PASSES, drawn: Some(self.sampler), ..*self })
+    }
+
+    /// `tokens that the student drew, on prompts that go to now`
+    fn on(&self) -> String {
+        self.sampler.text() + &self.teachers.text()
     }
 
     /// The middle of the run first.
@@ -95,17 +129,11 @@ impl<'a> Looking<'a> {
         let usage = ObjectiveUse::of(self.experiment, train);
         let verdicts =
             train.mixture.iter().map(|share| &self.experiment.domain(share.domain).reward).collect();
-        let seen = Seen {
-            objective: &train.objective,
-            usage,
-            filter: train.filter.as_ref(),
-            verdicts,
-            longest: range::longest(train),
-        };
+        let seen = Seen { objective: &train.objective, usage, filter: train.filter.as_ref(), verdicts };
         if self.seen.contains(&seen) {
             return;
         }
-        let (steps, longest) = (seen.usage.steps, seen.longest);
+        let (steps, longest, passes) = (seen.usage.steps, seen.usage.longest, train.passes);
         let facts = |teachers| RunFacts {
             teachers,
             steps,
@@ -120,28 +148,39 @@ impl<'a> Looking<'a> {
         }
         self.silent(&train.objective, &seen.usage, &facts);
         for term in &train.objective.terms {
-            let (rollout, kept) = match &term.data {
-                Some(data) => (data.as_ref(), false),
-                None => (&train.rollout, seen.usage.kept),
+            let (rollout, left, passes) = match &term.data {
+                Some(data) => (data.as_ref(), Left::default(), 1),
+                None => (&train.rollout, Left { kept: seen.usage.kept, filter: filter(train) }, passes),
             };
-            let own = TermView::of(&train.objective, term, kept);
+            let own = TermView::of(&train.objective, term, left);
             let casts = &seen.usage.casts
                 [..if own.others().contains(&Role::Teacher) { seen.usage.casts.len() } else { 1 }];
-            for sampler in
-                Sampler::of(rollout).iter().filter(|sampler| !matches!(sampler, Sampler::Unknown { .. }))
-            {
+            let samplers = Sampler::of(rollout);
+            let mut cases: Vec<Case> = Vec::new();
+            for sampler in samplers.iter().filter(|sampler| !matches!(sampler, Sampler::Unknown { .. })) {
                 for teachers in
                     casts.iter().filter(|teachers| bounds::silent(&own, &facts(teachers)).is_none())
                 {
-                    if !(self.go_on)() {
-                        return;
-                    }
-                    let (objective, steps, rollout) = (&train.objective, seen.usage.steps, rollout.origin);
-                    self.case(
-                        &Case { objective, term, kept, sampler, teachers, steps, rollout },
-                        train.filter.is_some(),
-                    );
+                    let (objective, rollout) = (&train.objective, rollout.origin);
+                    let steps = steps.unwrap_or(USUAL_STEPS);
+                    let drawn = None;
+                    cases.push(Case {
+                        objective,
+                        term,
+                        left,
+                        sampler,
+                        drawn,
+                        teachers,
+                        steps,
+                        longest,
+                        passes,
+                        rollout,
+                    });
                 }
+            }
+            let known = samplers.iter().all(|sampler| !matches!(sampler, Sampler::Unknown { .. }));
+            if !self.of_term(&cases, known) {
+                return;
             }
         }
         self.seen.push(seen);
@@ -155,7 +194,7 @@ impl<'a> Looking<'a> {
         facts: &dyn Fn(&'f Teachers) -> RunFacts<'f>,
     ) {
         let silent = |term: &'a Term, teachers: &'f Teachers| {
-            bounds::silent(&TermView::of(objective, term, false), &facts(teachers))
+            bounds::silent(&TermView::of(objective, term, Left::default()), &facts(teachers))
         };
         let culprits: Vec<Vec<Option<Culprit>>> = objective
             .terms
@@ -240,39 +279,45 @@ impl<'a> Looking<'a> {
         self.add(diagnostic);
     }
 
-    fn case(&mut self, case: &Case, filtered: bool) {
-        // A filter looks at what was drawn: what is 0 on average need not be so among what is left.
-        match self.is_zero(case) {
-            Some(true) if !filtered => return self.zero(case),
-            Some(false) => return self.nothing(case),
-            _ => {}
+    /// A term on all the tokens that it is trained on; `known` where these are all that there are. False
+    /// where there is no time left.
+    fn of_term(&mut self, cases: &[Case], known: bool) -> bool {
+        let mut vanishing: Vec<(&Case, Vanishing)> = Vec::new();
+        for case in cases {
+            if !(self.go_on)() {
+                return false;
+            }
+            match vanishes(case) {
+                Some(how) => vanishing.push((case, how)),
+                None => self.case(case),
+            }
         }
+        let nowhere = known && vanishing.len() == cases.len();
+        for (case, how) in vanishing {
+            let later = case.later().is_some_and(|later| vanishes(&later).is_none());
+            match how {
+                // It is there for the later passes.
+                Vanishing::Nothing if later => {}
+                Vanishing::Cancels if nowhere && !later => self.zero(case),
+                Vanishing::Nothing if nowhere => self.nothing(case),
+                _ => self.zero_somewhere(case, how, later),
+            }
+        }
+        true
+    }
+
+    fn case(&mut self, case: &Case) {
         if matches!(case.sampler, Sampler::Student { .. }) {
             self.misleading(case);
         }
-        let queries: Vec<Query> = case.steps().into_iter().filter_map(|step| case.query(step)).collect();
+        let filtered = || TermView { left: case.left, ..case.view() };
+        let query = |step: u32| case.query_of(filtered(), step, RunNumbers::AtStep);
+        let queries: Vec<Query> = case.steps().into_iter().filter_map(query).collect();
         if !queries.is_empty() && queries.iter().all(|query| query.ignores_teacher() == Ok(true)) {
             self.ignores_teacher(case);
         } else {
             self.leads_away(case, &queries);
         }
-    }
-
-    /// The mean gradient is 0 in the middle of the run, at its start and at its end; then whether single
-    /// tokens pull at all.
-    fn is_zero(&self, case: &Case) -> Option<bool> {
-        let (mut moves, mut silent) = (false, false);
-        for step in case.steps() {
-            let query = case.query(step)?;
-            match query.vanishes() {
-                // A coefficient that is 0 for a while is a coefficient, and no mistake.
-                Ok((true, moved)) => moves |= moved,
-                _ => return None,
-            }
-            silent |= query.may_be_silent();
-        }
-        // A condition that nothing meets here may hold elsewhere.
-        (moves || !silent).then_some(moves)
     }
 
     /// No token pulls, whatever is drawn.
@@ -299,6 +344,33 @@ impl<'a> Looking<'a> {
                 "multiply by what is known of the token itself, or differentiate a divergence: `live \
                  kl(student || teacher)`",
             );
+        self.add(diagnostic);
+    }
+
+    /// On some of the tokens only, or in the first pass over them only.
+    fn zero_somewhere(&mut self, case: &Case, how: Vanishing, later: bool) {
+        let pass = match case.passes {
+            passes if later => format!(" in the first of {passes} passes"),
+            _ => String::new(),
+        };
+        let text = match how {
+            Vanishing::Cancels => {
+                format!("the mean gradient of this term is exactly 0{pass} on {}", case.on())
+            }
+            Vanishing::Nothing => format!("no gradient comes from this term on {}", case.on()),
+        };
+        let label = match how {
+            Vanishing::Cancels => "each token pulls, and together they cancel",
+            Vanishing::Nothing => "0 in every toy model, for every outcome",
+        };
+        let (which, help) = match later {
+            true => ("these are", "later passes do train, for these tokens are an earlier student's then"),
+            false => ("some of these are", "the others do train; leave these out where they are not wanted"),
+        };
+        let diagnostic = Diagnostic::warning(Code::ZeroGradient, self.span(case.term.origin), text)
+            .label(label)
+            .note(self.span(case.rollout), format!("{which} {}", case.sampler.text()))
+            .help(help);
         self.add(diagnostic);
     }
 
@@ -368,34 +440,41 @@ impl<'a> Looking<'a> {
         self.origins[origin.0 as usize]
     }
 
+    /// Of what is said twice of one place, an error before a warning.
     fn add(&mut self, diagnostic: Diagnostic) {
-        if !self
-            .found
-            .iter()
-            .any(|known| known.code == diagnostic.code && known.primary == diagnostic.primary)
-        {
-            self.found.push(diagnostic);
+        let same =
+            |known: &&mut Diagnostic| known.code == diagnostic.code && known.primary == diagnostic.primary;
+        match self.found.iter_mut().find(same) {
+            None => self.found.push(diagnostic),
+            Some(known) if known.severity == Severity::Warning && diagnostic.severity == Severity::Error => {
+                *known = diagnostic;
+            }
+            Some(_) => {}
         }
     }
 }
 
-impl Query<'_> {
-    /// The divergence that the mean value is a multiple of, and the other one that the gradient follows.
-    pub(super) fn misleading(&self) -> Option<(String, String)> {
-        if !self.is_one_token() {
-            return None;
+/// How the mean gradient is 0 in the middle of the run, at its start and at its end, and with any number that
+/// the run moves; none where it is not, or is not known to be.
+fn vanishes(case: &Case) -> Option<Vanishing> {
+    let (mut moves, mut silent) = (false, false);
+    let at_steps = case.steps().into_iter().map(|step| (step, RunNumbers::AtStep));
+    // A number may be 0 at all of these steps and another one between them.
+    let between = case.view().moves_unseen().then_some((case.steps / 2, RunNumbers::Arbitrary));
+    for (step, run) in at_steps.chain(between) {
+        let query = case.query_of(case.view(), step, run)?;
+        match query.vanishes() {
+            // A coefficient that is 0 for a while is a coefficient, and no mistake.
+            Ok((true, moved)) => moves |= moved,
+            _ => return None,
         }
-        // The two directions of each, in a few toy models: hardly any term comes as far as being compared
-        // with all the others.
-        let named = self.candidates();
-        let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
-        let toys = self.toys();
-        let first = &toys[..toys.len().min(2)];
-        self.estimated(&self.within(first).ok()?, &named[..directions], first)?;
-        let usual = self.usual().ok()?;
-        let value = self.estimated(&usual, &named[..directions], &toys)?;
-        let known = KnownGradients::of(&named, &toys, self.block()).ok()?;
-        let gradient = known.multiple_of(&usual.gradient)?;
-        (gradient != named[value].name).then(|| (named[value].name.clone(), gradient))
+        silent |= query.may_be_silent();
+    }
+    match (moves, case.left.filter) {
+        // What is 0 on average need not be so among what a filter leaves.
+        (true, Some(_)) => None,
+        (true, None) => Some(Vanishing::Cancels),
+        // A condition that nothing meets here may hold elsewhere.
+        (false, _) => (!silent).then_some(Vanishing::Nothing),
     }
 }

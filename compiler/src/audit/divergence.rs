@@ -9,7 +9,7 @@ use mopd_lang::formula::{
 };
 
 use super::dual::{Dual, log_sum, sum};
-use super::evaluate::elementwise;
+use super::evaluate::{elementwise, of_probabilities};
 use super::toy_model::ToyModel;
 use crate::expr::summand::LEAST_PROBABILITY;
 use crate::lower::{FormulaGraph, GraphLeaf};
@@ -282,7 +282,7 @@ fn summand(
     r: &Dual,
 ) -> Result<Dual, AuditRefusal> {
     Ok(match kind {
-        _ if let Some(entries) = entries => entrywise(entries, &l.exp(), &r.exp())?,
+        _ if let Some(entries) = entries => entrywise(entries, l, r)?,
         DivergenceKind::Kl => l.kl_summand(r),
         DivergenceKind::SortedL1 => l.exp().subtract(&r.exp()).abs().scale(0.5),
         DivergenceKind::Gaussian { .. } | DivergenceKind::Entrywise(_) => {
@@ -314,16 +314,30 @@ fn gradients_where_equal(
     Ok([by(one(), vec![], 1.0)?, by(one(), vec![], 0.0)?, by(vec![], one(), 0.0)?])
 }
 
+/// From log-probabilities. Probabilities that are too small for a quotient of two, or a power, count as the
+/// smallest that is not, as in a run; within a logarithm they are what they are.
 fn entrywise(entries: &EntryGraph, l: &Dual, r: &Dual) -> Result<Dual, AuditRefusal> {
-    let some = |side: &Dual| match side.value < LEAST_PROBABILITY {
-        true => Dual::plain(LEAST_PROBABILITY),
-        false => side.clone(),
-    };
-    let (l, r) = (some(l), some(r));
-    entries.value(&|entry| {
-        let side = if entry.side == Side::Left { &l } else { &r };
+    let least = LEAST_PROBABILITY.ln();
+    let of = |[l, r]: [&Dual; 2], entry: SideProbability| {
+        let side = if entry.side == Side::Left { l } else { r };
         if entry.detached { Dual::plain(side.value) } else { side.clone() }
-    })
+    };
+    let bounded = |logp: &Dual| match logp.value < least {
+        true => Dual::plain(LEAST_PROBABILITY),
+        false => logp.exp(),
+    };
+    let probabilities = [bounded(l), bounded(r)];
+    let probability = |entry| of(probabilities.each_ref(), entry);
+    if l.value >= least && r.value >= least {
+        return entries.value(&probability);
+    }
+    // What can't be drawn at all has no logarithm.
+    let finite = |logp: &Dual| match logp.value == f64::NEG_INFINITY {
+        true => Dual::plain(least),
+        false => logp.clone(),
+    };
+    let logs = [finite(l), finite(r)];
+    entries.value_of_small(&probability, &|entry| of(logs.each_ref(), entry))
 }
 
 /// What one entry adds, as a graph whose leaves are the entry's probabilities.
@@ -340,6 +354,22 @@ impl EntryGraph {
         };
         elementwise(&self.graph, self.step, &leaf)
             .ok_or_else(|| "the divergence holds more than arithmetic and its parameters".into())
+    }
+
+    /// The same where probabilities are too small to be taken the logarithm of.
+    fn value_of_small(
+        &self,
+        probability: &dyn Fn(SideProbability) -> Dual,
+        log_probability: &dyn Fn(SideProbability) -> Dual,
+    ) -> Result<Dual, AuditRefusal> {
+        let entry = |leaf: &GraphLeaf| match leaf.formula.0.kind {
+            FormulaKind::Entry(entry) => Some(entry),
+            _ => None,
+        };
+        of_probabilities(&self.graph, self.step, &|leaf| entry(leaf).map(probability), &|leaf| {
+            entry(leaf).map(log_probability)
+        })
+        .ok_or_else(|| "the divergence holds more than arithmetic and its parameters".into())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::divergence::AuditRefusal;
-use super::dual::{self, Dual, sum};
+use super::dual::{self, Dual, log_sum, sum};
 use super::leaves::ToySample;
 use super::toy_model::ToyModel;
 use crate::expr::aggregate;
@@ -115,7 +115,7 @@ impl<'a> Evaluator<'a> {
         Ok(match &graph.node(id).operation {
             Operation::Constant { value } => vec![Dual::plain(*value)],
             Operation::Schedule { schedule } => {
-                vec![Dual::plain(schedule.at(self.toy.step.0, self.toy.step.1))]
+                vec![Dual::plain(self.toy.run.schedule(schedule, self.toy.step))]
             }
             Operation::Signal { .. } | Operation::Live { .. } => {
                 let Some(leaf) = self.lowered.leaf(id) else {
@@ -195,6 +195,72 @@ pub(super) fn elementwise(
         values.push(value);
     }
     values.swap_remove(lowered.roots[0].0 as usize)
+}
+
+/// The same of probabilities whose logarithms are given: these are what the logarithm of a product, a
+/// quotient, a power or a sum of them is made from, however small they are.
+pub(super) fn of_probabilities(
+    lowered: &FormulaGraph,
+    step: (u32, u32),
+    probability: &dyn Fn(&GraphLeaf) -> Option<Dual>,
+    log_probability: &dyn Fn(&GraphLeaf) -> Option<Dual>,
+) -> Option<Dual> {
+    let graph = &lowered.graph;
+    let mut logs: Vec<Option<Dual>> = Vec::with_capacity(graph.len());
+    let mut values: Vec<Option<Dual>> = Vec::with_capacity(graph.len());
+    for (id, node) in graph.nodes() {
+        if !lowered.is_needed(id) {
+            logs.push(None);
+            values.push(None);
+            continue;
+        }
+        let of = |id: &NodeId| values[id.0 as usize].as_ref();
+        let log_of = |id: &NodeId| logs[id.0 as usize].as_ref();
+        let (value, log) = match &node.operation {
+            Operation::Constant { value } => {
+                (Some(Dual::plain(*value)), (*value > 0.0).then(|| Dual::plain(value.ln())))
+            }
+            Operation::Schedule { schedule } => {
+                let value = schedule.at(step.0, step.1);
+                (Some(Dual::plain(value)), (value > 0.0).then(|| Dual::plain(value.ln())))
+            }
+            Operation::Signal { .. } | Operation::Live { .. } => {
+                let leaf = lowered.leaf(id);
+                (leaf.and_then(probability), leaf.and_then(log_probability))
+            }
+            Operation::Broadcast { operand } => (of(operand).cloned(), log_of(operand).cloned()),
+            Operation::Apply { function, operands } => {
+                let given: Option<Vec<&Dual>> = operands.iter().map(of).collect();
+                let value = match (function, operands.as_slice()) {
+                    (Function::Log, [x]) if log_of(x).is_some() => log_of(x).cloned(),
+                    _ => given.map(|given| dual::apply(*function, &given)),
+                };
+                (value, log_of_apply(*function, operands, &of, &log_of))
+            }
+            _ => (None, None),
+        };
+        logs.push(log);
+        values.push(value);
+    }
+    values.swap_remove(lowered.roots[0].0 as usize)
+}
+
+/// The logarithm of a function of positive numbers, from their own; none where it is not made from these.
+fn log_of_apply<'a>(
+    function: Function,
+    operands: &[NodeId],
+    of: &dyn Fn(&NodeId) -> Option<&'a Dual>,
+    log_of: &dyn Fn(&NodeId) -> Option<&'a Dual>,
+) -> Option<Dual> {
+    match (function, operands) {
+        (Function::Multiply, [a, b]) => Some(log_of(a)?.add(log_of(b)?)),
+        (Function::Divide, [a, b]) => Some(log_of(a)?.subtract(log_of(b)?)),
+        (Function::Add, [a, b]) => Some(log_sum([(1.0, log_of(a)?), (1.0, log_of(b)?)])),
+        (Function::Power, [x, exponent]) => Some(log_of(x)?.multiply(of(exponent)?)),
+        (Function::Sqrt, [x]) => Some(log_of(x)?.scale(0.5)),
+        (Function::Exp, [x]) => of(x).cloned(),
+        _ => None,
+    }
 }
 
 /// The operand of a node that it bounds by numbers known before anything is drawn.

@@ -28,7 +28,8 @@ pub(super) struct CompiledTerm {
     lowered: FormulaGraph,
     /// The finest axis of value, factors and masks.
     axis: Axis,
-    has_when: bool,
+    /// The last so many roots: `when`, `filter`.
+    conditions: usize,
     kept: bool,
 }
 
@@ -49,12 +50,14 @@ impl CompiledTerm {
     pub fn of(view: &TermView, counting: Counting) -> Result<CompiledTerm, AuditRefusal> {
         let gates = counting.gates;
         let factors = view.weight.into_iter().chain(view.own_weight).filter(|_| gates);
-        let when = view.when.filter(|_| gates);
-        let roots: Vec<&Formula> = std::iter::once(view.value).chain(factors).chain(when).collect();
+        let conditions: Vec<&Formula> = view.when.into_iter().chain(view.left.filter).collect();
+        let conditions = if gates { conditions } else { Vec::new() };
+        let roots: Vec<&Formula> =
+            std::iter::once(view.value).chain(factors).chain(conditions.iter().copied()).collect();
         let lowered = FormulaGraph::of(view.select.filter(|_| gates), &roots)?;
         let all = lowered.roots.iter().chain(&lowered.select);
         let axis = all.map(|root| lowered.graph.axis(*root)).max().unwrap_or(Axis::Token);
-        Ok(CompiledTerm { lowered, axis, has_when: when.is_some(), kept: view.kept && gates })
+        Ok(CompiledTerm { lowered, axis, conditions: conditions.len(), kept: view.left.kept && gates })
     }
 
     /// # Errors
@@ -95,10 +98,7 @@ impl CompiledTerm {
         let FormulaGraph { graph, select, roots, .. } = &self.lowered;
         let (size, layout, axis) = (sample.toy.size, evaluator.layout(), self.axis);
         let values = evaluator.run(sample)?;
-        let (when, factors) = match roots[1..].split_last() {
-            Some((when, factors)) if self.has_when => (Some(*when), factors),
-            _ => (None, &roots[1..]),
-        };
+        let (factors, conditions) = roots[1..].split_at(roots.len() - 1 - self.conditions);
         let selected =
             |token: usize| select.is_none_or(|select| values.around(select, Axis::Token, token).truth());
         let kept = |index: usize| {
@@ -117,7 +117,7 @@ impl CompiledTerm {
             let chosen = select.is_none()
                 || (0..size.tokens())
                     .any(|token| layout.parent(Axis::Token, axis, token) == index && selected(token));
-            let applies = when.is_none_or(|when| values.around(when, axis, index).truth());
+            let applies = conditions.iter().all(|condition| values.around(*condition, axis, index).truth());
             if !chosen || !kept(index) || !applies {
                 continue;
             }

@@ -12,7 +12,7 @@ use super::named::{Named, candidates};
 use super::parameter_values::ParameterValues;
 use super::sampler::Sampler;
 use super::teachers::Teachers;
-use super::toy_model::{ToyModel, ToyModelSpec, Variation};
+use super::toy_model::{RunNumbers, ToyModel, ToyModelSpec, ToyMoment, Variation};
 use super::variants;
 use super::verdict::{GradientMultiple, NearestTask, TermVerdict, Verdict, When};
 use super::view::TermView;
@@ -33,12 +33,15 @@ impl<'a> Query<'a> {
         view: TermView<'a>,
         sampler: &Sampler,
         teachers: &Teachers,
-        step: (u32, u32),
+        ToyMoment { step, run, longest }: ToyMoment,
     ) -> Result<Query<'a>, AuditRefusal> {
         if let Some(why) = view.refusal() {
             return Err(why);
         }
-        let (size, toys) = view.size()?;
+        let (mut size, toys) = view.size()?;
+        if run != RunNumbers::AtStep && view.compares_domains() {
+            size.domains = size.prompts.min(2);
+        }
         let mut roles = view.others();
         match sampler {
             Sampler::By { role, .. }
@@ -69,6 +72,8 @@ impl<'a> Query<'a> {
             sampler: sampler.clone(),
             temperature,
             step,
+            run,
+            longest,
             supports,
             values,
             entry_graphs: EntryGraphs::default(),
@@ -170,6 +175,17 @@ impl<'a> Query<'a> {
 
     fn judged(&self, when: When) -> Result<TermVerdict, AuditRefusal> {
         let usual = self.usual()?;
+        // A state that begins at 0 says nothing of what it weighs, and one domain nothing of several.
+        let hidden = self.view.has_state() || self.view.compares_domains();
+        if usual.is_zero() && hidden && self.spec.run == RunNumbers::AtStep {
+            let moment =
+                ToyMoment { step: self.spec.step, run: RunNumbers::Apart, longest: self.spec.longest };
+            let view = self.view.with_value(self.view.value);
+            let apart = Query::of(view, &self.spec.sampler, &self.spec.teachers, moment)?;
+            if !apart.usual()?.is_zero() {
+                return apart.judged(when);
+            }
+        }
         if let Sampler::Unknown { why } = &self.spec.sampler {
             let other = self.measure(&self.view, ALL, Variation::OtherSampler)?;
             if norm(&difference(&usual.gradient, &other.gradient)) > 1e-9 * norm(&usual.gradient) {
@@ -179,8 +195,14 @@ impl<'a> Query<'a> {
         let toys = self.toys();
         let named = self.candidates();
         let known = KnownGradients::of(&named, &toys, self.block())?;
-        let value_estimates = self.estimated(&usual, &named, &toys).map(|index| named[index].name.clone());
         let verdict = self.verdict(&usual, &known)?;
+        let value_estimates = match self.estimated(&usual, &named, &toys).map(|index| &named[index]) {
+            // Of a divergence with two names, both are the gradient's.
+            Some(value) if coefficients(&usual.gradient, &[&gradients(value, &toys)?]).is_some() => {
+                Some(verdict.one_gradient().unwrap_or(&value.name).to_owned())
+            }
+            value => value.map(|value| value.name.clone()),
+        };
         let mut notes = self.notes();
         notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
         notes.extend(self.at_temperature_one());
@@ -265,7 +287,10 @@ impl<'a> Query<'a> {
             return Ok(found);
         }
         if let Some(found) = self.beside_task(gradient, known)? {
-            return Ok(found);
+            let near = !matches!(&found, Verdict::Task(task) if task.nearest.is_empty());
+            // What it would be without a part of it says more than that nothing is near.
+            let biased = if near { None } else { self.biased(gradient, known) };
+            return Ok(biased.unwrap_or(found));
         }
         if let Some(found) = self.by_summands(known) {
             return Ok(found);

@@ -9,9 +9,13 @@ use super::toy_model::ToyModel;
 use crate::expr::batch::Layout;
 use crate::lower::GraphLeaf;
 
-/// So many tokens of a real completion one token stands for where positions and lengths are counted: a
-/// condition on positions then holds for some tokens and not for others.
+/// So many tokens of a real completion one token stands for where positions are counted: a condition on
+/// positions then holds for some tokens and not for others. The last one stands for as many as make up the
+/// [`length`].
 const STRETCH: usize = 100;
+
+/// The last token of a completion stands for so many at most.
+const LONGEST_END: f64 = 200.0;
 
 /// One drawing of all tokens of a toy model.
 pub(super) struct ToySample<'a> {
@@ -67,7 +71,7 @@ impl<'a> ToySample<'a> {
             FormulaKind::Live(live) => self.live(live, parameters),
             FormulaKind::Variable(name) => one(self.toy.values.get(name, leaf.formula.unit())),
             FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) => {
-                let (step, steps) = self.toy.step;
+                let (step, steps) = self.toy.current_step();
                 let rung = values.len() * step as usize / steps.max(1) as usize;
                 one(values.get(rung.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN))
             }
@@ -124,8 +128,9 @@ impl<'a> ToySample<'a> {
         token: usize,
     ) -> Result<f64, AuditRefusal> {
         let context = self.context(token);
-        let (taken, prefix, position) =
-            (self.tokens[token], self.prefixes[token], token % self.toy.size.length);
+        let size = self.toy.size;
+        let (taken, prefix, position) = (self.tokens[token], self.prefixes[token], token % size.length);
+        let prompt = token / size.length / size.samples;
         let truth = |truth: bool| if truth { 1.0 } else { 0.0 };
         let chance = |name: &str, of: &[usize]| self.toy.chance(name, of);
         if let Some(known) = context.signal(signal, &parameters(token)) {
@@ -142,10 +147,18 @@ impl<'a> ToySample<'a> {
                 return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name()));
             }
             Signal::Position => (position * STRETCH) as f64,
-            Signal::Remaining => ((self.toy.size.length - 1 - position) * STRETCH) as f64,
+            // After the stretch that the token stands for.
+            Signal::Remaining => {
+                let first = token - position;
+                let length = length(self.toy, prompt, &self.tokens[first..first + size.length]);
+                let behind = if position + 1 == size.length { length } else { (position + 1) * STRETCH };
+                (length - behind) as f64
+            }
             Signal::Offset => position as f64 + 1.0,
             Signal::Head => position as f64,
-            Signal::Turn | Signal::Block => 0.0,
+            // The whole completion is one turn, of a conversation that may have had others.
+            Signal::Turn => (3.0 * chance("turn", &[prompt])).floor(),
+            Signal::Block => (3.0 * chance("block", &[prompt])).floor(),
             Signal::Accepted => truth(chance("accepted", &[prefix, taken]) > 0.4),
             Signal::InSpan(span) => truth(chance(span.name(), &[prefix]) > 0.5),
             _ => return Err("it is no number of a token in a toy model".into()),
@@ -167,7 +180,7 @@ impl<'a> ToySample<'a> {
             Signal::Available { role } => {
                 truth(chance(&format!("available {}", role.name()), &[prompt]) > 0.25)
             }
-            Signal::Length => (size.length * STRETCH) as f64,
+            Signal::Length => length(self.toy, prompt, tokens) as f64,
             Signal::Truncated => truth(chance("truncated", &text) > 0.7),
             Signal::Of { role, part: ModelSignal::Correct } => {
                 truth(chance(&format!("correct {}", role.name()), &text) > 0.5)
@@ -186,13 +199,14 @@ impl<'a> ToySample<'a> {
     }
 
     fn of_run(&self, signal: &Signal) -> Result<f64, AuditRefusal> {
-        let (step, steps) = self.toy.step;
+        let (step, steps) = self.toy.current_step();
         Ok(match signal {
             Signal::Progress => f64::from(step) / f64::from(steps.max(1)),
             Signal::Step => f64::from(step),
-            Signal::VocabularySize => self.toy.size.vocabulary as f64,
-            Signal::Loss | Signal::ValidationLoss => 1.0,
-            Signal::State { first, .. } => *first,
+            Signal::VocabularySize => self.toy.vocabulary_size(),
+            Signal::Loss => 0.5 + self.toy.chance("loss", &[]),
+            Signal::ValidationLoss => 0.5 + self.toy.chance("loss.validation", &[]),
+            Signal::State { name, first, .. } => self.toy.run.state(name, *first),
             Signal::TermLoss { term } => 0.5 + self.toy.chance(term, &[]),
             _ => return Err("it is no number of the run in a toy model".into()),
         })
@@ -203,6 +217,13 @@ impl<'a> ToySample<'a> {
 pub(super) fn reward(toy: &ToyModel, prompt: usize, tokens: &[usize]) -> f64 {
     let context: usize = tokens.iter().enumerate().map(|(position, token)| token * (position + 1)).sum();
     [1.0, 0.0, 0.4][(context + prompt + toy.seed as usize) % 3]
+}
+
+/// Tokens of a completion: an arbitrary function of it, as the verdict is. The end of a completion may be a
+/// few tokens or as many as the stage allows.
+pub(super) fn length(toy: &ToyModel, prompt: usize, tokens: &[usize]) -> usize {
+    let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
+    (tokens.len() - 1) * STRETCH + LONGEST_END.min(toy.longest).powf(toy.chance("length", &text)) as usize
 }
 
 /// A number that somebody gives a whole completion, by name.

@@ -25,14 +25,17 @@ mod range;
 mod sampler;
 mod sign;
 mod teachers;
+#[cfg(test)]
+mod tests;
 mod token;
 mod toy_model;
 mod variants;
 mod verdict;
 mod view;
 
-use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Train};
-use mopd_lang::formula::Role;
+use mopd_lang::Analysis;
+use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Term, Train};
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Role};
 use serde::Serialize;
 
 pub use diagnostics::{diagnostics, diagnostics_while};
@@ -46,7 +49,8 @@ pub use verdict::{Audit, GradientMultiple, NearestTask, TermAudit, TermVerdict, 
 
 use expectation::{ALL, CompiledTerm};
 use judge::Query;
-use view::TermView;
+use toy_model::{RunNumbers, ToyMoment};
+use view::{Left, TermView};
 
 /// Steps of a run whose length is not known.
 const USUAL_STEPS: u32 = 1_000;
@@ -60,7 +64,14 @@ pub struct ObjectiveUse {
     pub casts: Vec<Teachers>,
     /// Only completions that the verifier accepts are trained on.
     pub kept: bool,
-    pub steps: u32,
+    /// Only completions of prompts for which this holds are.
+    pub filter: Option<Formula>,
+    /// Updates from each batch of rollouts.
+    pub passes: u32,
+    /// Of the run; none where they are not known.
+    pub steps: Option<u32>,
+    /// Tokens of a completion at most; infinite where that is not known.
+    pub longest: f64,
 }
 
 impl ObjectiveUse {
@@ -71,23 +82,45 @@ impl ObjectiveUse {
             samplers: Vec::new(),
             casts: vec![Teachers::default()],
             kept: false,
-            steps: USUAL_STEPS,
+            filter: None,
+            passes: 1,
+            steps: None,
+            longest: f64::INFINITY,
         }
     }
 
     pub fn of(experiment: &Experiment, train: &Train) -> ObjectiveUse {
         let steps = match train.length {
-            Length::Steps(steps) => steps.max(1),
-            Length::Epochs(_) => USUAL_STEPS,
+            Length::Steps(steps) => Some(steps.max(1)),
+            Length::Epochs(_) => None,
         };
         let casts = Teachers::of(experiment, train);
         ObjectiveUse {
             samplers: Sampler::of(&train.rollout),
             casts,
             kept: train.keep == Keep::Correct,
+            filter: filter(train).cloned(),
+            passes: train.passes,
             steps,
+            longest: range::longest(train),
         }
     }
+
+    /// What is left of the completions that a term is trained on.
+    fn left(&self, term: &Term) -> Left<'_> {
+        match term.data {
+            Some(_) => Left::default(),
+            None => Left { kept: self.kept, filter: self.filter.as_ref() },
+        }
+    }
+}
+
+/// A stage's filter on what it has drawn itself. One that chooses the prompts beforehand looks at other
+/// completions than those trained on.
+fn filter(train: &Train) -> Option<&Formula> {
+    let beforehand = train.priority.is_some() || train.refresh.is_some();
+    let of_others = |node: &FormulaNode| matches!(node.kind, FormulaKind::Reduce { on: Some(_), .. });
+    train.filter.as_ref().filter(|filter| !beforehand && !filter.any(of_others))
 }
 
 /// An audited objective and where it is used. Fields are only ever added.
@@ -100,23 +133,42 @@ pub struct Audited {
     pub audit: Audit,
 }
 
+/// Every objective of a file: those of an experiment as its stages use them, then those that no stage uses.
+pub fn of_file(analysis: &Analysis) -> Vec<Audited> {
+    let mut found = analysis.experiment.as_ref().map(of_experiment).unwrap_or_default();
+    let used: Vec<String> = found.iter().map(|audited| audited.audit.objective.clone()).collect();
+    for named in &analysis.objectives {
+        if !used.contains(&named.objective.name) {
+            let audit = audit(&named.objective, &ObjectiveUse::unknown());
+            found.push(Audited { models: Vec::new(), audit });
+        }
+    }
+    found
+}
+
 /// Every objective of an experiment, as its stages use it.
 pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
     let mut found: Vec<Audited> = Vec::new();
-    let mut add = |name: String, train: &Train| {
+    for (name, train) in trained(experiment) {
         let audit = audit(&train.objective, &ObjectiveUse::of(experiment, train));
         match found.iter_mut().find(|known| known.audit == audit) {
             Some(known) => known.models.push(name),
             None => found.push(Audited { models: vec![name], audit }),
         }
-    };
+    }
+    found
+}
+
+/// What trains on an objective: a model by its name, a step of models that are trained together by both
+/// names.
+pub fn trained(experiment: &Experiment) -> Vec<(String, &Train)> {
+    let mut found = Vec::new();
     for model in &experiment.models {
         match &model.stage {
-            Stage::Train(train) => add(model.name.clone(), train),
+            Stage::Train(train) => found.push((model.name.clone(), train.as_ref())),
             Stage::Joint(joint) => {
-                for step in &joint.steps {
-                    add(format!("{}, step {}", model.name, step.name), &step.train);
-                }
+                let name = |step: &str| format!("{}, step {step}", model.name);
+                found.extend(joint.steps.iter().map(|step| (name(&step.name), &step.train)));
             }
             _ => {}
         }
@@ -133,23 +185,37 @@ pub fn audit(objective: &Objective, usage: &ObjectiveUse) -> Audit {
 }
 
 /// What one term of an objective follows, by its place among the terms.
-pub fn audit_term(objective: &Objective, term: usize, usage: &ObjectiveUse) -> TermAudit {
+pub fn audit_term<'a>(objective: &'a Objective, term: usize, usage: &'a ObjectiveUse) -> TermAudit {
     let own = &objective.terms[term];
-    let view = || TermView::of(objective, own, usage.kept && own.data.is_none());
+    let view = || TermView::of(objective, own, usage.left(own));
     let streams = own.data.as_deref().map_or_else(|| usage.samplers.clone(), Sampler::of);
     // Whoever the route chooses makes a difference to those terms only that read it.
     let mut casts: Vec<&Teachers> = usage.casts.iter().collect();
     if !view().others().contains(&Role::Teacher) {
         casts.truncate(1);
     }
-    let on = |sampler: &Sampler| -> Vec<TermVerdict> {
-        casts.iter().flat_map(|teachers| on(&view, sampler, teachers, usage.steps)).collect()
+    let steps = usage.steps.unwrap_or(USUAL_STEPS);
+    let seen = |view: &dyn Fn() -> TermView<'a>, sampler: &Sampler| -> Vec<TermVerdict> {
+        casts.iter().flat_map(|teachers| on(view, sampler, teachers, (steps, usage.longest))).collect()
     };
+    let on = |sampler: &Sampler| seen(&view, sampler);
+    let zero = |findings: &[TermVerdict]| findings.iter().all(|finding| finding.verdict == Verdict::Zero);
     if !streams.is_empty() {
-        return TermAudit { term: own.name.clone(), findings: streams.iter().flat_map(on).collect() };
+        let later = usage.passes > 1 && own.data.is_none();
+        let mut findings: Vec<TermVerdict> = Vec::new();
+        for sampler in &streams {
+            let first = on(sampler);
+            // What is for the later passes has nothing to do in the first one.
+            let silent = later && matches!(sampler, Sampler::Student { .. }) && zero(&first);
+            findings.extend(first);
+            if silent {
+                findings.extend(seen(&|| view().of_policy(sampler), &Sampler::LATER_PASSES));
+            }
+        }
+        return TermAudit { term: own.name.clone(), findings };
     }
     let mut findings = on(&Sampler::ON_POLICY);
-    if findings.iter().all(|finding| finding.verdict == Verdict::Zero) {
+    if zero(&findings) {
         findings.extend(on(&Sampler::Elsewhere { name: "data" }));
     }
     TermAudit { term: own.name.clone(), findings }
@@ -169,12 +235,15 @@ fn on<'a>(
     view: &dyn Fn() -> TermView<'a>,
     sampler: &Sampler,
     teachers: &Teachers,
-    steps: u32,
+    (steps, longest): (u32, f64),
 ) -> Vec<TermVerdict> {
     let moments = moments(&view(), steps);
-    let at = |(when, step): &(When, u32)| match Query::of(view(), sampler, teachers, (*step, steps)) {
-        Ok(query) => query.judge(*when),
-        Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why),
+    let at = |(when, step): &(When, u32)| {
+        let moment = ToyMoment { step: (*step, steps), run: RunNumbers::AtStep, longest };
+        match Query::of(view(), sampler, teachers, moment) {
+            Ok(query) => query.judge(*when),
+            Err(why) => TermVerdict::not_audited(*when, sampler.text() + &teachers.text(), why),
+        }
     };
     let mut found: Vec<TermVerdict> = moments.iter().map(at).collect();
     let same = found.iter().all(|finding| {
@@ -227,7 +296,7 @@ pub struct Expected {
 /// # Errors
 /// Where the term reads what the toy model does not have, or what can't be enumerated, in words.
 pub fn expected(objective: &Objective, term: usize, toy: &ToyModel) -> Result<Expected, String> {
-    let view = TermView::of(objective, &objective.terms[term], false);
+    let view = TermView::of(objective, &objective.terms[term], Left::default());
     if let Some(why) = view.refusal() {
         return Err(why);
     }

@@ -10,7 +10,7 @@ use mopd_lang::source::SourceFile;
 
 use super::divergence::{AuditRefusal, TokenContext};
 use super::dual::{Dual, sum};
-use super::leaves::{judged, judgement, reward};
+use super::leaves::{judged, judgement, length, reward};
 use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec};
 use super::view::TermView;
@@ -42,6 +42,8 @@ pub(super) enum GradientSource {
 pub(super) enum NamedOutcome {
     Reward,
     Correct,
+    /// Its tokens.
+    Length,
     /// What somebody gives it.
     Judged(Signal),
 }
@@ -166,6 +168,7 @@ impl Candidates<'_> {
             let outcome = match signal {
                 Signal::Reward => NamedOutcome::Reward,
                 Signal::Correct => NamedOutcome::Correct,
+                Signal::Length | Signal::Remaining => NamedOutcome::Length,
                 signal if judgement(signal).is_some() => NamedOutcome::Judged(signal.clone()),
                 _ => continue,
             };
@@ -291,6 +294,8 @@ impl NamedOutcome {
         match self {
             NamedOutcome::Reward => "minus the expected reward".into(),
             NamedOutcome::Correct => "minus the share of correct completions".into(),
+            // It is what one wants less of.
+            NamedOutcome::Length => "the expected length".into(),
             NamedOutcome::Judged(signal) => format!("minus the expected {}", text::signal(signal)),
         }
     }
@@ -301,6 +306,7 @@ impl NamedOutcome {
             NamedOutcome::Reward => reward,
             NamedOutcome::Correct if reward >= 1.0 => 1.0,
             NamedOutcome::Correct => 0.0,
+            NamedOutcome::Length => -(length(toy, prompt, tokens) as f64),
             NamedOutcome::Judged(signal) => judged(toy, signal, prompt, tokens).unwrap_or_default(),
         }
     }

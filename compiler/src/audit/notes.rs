@@ -7,6 +7,7 @@ use super::evaluate::Evaluator;
 use super::expectation::{ALL, Counting};
 use super::fit::{cosine, difference, distance, norm};
 use super::judge::{Query, quoted};
+use super::known::KnownGradients;
 use super::leaves::ToySample;
 use super::sampler::Sampler;
 use super::toy_model::{ToyModel, ToyModelSpec, Variation};
@@ -18,6 +19,25 @@ use crate::lower::FormulaGraph;
 const HARDLY: f64 = 1e-6;
 
 impl Query<'_> {
+    /// The divergence that the mean value is a multiple of, and the other one that the gradient follows.
+    pub(super) fn misleading(&self) -> Option<(String, String)> {
+        if !self.is_one_token() {
+            return None;
+        }
+        // The two directions of each, in a few toy models: hardly any term comes as far as being compared
+        // with all the others.
+        let named = self.candidates();
+        let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
+        let toys = self.toys();
+        let first = &toys[..toys.len().min(2)];
+        self.estimated(&self.within(first).ok()?, &named[..directions], first)?;
+        let usual = self.usual().ok()?;
+        let value = self.estimated(&usual, &named[..directions], &toys)?;
+        let known = KnownGradients::of(&named, &toys, self.block()).ok()?;
+        let gradient = known.multiple_of(&usual.gradient)?;
+        (gradient != named[value].name).then(|| (named[value].name.clone(), gradient))
+    }
+
     /// Drawn at another temperature, an estimate is one of nothing; what it would be at 1 is what its author
     /// took it for.
     pub(super) fn at_temperature_one(&self) -> Option<String> {
@@ -93,7 +113,8 @@ impl Query<'_> {
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
             if let FormulaKind::Signal(Signal::State { name, axis, first, .. }) = &part.0.kind {
                 let each = if *axis == Axis::Domain { " for each domain" } else { "" };
-                let taken = format!("{name} = {}{each}", text::number(*first));
+                let number = text::number(self.spec.run.state(name, *first));
+                let taken = format!("{name} = {number}{each}");
                 if !begun.contains(&taken) {
                     begun.push(taken);
                 }
@@ -102,13 +123,17 @@ impl Query<'_> {
         if !begun.is_empty() {
             notes.push(format!("with {}, which the run moves", begun.join(", ")));
         }
+        if self.view.any(|node| matches!(node.kind, FormulaKind::Signal(Signal::VocabularySize))) {
+            notes.push(format!("vocab_size is {} here", self.spec.size.vocabulary));
+        }
         for axis in [Axis::Turn, Axis::Block, Axis::Domain] {
             let over = |node: &FormulaNode| match &node.kind {
                 FormulaKind::Reduce { .. } | FormulaKind::Signal(Signal::State { .. }) => node.axis == axis,
                 FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } => *over == axis,
                 _ => false,
             };
-            if self.view.any(over) {
+            let apart = axis == Axis::Domain && self.spec.size.domains > 1;
+            if !apart && self.view.any(over) {
                 let whole = if axis == Axis::Domain { "batch" } else { "completion" };
                 notes.push(format!("a whole {whole} is one {} here", axis.name()));
             }

@@ -9,6 +9,7 @@ use mopd_lang::formula::{
     ModelSignal, Reduction, Role, Scan, Signal, Statistic, Support, Unit,
 };
 
+use super::USUAL_STEPS;
 use super::teachers::Teachers;
 
 /// The values that a number can have, both ends included.
@@ -71,8 +72,8 @@ impl ValueRange {
 /// What decides the ranges of signals.
 pub(super) struct RunFacts<'a> {
     pub teachers: &'a Teachers,
-    /// Of the run.
-    pub steps: u32,
+    /// Of the run; none where they are not known.
+    pub steps: Option<u32>,
     /// Of the verdicts of all domains that are trained on.
     pub reward: ValueRange,
     /// Tokens that a completion has at most; infinite where the file doesn't say.
@@ -237,9 +238,10 @@ fn is_same(left: &Formula, right: &Formula, facts: &RunFacts) -> bool {
 }
 
 fn owner(role: &Role, facts: &RunFacts) -> Role {
-    let always = [0, facts.steps / 2, facts.steps.saturating_sub(1)]
+    let steps = facts.steps.unwrap_or(USUAL_STEPS);
+    let always = [0, steps / 2, steps.saturating_sub(1)]
         .iter()
-        .all(|step| facts.teachers.is_student(role, (*step, facts.steps)));
+        .all(|step| facts.teachers.is_student(role, (*step, steps)));
     if always { Role::Student } else { role.clone() }
 }
 
@@ -259,7 +261,10 @@ fn of_signal(signal: &Signal, facts: &RunFacts, given: &[ValueRange]) -> ValueRa
         Signal::Divergence(divergence) => of_divergence(divergence, facts, given),
         Signal::Overlap { .. } | Signal::Mass { .. } | Signal::Progress => SHARE,
         Signal::Agreement { samples, .. } => ValueRange { low: 0.0, high: f64::from(*samples) },
-        Signal::Step => ValueRange { low: 0.0, high: f64::from(facts.steps.saturating_sub(1)) },
+        Signal::Step => {
+            let last = facts.steps.map_or(f64::INFINITY, |steps| f64::from(steps.saturating_sub(1)));
+            ValueRange { low: 0.0, high: last }
+        }
         Signal::Position | Signal::Remaining => ValueRange { low: 0.0, high: (facts.longest - 1.0).max(0.0) },
         Signal::Length => ValueRange { low: 0.0, high: facts.longest },
         Signal::Reward => facts.reward,
@@ -340,7 +345,8 @@ fn side<'r>(
     Some(parts)
 }
 
-fn scheduled(schedule: &Schedule) -> ValueRange {
+/// Of a schedule, at any step.
+pub(super) fn scheduled(schedule: &Schedule) -> ValueRange {
     match schedule {
         Schedule::Constant { value } => ValueRange::at(*value),
         Schedule::Linear { from, to, .. }

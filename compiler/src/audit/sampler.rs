@@ -37,6 +37,9 @@ impl Sampler {
     /// As a library's objective is usually trained.
     pub const ON_POLICY: Sampler = Sampler::Student { temperature: 1.0, top_p: None, top_k: None };
 
+    /// Of passes after the first over what the student drew.
+    pub const LATER_PASSES: Sampler = Sampler::Elsewhere { name: "an earlier student" };
+
     /// The tokens are drawn from the student's whole distribution, at the temperature that the objective
     /// scores them at.
     pub fn is_on_policy(&self, scored_at: f64) -> bool {

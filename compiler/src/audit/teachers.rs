@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Alignment, Experiment, Pool, SelfCopy, Teacher, TeacherWeights, Train};
+use mopd_lang::experiment::{
+    Alignment, Experiment, Pool, SelfCopy, Teacher, TeacherWeights, Template, Train,
+};
 use mopd_lang::formula::{Formula, FormulaKind, Role, Signal};
 
 use super::dual::Dual;
@@ -54,8 +56,13 @@ pub struct Teachers {
 impl Teachers {
     /// One for each kind of teacher that a stage's route chooses.
     pub fn of(experiment: &Experiment, train: &Train) -> Vec<Teachers> {
-        let named: Rc<Vec<TeacherModel>> =
-            Rc::new(experiment.teachers.iter().map(TeacherModel::of).collect());
+        let named: Rc<Vec<TeacherModel>> = Rc::new(
+            experiment
+                .teachers
+                .iter()
+                .map(|teacher| TeacherModel::of(teacher, train.sees.as_deref()))
+                .collect(),
+        );
         let mut casts: Vec<Teachers> = Vec::new();
         for choice in &train.teachers {
             let routed = named.get(choice.teacher.0 as usize).cloned();
@@ -194,10 +201,15 @@ impl Teachers {
 }
 
 impl TeacherModel {
-    fn of(teacher: &Teacher) -> TeacherModel {
-        // Whoever reads something else than the student, or elsewhere, answers something else.
-        let elsewhere =
-            teacher.sees.is_some() || teacher.reveals.is_some() || teacher.align != Alignment::Positions;
+    /// `student` is what the student sees in place of the plain prompt.
+    fn of(teacher: &Teacher, student: Option<&Template>) -> TeacherModel {
+        // Whoever reads something else than the student, or elsewhere, answers something else. Those that a
+        // teacher is made of read prompts of their own.
+        let own_prompt = match &teacher.weights {
+            TeacherWeights::Student(_) => teacher.sees.as_deref() != student || teacher.feedback.is_some(),
+            _ => teacher.sees.is_some(),
+        };
+        let elsewhere = own_prompt || teacher.reveals.is_some() || teacher.align != Alignment::Positions;
         let weights = match &teacher.weights {
             _ if elsewhere => Weights::Own,
             TeacherWeights::Student(SelfCopy::Current | SelfCopy::Every { steps: 0 | 1 }) => Weights::Student,

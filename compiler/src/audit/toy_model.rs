@@ -4,13 +4,15 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use mopd_lang::experiment::Schedule;
 use mopd_lang::formula::Role;
 
 use super::divergence::EntryGraphs;
 use super::parameter_values::ParameterValues;
+use super::range::scheduled;
 use super::sampler::{Sampler, at};
 use super::teachers::{DistributionSource, Teachers};
-use crate::expr::batch::Layout;
+use crate::expr::batch::{Domains, Layout};
 
 /// How many entries, prompts, samples of a prompt and tokens of a completion a toy model has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct Size {
     pub samples: usize,
     /// 1 or 2.
     pub length: usize,
+    /// That the prompts are of: one, or two.
+    pub domains: usize,
 }
 
 impl Size {
@@ -35,10 +39,11 @@ impl Size {
     pub fn smallest(self) -> Size {
         let (prompts, samples) = (self.prompts.min(2), self.samples.min(2));
         let vocabulary = if prompts * samples * self.length > 2 { 2 } else { 3 };
-        Size { vocabulary, prompts, samples, ..self }
+        Size { vocabulary, prompts, samples, domains: self.domains.min(prompts), ..self }
     }
 
-    /// Of one sample: every completion is one turn and one block.
+    /// Of one sample: every completion is one turn and one block. The first prompt is of the first domain,
+    /// the others of the last one.
     pub fn layout(self) -> Layout {
         let number = |index: usize| index as u32;
         Layout {
@@ -47,6 +52,10 @@ impl Size {
                 .map(|sequence| number(sequence / self.samples))
                 .collect(),
             groups: number(self.prompts),
+            domains: (self.domains > 1).then(|| Domains {
+                of_group: (0..self.prompts).map(|prompt| number(prompt.min(self.domains - 1))).collect(),
+                count: number(self.domains),
+            }),
             ..Layout::default()
         }
     }
@@ -96,6 +105,59 @@ fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
+/// What numbers that a run moves are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunNumbers {
+    /// States as they begin, schedules as they are at the step; all prompts are of one domain.
+    AtStep,
+    /// The same, with arbitrary states and, where numbers of domains are compared, with two domains.
+    Apart,
+    /// All are arbitrary, and so is the size of the vocabulary: what is 0 all the same is so at every step.
+    Arbitrary,
+}
+
+/// A step of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ToyMoment {
+    /// Step and steps of the run.
+    pub step: (u32, u32),
+    pub run: RunNumbers,
+    /// Tokens of a completion at most; infinite where that is not known.
+    pub longest: f64,
+}
+
+impl RunNumbers {
+    /// Of a state that begins at `first`.
+    pub fn state(self, name: &str, first: f64) -> f64 {
+        if self == RunNumbers::AtStep { first } else { arbitrary(name) }
+    }
+
+    /// Of a schedule at a step.
+    pub fn schedule(self, schedule: &Schedule, (step, steps): (u32, u32)) -> f64 {
+        if self != RunNumbers::Arbitrary {
+            return schedule.at(step, steps);
+        }
+        let range = scheduled(schedule);
+        range.low + (range.high - range.low) * (arbitrary(&format!("{schedule:?}")) - 0.5)
+    }
+}
+
+/// A number between 0.5 and 1.5 that depends on its name alone. It is none that anybody compares with.
+fn arbitrary(name: &str) -> f64 {
+    0.505 + (hashed(0, name, &[]) * 99.0).floor() / 100.0
+}
+
+/// A number in (0, 1) that depends on these alone.
+fn hashed(seed: u64, name: &str, of: &[usize]) -> f64 {
+    let mut hash = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xcbf2_9ce4_8422_2325;
+    for byte in name.bytes().map(u64::from).chain(of.iter().map(|part| *part as u64 + 257)) {
+        hash = (hash ^ byte).wrapping_mul(0x0000_0100_0000_01b3);
+        hash ^= hash >> 29;
+    }
+    hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+}
+
 /// The models of a toy model, and how its tokens are drawn.
 #[derive(Clone, Debug)]
 pub struct ToyModel {
@@ -112,6 +174,9 @@ pub struct ToyModel {
     pub(super) seed: u64,
     /// Step and steps of the run.
     pub(super) step: (u32, u32),
+    pub(super) run: RunNumbers,
+    /// Tokens of a completion at most, where that is known.
+    pub(super) longest: f64,
     /// The entries that both of two vocabularies have; none where that is not known.
     pub(super) matched: Option<Vec<usize>>,
     /// `top_k` of so many entries stands for one of so many here.
@@ -131,7 +196,7 @@ impl ToyModel {
     /// # Panics
     /// If they are not of one length.
     pub fn of(student: &[f64], teacher: &[f64]) -> ToyModel {
-        let size = Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1 };
+        let size = Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1, domains: 1 };
         let toy = ToyModel {
             size,
             roles: Vec::new(),
@@ -140,6 +205,8 @@ impl ToyModel {
             on_policy: true,
             seed: 1,
             step: (0, 1),
+            run: RunNumbers::AtStep,
+            longest: f64::INFINITY,
             matched: None,
             supports: Vec::new(),
             values: Rc::default(),
@@ -159,7 +226,7 @@ impl ToyModel {
         temperature: f64,
         step: (u32, u32),
     ) -> ToyModel {
-        let size = Size { vocabulary, prompts: tokens, samples: 1, length: 1 };
+        let size = Size { vocabulary, prompts: tokens, samples: 1, length: 1, domains: 1 };
         for (_, known) in &roles {
             assert_eq!(known.len(), tokens, "one distribution per token");
             assert!(known.iter().all(|logp| logp.len() == vocabulary), "every role has the same entries");
@@ -174,6 +241,8 @@ impl ToyModel {
             on_policy: false,
             seed: 1,
             step,
+            run: RunNumbers::AtStep,
+            longest: f64::INFINITY,
             matched: None,
             supports: Vec::new(),
             values: Rc::default(),
@@ -255,13 +324,23 @@ impl ToyModel {
 
     /// A number in (0, 1) that depends on its name, this toy model and `of` alone.
     pub(super) fn chance(&self, name: &str, of: &[usize]) -> f64 {
-        let mut hash = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xcbf2_9ce4_8422_2325;
-        for byte in name.bytes().map(u64::from).chain(of.iter().map(|part| *part as u64 + 257)) {
-            hash = (hash ^ byte).wrapping_mul(0x0000_0100_0000_01b3);
-            hash ^= hash >> 29;
+        hashed(self.seed, name, of)
+    }
+
+    /// Step and steps of the run.
+    pub(super) fn current_step(&self) -> (u32, u32) {
+        let (step, steps) = self.step;
+        match self.run {
+            RunNumbers::Arbitrary => ((f64::from(steps) * (arbitrary("step") - 0.5)) as u32, steps),
+            _ => (step, steps),
         }
-        hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    pub(super) fn vocabulary_size(&self) -> f64 {
+        match self.run {
+            RunNumbers::Arbitrary => (arbitrary("vocab_size") * 1e5).floor(),
+            _ => self.size.vocabulary as f64,
+        }
     }
 }
 
@@ -301,6 +380,8 @@ pub(super) struct ToyModelSpec {
     /// Of the policy that is trained.
     pub temperature: f64,
     pub step: (u32, u32),
+    pub run: RunNumbers,
+    pub longest: f64,
     pub supports: Vec<(u32, usize)>,
     pub values: Rc<ParameterValues>,
     pub entry_graphs: EntryGraphs,
@@ -329,6 +410,8 @@ impl ToyModelSpec {
             on_policy: self.sampler.is_on_policy(self.temperature) && variation != Variation::OtherSampler,
             seed: seed + 1,
             step,
+            run: self.run,
+            longest: self.longest,
             matched: None,
             supports: self.supports.clone(),
             values: self.values.clone(),
@@ -411,7 +494,7 @@ mod tests {
 
     #[test]
     fn prefixes_are_counted_prompt_by_prompt() {
-        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2 };
+        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2, domains: 1 };
         assert_eq!(
             (size.prefixes(), size.logits(), size.tokens(), size.outcomes().count()),
             (8, 24, 8, 6561)

@@ -20,28 +20,41 @@ pub(super) struct TermView<'a> {
     pub weight: Option<&'a Formula>,
     pub own_weight: Option<&'a Formula>,
     pub when: Option<&'a Formula>,
+    pub left: Left<'a>,
     /// What the objective says of the temperature that tokens are scored at.
     pub temperature: Option<f64>,
-    /// Only completions that the verifier accepts are trained on.
+}
+
+/// What is left of the completions of a stage when its terms see them: all by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Left<'a> {
+    /// Only those that the verifier accepts.
     pub kept: bool,
+    /// Only those of prompts for which this holds.
+    pub filter: Option<&'a Formula>,
 }
 
 impl<'a> TermView<'a> {
-    pub fn of(objective: &'a Objective, term: &'a Term, kept: bool) -> TermView<'a> {
+    pub fn of(objective: &'a Objective, term: &'a Term, left: Left<'a>) -> TermView<'a> {
         TermView {
             value: &term.value,
             select: objective.select.as_ref(),
             weight: objective.weight.as_ref(),
             own_weight: term.weight.as_ref(),
             when: term.when.as_ref(),
+            left,
             temperature: objective.temperature,
-            kept,
         }
     }
 
     /// The temperature of the policy that is trained: of every log-probability of a token taken.
     pub fn scored_at(&self, sampler: &Sampler) -> f64 {
         self.temperature.unwrap_or_else(|| sampler.policy_temperature())
+    }
+
+    /// The same, scored at the temperature at which the student draws, on tokens that it has drawn before.
+    pub fn of_policy(self, drawn: &Sampler) -> TermView<'a> {
+        TermView { temperature: Some(self.scored_at(drawn)), ..self }
     }
 
     /// Another value under the same weights and masks.
@@ -56,6 +69,7 @@ impl<'a> TermView<'a> {
             named("weight", self.weight),
             named("weight", self.own_weight),
             named("when", self.when),
+            named("filter", self.left.filter),
         ]
         .into_iter()
         .flatten()
@@ -116,13 +130,20 @@ impl<'a> TermView<'a> {
     /// How small a toy model may be for everything in the term to mean something, and how many of them are
     /// looked at.
     pub fn size(&self) -> Result<(Size, u64), AuditRefusal> {
+        let of_token =
+            |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)));
+        let scores = self.value.any(of_token);
         let (mut sequence, mut group, mut batch) = (false, false, false);
         for part in self.formulas().into_iter().flat_map(Formula::parts) {
             let over = match &part.0.kind {
-                FormulaKind::Reduce { operand, .. } if operand.axis() > part.axis() => part.axis(),
+                FormulaKind::Reduce { operand, .. } if operand.axis() > part.axis() => {
+                    // A token's score meets the numbers of the tokens behind it.
+                    sequence |= scores && operand.axis() == Axis::Token;
+                    part.axis()
+                }
                 FormulaKind::Statistic { operand, over, .. } => {
                     sequence |= operand.axis() == Axis::Token
-                        && matches!(over, Axis::Sequence | Axis::Turn | Axis::Block);
+                        && (scores || matches!(over, Axis::Sequence | Axis::Turn | Axis::Block));
                     *over
                 }
                 FormulaKind::Scan { .. } => Axis::Sequence,
@@ -140,10 +161,9 @@ impl<'a> TermView<'a> {
         }
         // Where only the prefix decides, the samples of a prompt share all there is after one token, and what
         // is compared within the group adds up to 0: from the second token on, their prefixes differ.
-        let of_token =
-            |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(ModelSignal::Logp)));
-        sequence |= group && !batch && !self.value.any(of_token);
-        let size = |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length };
+        sequence |= group && !batch && !scores;
+        let size =
+            |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length, domains: 1 };
         Ok(match (sequence, group, batch) {
             (false, false, false) => (size(5, 1, 1, 1), 6),
             (true, false, false) => (size(4, 1, 1, 2), 3),
@@ -210,6 +230,30 @@ impl<'a> TermView<'a> {
         })
     }
 
+    /// The run moves a number that toy models have one of, or a few.
+    pub fn moves_unseen(&self) -> bool {
+        let unseen = |signal: &Signal| matches!(signal, Signal::State { .. } | Signal::VocabularySize);
+        self.moves()
+            || self.compares_domains()
+            || self.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if unseen(signal)))
+    }
+
+    pub fn has_state(&self) -> bool {
+        self.any(|node| matches!(node.kind, FormulaKind::Signal(Signal::State { .. })))
+    }
+
+    /// Numbers of domains stand beside numbers of the whole batch: with one domain, both are the same.
+    pub fn compares_domains(&self) -> bool {
+        let over = |wanted: Axis| {
+            self.any(|node| match &node.kind {
+                FormulaKind::Reduce { .. } => node.axis == wanted,
+                FormulaKind::Statistic { over, .. } => *over == wanted,
+                _ => false,
+            })
+        };
+        over(Axis::Domain) && (over(Axis::Batch) || over(Axis::Run))
+    }
+
     /// What can't be told in a toy model, by name.
     pub fn refusal(&self) -> Option<AuditRefusal> {
         let parts: Vec<&Formula> = self.formulas().into_iter().flat_map(Formula::parts).collect();
@@ -222,7 +266,8 @@ impl<'a> TermView<'a> {
     /// Some bound or condition may keep gradient away.
     pub fn conditions(&self) -> bool {
         use Function::*;
-        self.kept
+        self.left.kept
+            || self.left.filter.is_some()
             || self.select.is_some()
             || self.when.is_some()
             || self.any(|node| match &node.kind {
