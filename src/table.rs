@@ -1,11 +1,12 @@
 //! The tables of `results.json` as Markdown: readable on a terminal, and ready to be pasted into a
 //! README.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
 use mopd_compiler::plan::events::{Prediction, TimeRange};
-use mopd_compiler::plan::results::{Interval, Results, Score, StageRecord, Table, TableRow};
+use mopd_compiler::plan::results::{Interval, Intervals, Results, Score, StageRecord, Table, TableRow};
 use mopd_compiler::plan::{Comparison, Evaluation, Plan};
 
 use crate::figures::{self, bytes, duration};
@@ -14,10 +15,14 @@ use crate::output::{Style, counted};
 /// Every table with its caption, and behind it one for each further metric. The best value of a column is
 /// bold on a terminal.
 pub fn show(results: &Results, plan: &Plan, style: Style) -> String {
+    show_merged(results, &[(String::new(), plan)], style)
+}
+
+/// The same of several runs whose tables are one: their names and plans.
+pub fn show_merged(results: &Results, runs: &[(String, &Plan)], style: Style) -> String {
     let tables = results.tables.iter().map(|table| {
-        let comparison = plan.experiment.comparisons.iter().find(|comparison| comparison.name == table.name);
         let mut shown =
-            format!("{}\n\n{}\n", caption(table, comparison, &results.seeds, style), grid(table, style));
+            format!("{}\n\n{}\n", caption(table, runs, &results.seeds, style), grid(table, style));
         for metric in &table.metrics {
             let title = format!("{}, {metric}:", style.bold(&table.name));
             shown += &format!("\n{title}\n\n{}\n", grid_of(table, metric, style));
@@ -27,20 +32,83 @@ pub fn show(results: &Results, plan: &Plan, style: Style) -> String {
     tables.collect::<Vec<_>>().join("\n")
 }
 
-fn caption(table: &Table, comparison: Option<&Comparison>, seeds: &[u64], style: Style) -> String {
-    let used =
-        &seeds[..comparison.map_or(seeds.len(), |comparison| (comparison.seeds as usize).min(seeds.len()))];
-    let seeds: Vec<String> = used.iter().map(u64::to_string).collect();
-    let word = if seeds.len() == 1 { "seed" } else { "seeds" };
+/// What a row is called whose numbers are those of one run of several.
+pub fn row_of_run(model: &str, run: &str) -> String {
+    format!("{model} [{run}]")
+}
+
+/// What runs say: once where all say the same, else each text with its runs, as in `2 samples a prompt
+/// [n=2], 8 samples a prompt [n=8]`.
+pub fn by_run(said: impl IntoIterator<Item = (String, String)>) -> String {
+    let mut texts: Vec<(String, Vec<String>)> = Vec::new();
+    for (run, text) in said {
+        match texts.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, runs)) => runs.push(run),
+            None => texts.push((text, vec![run])),
+        }
+    }
+    match &texts[..] {
+        [(text, _)] => text.clone(),
+        texts => {
+            let each = texts.iter().map(|(text, runs)| row_of_run(text, &runs.join("; ")));
+            each.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+/// In the order of their first appearance.
+pub fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}
+
+fn caption(table: &Table, runs: &[(String, &Plan)], seeds: &[u64], style: Style) -> String {
+    let by_run = |say: &dyn Fn(&str, &Plan, Option<&Comparison>) -> String| {
+        by_run(runs.iter().map(|(run, plan)| {
+            let comparisons = &plan.experiment.comparisons;
+            let comparison = comparisons.iter().find(|comparison| comparison.name == table.name);
+            (run.clone(), say(run, plan, comparison))
+        }))
+    };
+    let seeds_of = |plan: &Plan, comparison: Option<&Comparison>| match comparison {
+        Some(comparison) => {
+            let own = 0..u64::from(comparison.seeds);
+            own.map(|index| plan.experiment.seed.wrapping_add(index)).collect()
+        }
+        None => seeds.to_vec(),
+    };
+    let named_seeds = |_: &str, plan: &Plan, comparison: Option<&Comparison>| {
+        let seeds: Vec<String> = seeds_of(plan, comparison).iter().map(u64::to_string).collect();
+        format!("{} {}", if seeds.len() == 1 { "seed" } else { "seeds" }, seeds.join(", "))
+    };
+    let intervals = |_: &str, plan: &Plan, comparison: Option<&Comparison>| {
+        let own = comparison.map(|_| Intervals::of(seeds_of(plan, comparison).len()));
+        // Where runs differ, the table has none.
+        let intervals = table.intervals.or(own.filter(|_| runs.len() > 1));
+        intervals.map(|intervals| intervals.name().to_owned()).unwrap_or_default()
+    };
+    let over = by_run(&intervals);
     format!(
-        "{}: {}, {}, {}, {word} {}; mean [95% interval{}]",
+        "{}: {}, {}, {}, {}; mean [95% interval{}{over}]",
         style.bold(&table.name),
         table.metric,
-        sampled(table, comparison),
-        prompts(table),
-        seeds.join(", "),
-        table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default(),
+        by_run(&|_, _, comparison| sampled(table, comparison)),
+        by_run(&|run, _, _| prompts(&rows_of(table, run))),
+        by_run(&named_seeds),
+        if over.is_empty() { "" } else { " " },
     )
+}
+
+/// The table with the rows of a run alone, where rows are told apart by their runs.
+fn rows_of<'a>(table: &'a Table, run: &str) -> Cow<'a, Table> {
+    let own = |row: &&TableRow| row.model.ends_with(&row_of_run("", run));
+    let rows: Vec<TableRow> = table.rows.iter().filter(own).cloned().collect();
+    if rows.is_empty() { Cow::Borrowed(table) } else { Cow::Owned(Table { rows, ..table.clone() }) }
 }
 
 /// `8 samples a prompt at temperature 1`, or how each column was sampled where they differ.
@@ -65,7 +133,7 @@ pub fn sampled(table: &Table, comparison: Option<&Comparison>) -> String {
 }
 
 /// `200 prompts`, `200 prompts in each column`, or a number for each where they differ.
-fn prompts(table: &Table) -> String {
+pub fn prompts(table: &Table) -> String {
     let of =
         |domain: &String| table.rows.iter().find_map(|row| row.scores.get(domain)).map_or(0, |score| score.n);
     let counts: BTreeSet<u32> = table.domains.iter().map(of).collect();
@@ -221,7 +289,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mopd_compiler::plan::events::{Prediction, Versions};
-    use mopd_compiler::plan::results::Intervals;
     use mopd_compiler::plan::{Dtype, Experiment, GpuArithmetic, SCHEMA};
 
     use super::*;
@@ -248,7 +315,14 @@ mod tests {
     }
 
     fn row(model: &str, sort: f64, normalized: Option<f64>) -> TableRow {
-        let score = Score { mean: sort, low: sort - 0.03, high: sort + 0.03, n: 200, by_seed: vec![sort] };
+        let score = Score {
+            mean: sort,
+            low: sort - 0.03,
+            high: sort + 0.03,
+            n: 200,
+            samples: None,
+            by_seed: vec![sort],
+        };
         TableRow {
             model: model.to_owned(),
             scores: BTreeMap::from([("sort".to_owned(), score)]),
@@ -363,12 +437,25 @@ merging: pass@1, 8 samples a prompt, 200 prompts, seed 1; mean [95% interval ove
     }
 
     #[test]
+    fn columns_of_other_lengths_are_named() {
+        let mut table = results(vec![row("start", 0.46, None)]).tables.remove(0);
+        assert_eq!(prompts(&table), "200 prompts");
+        table.domains.push("sums".to_owned());
+        let score = table.rows[0].scores["sort"].clone();
+        table.rows[0].scores.insert("sums".to_owned(), score);
+        assert_eq!(prompts(&table), "200 prompts in each column");
+        table.rows[0].scores.get_mut("sums").expect("a score").n = 13;
+        assert_eq!(prompts(&table), "prompts: sort 200, sums 13");
+    }
+
+    #[test]
     fn a_metric_has_a_table_of_its_own() {
         let mut results = results(vec![row("start", 0.46, None), row("student", 0.72, None)]);
         let table = &mut results.tables[0];
         table.domains.push("sums".to_owned());
         table.metrics = vec!["pass@8".to_owned()];
-        let score = |mean| Score { mean, low: mean - 0.1, high: mean, n: 9, by_seed: vec![mean] };
+        let score =
+            |mean| Score { mean, low: mean - 0.1, high: mean, n: 9, samples: None, by_seed: vec![mean] };
         for (row, mean) in table.rows.iter_mut().zip([0.5, 1.0]) {
             let of_sums = BTreeMap::from([("sums".to_owned(), score(mean))]);
             row.metrics = BTreeMap::from([("pass@8".to_owned(), of_sums)]);

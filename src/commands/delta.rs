@@ -85,7 +85,17 @@ fn beginning(model: &Path) -> Result<PathBuf, Problem> {
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let seed = name.rsplit_once("-seed").and_then(|(_, seed)| seed.parse::<u64>().ok()).unwrap_or_default();
     let of_run = plan.experiment.models.iter().find(|known| folder_of_model(&known.name, seed) == name);
-    let start = of_run.and_then(|known| known.stage.start());
+    let start = match of_run.map(|known| &known.stage) {
+        // None of the models of an average was before the others.
+        Some(Stage::Merge(merge)) if merge.base.is_none() => {
+            let names = merge.models.iter().map(|id| format!("`{}`", plan.experiment.model(*id).name));
+            return Err(unknown(format!(
+                "{shown} is merged from {} and began from none of them",
+                names.collect::<Vec<_>>().join(", ")
+            )));
+        }
+        known => known.and_then(Stage::start),
+    };
     let Some(start) = start.map(|start| plan.experiment.model(start)) else {
         return Err(unknown(format!("the plan of {} does not train {name}", run.display())));
     };
@@ -189,4 +199,52 @@ fn cells(job: &DeltaJob, delta: &Delta) -> Vec<String> {
         cells.push(or_none(overlap.and_then(|overlap| overlap.jaccard)));
     }
     cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_began_from_none_of_its_models() {
+        const TEXT: &str = r#"use std.baselines.{task_arithmetic, weight_average}
+experiment "tiny" { seed = 1 }
+domain copy { prompts = "copy.jsonl", reward = exact_match, share = 1/2 }
+domain last { prompts = "last.jsonl", reward = exact_match, share = 1/2 }
+model base = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }
+model expert[d in domains] = sft(base, on: d) { target = answer, steps = 20, batch = 16, lr = 1e-3 }
+model average = weight_average(expert)
+model summed  = task_arithmetic(base, expert, scale: 0.5)
+"#;
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("source.mopd");
+        std::fs::write(&file, TEXT).expect("a file");
+        let sweep = crate::commands::sweep::check(&file, &[], &mut |_| ()).expect("it can be read").sweep;
+        let sweep = sweep.expect("it can run");
+        let (_, compiled) = sweep.compiled().next().expect("one run");
+        let plan = serde_json::to_vec(&compiled.plan).expect("plain data");
+        std::fs::write(folder.path().join("plan.json"), plan).expect("a file");
+        let model = |name: &str| {
+            let model = folder.path().join("models").join(folder_of_model(name, 1));
+            std::fs::create_dir_all(&model).expect("a folder");
+            model
+        };
+        model("base");
+        let first = model("expert[copy]");
+        let problem = beginning(&model("average")).expect_err("there is no model before");
+        assert_eq!(problem.name(), "no-model-before");
+        assert!(
+            problem
+                .message()
+                .ends_with("is merged from `expert[copy]`, `expert[last]` and began from none of them"),
+            "{}",
+            problem.message()
+        );
+        assert!(problem.help_text().is_some_and(|help| help.contains("--from")));
+        // Changes that are added to a model began from that.
+        for model in [model("summed"), first] {
+            let before = beginning(&model).expect("the model before");
+            assert!(before.ends_with("models/base-seed1"), "{}", before.display());
+        }
+    }
 }

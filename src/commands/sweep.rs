@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use mopd_compiler::plan::results::{Results, Table, TableRow};
-use mopd_compiler::plan::{Plan, TableColumn};
+use mopd_compiler::plan::{Comparison, DataSource, Domain, ModelId, Plan, PromptFormat, Reward, TableColumn};
 use mopd_lang::Analysis;
 use mopd_lang::experiment::SweepAxis;
 use mopd_store::write_atomically;
@@ -23,7 +23,7 @@ use crate::progress::utc;
 use crate::render;
 use crate::run_folder::out_folder;
 use crate::run_lock::RunLock;
-use crate::table;
+use crate::table::{self, distinct};
 use crate::worker;
 use crate::worker::interrupts::Interrupts;
 
@@ -178,8 +178,9 @@ impl Sweep {
 
     /// The tables of all members as one.
     pub fn table(&self, results: &Results, style: Style) -> String {
-        let (_, first) = self.compiled().next().expect("one of them can run");
-        table::show(results, &first.plan, style)
+        // Of one that failed there is no row.
+        let ended = |(_, plan): &(String, &Plan)| results.plan.split(',').any(|hash| hash == plan.hash);
+        table::show_merged(results, &self.plans().into_iter().filter(ended).collect::<Vec<_>>(), style)
     }
 
     /// Writes into the folder of a sweep how each of its members ended, and the tables of all as one.
@@ -307,7 +308,7 @@ pub fn run(arguments: &RunArgs, sweep: &Sweep) -> Result<Status, Problem> {
     Ok(if ended.iter().any(Option::is_none) { Status::Wrong } else { status })
 }
 
-/// The results of all members as those of one run: a row whose models no value changes is there once, others
+/// The results of all members as those of one run: a row whose numbers no value changes is there once, others
 /// once for each member.
 fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
     let (_, _, first) = good.first()?;
@@ -315,41 +316,100 @@ fn combined(good: &[(&SweepRun, &Plan, &Results)]) -> Option<Results> {
         let mut rows: Vec<TableRow> = Vec::new();
         for (place, row) in table.rows.iter().enumerate() {
             // Equal numbers are no sign: two students may know as little.
-            let same =
-                good.iter().all(|(_, plan, _)| keys(plan, index, place) == keys(good[0].1, index, place));
-            if same {
+            let mut all = good.iter().map(|(_, plan, _)| RowKeys::of(plan, index, place));
+            let own = all.next();
+            if all.all(|other| Some(other) == own) {
                 rows.push(row.clone());
                 continue;
             }
             rows.extend(good.iter().filter_map(|(member, _, results)| {
                 let row = results.tables.get(index)?.rows.get(place)?;
-                Some(TableRow { model: format!("{} [{}]", row.model, member.name()), ..row.clone() })
+                Some(TableRow { model: table::row_of_run(&row.model, &member.name()), ..row.clone() })
             }));
         }
-        Table { rows, ..table.clone() }
+        let each = || {
+            let own = good.iter().map(|(member, _, results)| (member, results.tables.get(index)));
+            own.filter_map(|(member, table)| Some((member.name(), table?)))
+        };
+        Table {
+            metric: table::by_run(each().map(|(name, table)| (name, table.metric.clone()))),
+            intervals: table.intervals.filter(|own| each().all(|(_, other)| other.intervals == Some(*own))),
+            metrics: distinct(each().flat_map(|(_, table)| table.metrics.clone())),
+            rows,
+            ..table.clone()
+        }
     };
+    let results = || good.iter().map(|(_, _, results)| *results);
     Some(Results {
-        plan: good.iter().map(|(_, _, results)| results.plan.as_str()).collect::<Vec<_>>().join(","),
+        plan: results().map(|results| results.plan.as_str()).collect::<Vec<_>>().join(","),
+        seeds: distinct(results().flat_map(|results| results.seeds.clone())),
+        data: distinct(results().flat_map(|results| results.data.clone())),
+        rewards: results()
+            .map(|results| results.rewards.clone())
+            .collect::<Option<Vec<_>>>()
+            .map(|rewards| distinct(rewards.into_iter().flatten())),
         tables: first.tables.iter().enumerate().map(|(index, table)| of_table(index, table)).collect(),
-        stages: good.iter().flat_map(|(_, _, results)| results.stages.clone()).collect(),
-        guards: good.iter().flat_map(|(_, _, results)| results.guards.clone()).collect(),
-        seconds: good.iter().map(|(_, _, results)| results.seconds).sum(),
-        before_stages: good.iter().map(|(_, _, results)| results.before_stages).sum(),
-        peak_memory: good.iter().map(|(_, _, results)| results.peak_memory).max().unwrap_or(0),
-        predicted_memory: good.iter().filter_map(|(_, _, results)| results.predicted_memory).max(),
+        stages: results().flat_map(|results| results.stages.clone()).collect(),
+        guards: results().flat_map(|results| results.guards.clone()).collect(),
+        seconds: results().map(|results| results.seconds).sum(),
+        before_stages: results().map(|results| results.before_stages).sum(),
+        peak_memory: results().map(|results| results.peak_memory).max().unwrap_or(0),
+        predicted_memory: results().filter_map(|results| results.predicted_memory).max(),
         ..(*first).clone()
     })
 }
 
-/// What the models of a row of a table are made by, and what they are asked.
-fn keys(plan: &Plan, table: usize, row: usize) -> Option<(Vec<&str>, &[TableColumn])> {
-    let comparison = plan.experiment.comparisons.get(table)?;
-    let models = &comparison.rows.get(row)?.models;
-    Some((models.iter().map(|id| plan.stages[id.0 as usize].key.as_str()).collect(), &comparison.columns))
+/// All that the numbers of a row of a table depend on.
+#[derive(PartialEq)]
+struct RowKeys<'a> {
+    /// What its models are made by.
+    models: Vec<&'a str>,
+    /// The same of the rows that a normalized score is between.
+    anchors: Option<[Vec<&'a str>; 2]>,
+    columns: &'a [TableColumn],
+    /// By column: what is asked, and what an answer is worth.
+    asked: Vec<AskedOfRow<'a>>,
+    seed: u64,
+    seeds: u32,
+}
+
+#[derive(PartialEq)]
+struct AskedOfRow<'a> {
+    tests: Option<&'a DataSource>,
+    format: &'a PromptFormat,
+    limit: Option<u32>,
+    reward: &'a Reward,
+}
+
+impl RowKeys<'_> {
+    fn of(plan: &Plan, table: usize, row: usize) -> Option<RowKeys<'_>> {
+        let experiment = &plan.experiment;
+        let Comparison { rows, columns, normalized, seeds, .. } = experiment.comparisons.get(table)?;
+        let keys = |models: &[ModelId]| {
+            models.iter().map(|id| plan.stages[id.0 as usize].key.as_str()).collect::<Vec<_>>()
+        };
+        let asked = |column: &TableColumn| {
+            let Domain { tests, format, limit, reward, .. } = experiment.domain(column.domain);
+            AskedOfRow { tests: tests.as_ref(), format, limit: *limit, reward }
+        };
+        Some(RowKeys {
+            models: keys(&rows.get(row)?.models),
+            anchors: normalized.as_ref().map(|anchors| [keys(&anchors.zero), keys(&anchors.one)]),
+            columns,
+            asked: columns.iter().map(asked).collect(),
+            seed: experiment.seed,
+            seeds: *seeds,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use mopd_compiler::plan::Row;
+    use mopd_compiler::plan::results::{Intervals, Score};
+
     use super::*;
 
     #[test]
@@ -360,5 +420,146 @@ mod tests {
         assert_eq!(member.out(Path::new("runs/a")), Path::new("runs/a/clip_at=5,lr=0.0003"));
         let single = SweepRun { values: Vec::new(), compiled: None };
         assert_eq!(single.out(Path::new("runs/a")), Path::new("runs/a"));
+    }
+
+    const TEXT: &str = r#"experiment "tiny" { seed = 1 }
+param n: count = 2
+sweep { n in [2, 8] }
+domain copy { prompts = "copy.jsonl", tests = "copy.jsonl", reward = numeric(tolerance: 0) }
+model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }
+model start = sft(base, on: domains) { target = answer, steps = 3, batch = 4, lr = 1e-2 }
+model other = sft(base, on: domains) { target = answer, steps = n, batch = 4, lr = 1e-2 }
+compare "t" { models = [base, start], samples = 2, temperature = 1, max_tokens = 4 }
+"#;
+
+    /// The members of the text with these changes, and what a run of each would leave: scores of 0, 1, ... by
+    /// member.
+    fn swept(changes: &[(&str, &str)]) -> (Sweep, Vec<Option<Results>>) {
+        let mut text = TEXT.to_owned();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from}");
+            text = text.replace(from, to);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("tiny.mopd");
+        std::fs::write(&file, text).expect("a file");
+        let checked = check(&file, &[], &mut |_| ()).expect("it can be read");
+        let sweep = checked.sweep.unwrap_or_else(|| panic!("{:?}", checked.analysis.diagnostics));
+        let left = |(member, place): (&SweepRun, u32)| Some(left(&member.compiled.as_ref()?.plan, place));
+        let results = sweep.members.iter().zip(0..).map(left).collect();
+        (sweep, results)
+    }
+
+    fn left(plan: &Plan, place: u32) -> Results {
+        let Comparison { name, rows, columns, seeds, .. } = &plan.experiment.comparisons[0];
+        let mean = f64::from(place);
+        let score = Score { mean, low: mean, high: mean, n: 20, samples: None, by_seed: vec![mean] };
+        let metrics: Vec<String> = columns[0].metrics.iter().map(ToString::to_string).collect();
+        let scores = BTreeMap::from([("copy".to_owned(), score)]);
+        let row = |row: &Row| TableRow {
+            model: row.label.clone(),
+            scores: scores.clone(),
+            normalized: None,
+            normalized_by_seed: Vec::new(),
+            spread: None,
+            metrics: metrics.iter().map(|metric| (metric.clone(), scores.clone())).collect(),
+        };
+        let greedy = columns[0].evaluation.is_greedy();
+        let table = Table {
+            name: name.clone(),
+            metric: if greedy { "greedy" } else { "pass@1" }.to_owned(),
+            intervals: Some(Intervals::of(*seeds as usize)),
+            samples: columns[0].evaluation.samples(),
+            domains: vec!["copy".to_owned()],
+            metrics: metrics.clone(),
+            rows: rows.iter().map(row).collect(),
+        };
+        let first = plan.experiment.seed;
+        let whole = json!({
+            "schema": 1, "experiment": "tiny", "plan": plan.hash, "tables": [table], "seconds": 1.0,
+            "seeds": (first..first + u64::from(*seeds)).collect::<Vec<_>>(), "peak_memory": 1,
+            "versions": { "mopd": "0", "libtorch": "0" },
+        });
+        serde_json::from_value(whole).expect("results")
+    }
+
+    /// The tables of all members, and the names of their rows.
+    fn merged((sweep, results): &(Sweep, Vec<Option<Results>>)) -> (String, Vec<String>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let all = sweep.combined(folder.path(), results).expect("a folder to write to").results;
+        let all = all.expect("one ended well");
+        let rows = all.tables[0].rows.iter().map(|row| row.model.clone()).collect();
+        (sweep.table(&all, Style::PLAIN), rows)
+    }
+
+    #[test]
+    fn a_row_is_there_once_where_nothing_of_it_can_differ() {
+        let (text, rows) = merged(&swept(&[("[base, start]", "[base, start, other]")]));
+        assert_eq!(rows, ["base", "start", "other [n=2]", "other [n=8]"]);
+        let caption = "t: pass@1, 2 samples a prompt at temperature 1, 20 prompts, seed 1; mean [95% \
+                       interval over prompts alone: there is one seed]\n";
+        assert!(text.starts_with(caption), "{text}");
+        // The same rows, in which 1 is what another model has.
+        let score = ("max_tokens = 4", "max_tokens = 4, score = normalized(zero: start, one: other)");
+        let (_, rows) = merged(&swept(&[score]));
+        assert_eq!(rows, ["base [n=2]", "base [n=8]", "start [n=2]", "start [n=8]"]);
+    }
+
+    #[test]
+    fn another_reward_is_another_number() {
+        let mut swept =
+            swept(&[("tolerance: 0", "tolerance: n"), ("n: count", "n: real"), ("steps = n", "steps = 4")]);
+        let (_, rows) = merged(&swept);
+        assert_eq!(rows, ["base [n=2]", "base [n=8]", "start [n=2]", "start [n=8]"]);
+        // Of a member that failed nothing is said.
+        swept.1[0] = None;
+        let (text, rows) = merged(&swept);
+        assert!(rows == ["base", "start"] && !text.contains("n="), "{text}");
+    }
+
+    #[test]
+    fn other_samples_and_metrics_are_told_by_member() {
+        let (text, rows) = merged(&swept(&[("samples = 2", "samples = n, metrics = [pass_at(n)]")]));
+        assert_eq!(rows, ["base [n=2]", "base [n=8]", "start [n=2]", "start [n=8]"]);
+        let caption = "t: pass@1, 2 samples a prompt at temperature 1 [n=2], 8 samples a prompt at \
+                       temperature 1 [n=8], 20 prompts, seed 1; mean";
+        assert!(text.starts_with(caption), "{text}");
+        assert!(text.contains("t, pass@2:") && text.contains("t, pass@8:"), "{text}");
+        let greedy = [
+            ("temperature = 1", "temperature = n"),
+            ("in [2, 8]", "in [0, 1]"),
+            ("n: count", "n: real"),
+            ("steps = n", "steps = 4"),
+        ];
+        let (text, _) = merged(&swept(&greedy));
+        assert!(
+            text.starts_with("t: greedy [n=0], pass@1 [n=1], 1 sample a prompt [n=0], 2 samples"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn other_seeds_are_told_by_member() {
+        let swept = swept(&[("samples = 2", "samples = 2, seeds = n"), ("in [2, 8]", "in [1, 3]")]);
+        let (text, rows) = merged(&swept);
+        assert_eq!(rows, ["base [n=1]", "base [n=3]", "start [n=1]", "start [n=3]"]);
+        assert!(
+            text.contains(
+                "seed 1 [n=1], seeds 1, 2, 3 [n=3]; mean [95% interval over prompts alone: there is one seed \
+                 [n=1], over prompts and seeds [n=3]]"
+            ),
+            "{text}"
+        );
+        let good: Vec<_> = (swept.0.compiled().zip(&swept.1))
+            .map(|((member, compiled), results)| (member, &compiled.plan, results.as_ref().expect("good")))
+            .collect();
+        let all = combined(&good).expect("two members");
+        assert_eq!((all.seeds, all.tables[0].intervals), (vec![1, 2, 3], None));
+    }
+
+    #[test]
+    fn another_first_seed_is_another_number() {
+        let (text, rows) = merged(&swept(&[("seed = 1", "seed = n")]));
+        assert!(rows.len() == 4 && text.contains("seed 2 [n=2], seed 8 [n=8]"), "{text}");
     }
 }

@@ -277,7 +277,7 @@ def _(b):  # arXiv:2609.35347: w_d = clip(sigma_all / sigma_d, 0.25, 4), populat
 
 @method("rl.grpo_loss")
 def _(b):
-    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.28))
+    return b.sequence_mean(ppo(b.ratio, b.grpo_advantage(), 0.2, 0.2))
 
 
 @method("rl.dr_grpo")

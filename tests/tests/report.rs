@@ -212,6 +212,7 @@ fn the_page_is_whole_and_asks_for_nothing() {
         "tiny </script> & 'more'",
         "libtorch",
         "seeds 1, 2",
+        "pass@1, 2 samples a prompt at temperature 1, 4 prompts in each column.",
         "mopd run tiny.mopd --out run",
         "git commit",
         "hardware",

@@ -118,10 +118,11 @@ pub struct Table {
     /// `pass@1` where all rewards are verdicts, 0 or 1 by their type, else `mean reward`; `greedy` before it
     /// where the most probable token was taken.
     pub metric: String,
-    /// What intervals speak of; none in files of before.
+    /// What intervals speak of; none in files of before, and where the runs of a sweep differ in it.
     #[serde(default)]
     pub intervals: Option<Intervals>,
-    /// Samples per prompt, of the first column.
+    /// Samples per prompt, of the first column, and in the tables of a sweep of its first run; see
+    /// [`Score::samples`].
     pub samples: u32,
     /// The columns, benchmarks among them.
     pub domains: Vec<String>,
@@ -155,6 +156,9 @@ pub struct Score {
     pub high: f64,
     /// Test prompts.
     pub n: u32,
+    /// Samples per prompt; none in files of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u32>,
     /// The mean of every seed, in the order of [`Results::seeds`].
     #[serde(default)]
     pub by_seed: Vec<f64>,

@@ -287,6 +287,7 @@ pub fn write_parquet(
 
 #[cfg(test)]
 mod tests {
+    use mopd_compiler::plan::columns::{OF_DOMAIN, OF_STEP, OTHERS};
     use mopd_compiler::plan::events::ColumnValues;
 
     use super::*;
@@ -401,6 +402,17 @@ mod tests {
         assert_eq!(column("clipped_fraction"), ColumnValues::Numbers(vec![None; 2]));
         assert_eq!(column("loss"), ColumnValues::Numbers(vec![Some(-1.5e-300); 2]));
         assert_eq!(column("seconds"), ColumnValues::Numbers(vec![Some(0.125); 2]));
+    }
+
+    /// What is in no list is in no curve and in no tracker.
+    #[test]
+    fn every_column_is_one_that_is_shown_or_known_not_to_be() {
+        let mut listed = [&OF_DOMAIN[..], &OF_STEP, &OTHERS].concat();
+        let table = NamedColumns::default().table(&[row(0)]);
+        let mut written: Vec<&str> = table.iter().map(|column| &*column.name).collect();
+        listed.sort_unstable();
+        written.sort_unstable();
+        assert_eq!(written, listed);
     }
 
     #[test]

@@ -99,7 +99,8 @@ pub fn table_rows(
             let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])], bounded[column])] };
             let (low, high) = estimate.interval();
             let (n, by_seed) = (sizes[column] as u32, estimate.of_seeds());
-            (names[column].to_owned(), Score { mean: means[column], low, high, n, by_seed })
+            let samples = Some(comparison.columns[column].evaluation.samples());
+            (names[column].to_owned(), Score { mean: means[column], low, high, n, samples, by_seed })
         };
         table.push(TableRow {
             model: named.label.clone(),
@@ -135,7 +136,8 @@ fn metrics_of_row(
             let estimated: Option<Vec<Vec<f64>>> = seeds.iter().map(estimate).collect();
             if let Some(numbers) = estimated {
                 let bounds = metric.is_share().then_some((0.0, 1.0));
-                let score = score_of(&Estimate { columns: vec![Crossed { numbers, bounds }] });
+                let estimate = Estimate { columns: vec![Crossed { numbers, bounds }] };
+                let score = score_of(&estimate, column.evaluation.samples());
                 found.entry(metric.to_string()).or_default().insert(name, score);
             } else if *metric == Metric::Ece {
                 let of: Vec<String> =
@@ -153,10 +155,17 @@ fn metrics_of_row(
 }
 
 /// A mean over prompts and seeds, or what is as near to one as [`calibration`] makes it.
-fn score_of(estimate: &Estimate) -> Score {
+fn score_of(estimate: &Estimate, samples: u32) -> Score {
     let (low, high) = estimate.interval();
     let prompts = estimate.columns.first().and_then(|column| column.numbers.first()).map_or(0, Vec::len);
-    Score { mean: estimate.value(), low, high, n: prompts as u32, by_seed: estimate.of_seeds() }
+    Score {
+        mean: estimate.value(),
+        low,
+        high,
+        n: prompts as u32,
+        samples: Some(samples),
+        by_seed: estimate.of_seeds(),
+    }
 }
 
 /// A weighted sum of rewards, `bounded` if they are from 0 to 1, prompt by prompt and seed by seed.

@@ -120,8 +120,15 @@ impl<'a> Watch<'a> {
     fn look(&mut self, step: u32, steps: u32, rows: &[&StepMetrics]) -> Option<String> {
         let Watch { guard, windows, held, tested } = self;
         let on = guard.on.as_ref().map(|domain| domain.name.as_str());
+        let mut is_absent = false;
         for window in &mut *windows {
-            window.push(pooled(rows, window.number, on));
+            let value = pooled(rows, window.number, on);
+            // A mean over the last steps is still there, as it was: that is no new number of this step.
+            is_absent |= value.is_none() && matches!(window.window, StepWindow::Recent { .. });
+            window.push(value);
+        }
+        if is_absent {
+            return None;
         }
         let read = |number: StepNumber, of: StepWindow| {
             windows.iter().find(|known| (known.number, known.window) == (number, of))?.value()

@@ -11,6 +11,7 @@ use crate::metrics::{
     NAMED, OF_DOMAIN, OF_STEP, REWARD_PART, SHARES, domain, gathered, number, tokens_of_steps,
 };
 use crate::run_folder::ColumnTable;
+use crate::table::distinct;
 
 const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
 
@@ -142,7 +143,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
     let routed = of_domains.len() < rows.len();
     let mut series = stage.of_domains(&of_domains, &domains);
     if routed {
-        series.extend(stage.shares(&teachers));
+        series.extend(stage.shares_of_teachers(&teachers));
     }
     series.extend(stage.of_teachers(&teachers));
     series.extend(stage.of_steps());
@@ -154,8 +155,7 @@ fn of_stage(metrics: &ColumnTable, rows: &[usize], points: usize, by_seed: bool)
         at: (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect(),
         whole: points == steps,
         elapsed_seconds: stage.elapsed(|_, row| metrics.number("seconds", row)),
-        elapsed_tokens: stage
-            .elapsed(|before, row| Some(before.unwrap_or(0.0) + metrics.number("tokens", row)?)),
+        elapsed_tokens: stage.elapsed(|before, row| Some(before.unwrap_or(0.0) + tokens_of(metrics, row)?)),
         series,
         seeds: stage.seeds,
     }
@@ -175,10 +175,15 @@ struct StageRows<'a> {
 impl StageRows<'_> {
     fn of_domains(&self, of_domains: &[Vec<usize>], domains: &[String]) -> Vec<Series> {
         let metrics = self.metrics;
+        let steps = self.of_steps_and_terms();
         let mut found = Vec::new();
         let [reward, others @ ..] = OF_DOMAIN;
         for metric in std::iter::once(reward).chain(metrics.columns(REWARD_PART)).chain(others) {
             for of in domains {
+                if SHARES.contains(&metric) {
+                    found.extend(self.share_of_domain(metric, of, &steps));
+                    continue;
+                }
                 let own = of_domains.iter().filter(|rows| domain(metrics, rows[0]) == *of);
                 let values = own.map(|rows| CurvePoint {
                     row: rows[0],
@@ -191,23 +196,48 @@ impl StageRows<'_> {
         found
     }
 
-    /// The part that each teacher has in a step, where the data chooses between them.
-    fn shares(&self, teachers: &[&str]) -> Vec<Series> {
+    fn share_of_domain(&self, metric: &str, of: &str, steps: &[Vec<usize>]) -> Option<Series> {
         let metrics = self.metrics;
-        let of_steps = gathered(metrics, self.rows.iter().copied(), "stage");
+        let first = self.rows.iter().find(|row| domain(metrics, **row) == of)?;
+        let terms = metrics.text("terms", *first);
+        // It is a share of the completions of the same terms.
+        let own = steps.iter().filter(|rows| metrics.text("terms", rows[0]) == terms);
+        let values = self.shares(metric, own, |row| domain(metrics, row) == of);
+        self.series(metric.to_owned().into(), By::Domain, of, values)
+    }
+
+    /// The part that each teacher has in a step, where the data chooses between them.
+    fn shares_of_teachers(&self, teachers: &[&str]) -> Vec<Series> {
+        let steps = self.of_steps_and_terms();
         let mut found = Vec::new();
         for metric in SHARES {
             for teacher in teachers {
-                let values = of_steps.iter().map(|rows| {
-                    let own: Vec<usize> = of_teacher(metrics, rows, teacher).collect();
-                    // Of a step that has no prompts for it, the teacher has no part.
-                    let value = if own.is_empty() { Some(0.0) } else { number(metrics, metric, &own) };
-                    CurvePoint { row: rows[0], value, weight: Some(1.0) }
-                });
+                let values =
+                    self.shares(metric, steps.iter(), |row| self.metrics.text("teacher", row) == *teacher);
                 found.extend(self.series(metric.into(), By::Teacher, teacher, values));
             }
         }
         found
+    }
+
+    fn of_steps_and_terms(&self) -> Vec<Vec<usize>> {
+        gathered(self.metrics, self.rows.iter().copied(), "stage")
+    }
+
+    /// The part that some rows have in each step: 0 where a step has no such row, or one that was left with
+    /// nothing.
+    fn shares<'s>(
+        &'s self,
+        metric: &'s str,
+        steps: impl Iterator<Item = &'s Vec<usize>>,
+        is_own: impl Fn(usize) -> bool,
+    ) -> impl Iterator<Item = CurvePoint> {
+        let share = |row: &usize| self.metrics.number(metric, *row);
+        steps.map(move |rows| {
+            let own = rows.iter().filter(|row| is_own(**row)).filter_map(share).sum();
+            let value = rows.iter().any(|row| share(row).is_some()).then_some(own);
+            CurvePoint { row: rows[0], value, weight: Some(1.0) }
+        })
     }
 
     /// Of a teacher of several domains, every token counts alike.
@@ -327,23 +357,18 @@ impl StageRows<'_> {
     }
 }
 
+/// The tokens of a row that were trained on; one that was left with nothing does not say that it has none.
+fn tokens_of(metrics: &ColumnTable, row: usize) -> Option<f64> {
+    let nothing = || metrics.number("prompt_share", row) == Some(0.0);
+    metrics.number("tokens", row).or_else(|| nothing().then_some(0.0))
+}
+
 fn of_teacher<'a>(
     metrics: &'a ColumnTable,
     rows: &'a [usize],
     teacher: &'a str,
 ) -> impl Iterator<Item = usize> + 'a {
     rows.iter().copied().filter(move |row| metrics.text("teacher", *row) == teacher)
-}
-
-/// In the order of their first appearance.
-fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
-    let mut found = Vec::new();
-    for value in values {
-        if !found.contains(&value) {
-            found.push(value);
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -368,7 +393,6 @@ mod tests {
             }
         }
         let rows = seeds.len();
-        let column = |name: &str, values| ReadColumn { name: name.to_owned(), values };
         let shares = (0..rows).map(|row| Some(if row % 2 == 0 { 0.75 } else { 0.25 })).collect();
         let divergences = (0..rows).map(|row| Some((row % 2) as f64)).collect();
         ColumnTable::from(vec![
@@ -435,6 +459,62 @@ mod tests {
         assert_eq!(student.at[0], Rounded(2.0), "the middle of steps 0 to 4");
         let reward = student.series.iter().find(|series| series.metric == "reward").unwrap();
         assert_eq!(reward.mean[0], Some(Rounded(3.5)));
+    }
+
+    /// Two steps: of `last` the first has no row, and all that was sampled of it in the second was dropped.
+    fn gaps() -> Vec<ReadColumn> {
+        vec![
+            column("seed", ColumnValues::Wholes(vec![Some(1); 3])),
+            column("step", ColumnValues::Wholes([0, 1, 1].map(Some).to_vec())),
+            column("stage", texts(["student"; 3])),
+            column("domain", texts(["first", "first", "last"])),
+            column("prompt_share", ColumnValues::Numbers([1.0, 1.0, 0.0].map(Some).to_vec())),
+            column("signal_share", ColumnValues::Numbers(vec![Some(1.0), Some(1.0), None])),
+            column("entropy", ColumnValues::Numbers(vec![Some(2.0), Some(2.0), None])),
+            column("tokens", ColumnValues::Numbers(vec![Some(4.0), Some(3.0), None])),
+        ]
+    }
+
+    fn column(name: &str, values: ColumnValues) -> ReadColumn {
+        ReadColumn { name: name.to_owned(), values }
+    }
+
+    fn texts(values: [&str; 3]) -> ColumnValues {
+        ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec())
+    }
+
+    fn means(columns: Vec<ReadColumn>, metric: &str, of: &str) -> Option<Vec<Option<Rounded>>> {
+        let found = curves(&ColumnTable::from(columns), 1).remove("student").expect("the stage");
+        let mut found = found.series.into_iter();
+        found.find(|one| one.metric == metric && one.of == of).map(|one| one.mean)
+    }
+
+    #[test]
+    fn a_domain_that_is_not_in_a_step_has_no_share_of_it() {
+        let all = |share: f64| Some(vec![Some(Rounded(share)); 2]);
+        for metric in ["prompt_share", "signal_share"] {
+            assert_eq!([means(gaps(), metric, "first"), means(gaps(), metric, "last")], [all(1.0), all(0.0)]);
+        }
+        // What nobody has is no share, and what is no share is not 0.
+        assert_eq!(means(gaps(), "token_share", "last"), None);
+        assert_eq!(means(gaps(), "entropy", "last"), None);
+        // Terms with completions of their own have shares of these.
+        let mut terms = gaps();
+        terms.retain(|column| column.name != "domain");
+        terms.extend([column("domain", texts(["first"; 3])), column("terms", texts(["a", "a", "b"]))]);
+        assert_eq!(means(terms.clone(), "prompt_share", "first (a)"), all(1.0));
+        let of_b = Some(vec![None, Some(Rounded(0.0))]);
+        assert_eq!(means(terms, "prompt_share", "first (b)"), of_b, "the first step has no such completions");
+    }
+
+    #[test]
+    fn a_row_that_was_left_with_nothing_has_no_tokens() {
+        let tokens = curves(&ColumnTable::from(gaps()), 1).remove("student").unwrap().elapsed_tokens;
+        assert_eq!(tokens.expect("every step tells its tokens").mean, [4.0, 7.0].map(Rounded));
+        // Any other row without them is one of which nobody knows.
+        let mut columns = gaps();
+        columns.retain(|column| column.name != "prompt_share");
+        assert!(curves(&ColumnTable::from(columns), 1)["student"].elapsed_tokens.is_none());
     }
 
     #[test]

@@ -199,12 +199,26 @@ fn set_seed(run: &LoadedRun) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{OF_DOMAIN, OF_STEP, SHARES};
 
     #[test]
     fn data_cannot_leave_its_element() {
         let json = inside_script(&serde_json::to_string("</script><!--&amp;\u{2028}").unwrap());
         assert!(!json.contains(['<', '>', '&', '\u{2028}']), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "</script><!--&amp;\u{2028}");
+    }
+
+    /// A number that the script has no title for is in no chart.
+    #[test]
+    fn the_script_knows_every_number_of_a_step() {
+        let script = include_str!("script/curves.js");
+        for name in OF_DOMAIN.iter().chain(&OF_STEP) {
+            let known = match SHARES.contains(name) {
+                true => format!("[\"{name}\", "),
+                false => format!("\n  {name}: [\""),
+            };
+            assert!(script.contains(&known), "{name}");
+        }
     }
 
     /// What the page runs is what was reviewed: each library as its project published it (see

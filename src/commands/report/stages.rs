@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mopd_compiler::plan::events::{Prediction, TimeRange};
-use mopd_compiler::plan::results::StageRecord;
+use mopd_compiler::plan::results::{GuardActed, Results, StageRecord};
 use mopd_compiler::plan::{Model, ModelId, Objective, Recipe, Stage};
 use serde::Serialize;
 
@@ -210,13 +210,8 @@ fn card(
     if found > 0 {
         facts.push(("scores found in the store".to_owned(), format!("{} of {}", count(found), count(of))));
     }
-    let guards = run.folder.results.iter().flat_map(|results| &results.guards);
-    let several = records.len() > 1;
-    for acted in guards.filter(|acted| acted.stage == model.name) {
-        let of = if several { format!(", seed {}", acted.seed) } else { String::new() };
-        let text = format!("`{}` at step {}{of}: {}", acted.guard, acted.step, acted.numbers);
-        facts.push(("guard".to_owned(), text));
-    }
+    let acted = run.folder.results.iter().flat_map(|results| guards(results, &model.name));
+    facts.extend(acted.map(|text| ("guard".to_owned(), text)));
     for (_, text) in &mut facts {
         *text = printable(text);
     }
@@ -249,6 +244,16 @@ fn card(
     }
 }
 
+/// What the guards of a stage did, those of seeds that were in the store among them.
+fn guards(results: &Results, stage: &str) -> Vec<String> {
+    let several = results.seeds.len() > 1;
+    let text = |acted: &GuardActed| {
+        let of = if several { format!(", seed {}", acted.seed) } else { String::new() };
+        format!("`{}` at step {}{of}: {}", acted.guard, acted.step, acted.numbers)
+    };
+    results.guards.iter().filter(|acted| acted.stage == stage).map(text).collect()
+}
+
 pub fn cost_legend(run: &LoadedRun) -> String {
     let text = "Sequences and floating-point operations are for one seed, with every completion at its \
                 maximum length. Memory that was not measured is a dash: stages ran in parallel, or \
@@ -260,5 +265,33 @@ pub fn cost_legend(run: &LoadedRun) -> String {
             bytes(results.peak_memory)
         ),
         None => format!("This run was not finished, so nothing was measured. {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// After a run that found its stages in the store, nothing but the guards tells of them.
+    #[test]
+    fn a_guard_says_of_which_seed_it_is() {
+        let acted = |seed: u64| {
+            let guard = "warn(entropy < 1)";
+            json!({ "stage": "student", "seed": seed, "step": 3, "guard": guard, "numbers": "entropy = 0.5" })
+        };
+        let results = |seeds: &[u64]| -> Results {
+            let guards: Vec<_> = seeds.iter().copied().map(acted).collect();
+            serde_json::from_value(json!({
+                "schema": 1, "experiment": "e", "plan": "h", "seeds": seeds, "tables": [], "guards": guards,
+                "versions": { "mopd": "0", "libtorch": "0" }, "seconds": 1.0, "peak_memory": 1,
+            }))
+            .expect("results")
+        };
+        let several = guards(&results(&[1, 2]), "student");
+        assert_eq!(several[1], "`warn(entropy < 1)` at step 3, seed 2: entropy = 0.5");
+        assert_eq!(guards(&results(&[1]), "student"), ["`warn(entropy < 1)` at step 3: entropy = 0.5"]);
+        assert!(guards(&results(&[1]), "expert").is_empty());
     }
 }

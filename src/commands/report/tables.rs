@@ -1,7 +1,5 @@
 //! The tables of a run: as words, as numbers to draw, and by how much their rows differ.
 
-use std::collections::BTreeMap;
-
 use minijinja::context;
 use minijinja::value::Value;
 use mopd_compiler::plan::results::{Interval, RowDifferences, Table, TableRow};
@@ -156,14 +154,12 @@ pub fn tables(run: &LoadedRun) -> Vec<Value> {
             .collect();
         let best_normalized =
             best(table.rows.iter().map(|row| row.normalized.as_ref().map(|score| score.mean)));
-        let mut prompts: BTreeMap<&str, u32> = BTreeMap::new();
         let rows: Vec<Value> = (table.rows.iter())
             .map(|row| {
                 let of_column = |column: usize| anchor_of(run, comparison, &row.model, column);
                 let mut cells: Vec<Option<Value>> = Vec::new();
                 for (column, domain) in table.domains.iter().enumerate() {
                     cells.push(row.scores.get(domain).map(|score| {
-                        prompts.insert(domain, score.n);
                         let interval = Interval { mean: score.mean, low: score.low, high: score.high };
                         let best = best_scores[column] == Some(score.mean);
                         cell(&interval, of_column(column), Some(score.n), &score.by_seed, best)
@@ -181,20 +177,16 @@ pub fn tables(run: &LoadedRun) -> Vec<Value> {
                 }
             })
             .collect();
-        let most = prompts
-            .values()
-            .max()
-            .map(|n| format!(", {} a domain", counted(*n as usize, "prompt")))
-            .unwrap_or_default();
         let over = table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default();
         let several =
             table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
         let seeds = if several { "; below it, the mean of each seed" } else { "" };
         let legend = format!(
-            "{}, {}{most}. Mean and 95% interval{over}{seeds}. Marked: the highest of a column. Each number \
+            "{}, {}, {}. Mean and 95% interval{over}{seeds}. Marked: the highest of a column. Each number \
              links to its stage.",
             table.metric,
-            crate::table::sampled(table, comparison)
+            crate::table::sampled(table, comparison),
+            crate::table::prompts(table),
         );
         let domains: Vec<String> = table.domains.iter().map(|name| printable(name)).collect();
         let mut grids = vec![context! { metric => "", domains, normalized, rows }];

@@ -28,8 +28,8 @@ fn reinforcement() -> Vec<Case> {
     let anchored = |path| of(path).with("anchor", "0.1").clipped("policy", 0.2, 0.2, outcome);
     let apart = |t: At| t.student() - t.s("reference.logp");
     vec![
-        // GRPO (arXiv:2402.03300) with the upper clip of DAPO.
-        of("rl.grpo_loss").clipped("policy", 0.2, 0.28, outcome),
+        // GRPO (arXiv:2402.03300) with the clip of PPO.
+        of("rl.grpo_loss").clipped("policy", 0.2, 0.2, outcome),
         // Dr. GRPO (arXiv:2503.20783): R - mean, no deviation.
         of("rl.dr_grpo")
             .clipped("policy", 0.2, 0.2, |t| t.s("reward") - mean(&values(&t.samples(), |s| s.s("reward")))),

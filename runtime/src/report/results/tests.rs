@@ -61,6 +61,7 @@ fn the_promised_fields_are_there() {
         (&row["model"], &row["scores"]["d0"]["mean"], &row["scores"]["d0"]["n"]),
         (&json!("row 1"), &json!(0.75), &json!(2))
     );
+    assert_eq!(row["scores"]["d0"]["samples"], json!(2));
     assert_eq!(row["normalized"], json!({"mean": 1.0, "low": 1.0, "high": 1.0}));
     assert_eq!((&row["normalized_by_seed"], &row["spread"]), (&json!([1.0, 1.0]), &json!(0.0)));
     assert_eq!(
@@ -69,6 +70,7 @@ fn the_promised_fields_are_there() {
     );
     let greedy = &found["tables"][1];
     assert_eq!((&greedy["metric"], &greedy["samples"]), (&json!("greedy"), &json!(1)));
+    assert_eq!(greedy["rows"][1]["scores"]["d0"]["samples"], json!(1));
     assert_eq!(greedy["intervals"], json!("prompts"));
     assert_eq!(
         (&greedy["rows"][0]["normalized"], &greedy["rows"][0]["normalized_by_seed"]),

@@ -8,7 +8,7 @@ use mopd_compiler::plan::results::{
 };
 use mopd_compiler::plan::{Comparison, ModelId, Reward};
 
-use super::interval::{Chance, Crossed, Estimate};
+use super::interval::{self, Chance, Crossed, Estimate};
 use super::scale::Scale;
 use super::{combined, mean};
 use crate::report::rewards::PromptReward;
@@ -150,7 +150,7 @@ impl ComparedSide<'_> {
         };
         let single = |(index, value): (usize, &f64)| {
             let column = combined(&[(1.0, &rewards[index])], bounded[index]);
-            Some(Scored { value: *value, columns: vec![scored(index, column, &[models])] })
+            Some(Scored { value: *value, is_mean: true, columns: vec![scored(index, column, &[models])] })
         };
         let share = 1.0 / means.len() as f64;
         let columns = rewards
@@ -158,7 +158,7 @@ impl ComparedSide<'_> {
             .enumerate()
             .map(|(index, rewards)| scored(index, combined(&[(share, rewards)], bounded[index]), &[models]))
             .collect();
-        let all = Scored { value: mean(&means), columns };
+        let all = Scored { value: mean(&means), is_mean: true, columns };
         let normalized = || {
             let anchors = self
                 .comparison
@@ -177,7 +177,7 @@ impl ComparedSide<'_> {
                 columns.map(|(index, column)| scored(index, column, &of_row)).collect()
             };
             let value = mean(&scale.normalized(&means));
-            scale.flat().is_none().then(|| Scored { value, columns: columns() })
+            scale.flat().is_none().then(|| Scored { value, is_mean: false, columns: columns() })
         };
         Some(means.iter().enumerate().map(single).chain([Some(all), normalized()]).collect())
     }
@@ -186,6 +186,9 @@ impl ComparedSide<'_> {
 /// A number of a table, and what its answers do to it, for each column that it is of.
 struct Scored {
     value: f64,
+    /// Whether it is the mean of rewards, which has their bounds; a normalized score is linear in them only
+    /// near where it is.
+    is_mean: bool,
     columns: Vec<ScoredColumn>,
 }
 
@@ -198,6 +201,11 @@ struct ScoredColumn {
 }
 
 impl Scored {
+    /// Between which it must be, where that is known.
+    fn bounds(&self) -> Option<(f64, f64)> {
+        self.estimate().bounds().filter(|_| self.is_mean)
+    }
+
     fn estimate(&self) -> Estimate {
         Estimate { columns: self.columns.iter().map(|column| column.rewards.clone()).collect() }
     }
@@ -333,21 +341,23 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
     }
     for (ScoredColumn { index, rewards: old, models }, column) in before.columns.iter().zip(&after.columns) {
         let new = &column.rewards;
-        let negated = old.bounds.map(|(least, most)| (-most, -least));
+        let old_bounds = old.bounds.map(negated);
         let (of_new, of_old) = (new.of_prompts(), old.of_prompts());
         if same_tests[*index] {
             // What was made alike and does alike is one model: no prompt tells it from itself.
             let alike = same_seeds && *models == column.models && new.numbers == old.numbers;
-            let both = new.bounds.zip(negated).filter(|_| !alike);
-            let both = both.map(|(new, old)| (new.0 + old.0, new.1 + old.1));
+            let both = new.bounds.zip(old_bounds).filter(|_| !alike);
+            let both = both.map(|(new, old)| interval::sum(new, old));
             chance.add_prompts(&less(of_new, of_old), both);
         } else {
             chance.add_prompts(&of_new, new.bounds);
-            chance.add_prompts(&of_old.iter().map(|value| -value).collect::<Vec<f64>>(), negated);
+            chance.add_prompts(&of_old.iter().map(|value| -value).collect::<Vec<f64>>(), old_bounds);
         }
     }
     let difference = after.value - before.value;
-    let (low, high) = chance.around(difference);
+    let bounds = after.bounds().zip(before.bounds());
+    let bounds = bounds.map(|(after, before)| interval::sum(after, negated(before)));
+    let (low, high) = interval::within(chance.around(difference), bounds);
     ComparedCell {
         before: before.value,
         after: after.value,
@@ -355,9 +365,13 @@ fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) 
     }
 }
 
+fn negated((least, most): (f64, f64)) -> (f64, f64) {
+    (-most, -least)
+}
+
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::Row;
+    use mopd_compiler::plan::{DomainId, Row};
 
     use super::super::tests::comparison;
     use super::*;
@@ -532,6 +546,41 @@ mod tests {
         // The mean of a row alone varies with its prompts, too.
         let start = table.means[0].clone().unwrap();
         assert!((start.mean - 0.5).abs() < 1e-12 && (start.high - start.mean - 1.9842 * 0.0402).abs() < 1e-3);
+    }
+
+    /// Two seeds that differ widely say little, but a share is one share at most above another.
+    #[test]
+    fn an_interval_ends_where_differences_of_rewards_do() {
+        let before = run("same", &[1, 2], 20, |_, _| 0.5);
+        let widely = |seed: u64| if seed == 1 { 0.0 } else { 1.0 };
+        for tests in ["same", "other"] {
+            let found = difference(&before, &run(tests, &[1, 2], 20, move |seed, _| widely(seed)));
+            // t of one degree of freedom is 12.706, and half of it is more than 1.
+            assert_eq!((found.mean, found.low, found.high), (0.0, -1.0, 1.0), "{tests}");
+        }
+        let unbounded = |run: ComparedRun| ComparedRun { bounded: vec![false], ..run };
+        let other = unbounded(run("same", &[1, 2], 20, move |seed, _| widely(seed)));
+        let found = difference(&unbounded(before), &other);
+        assert!(found.low < -6.0 && found.high > 6.0, "{found:?}");
+    }
+
+    /// Of two columns that differ by 1 each, the mean over columns differs by 1, not by 2.
+    #[test]
+    fn the_mean_over_columns_has_the_bounds_of_one() {
+        let both = |reward: fn(u64) -> f64| {
+            let mut both = run("same", &[1, 2], 20, move |seed, _| reward(seed));
+            let other = both.rewards.clone();
+            both.rewards.extend(other.into_iter().map(|row| PromptReward { domain: "last".into(), ..row }));
+            let mut column = both.comparisons[0].columns[0].clone();
+            column.domain = DomainId(1);
+            both.comparisons[0].columns.push(column);
+            both.comparisons[0].rows[0].models.push(ModelId(0));
+            (both.domains, both.bounded) = (vec!["sort".into(), "last".into()], vec![true, true]);
+            both
+        };
+        let tables = compare(&both(|_| 0.5), &both(|seed| if seed == 1 { 0.0 } else { 1.0 }));
+        let mean = tables[0].rows[0].cells[2].clone().expect("the mean over columns").difference;
+        assert_eq!((mean.low, mean.high), (-1.0, 1.0));
     }
 
     #[test]

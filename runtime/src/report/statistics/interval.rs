@@ -84,16 +84,13 @@ impl Estimate {
 
     /// The bounds of the 95% interval, within those of what it is the mean of.
     pub fn interval(&self) -> (f64, f64) {
-        let (low, high) = self.interval_around(self.value());
-        let bounds: Option<Vec<(f64, f64)>> = self.columns.iter().map(|column| column.bounds).collect();
-        match bounds {
-            Some(bounds) => {
-                let least: f64 = bounds.iter().map(|bounds| bounds.0).sum();
-                let most: f64 = bounds.iter().map(|bounds| bounds.1).sum();
-                (low.max(least), high.min(most))
-            }
-            None => (low, high),
-        }
+        within(self.interval_around(self.value()), self.bounds())
+    }
+
+    /// Between which it must be, where that is known.
+    pub fn bounds(&self) -> Option<(f64, f64)> {
+        let bounds = self.columns.iter().map(|column| column.bounds);
+        bounds.reduce(|all, own| Some(sum(all?, own?))).flatten()
     }
 
     /// The same about another value, which moves as this estimate does.
@@ -105,6 +102,15 @@ impl Estimate {
         }
         chance.around(value)
     }
+}
+
+pub fn sum(one: (f64, f64), other: (f64, f64)) -> (f64, f64) {
+    (one.0 + other.0, one.1 + other.1)
+}
+
+/// An interval of which nothing is beyond the bounds, where there are any.
+pub fn within((low, high): (f64, f64), bounds: Option<(f64, f64)>) -> (f64, f64) {
+    bounds.map_or((low, high), |(least, most)| (low.max(least), high.min(most)))
 }
 
 /// All that an estimate moves with, each independently of the others.

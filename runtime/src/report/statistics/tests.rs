@@ -317,7 +317,8 @@ fn seeds_count_as_what_they_are_a_few_numbers() {
         let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
         rows[0].scores["d0"].clone()
     };
-    assert_eq!(row([0.0, 1.0]), Score { mean: 0.5, low: 0.0, high: 1.0, n: 20, by_seed: vec![0.0, 1.0] });
+    let found = Score { mean: 0.5, low: 0.0, high: 1.0, n: 20, samples: Some(1), by_seed: vec![0.0, 1.0] };
+    assert_eq!(row([0.0, 1.0]), found);
     let near = row([0.49, 0.51]);
     close(near.high, 0.5 + t(1) * 0.01 + 0.5 * unseen(20), 1e-6);
     close(near.low, 0.5 - t(1) * 0.01 - 0.5 * unseen(20), 1e-6);

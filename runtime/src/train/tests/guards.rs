@@ -130,6 +130,18 @@ fn a_guard_acts_each_time_that_it_comes_to_hold_and_lowering_each_time_anew() {
     let mut gap = seen.clone();
     gap.iter_mut().filter(|row| row.step == 3).for_each(|row| row.entropy = None);
     assert_eq!(steps_of("warn(entropy > 3, for: 3 steps)", &gap), [4]);
+    assert_eq!(steps_of("warn(recent(entropy, steps: 2) > 4, for: 2 steps)", &gap), [4]);
+}
+
+/// What was read of steps before is not read once more where a step has no number of its own.
+#[test]
+fn a_mean_over_the_last_steps_is_tested_where_a_step_adds_to_it() {
+    let values: Vec<_> = (0..10).map(|step| [(step % 3 == 0).then_some(5.0); 2]).collect();
+    let seen = rows(&values, |row| &mut row.entropy);
+    assert_eq!(steps_of("warn(recent(entropy, steps: 1) > 3, for: 3 steps)", &seen), [6]);
+    assert_eq!(steps_of("lower_lr(recent(entropy, steps: 2) > 3, by: 0.5)", &seen), [3, 6, 9]);
+    // The first steps do not change any more.
+    assert_eq!(steps_of("warn(initial(entropy) > 3, for: 5 steps)", &seen), [4]);
 }
 
 /// A multiple of one half has the same bits however it is found: rates are 1e-2 until the guard has acted.
