@@ -4,11 +4,11 @@
 
 #![forbid(unsafe_code)]
 
-use mopd_compiler::audit::{self, Audited, ObjectiveUse};
+use mopd_compiler::audit::{self, Audited};
 use mopd_compiler::trial::{self, NoTrial, Trial, TrialNumbers};
 use mopd_lang::check::{Analysis, analyse_audited};
 use mopd_lang::diag::{self, Severity};
-use mopd_lang::experiment::{Objective, Stage};
+use mopd_lang::experiment::Objective;
 use mopd_lang::fmt;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde::{Deserialize, Serialize};
@@ -123,17 +123,8 @@ fn shown(found: &diag::Diagnostic, analysis: &Analysis, text: &str) -> Found {
     }
 }
 
-/// Every objective as the stages use it, or all of a text without an experiment.
+/// Every objective, as the stages use it where they do.
 fn described(analysis: &Analysis) -> Vec<Described> {
-    let audited = match &analysis.experiment {
-        Some(experiment) => audit::of_experiment(experiment),
-        None => (analysis.objectives.iter())
-            .map(|named| Audited {
-                models: Vec::new(),
-                audit: audit::audit(&named.objective, &ObjectiveUse::unknown()),
-            })
-            .collect(),
-    };
     let of = |Audited { models, audit }: Audited| {
         let objective = objective(analysis, models.first().unwrap_or(&audit.objective))?;
         let normal_form = match json!(mopd_compiler::normal_form(objective, None)) {
@@ -148,16 +139,13 @@ fn described(analysis: &Analysis) -> Vec<Described> {
             whole: audit.whole.as_deref().map(audit::sum),
         })
     };
-    audited.into_iter().filter_map(of).collect()
+    audit::of_file(analysis).into_iter().filter_map(of).collect()
 }
 
-/// That of a model which is trained, or a declared one.
+/// That of a model or step which is trained, or a declared one.
 fn objective<'a>(analysis: &'a Analysis, name: &str) -> Option<&'a Objective> {
-    let models = analysis.experiment.iter().flat_map(|experiment| &experiment.models);
-    let trained = models.filter(|model| model.name == name).find_map(|model| match &model.stage {
-        Stage::Train(train) => Some(&train.objective),
-        _ => None,
-    });
+    let trained = analysis.experiment.iter().flat_map(audit::trained);
+    let trained = { trained }.find(|(of, _)| of == name).map(|(_, train)| &train.objective);
     let declared = || analysis.objectives.iter().map(|named| &named.objective);
     trained.or_else(|| declared().find(|objective| objective.name == name))
 }
@@ -196,6 +184,34 @@ mod tests {
     const TEXT: &str = "objective pull {\n  term close = live kl(student || teacher)\n  reduce = mean(token) \
                         then mean(sequence)\n}\n";
 
+    const TOGETHER: &str = r#"experiment "judged" { seed = 1 }
+domain sort { prompts = "sort.jsonl", reward = exact_match }
+
+model base = llama { layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }
+
+objective pleasing(judge: teacher) {
+  term policy = -zscore(judge.score, over: group, deviation: sample) * live student.logp
+  reduce      = mean(token, over: batch)
+}
+
+/// The data's answer is better than what the policy writes.
+objective telling(ours: rollout) {
+  term pair = live bradley_terry(chosen: data(answer), rejected: ours)
+  reduce    = mean(group)
+}
+
+model pair = train {
+  steps         = 100
+  prompts       = 16
+  domains       = domains
+  lr            = 1e-4
+  trains policy = base
+  trains judge  = base
+  step please { updates = policy, objective = pleasing(judge), rollout = sample(n: 8, temperature: 1, max_tokens: 16) }
+  step tell   { updates = judge, objective = telling(from(policy, n: 1, temperature: 1, max_tokens: 16)) }
+}
+"#;
+
     #[test]
     fn an_objective_is_checked_audited_and_tried() {
         let answer = answered(&json!({ "ask": "check", "text": TEXT }).to_string());
@@ -216,6 +232,19 @@ mod tests {
             tried["places"].as_array().unwrap().len(),
             tried["gradients"][0]["f64"].as_array().unwrap().len()
         );
+    }
+
+    #[test]
+    fn the_objectives_of_models_trained_together_are_described_and_tried() {
+        let answer = answered(&json!({ "ask": "check", "text": TOGETHER }).to_string());
+        let names = |key: &str| -> Vec<Value> {
+            answer["objectives"].as_array().unwrap().iter().map(|one| one[key].clone()).collect()
+        };
+        assert_eq!(names("name"), ["pleasing", "telling"]);
+        assert_eq!(names("models"), [json!(["pair, step please"]), json!(["pair, step tell"])]);
+        let ask = json!({ "ask": "try", "text": TOGETHER, "objective": "pair, step please" });
+        let example = answered(&ask.to_string());
+        assert!(example.get("problem").is_none(), "{example}");
     }
 
     #[test]

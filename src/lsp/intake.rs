@@ -62,17 +62,23 @@ impl Intake {
         self.waiting().messages.is_empty()
     }
 
+    /// The request that was taken last has its answer: what cancels it now comes too late.
+    pub fn answered(&self) {
+        let mut waiting = self.waiting();
+        waiting.current = None;
+        self.cancelled.store(false, Ordering::Relaxed);
+    }
+
     /// The next message, as soon as there is one; none at the end.
     pub fn next(&self) -> Option<Message> {
         let mut waiting = self.waiting();
         loop {
             if let Some(message) = waiting.messages.pop_front() {
-                if let Message::Request(request) = &message {
-                    waiting.current = Some(request.id.clone());
-                    self.cancelled.store(false, Ordering::Relaxed);
-                } else {
-                    waiting.current = None;
-                }
+                waiting.current = match &message {
+                    Message::Request(request) => Some(request.id.clone()),
+                    _ => None,
+                };
+                self.cancelled.store(false, Ordering::Relaxed);
                 let change = |message: &Message| match message {
                     Message::Notification(note) => note.method == "textDocument/didChange",
                     _ => false,
@@ -159,6 +165,23 @@ mod tests {
         assert!(!intake.interrupts());
         intake.put(cancel("a"));
         assert!(intake.interrupts() && intake.is_cancelled());
+        intake.next();
+        assert!(!intake.interrupts());
+    }
+
+    #[test]
+    fn what_is_answered_can_not_be_cancelled_any_more() {
+        let intake = Intake::default();
+        intake.put(ask("a"));
+        intake.next();
+        intake.answered();
+        intake.put(cancel("a"));
+        assert!(!intake.interrupts());
+        // The request was cancelled while it was being answered: that is no reason to end the next check.
+        intake.put(ask("b"));
+        intake.next();
+        intake.put(cancel("b"));
+        intake.put(change());
         intake.next();
         assert!(!intake.interrupts());
     }

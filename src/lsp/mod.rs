@@ -126,7 +126,10 @@ impl Server<'_> {
             }
             let Some(message) = self.intake.next() else { return Status::Wrong };
             match message {
-                Message::Request(request) => self.request(request),
+                Message::Request(request) => {
+                    self.request(request);
+                    self.intake.answered();
+                }
                 Message::Notification(notification) if notification.method == "exit" => {
                     return if self.shut_down { Status::Good } else { Status::Wrong };
                 }

@@ -46,6 +46,14 @@ pub enum Refreshed {
     Interrupted,
 }
 
+/// Why not all files were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// A text has changed meanwhile, or the request that asked has been cancelled.
+    Changed,
+    OutOfTime,
+}
+
 /// A check that has taken so long ends when its text has changed.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -70,6 +78,9 @@ pub struct Session {
     /// keystroke, and they seldom change.
     beside: RefCell<BTreeMap<String, (String, Rc<LibraryModule>)>>,
     intake: Arc<Intake>,
+    /// [`PATIENCE`] and [`MOST_TIME`].
+    patience: Duration,
+    most_time: Duration,
 }
 
 impl Session {
@@ -86,6 +97,8 @@ impl Session {
             standard,
             beside: RefCell::default(),
             intake,
+            patience: PATIENCE,
+            most_time: MOST_TIME,
         }
     }
 
@@ -103,7 +116,8 @@ impl Session {
             imports: BTreeSet::new(),
         };
         self.documents.insert(path.clone(), document);
-        self.mark_stale(&path);
+        self.mark_importers(&path);
+        self.stale.insert(path.clone());
         self.to_audit.insert(path);
     }
 
@@ -123,14 +137,16 @@ impl Session {
                 }
             }
         }
-        self.mark_stale(&path);
+        self.mark_importers(&path);
+        self.stale.insert(path);
     }
 
     pub fn close(&mut self, uri: &Uri) {
         let path = path_of(uri);
         // Others now see what is on disk.
-        self.mark_stale(&path);
+        self.mark_importers(&path);
         self.stale.remove(&path);
+        self.to_audit.remove(&path);
         if self.documents.remove(&path).is_some() {
             self.messages.extend(self.published.clear(uri));
         }
@@ -142,23 +158,29 @@ impl Session {
         self.client.roots.extend(added);
     }
 
-    /// The text is on disk now, and with it perhaps an import of others.
+    /// The text is on disk now, and with it perhaps the files that it names.
     pub fn saved(&mut self, uri: &Uri) {
+        let path = path_of(uri);
         self.changed_on_disk(uri);
-        self.to_audit.insert(path_of(uri));
+        if self.documents.contains_key(&path) {
+            self.stale.insert(path.clone());
+            self.to_audit.insert(path);
+        }
     }
 
-    /// The file has changed on disk.
+    /// The file has changed on disk. If it is open, its text is the editor's, which has not.
     pub fn changed_on_disk(&mut self, uri: &Uri) {
-        self.mark_stale(&path_of(uri));
+        self.mark_importers(&path_of(uri));
     }
 
-    /// A document and everything that imports it, directly or through others.
-    fn mark_stale(&mut self, path: &str) {
-        let importers = self.documents.iter().filter(|(_, document)| document.imports.contains(path));
-        self.stale.extend(importers.map(|(importer, _)| importer.clone()));
-        if self.documents.contains_key(path) {
-            self.stale.insert(path.to_owned());
+    /// Everything that imports a file, directly or through others. Nobody types in these now: they are
+    /// audited anew, since the check alone would take from them what their last audit found.
+    fn mark_importers(&mut self, path: &str) {
+        let importers =
+            self.documents.iter().filter(|(own, document)| *own != path && document.imports.contains(path));
+        for (importer, _) in importers {
+            self.stale.insert(importer.clone());
+            self.to_audit.insert(importer.clone());
         }
     }
 
@@ -174,7 +196,10 @@ impl Session {
             if checked.failure.is_none() && self.to_audit.contains(&path) {
                 self.audit(&path, text, &mut checked, &go_on);
             }
-            let interrupted = checked.failure == Some(CheckFailure::Slow) && self.intake.interrupts();
+            // An audit that was given up says too little.
+            let cut =
+                checked.failure == Some(CheckFailure::Slow) || (self.to_audit.contains(&path) && !go_on());
+            let interrupted = cut && self.intake.interrupts();
             if let Some(document) = self.documents.get_mut(&path) {
                 (document.analysis, document.memory, document.imports) = (checked.analysis, memory, imports);
                 document.failure = checked.failure;
@@ -200,9 +225,10 @@ impl Session {
     /// Whether what is being worked out is still wanted, and still within its time.
     fn patience(&self) -> GoOn {
         let (began, intake) = (Instant::now(), Arc::clone(&self.intake));
+        let (patience, most_time) = (self.patience, self.most_time);
         Rc::new(move || {
             let taken = began.elapsed();
-            taken < PATIENCE || (taken < MOST_TIME && !intake.interrupts())
+            taken < patience || (taken < most_time && !intake.interrupts())
         })
     }
 
@@ -303,17 +329,21 @@ impl Session {
         closed.filter_map(|file| host::read(&file).ok())
     }
 
-    /// The analyses of files that are not open and may name what other files declare under this name.
-    pub fn closed_naming(&self, name: &str) -> Vec<Analysis> {
-        let naming =
-            self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use "));
+    /// The analyses of files that are not open and may name what other files declare under this name: all of
+    /// them, or none.
+    pub fn closed_naming(&self, name: &str) -> Result<Vec<Analysis>, Interrupted> {
+        let naming = self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use"));
         let go_on = self.patience();
-        naming
-            .take_while(|_| go_on())
-            .map(|file| {
-                self.analyse(&file.path.clone(), file.text, &mut AnalysisCache::default(), &go_on).0.analysis
-            })
-            .collect()
+        let mut analyses = Vec::new();
+        for file in naming {
+            let path = file.path.clone();
+            analyses.push(self.analyse(&path, file.text, &mut AnalysisCache::default(), &go_on).0.analysis);
+            if !go_on() {
+                let news = self.intake.interrupts();
+                return Err(if news { Interrupted::Changed } else { Interrupted::OutOfTime });
+            }
+        }
+        Ok(analyses)
     }
 
     pub fn document(&self, uri: &Uri) -> Option<&Document> {
@@ -409,6 +439,27 @@ mod tests {
     use lsp_server::Request;
 
     use super::*;
+
+    /// What is read in part is no answer: a rename would leave the rest as it is.
+    #[test]
+    fn the_files_of_a_folder_are_all_read_or_none_are() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("parts.mopd"), "pub let half = 0.5\n").unwrap();
+        for name in ["a", "b"] {
+            let text = "use\tparts.{half}\nlet x = half\n";
+            std::fs::write(folder.path().join(format!("{name}.mopd")), text).unwrap();
+        }
+        let intake = Arc::new(Intake::default());
+        let params = json!({ "rootUri": format!("file://{}", folder.path().display()) });
+        let mut session = Session::new(EditorClient::of(&params), Arc::clone(&intake));
+        assert_eq!(session.closed_naming("half").map(|analyses| analyses.len()), Ok(2));
+        session.patience = Duration::ZERO;
+        intake.put(Notification::new("textDocument/didChange".to_owned(), json!({})).into());
+        assert_eq!(session.closed_naming("half").err(), Some(Interrupted::Changed));
+        intake.next();
+        session.most_time = Duration::ZERO;
+        assert_eq!(session.closed_naming("half").err(), Some(Interrupted::OutOfTime));
+    }
 
     #[test]
     fn what_is_cancelled_is_not_answered_from_half_a_check() {

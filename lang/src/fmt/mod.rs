@@ -37,16 +37,13 @@ pub fn format(text: &str) -> Formatted {
     let (module, diagnostics) = parse(FileId(0), text);
     let wrong = diagnostics.iter().filter(|diagnostic| diagnostic.code != Code::NotSupported);
     let faults: Vec<usize> = wrong.map(|diagnostic| diagnostic.primary.span.start as usize).collect();
-    let formatted = if faults.is_empty() {
-        arranged(text, &faults, false)
-    } else {
-        // How the parser finds its way around an error depends on layout: nothing may look different to it
-        // afterwards.
-        let before = Meaning::new(module, &diagnostics);
-        let keeps = |formatted: &String| Meaning::of(formatted) == before;
-        let attempts = [false, true].into_iter().map(|whole_items| arranged(text, &faults, whole_items));
-        { attempts }.find(keeps).unwrap_or_else(|| text.to_owned())
-    };
+    // Whatever a text has in it, nothing may look different to the parser afterwards; how it finds its way
+    // around an error depends on layout.
+    let before = Meaning::new(module, &diagnostics);
+    let keeps = |formatted: &String| Meaning::of(formatted) == before;
+    let attempts = [false, true].into_iter().map(|whole_items| arranged(text, &faults, whole_items));
+    let attempts = attempts.take(if faults.is_empty() { 1 } else { 2 });
+    let formatted = { attempts }.find(keeps).unwrap_or_else(|| text.to_owned());
     let diagnostics =
         diagnostics.into_iter().filter(|diagnostic| diagnostic.code != Code::NotSupported).collect();
     Formatted { text: formatted, diagnostics }
@@ -102,7 +99,7 @@ fn tokens_of(text: &str) -> Vec<SyntaxToken> {
     let seen = |token: SyntaxToken| match token.kind {
         TokenKind::Doc => SyntaxToken { kind: TokenKind::Comment, ..token },
         TokenKind::OpenText => {
-            let end = token.start + token.text(text).trim_end().len();
+            let end = token.start + tokens::trimmed(token.text(text)).len();
             SyntaxToken { kind: TokenKind::Foreign, end, ..token }
         }
         TokenKind::Unknown => SyntaxToken { kind: TokenKind::Foreign, ..token },

@@ -145,6 +145,18 @@ fn comments_stay_where_they_are() {
     becomes("let a = 1 //one  \t\n//two\n", "let a = 1 //one\n//two\n");
 }
 
+/// The space that an input method or a web page leaves is part of the comment.
+#[test]
+fn a_comment_may_end_with_a_space_that_is_no_blank() {
+    becomes("// note\u{a0}\nlet  b = 2\n", "// note\u{a0}\nlet b = 2\n");
+    becomes("/// note\u{a0} \nlet  b = 2 // two\u{2003}\n", "/// note\u{a0}\nlet b = 2 // two\u{2003}\n");
+    becomes(
+        "objective o {\n  // note\u{a0}\n  term a=1\n  reduce = 3\n}\n",
+        "objective o {\n  // note\u{a0}\n  term a = 1\n  reduce = 3\n}\n",
+    );
+    becomes("let a = [\n  1, // one\u{a0}\n    2,\n]\n", "let a = [\n  1, // one\u{a0}\n  2,\n]\n");
+}
+
 #[test]
 fn blank_lines_are_kept_one_at_a_time() {
     becomes(

@@ -3,7 +3,7 @@
 use super::ENTRY;
 use super::references::declared_target;
 use crate::check::index::{SymbolId, SymbolKind};
-use crate::check::{Analysis, builtins, vocabulary};
+use crate::check::{Analysis, builtins, is_taken, named_number, vocabulary};
 use crate::source::{FileId, Span};
 use crate::syntax::words;
 
@@ -42,10 +42,27 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
     if symbol.name == new {
         return Ok(());
     }
-    let role = matches!(new, "student" | "teacher" | "sampler");
-    let has_meaning = builtins::find(new).is_some() || vocabulary::signal(new).is_some() || new == "domains";
-    if has_meaning && !(role && matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher)) {
+    let role = matches!(new, "student" | "teacher" | "sampler" | "reference");
+    let may_be_role = role && matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher);
+    let called = match symbol.kind {
+        SymbolKind::Template | SymbolKind::Rollout | SymbolKind::Teacher => {
+            analysis.index.parameters(id).next().is_some()
+        }
+        kind => kind.is_callable() || kind == SymbolKind::Divergence,
+    };
+    // A file may declare some built-in names anew, but what it reads under them now would be another thing.
+    let read = builtins::find(new).is_some() || named_number(new).is_some();
+    let read = read || vocabulary::signal(new).is_some() && !may_be_role;
+    if read || is_taken(new, called, false) {
         return Err(RenameProblem(format!("`{new}` has a meaning of its own in mopd")));
+    }
+    if let Some(place) = analysis.index.places(id).find(|place| place.would_be_of_run(new)) {
+        let (line, _) = analysis.sources.position(place.span.file, place.span.start);
+        let path = &analysis.sources.file(place.span.file).path;
+        return Err(RenameProblem(format!(
+            "`{new}` is what is read under this name in line {} of {path}",
+            line + 1
+        )));
     }
     let files: Vec<FileId> = analysis.index.places(id).map(|place| place.span.file).collect();
     for other in analysis.index.ids().map(|other| analysis.index.symbol(other)) {

@@ -139,7 +139,7 @@ compare "x" { models = [base.guide, base], on = [easy], rollout = good }
     inner("all[t<CURSOR> in", 2);
     inner("step fol<CURSOR>low", 1);
     // Inside a template's text nothing is a name yet.
-    inner("(expo<CURSOR>sure: fraction", 1);
+    inner("(expo<CURSOR>sure: fraction", 2);
 }
 
 #[test]
@@ -289,4 +289,74 @@ fn a_selection_grows_to_the_file() {
     assert!(texts.iter().any(|text| text.starts_with("model student") && text.ends_with('}')), "{texts:?}");
     assert_eq!(texts.last(), Some(&GOOD));
     assert!(texts.windows(2).all(|pair| pair[0].len() < pair[1].len()));
+}
+
+// ---- Names of the run ----
+
+/// What stands at each place of the symbol that is declared by `declaration`, with what is around it.
+fn places(text: &str, declaration: &str) -> Vec<String> {
+    let analysis = check(text);
+    let errors: Vec<_> = analysis.diagnostics.iter().map(|found| found.message.as_str()).collect();
+    assert!(!analysis.has_errors(), "{errors:?}");
+    let at =
+        text.find(declaration).expect("it is there") + declaration.rfind([' ', '(']).map_or(0, |at| at + 1);
+    let id = declared_target(&analysis, ENTRY, at as u32).expect("a symbol");
+    let line = |at: usize| text[..at].matches('\n').count() + 1;
+    let found = references(&analysis, id, true).into_iter();
+    found.map(|span| format!("{}: {}", line(span.start as usize), analysis.sources.text(span))).collect()
+}
+
+/// The experiment `GOOD` with its lengths on a ladder and with a guard.
+fn moved() -> String {
+    let ladder = "schedule longer = ladder([4, 8], advance_if: mean(student.entropy, over: batch) >= 0.4)\n";
+    let text = within("let longest = 8\n", &format!("let gradient_norm = 7\n{ladder}"));
+    let text = text.replace("max_tokens: longest", "max_tokens: longer").replace("longest", "8");
+    text.replace("clip_at: 5", "clip_at: gradient_norm")
+        .replace("  prompts   = 2\n", "  prompts   = 2\n  guards    = [stop(gradient_norm > 5)]\n")
+}
+
+#[test]
+fn a_role_is_no_model_wherever_the_evaluator_reads_roles() {
+    let text = moved();
+    let found = places(&text, "model student");
+    assert_eq!(found.len(), 2, "its declaration and the table: {found:?}");
+}
+
+#[test]
+fn a_guard_reads_numbers_of_steps_before_what_the_file_declares() {
+    let found = places(&moved(), "let gradient_norm");
+    assert_eq!(found.len(), 2, "its declaration and the argument: {found:?}");
+}
+
+#[test]
+fn the_slots_of_a_template_are_names() {
+    let text = "template solved(exposure: fraction) = \"{prompt} {first(answer, exposure)}\"\n\
+                let answer = 3\nlet b = answer\n";
+    assert_eq!(places(text, "(exposure").len(), 2);
+    assert_eq!(places(text, "let answer").len(), 2, "the slot is a field of the data");
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused() {
+    let text = moved()
+        + "let wave = 2\ndivergence mine(a || b) = a * log(a / b)\nteacher sum = logits(base) + \
+                          logits(start)\n";
+    let analysis = check(&text);
+    let may = |declaration: &str, new: &str| {
+        let at = text.find(declaration).expect("it is there") + declaration.rfind(' ').map_or(0, |at| at + 1);
+        let id = declared_target(&analysis, ENTRY, at as u32).expect("a symbol");
+        check_new_name(&analysis, id, new).is_ok()
+    };
+    for new in ["pi", "self", "span", "data", "True", "None", "nil", "kl", "student", "loss"] {
+        assert!(!may("let wave", new), "{new}");
+    }
+    for new in ["self", "span", "False", "null"] {
+        assert!(!may("model expert", new), "{new}");
+    }
+    for new in ["jsd", "tv", "chi2", "hellinger", "alpha"] {
+        assert!(!may("divergence mine", new), "{new}");
+    }
+    assert!(may("model expert", "reference") && may("let wave", "alpha") && may("divergence mine", "ours"));
+    // Composed, it would be the role.
+    assert!(!may("model base", "reference"));
 }

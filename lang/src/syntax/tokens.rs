@@ -74,7 +74,7 @@ fn token(text: &str, at: usize) -> (TokenKind, usize) {
             (if doc { TokenKind::Doc } else { TokenKind::Comment }, line(rest))
         }
         b'/' if rest.starts_with("/*") => {
-            (TokenKind::Foreign, rest.find("*/").map_or(rest.trim_end().len(), |end| end + 2))
+            (TokenKind::Foreign, rest.find("*/").map_or_else(|| trimmed(rest).len(), |end| end + 2))
         }
         b'#' => (TokenKind::Foreign, line(rest)),
         b'"' if rest.starts_with("\"\"\"") => {
@@ -107,12 +107,57 @@ fn token(text: &str, at: usize) -> (TokenKind, usize) {
 
 /// Length of what is left of the line, without the blanks at its end.
 fn line(rest: &str) -> usize {
-    rest.split('\n').next().unwrap_or(rest).trim_end().len()
+    trimmed(rest.split('\n').next().unwrap_or(rest)).len()
+}
+
+/// A text without the blanks and line breaks at its end: those that [`lex`] passes over. Any other space,
+/// such as a no-break space, is part of its token.
+pub fn trimmed(text: &str) -> &str {
+    text.trim_end_matches([' ', '\t', '\r', '\x0c', '\n'])
+}
+
+/// A piece of text as a name: on one line, without its comments, with one blank where some stand.
+pub fn on_one_line(text: &str) -> String {
+    let mut line = String::new();
+    let mut end = 0;
+    let mut after_open = true;
+    let tokens = lex(text).into_iter();
+    for token in tokens.filter(|token| token.kind != TokenKind::Newline && !token.is_comment()) {
+        let closes = token.kind == TokenKind::Close;
+        if closes && text[end..token.start].contains('\n') && line.ends_with(',') {
+            line.pop();
+        }
+        if token.start > end && !after_open && !closes {
+            line.push(' ');
+        }
+        line += token.text(text);
+        (end, after_open) = (token.end, token.kind == TokenKind::Open);
+    }
+    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_space_that_is_no_blank_is_part_of_its_comment() {
+        for text in ["// note\u{a0}", "/// note\u{2003}", "# note\u{a0}", "/* note\u{a0}", "\"note\u{a0}"] {
+            let source = format!("{text} \t\r\nlet");
+            let tokens = lex(&source);
+            assert_eq!(trimmed(tokens[0].text(&source).split('\n').next().unwrap()), text);
+            assert!(tokens.iter().all(|token| token.kind != TokenKind::Unknown), "{source:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_on_one_line() {
+        let call = "near(\n  expert[sort], // the one\n  by:   0.5,\n  // none\n)";
+        assert_eq!(on_one_line(call), "near(expert[sort], by: 0.5)");
+        for text in ["f(a, [b - 1])", "-x", "\"a // b\"", "clip_at: nats = 5", "f()"] {
+            assert_eq!(on_one_line(text), text);
+        }
+    }
 
     #[test]
     fn every_byte_but_blanks_is_in_a_token() {

@@ -33,6 +33,9 @@ pub const RESERVED: &[&str] = &[
     "pub",
 ];
 
+/// Values as other languages write them. They are read as such wherever a value stands, never as names.
+pub const FOREIGN_VALUES: &[&str] = &["True", "False", "None", "null", "nil"];
+
 /// What a line begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineHead {

@@ -35,6 +35,8 @@ pub struct InputFiles {
     watched: HashSet<PathBuf>,
     sources: BTreeSet<PathBuf>,
     data: BTreeMap<PathBuf, Option<Stamp>>,
+    /// Folders and patterns that plans read: what is new there is a change.
+    roots: BTreeSet<PathBuf>,
     sources_seen: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
@@ -62,6 +64,7 @@ impl InputFiles {
             watched: HashSet::new(),
             sources: BTreeSet::new(),
             data: BTreeMap::new(),
+            roots: BTreeSet::new(),
             sources_seen: BTreeMap::new(),
         }
     }
@@ -89,11 +92,14 @@ impl InputFiles {
         let (mut read, mut paths) = (BTreeSet::new(), BTreeSet::new());
         for plan in plans {
             read.extend(read_by(plan));
-            paths.extend(
-                programs(plan).into_iter().flat_map(|(command, depends)| made_of(command, depends, base)),
-            );
+            for (command, depends) in programs(plan) {
+                paths.extend(made_of(command, depends, base));
+                read.extend(depends.iter().cloned());
+            }
         }
-        paths.extend(read.iter().flat_map(|path| files_of(&base.join(path))));
+        let read: BTreeSet<PathBuf> = read.iter().map(|path| base.join(path)).collect();
+        paths.extend(read.iter().flat_map(|path| files_of(path)));
+        self.roots = read.into_iter().filter(|path| fixed_folder(path).is_some()).collect();
         for path in paths {
             if data.contains_key(&path) {
                 continue;
@@ -120,6 +126,9 @@ impl InputFiles {
             changed.sources |= !same(&now, seen);
             *seen = now;
         }
+        for path in self.roots.iter().flat_map(|root| files_of(root)) {
+            self.data.entry(path).or_insert(None);
+        }
         for (path, seen) in &mut self.data {
             let now = stamp(path, seen.as_ref());
             if !same(&now, seen) {
@@ -141,6 +150,8 @@ impl InputFiles {
         let mut wanted: HashSet<PathBuf> = files.clone().filter_map(|file| folder(file)).collect();
         // Who edits through a link edits the file behind it.
         wanted.extend(files.filter_map(|file| folder(&std::fs::canonicalize(file).ok()?)));
+        // A first file may come into a folder that has none.
+        wanted.extend(self.roots.iter().filter_map(|root| std::fs::canonicalize(fixed_folder(root)?).ok()));
         for gone in self.watched.difference(&wanted) {
             // It may not be there any more.
             let _ = watcher.unwatch(gone);
@@ -233,25 +244,40 @@ fn made_of(command: &str, depends: &[String], base: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// The file itself, also one that is not there; those of a folder and the folders in it; those beside a
-/// pattern.
-fn files_of(path: &Path) -> Vec<PathBuf> {
-    let is_pattern = |path: &Path| is_file_pattern(&path.to_string_lossy());
+/// The folder that a path names, or whose files its pattern is matched with; none of a file.
+fn fixed_folder(path: &Path) -> Option<&Path> {
+    let is_pattern = |path: &&Path| is_file_pattern(&path.to_string_lossy());
     if path.is_dir() {
-        return below(path, 2);
+        return Some(path);
     }
-    if is_pattern(path) && !path.exists() {
-        let fixed = path.ancestors().find(|folder| !is_pattern(folder));
-        return fixed.map(|folder| below(folder, 2)).unwrap_or_default();
+    (is_pattern(&path) && !path.exists()).then(|| path.ancestors().find(|folder| !is_pattern(folder)))?
+}
+
+/// The file itself, also one that is not there; those of a folder and the folders in it; those that a pattern
+/// may match, which lie as deep as it does and end as it does.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    let Some(folder) = fixed_folder(path) else { return vec![path.to_owned()] };
+    if folder == path {
+        return below(folder, 2);
     }
-    vec![path.to_owned()]
+    let depth = |path: &Path| path.components().count();
+    let any_depth = path.to_string_lossy().contains("**");
+    let levels = depth(path) - depth(folder);
+    let ending = path.extension().filter(|ending| !is_file_pattern(&ending.to_string_lossy()));
+    let may_match = |file: &PathBuf| {
+        (any_depth || depth(file) == depth(path)) && (ending.is_none() || file.extension() == ending)
+    };
+    let files = below(folder, if any_depth { levels.max(2) } else { levels });
+    files.into_iter().filter(may_match).collect()
 }
 
 fn below(folder: &Path, depth: usize) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        let name = entry.file_name();
+        // What editors leave beside a file that they save is no data either.
+        let hidden = name.to_string_lossy().starts_with('.') || name.to_string_lossy().ends_with('~');
         if path.is_file() && !hidden {
             found.push(path);
         } else if depth > 1 && path.is_dir() && !hidden {
@@ -317,16 +343,37 @@ mod tests {
     fn folders_and_patterns_are_their_files() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("data/train")).unwrap();
-        for name in ["data/a.jsonl", "data/train/b.parquet", "data/.hidden"] {
+        for name in ["data/a.jsonl", "data/train/b.parquet", "data/.hidden", "data/a.jsonl~", "data/notes.md"]
+        {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let names = |path: &str| -> BTreeSet<String> {
             let files = files_of(&folder.path().join(path)).into_iter();
             files.map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
         };
-        let both = BTreeSet::from(["a.jsonl".to_owned(), "b.parquet".to_owned()]);
-        assert_eq!(names("data"), both);
-        assert_eq!(names("data/*.jsonl"), both, "a new file may match");
-        assert_eq!(names("data/none.jsonl"), BTreeSet::from(["none.jsonl".to_owned()]));
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        assert_eq!(names("data"), set(&["a.jsonl", "b.parquet", "notes.md"]));
+        assert_eq!(names("data/*.jsonl"), set(&["a.jsonl"]));
+        assert_eq!(names("data/*/*"), set(&["b.parquet"]));
+        assert_eq!(names("data/**/*"), set(&["a.jsonl", "b.parquet", "notes.md"]));
+        assert_eq!(names("data/none.jsonl"), set(&["none.jsonl"]));
+    }
+
+    #[test]
+    fn a_new_file_of_a_folder_or_a_pattern_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("data")).unwrap();
+        fs::create_dir_all(path("whole")).unwrap();
+        let mut files = InputFiles::new(|| ());
+        files.roots = [path("data/*.jsonl"), path("whole")].into();
+        assert_eq!(files.changed(), ChangedFiles::default());
+        fs::write(path("data/notes.md"), "").unwrap();
+        assert_eq!(files.changed(), ChangedFiles::default(), "it matches no pattern");
+        for name in ["data/a.jsonl", "whole/b.parquet"] {
+            fs::write(path(name), "").unwrap();
+            assert_eq!(files.changed(), ChangedFiles { sources: false, data: vec![path(name)] });
+            assert_eq!(files.changed(), ChangedFiles::default());
+        }
     }
 }

@@ -25,6 +25,7 @@ impl WatchSession<'_> {
             return self.stop();
         }
         let Some(sweep) = self.waiting.take() else { return };
+        self.data_changed = false;
         let forks = match &self.before {
             Some(before) => before.forks(&sweep, self.arguments.fork),
             None => sweep.members.iter().map(|_| Vec::new()).collect(),

@@ -7,7 +7,6 @@ mod fork;
 mod jobs;
 mod line_output;
 mod ui;
-#[cfg(unix)]
 mod view;
 
 use std::collections::BTreeSet;
@@ -53,7 +52,6 @@ enum WatchEvent {
     Hint,
     /// Ctrl-C, `kill`, or a terminal that was closed.
     Interrupt,
-    #[cfg(unix)]
     Key(view::Key),
     /// Of the worker with this number.
     Message {
@@ -97,6 +95,7 @@ pub fn watch(arguments: &WatchArgs) -> Result<Status, Problem> {
         saved: Vec::new(),
         latest: None,
         waiting: None,
+        data_changed: false,
         job: None,
         written: None,
         before: None,
@@ -145,6 +144,8 @@ struct WatchSession<'a> {
     /// The last clean text, which runs, has run or waits.
     latest: Option<Rc<Sweep>>,
     waiting: Option<Rc<Sweep>>,
+    /// Files that runs read have changed since the last runs began: what is under way is of the old ones.
+    data_changed: bool,
     job: Option<Running>,
     /// Of the member at work.
     written: Option<EventFile>,
@@ -197,7 +198,6 @@ impl WatchSession<'_> {
                 self.check_at = Some((now + QUIET).min(first + AT_MOST));
             }
             WatchEvent::Interrupt => self.quit(),
-            #[cfg(unix)]
             WatchEvent::Key(key) => {
                 if let Ui::View(view) = &mut self.ui
                     && view.key(key) == view::Action::Quit
@@ -269,10 +269,13 @@ impl WatchSession<'_> {
         if sources || self.unwritten_since.is_some() {
             self.check(first)?;
         }
-        if !data.is_empty() && self.waiting.is_none() && !self.arguments.check {
-            self.ui.note(&Note::Data(&data));
-            self.waiting = self.latest.clone();
-            self.settle();
+        if !data.is_empty() && !self.arguments.check {
+            self.data_changed = true;
+            if self.waiting.is_none() {
+                self.ui.note(&Note::Data(&data));
+                self.waiting = self.latest.clone();
+                self.settle();
+            }
         }
         if first {
             let (sources, data) = self.files.count();
@@ -335,7 +338,9 @@ impl WatchSession<'_> {
         // What ran last, or runs, is what counts: an edit that was taken back before it began is none.
         let idle = self.job.is_none();
         let same_as_running = match &self.job {
-            Some(job) => !job.stopping && difference(&job.started.sweep, &sweep).is_empty(),
+            Some(job) => {
+                !self.data_changed && !job.stopping && difference(&job.started.sweep, &sweep).is_empty()
+            }
             None => edit.is_empty() && self.waiting.is_none() && !self.retry,
         };
         if same_as_running {

@@ -11,7 +11,6 @@ use mopd_lang::Analysis;
 
 use super::WatchEvent;
 use super::line_output::LineOutput;
-#[cfg(unix)]
 use super::view;
 use crate::args::{Format, WatchArgs};
 use crate::commands::Compiled;
@@ -78,13 +77,11 @@ pub enum Note<'a> {
 /// How it is told.
 pub enum Ui {
     Lines(LineOutput),
-    #[cfg(unix)]
     View(Box<view::WatchView>),
 }
 
 impl Ui {
     pub fn new(arguments: &WatchArgs, sender: &Sender<WatchEvent>) -> Ui {
-        #[cfg(unix)]
         if !arguments.plain && arguments.format == Format::Human {
             let keys = sender.clone();
             let title = arguments.file.display().to_string();
@@ -98,7 +95,6 @@ impl Ui {
     pub fn note(&mut self, note: &Note) {
         match self {
             Ui::Lines(output) => output.note(note),
-            #[cfg(unix)]
             Ui::View(view) => view.note(note),
         }
     }
@@ -107,7 +103,6 @@ impl Ui {
     pub fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
         match self {
             Ui::Lines(_) => Ok(None),
-            #[cfg(unix)]
             Ui::View(view) => view.refresh(),
         }
     }
@@ -115,7 +110,6 @@ impl Ui {
     pub fn close(self) {
         match self {
             Ui::Lines(_) => {}
-            #[cfg(unix)]
             Ui::View(view) => view.close(),
         }
     }

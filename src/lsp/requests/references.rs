@@ -1,31 +1,33 @@
 //! References: in this file, in its imports, and in the files that import its declaration, open or in the
 //! editor's folders.
 
+use lsp_server::ErrorCode;
 use lsp_types::{Location, ReferenceParams};
 use mopd_lang::check::Analysis;
 use mopd_lang::check::index::SymbolId;
 use mopd_lang::ide;
 
 use super::super::dispatch::RequestError;
-use super::super::session::{Document, ENTRY, Session};
+use super::super::session::{Document, ENTRY, Interrupted, Session};
 
 pub fn handle(session: &Session, params: ReferenceParams) -> Result<Option<Vec<Location>>, RequestError> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
     let Some(id) = ide::declared_target(&document.analysis, ENTRY, offset) else { return Ok(None) };
-    Ok(Some(everywhere(session, document, id, params.context.include_declaration)))
+    let closed = closed(session, document, id).map_err(|why| refused(why, "looked up"))?;
+    Ok(Some(everywhere(session, document, &closed, id, params.context.include_declaration)))
 }
 
-/// Every place that names the symbol, in every open document's analysis and in those of the editor's folders,
-/// each once, sorted.
+/// Every place that names the symbol, in every open document's analysis and in those of closed files, each
+/// once, sorted.
 pub fn everywhere(
     session: &Session,
     document: &Document,
+    closed: &[Analysis],
     id: SymbolId,
     with_declaration: bool,
 ) -> Vec<Location> {
-    let closed = closed(session, document, id);
     let mut found = Vec::new();
-    for (analysis, id) in views(session, document, &closed, id) {
+    for (analysis, id) in views(session, document, closed, id) {
         let spans = ide::references(analysis, id, with_declaration);
         found.extend(spans.into_iter().filter_map(|span| session.location(analysis, span)));
     }
@@ -36,9 +38,23 @@ pub fn everywhere(
 
 /// The analyses of files that are not open and may name the symbol. Only what is public can be named
 /// elsewhere.
-pub fn closed(session: &Session, document: &Document, id: SymbolId) -> Vec<Analysis> {
+pub fn closed(session: &Session, document: &Document, id: SymbolId) -> Result<Vec<Analysis>, Interrupted> {
     let symbol = document.analysis.index.symbol(id);
-    if symbol.public || symbol.owner.is_some() { session.closed_naming(&symbol.name) } else { Vec::new() }
+    if symbol.public || symbol.owner.is_some() { session.closed_naming(&symbol.name) } else { Ok(Vec::new()) }
+}
+
+/// What is known of some files alone is no answer. `done`: what was to be done with the name.
+pub fn refused(why: Interrupted, done: &str) -> RequestError {
+    match why {
+        Interrupted::Changed => RequestError {
+            code: ErrorCode::ContentModified,
+            message: format!("the text has changed since: nothing was {done}"),
+        },
+        Interrupted::OutOfTime => RequestError::refused(format!(
+            "not all files of the editor's folders could be read in time: nothing was {done}; open a smaller \
+             folder"
+        )),
+    }
 }
 
 /// The symbol as each analysis knows it: by the file and place of its declaration.

@@ -29,13 +29,14 @@ pub fn handle(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, 
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
     let (id, _) =
         ide::renameable(&document.analysis, offset).map_err(|problem| RequestError::refused(problem.0))?;
-    let closed = references::closed(session, document, id);
+    let closed =
+        references::closed(session, document, id).map_err(|why| references::refused(why, "changed"))?;
     for (analysis, id) in references::views(session, document, &closed, id) {
         ide::check_new_name(analysis, id, &params.new_name)
             .map_err(|problem| RequestError::refused(problem.0))?;
     }
     let mut changes: HashMap<Uri, Vec<TextEdit>> = HashMap::new();
-    for place in references::everywhere(session, document, id, true) {
+    for place in references::everywhere(session, document, &closed, id, true) {
         changes
             .entry(place.uri)
             .or_default()

@@ -113,6 +113,11 @@ impl Client {
         }
     }
 
+    /// The diagnostics of a file that came with the responses so far, if there are new ones.
+    pub fn news(&mut self, uri: &str) -> Option<Vec<Value>> {
+        Some(self.published.remove(uri)?.as_array().expect("a list").clone())
+    }
+
     fn note(&mut self, message: Value) {
         if message["method"] == "textDocument/publishDiagnostics" {
             let uri = message["params"]["uri"].as_str().expect("an address").to_owned();

@@ -69,6 +69,40 @@ fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     zero_gradient(&workspace.client.diagnostics(&uri));
 }
 
+/// Only who types in a file goes without its audit.
+#[test]
+fn what_an_audit_found_stays_whatever_happens_to_other_files() {
+    let wrong = "use parts.{half}\nobjective own {\n  let later = reward_to_go(kl(student || teacher), discount: \
+                 0, over: sequence)\n  term pull = half * later * live student.logp\n  reduce = mean(token, over: \
+                 batch)\n}\n";
+    let wrong =
+        format!("{wrong}{}", GOOD.replace("mopd(clip_at: 5)", "own").replace("use std.opd.mopd\n", ""));
+    let mut workspace = Workspace::new();
+    workspace.write("parts.mopd", "pub let half = 0.5\n");
+    let found =
+        |diagnostics: &[Value]| diagnostics.iter().any(|diagnostic| diagnostic["code"] == "zero-gradient");
+    let first = workspace.open("a.mopd", &wrong);
+    assert!(found(&first), "{first:?}");
+    let (own, parts) = (workspace.uri("a.mopd"), workspace.uri("parts.mopd"));
+    let stays = |workspace: &mut Workspace, what: &str| {
+        workspace.client.request("textDocument/documentSymbol", json!({ "textDocument": { "uri": own } }));
+        let news = workspace.client.news(&own);
+        assert!(news.as_deref().is_none_or(found), "{what}: {news:?}");
+    };
+    let event = json!({ "changes": [{ "uri": own, "type": 2 }, { "uri": parts, "type": 2 }] });
+    workspace.client.notify("workspace/didChangeWatchedFiles", event);
+    stays(&mut workspace, "saved");
+    workspace.open("parts.mopd", "pub let half = 0.5\n");
+    stays(&mut workspace, "its import is opened");
+    let change = json!({ "uri": parts, "version": 2 });
+    let text = json!([{ "text": "pub let half = 0.25\n" }]);
+    let change = json!({ "textDocument": change, "contentChanges": text });
+    workspace.client.notify("textDocument/didChange", change);
+    stays(&mut workspace, "its import is edited");
+    workspace.client.notify("textDocument/didClose", json!({ "textDocument": { "uri": parts } }));
+    stays(&mut workspace, "its import is closed");
+}
+
 /// Whether a file is there is looked at when the text is opened or saved.
 #[test]
 fn paths_that_lead_to_nothing_are_said() {

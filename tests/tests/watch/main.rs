@@ -153,6 +153,36 @@ fn modules_data_and_programs_are_followed() {
     assert!(watch.said("judge.py changed"), "{}", watch.text());
 }
 
+/// "Save all" writes the data and the experiment, one after the other.
+#[test]
+fn an_edit_of_the_data_counts_whatever_is_saved_after_it() {
+    let desk = Desk::new();
+    desk.edit(Save::InPlace, "steps     = 6", "steps     = 2000");
+    let mut watch = desk.watch();
+    watch.until_step("student", 2, SOON);
+    let data = desk.read("copy.jsonl");
+    desk.write(Save::Replace, "copy.jsonl", &(data + "{\"prompt\": \"copy: zz=\", \"answer\": \"zz\"}\n"));
+    watch.wait_for("copy.jsonl changed", SOON);
+    desk.edit(Save::Replace, "experiment \"tiny\"", "// a comment\nexperiment \"tiny\"");
+    watch.wait_for("stopping at the next step", SOON);
+    watch.wait_for("stopped", SOON);
+    desk.edit(Save::Replace, "steps     = 2000", "steps     = 6");
+    watch.until_finished(SOON);
+    assert_eq!(watch.steps("start"), 10, "five of each data: {}", watch.text());
+}
+
+#[test]
+fn a_new_file_that_a_pattern_matches_is_data() {
+    let desk = Desk::new();
+    desk.edit(Save::InPlace, "\"copy.jsonl\"", "\"copy[0-9]*.jsonl\"");
+    desk.write(Save::InPlace, "copy1.jsonl", &desk.read("copy.jsonl"));
+    let mut watch = desk.watch();
+    watch.until_finished(SOON);
+    desk.write(Save::InPlace, "copy2.jsonl", "{\"prompt\": \"copy: zz=\", \"answer\": \"zz\"}\n");
+    assert_eq!(watch.until_finished(SOON).started, ["start", "student"]);
+    assert!(watch.said("copy2.jsonl changed"), "{}", watch.text());
+}
+
 #[test]
 fn a_file_that_goes_and_comes_back() {
     let desk = Desk::new();

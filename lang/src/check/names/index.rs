@@ -3,9 +3,10 @@
 //! The evaluator follows values, so it visits a body once per call, or never: a library's `for d in domains`
 //! has no domain to turn over, and a call with a wrong argument stops before its other arguments. A rename
 //! must not miss those places. So uses are found by one walk over the trees that applies the evaluator's
-//! rules for names (locals, then signals inside objectives, then the file's items, then built-ins), and only
-//! what a name is worth comes from the evaluator.
+//! rules for names (locals, then signals where they are known, then the file's items, then built-ins), and
+//! only what a name is worth comes from the evaluator.
 
+mod contexts;
 mod declare;
 mod walk;
 
@@ -16,13 +17,14 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use crate::formula::{Axis, Unit};
-use crate::source::{FileId, Span};
+use crate::source::{FileId, Sources, Span};
 use crate::syntax::ast::ItemKind;
 use crate::syntax::ast::Module;
 
 use crate::check::builtins::Builtin;
 use crate::check::builtins::vocabulary::{SettingKey, SignalName, Word};
 use crate::check::names::modules::Modules;
+use crate::check::values::evaluate::EvaluationContext;
 use crate::check::values::value::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -214,6 +216,14 @@ pub struct NameUse {
     pub target: NameTarget,
     /// The name is declared here.
     pub declares: bool,
+    pub(in crate::check) context: EvaluationContext,
+}
+
+impl NameUse {
+    /// Whether another name would mean something of the run here, whatever the file declares.
+    pub fn would_be_of_run(&self, name: &str) -> bool {
+        contexts::is_of_run(name, self.context)
+    }
 }
 
 /// An index that is built when it is first asked for: diagnostics are needed after every keystroke, names are
@@ -279,12 +289,12 @@ impl NameIndex {
         (id.0 + 1..).map(SymbolId).take_while(of_it)
     }
 
-    pub(in crate::check) fn lazy(modules: Modules, facts: RecordedValues) -> LazyIndex {
-        LazyCell::new(Box::new(move || NameIndex::build(&modules, facts)))
+    pub(in crate::check) fn lazy(modules: Modules, sources: Sources, facts: RecordedValues) -> LazyIndex {
+        LazyCell::new(Box::new(move || NameIndex::build(&modules, &sources, facts)))
     }
 
-    fn build(modules: &Modules, facts: RecordedValues) -> NameIndex {
-        let mut index = walk::walk(modules, facts);
+    fn build(modules: &Modules, sources: &Sources, facts: RecordedValues) -> NameIndex {
+        let mut index = walk::walk(modules, sources, facts);
         index.uses.sort_by_key(|a_use| a_use.span);
         index
     }

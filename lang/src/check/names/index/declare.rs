@@ -7,6 +7,7 @@ use crate::syntax::ast::{Expr, ExprKind, ItemKind, Module, Name, Statement};
 
 use crate::check::names::items::signature;
 use crate::check::names::modules::{ItemId, ItemProgress, ModuleId, declared_name};
+use crate::check::values::evaluate::EvaluationContext;
 
 /// An item's symbol and those of its parameters.
 pub(super) struct ItemSymbols {
@@ -90,7 +91,9 @@ impl Walk<'_> {
             owner: self.owner,
             info: self.facts.values.remove(&name.span),
         });
-        self.index.uses.push(NameUse { span: name.span, target: NameTarget::Symbol(id), declares: true });
+        let context = EvaluationContext::Constant;
+        let target = NameTarget::Symbol(id);
+        self.index.uses.push(NameUse { span: name.span, target, declares: true, context });
         id
     }
 

@@ -2,9 +2,10 @@
 
 use rustc_hash::FxHashMap;
 
+use super::contexts::{is_of_run, of_argument, of_setting};
 use super::declare::ItemSymbols;
 use super::{NameIndex, NameTarget, NameUse, RecordedValues, SymbolId, SymbolKind};
-use crate::source::Span;
+use crate::source::{Sources, Span};
 use crate::syntax::ast::{
     Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm,
     Name, Parameter, Route, Statement, Use as Import,
@@ -14,11 +15,14 @@ use crate::check::builtins;
 use crate::check::builtins::vocabulary::{self, SettingKey, Takes, Word};
 use crate::check::formulas::divergences::COMMON;
 use crate::check::names::modules::{ItemId, ModuleId, Modules, declared_name};
+use crate::check::teachers::mentions_logits;
+use crate::check::values::evaluate::EvaluationContext;
 
 /// Names, their uses and the trees of all files, in no order.
-pub(super) fn walk(modules: &Modules, facts: RecordedValues) -> NameIndex {
+pub(super) fn walk(modules: &Modules, sources: &Sources, facts: RecordedValues) -> NameIndex {
     let mut walk = Walk {
         modules,
+        sources,
         facts,
         index: NameIndex::default(),
         items: FxHashMap::default(),
@@ -33,7 +37,8 @@ pub(super) fn walk(modules: &Modules, facts: RecordedValues) -> NameIndex {
         let tree = modules.tree(id);
         for (index, item) in tree.items.iter().enumerate() {
             walk.owner = walk.items.get(&ItemId { module: id, index }).map(|known| known.symbol);
-            walk.item(&Scope { module: id, signals: false }, ItemId { module: id, index }, item);
+            let scope = Scope { module: id, context: EvaluationContext::Constant };
+            walk.item(&scope, ItemId { module: id, index }, item);
             walk.locals.clear();
         }
         walk.index.trees.push((file, tree));
@@ -44,13 +49,20 @@ pub(super) fn walk(modules: &Modules, facts: RecordedValues) -> NameIndex {
 /// Which names an expression sees, besides the locals.
 #[derive(Clone, Copy)]
 pub(in crate::check) struct Scope {
-    module: ModuleId,
-    /// Inside an objective or a function, where signals come before the file's items.
-    signals: bool,
+    pub(super) module: ModuleId,
+    /// What the evaluator would read it as: names of the run come before the file's items.
+    pub(super) context: EvaluationContext,
+}
+
+impl Scope {
+    pub(super) fn within(self, context: EvaluationContext) -> Scope {
+        Scope { context, ..self }
+    }
 }
 
 pub(in crate::check) struct Walk<'a> {
     pub(in crate::check) modules: &'a Modules,
+    pub(super) sources: &'a Sources,
     pub(in crate::check) facts: RecordedValues,
     pub(in crate::check) index: NameIndex,
     pub(in crate::check) items: FxHashMap<ItemId, ItemSymbols>,
@@ -61,8 +73,12 @@ pub(in crate::check) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn record(&mut self, span: Span, target: NameTarget) {
-        self.index.uses.push(NameUse { span, target, declares: false });
+    pub(super) fn record(&mut self, span: Span, target: NameTarget) {
+        self.record_in(EvaluationContext::Constant, span, target);
+    }
+
+    fn record_in(&mut self, context: EvaluationContext, span: Span, target: NameTarget) {
+        self.index.uses.push(NameUse { span, target, declares: false, context });
     }
 
     fn item(&mut self, scope: &Scope, id: ItemId, item: &Item) {
@@ -76,14 +92,13 @@ impl Walk<'_> {
                     self.expr(scope, value);
                 }
             }
-            ItemKind::Let { value, .. }
-            | ItemKind::Reward { value, .. }
-            | ItemKind::Schedule { value, .. } => {
-                self.expr(scope, value);
+            ItemKind::Let { value, .. } | ItemKind::Reward { value, .. } => self.expr(scope, value),
+            ItemKind::Schedule { value, .. } => {
+                self.expr(&scope.within(EvaluationContext::Schedule), value);
             }
             ItemKind::Fn { parameters, body, .. } => {
                 self.parameters(scope, id, parameters);
-                self.expr(&Scope { signals: true, ..*scope }, body);
+                self.expr(&scope.within(EvaluationContext::Objective), body);
             }
             ItemKind::Stage { parameters, body, .. } => {
                 self.parameters(scope, id, parameters);
@@ -91,18 +106,26 @@ impl Walk<'_> {
             }
             ItemKind::Objective { parameters, body, .. } => {
                 self.parameters(scope, id, parameters);
-                self.objective(&Scope { signals: true, ..*scope }, body);
+                self.objective(&scope.within(EvaluationContext::Objective), body);
             }
             ItemKind::Model(binding) => self.binding(scope, binding),
             ItemKind::Teacher { binding, parameters } => {
                 self.parameters(scope, id, parameters);
-                self.binding(scope, binding);
+                let composed = mentions_logits(&binding.value);
+                let inner = if composed { scope.within(EvaluationContext::Objective) } else { *scope };
+                self.binding(&inner, binding);
             }
-            ItemKind::Template { parameters, text: value, .. }
-            | ItemKind::Rollout { parameters, body: value, .. }
-            | ItemKind::Divergence { parameters, body: value, .. } => {
+            ItemKind::Template { parameters, text, .. } => {
                 self.parameters(scope, id, parameters);
-                self.expr(scope, value);
+                self.place(scope, text, Takes::Template);
+            }
+            ItemKind::Rollout { parameters, body, .. } => {
+                self.parameters(scope, id, parameters);
+                self.expr(scope, body);
+            }
+            ItemKind::Divergence { parameters, body, .. } => {
+                self.parameters(scope, id, parameters);
+                self.expr(&scope.within(EvaluationContext::Entry), body);
             }
             ItemKind::Panel { value, .. } => self.expr(scope, value),
             ItemKind::Eval { block, .. } => {
@@ -183,7 +206,7 @@ impl Walk<'_> {
             }
             self.locals.push(("domain".to_owned(), NameTarget::RoutedDomain));
             if let Condition::When(condition) = condition {
-                self.expr(scope, condition);
+                self.expr(&scope.within(EvaluationContext::Objective), condition);
             }
             self.expr(scope, target);
             self.locals.truncate(outer);
@@ -269,11 +292,12 @@ impl Walk<'_> {
         if let Some(key) = key {
             self.record(name.span, NameTarget::Key(key));
         }
-        self.place(scope, value, key.map_or(Takes::Formula, |key| key.takes));
+        let inner = key.map_or(*scope, |key| of_setting(*scope, key));
+        self.place(&inner, value, key.map_or(Takes::Formula, |key| key.takes));
     }
 
     /// An expression where a bare name may be a word instead.
-    fn place(&mut self, scope: &Scope, expr: &Expr, takes: Takes) {
+    pub(super) fn place(&mut self, scope: &Scope, expr: &Expr, takes: Takes) {
         match (&expr.kind, takes) {
             (ExprKind::Name(name), Takes::Words(words)) => {
                 if let Some(word) = find_word(words, name) {
@@ -282,6 +306,16 @@ impl Walk<'_> {
             }
             (ExprKind::Name(name), Takes::Support) if name == "full" => {
                 self.record(expr.span, NameTarget::Word(&vocabulary::FULL[0]))
+            }
+            // Outside an objective the routed teacher has no name of its own.
+            (ExprKind::Name(name), Takes::Teacher) if name == "teacher" => {
+                self.expr(&scope.within(EvaluationContext::Objective), expr);
+            }
+            (ExprKind::Text(_), Takes::Template) => self.template(scope, expr),
+            // Of a `rewrite`, each side has slots.
+            (ExprKind::Arrow { from, to }, Takes::Text) => {
+                self.place(scope, from, Takes::Template);
+                self.place(scope, to, Takes::Template);
             }
             (ExprKind::Name(_), Takes::Field) => self.record(expr.span, NameTarget::Field),
             (ExprKind::Then { first, second }, Takes::Reduce) => {
@@ -315,12 +349,12 @@ impl Walk<'_> {
         }
     }
 
-    fn expr(&mut self, scope: &Scope, expr: &Expr) {
+    pub(super) fn expr(&mut self, scope: &Scope, expr: &Expr) {
         match &expr.kind {
             ExprKind::Number { .. } | ExprKind::Text(_) | ExprKind::Bool(_) | ExprKind::Error => {}
             ExprKind::Name(name) => {
                 if let Some(target) = self.resolve(scope, name) {
-                    self.record(expr.span, target);
+                    self.record_in(scope.context, expr.span, target);
                 }
             }
             ExprKind::Field { base, field } => {
@@ -348,9 +382,10 @@ impl Walk<'_> {
             ExprKind::Pipe { value, through } => {
                 self.expr(scope, value);
                 // An edit reads what the rollout gave: `keep(correct)`.
-                self.expr(&Scope { signals: true, ..*scope }, through);
+                self.expr(&scope.within(EvaluationContext::Objective), through);
             }
             ExprKind::Where { value, bindings } => {
+                let scope = &scope.within(EvaluationContext::Objective);
                 let outer = self.locals.len();
                 for (name, value) in bindings {
                     self.expr(scope, value);
@@ -385,12 +420,12 @@ impl Walk<'_> {
         })
     }
 
-    fn resolve(&self, scope: &Scope, name: &str) -> Option<NameTarget> {
+    pub(super) fn resolve(&self, scope: &Scope, name: &str) -> Option<NameTarget> {
         if let Some((_, target)) = self.locals.iter().rev().find(|(local, _)| local == name) {
             return Some(*target);
         }
-        if let Some(signal) = vocabulary::signal(name).filter(|_| scope.signals) {
-            return Some(NameTarget::Signal(signal));
+        if is_of_run(name, scope.context) {
+            return vocabulary::signal(name).map(NameTarget::Signal);
         }
         if let Some(declared) = self.modules.lookup(scope.module, name) {
             return self.items.get(&declared.item).map(|known| NameTarget::Symbol(known.symbol));
@@ -416,12 +451,14 @@ impl Walk<'_> {
             if argument.name.is_none() {
                 position += 1;
             }
+            let mut inner = *scope;
             let takes = match target {
                 Some(NameTarget::Builtin(builtin)) => {
                     let parameter = match &argument.name {
                         Some(name) => builtin.parameter(&name.text),
                         None => builtin.parameters.get(position - 1),
                     };
+                    inner = parameter.map_or(inner, |parameter| of_argument(inner, builtin, parameter));
                     parameter.map_or(Takes::Formula, |parameter| parameter.takes)
                 }
                 Some(NameTarget::Symbol(symbol)) => {
@@ -435,7 +472,7 @@ impl Walk<'_> {
                 }
                 _ => Takes::Formula,
             };
-            self.place(scope, &argument.value, takes);
+            self.place(&inner, &argument.value, takes);
         }
         if let Some(block) = block {
             let keys = match target {

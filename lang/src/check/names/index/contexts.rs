@@ -1,0 +1,107 @@
+//! Which names of the run an expression sees, by the place it stands in: as the evaluator has it.
+
+use super::NameTarget;
+use super::walk::{Scope, Walk};
+use crate::formula::StepNumber;
+use crate::syntax::ast::{Expr, ExprKind};
+
+use crate::check::builtins::Builtin;
+use crate::check::builtins::declare::BuiltinParameter;
+use crate::check::builtins::vocabulary::{self, SettingKey, Takes};
+use crate::check::teachers::templates::{Stretch, part_of_slot, slot_expression, stretches};
+use crate::check::values::evaluate::EvaluationContext;
+
+/// Whether a name that is no local means something of the run there, whatever the file declares.
+pub(super) fn is_of_run(name: &str, context: EvaluationContext) -> bool {
+    match context {
+        EvaluationContext::Constant => false,
+        EvaluationContext::Schedule => matches!(name, "progress" | "step" | "loss" | "vocab_size"),
+        EvaluationContext::Guard => StepNumber::find(name).is_some() || vocabulary::signal(name).is_some(),
+        EvaluationContext::Entry | EvaluationContext::Objective | EvaluationContext::Term => {
+            vocabulary::signal(name).is_some()
+        }
+    }
+}
+
+/// The value of a setting.
+pub(super) fn of_setting(scope: Scope, key: &SettingKey) -> Scope {
+    match (key.takes, key.name) {
+        (Takes::Guards, _) => scope.within(EvaluationContext::Guard),
+        (Takes::Schedule, _) | (_, "shares") => scope.within(EvaluationContext::Schedule),
+        // Of what was drawn, be it in an objective or in the stage that uses it.
+        (Takes::Condition, _) | (_, "priority") => scope.within(EvaluationContext::Objective),
+        _ => scope,
+    }
+}
+
+/// An argument of a built-in.
+pub(super) fn of_argument(scope: Scope, builtin: &Builtin, parameter: &BuiltinParameter) -> Scope {
+    match (builtin.name, parameter.name) {
+        // What moves a schedule is measured after a step.
+        ("ladder", "advance_if") | ("learned", "gain") => scope.within(EvaluationContext::Objective),
+        // Of the rows of a data set.
+        ("dataset", "filter") => scope.within(EvaluationContext::Objective),
+        ("warn" | "stop" | "lower_lr", "condition") | ("initial" | "recent", "x") => scope,
+        ("warn" | "stop" | "lower_lr" | "initial" | "recent", _) => scope.within(EvaluationContext::Constant),
+        _ if matches!(parameter.takes, Takes::Schedule) => scope.within(EvaluationContext::Schedule),
+        _ => scope,
+    }
+}
+
+impl Walk<'_> {
+    /// The slots of a text.
+    pub(super) fn template(&mut self, scope: &Scope, text: &Expr) {
+        let sources = self.sources;
+        // What is wrong with it has been reported.
+        let Ok(stretches) = stretches(sources.text(text.span), text.span) else { return };
+        for stretch in stretches {
+            let Stretch::Slot(span) = stretch else { continue };
+            let Some(expr) = slot_expression(span, sources.text(span)).0 else { continue };
+            match part_of_slot(&expr) {
+                Some((_, slot, share)) => {
+                    self.slot(scope, &slot.value);
+                    self.place(&scope.within(EvaluationContext::Schedule), &share.value, Takes::Schedule);
+                }
+                None => self.slot(scope, &expr),
+            }
+        }
+    }
+
+    /// A slot: a parameter, or what the data or the run has under this name, before any item of the file.
+    /// What is no slot is a number.
+    fn slot(&mut self, scope: &Scope, expr: &Expr) {
+        let inner = &scope.within(EvaluationContext::Objective);
+        match &expr.kind {
+            ExprKind::Name(name) if name == "_" => {}
+            ExprKind::Name(name) => {
+                let local = self.locals.iter().rev().find(|(local, _)| local == name);
+                let target = local.map_or(NameTarget::Field, |(_, target)| *target);
+                let signal = vocabulary::signal(name).filter(|_| local.is_none());
+                self.record(expr.span, signal.map_or(target, NameTarget::Signal));
+            }
+            ExprKind::Call { callee, arguments, block: None } => match &callee.kind {
+                ExprKind::Name(name) if name == "shuffled" => {
+                    arguments.iter().for_each(|argument| self.slot(scope, &argument.value));
+                }
+                ExprKind::Name(name) if name == "short" => {
+                    for (at, argument) in arguments.iter().enumerate() {
+                        let named = argument.name.as_ref().map(|name| name.text.as_str());
+                        match named {
+                            Some("slot") => self.slot(scope, &argument.value),
+                            None if at == 0 => self.slot(scope, &argument.value),
+                            _ => self.expr(scope, &argument.value),
+                        }
+                    }
+                }
+                _ => self.expr(inner, expr),
+            },
+            ExprKind::Field { base, .. } => {
+                let fixed = |name: &str| matches!(name, "group" | "data");
+                if !matches!(&base.kind, ExprKind::Name(name) if fixed(name)) {
+                    self.expr(inner, expr);
+                }
+            }
+            _ => self.expr(inner, expr),
+        }
+    }
+}
