@@ -31,6 +31,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     crash::install_hook();
+    // Where the system takes no handler, a file that is too large ends the program as before.
+    let _ = mopd_store::signals::survive_large_files();
     let arguments = args::Cli::parse_from(args::joined(std::env::args_os()));
     let begun = commands::begin(&arguments.output);
     match begun.and_then(|()| commands::dispatch(arguments.command)) {

@@ -3,50 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use mopd_compiler::plan::columns::{OF_DOMAIN, OF_STEP};
+
 use crate::run_folder::ColumnTable;
 
-/// What each domain has of its own, in the order in which it is shown.
-pub const OF_DOMAIN: [&str; 24] = [
-    "reward",
-    "dropped",
-    "divergence",
-    "entropy",
-    "length",
-    "truncated",
-    "signal_mean",
-    "clipped_fraction",
-    "domain_weight",
-    "accepted",
-    "accepted_length",
-    "tokens_per_step",
-    "agreement",
-    "correct_of_others",
-    "unavailable",
-    "unstated",
-    "derived",
-    "replayed",
-    "staleness",
-    "chosen_prompts",
-    "priority",
-    "prompt_share",
-    "token_share",
-    "signal_share",
-];
-/// What the whole step has.
-pub const OF_STEP: [&str; 12] = [
-    "loss",
-    "validation_loss",
-    "gradient_norm",
-    "trained_share",
-    "learning_rate",
-    "learned",
-    "extrapolated",
-    "judged",
-    "expert_entropy",
-    "expert_largest_share",
-    "seconds",
-    "memory",
-];
 /// What adds up over the rows of a step to the whole of it.
 pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
 /// What the columns begin with that a step has under names of its own: states, gradients of parts of the

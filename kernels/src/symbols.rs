@@ -69,16 +69,10 @@ extern "C" fn ask_for_reproducible_products() {
     }
 }
 
-#[cfg(unix)]
 fn find(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name is a C string; the handle asks for what is loaded already.
     let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (on() && !address.is_null()).then_some(address)
-}
-
-#[cfg(not(unix))]
-fn find(_name: &CStr) -> Option<*mut c_void> {
-    None
 }
 
 /// `C = alpha op(A) op(B) + beta C` with A and B of bf16.

@@ -31,9 +31,8 @@ impl Error {
     }
 
     /// Something in the folder of results or in the store could not be made, changed or read.
-    pub fn storage(path: &std::path::Path, cause: impl fmt::Display) -> Error {
-        Error::new(FailureKind::Storage, format!("cannot write {}: {cause}", path.display()))
-            .help("free space or choose another folder; finished stages are kept and are not computed again")
+    pub fn storage(path: &std::path::Path, source: std::io::Error) -> Error {
+        WriteError { path: path.to_owned(), source }.into()
     }
 
     /// What a panic said. Most come from tensor operations: a shape or a device that libtorch refused.

@@ -22,7 +22,7 @@ use mopd_runtime::prepare::cache::DataCache;
 use mopd_runtime::report::{delta, read};
 use mopd_runtime::schedule::{JobProgress, PEER, PeerJob, sample};
 use mopd_runtime::{bench, schedule, serve};
-use mopd_store::signals::on_termination;
+use mopd_store::signals::{on_termination, survive_large_files};
 use tch::Device;
 
 /// Exit statuses, of this program and of each of its jobs.
@@ -38,7 +38,7 @@ fn main() {
     disable_trim();
     let current = Current::default();
     let on_signal = current.clone();
-    let handled = on_termination(move || on_signal.signal());
+    let handled = survive_large_files().and_then(|()| on_termination(move || on_signal.signal()));
     let handled = handled
         .map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")));
     let mut arguments = std::env::args().skip(1);

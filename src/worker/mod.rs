@@ -5,6 +5,7 @@ pub mod interrupts;
 pub mod killed;
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -314,7 +315,7 @@ fn next_line(stream: &mut impl BufRead) -> Option<String> {
 /// A worker that ended without saying how the job went, in plain words.
 pub fn death(status: ExitStatus) -> Problem {
     let problem = |message: &str| Problem::run("worker-died", message);
-    match signal(status) {
+    match status.signal() {
         Some(9) => killed::somewhere(),
         Some(signal) => {
             let meaning = match signal {
@@ -357,16 +358,6 @@ fn without_libtorch() -> String {
         FoundLibtorch { ignored: Some(ignored), .. } => format!("{ignored}.\n{}", libtorch::how_to_get()),
         _ => libtorch::how_to_get(),
     }
-}
-
-#[cfg(unix)]
-pub fn signal(status: ExitStatus) -> Option<i32> {
-    std::os::unix::process::ExitStatusExt::signal(&status)
-}
-
-#[cfg(not(unix))]
-pub fn signal(_: ExitStatus) -> Option<i32> {
-    None
 }
 
 #[cfg(test)]

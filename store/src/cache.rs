@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::files::remove_partial;
+use crate::files::{reason, remove_partial};
 use crate::{CHECKSUMS, Folder, Lock, StoredRuns, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -134,7 +134,7 @@ impl Folder {
         let folders = match fs::read_dir(&self.path) {
             Ok(folders) => folders,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(format!("{}: {error}", self.path.display())),
+            Err(error) => return Err(format!("{}: {}", self.path.display(), reason(&error))),
         };
         let mut items = Vec::new();
         // A link to a folder is not ours either.
@@ -258,7 +258,7 @@ impl Folder {
             self.remove_partial();
             for path in gone {
                 // Of a run whose results are gone.
-                fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+                fs::remove_file(&path).map_err(|error| format!("{}: {}", path.display(), reason(&error)))?;
             }
         }
         Ok(Some(Pruned { removed, in_use, spared, unreadable, left, needed }))

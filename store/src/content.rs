@@ -29,12 +29,31 @@ impl FileStamp {
     pub fn of_content(self) -> FileStamp {
         FileStamp(self.0, self.1, self.2, self.3, (0, 0))
     }
+
+    /// Whether the file was written to, touched or replaced since, and not merely its properties changed.
+    /// Some file systems number a file anew whenever they look at it: its times tell that it is the same.
+    fn is_written_since(self, before: FileStamp) -> bool {
+        let FileStamp(device, inode, length, modified, changed) = self;
+        (length, modified) != (before.2, before.3)
+            || (device, inode) != (before.0, before.1) && changed != before.4
+    }
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Note {
     identity: FileStamp,
     hash: String,
+}
+
+/// What became of a file since it was hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileState {
+    Unchanged,
+    /// Its content is what was hashed, but it was written to: whoever read it meanwhile may have read
+    /// something else.
+    Rewritten,
+    /// It has another content, or is not there.
+    Changed,
 }
 
 /// A file whose content was hashed, for whoever asks later whether it still has that content.
@@ -78,25 +97,29 @@ impl HashedFile {
         Ok(hashed(hash))
     }
 
-    /// Whether the file at its path has the content that was hashed. One that was touched, or written again
-    /// with the same content, has.
-    pub fn is_there(&mut self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|found| FileStamp::of(&found) == self.stamp)
-            || regular::open(&self.path).is_ok_and(|file| self.is_in(&file))
+    /// What became of the file at its path. Only one whose stamp is another is read.
+    pub fn state(&mut self) -> FileState {
+        match fs::metadata(&self.path) {
+            Ok(found) if FileStamp::of(&found) == self.stamp => FileState::Unchanged,
+            _ => regular::open(&self.path).map_or(FileState::Changed, |file| self.state_of(&file)),
+        }
     }
 
     /// The same of a file that is open, whatever is at the path by now.
-    pub fn is_in(&mut self, file: &File) -> bool {
-        let Ok(stamp) = file.metadata().map(|found| FileStamp::of(&found)) else { return false };
+    pub fn state_of(&mut self, file: &File) -> FileState {
+        let Ok(stamp) = file.metadata().map(|found| FileStamp::of(&found)) else { return FileState::Changed };
         if stamp == self.stamp {
-            return true;
+            return FileState::Unchanged;
         }
-        let same = regular::hash_open(file, u64::MAX).is_ok_and(|hash| hash == self.hash);
-        if same {
-            // It is not read again the next time.
-            self.stamp = stamp;
+        if !regular::hash_open(file, u64::MAX).is_ok_and(|hash| hash == self.hash) {
+            return FileState::Changed;
         }
-        same
+        if stamp.is_written_since(self.stamp) {
+            return FileState::Rewritten;
+        }
+        // It is not read again the next time.
+        self.stamp = stamp;
+        FileState::Unchanged
     }
 }
 
@@ -138,34 +161,51 @@ mod tests {
 
     /// By its path and by what is open: only the first sees a file that took the place of another.
     #[test]
-    fn a_file_that_changed_is_not_what_was_hashed() {
+    fn a_file_that_was_written_to_is_not_what_was_hashed() {
+        use FileState::{Changed, Rewritten, Unchanged};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("judge.py");
-        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        // Each has a time of its own, however coarse those of the file system are.
+        let mut time = std::time::SystemTime::UNIX_EPOCH;
+        let mut write = |name: &str, text: &str| {
+            fs::write(folder.path().join(name), text).unwrap();
+            time += std::time::Duration::from_secs(60);
+            File::options().write(true).open(folder.path().join(name)).unwrap().set_modified(time).unwrap();
+        };
         write("judge.py", "0.25");
         let mut known = HashedFile::of(&path, u64::MAX).unwrap();
         let open = regular::open(&path).unwrap();
-        assert_eq!((known.is_there(), known.is_in(&open)), (true, true));
-        // Touched, and linked to: its stamp is another one, its content is not.
-        let long_ago = std::time::SystemTime::UNIX_EPOCH;
-        File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!((known.state(), known.state_of(&open)), (Unchanged, Unchanged));
+        // Linked to: its stamp is another one, but nobody wrote to it.
+        std::thread::sleep(std::time::Duration::from_millis(20));
         fs::hard_link(&path, folder.path().join("link")).unwrap();
         let before = known.stamp;
-        assert_eq!((known.is_there(), known.is_in(&open)), (true, true));
+        assert_eq!((known.state(), known.state_of(&open)), (Unchanged, Unchanged));
         assert_ne!(known.stamp, before);
         assert_eq!(known.stamp.of_content().4, (0, 0));
-        // Another content of the same length, and the old time: only when its properties changed tells.
+        // An edit, and its undoing, also where nobody looked in between.
         write("judge.py", "0.75");
-        File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
-        assert_eq!((known.is_there(), known.is_in(&open)), (false, false));
-        // It is asked again.
-        assert_eq!((known.is_there(), known.is_in(&open)), (false, false));
+        assert_eq!((known.state(), known.state_of(&open)), (Changed, Changed));
         write("judge.py", "0.25");
-        assert_eq!((known.is_there(), known.is_in(&open)), (true, true));
+        assert_eq!((known.state(), known.state_of(&open)), (Rewritten, Rewritten));
+        assert_eq!(known.state(), Rewritten, "it is asked again");
+        let mut known = HashedFile::of(&path, u64::MAX).unwrap();
+        write("new", "0.25");
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!((known.state(), known.state_of(&open)), (Rewritten, Unchanged));
         write("new", "0.75");
         fs::rename(folder.path().join("new"), &path).unwrap();
-        assert_eq!((known.is_there(), known.is_in(&open)), (false, true));
+        assert_eq!((known.state(), known.state_of(&open)), (Changed, Unchanged));
         fs::remove_file(&path).unwrap();
-        assert_eq!((known.is_there(), known.is_in(&open)), (false, true));
+        assert_eq!((known.state(), known.state_of(&open)), (Changed, Unchanged));
+    }
+
+    /// As on file systems of a network.
+    #[test]
+    fn a_file_that_is_numbered_anew_is_the_same() {
+        let stamp = |inode, changed| FileStamp(1, inode, 4, (60, 0), (changed, 0));
+        assert!(!stamp(8, 60).is_written_since(stamp(7, 60)));
+        assert!(stamp(8, 61).is_written_since(stamp(7, 60)), "an older one was moved in its place");
+        assert!(!stamp(7, 61).is_written_since(stamp(7, 60)), "its properties");
     }
 }

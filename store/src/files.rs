@@ -27,6 +27,12 @@ impl WriteError {
                  results"
                     .to_owned(),
             ),
+            io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
+                Some("move away what stands there and run again: finished stages are kept".to_owned())
+            }
+            io::ErrorKind::FileTooLarge => Some(
+                "raise the limit of files (`ulimit -f`) and run again: finished stages are kept".to_owned(),
+            ),
             _ => None,
         }
     }
@@ -43,6 +49,10 @@ pub fn reason(error: &io::Error) -> String {
         io::ErrorKind::StorageFull => "the disk is full".to_owned(),
         io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => "it is on a file system that can only be read".to_owned(),
+        // Of the system; what we refuse ourselves says by how much.
+        io::ErrorKind::FileTooLarge if error.raw_os_error().is_some() => {
+            "it would be larger than this system lets a file be".to_owned()
+        }
         _ => error.to_string(),
     }
 }
@@ -182,6 +192,16 @@ mod tests {
         let error = write_atomically(&path, |_| Ok(())).unwrap_err();
         let expected = format!("cannot write {}: there is something of that name already", path.display());
         assert_eq!(error.to_string(), expected);
+        assert!(error.help().unwrap().starts_with("move away what stands there"));
+    }
+
+    #[test]
+    fn a_file_that_the_system_finds_too_large_is_told_apart_from_one_that_we_do() {
+        const EFBIG: i32 = 27;
+        let of_system = io::Error::from_raw_os_error(EFBIG);
+        assert_eq!(reason(&of_system), "it would be larger than this system lets a file be");
+        let ours = io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 7");
+        assert_eq!(reason(&ours), "it is larger than 7");
     }
 
     #[test]

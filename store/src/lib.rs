@@ -14,6 +14,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(unix))]
+compile_error!("mopd runs on Linux: it is written for systems of the Unix family alone");
+
 mod cache;
 pub mod content;
 pub mod files;
@@ -113,7 +116,7 @@ impl Folder {
     pub fn verify(&self, name: &str) -> Result<(), String> {
         for (file, expected) in &self.checksums(name)?.files {
             let found = content::hash_anew(&self.path(name).join(file))
-                .map_err(|error| format!("{file}: {error}"))?;
+                .map_err(|error| format!("{file}: {}", files::reason(&error)))?;
             if found != *expected {
                 return Err(format!("{file} is not what was written"));
             }
@@ -183,7 +186,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<String, WriteError> {
 
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let bytes = fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+    let bytes = fs::read(path).map_err(|error| format!("{name}: {}", files::reason(&error)))?;
     serde_json::from_slice(&bytes).map_err(|error| format!("{name}: {error}"))
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::reason;
 use crate::{Folder, Lock, WriteError, write_whole};
 
 /// What a run reads from the store or writes to it.
@@ -57,7 +58,7 @@ impl Folder {
         let files = match fs::read_dir(self.path("runs")) {
             Ok(files) => files,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(runs),
-            Err(error) => return Err(format!("{}: {error}", self.path("runs").display())),
+            Err(error) => return Err(format!("{}: {}", self.path("runs").display(), reason(&error))),
         };
         for file in files {
             let path = file.map_err(|error| error.to_string())?.path();

@@ -1,10 +1,11 @@
 //! Signals that ask a program to end: Ctrl-C, `kill`, `docker stop`, a scheduler's time limit, a terminal
-//! that was closed.
+//! that was closed; and one that would end it.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// Calls `heard` for each of them, on a thread of its own. What `nohup` has a program ignore stays ignored.
@@ -22,6 +23,16 @@ pub fn on_termination(mut heard: impl FnMut() + Send + 'static) -> io::Result<()
         }
     })?;
     Ok(())
+}
+
+/// From here on a write beyond the largest file that this process may write (`ulimit -f`) is an error as one
+/// to a full disk is. Otherwise the system ends the process, which then says nothing.
+///
+/// # Errors
+/// Where the system takes no handler.
+pub fn survive_large_files() -> io::Result<()> {
+    // Nobody looks at it: the write that the signal stands for fails.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Whether whoever started this program has it ignore a signal. Where the system does not tell, no.

@@ -28,6 +28,9 @@ pub(super) enum Files {
     ByPath,
     /// Nothing here: the content is added at run time, in the order of a stage's mixture and inputs.
     ByContent,
+    /// Nothing either, and no keys of inputs: what is hashed is no key, but tells a stage that was edited
+    /// from one whose inputs were.
+    OwnSettings,
 }
 
 /// What a domain is to a stage. Its share is in the stage's mixture; its tests are for comparisons only.
@@ -47,13 +50,11 @@ struct DomainMeaning<'a> {
 
 impl DomainMeaning<'_> {
     fn known(self, files: Files, place: Option<usize>) -> Self {
-        match files {
-            Files::ByPath => self,
-            Files::ByContent => {
-                let reward = self.reward.map(|reward| reward.without_paths());
-                DomainMeaning { prompts: None, place, reward, ..self }
-            }
+        if files == Files::ByPath {
+            return self;
         }
+        let reward = self.reward.map(|reward| reward.without_paths());
+        DomainMeaning { prompts: None, place, reward, ..self }
     }
 }
 
@@ -157,7 +158,7 @@ impl<'a> ValidationMeaning<'a> {
                 let domains = train.mixture.iter().map(|share| experiment.domain(share.domain));
                 domains.map(|domain| &domain.validation).collect()
             }
-            Files::ByContent => Vec::new(),
+            Files::ByContent | Files::OwnSettings => Vec::new(),
         };
         Some(ValidationMeaning { settings, rows })
     }
@@ -310,19 +311,20 @@ pub(super) fn texts(experiment: &Experiment<Objective>, files: Files) -> Vec<Str
         let inputs = model.stage.inputs();
         let of = |id: &ModelId| {
             let key = &keys[id.0 as usize];
+            let place = inputs.iter().position(|input| input == id).expect("it is an input of its stage");
             match files {
                 Files::ByPath => key.clone(),
                 // Two models from files that are not known here have the same key.
-                Files::ByContent => {
-                    let place = inputs.iter().position(|input| input == id);
-                    format!("{key} input {}", place.expect("it is an input of its stage"))
-                }
+                Files::ByContent => format!("{key} input {place}"),
+                Files::OwnSettings => format!("input {place}"),
             }
         };
         let meaning = match &model.stage {
             Stage::Initialise(architecture) => {
                 let mut architecture = architecture.clone();
-                if let (Files::ByContent, TokenizerSpec::File(path)) = (files, &mut architecture.tokenizer) {
+                if let TokenizerSpec::File(path) = &mut architecture.tokenizer
+                    && files != Files::ByPath
+                {
                     path.clear();
                 }
                 StageMeaning::Initialise(architecture)

@@ -112,9 +112,16 @@ impl Lowered<'_> {
         let (keys, streams) = (key::keys(&experiment, Files::ByPath), key::streams(&experiment));
         let hash = key::plan(&experiment, &keys);
         let content_keys = key::keys(&experiment, Files::ByContent);
-        let stages = keys.into_iter().zip(content_keys).zip(streams).zip(cost::costs(&experiment));
+        let keys = keys.into_iter().zip(content_keys).zip(key::keys(&experiment, Files::OwnSettings));
+        let stages = keys.zip(streams).zip(cost::costs(&experiment));
         let stages = stages
-            .map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost })
+            .map(|((((key, content_key), own_settings), stream), cost)| StageFacts {
+                key,
+                content_key,
+                own_settings,
+                stream,
+                cost,
+            })
             .collect();
         let places = origins.spans.iter().map(|span| SourcePlace {
             file: sources.file(span.file).path.clone(),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+pub use mopd_lang::experiment::DATA_ENDINGS;
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit, text};
 use serde::{Deserialize, Serialize};
@@ -58,9 +59,6 @@ impl DataSource {
         row
     }
 }
-
-/// Endings of the names of data files.
-pub const DATA_ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
 
 /// Whether a path that names no file is a pattern of files.
 pub fn is_file_pattern(path: &str) -> bool {

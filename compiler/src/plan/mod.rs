@@ -4,6 +4,7 @@
 mod agreement;
 mod alignment;
 mod bench;
+pub mod columns;
 mod comparisons;
 mod curriculum;
 mod data;
@@ -110,6 +111,10 @@ pub struct StageFacts {
     /// is added at run time.
     #[serde(default)]
     pub content_key: String,
+    /// Hash of its own settings, whatever its inputs and files are: in no key, but it tells a stage that was
+    /// edited from one whose inputs were.
+    #[serde(default)]
+    pub own_settings: String,
     /// Selects the stage's random numbers: a hash of its recipe and its lineage; the content of its data is
     /// added at run time. Two stages that differ only in objective, reward, optimiser or length draw the
     /// same prompts and the same uniforms, so that comparisons are paired.

@@ -203,7 +203,6 @@ fn stop(state: &AtomicU8, why: u8) -> ! {
 }
 
 /// Where a stack ends, and what happens behind that.
-#[cfg(unix)]
 mod fault {
     use std::mem::{MaybeUninit, zeroed};
     use std::ptr;
@@ -307,19 +306,6 @@ mod fault {
     pub fn sleep() {
         // SAFETY: it waits for a signal.
         unsafe { libc::pause() };
-    }
-}
-
-/// Elsewhere a full stack ends the process.
-#[cfg(not(unix))]
-mod fault {
-    pub fn install() {}
-    pub fn own_signal_stack() {}
-    pub fn stack_end() -> usize {
-        0
-    }
-    pub fn sleep() {
-        std::thread::park();
     }
 }
 

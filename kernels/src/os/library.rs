@@ -1,7 +1,5 @@
-#[cfg(unix)]
 use std::ffi::OsStr;
 use std::ffi::{CStr, c_void};
-#[cfg(unix)]
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -22,7 +20,6 @@ impl Library {
     ///
     /// # Errors
     /// With the loader's reason.
-    #[cfg(unix)]
     pub fn open(name: &CStr) -> Result<Library, String> {
         // SAFETY: the name is a C string.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
@@ -42,7 +39,6 @@ impl Library {
     }
 
     /// The address of a function of it, or of a library that it needs.
-    #[cfg(unix)]
     pub fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
         // SAFETY: the handle is of a library that is never closed, the name a C string.
         let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };
@@ -50,7 +46,6 @@ impl Library {
     }
 
     /// The folder of the library that such a function is in.
-    #[cfg(unix)]
     pub fn folder_of(&self, function: &CStr) -> Option<PathBuf> {
         let address = self.symbol(function)?;
         // SAFETY: numbers and pointers, all of which may be 0.

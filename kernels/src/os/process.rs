@@ -1,5 +1,4 @@
 /// Kills a process, or a group of them where the number is negative. One that is gone already is no error.
-#[cfg(unix)]
 pub fn kill(process: i32) {
     // SAFETY: a system call that touches no memory.
     unsafe { libc::kill(process, libc::SIGKILL) };
@@ -11,7 +10,6 @@ pub fn kill(process: i32) {
 /// and ends; and where another thread still computes, it finds the tables half empty.
 ///
 /// What is buffered and not flushed is lost.
-#[cfg(unix)]
 pub fn exit_at_once(status: u8) -> ! {
     // SAFETY: a system call that touches no memory and doesn't return.
     unsafe { libc::_exit(status.into()) }

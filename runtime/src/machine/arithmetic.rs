@@ -17,7 +17,7 @@ use mopd_kernels::{CpuFeatures, symbols};
 
 /// Raised whenever the bits of any result may differ from those that the same plan gave before: another order
 /// of a sum, another rounding, another use of random numbers, another meaning of a setting.
-pub const NUMERIC_VERSION: u32 = 13;
+pub const NUMERIC_VERSION: u32 = 14;
 
 /// The same of what a GPU computes alone: its kernels, and which rows it computes together.
 const GPU_VERSION: u32 = 3;

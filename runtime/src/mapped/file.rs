@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
 use mopd_kernels::os::Mapping;
-use mopd_store::content::{FileStamp, HashedFile};
+use mopd_store::content::{FileStamp, FileState, HashedFile};
 
 #[derive(Debug)]
 pub struct MappedFile {
@@ -48,9 +48,9 @@ impl MappedFile {
         &self.path
     }
 
-    /// Whether it still has the content that was hashed, whatever is at its path by now.
-    pub fn is(&self, hashed: &mut HashedFile) -> bool {
-        hashed.is_in(&self.file)
+    /// What became of it since it was hashed, whatever is at its path by now.
+    pub fn state(&self, hashed: &mut HashedFile) -> FileState {
+        hashed.state_of(&self.file)
     }
 
     pub fn bytes(&self) -> &[u8] {

@@ -4,9 +4,9 @@
 pub mod cache;
 mod check;
 pub mod load;
-pub mod preflight;
+pub mod probe;
 pub mod prompts;
-mod room;
+mod template_tokens;
 mod training;
 mod unchanged;
 

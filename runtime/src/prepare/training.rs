@@ -5,7 +5,7 @@ use mopd_compiler::plan::producers::Writer;
 use mopd_compiler::plan::{DomainId, ModelId, Objective, Producer, Role, Sampling, Train};
 
 use super::prompts::Prompts;
-use super::room::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
+use super::template_tokens::{OfAttempts, for_derived, for_feedback, with_completions, with_words};
 use super::{DomainData, ModelSpec, trained, validated};
 use crate::data::{ContextLength, DataProblem};
 use crate::environment::{EXPERT_TURNS, recorded};

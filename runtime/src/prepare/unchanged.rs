@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_store::content::HashedFile;
+use mopd_store::content::{FileState, HashedFile};
 
 use crate::failure::{Error, Result};
 use crate::mapped::MappedFile;
@@ -45,19 +45,23 @@ impl Unchanged {
     /// relative to.
     ///
     /// # Errors
-    /// A file with another content, or none: what was computed with it is not what its key says.
+    /// A file with another content, or none: what was computed with it is not what its key says. So may be
+    /// what was computed with one that has its old content again.
     pub fn check(&self, base: &Path) -> Result<()> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = |file: &mut KnownFile| match &file.mapped {
-            Some(mapped) => !mapped.is(&mut file.hashed),
-            None => !file.hashed.is_there(),
-        };
-        let Some(file) = files.iter_mut().find_map(|file| changed(file).then_some(&*file)) else {
+        let mut states = files.iter_mut().map(|file| {
+            let state = match &file.mapped {
+                Some(mapped) => mapped.state(&mut file.hashed),
+                None => file.hashed.state(),
+            };
+            (state, &*file)
+        });
+        let Some((state, file)) = states.find(|(state, _)| *state != FileState::Unchanged) else {
             return Ok(());
         };
         let path = file.hashed.path.strip_prefix(base).unwrap_or(&file.hashed.path).display();
-        let (message, help) = match file.mapped {
-            Some(_) => (
+        let (message, help) = match (&file.mapped, state) {
+            (Some(_), _) => (
                 format!(
                     "`{path}` was written to while the run was reading it: what it computed \
                      since is not kept"
@@ -65,7 +69,15 @@ impl Unchanged {
                 "run again: what is finished is kept. To replace a model, write a new folder, or a new file \
                  that you rename over the old one: what has begun goes on with the old one",
             ),
-            None => (
+            (None, FileState::Rewritten) => (
+                format!(
+                    "`{path}` was written to while the run was under way: it is as it was, but the program \
+                     may have read something else in between, so what it answered since is not kept"
+                ),
+                "run again: stages go on from their last checkpoint. A program that writes files while it \
+                 runs must write them elsewhere, in a temporary folder",
+            ),
+            (None, _) => (
                 format!(
                     "`{path}` changed while the run was under way: what the program answered \
                      since is not kept"
@@ -81,36 +93,49 @@ impl Unchanged {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
     #[test]
-    fn what_is_written_to_is_named_and_what_is_touched_is_not() {
+    fn what_is_written_to_is_named_also_where_it_is_undone() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let write = |name: &str, text: &str| fs::write(path(name), text).unwrap();
+        // Each has a time of its own, however coarse those of the file system are.
+        let mut time = SystemTime::UNIX_EPOCH;
+        let mut write = |name: &str, text: &str| {
+            fs::write(path(name), text).unwrap();
+            time += Duration::from_secs(60);
+            File::options().write(true).open(path(name)).unwrap().set_modified(time).unwrap();
+        };
         write("judge.py", "0.25");
         write("model", "1.0");
         let hashed = |name: &str| HashedFile::of(&path(name), u64::MAX).unwrap();
-        let program = Unchanged::program(FailureKind::Reward, [hashed("judge.py")]);
-        let model = Unchanged::model(vec![(hashed("model"), MappedFile::open(&path("model")).unwrap())]);
+        let program = || Unchanged::program(FailureKind::Reward, [hashed("judge.py")]);
+        let model = || Unchanged::model(vec![(hashed("model"), MappedFile::open(&path("model")).unwrap())]);
         let said = |files: &Unchanged| files.check(folder.path()).err().map(|error| error.to_string());
-        assert_eq!([said(&program), said(&model)], [None, None]);
-        write("judge.py", "0.25");
-        write("model", "1.0");
-        assert_eq!([said(&program), said(&model)], [None, None]);
-        write("judge.py", "0.75");
-        write("model", "2.0");
         let begins =
             |said: Option<String>, with: &str| assert!(said.is_some_and(|said| said.starts_with(with)));
-        begins(said(&program), "`judge.py` changed while the run was under way");
-        begins(said(&model), "`model` was written to while the run was reading it");
-        // As it was: what was computed meanwhile was not kept.
+        let (first, first_model) = (program(), model());
+        assert_eq!([said(&first), said(&first_model)], [None, None]);
+        fs::hard_link(path("judge.py"), path("linked.py")).unwrap();
+        fs::hard_link(path("model"), path("linked")).unwrap();
+        assert_eq!([said(&first), said(&first_model)], [None, None]);
+        write("judge.py", "0.75");
+        write("model", "2.0");
+        begins(said(&first), "`judge.py` changed while the run was under way");
+        begins(said(&first_model), "`model` was written to while the run was reading it");
+        // As it was: a process may have read what was there in between.
         write("judge.py", "0.25");
         write("model", "1.0");
-        assert_eq!([said(&program.clone()), said(&model)], [None, None]);
+        begins(
+            said(&first.clone()),
+            "`judge.py` was written to while the run was under way: it is as it was",
+        );
+        begins(said(&first_model), "`model` was written to while the run was reading it");
         // A process opens what is at the path; what is mapped is the old file.
+        let (program, model) = (program(), model());
         for name in ["judge.py", "model"] {
             write("new", "3.0");
             fs::rename(path("new"), path(name)).unwrap();

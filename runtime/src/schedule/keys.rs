@@ -11,7 +11,7 @@ use mopd_compiler::keys;
 use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::{
     Domain, DomainId, Evaluation, Learner, ModelId, Objective, Plan, PromptFormat, Reward, Rollout, Sampling,
-    Stage, TokenizerSpec, Train,
+    Stage, StageFacts, TokenizerSpec, Train,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -31,13 +31,17 @@ pub struct Keys {
     tasks: Vec<TaskKeys>,
 }
 
+/// Beside the parts of a stage's key: a hash of its settings without those of its inputs, which its key has
+/// too.
+pub const OWN_SETTINGS: &str = "own_settings";
+
 struct TaskKeys {
     result: String,
     /// Of the other models that the stage trains.
     beside: Vec<String>,
     rollouts: Option<String>,
     scores: Vec<(ModelId, String)>,
-    /// What the result's key is a hash of, where a stage computes it.
+    /// What the result's key is a hash of, where a stage computes it, and [`OWN_SETTINGS`].
     parts: Option<Value>,
 }
 
@@ -46,8 +50,10 @@ impl TaskKeys {
         TaskKeys { result, beside: Vec::new(), rollouts: None, scores: Vec::new(), parts: None }
     }
 
-    fn of_stage(key: &StageKey) -> TaskKeys {
-        let parts = serde_json::to_value(key).expect("a key is plain data");
+    /// `own_settings` explains the key, and is not in it.
+    fn of_stage(key: &StageKey, own_settings: &str) -> TaskKeys {
+        let mut parts = serde_json::to_value(key).expect("a key is plain data");
+        parts[OWN_SETTINGS] = own_settings.into();
         TaskKeys { parts: Some(parts), ..TaskKeys::of(hashed("mopd result", key)) }
     }
 }
@@ -207,7 +213,7 @@ impl Keys {
         &self.tasks[task].result
     }
 
-    /// What the key of a stage that is computed is a hash of.
+    /// What the key of a stage that is computed is a hash of, and [`OWN_SETTINGS`].
     pub fn parts(&self, task: usize) -> Option<&Value> {
         self.tasks[task].parts.as_ref()
     }
@@ -282,11 +288,12 @@ impl<'a> Maker<'a> {
 
     fn stage(&self, task: &Task, model: ModelId, computed: ComputeKey<'a>, before: &[TaskKeys]) -> TaskKeys {
         let (stage, spec) = (&self.plan.experiment.model(model).stage, self.spec(model));
+        let StageFacts { content_key, own_settings, .. } = &self.plan.stages[model.0 as usize];
         let mut key = StageKey {
             computed,
             fork: fork_of(self.forks, self.plan, task)
                 .map(|Fork { key, step, .. }| ForkKey { key, step: *step }),
-            settings: &self.plan.stages[model.0 as usize].content_key,
+            settings: content_key,
             tokenizer: None,
             data: Vec::new(),
             judge: None,
@@ -311,7 +318,7 @@ impl<'a> Maker<'a> {
                     key.data.extend(self.data(train));
                     key.validation.extend(self.validation(train));
                 }
-                let keys = TaskKeys::of_stage(&key);
+                let keys = TaskKeys::of_stage(&key, own_settings);
                 let others = 1..joint.learners.len() as u32;
                 let beside = others.map(|learner| learner_key(&keys.result, learner)).collect();
                 return TaskKeys { beside, ..keys };
@@ -356,7 +363,7 @@ impl<'a> Maker<'a> {
                     .collect();
             }
         }
-        TaskKeys { rollouts, scores, ..TaskKeys::of_stage(&key) }
+        TaskKeys { rollouts, scores, ..TaskKeys::of_stage(&key, own_settings) }
     }
 
     fn evaluation<'k>(

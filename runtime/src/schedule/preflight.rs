@@ -13,7 +13,7 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::machine::place::Place;
 use crate::prepare::cache::DataCache;
-use crate::prepare::preflight::{BegunEnvironments, FirstRow, ask, begin, look};
+use crate::prepare::probe::{BegunEnvironments, FirstRow, ask, begin, look};
 use crate::prepare::{Places, model_specs, prepare};
 use crate::store::Store;
 

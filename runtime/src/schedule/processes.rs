@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
+use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command as Program, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -205,22 +206,12 @@ const AGAIN: &str = "run the same command again: stages that are finished are ke
                      on from its last checkpoint";
 
 fn died(rank: usize, size: usize, status: ExitStatus) -> Error {
-    let (how, why) = match signal(status) {
+    let (how, why) = match status.signal() {
         Some(9) => ("was killed (signal 9)".to_owned(), "; where memory had run out, take fewer processes"),
         Some(signal) => (format!("died of signal {signal}"), ""),
         None => (format!("ended ({status})"), ""),
     };
     failed(format!("process {rank} of {size} {how}")).help(format!("{AGAIN}{why}"))
-}
-
-#[cfg(unix)]
-fn signal(status: ExitStatus) -> Option<i32> {
-    std::os::unix::process::ExitStatusExt::signal(&status)
-}
-
-#[cfg(not(unix))]
-fn signal(_: ExitStatus) -> Option<i32> {
-    None
 }
 
 fn failed(message: impl Into<String>) -> Error {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::keys::OWN_SETTINGS;
 use super::prepared::{PreparedPlan, keys_of, prepared};
 use super::{Keys, Task, Work};
 use crate::control::Control;
@@ -169,7 +170,9 @@ fn changed(
             found.push(part);
         }
     };
-    if differ("settings") {
+    // A run of an earlier version noted the settings with those of the inputs alone.
+    let has_own = old.get(OWN_SETTINGS).is_some();
+    if differ(if has_own { OWN_SETTINGS } else { "settings" }) {
         add(KeyPart::Settings);
     }
     if differ("tokenizer") {
@@ -226,7 +229,12 @@ fn changed(
         add(KeyPart::Fork);
     }
     // A key of another shape: more or fewer models, for instance.
-    if found.is_empty() && old != new {
+    let of_key = |parts: &Value| {
+        let mut parts = parts.clone();
+        parts.as_object_mut().map(|parts| parts.remove(OWN_SETTINGS));
+        parts
+    };
+    if found.is_empty() && of_key(old) != of_key(new) {
         found.push(KeyPart::Settings);
     }
     found

@@ -204,7 +204,10 @@ impl Store {
     fn link_into(&self, folder: &Path, key: &str) -> Result<()> {
         fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
         let entry = self.path(key);
-        let sums = self.folder.checksums(key).map_err(|problem| Error::storage(&entry, problem))?;
+        let sums = self.folder.checksums(key).map_err(|problem| {
+            Error::new(FailureKind::Storage, format!("cannot read {}: {problem}", entry.display()))
+                .help("run again: what is damaged is computed anew")
+        })?;
         // What an earlier run left there would be loaded first.
         for stale in [safetensors::MODEL, safetensors::INDEX].map(|name| folder.join(name)) {
             if stale.exists() {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::TokenizerError;
-use super::files::{CONFIG, SAVE_AGAIN, SPECIAL, TokenizerFiles};
+use super::files::{ADDED, CONFIG, SAVE_AGAIN, SPECIAL, TokenizerFiles};
 
 /// Keys with one token each.
 const NAMED: [&str; 7] =
@@ -35,7 +35,8 @@ pub fn check_added_tokens(
     let added: HashMap<&str, (u32, &AddedToken)> =
         by_id.iter().map(|(id, token)| (token.content.as_str(), (*id, token))).collect();
     let refuse = |file: &str, key: &str, token: &str, problem: String| {
-        let problem = format!("`{key}` names the token {token:?}, {problem}");
+        let subject = if file == key { "it".to_owned() } else { format!("`{key}`") };
+        let problem = format!("{subject} names the token {token:?}, {problem}");
         let help = format!("take it out of the file, or save the tokenizer again: {SAVE_AGAIN}");
         files.error(file, problem).help(help)
     };
@@ -74,10 +75,13 @@ pub fn check_added_tokens(
             }
         }
     }
-    // Beside the list of all added tokens the older file does not count, but for what is named in it alone.
+    // Beside the list of all added tokens the older files do not count, but for what is named in one alone.
     let listed = if decoder.is_some() {
         vec![(CONFIG, &config)]
     } else {
+        for token in files.object(ADDED)?.keys().filter(|token| !token.is_empty()) {
+            find(ADDED, ADDED, token)?;
+        }
         vec![(CONFIG, &config), (SPECIAL, &special)]
     };
     for (file, keys) in listed {

@@ -21,6 +21,8 @@ pub struct TokenizerFiles {
 pub const TOKENIZER: &str = "tokenizer.json";
 pub const CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL: &str = "special_tokens_map.json";
+/// Ids by token, of folders that were saved before `tokenizer_config.json` had them.
+pub const ADDED: &str = "added_tokens.json";
 pub const GENERATION: &str = "generation_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 /// Templates with a name, `tool_use.jinja`.
@@ -50,7 +52,7 @@ impl TokenizerFiles {
             _ => path,
         };
         let mut files = Vec::new();
-        for name in [TOKENIZER, CONFIG, SPECIAL, GENERATION, TEMPLATE] {
+        for name in [TOKENIZER, CONFIG, SPECIAL, ADDED, GENERATION, TEMPLATE] {
             files.extend(read(&folder.join(name))?.map(|content| (name.to_owned(), content)));
         }
         if let Ok(entries) = folder.join(TEMPLATES).read_dir() {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokenizers::Encoding;
 
 use super::added::check_added_tokens;
-use super::files::{GENERATION, TOKENIZER, TokenizerFiles, TokenizerSettings};
+use super::files::{GENERATION, TOKENIZER, TokenizerFiles};
 use super::growth::{Growth, check_decoder};
 use super::{ByteSpan, TokenizerError};
 use crate::tokenizer::Token;
@@ -23,7 +23,6 @@ pub struct PretrainedTokenizer(Arc<Inner>);
 struct Inner {
     tokenizer: Arc<tokenizers::Tokenizer>,
     files: TokenizerFiles,
-    settings: TokenizerSettings,
     /// What a prompt of plain text begins with; a chat template writes its own.
     before: Vec<Token>,
     begin: Option<Token>,
@@ -191,7 +190,6 @@ impl PretrainedTokenizer {
         let inner = Inner {
             tokenizer,
             files,
-            settings,
             before,
             begin,
             ends,
@@ -241,11 +239,6 @@ impl PretrainedTokenizer {
 
     pub fn padding(&self) -> Token {
         self.0.padding
-    }
-
-    /// The end token's text, where the files name one.
-    pub fn end_text(&self) -> Option<&str> {
-        self.0.settings.end.as_deref()
     }
 
     pub fn templates(&self) -> &[ChatTemplate] {

@@ -266,6 +266,23 @@ fn tokens_that_the_files_name_are_added_tokens() {
     let (problem, _) = config("split_special_tokens", json!(true));
     assert!(problem.starts_with("`split_special_tokens` is true"), "{problem}");
 
+    // As version 4 of the reference saved them before its configurations had them; ids do not count there.
+    let old = |tokens: Value, config: Value| {
+        let folder = copy("llama3");
+        fs::write(folder.path().join("added_tokens.json"), tokens.to_string()).unwrap();
+        change(&folder, "tokenizer_config.json", |all| all["added_tokens_decoder"] = config.clone());
+        let loaded = PretrainedTokenizer::load(folder.path());
+        loaded
+            .map(Tokenizer::Pretrained)
+            .map_err(|error| error.to_string().replace(&folder.path().display().to_string(), "FOLDER"))
+    };
+    let new = json!({ "<|eot_id|>": 1, "<new>": 567 });
+    let problem = format!("FOLDER/added_tokens.json: it {unknown}");
+    assert_eq!(old(new.clone(), Value::Null), Err(problem));
+    assert_eq!(old(json!({ "<|eot_id|>": 1 }), Value::Null), Ok(pretrained("llama3")));
+    let listed = json!({ "565": { "content": "<|eot_id|>" } });
+    assert_eq!(old(new, listed), Ok(pretrained("llama3")), "the newer list is the one that counts");
+
     // All added tokens listed again, as version 4 of the reference saves them.
     let folder = copy("llama3");
     let path = folder.path().join("tokenizer.json");

@@ -270,3 +270,27 @@ fn a_full_store_can_be_pruned() {
     assert!(tried.status.success(), "{}", text(&tried));
     assert_says(&text(&tried), &["the store is empty"]);
 }
+
+/// The system ends a program that writes a file beyond the limit for files; ours says what it could not
+/// write.
+#[test]
+fn a_limit_for_files_is_told_as_a_full_disk_is() {
+    let bench = bench();
+    let limited = |kibibytes: u32| {
+        let script = format!("ulimit -f {kibibytes}; \"$MOPD\" run tiny.mopd --predict never");
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).env("MOPD", mopd_tests::mopd());
+        command.current_dir(bench.folder.path()).stdin(Stdio::null()).output().expect("bash starts")
+    };
+    // The plan is larger; then it is the models that are.
+    for kibibytes in [4, 100] {
+        let output = limited(kibibytes);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{}", text(&output));
+        assert_says(&text(&output), &["it would be larger than this system lets a file be"]);
+        if kibibytes == 100 {
+            let said = ["error[storage]: cannot write", "model.safetensors", "raise the limit of files"];
+            assert_says(&text(&output), &said);
+        }
+    }
+    bench.tables("out", &[]);
+}

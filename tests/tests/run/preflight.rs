@@ -265,6 +265,16 @@ fn a_plan_says_what_a_run_would_keep_and_why_it_trains_the_rest() {
         &["trained: `judge.py` of the reward of `copy` changed (against runs/tiny)"],
     );
     assert_says(&of("student"), &["`judge.py` of the reward of `copy` changed", "`expert[copy]` is trained"]);
+    // A setting of the experts: of the student, which reads them, no setting is another.
+    bench.edit("judge.py", "0.25", "0.5");
+    bench.edit("tiny.mopd", "lr = 1e-3", "lr = 2e-3");
+    let said = why(&bench);
+    let of = |name: &str| said.lines().find(|line| line.starts_with(name)).expect("a line").to_owned();
+    assert_says(&of("expert[last]"), &["trained: its settings changed: lr 0.001 -> 0.002"]);
+    let student = of("student");
+    assert_says(&student, &["trained: `expert[copy]` is trained; `expert[last]` is trained (against runs/"]);
+    bench.edit("tiny.mopd", "lr = 2e-3", "lr = 1e-3");
+    bench.edit("judge.py", "0.5", "0.25");
     // A run with it that ends early does not hide it.
     bench.write("broken", "");
     bench.fails(&[]);

@@ -252,6 +252,30 @@ fn the_keys_of_results_do_not_know_paths() {
     assert_eq!(changed(|experiment| trained(experiment, 4).length = Length::Steps(11)), [4]);
 }
 
+/// Of a stage behind one that was edited the inputs are others, and its own settings are not.
+#[test]
+fn own_settings_know_nothing_of_inputs_and_files() {
+    let changed = |change: Change| {
+        let (before, mut experiment) = (compiled(&experiment()), experiment());
+        change(&mut experiment);
+        let after = compiled(&experiment);
+        let differ = |of: fn(&plan::StageFacts) -> &str| {
+            let differ = |index: &usize| of(&before.stages[*index]) != of(&after.stages[*index]);
+            (0..before.stages.len()).filter(differ).collect::<Vec<usize>>()
+        };
+        (differ(|stage| &stage.content_key), differ(|stage| &stage.own_settings))
+    };
+    let longer: Change = |experiment| trained(experiment, 1).length = Length::Steps(11);
+    assert_eq!(changed(longer), (vec![1, 2, 3, 4, 5], vec![1]));
+    let longer: Change = |experiment| trained(experiment, 4).length = Length::Steps(11);
+    assert_eq!(changed(longer), (vec![4], vec![4]));
+    let moved: Change = |experiment| experiment.domains[0].prompts = file("elsewhere/other.jsonl");
+    assert_eq!(changed(moved), (vec![], vec![]));
+    // Another model in the place of one is another input.
+    let start: Change = |experiment| trained(experiment, 4).start = ModelId(2);
+    assert_eq!(changed(start).1, [4]);
+}
+
 /// Imitation asks no verifier: its reward may be edited, and it is the same stage. One that reads rewards of
 /// what the data gives, or that writes completions itself, is another one.
 #[test]

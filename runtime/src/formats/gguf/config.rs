@@ -102,6 +102,9 @@ pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result
             keys.architecture
         ));
     };
+    // The files of both are of the architecture `llama`; only one has windows, in every layer.
+    let windows = keys.size("attention.sliding_window")?.is_some_and(|window| window > 0);
+    let family = if family == ModelFamily::Llama && windows { ModelFamily::Mistral } else { family };
     let layers = keys.required("block_count")?;
     if layers == 0 || layers > Config::MOST_LAYERS {
         return Err(format!("`{}` is {layers}", keys.name("block_count")));

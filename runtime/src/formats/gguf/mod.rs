@@ -79,7 +79,8 @@ fn numbers(tensor: Tensor) -> Option<Vec<f32>> {
 /// What the conversion to GGUF did to the numbers is undone as they are read.
 fn undo(config: &Config, name: &str, kind: EntryKind, part: Stored) -> Option<Stored> {
     // The programs that run Llama's files turn neighbours, those of the other families halves.
-    let turns_neighbours = matches!(config.family, ModelFamily::Llama | ModelFamily::SmolLm3);
+    let of_llama = [ModelFamily::Llama, ModelFamily::Mistral, ModelFamily::SmolLm3];
+    let turns_neighbours = of_llama.contains(&config.family);
     if turns_neighbours && [".q_proj.", ".k_proj."].iter().any(|part| name.contains(part)) {
         let part = if name.ends_with(".bias") { part.column()? } else { part };
         return part.ordered(RowOrder::Neighbours { head_width: config.head_width });

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::formats::safetensors;
+use crate::formats::{config_json, safetensors};
 use crate::model::{Biases, Rope, RopeScaling};
 
 fn fixture(name: &str) -> PathBuf {
@@ -59,6 +59,32 @@ fn weights_and_configurations_of_four_families() {
     assert_eq!(gemma3.local_rope, Some(Rope { theta: 1e4, scaling: RopeScaling::None }));
     assert_eq!(gemma3.attention[0].window, Some(16));
     assert_eq!(gemma3.attention_scale, 1.0 / 8.0f64.sqrt());
+}
+
+/// Mistral's files have its architecture's name too; it can be written again, so that it can be trained.
+#[test]
+fn a_llama_with_windows_is_a_mistral() {
+    let file = MappedFile::open(&fixture("llama.gguf")).unwrap();
+    let mut contents = parse::parse(file.bytes()).unwrap();
+    contents.metadata.insert("llama.attention.sliding_window".into(), GgufValue::Unsigned(16));
+    let mistral = config::config(&contents, None).unwrap();
+    assert_eq!(mistral.family, ModelFamily::Mistral);
+    assert!(mistral.attention.iter().all(|layer| layer.window == Some(16) && layer.rotary));
+    assert_eq!(config_json::unwritten(&mistral), None);
+    // Its queries and keys are turned as Llama's are.
+    let queries = |config: &Config| {
+        let entry = layout(config).into_iter().find(|entry| entry.name.contains(".q_proj.")).unwrap();
+        let place = &contents.tensors["blk.0.attn_q.weight"];
+        let part = Stored::new(file.clone(), place.range.clone(), place.encoding, 32, 32).unwrap();
+        let part = undo(config, &entry.name, entry.kind, part).unwrap();
+        let mut values = vec![0.0; 32 * 32];
+        part.read(&mut values);
+        (entry.name, values)
+    };
+    let (name, values) = queries(&mistral);
+    assert_eq!(values, expected(&name, 32 * 32));
+    contents.metadata.insert("llama.attention.sliding_window".into(), GgufValue::Unsigned(0));
+    assert_eq!(config::config(&contents, None).unwrap().family, ModelFamily::Llama);
 }
 
 #[test]

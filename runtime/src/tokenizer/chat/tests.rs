@@ -25,7 +25,8 @@ fn special(tokenizer: &Tokenizer) -> Vec<(&'static str, String)> {
     let Tokenizer::Pretrained(tokenizer) = tokenizer else { unreachable!() };
     let begin = tokenizer.begin().and_then(|begin| tokenizer.token(begin));
     let begin = begin.map(|begin| ("bos_token", begin));
-    begin.into_iter().chain(tokenizer.end_text().map(|end| ("eos_token", end.to_owned()))).collect()
+    let end = tokenizer.files().settings().unwrap().end.map(|end| ("eos_token", end));
+    begin.into_iter().chain(end).collect()
 }
 
 fn template(source: &str) -> ChatTemplate {
