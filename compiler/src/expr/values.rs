@@ -35,6 +35,12 @@ pub enum EvaluationError {
     Layout { element: &'static str, parent: &'static str },
     #[error("an output was asked for that the graph does not have")]
     MissingNode,
+    /// Numbers that only the batch decides are no shares of a blend.
+    #[error(
+        "the shares of the blend of {roles} are {shares} at a token, together {total}; shares lie between 0 \
+         and 1 and add up to 1: hold them with `clip(..., 0, 1)`, and write the last one as the rest"
+    )]
+    Shares { roles: String, shares: String, total: String },
     #[error(transparent)]
     Malformed(#[from] MalformedGraph),
 }

@@ -46,7 +46,8 @@ pub(super) fn lower(
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
     let gradients = self::gradients(&mut lowering, loss, &live, origins, here)?;
     if gradients.iter().all(|gradient| lowering.graph.constant_value(*gradient) == Some(0.0)) {
-        return Err(nothing_live(&lowering, objective, origins).into());
+        let diagnostic = never_holds(&lowering, objective, (selected, &weighted), origins);
+        return Err(diagnostic.unwrap_or_else(|| nothing_live(&lowering, objective, origins)).into());
     }
 
     let everything: Vec<NodeId> = total.into_iter().chain(coarser.iter().copied()).collect();
@@ -136,6 +137,31 @@ fn term_gradients(
         Ok(TermGradient { term: term.name.clone(), adjoints })
     };
     objective.terms.iter().zip(shares).map(&mut gradient).collect()
+}
+
+/// Where a condition is the reason why nothing is live: a size that only a plan knows decided it.
+fn never_holds(
+    lowering: &Lowering,
+    objective: &checked::Objective,
+    (selected, weighted): (Option<NodeId>, &[Weighted]),
+    origins: Origins,
+) -> Option<Diagnostic> {
+    let of_terms =
+        objective.terms.iter().zip(weighted).map(|(term, weighted)| {
+            (weighted.when, term.when.as_ref(), "when", Some(origins.span(term.origin)))
+        });
+    let mut conditions = of_terms.chain([(selected, objective.select.as_ref(), "select", None)]);
+    let (condition, name, term) = conditions.find_map(|(node, condition, name, term)| {
+        (lowering.graph.constant_value(node?) == Some(0.0)).then_some((condition?, name, term))
+    })?;
+    let text = format!("`{name}` never holds: nothing is trained on");
+    let diagnostic = Diagnostic::error(Code::NeverHolds, origins.span(condition.0.origin), text)
+        .label(format!("`{}` is false whatever is drawn", text::formula(condition, 60)))
+        .help("compare with a value that the number can have, or leave the condition out");
+    Some(match term {
+        Some(term) => diagnostic.note(term, "for this term"),
+        None => diagnostic,
+    })
 }
 
 fn nothing_live(lowering: &Lowering, objective: &checked::Objective, origins: Origins) -> Diagnostic {

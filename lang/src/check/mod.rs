@@ -59,9 +59,11 @@ use crate::syntax::ast::ItemKind;
 pub use builtins::{bounds, vocabulary};
 use context::{CallStack, Cancellation, ExperimentParts};
 pub use formulas::divergences::COMMON as DIVERGENCE_SETTINGS;
+pub(crate) use formulas::signals::named_number;
 pub use incremental::cache::AnalysisCache;
 use incremental::recording;
 use names::items::callable;
+pub(crate) use names::load::is_taken;
 use names::load::{Parsed, parse_all};
 pub use names::modules::is_standard_divergence;
 use names::modules::{ItemId, ModuleId, Modules};
@@ -454,12 +456,12 @@ impl Checked {
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = has_errors(&self.diagnostics);
         Analysis {
+            index: index::NameIndex::lazy(self.modules, self.sources.clone(), self.facts),
             sources: self.sources,
             diagnostics: self.diagnostics,
             experiment: self.experiment.filter(|_| !failed),
             objectives: self.objectives,
             origins: self.origins,
-            index: index::NameIndex::lazy(self.modules, self.facts),
             stopped: self.stopped,
         }
     }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::Origin;
 use crate::experiment::formula::Formula;
 
+/// Endings of the names of data files.
+pub const DATA_ENDINGS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
+
 /// Rows of data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSource {

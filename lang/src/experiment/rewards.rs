@@ -1,5 +1,6 @@
 //! How completions are judged.
 
+use regex_syntax::hir::{Capture, Hir, HirKind};
 use serde::{Deserialize, Serialize};
 
 /// What the rewards of an author's program may be.
@@ -97,6 +98,24 @@ pub struct RewardPart {
 }
 
 impl Reward {
+    /// The group of a pattern that must equal the data field.
+    pub const ANSWER_GROUP: &'static str = "answer";
+
+    /// Whether a pattern, which was checked, has that group: only then is the data field read.
+    pub fn has_answer_group(pattern: &str) -> bool {
+        fn has(part: &Hir) -> bool {
+            match part.kind() {
+                HirKind::Capture(Capture { name, sub, .. }) => {
+                    name.as_deref() == Some(Reward::ANSWER_GROUP) || has(sub)
+                }
+                HirKind::Repetition(repetition) => has(&repetition.sub),
+                HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().any(has),
+                HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => false,
+            }
+        }
+        regex_syntax::parse(pattern).is_ok_and(|pattern| has(&pattern))
+    }
+
     /// The same without paths that only say where something lies.
     pub fn without_paths(&self) -> Reward {
         let mut reward = self.clone();
@@ -160,6 +179,21 @@ impl Reward {
             Reward::Python { file, .. } => vec![file],
             Reward::Parts { parts } => parts.iter().flat_map(|part| part.reward.files()).collect(),
             _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_a_pattern_is_found_and_not_what_is_written_like_it() {
+        for pattern in ["(?<answer>a)", "x(?P<answer>[0-9]+)?$", "(a|(?i:b(?<answer>c){1,2}))+"] {
+            assert!(Reward::has_answer_group(pattern), "{pattern}");
+        }
+        for pattern in ["answer", r"\(?<answer>", "[(?<answer>]", "(?<answers>a)", "(answer)"] {
+            assert!(!Reward::has_answer_group(pattern), "{pattern}");
         }
     }
 }

@@ -75,9 +75,6 @@ enum Rule {
     Regex { pattern: Regex, field: String },
 }
 
-/// The group of a pattern that must equal the data field.
-const GROUP: &str = "answer";
-
 impl Verifier {
     /// `base` is the folder that a command runs in: the source file's. No process is started yet.
     pub fn new(reward: &plan::Reward, base: &Path) -> Result<Verifier, RewardError> {
@@ -264,7 +261,8 @@ impl Rule {
             }
             Rule::Regex { pattern, field } if has_group(pattern) => {
                 let target = text(answer, field)?;
-                let found = pattern.captures(completion).and_then(|found| found.name(GROUP));
+                let group = plan::Reward::ANSWER_GROUP;
+                let found = pattern.captures(completion).and_then(|found| found.name(group));
                 found.is_some_and(|group| group.as_str() == target)
             }
             Rule::Regex { pattern, .. } => pattern.is_match(completion),
@@ -288,7 +286,7 @@ fn within(numbers: [&str; 2], tolerance: f64) -> Option<bool> {
 }
 
 fn has_group(pattern: &Regex) -> bool {
-    pattern.capture_names().flatten().any(|name| name == GROUP)
+    pattern.capture_names().flatten().any(|name| name == plan::Reward::ANSWER_GROUP)
 }
 
 fn text<'a>(answer: &RewardInput<'a>, field: &str) -> Result<std::borrow::Cow<'a, str>, RewardError> {

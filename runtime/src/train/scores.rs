@@ -12,7 +12,7 @@ use std::rc::Rc;
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Live, LivePrimitive, Objective, Role, Signal, producers};
+use mopd_compiler::plan::{Live, LivePrimitive, Objective, Origin, Role, Signal, producers};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::no_teacher;
@@ -420,8 +420,7 @@ impl ScoringPass {
             }
         }
         let parameters = Parameters { batch, device: self.hidden.device() };
-        let mut quantities = Vec::new();
-        let mut computed = Vec::new();
+        let (mut quantities, mut computed) = (Vec::new(), Vec::new());
         for signal in asked {
             // Others follow from the layout and the step.
             if let Some(quantity) = parameters.quantity(signal).map_err(|error| failed(error, objective))? {
@@ -429,9 +428,9 @@ impl ScoringPass {
                 computed.push(signal.clone());
             }
         }
-        let resolved = live.iter().map(|live| parameters.primitive(&live.primitive));
-        let resolved: Vec<Option<Primitive>> =
-            resolved.collect::<Result<_, _>>().map_err(|error| failed(error, objective))?;
+        let resolved = live.iter().map(|live| (live.origin, parameters.primitive(&live.primitive)));
+        let resolved = resolved.map(|(at, found)| found.map_err(|error| failed_at(error, objective, at)));
+        let resolved: Vec<Option<Primitive>> = resolved.collect::<Result<_>>()?;
         let of_vocabulary: Vec<bool> = resolved.iter().map(Option::is_some).collect();
         let mut primitives: Vec<Primitive> = resolved.into_iter().flatten().collect();
         let of_spans = if live.is_empty() { Vec::new() } else { self.of_spans(objective) };
@@ -466,9 +465,8 @@ impl ScoringPass {
 
     /// The log-odds that tokens stand.
     fn confidence_logits(&self) -> Vec<f32> {
-        let tokens = self.hidden.size()[0];
-        let certain = || vec![CERTAIN; tokens as usize];
-        self.second.as_ref().map_or_else(certain, |pass| to_vec(&pass.logits(tokens)))
+        let (tokens, certain) = (self.hidden.size()[0], |tokens: i64| vec![CERTAIN; tokens as usize]);
+        self.second.as_ref().map_or_else(|| certain(tokens), |pass| to_vec(&pass.logits(tokens)))
     }
 
     /// How likely they do: those of the first head always.
@@ -479,10 +477,9 @@ impl ScoringPass {
 
     /// What the scalar head of a role says at each token.
     fn scalars(&self, role: Role, objective: &Objective) -> Result<Vec<f32>> {
-        let what = || format!("the scalar head of the {}", role.name());
-        let why = "it is a model without one";
-        let values = self.vocabulary.scalars(role).ok_or_else(|| missing(&what(), why, objective))?;
-        Ok(to_vec(&values))
+        let head = format!("the scalar head of the {}", role.name());
+        let values = self.vocabulary.scalars(role);
+        Ok(to_vec(&values.ok_or_else(|| missing(&head, "it is a model without one", objective))?))
     }
 }
 
@@ -495,6 +492,9 @@ fn sampler(scoring: &Scoring) -> Result<Option<(Role, f64)>> {
 }
 
 pub fn failed(error: EvaluationError, objective: &Objective) -> Error {
-    Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name))
-        .at(objective.origin)
+    failed_at(error, objective, objective.origin)
+}
+
+fn failed_at(error: EvaluationError, objective: &Objective, place: Origin) -> Error {
+    Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name)).at(place)
 }

@@ -88,7 +88,8 @@ impl Builder {
         let key = serde_json::to_string(&(&stage, id)).expect("a stage is plain data");
         // Not a content key as the compiler makes it, but as good for one plan: ids stand for inputs.
         let cost = Cost { flops: Some(f64::from(id)), ..Cost::default() };
-        self.plan.stages.push(StageFacts { content_key: key.clone(), key, stream: u64::from(id), cost });
+        let [content_key, own_settings] = [key.clone(), key.clone()];
+        self.plan.stages.push(StageFacts { key, content_key, own_settings, stream: u64::from(id), cost });
         self.plan.experiment.models.push(Model { name: name.into(), stage, origin: Origin(0) });
         ModelId(id)
     }

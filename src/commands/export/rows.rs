@@ -184,7 +184,7 @@ fn needed(reward: &Reward) -> Vec<(&str, TargetKind)> {
         Reward::ExactMatch { field } => vec![(field, TargetKind::Text)],
         Reward::Numeric { field, .. } => vec![(field, TargetKind::Number)],
         Reward::Regex { pattern, field } => {
-            let reads = ["(?<answer>", "(?P<answer>"].iter().any(|group| pattern.contains(group));
+            let reads = Reward::has_answer_group(pattern);
             reads.then_some((field.as_str(), TargetKind::Text)).into_iter().collect()
         }
         Reward::Parts { parts } => {

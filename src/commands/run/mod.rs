@@ -3,6 +3,7 @@
 mod tracker;
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -116,7 +117,7 @@ pub fn one(arguments: &RunArgs, compiled: &Compiled, out: &Path, table: bool) ->
         Some(Event::Interrupted { .. }) => Ok(interrupted(&progress)),
         _ if interrupts.any() => Ok(interrupted(&progress)),
         _ => {
-            let problem = match worker::signal(status) {
+            let problem = match status.signal() {
                 Some(9) => killed::of_run(&compiled.plan, &progress.at_work(), progress.to_come()),
                 _ => worker::death(status),
             };

@@ -655,6 +655,16 @@ fn what_has_no_gradient_is_refused_where_it_stands() {
     assert_eq!(refused(&objective(compared, token_mean())).0, Code::NothingLive);
     assert_eq!(refused(&objective(logp(Role::Student), token_mean())).0, Code::NothingLive);
 
+    // A condition that a size of the plan decides is the reason, not the term.
+    let never = apply(Function::Less, [&number(1.0), &number(0.0)]);
+    let mut empty = nll();
+    empty.terms[0].when = Some(never.clone());
+    let (code, _, message) = refused(&empty);
+    assert_eq!((code, message.as_str()), (Code::NeverHolds, "`when` never holds: nothing is trained on"));
+    let mut empty = nll();
+    empty.select = Some(never);
+    assert_eq!(refused(&empty).0, Code::NeverHolds);
+
     let mut weighted = nll();
     weighted.weight = Some(live(Live::Part(ModelSignal::Logp)));
     assert_eq!(refused(&weighted).0, Code::LiveOutsideTerm);

@@ -3,8 +3,8 @@
 
 use super::declare::{Arg, builtins};
 use super::types::{
-    Author, Condition, Count, Dependencies, Drawn, Field, Formula, Fraction, Kept, NotNegative, Positive,
-    Program, Rollout, Schedule, Seconds, Secret, Share, StartWeights, Stop, Template, Text, Whole,
+    Author, Condition, Count, Dependencies, Drawn, Field, Formula, Fraction, Kept, Positive, Program,
+    Rollout, Schedule, Seconds, Secret, Share, StartWeights, Stop, Temperature, Template, Text, Whole,
 };
 
 use crate::check::Checker;
@@ -20,7 +20,7 @@ builtins! { Rollout: RolloutName, RolloutCall {
     #[usage = "sample(n: 1, temperature: 1.0, max_tokens: 24)"]
     sample => Sample {
         n: Count,
-        temperature: NotNegative,
+        temperature: Temperature,
         max_tokens: Whole,
         top_p: Option<Fraction>,
         top_k: Option<Count>,
@@ -51,7 +51,7 @@ builtins! { Rollout: RolloutName, RolloutCall {
     from => From {
         teacher: Author,
         sequences: Option<Count>,
-        temperature: Option<NotNegative>,
+        temperature: Option<Temperature>,
         max_tokens: Option<Whole>,
         n: Option<Count>,
         top_p: Option<Fraction>,

@@ -70,6 +70,8 @@ types! {
     Positive: Takes::Number, |checker, given, env| -> f64 {
         checker.at_least(given.expr, given.name, env, f64::MIN_POSITIVE)
     };
+    /// Of samples: 0 takes the most probable token.
+    Temperature: Takes::Number, |checker, given, env| -> f64 { checker.temperature(given.expr, env, true) };
     Seconds: Takes::Number, |checker, given, env| -> f64 {
         checker.at_least(given.expr, given.name, env, 0.001)
     };

@@ -52,6 +52,11 @@ impl Checker {
                     .note(name.span, "declared here"),
             );
         }
+        // A name without quotes is told so, and has no text.
+        if name.text.trim().is_empty() && self.sources.text(name.span).starts_with('"') {
+            let text = "the name of an experiment is empty";
+            self.report(Diagnostic::error(Code::OutOfRange, name.span, text));
+        }
         let env = Env::constant(id);
         let settings = self.settings(Some(block), "experiment", name.span, vocabulary::EXPERIMENT, false);
         self.keep_marks(&settings, "experiment");

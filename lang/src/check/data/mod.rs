@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Benchmark, BenchmarkId, DataSource, Domain, DomainId, FieldColumn, Metric, ModelId, Origin, Pretrained,
-    PromptFormat, Stage,
+    Benchmark, BenchmarkId, DATA_ENDINGS, DataSource, Domain, DomainId, FieldColumn, Metric, ModelId, Origin,
+    Pretrained, PromptFormat, Stage,
 };
 use crate::formula::{Formula, Unit};
 use crate::source::Span;
@@ -29,9 +29,7 @@ impl Checker {
         // `prompts = math.jsonl`
         let written = self.sources.text(expr.span);
         let ending = written.rsplit_once('.').map_or("", |(_, ending)| ending);
-        if matches!(expr.kind, ExprKind::Field { .. })
-            && matches!(ending, "jsonl" | "json" | "csv" | "parquet" | "tsv" | "txt")
-        {
+        if matches!(expr.kind, ExprKind::Field { .. }) && DATA_ENDINGS.contains(&ending) {
             let quoted = format!("\"{written}\"");
             let text = format!("`{key}` is a path, and a path is a text in quotes");
             let diagnostic = Diagnostic::error(Code::TypeMismatch, expr.span, text).label("not in quotes");

@@ -60,9 +60,8 @@ impl Checker {
         env: &Env,
     ) -> Option<Evaluation> {
         let samples = self.required_count(settings, "samples", env, 1);
-        let temperature = self
-            .required(settings, "temperature")
-            .and_then(|expr| self.at_least(expr, "temperature", env, 0.0));
+        let temperature =
+            self.required(settings, "temperature").and_then(|expr| self.temperature(expr, env, true));
         let max_tokens = self.required_count(settings, "max_tokens", env, 1);
         let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
         let stop = self.stop_texts(settings.get("stop"), env);

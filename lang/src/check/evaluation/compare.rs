@@ -6,6 +6,7 @@ use crate::experiment::{
 };
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, Text};
+use crate::syntax::tokens;
 
 use crate::check::Checker;
 use crate::check::builtins::DataName;
@@ -264,7 +265,7 @@ impl Checker {
         match &item.kind {
             ExprKind::Name(name) => name.clone(),
             ExprKind::Call { callee, .. } => self.row_label(callee),
-            _ => self.sources.text(item.span).to_owned(),
+            _ => tokens::on_one_line(self.sources.text(item.span)),
         }
     }
 

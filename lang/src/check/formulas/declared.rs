@@ -138,7 +138,7 @@ impl Checker {
             if bound.is_none() {
                 return Value::Error;
             }
-            let value = self.at_entry(sides, pair, body, &inner);
+            let value = self.at_entry(name, sides, pair, body, &inner);
             return value.map_or(Value::Error, Value::Formula);
         }
         let pair = match written.as_slice() {
@@ -235,6 +235,21 @@ impl Checker {
     /// The body with numbers in place of its sides.
     fn at_entry(
         &mut self,
+        name: &Name,
+        sides: &[Parameter],
+        pair: [Formula; 2],
+        body: &Expr,
+        env: &Env,
+    ) -> Option<Formula> {
+        // A body that calls itself is told so at once.
+        self.stack.calling.push(name.span);
+        let value = self.body_at_entry(sides, pair, body, env);
+        self.stack.calling.pop();
+        value
+    }
+
+    fn body_at_entry(
+        &mut self,
         sides: &[Parameter],
         pair: [Formula; 2],
         body: &Expr,
@@ -301,7 +316,7 @@ impl Checker {
             let entry = FormulaKind::Entry(SideProbability { side, detached: false });
             Formula::new(entry, Unit::Prob, Axis::Run, false, origin)
         });
-        let value = self.at_entry(sides, [left, right], body, env)?;
+        let value = self.at_entry(name, sides, [left, right], body, env)?;
         // What is bound is looked at where it is used: only a live number has a way to be in here.
         if value.any(|node| matches!(node.kind, FormulaKind::Live(_))) {
             return None;

@@ -1,9 +1,9 @@
 //! Divergences: their sides, supports and masses. Those that are declared have a file of their own.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Distribution, Divergence, DivergenceKind, Formula, Mass, Role, Signal, Support, Unit};
+use crate::formula::{Distribution, Divergence, DivergenceKind, Mass, Role, Signal, Support, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Expr, ExprKind};
+use crate::syntax::ast::{Expr, ExprKind};
 
 use crate::check::Checker;
 use crate::check::builtins::declare::{Arg, Call};
@@ -174,11 +174,11 @@ impl Checker {
     ) -> Value {
         let temperature = match temperature {
             None => Some(1.0),
-            Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
+            Some(expr) => self.temperature(expr, env, false),
         };
         let clip_each = match clip_each {
             None => Some(None),
-            Some(expr) => self.real(expr, "clip_each", env).map(Some),
+            Some(expr) => self.at_least(expr, "clip_each", env, f64::MIN_POSITIVE).map(Some),
         };
         let support_and_mass = self.support_and_mass(&kind, support, mass, span, env);
         let (Some(temperature), Some(clip_each), Some((support, mass))) =
@@ -187,8 +187,8 @@ impl Checker {
             return Value::Error;
         };
         if left == right {
-            let what = left.role().map_or("a blend", Role::name);
-            let text = format!("`{what}` is compared with itself: the divergence is 0");
+            let what = left.role().map_or("a blend".to_owned(), |role| format!("`{}`", role.name()));
+            let text = format!("{what} is compared with itself: the divergence is 0");
             self.report(Diagnostic::error(Code::OutOfRange, span, text));
             return Value::Error;
         }
@@ -332,7 +332,13 @@ impl Checker {
             }
             SupportCall::Nucleus(given) => {
                 let role = self.chooser(given.role, "nucleus(teacher, 0.95)", env);
+                let place = given.p.expr.span;
                 let p = self.read(given.p, env);
+                if p == Some(0.0) {
+                    let text = "a nucleus of 0 has no entry";
+                    self.report(Diagnostic::error(Code::OutOfRange, place, text).help("write `p` above 0"));
+                    return None;
+                }
                 Support::Nucleus { role: role?, p: p? }
             }
             SupportCall::Union(given) => Support::Union(self.joined(given, env)?),
@@ -351,59 +357,6 @@ impl Checker {
     fn joined(&mut self, given: Union, env: &Env) -> Option<Vec<Support>> {
         let Union { first, second, third, .. } = given;
         [Some(first), Some(second), third].into_iter().flatten().map(|part| self.read(part, env)).collect()
-    }
-
-    /// `blend(teacher: 0.1, student: 0.9)`
-    pub(in crate::check) fn blend(&mut self, arguments: &[Argument], span: Span, env: &Env) -> Value {
-        if self.outside_objective(span, env) {
-            return Value::Error;
-        }
-        let mut parts: Vec<(Formula, Role)> = Vec::new();
-        for argument in arguments {
-            let Some(name) = &argument.name else {
-                self.report(
-                    Diagnostic::error(
-                        Code::MissingArgument,
-                        argument.value.span,
-                        "which role has this share?",
-                    )
-                    .help("write the role before it: `blend(teacher: 0.1, student: 0.9)`"),
-                );
-                return Value::Error;
-            };
-            let role = Expr { span: name.span, kind: ExprKind::Name(name.text.clone()) };
-            let role = self.evaluate(&role, env);
-            let role =
-                self.role_of(role, name.span, "a blend is made of roles, such as `teacher` and `student`");
-            let value = self.evaluate(&argument.value, env);
-            let share = self.formula(value, argument.value.span);
-            let (Some(role), Some(share)) = (role, share) else { return Value::Error };
-            if share.live() {
-                let text = "the shares of a blend are numbers already computed: nothing in them is `live`";
-                self.report(Diagnostic::error(Code::NotDifferentiable, argument.value.span, text));
-                return Value::Error;
-            }
-            parts.push((share, role));
-        }
-        if parts.len() < 2 {
-            let diagnostic =
-                Diagnostic::error(Code::MissingArgument, span, "a blend needs at least two roles");
-            self.report(diagnostic.help("for example `blend(teacher: 0.1, student: 0.9)`"));
-            return Value::Error;
-        }
-        let shares: Option<f64> = parts.iter().map(|(share, _)| share.constant()).sum();
-        if let Some(total) = shares.filter(|total| (total - 1.0).abs() > 1e-9) {
-            let diagnostic = Diagnostic::error(
-                Code::ShareSum,
-                span,
-                format!("the shares of this blend add up to {total}, not 1"),
-            );
-            self.report(
-                diagnostic.help("a blend of distributions is a distribution: its shares add up to 1"),
-            );
-            return Value::Error;
-        }
-        Value::Distribution(Distribution::Blend(parts))
     }
 
     /// `detached(blend(...))`

@@ -3,6 +3,7 @@
 
 pub mod along_axis;
 pub mod arithmetic;
+pub mod blends;
 pub mod declared;
 pub mod divergences;
 pub mod functions;

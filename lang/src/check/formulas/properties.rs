@@ -41,6 +41,13 @@ pub(in crate::check) fn tried() -> Vec<[Vec<f64>; 2]> {
         .collect()
 }
 
+/// Probabilities to a power, normalised.
+fn tempered(distribution: &[f64], power: f64) -> Vec<f64> {
+    let powers: Vec<f64> = distribution.iter().map(|p| p.powf(power)).collect();
+    let total: f64 = powers.iter().sum();
+    powers.into_iter().map(|p| p / total).collect()
+}
+
 /// A summand that can be asked for numbers.
 struct Trial<'f>(Tape<'f>, Bindings);
 
@@ -67,10 +74,12 @@ pub(in crate::check) enum Flaw {
         q: f64,
         value: f64,
     },
-    /// It is not 0 where the sides agree; whether it is smallest there all the same.
+    /// It is not 0 where the sides agree; whether it is smallest there all the same while only the left side
+    /// moves, and while only the right one does; and whether it is the same everywhere.
     NotZero {
         value: f64,
-        smallest: bool,
+        smallest: [bool; 2],
+        constant: bool,
     },
     Negative {
         value: f64,
@@ -103,13 +112,25 @@ pub(in crate::check) fn facts(value: &Formula, (step, steps): (u32, u32)) -> Opt
         }
         let (agreed, apart) = (trial.sum(right, right)?, trial.sum(left, right)?);
         if agreed.is_nan() || agreed.abs() > ROUNDING * trial.scale(right, right) {
-            let above = |[left, right]: &[Vec<f64>; 2], own: &[f64]| {
-                let [apart, agreed] = [trial.sum(left, right), trial.sum(own, own)];
-                apart.zip(agreed).is_some_and(|(apart, agreed)| apart >= agreed - ROUNDING)
+            let smallest = [true, false].map(|left_moves| {
+                tried.iter().all(|pair| {
+                    let [moved, held] = if left_moves { [&pair[0], &pair[1]] } else { [&pair[1], &pair[0]] };
+                    let sum = |moved: &[f64]| {
+                        if left_moves { trial.sum(moved, held) } else { trial.sum(held, moved) }
+                    };
+                    // Sharper and flatter than the side that is held: there a cross-entropy falls on.
+                    let tempered = [0.5, 2.0, 4.0].map(|power| tempered(held, power));
+                    let least = trial.sum(held, held);
+                    tempered.iter().chain([moved]).all(|moved| {
+                        sum(moved).zip(least).is_some_and(|(apart, least)| apart >= least - ROUNDING)
+                    })
+                })
+            });
+            let same = |[left, right]: &[Vec<f64>; 2]| {
+                trial.sum(left, right).is_some_and(|sum| (sum - agreed).abs() <= ROUNDING)
             };
-            let smallest = tried.iter().all(|pair| above(pair, &pair[1]))
-                || tried.iter().all(|pair| above(pair, &pair[0]));
-            flaw.get_or_insert(Flaw::NotZero { value: agreed, smallest });
+            let constant = tried.iter().all(same);
+            flaw.get_or_insert(Flaw::NotZero { value: agreed, smallest, constant });
         } else if apart < -ROUNDING * trial.scale(left, right) && flaw.is_none() {
             flaw = Some(Flaw::Negative { value: apart, left: left.clone(), right: right.clone() });
         }
@@ -161,20 +182,29 @@ impl Checker {
                      hold it with `where(...)` or `max(...)`",
                 )
             }
-            Flaw::NotZero { value, smallest: true } => {
+            Flaw::NotZero { value, smallest, constant } => {
                 let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
-                Diagnostic::warning(Code::NotADivergence, body.span, text)
-                    .label("a divergence and a constant")
-                    .help(
-                    "it is smallest where the sides agree, as a cross-entropy is: its gradient is that of a \
-                     divergence, its value is not 0 at the end of training",
-                )
-            }
-            Flaw::NotZero { value, smallest: false } => {
-                let text = format!("`{name}` is no divergence: it is {value:.4} where both sides agree");
-                Diagnostic::warning(Code::NotADivergence, body.span, text)
-                    .label("a score of two distributions")
-                    .help("it is smaller somewhere else: minimising it leads away from the teacher")
+                let diagnostic = Diagnostic::warning(Code::NotADivergence, body.span, text);
+                let [student, other] = if smallest[0] { [p, q] } else { [q, p] };
+                match smallest {
+                    _ if constant => diagnostic
+                        .label("the same for all distributions")
+                        .help("its derivative is 0: the probabilities of a side always add up to 1"),
+                    [true, true] => diagnostic.label("a divergence and a constant").help(
+                        "it is smallest where the sides agree: its gradient is that of a divergence, its \
+                         value is not 0 at the end of training",
+                    ),
+                    [false, false] => diagnostic
+                        .label("a score of two distributions")
+                        .help("it is smaller somewhere else: minimising it leads away from the teacher"),
+                    _ => diagnostic
+                        .label(format!("for a student as `{student}`, a divergence and a constant"))
+                        .help(format!(
+                            "as a cross-entropy is, it is smallest where the sides agree if only `{student}` \
+                             moves: let the student be `{student}`. A student as `{other}` is led away from \
+                             the teacher"
+                        )),
+                }
             }
             Flaw::Negative { value, left, right } => {
                 let text = format!("`{name}` is no divergence: it can be negative");

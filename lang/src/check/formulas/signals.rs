@@ -22,6 +22,11 @@ pub fn is_reserved(name: &str) -> bool {
         || matches!(name, "domains" | "self" | "data" | "span")
 }
 
+/// A number that has a name everywhere where no file declares another of that name.
+pub fn named_number(name: &str) -> Option<f64> {
+    (name == "pi").then_some(std::f64::consts::PI)
+}
+
 impl Checker {
     /// A name of the run, if this is one and it may be read here.
     pub(in crate::check) fn signal_name(&mut self, name: &str, span: Span, env: &Env) -> Option<Value> {
@@ -207,7 +212,7 @@ impl Checker {
 
     /// Any tag is a span; a near miss of a usual one is taken for a slip.
     fn named_span(&mut self, field: &Name) -> Option<NamedSpan> {
-        let usual = || NamedSpan::USUAL.iter().copied();
+        let usual = || vocabulary::SPANS.iter().map(|span| span.name);
         if field.text == "final_turn" {
             return Some(NamedSpan::FinalTurn);
         }

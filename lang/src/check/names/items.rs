@@ -10,6 +10,7 @@ use crate::experiment::{
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
+use crate::syntax::tokens;
 
 use crate::check::Checker;
 use crate::check::DEEPEST_CHAIN;
@@ -144,7 +145,8 @@ impl Checker {
             return self.bound(&name.text, binding, teacher, &env);
         };
         let mut members = Vec::new();
-        for (key, inner) in self.turns(index, &env) {
+        let Some(turns) = self.members(index, &env) else { return Value::Error };
+        for (key, inner) in turns {
             let Some(key) = key else {
                 let wanted = "a family has one member per domain or whole number";
                 self.report(
@@ -307,8 +309,8 @@ impl Checker {
             ItemKind::Fn { body, .. } => {
                 self.evaluate(body, &env.with_context(EvaluationContext::Term));
             }
-            ItemKind::Stage { body, .. } => {
-                self.evaluate(body, &env);
+            ItemKind::Stage { .. } => {
+                self.called(&item.kind, item.span, &env);
             }
             ItemKind::Template { text, .. } => {
                 self.template_item(name, text, &env);
@@ -332,7 +334,7 @@ impl Checker {
             let end = parameter.default.as_ref().map(|default| default.span);
             let end =
                 end.or(parameter.annotation.as_ref().map(|annotation| annotation.span)).unwrap_or(start);
-            self.sources.text(start.to(end)).to_owned()
+            tokens::on_one_line(self.sources.text(start.to(end)))
         });
         let parameters = parameters.collect();
         self.parts.objectives.push(NamedObjective {

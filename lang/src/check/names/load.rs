@@ -5,6 +5,7 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{SourceFile, Sources};
 use crate::syntax::ast::{ItemKind, Name, Parameter};
+use crate::syntax::words;
 
 use crate::check::builtins;
 use crate::check::builtins::vocabulary;
@@ -19,6 +20,22 @@ use crate::check::{Loader, report_once};
 
 fn dotted(path: &[Name]) -> String {
     path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
+}
+
+/// Whether a file may not declare this name. What is `called` would be taken for a built-in; the modules of
+/// the standard library are where some of these are declared.
+pub(crate) fn is_taken(name: &str, called: bool, standard: bool) -> bool {
+    called && (builtins::find(name).is_some() || !standard && is_standard_divergence(name))
+        || signals::is_reserved(name)
+        || words::FOREIGN_VALUES.contains(&name)
+}
+
+/// Whether a parameter may not have this name; a role may be one for a `role`.
+pub(crate) fn is_taken_for_parameters(name: &str, role: bool) -> bool {
+    // What a number is of, as well as the number itself.
+    let part = matches!(name, "head" | "block" | "turn");
+    let read = signals::is_reserved(name) || vocabulary::signal(name).is_some() && !role;
+    read && !part || words::FOREIGN_VALUES.contains(&name)
 }
 
 /// What is written: the entry file and what it imports, each a tree, and who declares which name.
@@ -95,9 +112,8 @@ impl Files<'_> {
     fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
         let tree = self.modules.tree(item.module);
         let standard = item.module != module || self.modules.is_standard(module);
-        let taken = callable(&tree.items[item.index].kind).is_some()
-            && (builtins::find(&name.text).is_some() || !standard && is_standard_divergence(&name.text));
-        if taken || signals::is_reserved(&name.text) {
+        let called = callable(&tree.items[item.index].kind).is_some();
+        if is_taken(&name.text, called, standard) {
             self.report(
                 Diagnostic::error(
                     Code::DuplicateName,
@@ -133,7 +149,6 @@ impl Files<'_> {
     fn check_parameters(&mut self, parameters: &[Parameter]) {
         for (at, Parameter { name, annotation, .. }) in parameters.iter().enumerate() {
             // A role may be a parameter: `teacher: teacher`.
-            let part = matches!(name.text.as_str(), "head" | "block" | "turn");
             let role =
                 annotation.as_ref().is_none_or(|kind| matches!(kind.text.as_str(), "teacher" | "model"));
             if let Some(first) = parameters[..at].iter().find(|first| first.name.text == name.text) {
@@ -145,11 +160,7 @@ impl Files<'_> {
                         .note(first.name.span, "first declared here")
                         .help("give one of them another name"),
                 );
-            } else if part {
-                // What a number is of, as well as the number itself.
-                continue;
-            } else if signals::is_reserved(&name.text) || (vocabulary::signal(&name.text).is_some() && !role)
-            {
+            } else if is_taken_for_parameters(&name.text, role) {
                 let text = format!("`{}` is what every objective reads under this name", name.text);
                 let diagnostic = Diagnostic::error(Code::DuplicateName, name.span, text);
                 self.report(diagnostic.label("can't be a parameter").help("choose another name"));

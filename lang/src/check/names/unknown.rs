@@ -181,7 +181,7 @@ impl Checker {
             diagnostic.did_you_mean(name, near)
         } else if wanted == Wanted::Key && !candidates.is_empty() {
             diagnostic.help(format!("there are: {}", candidates.join(", ")))
-        } else if in_formula {
+        } else if in_formula && wanted != Wanted::Callable {
             diagnostic.help(format!("if it is a field of the data, write `data.{name}`"))
         } else if wanted == Wanted::Value
             && self.sources.file(span.file).text[..span.start as usize].trim_end().ends_with("reward =")
@@ -326,6 +326,11 @@ impl Checker {
             return None;
         }
         match foreign::key(name, &free) {
+            _ if name == "seed" && known.contains(&"steps") => {
+                let help = "one seed is of the whole experiment: `experiment \"name\" { seed = 1 }`";
+                self.report(diagnostic.help(help));
+                None
+            }
             Some((near, similar)) => {
                 self.report(diagnostic.did_you_mean(name, near).possibly());
                 Some(Meant { key: near.to_owned(), same_value: similar })

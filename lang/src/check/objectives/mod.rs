@@ -88,14 +88,17 @@ impl Checker {
                     terms.push(name);
                     let turns = match index {
                         None => vec![(name.text.clone(), outside.clone())],
-                        Some(index) => self
-                            .turns(index, &outside)
-                            .into_iter()
-                            .map(|(key, env)| match key {
+                        Some(index) => {
+                            let Some(turns) = self.members(index, &outside) else {
+                                parts.faulty = true;
+                                continue;
+                            };
+                            let named = |(key, env)| match key {
                                 Some(key) => (format!("{}[{}]", name.text, self.key_text(key)), env),
                                 None => (name.text.clone(), env),
-                            })
-                            .collect(),
+                            };
+                            turns.into_iter().map(named).collect()
+                        }
                     };
                     for (label, env) in turns {
                         let term = self.term(name, label, value, block.as_ref(), &env);
@@ -226,7 +229,7 @@ impl Checker {
                 parts.weight.is_some()
             }
             "temperature" => {
-                parts.temperature = self.at_least(&entry.value, "temperature", env, f64::MIN_POSITIVE);
+                parts.temperature = self.temperature(&entry.value, env, false);
                 parts.temperature.is_some()
             }
             "reduce" => {
@@ -333,7 +336,8 @@ impl Checker {
     /// `let trust[t in panel] = ...`
     fn indexed(&mut self, name: &Name, index: &Index, value: &Expr, env: &Env) -> Value {
         let mut members = Vec::new();
-        for (key, inner) in self.turns(index, env) {
+        let Some(turns) = self.members(index, env) else { return Value::Error };
+        for (key, inner) in turns {
             let Some(key) = key else {
                 let text = "an index ranges over domains, whole numbers or the teachers of a panel";
                 self.report(Diagnostic::error(Code::TypeMismatch, index.over.span, text));

@@ -81,7 +81,7 @@ impl Checker {
                 let text =
                     format!("the first value of `{}` must be a number known before the run", name.text);
                 self.wrong_kind(first.span, &text, &value);
-                None
+                return None;
             }
         };
         let formula = self.formula(value, first.span)?;

@@ -18,6 +18,12 @@ impl Checker {
     /// `exact_match`, `numeric(tolerance: 0.01)`, `command("python3 verify.py")`, or a `reward` declared
     /// above.
     pub(in crate::check) fn reward(&mut self, expr: &Expr, env: &Env) -> Option<Reward> {
+        if let ExprKind::Binary { .. } = &expr.kind {
+            let text = "a reward is put together by `parts`, not by arithmetic";
+            let usage = crate::check::builtins::find("parts").expect("built in").usage;
+            self.report(Diagnostic::error(Code::TypeMismatch, expr.span, text).help(usage));
+            return None;
+        }
         match self.evaluate(expr, env) {
             Value::Reward(reward) => Some(reward),
             // A bare name stands for a call without arguments.

@@ -59,6 +59,8 @@ impl Checker {
 
     pub(in crate::check) fn guard_call(&mut self, call: GuardCall, env: &Env) -> Option<Value> {
         let span = call.written().span;
+        // Only a condition reads numbers of the steps.
+        let before = &env.with_context(EvaluationContext::Constant);
         match call {
             GuardCall::Warn(given) => {
                 self.guard(GuardAction::Warn, given.condition, given.steps, given.on, (span, env))
@@ -68,7 +70,7 @@ impl Checker {
             }
             GuardCall::LowerLr(LowerLr { condition, by, steps, on, .. }) => {
                 let place = by.expr.span;
-                let by = self.read(by, env);
+                let by = self.read(by, before);
                 if let Some(number) = by
                     && (number <= 0.0 || number >= 1.0)
                 {
@@ -83,11 +85,11 @@ impl Checker {
                 self.guard(action, condition, steps, on, (span, env)).filter(|_| by.is_some())
             }
             GuardCall::Initial(given) => {
-                let steps = self.read(given.steps, env)?;
+                let steps = self.read(given.steps, before)?;
                 self.over_steps(given.call, given.x, StepWindow::First { steps }, env)
             }
             GuardCall::Recent(given) => {
-                let steps = self.read(given.steps, env)?;
+                let steps = self.read(given.steps, before)?;
                 self.over_steps(given.call, given.x, StepWindow::Recent { steps }, env)
             }
         }
@@ -103,9 +105,12 @@ impl Checker {
     ) -> Option<Value> {
         let place = condition.expr.span;
         let condition = self.read(condition, env).filter(|condition| self.guarded(condition, place));
-        let steps = self.read(steps, env);
+        let before = &env.with_context(EvaluationContext::Constant);
+        let steps = self.read(steps, before);
         let domains = match on {
-            Some(on) => self.guarded_domains(on, env).map(|domains| domains.into_iter().map(Some).collect()),
+            Some(on) => {
+                self.guarded_domains(on, before).map(|domains| domains.into_iter().map(Some).collect())
+            }
             None => Some(vec![None]),
         };
         let (condition, steps, domains): (Formula, u32, Vec<Option<DomainId>>) =

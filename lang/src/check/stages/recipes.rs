@@ -177,7 +177,7 @@ impl Checker {
             .required(settings, "max_tokens")
             .and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
         let temperature = match settings.get("temperature") {
-            Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
+            Some(expr) => self.temperature(expr, env, false),
             None => Some(1.0),
         };
         let shape = (settings.get("top_p"), settings.get("top_k"));

@@ -1,5 +1,7 @@
 //! Reading the settings of a block: every key known, every needed one there, every value of its kind.
 
+use std::ops::RangeInclusive;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{MarkedSetting, SettingMark};
 use crate::formula::{Formula, FormulaKind};
@@ -60,6 +62,10 @@ impl<'a> BlockSettings<'a> {
         self.route = self.route.or(around.route);
     }
 }
+
+/// What logits can be divided by in single precision, whose numbers go from about 1e-38 to 1e38: with room
+/// for the logits themselves.
+const TEMPERATURES: RangeInclusive<f64> = 1e-30..=1e30;
 
 impl Checker {
     /// Reports what is not one of `keys`, what stands twice, and what is no setting at all.
@@ -278,6 +284,26 @@ impl Checker {
             return None;
         }
         Some(number)
+    }
+
+    /// What logits are divided by; 0, where it may be, takes the most probable token.
+    pub(in crate::check) fn temperature(&mut self, expr: &Expr, env: &Env, greedy: bool) -> Option<f64> {
+        let least = if greedy { 0.0 } else { f64::MIN_POSITIVE };
+        let number = self.at_least(expr, "temperature", env, least)?;
+        if number == 0.0 || TEMPERATURES.contains(&number) {
+            return Some(number);
+        }
+        let (low, high) = (TEMPERATURES.start(), TEMPERATURES.end());
+        let (text, why) = match number < *low {
+            true => (format!("`temperature` must be at least {low:e}"), "infinite"),
+            false => (format!("`temperature` must be at most {high:e}"), "0"),
+        };
+        self.report(
+            Diagnostic::error(Code::OutOfRange, expr.span, text)
+                .label(format!("this is {number:e}"))
+                .help(format!("logits divided by it would be {why} in single precision")),
+        );
+        None
     }
 
     /// What stands for a number that a parameter without a value leaves open.

@@ -51,16 +51,6 @@ impl Checker {
             None => None,
         };
         let except = except.unwrap_or(Some(Vec::new()))?;
-        let left = |only: &Vec<WeightFilter>| only.iter().any(|filter| !except.contains(filter));
-        if only.as_ref().is_some_and(|only| !left(only)) {
-            let (train_only, freeze) = (settings.place(&["train_only"]), settings.place(&["freeze"]));
-            self.report(
-                Diagnostic::error(Code::OutOfRange, train_only, "no weights are left to train")
-                    .note(freeze, "frozen here")
-                    .help("take a part out of `freeze`, or add one to `train_only`"),
-            );
-            return None;
-        }
         Some(Trainable::Weights { only, except })
     }
 
@@ -365,12 +355,27 @@ impl Checker {
         if let Checkpointing::Layers(layers) = train.execution.checkpointing {
             beyond.push((layers.saturating_sub(1), settings.place(&["checkpointing"])));
         }
-        if let Some(layers) = self.architecture(train.start).map(|architecture| architecture.layers) {
+        let layers = self.architecture(train.start).map(|architecture| architecture.layers);
+        if let Some(layers) = layers {
             for (last, place) in beyond.into_iter().filter(|(last, _)| *last >= layers) {
                 let text = format!("there is no layer {last}: the model has {layers}, counted from 0");
                 self.report(Diagnostic::error(Code::OutOfRange, place, text));
                 good = false;
             }
+        }
+        if good && !trains_something(&train.trainable, layers) {
+            let (train_only, freeze) = (settings.key_span("train_only"), settings.key_span("freeze"));
+            let place = train_only.or(freeze).unwrap_or(settings.span);
+            let diagnostic = Diagnostic::error(Code::OutOfRange, place, "no weights are left to train");
+            let diagnostic = match (train_only, freeze) {
+                (Some(_), Some(freeze)) => diagnostic.note(freeze, "frozen here"),
+                _ => diagnostic.label("all of them are frozen here"),
+            };
+            self.report(diagnostic.help(match train_only {
+                Some(_) => "take a part out of `freeze`, or add one to `train_only`",
+                None => "take a part out of `freeze`",
+            }));
+            good = false;
         }
         let sequences = match train.size {
             BatchSize::Prompts(prompts) => prompts.saturating_mul(train.rollout.group()),
@@ -387,4 +392,31 @@ impl Checker {
         }
         good
     }
+}
+
+/// Whether a weight is left to train in a model of so many layers; where that is not known, in one that has
+/// all layers that are named and another.
+fn trains_something(trainable: &Trainable, layers: Option<u32>) -> bool {
+    let Trainable::Weights { only, except } = trainable else { return true };
+    let filters = only.iter().flatten().chain(except);
+    let named = filters.filter_map(|filter| match filter {
+        WeightFilter::Layers { last, .. } => Some(last + 1),
+        WeightFilter::Group(_) | WeightFilter::Changed(_) => None,
+    });
+    let layers = layers.unwrap_or_else(|| named.max().unwrap_or(0) + 1);
+    // Which elements have changed shows in the run: some of every part, and not all.
+    let is_in = |filter: &WeightFilter, part: (WeightGroup, Option<u32>), changed: bool| match filter {
+        WeightFilter::Group(group) => *group == part.0,
+        WeightFilter::Layers { first, last } => part.1.is_some_and(|layer| (*first..=*last).contains(&layer)),
+        WeightFilter::Changed(_) => changed,
+    };
+    let trained = |part| {
+        only.as_ref().is_none_or(|only| only.iter().any(|filter| is_in(filter, part, true)))
+            && !except.iter().any(|filter| is_in(filter, part, false))
+    };
+    let inside = (0..layers).flat_map(|layer| {
+        [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Norm].map(|of| (of, Some(layer)))
+    });
+    // Behind the last layer there is a normalisation.
+    inside.chain([(WeightGroup::Embedding, None), (WeightGroup::Norm, None)]).any(trained)
 }

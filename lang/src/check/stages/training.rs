@@ -327,10 +327,14 @@ impl Checker {
             if !self.has_experiment {
                 return None; // A library's stage: the domains are those of whoever uses it.
             }
-            self.report(
+            let diagnostic = if domains.is_empty() {
                 Diagnostic::error(Code::OutOfRange, span, "the list of domains to train on is empty")
-                    .help("declare one: `domain math { prompts = ..., reward = ... }`"),
-            );
+                    .help("declare one: `domain math { prompts = ..., reward = ... }`")
+            } else {
+                Diagnostic::error(Code::OutOfRange, span, "the domains to train on have a share of 0")
+                    .help("give one of them a `share` above 0, or name others")
+            };
+            self.report(diagnostic);
             return None;
         }
         Some(

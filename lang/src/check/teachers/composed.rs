@@ -10,6 +10,9 @@ use crate::check::Checker;
 use crate::check::values::evaluate::{Env, EvaluationContext};
 use crate::check::values::value::Value;
 
+/// A factor with which logits stay finite in single precision, whose numbers go to about 1e38.
+const MOST_FACTOR: f64 = 1e30;
+
 impl Checker {
     /// `logits(a) + w * (logits(a) - logits(b)) where w = 15 * tv(a, b)`
     pub(in crate::check) fn composed(
@@ -69,6 +72,15 @@ impl Checker {
                 );
                 return None;
             }
+            if let Some(number) = factor.constant().filter(|number| number.abs() > MOST_FACTOR) {
+                let text = format!("a factor of logits must be at most {MOST_FACTOR:e}");
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, span, text)
+                        .label(format!("one of them is {number:e}"))
+                        .help("logits times it would be infinite in single precision"),
+                );
+                return None;
+            }
             if let Some(short) = self.short_of_distribution(role) {
                 let text = format!("`{}` answers {short}: it has no logits to add up", role.name());
                 let mut diagnostic = Diagnostic::error(Code::TeacherCapability, span, text)
@@ -113,6 +125,18 @@ impl Checker {
             .into_iter()
             .map(|value| self.teacher_role(value, place.span, env, "every element must be a teacher"))
             .collect();
+        let double = roles.iter().enumerate().find_map(|(at, role)| {
+            let role = role.as_ref()?;
+            roles[..at].iter().flatten().any(|known| known == role).then(|| role.name().to_owned())
+        });
+        if let Some(name) = double {
+            let text = format!("`{name}` is in this `{}` twice", pool.name());
+            self.report(
+                Diagnostic::error(Code::DuplicateName, place.span, text)
+                    .help("name each teacher once, and give it the sum of its weights"),
+            );
+            return Value::Error;
+        }
         let Some(weights) = weights else {
             let text = format!("`{}` needs `weights`", pool.name());
             self.report(
@@ -136,12 +160,20 @@ impl Checker {
         }
         let total: f64 = parsed.iter().sum();
         let shares = matches!(pool, Pool::Mixture | Pool::Geometric);
-        if parsed.iter().any(|weight| *weight < 0.0) || total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6)
-        {
+        if let Some(negative) = parsed.iter().find(|weight| **weight < 0.0) {
+            let text = format!("a weight of `{}` is not negative", pool.name());
+            self.report(
+                Diagnostic::error(Code::OutOfRange, weights.span, text)
+                    .label(format!("{negative} is in here"))
+                    .help("to push away from a teacher, compose logits: `logits(a) + 0.5 * (logits(a) - logits(b))`"),
+            );
+            return Value::Error;
+        }
+        if total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6) {
             let text = format!(
-                "the weights of `{}` are {}",
+                "the weights of `{}` {}",
                 pool.name(),
-                if shares { "shares: they add up to 1" } else { "not negative" }
+                if shares { "are shares: they add up to 1" } else { "are all 0: no teacher counts" }
             );
             let together = crate::check::data::domains::rounded(total);
             self.report(

@@ -49,9 +49,7 @@ impl Checker {
             self.settings(block.as_ref(), &format!("teacher {name}"), span, vocabulary::TEACHER, false);
         self.keep_marks(&settings, &format!("teacher {name}"));
         let sees = self.optional_template(settings.get("sees"), env);
-        let temperature = settings
-            .get("temperature")
-            .map(|expr| self.at_least(expr, "temperature", env, f64::MIN_POSITIVE));
+        let temperature = settings.get("temperature").map(|expr| self.temperature(expr, env, false));
         let answers = settings.get("answers").map(|expr| self.capability(expr, env));
         let aligned = settings.get("align").map(|expr| {
             let words = [
@@ -482,7 +480,7 @@ fn has_settings(kind: BuiltinKind) -> bool {
 }
 
 /// Whether the logits of some model take part: then the numbers in it are those of the run.
-fn mentions_logits(expr: &Expr) -> bool {
+pub(in crate::check) fn mentions_logits(expr: &Expr) -> bool {
     match &expr.kind {
         ExprKind::Call { callee, .. } => matches!(&callee.kind, ExprKind::Name(name) if name == "logits"),
         ExprKind::Unary { operand, .. } => mentions_logits(operand),

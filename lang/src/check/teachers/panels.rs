@@ -62,7 +62,7 @@ impl Checker {
         };
         let max_tokens = self.required_count(&settings, "max_tokens", env, 1);
         let temperature = match settings.get("temperature") {
-            Some(expr) => self.at_least(expr, "temperature", env, 0.0),
+            Some(expr) => self.temperature(expr, env, true),
             None => Some(1.0),
         };
         let (Some(speakers), Some(rounds), Some(sees), Some(confidence)) =

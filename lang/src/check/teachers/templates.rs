@@ -26,7 +26,7 @@ enum Purpose {
 }
 
 /// A stretch of a text as it stands in the source.
-enum Stretch {
+pub(in crate::check) enum Stretch {
     Text(String),
     /// What stands between two braces.
     Slot(Span),
@@ -120,7 +120,13 @@ impl Checker {
             }
             return None;
         }
-        let stretches = self.stretches(expr.span)?;
+        let stretches = match stretches(self.sources.text(expr.span), expr.span) {
+            Ok(stretches) => stretches,
+            Err(diagnostic) => {
+                self.report(*diagnostic);
+                return None;
+            }
+        };
         let mut pieces = Vec::new();
         let mut good = true;
         for stretch in stretches {
@@ -133,69 +139,6 @@ impl Checker {
             }
         }
         good.then_some(pieces)
-    }
-
-    /// Takes a literal apart. It is read as it stands in the source, so that every slot has its place there.
-    fn stretches(&mut self, span: Span) -> Option<Vec<Stretch>> {
-        let source = self.sources.text(span).to_owned();
-        let quoted = source.strip_prefix('"').unwrap_or(&source);
-        let offset = span.start as usize + (source.len() - quoted.len());
-        let raw = quoted.strip_suffix('"').unwrap_or(quoted);
-        let at = |start: usize, end: usize| Span::new(span.file, offset + start, offset + end);
-        let mut stretches = Vec::new();
-        let mut text = String::new();
-        let mut characters = raw.char_indices().peekable();
-        while let Some((start, character)) = characters.next() {
-            match character {
-                '\\' => match characters.next() {
-                    Some((_, 'n')) => text.push('\n'),
-                    Some((_, 't')) => text.push('\t'),
-                    Some((_, other)) => text.push(other),
-                    None => text.push('\\'),
-                },
-                '{' | '}' if characters.peek().is_some_and(|(_, next)| *next == character) => {
-                    characters.next();
-                    text.push(character);
-                }
-                '{' => {
-                    let Some(length) = raw[start + 1..]
-                        .find(['{', '}'])
-                        .filter(|end| raw[start + 1 + end..].starts_with('}'))
-                    else {
-                        self.report(
-                            Diagnostic::error(
-                                Code::TemplateSlot,
-                                at(start, start + 1),
-                                "this brace is never closed",
-                            )
-                            .help("a slot is `{prompt}`; for a brace itself write `{{`"),
-                        );
-                        return None;
-                    };
-                    if !text.is_empty() {
-                        stretches.push(Stretch::Text(std::mem::take(&mut text)));
-                    }
-                    stretches.push(Stretch::Slot(at(start + 1, start + 1 + length)));
-                    while characters.next_if(|(index, _)| *index <= start + 1 + length).is_some() {}
-                }
-                '}' => {
-                    self.report(
-                        Diagnostic::error(
-                            Code::TemplateSlot,
-                            at(start, start + 1),
-                            "this brace closes nothing",
-                        )
-                        .help("a slot is `{prompt}`; for a brace itself write `}}`"),
-                    );
-                    return None;
-                }
-                other => text.push(other),
-            }
-        }
-        if !text.is_empty() {
-            stretches.push(Stretch::Text(text));
-        }
-        Some(stretches)
     }
 
     fn slot(&mut self, span: Span, purpose: Purpose, env: &Env) -> Option<TemplatePiece> {
@@ -230,11 +173,7 @@ impl Checker {
             return None;
         }
         let expr = self.slot_expression(span, &inside)?;
-        if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
-            && let ExprKind::Name(name) = &callee.kind
-            && let ("first" | "last", [slot, share]) = (name.as_str(), arguments.as_slice())
-            && share.name.as_ref().is_none_or(|name| name.text != "over")
-        {
+        if let Some((name, slot, share)) = part_of_slot(&expr) {
             return self.part_of_slot(name == "first", slot, share, env);
         }
         if let Some(slot) = self.slot_of(&expr, purpose, env)? {
@@ -254,23 +193,15 @@ impl Checker {
         Some(TemplatePiece::Number(formula))
     }
 
-    /// Reads what stands between braces, at its own place in the file.
     fn slot_expression(&mut self, span: Span, inside: &str) -> Option<Expr> {
-        const HEAD: &str = "\nlet slot = ";
-        let padding = " ".repeat((span.start as usize).saturating_sub(HEAD.len()));
-        let (tree, diagnostics) = parse(span.file, &format!("{padding}{HEAD}{inside}\n"));
-        let broken = !diagnostics.is_empty();
+        let (expr, diagnostics) = slot_expression(span, inside);
         for mut diagnostic in diagnostics {
             diagnostic.code = Code::TemplateSlot;
             // An edit would be of the padded text.
             diagnostic.fix = None;
             self.report(diagnostic);
         }
-        let [item] = tree.items.as_slice() else { return None };
-        match &item.kind {
-            ItemKind::Let { value, .. } if !broken => Some(value.clone()),
-            _ => None,
-        }
+        expr
     }
 
     /// `first(solution, exposure)`
@@ -453,4 +384,82 @@ impl Checker {
         });
         None
     }
+}
+
+/// Takes a literal apart. It is read as it stands in the source, so that every slot has its place there.
+pub(in crate::check) fn stretches(source: &str, span: Span) -> Result<Vec<Stretch>, Box<Diagnostic>> {
+    let quoted = source.strip_prefix('"').unwrap_or(source);
+    let offset = span.start as usize + (source.len() - quoted.len());
+    let raw = quoted.strip_suffix('"').unwrap_or(quoted);
+    let at = |start: usize, end: usize| Span::new(span.file, offset + start, offset + end);
+    let mut stretches = Vec::new();
+    let mut text = String::new();
+    let mut characters = raw.char_indices().peekable();
+    while let Some((start, character)) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some((_, 'n')) => text.push('\n'),
+                Some((_, 't')) => text.push('\t'),
+                Some((_, other)) => text.push(other),
+                None => text.push('\\'),
+            },
+            '{' | '}' if characters.peek().is_some_and(|(_, next)| *next == character) => {
+                characters.next();
+                text.push(character);
+            }
+            '{' => {
+                let Some(length) =
+                    raw[start + 1..].find(['{', '}']).filter(|end| raw[start + 1 + end..].starts_with('}'))
+                else {
+                    let diagnostic = Diagnostic::error(
+                        Code::TemplateSlot,
+                        at(start, start + 1),
+                        "this brace is never closed",
+                    );
+                    return Err(Box::new(
+                        diagnostic.help("a slot is `{prompt}`; for a brace itself write `{{`"),
+                    ));
+                };
+                if !text.is_empty() {
+                    stretches.push(Stretch::Text(std::mem::take(&mut text)));
+                }
+                stretches.push(Stretch::Slot(at(start + 1, start + 1 + length)));
+                while characters.next_if(|(index, _)| *index <= start + 1 + length).is_some() {}
+            }
+            '}' => {
+                let diagnostic =
+                    Diagnostic::error(Code::TemplateSlot, at(start, start + 1), "this brace closes nothing");
+                return Err(Box::new(diagnostic.help("a slot is `{prompt}`; for a brace itself write `}}`")));
+            }
+            other => text.push(other),
+        }
+    }
+    if !text.is_empty() {
+        stretches.push(Stretch::Text(text));
+    }
+    Ok(stretches)
+}
+
+/// Reads what stands between braces, at its own place in the file.
+pub(in crate::check) fn slot_expression(span: Span, inside: &str) -> (Option<Expr>, Vec<Diagnostic>) {
+    const HEAD: &str = "\nlet slot = ";
+    let padding = " ".repeat((span.start as usize).saturating_sub(HEAD.len()));
+    let (tree, diagnostics) = parse(span.file, &format!("{padding}{HEAD}{inside}\n"));
+    let expr = match tree.items.as_slice() {
+        [item] if diagnostics.is_empty() => match &item.kind {
+            ItemKind::Let { value, .. } => Some(value.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    (expr, diagnostics)
+}
+
+/// The slot and the share of `first(solution, exposure)` and `last(...)`, which take a part of a slot.
+pub(in crate::check) fn part_of_slot(expr: &Expr) -> Option<(&str, &Argument, &Argument)> {
+    let ExprKind::Call { callee, arguments, block: None } = &expr.kind else { return None };
+    let (ExprKind::Name(name), [slot, share]) = (&callee.kind, arguments.as_slice()) else { return None };
+    let is_part = matches!(name.as_str(), "first" | "last")
+        && share.name.as_ref().is_none_or(|name| name.text != "over");
+    is_part.then_some((name.as_str(), slot, share))
 }

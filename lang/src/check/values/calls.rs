@@ -7,6 +7,7 @@ use crate::experiment::Rollout;
 use crate::formula::Unit;
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
+use crate::syntax::tokens;
 
 use crate::check::Checker;
 use crate::check::builtins::declare::Call;
@@ -302,7 +303,7 @@ impl Checker {
     }
 
     /// The value of a body whose parameters are bound in `inner`.
-    fn called(&mut self, item: &ItemKind, span: Span, inner: &Env) -> Value {
+    pub(in crate::check) fn called(&mut self, item: &ItemKind, span: Span, inner: &Env) -> Value {
         match item {
             ItemKind::Fn { body, .. } => self.evaluate(body, inner),
             ItemKind::Stage { body, .. } => match self.evaluate(body, inner) {
@@ -317,7 +318,7 @@ impl Checker {
                 self.rollout_value(body, inner).map_or(Value::Error, Value::Rollout)
             }
             ItemKind::Teacher { binding, .. } => {
-                let called = self.sources.text(span).to_owned();
+                let called = tokens::on_one_line(self.sources.text(span));
                 self.teacher_binding(&called, &binding.value, span, inner)
             }
             _ => unreachable!("divergences are called with their sides; nothing else is callable"),

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use rustc_hash::FxHashMap;
+
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{DomainId, SelfCopy};
 use crate::formula::{Axis, Formula, FormulaKind, Function, Signal, Unit};
@@ -11,6 +13,7 @@ use crate::syntax::ast::{BinaryOperator, Expr, ExprKind, Index, UnaryOperator};
 use crate::check::Checker;
 use crate::check::DEEPEST_CHAIN;
 use crate::check::builtins;
+use crate::check::formulas::signals::named_number;
 use crate::check::names::modules::ModuleId;
 use crate::check::stages::settings::undecided;
 use crate::check::values::value::{MemberKey, Value};
@@ -210,8 +213,10 @@ impl Checker {
                 );
             }
             "self" => return Value::Student(SelfCopy::Current),
-            "pi" => return self.number(std::f64::consts::PI, Unit::Number, span),
             _ => {}
+        }
+        if let Some(number) = named_number(name) {
+            return self.number(number, Unit::Number, span);
         }
         if let Some(builtin) = builtins::find(name) {
             return Value::Builtin(builtin);
@@ -328,6 +333,36 @@ impl Checker {
             (key, inner)
         };
         items.into_iter().map(turn).collect()
+    }
+
+    /// The turns of an index that names members: `[d in domains]`. A member that comes twice would be two of
+    /// one name.
+    pub(in crate::check) fn members(
+        &mut self,
+        index: &Index,
+        env: &Env,
+    ) -> Option<Vec<(Option<MemberKey>, Env)>> {
+        let turns = self.turns(index, env);
+        let mut known: FxHashMap<MemberKey, usize> = FxHashMap::default();
+        for (at, (key, _)) in turns.iter().enumerate() {
+            let Some(key) = key else { continue };
+            let Some(first) = known.insert(*key, at) else { continue };
+            let name = self.key_text(*key);
+            let text = format!("`{name}` is in this list twice, and its member would be too");
+            let place = |at: usize| match &index.over.kind {
+                ExprKind::List(items) => items.get(at).map(|item| item.span),
+                _ => None,
+            };
+            let diagnostic =
+                Diagnostic::error(Code::DuplicateName, place(at).unwrap_or(index.over.span), text);
+            let diagnostic = match place(first) {
+                Some(first) => diagnostic.label("again here").note(first, "first here"),
+                None => diagnostic,
+            };
+            self.report(diagnostic.help("name each member once"));
+            return None;
+        }
+        Some(turns)
     }
 
     /// As it stands in the name of a member: `expert[sort]`.

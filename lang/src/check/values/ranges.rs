@@ -9,7 +9,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
     DeclaredType, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function,
-    GivenParameter, Live, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
+    GivenParameter, Live, ModelSignal, PreferenceKind, Scan, Side, Signal, Summand, Unit, with_number,
 };
 use mopd_ops::interval::{self, ValueInterval};
 
@@ -27,12 +27,12 @@ pub struct Bindings {
 /// A number of the run, part by part: each once, operands first. A formula that uses one part twice, and that
 /// part another one twice, has few parts and very many paths.
 pub struct Tape<'f> {
-    parts: Vec<(&'f FormulaKind, Vec<usize>)>,
+    parts: Vec<(&'f FormulaNode, Vec<usize>)>,
 }
 
 impl<'f> Tape<'f> {
     pub fn of(formula: &'f Formula) -> Tape<'f> {
-        let mut parts: Vec<(&FormulaKind, Vec<usize>)> = Vec::new();
+        let mut parts: Vec<(&FormulaNode, Vec<usize>)> = Vec::new();
         let mut known: FxHashMap<*const FormulaNode, usize> = FxHashMap::default();
         let mut waiting = vec![formula];
         while let Some(next) = waiting.last().copied() {
@@ -46,7 +46,7 @@ impl<'f> Tape<'f> {
                 waiting.pop();
                 let at = parts.len();
                 known.entry(Rc::as_ptr(&next.0)).or_insert_with(|| {
-                    parts.push((&next.0.kind, Vec::new()));
+                    parts.push((&next.0, Vec::new()));
                     at
                 });
                 if parts.len() > at {
@@ -62,12 +62,12 @@ impl<'f> Tape<'f> {
     /// What `leaf` and `apply` make of it; none where some part is none.
     pub fn run<T: Copy>(
         &self,
-        leaf: impl Fn(&FormulaKind) -> Option<T>,
+        leaf: impl Fn(&FormulaNode) -> Option<T>,
         apply: impl Fn(Function, &[T]) -> T,
     ) -> Option<T> {
         let mut values: Vec<T> = Vec::with_capacity(self.parts.len());
-        for (kind, operands) in &self.parts {
-            values.push(match kind {
+        for (part, operands) in &self.parts {
+            values.push(match &part.kind {
                 FormulaKind::Apply { function, .. } => match *operands.as_slice() {
                     [a] => apply(*function, &[values[a]]),
                     [a, b] => apply(*function, &[values[a], values[b]]),
@@ -75,7 +75,7 @@ impl<'f> Tape<'f> {
                         apply(*function, &more.iter().map(|operand| values[*operand]).collect::<Vec<T>>())
                     }
                 },
-                other => leaf(other)?,
+                _ => leaf(part)?,
             });
         }
         values.last().copied()
@@ -83,7 +83,7 @@ impl<'f> Tape<'f> {
 
     /// Its value where nothing but the step decides; none where something else does.
     pub fn at(&self, bindings: &Bindings) -> Option<f64> {
-        let leaf = |kind: &FormulaKind| match kind {
+        let leaf = |part: &FormulaNode| match &part.kind {
             FormulaKind::Number(value) => Some(*value),
             FormulaKind::Schedule(schedule) => Some(schedule.at(bindings.step, bindings.steps)),
             FormulaKind::Signal(Signal::Step) => Some(f64::from(bindings.step)),
@@ -103,7 +103,7 @@ impl<'f> Tape<'f> {
 /// The smallest and largest value that a number may have from step `first` to step `last`, or a little
 /// further out; none where something else than the step decides.
 fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueInterval> {
-    let leaf = |kind: &FormulaKind| match kind {
+    let leaf = |part: &FormulaNode| match &part.kind {
         FormulaKind::Number(value) => Some((*value, *value)),
         FormulaKind::Schedule(schedule) => Some(interval::proper(schedule.bounds(first, last, steps))),
         FormulaKind::Signal(Signal::Step) => Some((f64::from(first), f64::from(last))),
@@ -114,6 +114,35 @@ fn bounds(number: &Tape, (first, last): (u32, u32), steps: u32) -> Option<ValueI
         _ => None,
     };
     number.run(leaf, Function::range)
+}
+
+/// Between which values a number lies, whatever the run, its models and its data are. What is not known of a
+/// part may be anything.
+pub fn whatever_happens(number: &Formula) -> ValueInterval {
+    // At most a run's length, and long enough for everything that a schedule does.
+    let steps = u32::MAX;
+    let leaf = |part: &FormulaNode| {
+        let (low, high) = match &part.kind {
+            FormulaKind::Number(value) => (*value, *value),
+            FormulaKind::Schedule(schedule) => interval::proper(schedule.bounds(0, steps, steps)),
+            FormulaKind::Signal(Signal::Of { part: ModelSignal::Entropy, .. }) => (0.0, f64::INFINITY),
+            // It may leave the range of its first value.
+            FormulaKind::Signal(Signal::State { .. }) => interval::ANYTHING,
+            FormulaKind::Signal(_) | FormulaKind::Variable(_) => match part.unit {
+                Unit::Prob | Unit::Fraction | Unit::Bool => (0.0, 1.0),
+                Unit::Count => (0.0, f64::INFINITY),
+                Unit::Logp => (f64::NEG_INFINITY, 0.0),
+                Unit::Number | Unit::Ratio | Unit::Nats | Unit::Real => interval::ANYTHING,
+            },
+            _ => interval::ANYTHING,
+        };
+        Some(match &part.declared {
+            Some(declared) => (low.max(declared.low), high.min(declared.high)),
+            None => (low, high),
+        })
+    };
+    let range = |function: Function, operands: &[ValueInterval]| interval::proper(function.range(operands));
+    Tape::of(number).run(leaf, range).unwrap_or(interval::ANYTHING)
 }
 
 /// Whether a number stays within bounds over a run.
@@ -152,6 +181,16 @@ pub fn check_range(formula: &Formula, bounds: (f64, f64), length: Length) -> (Ra
     let stays: Vec<(RangeCheck, u32)> =
         lengths(length).into_iter().map(|steps| (first_outside(formula, bounds, steps), steps)).collect();
     *stays.iter().find(|(stay, _)| *stay == RangeCheck::Within).unwrap_or(&stays[0])
+}
+
+/// Whether a number that the step decides is at most 0 at every step, however long the run turns out to be.
+pub fn is_never_above_0(formula: &Formula, length: Length) -> bool {
+    let at_most_0 = |steps| {
+        let first = Bindings { step: 0, steps, entry: None };
+        Tape::of(formula).at(&first).is_some()
+            && first_outside(formula, (f64::NEG_INFINITY, 0.0), steps) == RangeCheck::Within
+    };
+    lengths(length).into_iter().all(at_most_0)
 }
 
 /// Whether a number keeps to its bounds at every step. Intervals of steps that are known to
@@ -195,8 +234,8 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
     }
     let mut found: Vec<u32> =
         (0..MANY).map(|at| (u64::from(at) * u64::from(steps - 1) / u64::from(MANY - 1)) as u32).collect();
-    for (kind, _) in numbers.iter().flat_map(|number| &number.parts) {
-        if let FormulaKind::Schedule(schedule) = kind {
+    for (part, _) in numbers.iter().flat_map(|number| &number.parts) {
+        if let FormulaKind::Schedule(schedule) = &part.kind {
             let turns = schedule.turns(steps).into_iter();
             found.extend(turns.flat_map(|turn| [turn.saturating_sub(1), turn, turn.saturating_add(1)]));
         }
@@ -208,7 +247,7 @@ fn looked_at(numbers: &[Tape], steps: u32) -> Vec<u32> {
 }
 
 /// Without the noise of binary fractions.
-fn readable(number: f64) -> f64 {
+pub fn readable(number: f64) -> f64 {
     significant(number, 7)
 }
 

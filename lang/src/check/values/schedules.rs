@@ -14,7 +14,7 @@ use crate::check::builtins::schedules::{Ladder, Learned, Linear, ScheduleCall, W
 use crate::check::stages::settings::{BlockSettings, open, undecided};
 use crate::check::values::calls::DEEPEST_CALL;
 use crate::check::values::evaluate::{Env, EvaluationContext};
-use crate::check::values::ranges::{RangeCheck, first_outside, significant};
+use crate::check::values::ranges::{RangeCheck, first_outside, is_never_above_0, significant};
 use crate::check::values::value::Value;
 
 impl Checker {
@@ -84,10 +84,17 @@ impl Checker {
                 Some(rate)
             }
             // A rate may reach 0 at its end; below 0 it would unlearn.
-            None => self.within(&rate, "the learning rate", (0.0, f64::INFINITY), length).then(|| {
+            None if !self.within(&rate, "the learning rate", (0.0, f64::INFINITY), length) => None,
+            None if length.is_some_and(|length| is_never_above_0(&rate, length)) => {
+                let text = "a learning rate of 0 at every step trains nothing";
+                let diagnostic = Diagnostic::error(Code::OutOfRange, expr.span, text);
+                self.report(diagnostic.help("let it be above 0 at some step of the run"));
+                None
+            }
+            None => {
                 self.warn_of_rate(&rate, expr.span, length);
-                rate
-            }),
+                Some(rate)
+            }
         }
     }
 

@@ -108,8 +108,11 @@ impl FamilyMembers {
     }
 }
 
+/// Above this, whole numbers have gaps.
+const MOST_KEY: f64 = 9_007_199_254_740_992.0;
+
 /// What picks a member of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberKey {
     Domain(DomainId),
     Teacher(TeacherId),
@@ -124,7 +127,8 @@ impl MemberKey {
             Value::Teacher(teacher) => MemberKey::Teacher(*teacher),
             Value::Role(Role::Named { teacher, .. }) => MemberKey::Teacher(*teacher),
             Value::Formula(formula) => {
-                MemberKey::Number(formula.constant().filter(|number| number.fract() == 0.0)? as i64)
+                let whole = |number: &f64| number.fract() == 0.0 && number.abs() <= MOST_KEY;
+                MemberKey::Number(formula.constant().filter(whole)? as i64)
             }
             _ => return None,
         })

@@ -106,9 +106,9 @@ mod tests {
             (&open, "data.kind == \"proof\""),
             (&both, "data.kind == \"proof\""),
             (&either, "data.kind == \"proof\""),
-            (&apply(Function::And, &[&no, &open]), "0"),
-            (&apply(Function::Or, &[&open, &yes]), "1"),
-            (&apply(Function::And, &[&apply(Function::Not, &[&no]), &yes]), "1"),
+            (&apply(Function::And, &[&no, &open]), "false"),
+            (&apply(Function::Or, &[&open, &yes]), "true"),
+            (&apply(Function::And, &[&apply(Function::Not, &[&no]), &yes]), "true"),
             (&nested, "not (data.kind == \"proof\" or data.kind == \"proof\")"),
         ] {
             assert_eq!(text::formula(&formula.decided(), 100), expected);

@@ -113,9 +113,6 @@ pub enum NamedSpan {
 }
 
 impl NamedSpan {
-    /// The usual names, `final_turn` first.
-    pub const USUAL: &'static [&'static str] = &["final_turn", "answer", "think", "tool"];
-
     pub fn name(&self) -> &str {
         match self {
             NamedSpan::FinalTurn => "final_turn",

@@ -346,6 +346,9 @@ impl Writer {
             return;
         }
         match &formula.0.kind {
+            FormulaKind::Number(value) if formula.unit() == Unit::Bool => {
+                self.push(if *value == 0.0 { "false" } else { "true" });
+            }
             FormulaKind::Number(value) if *value < 0.0 && tighter_than >= Function::Negate.precedence() => {
                 self.push(&format!("({})", number(*value)));
             }

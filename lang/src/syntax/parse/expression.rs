@@ -281,7 +281,7 @@ impl<'a> AstBuilder<'a> {
                 self.foreign(span, &message, &format!("write `{ours}`"), &ours);
                 ExprKind::Bool(word == "True")
             }
-            "None" | "null" | "nil" => {
+            _ if words::FOREIGN_VALUES.contains(&word) => {
                 let diagnostic =
                     Diagnostic::error(Code::ForeignSyntax, span, format!("there is no `{word}`"))
                         .help("leave the setting out where it has a default");

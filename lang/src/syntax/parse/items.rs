@@ -27,15 +27,34 @@ impl<'a> AstBuilder<'a> {
         let span = self.span(&pair);
         let doc = self.doc(span.start as usize);
         self.skip_docs(span.end as usize);
-        let mut public = false;
+        let mut public = None;
         let mut kind = None;
         for part in pair.into_inner() {
             match part.as_rule() {
-                Rule::public => public = true,
+                Rule::public => public = Some(self.span(&part)),
                 _ => kind = self.item_kind(part),
             }
         }
-        Some(Item { doc, public, span, kind: kind? })
+        let kind = kind?;
+        if let Some(place) = public {
+            self.may_be_public(&kind, place);
+        }
+        Some(Item { doc, public: public.is_some(), span, kind })
+    }
+
+    /// Reports `pub` before what nobody can import.
+    fn may_be_public(&mut self, kind: &ItemKind, place: Span) {
+        let what = match kind {
+            ItemKind::Use(_) => "an import stays in its file",
+            ItemKind::Experiment { .. } => "an `experiment` is not imported",
+            ItemKind::Route(_) => "a `route` has no name",
+            ItemKind::Compare { .. } => "a `compare` is not imported",
+            ItemKind::Sweep { .. } => "a `sweep` has no name",
+            _ => return,
+        };
+        let text = format!("`pub` lets other files import a name, and {what}");
+        let with_space = Span { end: place.end + 1, ..place };
+        self.report(Diagnostic::error(Code::Syntax, place, text).fix("remove `pub`", with_space, ""));
     }
 
     pub(super) fn item_kind(&mut self, pair: Pair<'a, Rule>) -> Option<ItemKind> {

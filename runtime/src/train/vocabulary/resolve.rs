@@ -4,7 +4,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::summand::{Kernel, Recognized};
 use mopd_compiler::expr::values::EvaluationError;
-use mopd_compiler::plan::{self, Axis, DivergenceKind, DivergenceParameter, Live, Signal};
+use mopd_compiler::plan::{self, Axis, DivergenceKind, DivergenceParameter, Live, Role, Signal};
 use tch::Device;
 
 use super::super::spans::is_of_spans;
@@ -12,6 +12,7 @@ use super::divergence::{DivergenceSide, MixtureWeight, Pairing, StepDivergence};
 use super::quantities::{Primitive, Quantity};
 use super::summands::{CompiledSummand, StepSummand};
 use crate::machine::transfer::upload;
+use crate::zip::zip_equal;
 
 /// What formulas inside divergences are computed from.
 pub struct Parameters<'a> {
@@ -130,8 +131,17 @@ impl Parameters<'_> {
                 DivergenceSide { parts: vec![(MixtureWeight::Number(1.0), *role)], live: true }
             }
             plan::Distribution::Blend(parts) => {
-                let parts = parts.iter().map(|(weight, role)| Ok((self.weight(weight)?, *role)));
-                DivergenceSide { parts: parts.collect::<Result<_, EvaluationError>>()?, live: true }
+                let shares = parts.iter().map(|(share, _)| self.numbers(share));
+                let mut shares = shares.collect::<Result<Vec<StepNumbers>, EvaluationError>>()?;
+                check_shares(&shares, parts.iter().map(|(_, role)| *role))?;
+                // What rounding leaves outside has no logarithm.
+                shares
+                    .iter_mut()
+                    .flat_map(StepNumbers::all_mut)
+                    .for_each(|share| *share = share.clamp(0.0, 1.0));
+                let shares = shares.into_iter().map(|share| self.uploaded(share));
+                let parts = zip_equal(shares, parts).map(|(share, (_, role))| (share, *role)).collect();
+                DivergenceSide { parts, live: true }
             }
             plan::Distribution::Detached(inner) => DivergenceSide { live: false, ..self.side(inner)? },
         })
@@ -149,18 +159,83 @@ impl Parameters<'_> {
 
     /// As it is at this step; see [`plan::Composition::signals`].
     pub fn weight(&self, parameter: &DivergenceParameter) -> Result<MixtureWeight, EvaluationError> {
+        self.numbers(parameter).map(|numbers| self.uploaded(numbers))
+    }
+
+    fn uploaded(&self, numbers: StepNumbers) -> MixtureWeight {
+        match numbers {
+            StepNumbers::One(number) => MixtureWeight::Number(number),
+            StepNumbers::PerToken(numbers) => {
+                let numbers: Vec<f32> = numbers.into_iter().map(|number| number as f32).collect();
+                MixtureWeight::PerToken(upload(&numbers, self.device))
+            }
+        }
+    }
+
+    fn numbers(&self, parameter: &DivergenceParameter) -> Result<StepNumbers, EvaluationError> {
         let DivergenceParameter::Formula(formula) = parameter else {
-            return Ok(MixtureWeight::Number(self.number(parameter)?));
+            return Ok(StepNumbers::One(self.number(parameter)?));
         };
         let axis = formula.graph.axis(formula.value);
         if axis <= Axis::Batch {
-            return Ok(MixtureWeight::Number(self.number(parameter)?));
+            return Ok(StepNumbers::One(self.number(parameter)?));
         }
         let values = interpret(&formula.graph, &[formula.value], self.batch)?;
         let (values, layout) = (values.get(formula.value), &self.batch.layout);
-        let per_token: Vec<f32> = (0..layout.tokens())
-            .map(|token| values[layout.parent(Axis::Token, axis, token)] as f32)
-            .collect();
-        Ok(MixtureWeight::PerToken(upload(&per_token, self.device)))
+        let tokens = 0..layout.tokens();
+        let per_token = tokens.map(|token| values[layout.parent(Axis::Token, axis, token)]).collect();
+        Ok(StepNumbers::PerToken(per_token))
     }
+}
+
+/// What a parameter is worth at one step.
+enum StepNumbers {
+    One(f64),
+    PerToken(Vec<f64>),
+}
+
+impl StepNumbers {
+    fn all_mut(&mut self) -> &mut [f64] {
+        match self {
+            StepNumbers::One(number) => std::slice::from_mut(number),
+            StepNumbers::PerToken(numbers) => numbers,
+        }
+    }
+
+    fn at(&self, token: usize) -> f64 {
+        match self {
+            StepNumbers::One(number) => *number,
+            StepNumbers::PerToken(numbers) => numbers[token],
+        }
+    }
+}
+
+/// Whether numbers are the shares of a blend at every token. The checker has seen to those that it knows.
+fn check_shares(shares: &[StepNumbers], roles: impl Iterator<Item = Role>) -> Result<(), EvaluationError> {
+    // Signals have single precision, and those of large vocabularies are long sums.
+    const ROUNDING: f64 = 1e-5;
+    let tokens = shares.iter().find_map(|share| match share {
+        StepNumbers::One(_) => None,
+        StepNumbers::PerToken(numbers) => Some(numbers.len()),
+    });
+    let fits = |token: &usize| {
+        let of_token = || shares.iter().map(|share| share.at(*token));
+        of_token().all(|share| (-ROUNDING..=1.0 + ROUNDING).contains(&share))
+            && (of_token().sum::<f64>() - 1.0).abs() <= ROUNDING
+    };
+    let Some(token) = (0..tokens.unwrap_or(1)).find(|token| !fits(token)) else { return Ok(()) };
+    let of_token: Vec<f64> = shares.iter().map(|share| share.at(token)).collect();
+    let listed = |words: &[String]| match words.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => words.concat(),
+    };
+    let name = |role: Role| match role {
+        Role::Scorer(_) if ![Role::TEACHER, Role::REFERENCE].contains(&role) => "a named teacher".to_owned(),
+        _ => format!("`{}`", role.name()),
+    };
+    Err(EvaluationError::Shares {
+        roles: listed(&roles.map(name).collect::<Vec<String>>()),
+        shares: listed(&of_token.iter().map(|share| format!("{share:.6}")).collect::<Vec<String>>()),
+        total: format!("{:.6}", of_token.iter().sum::<f64>()),
+    })
 }

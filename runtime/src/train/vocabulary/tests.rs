@@ -13,10 +13,10 @@ mod tokens;
 use std::sync::LazyLock;
 
 use mopd_compiler::expr::batch::{Batch, Layout};
-use mopd_compiler::expr::graph::Graph;
+use mopd_compiler::expr::graph::{Graph, NodeId};
 use mopd_compiler::plan::{
-    self, DivergenceKind, DivergenceParameter, Formula, Live, Mass, Role, Schedule, ScheduleLength, Signal,
-    Support,
+    self, Axis, DivergenceKind, DivergenceParameter, Formula, Function, Live, Mass, Role, Schedule,
+    ScheduleLength, Signal, Support,
 };
 use tch::{Device, Kind};
 

@@ -51,14 +51,18 @@ fn parameters_move_with_the_run_and_with_the_token() {
     }
 
     // The share of each token is the reward of its sequence.
-    let mut graph = Graph::default();
-    let value = graph.signal(Signal::Reward);
-    let share = DivergenceParameter::Formula(Box::new(Formula { graph, value }));
+    let rewarded = |rest: bool| {
+        let mut graph = Graph::default();
+        let reward = graph.signal(Signal::Reward);
+        let one = graph.constant(Axis::Run, 1.0);
+        let value = if rest { graph.apply(Function::Subtract, &[one, reward]) } else { reward };
+        DivergenceParameter::Formula(Box::new(Formula { graph, value }))
+    };
     let blended = |share: DivergenceParameter, rest: DivergenceParameter| plan::Divergence {
         right: plan::Distribution::Blend(vec![(share, Role::TEACHER), (rest, Student)]),
         ..kl(Role::TEACHER, Student, Support::Full, Mass::Raw)
     };
-    let spec = blended(share, DivergenceParameter::Number(0.25));
+    let spec = blended(rewarded(false), rewarded(true));
     assert_eq!(spec.signals(), [Signal::Reward]);
     let layout = Layout {
         sequence_of_token: vec![0, 1, 1],
@@ -74,11 +78,59 @@ fn parameters_move_with_the_run_and_with_the_token() {
     let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect();
     let expected = [0.5, 0.75, 0.75].map(|share| {
         of_divergence(
-            &blended(DivergenceParameter::Number(share), DivergenceParameter::Number(0.25)),
+            &blended(DivergenceParameter::Number(share), DivergenceParameter::Number(1.0 - share)),
             &DISTINCT,
             &TEACHER,
         )
         .0
     });
     close(&got, &expected, 1e-6);
+}
+
+/// Numbers per token that are no shares give no distribution: neither a value nor a gradient is computed.
+#[test]
+fn the_shares_of_a_blend_are_looked_at_token_by_token() {
+    let of = |shares: &dyn Fn(&mut Graph, NodeId) -> [NodeId; 2], rewards: [f32; 2]| {
+        let parts = [0, 1].map(|part| {
+            let mut graph = Graph::default();
+            let reward = graph.signal(Signal::Reward);
+            let value = shares(&mut graph, reward)[part];
+            DivergenceParameter::Formula(Box::new(Formula { graph, value }))
+        });
+        let [left, right] = parts;
+        let spec = plan::Divergence {
+            right: plan::Distribution::Blend(vec![(left, Role::TEACHER), (right, Student)]),
+            ..kl(Role::TEACHER, Student, Support::Full, Mass::Raw)
+        };
+        let layout = Layout {
+            sequence_of_token: vec![0, 1, 1],
+            group_of_sequence: vec![0, 0],
+            groups: 1,
+            ..Layout::default()
+        };
+        let batch = Batch { layout, signals: vec![(Signal::Reward, rewards.into())], ..Batch::default() };
+        let parameters = Parameters { batch: &batch, device: Device::Cpu };
+        let divergence = parameters.divergence(&spec).map_err(|error| error.to_string())?;
+        let quantity = Quantity::Primitive(Primitive::Divergence(divergence));
+        let vocabulary =
+            given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(in_parts(5, 10, 0)));
+        Ok::<Vec<f32>, String>(to_vec(&vocabulary.values(&[quantity])[0]))
+    };
+    let rest = |graph: &mut Graph, reward: NodeId| {
+        let one = graph.constant(Axis::Run, 1.0);
+        [reward, graph.apply(Function::Subtract, &[one, reward])]
+    };
+    let twice = |_: &mut Graph, reward: NodeId| [reward, reward];
+    assert!(of(&rest, [0.0, 1.0]).is_ok());
+    assert!(of(&twice, [0.5, 0.5]).is_ok());
+    let error = of(&rest, [0.5, 1.25]).unwrap_err();
+    let said = "the shares of the blend of `teacher` and `student` are 1.250000 and -0.250000 at a token, \
+                together 1.000000";
+    assert!(error.starts_with(said), "{error}");
+    let error = of(&twice, [0.5, 0.25]).unwrap_err();
+    assert!(error.contains("are 0.250000 and 0.250000 at a token, together 0.500000"), "{error}");
+    assert!(of(&rest, [0.5, f32::NAN]).unwrap_err().contains("NaN"));
+    // Rounding is no mistake, and leaves a number.
+    let rounded = of(&rest, [0.5, 1.0 + 1e-6]).unwrap();
+    assert!(rounded.iter().all(|value| value.is_finite()), "{rounded:?}");
 }
