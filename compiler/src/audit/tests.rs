@@ -36,9 +36,12 @@ fn gradients(objective: &Objective) -> Vec<(ToyModel, Vec<f64>)> {
     toys.into_iter().map(of).collect()
 }
 
+/// What a completion's score is multiplied with: the group, which of its completions, and which token of that.
+type Factor<'a> = dyn Fn(&[Vec<usize>], usize, usize) -> f64 + 'a;
+
 /// The sum over all drawings of their probability, a factor of each token and the token's score, per token
 /// that follows a prefix. Of one prompt.
-fn enumerated(toy: &ToyModel, factor: &dyn Fn(&[Vec<usize>], usize, usize) -> f64) -> Vec<f64> {
+fn enumerated(toy: &ToyModel, factor: &Factor) -> Vec<f64> {
     let size = toy.size;
     assert_eq!(size.prompts, 1);
     let student = |prefix: usize| toy.logp(&Role::Student, prefix).expect("a student");
