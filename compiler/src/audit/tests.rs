@@ -36,7 +36,7 @@ fn gradients(objective: &Objective) -> Vec<(ToyModel, Vec<f64>)> {
     toys.into_iter().map(of).collect()
 }
 
-/// What a completion's score is multiplied with: the group, which of its completions, and which token of that.
+/// What a completion's score is multiplied with: the group, which of its completions, which token of that.
 type Factor<'a> = dyn Fn(&[Vec<usize>], usize, usize) -> f64 + 'a;
 
 /// The sum over all drawings of their probability, a factor of each token and the token's score, per token
