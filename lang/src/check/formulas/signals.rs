@@ -27,6 +27,17 @@ pub fn named_number(name: &str) -> Option<f64> {
     (name == "pi").then_some(std::f64::consts::PI)
 }
 
+/// What a schedule may read too: one number for the whole step.
+pub fn number_of_run(name: &str) -> Option<Signal> {
+    Some(match name {
+        "progress" => Signal::Progress,
+        "step" => Signal::Step,
+        "loss" => Signal::Loss,
+        "vocab_size" => Signal::VocabularySize,
+        _ => return None,
+    })
+}
+
 impl Checker {
     /// A name of the run, if this is one and it may be read here.
     pub(in crate::check) fn signal_name(&mut self, name: &str, span: Span, env: &Env) -> Option<Value> {
@@ -44,13 +55,7 @@ impl Checker {
         if env.context == EvaluationContext::Guard {
             return self.step_number(name, span);
         }
-        let run = match name {
-            "progress" => Some(Signal::Progress),
-            "step" => Some(Signal::Step),
-            "loss" => Some(Signal::Loss),
-            "vocab_size" => Some(Signal::VocabularySize),
-            _ => None,
-        };
+        let run = number_of_run(name);
         if run.is_some() || env.context == EvaluationContext::Schedule {
             return run.map(|signal| self.signal(signal, span));
         }

@@ -8,6 +8,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 use crate::check::builtins::Builtin;
 use crate::check::builtins::declare::BuiltinParameter;
 use crate::check::builtins::vocabulary::{self, SettingKey, Takes};
+use crate::check::formulas::signals::number_of_run;
 use crate::check::teachers::templates::{Stretch, part_of_slot, slot_expression, stretches};
 use crate::check::values::evaluate::EvaluationContext;
 
@@ -15,7 +16,7 @@ use crate::check::values::evaluate::EvaluationContext;
 pub(super) fn is_of_run(name: &str, context: EvaluationContext) -> bool {
     match context {
         EvaluationContext::Constant => false,
-        EvaluationContext::Schedule => matches!(name, "progress" | "step" | "loss" | "vocab_size"),
+        EvaluationContext::Schedule => number_of_run(name).is_some(),
         EvaluationContext::Guard => StepNumber::find(name).is_some() || vocabulary::signal(name).is_some(),
         EvaluationContext::Entry | EvaluationContext::Objective | EvaluationContext::Term => {
             vocabulary::signal(name).is_some()
