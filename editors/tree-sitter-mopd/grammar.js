@@ -86,7 +86,7 @@ module.exports = grammar({
   // Before a `by` it isn't known yet which of the two a state's value is.
   conflicts: ($) => [[$.expression, $._state_value]],
 
-  supertypes: ($) => [$.item, $.statement, $.expression],
+  supertypes: ($) => [$.item, $.importable_item, $.statement, $.expression],
 
   rules: {
     source_file: ($) =>
@@ -101,13 +101,13 @@ module.exports = grammar({
 
     // ---- Items ----
 
-    _item: ($) => seq(optional("pub"), $.item),
+    _item: ($) => choice($.item, seq("pub", $.importable_item)),
 
     item: ($) =>
+      choice($.use_item, $.experiment_item, $.compare_item, $.route_item, $.sweep_item, $.importable_item),
+
+    importable_item: ($) =>
       choice(
-        $.use_item,
-        $.experiment_item,
-        $.compare_item,
         $.param_item,
         $.let_item,
         $.fn_item,
@@ -117,13 +117,11 @@ module.exports = grammar({
         $.model_item,
         $.teacher_item,
         $.stage_item,
-        $.route_item,
         $.objective_item,
         $.template_item,
         $.divergence_item,
         $.rollout_item,
         $.panel_item,
-        $.sweep_item,
         $.eval_item,
       ),
 
