@@ -59,7 +59,7 @@ use crate::syntax::ast::ItemKind;
 pub use builtins::{bounds, vocabulary};
 use context::{CallStack, Cancellation, ExperimentParts};
 pub use formulas::divergences::COMMON as DIVERGENCE_SETTINGS;
-pub(crate) use formulas::signals::named_number;
+pub(crate) use formulas::signals::{is_role, named_number};
 pub use incremental::cache::AnalysisCache;
 use incremental::recording;
 use names::items::callable;

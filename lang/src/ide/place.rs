@@ -1,6 +1,7 @@
 //! What is expected where the cursor is: an item, a setting, the value of one, an argument.
 
 use super::context::CompletionContext;
+use crate::check::is_role;
 use crate::check::vocabulary::{self, Takes};
 use crate::syntax::tokens::TokenKind;
 use crate::syntax::words::{self, LineHead};
@@ -109,9 +110,7 @@ impl CompletionContext<'_> {
                 if base == "data" {
                     return CompletionPlace::Field;
                 }
-                return if matches!(base, "student" | "teacher" | "sampler" | "reference")
-                    && self.sees_signals()
-                {
+                return if is_role(base) && self.sees_signals() {
                     CompletionPlace::Part
                 } else {
                     CompletionPlace::Nothing

@@ -3,7 +3,7 @@
 use super::ENTRY;
 use super::references::declared_target;
 use crate::check::index::{SymbolId, SymbolKind};
-use crate::check::{Analysis, builtins, is_taken, named_number, vocabulary};
+use crate::check::{Analysis, builtins, is_role, is_taken, named_number, vocabulary};
 use crate::source::{FileId, Span};
 use crate::syntax::words;
 
@@ -42,7 +42,7 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
     if symbol.name == new {
         return Ok(());
     }
-    let role = matches!(new, "student" | "teacher" | "sampler" | "reference");
+    let role = is_role(new);
     let may_be_role = role && matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher);
     let called = match symbol.kind {
         SymbolKind::Template | SymbolKind::Rollout | SymbolKind::Teacher => {

@@ -18,8 +18,13 @@ use crate::check::values::value::Value;
 /// Whether a file may not declare this name. The roles may be: a model called `student` is what most files
 /// have, and inside an objective the role comes first.
 pub fn is_reserved(name: &str) -> bool {
-    vocabulary::signal(name).is_some() && !matches!(name, "student" | "teacher" | "sampler" | "reference")
+    vocabulary::signal(name).is_some() && !is_role(name)
         || matches!(name, "domains" | "self" | "data" | "span")
+}
+
+/// The roles that an objective has without declaring them.
+pub fn is_role(name: &str) -> bool {
+    matches!(name, "student" | "teacher" | "sampler" | "reference")
 }
 
 /// A number that has a name everywhere where no file declares another of that name.

@@ -10,6 +10,7 @@ use crate::check::Checker;
 use crate::check::builtins;
 use crate::check::builtins::vocabulary::{self, SettingKey};
 use crate::check::builtins::{Builtin, BuiltinKind};
+use crate::check::formulas::signals::is_role;
 use crate::check::names::foreign::{self, ForeignSetting, Spelling};
 use crate::check::names::items::callable;
 use crate::check::names::modules::import_edit;
@@ -461,8 +462,7 @@ fn begins_alike<'c>(wanted: Wanted, name: &str, candidates: &'c [String]) -> Opt
 fn part_of_role(name: &str) -> Option<String> {
     let (role, part) = name.split_once('_')?;
     let known = vocabulary::PARTS.iter().any(|known| known.name == part);
-    (matches!(role, "student" | "teacher" | "sampler" | "reference") && known)
-        .then(|| format!("{role}.{part}"))
+    (is_role(role) && known).then(|| format!("{role}.{part}"))
 }
 
 /// The names that an expression reads where nothing stands before or behind them.
